@@ -1,0 +1,1 @@
+"""How an rdiff is made and proven; see ``engine`` for the interface."""

@@ -1,0 +1,79 @@
+"""What a delta engine is: two image files in, an rdiff as a stream of bytes out.
+
+An engine never names or proves its output. The ``diff`` stage gives it a sink that writes and
+digests in one pass, proves the result by applying it (``librsync.prove``), and only then gives
+the file its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from puavo_repository.errors import SettingsError
+
+Sink = Callable[[memoryview], None]
+"""Takes the next bytes of the rdiff. They are used up when it returns, so that the caller may
+reuse the buffer; blocks of some megabytes keep it off the critical path."""
+
+Progress = Callable[[int], None]
+"""Told how many bytes of work (of the target, for a delta) were done since the last call. It
+is called every few tens of megabytes, in the calling thread, and may raise to stop the work."""
+
+
+def no_progress(_done: int) -> None:
+    """Take no notice."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a pair: an image, and where its anchors are kept if it has any.
+
+    Anchors at ``anchors`` count only when they were saved for this ``identity``; damaged,
+    missing or foreign ones are as good as none.
+    """
+
+    path: Path
+    anchors: Path | None = None
+    identity: str = ""
+
+
+class ImageIndexer(Protocol):
+    """Finds what an engine wants to know of one image, in the read that also digests it."""
+
+    def update(self, block: memoryview) -> None:
+        """Take the next bytes of the image, in order, blocks of any size."""
+
+    def save(self, path: Path, identity: str) -> None:
+        """Keep what was found at ``path`` (atomically), tied to the image's ``identity``."""
+
+
+class DeltaEngine(Protocol):
+    """Makes rdiffs. An instance holds settings only and may be used by several threads."""
+
+    name: str
+    threads: int  # cores one call to `delta` keeps busy
+
+    def indexer(self, size: int) -> ImageIndexer | None:
+        """Return an indexer for an image of ``size`` bytes, or None if none is needed."""
+
+    def delta(
+        self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
+    ) -> None:
+        """Write an rdiff that turns ``source`` into ``target`` into ``sink``.
+
+        Raises:
+            DeltaError: The engine cannot do it.
+            ImageChangingError: A file changed its size while it was read.
+        """
+
+
+def engine_named(name: str) -> DeltaEngine:
+    """Return the engine with that name."""
+    if name == "librsync":
+        from puavo_repository.delta.librsync import LibrsyncEngine
+
+        return LibrsyncEngine()
+    raise SettingsError("delta engine", f"there is none called {name!r}", expected="librsync")

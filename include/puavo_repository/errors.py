@@ -1,0 +1,135 @@
+"""One tree of errors, in two branches: what a retry may cure, and what it cannot.
+
+An error carries its parts (what it is about, what is wrong, what was expected and found, the
+way out) and renders itself, so that the command, the DAGs and the web page say the same thing.
+The DAGs' retry policy looks at the branch alone.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+
+class RepositoryError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        subject: The file, series or server that the error is about.
+        problem: What is wrong, in a few words.
+        expected: What should have been there.
+        found: What was there instead.
+        remedy: What the operator can do, as a sentence.
+    """
+
+    exit_status = 1
+
+    def __init__(
+        self,
+        subject: str | Path,
+        problem: str,
+        *,
+        expected: str = "",
+        found: str = "",
+        remedy: str = "",
+    ) -> None:
+        super().__init__(subject, problem)
+        self.subject = printable(subject)
+        self.problem = problem
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = f"{self.subject}: {self.problem}"
+        if self.expected:
+            text += f" (expected {self.expected}"
+            text += f", found {self.found})" if self.found else ")"
+        elif self.found:
+            text += f" (found {self.found})"
+        if self.remedy:
+            text += f". {self.remedy}"
+        return text
+
+
+class TransientError(RepositoryError):
+    """May pass by itself: a retry makes sense."""
+
+
+class PermanentError(RepositoryError):
+    """Stays until someone does something: a retry does not help."""
+
+
+class SettingsError(PermanentError):
+    """A setting, an option or the set-up of this machine is unusable."""
+
+    exit_status = 2
+
+
+class ConfigError(SettingsError):
+    """A configuration file of the repository cannot be used; nothing was changed."""
+
+
+class ImageError(PermanentError):
+    """One image cannot be used; the others can."""
+
+
+class ImageChangingError(TransientError):
+    """An image changed while it was read: it is still being copied, or was replaced."""
+
+
+class DeltaError(PermanentError):
+    """An rdiff could not be made or read."""
+
+
+class ProofError(DeltaError):
+    """An rdiff, applied to its source, does not give its target."""
+
+
+class LockedError(TransientError):
+    """Another run is writing the mirror."""
+
+
+class StorageError(TransientError):
+    """Reading or writing failed in a way that may pass."""
+
+
+class StorageRefusedError(PermanentError):
+    """Reading or writing failed in a way that stays: permission, read-only or full disk."""
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space on that file system and run again; what is done is kept",
+    errno.EDQUOT: "Free some of the quota and run again; what is done is kept",
+    errno.EROFS: "Mount that file system writable, or choose another folder",
+    errno.EACCES: "Give the user that runs this access to it, or choose another folder",
+    errno.EPERM: "Give the user that runs this access to it, or choose another folder",
+    errno.ENAMETOOLONG: "Choose a shorter name or folder",
+    errno.EFBIG: "Use a file system that can hold files of this size",
+}
+
+
+def storage_error(path: str | Path, error: OSError) -> StorageError | StorageRefusedError:
+    """Put an ``OSError`` on its branch of the tree, with the way out.
+
+    Args:
+        path: The file or folder that was being read or written.
+        error: What the system said.
+
+    Returns:
+        A ``StorageRefusedError`` where only the operator can help, else a ``StorageError``.
+    """
+    problem = error.strerror or str(error)
+    remedy = _REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        return StorageError(path, problem, remedy="Run again when the cause is gone")
+    return StorageRefusedError(path, problem, remedy=remedy)
+
+
+def printable(subject: str | Path) -> str:
+    r"""Return a name as text that any terminal and JSON document can carry.
+
+    A file name is bytes; those that are not UTF-8 reach Python as lone surrogates, which
+    cannot be written anywhere. They are shown as ``\xNN``.
+    """
+    return str(subject).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

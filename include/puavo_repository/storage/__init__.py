@@ -1,0 +1,1 @@
+"""How files are written: atomically and durably, locally and on remote mirrors."""
