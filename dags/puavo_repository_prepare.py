@@ -196,7 +196,7 @@ def puavo_repository_prepare() -> None:
     def describe(night: Facts) -> Facts:
         with locked() as found:
             done = stages.describe.describe(found, *facts(night))
-        places = {"image_dir": str(found.image_dir), "mirror_dir": str(found.mirror_dir)}
+        places: Facts = {"image_dir": str(found.image_dir), "mirror_dir": str(found.mirror_dir)}
         get_current_context()["outlet_events"][PREPARED].extra = places
         return done.to_dict()
 
