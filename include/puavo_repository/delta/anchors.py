@@ -16,17 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from puavo_repository.delta.machine import (
-    Bytes,
-    Numbers,
-    Word,
-    inlined,
-    kernel,
-    load64,
-    selected,
-    selector,
-    trailing_zeros,
-)
+from puavo_repository.compiled import Bytes, Numbers, Word, inlined, kernel
+from puavo_repository.delta.machine import load64, selected, selector, trailing_zeros
 
 BLOCK = 4 << 20  # bytes of an image that are looked at together; a multiple of every cell
 KEY = 32  # bytes that the key of an anchor covers
