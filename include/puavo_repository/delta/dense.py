@@ -4,7 +4,7 @@ The compressed blocks of a changed file lie between unchanged ones. So what is l
 most likely found between the copies before and after it, and ``pad`` bytes around: a region so
 small that one in a few bytes can be an anchor, in a table that stays in the processor's cache.
 A slot is simply overwritten (as in LZ4): the newest region matters, and older entries still
-help. The work is bounded by an allowance of learned bytes a block.
+help. The work is bounded: a block has an allowance of learned bytes, and one of reads.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ PAD = 1 << 14  # bytes of the source around a region
 SLOTS = 1 << 17
 REGION = 4 << 20  # bytes of the largest region
 LEARN = 16 << 20  # bytes of regions that one block may learn
+STRAYS = 1 << 14  # reads for comparing beyond the region that one block may make
 
 
 @inlined
@@ -98,6 +99,7 @@ def match_gap(
     limit: int,
     table: Numbers,
     window: Bytes,
+    strays: Numbers,
     copies: Numbers,
     count: int,
 ) -> int:
@@ -121,6 +123,10 @@ def match_gap(
                 if entry == 0 or (entry ^ (key << np.uint64(40))) > PLACE:
                     continue
                 position = np.int64(entry & PLACE) - 1
+                if not region[1] <= position < region[2]:
+                    strays[0] -= 1
+                    if strays[0] < 0:
+                        continue
                 ahead, behind = extend(
                     source,
                     size,
@@ -195,6 +201,7 @@ def match_dense(
     place = region.ctypes.data + HEAD
     table[:] = 0
     allowance = LEARN
+    strays = np.full(1, STRAYS)
     held_start = held_stop = 0  # what of the source the region buffer holds
     count = done = 0
     for i in range(len(sparse) + 1):
@@ -212,7 +219,7 @@ def match_dense(
                 held_stop = stop
             held = (place, held_start, held_stop)
             count = match_gap(
-                source, size, held, address, done, until, limit, table, window, copies, count
+                source, size, held, address, done, until, limit, table, window, strays, copies, count
             )
             if count < 0:
                 return SHORT

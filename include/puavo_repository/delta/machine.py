@@ -21,7 +21,7 @@ from puavo_repository.compiled import Bytes, Word, emitted, inlined
 
 SLACK = 128  # bytes behind the data in every buffer; the widest load is 64 bytes
 
-_SELECT_LOW, _SELECT_HIGH = 0x9E3779B1, 0x85EBCA77  # odd, from xxHash's primes
+SELECT_FACTORS = (0x9E3779B1, 0x85EBCA77)  # odd, from xxHash's primes
 _i16, _i32, _i64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
 pread: Any = types.ExternalFunction(
@@ -79,7 +79,7 @@ def selected(_context: Any, _address: Any, _limit: Any) -> Any:
             limit = builder.insert_element(limit, args[1], _i32(lane))
         result = _i64(0)
         for phase in range(4):
-            hashes = builder.add(words(phase, _SELECT_LOW), words(phase + 4, _SELECT_HIGH))
+            hashes = builder.add(words(phase, SELECT_FACTORS[0]), words(phase + 4, SELECT_FACTORS[1]))
             mask = builder.bitcast(builder.icmp_unsigned("<", hashes, limit), _i16)
             mask = builder.shl(builder.zext(mask, _i64), _i64(16 * phase))
             result = builder.or_(result, mask)
@@ -92,8 +92,8 @@ def selected(_context: Any, _address: Any, _limit: Any) -> Any:
 def selector(address: int) -> Word:
     """Return the hash that ``selected`` compares, of the 8 bytes at an address; 32 bits."""
     word = load64(address)
-    low = np.uint32(word) * np.uint32(_SELECT_LOW)
-    return np.uint32(low + np.uint32(word >> np.uint64(32)) * np.uint32(_SELECT_HIGH))
+    low = np.uint32(word) * np.uint32(SELECT_FACTORS[0])
+    return np.uint32(low + np.uint32(word >> np.uint64(32)) * np.uint32(SELECT_FACTORS[1]))
 
 
 @emitted
