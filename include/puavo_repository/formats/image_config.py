@@ -1,0 +1,185 @@
+"""``config/images/<distribution>.json``: which images each series offers.
+
+Two shapes, also mixed in one file: a list of image names, or an object with ``images`` and
+``extra_rdiffs`` (target image to further source images). Whatever else an operator put into
+the object is carried along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from puavo_repository.errors import ConfigError
+from puavo_repository.formats import jsonfile
+from puavo_repository.formats.names import ImageName, distribution_of, is_plain_name
+
+_TYPE_NAMES: dict[type[Any], str] = {
+    dict: "an object {…}",
+    list: "a list […]",
+    str: 'a string "…"',
+    bool: "true or false",
+}
+
+
+@dataclass(frozen=True)
+class SeriesConfig:
+    """One series of a configuration file.
+
+    Attributes:
+        name: Also the name of its metadata file.
+        images: File names in the order in which metadata lists them.
+        extra_rdiffs: Target image to source images, beyond what the policy makes.
+        others: Further keys of the object shape, not ours.
+        as_object: Whether the file uses the object shape for it.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    extra_rdiffs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    others: Mapping[str, Any] = field(default_factory=dict)
+    as_object: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a task's result."""
+        return {
+            "name": self.name,
+            "images": list(self.images),
+            "extra_rdiffs": {target: list(found) for target, found in self.extra_rdiffs.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SeriesConfig:
+        """Read what ``to_dict`` returned."""
+        extra = {target: tuple(found) for target, found in values["extra_rdiffs"].items()}
+        return cls(values["name"], tuple(values["images"]), extra)
+
+
+def parse(data: bytes, path: Path) -> tuple[SeriesConfig, ...]:
+    """Read a configuration file.
+
+    Args:
+        data: Its content.
+        path: Its name, for error messages.
+
+    Raises:
+        ConfigError: It is not JSON, has another shape, or holds a name that is no file name.
+    """
+    try:
+        document = jsonfile.loads(data)
+    except ValueError as error:
+        raise ConfigError(
+            path,
+            f"this is not a usable JSON file: {error}",
+            remedy="Mend it, or move it away to have it made again",
+        ) from error
+    series = _of_type(path, "the file", document, dict)
+    return tuple(_parse_series(path, name, value) for name, value in series.items())
+
+
+def render(series: Iterable[SeriesConfig]) -> bytes:
+    """Render a configuration file, each series in its own shape."""
+    return jsonfile.dumps({one.name: _render_series(one) for one in series})
+
+
+def generate(
+    present: Iterable[SeriesConfig], distribution: str, found: Mapping[str, tuple[str, ...]]
+) -> tuple[SeriesConfig, ...]:
+    """Say what a distribution's file should hold now.
+
+    Series that discovery names get the images that were found, oldest first. Series that an
+    operator named (their names follow another pattern, or belong to another distribution)
+    stay as they are. One whose images are all gone goes, unless it holds ``extra_rdiffs``.
+
+    Args:
+        present: The series of the file as it is.
+        distribution: Whose file it is.
+        found: Discovered series of this distribution to image names, in order.
+    """
+    series = []
+    rest = dict(found)
+    for one in present:
+        if distribution_of(one.name) != distribution:
+            series.append(one)
+            continue
+        images = rest.pop(one.name, ())
+        if images or one.extra_rdiffs or one.others:
+            series.append(replace(one, images=images))
+    series += [SeriesConfig(name, rest[name]) for name in sorted(rest)]
+    return tuple(series)
+
+
+def _parse_series(path: Path, name: str, value: Any) -> SeriesConfig:
+    if not is_plain_name(name):
+        raise ConfigError(
+            path,
+            f"the series name {name!r} cannot be a file name",
+            expected="letters, digits and . _ + ~ - only",
+        )
+    if isinstance(value, list):
+        return SeriesConfig(name, _image_names(path, f"series {name}", value))
+    if not isinstance(value, dict):
+        raise ConfigError(
+            path,
+            f"series {name} has the wrong type",
+            expected="a list of image names, or an object with a list of them as 'images'",
+            found=_type_name(value),
+        )
+    if "images" not in value:
+        raise ConfigError(path, f"series {name} has no 'images'", expected="a list of names")
+    extra = _of_type(path, f"'extra_rdiffs' of {name}", value.get("extra_rdiffs", {}), dict)
+    return SeriesConfig(
+        name,
+        _image_names(path, f"'images' of {name}", value["images"]),
+        {
+            _checked_name(path, f"'extra_rdiffs' of {name}", target): _image_names(
+                path, f"'extra_rdiffs' of {name} for {target}", sources
+            )
+            for target, sources in extra.items()
+        },
+        {key: val for key, val in value.items() if key not in {"images", "extra_rdiffs"}},
+        as_object=True,
+    )
+
+
+def _render_series(series: SeriesConfig) -> Any:
+    if not series.as_object:
+        return list(series.images)
+    extra = {target: list(sources) for target, sources in series.extra_rdiffs.items()}
+    return {
+        "images": list(series.images),
+        **({"extra_rdiffs": extra} if extra else {}),
+        **series.others,
+    }
+
+
+def _image_names(path: Path, where: str, value: Any) -> tuple[str, ...]:
+    names = _of_type(path, where, value, list)
+    return tuple(_checked_name(path, where, name) for name in names)
+
+
+def _checked_name(path: Path, where: str, name: Any) -> str:
+    _of_type(path, f"an entry in {where}", name, str)
+    if not is_plain_name(name) or ImageName.parse(name) is None:
+        raise ConfigError(
+            path,
+            f"{where} names {name!r}, which is not the file name of an image",
+            expected="<prefix>-<YYYY-MM-DD-HHMMSS>-<arch>.img, without any folder",
+            remedy="Correct the name; images are looked for in IMAGE_DIR only",
+        )
+    return str(name)
+
+
+def _of_type(path: Path, where: str, value: Any, kind: type[Any]) -> Any:
+    if not isinstance(value, kind):
+        expected = _TYPE_NAMES[kind]
+        raise ConfigError(
+            path, f"{where} has the wrong type", expected=expected, found=_type_name(value)
+        )
+    return value
+
+
+def _type_name(value: Any) -> str:
+    return "null" if value is None else _TYPE_NAMES.get(type(value), "a number")

@@ -1,0 +1,171 @@
+"""``meta/<series>.json``: what the clients read to find images and rdiffs.
+
+The top level holds only the series and the series only ``images``: the laptop client walks it
+with jq as ``.[][][]``. Documents stay plain JSON values, so that what an older system wrote
+beside our keys survives a partial rewrite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from puavo_repository.formats import jsonfile
+from puavo_repository.formats.names import image_name, is_plain_name
+
+Document = dict[str, dict[str, list[dict[str, Any]]]]
+"""Series name to ``{"images": [image, …]}``."""
+
+DIGESTS = ("cksum", "sha256", "sha512")
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Size in bytes and checksums of a file, as text: decimal cksum, lower-case hex digests."""
+
+    size: int
+    cksum: str
+    sha256: str
+    sha512: str
+
+    def to_dict(self) -> dict[str, int | str]:
+        """Return the keys in the order in which metadata writes them."""
+        return {
+            "size": self.size,
+            "cksum": self.cksum,
+            "sha256": self.sha256,
+            "sha512": self.sha512,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Digests:
+        """Read them back from anything that has these four keys."""
+        return cls(values["size"], values["cksum"], values["sha256"], values["sha512"])
+
+
+@dataclass(frozen=True)
+class DescribedFile:
+    """A file that metadata names.
+
+    Attributes:
+        path: Where it lies in the mirror, such as ``rdiffs/x.rdiff``.
+        size: Its size in bytes.
+        digests: ``cksum``, ``sha256`` and ``sha512`` as far as they are given.
+    """
+
+    path: str
+    size: int
+    digests: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The file name without folder."""
+        return self.path.rpartition("/")[2]
+
+
+def diff_entry(source: str, rdiff: str, digests: Digests, urlbase: str) -> dict[str, Any]:
+    """Describe one rdiff of an image; its version is that of its *source*."""
+    return {
+        "filename": rdiff,
+        "urls": [f"{urlbase}/rdiffs/{rdiff}"],
+        "version": image_name(source).number,
+        **digests.to_dict(),
+    }
+
+
+def image_entry(
+    name: str,
+    digests: Digests,
+    puavo_conf: dict[str, Any],
+    diffs: list[dict[str, Any]],
+    urlbase: str,
+) -> dict[str, Any]:
+    """Describe one image with its rdiffs, in the order of the old system's keys."""
+    described = digests.to_dict()
+    return {
+        "diffs": diffs,
+        "filename": name,
+        "id": name.removesuffix(".img"),
+        "puavo-conf": puavo_conf,
+        "size": described.pop("size"),
+        "urls": [f"{urlbase}/{name}"],
+        "version": image_name(name).number,
+        **described,
+    }
+
+
+def render(document: Document) -> bytes:
+    """Render a metadata file."""
+    return jsonfile.dumps(document)
+
+
+def parse(data: bytes) -> Document:
+    """Read a metadata file, ours or the old system's.
+
+    Raises:
+        ValueError: It does not have the shape that clients rely on, or names a file that
+            is not one plain file name.
+    """
+    document = jsonfile.loads(data)
+    if not isinstance(document, dict):
+        raise ValueError("the top level is not an object")
+    for series, content in document.items():
+        if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+            raise ValueError(f"series {series!r} has no list of images")
+        for image in content["images"]:
+            _check_entry(image)
+            for diff in image.get("diffs", []):
+                _check_entry(diff)
+    return document
+
+
+def _check_entry(entry: Any) -> None:
+    if not isinstance(entry, dict):
+        raise ValueError("an image or diff is not an object")
+    name, size = entry.get("filename"), entry.get("size")
+    if not isinstance(name, str) or not is_plain_name(name):
+        raise ValueError(f"{name!r} is not a plain file name")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise ValueError(f"{name} has no size")
+
+
+def described_files(document: Document) -> Iterator[DescribedFile]:
+    """Iterate over every image and rdiff that a document names."""
+    for content in document.values():
+        for image in content["images"]:
+            yield _described(image, image["filename"])
+            for diff in image.get("diffs", []):
+                yield _described(diff, f"rdiffs/{diff['filename']}")
+
+
+def _described(entry: dict[str, Any], path: str) -> DescribedFile:
+    digests = {key: entry[key] for key in DIGESTS if isinstance(entry.get(key), str)}
+    return DescribedFile(path, entry["size"], digests)
+
+
+def without(document: Document, paths: Collection[str]) -> Document:
+    """Return the document without these files; an image takes its rdiffs with it.
+
+    Args:
+        document: Left as it is.
+        paths: Files as ``DescribedFile.path`` names them.
+    """
+    return {
+        series: {
+            **content,
+            "images": [
+                {
+                    **image,
+                    "diffs": [
+                        diff
+                        for diff in image.get("diffs", [])
+                        if f"rdiffs/{diff['filename']}" not in paths
+                    ],
+                }
+                for image in content["images"]
+                if image["filename"] not in paths
+            ],
+        }
+        for series, content in document.items()
+    }

@@ -1,0 +1,225 @@
+"""fingerprint: all that has to be known of an image, in one read of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from puavo_repository.delta.engine import ImageIndexer, Progress, engine_named, no_progress
+from puavo_repository.errors import (
+    ImageChangingError,
+    ImageError,
+    RepositoryError,
+    SettingsError,
+    storage_error,
+)
+from puavo_repository.formats import jsonfile
+from puavo_repository.formats.squashfs import SUPERBLOCK_SIZE, Superblock
+from puavo_repository.settings import Settings
+from puavo_repository.storage.digests import BLOCK_SIZE, Digester
+from puavo_repository.storage.files import Identity
+from puavo_repository.storage.mirror import Mirror
+from puavo_repository.storage.state import Failure, ImageRecord
+
+logger = logging.getLogger(__name__)
+
+_DEFINITIONS = "usr/share/puavo-conf/definitions"
+_UNSQUASHFS_TIMEOUT = 600  # seconds; it reads a few blocks, but the disk may be busy
+
+
+def fingerprint(settings: Settings, name: str, progress: Progress = no_progress) -> ImageRecord:
+    """Make the record of an image, and its index for the delta engine; keep both.
+
+    A record that still holds is returned as it is. A failure is kept as well, until the next
+    time that this works.
+
+    Args:
+        settings: Where things are.
+        name: File name of the image.
+        progress: Told of the bytes read.
+
+    Raises:
+        ImageError: It is no whole squashfs image, or its ``puavo-conf`` is unusable.
+        ImageChangingError: It changed meanwhile.
+        StorageError, StorageRefusedError: It cannot be read, or the record not written.
+    """
+    mirror = Mirror(settings.mirror_dir)
+    path = settings.image_dir / name
+    try:
+        known = mirror.state.images.get(name)
+        if known is not None and known.identity == _identity(path):
+            return known
+        record = _read(settings, mirror, path, progress)
+    except RepositoryError as error:
+        mirror.state.failures.put(Failure.of(name, "fingerprint", error))
+        raise
+    mirror.state.images.put(record)
+    mirror.state.failures.remove(name)
+    return record
+
+
+def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) -> ImageRecord:
+    started = time.monotonic()
+    try:
+        with path.open("rb", buffering=0) as image:
+            identity = Identity.of(os.fstat(image.fileno()))
+            _check_squashfs(path, image, identity.size)
+            puavo_conf = read_puavo_conf(path)
+            indexer = engine_named(settings.engine).indexer(identity.size)
+            with Digester([indexer.update] if indexer else []) as digester:
+                _feed(image, digester, progress)
+                digests = digester.digests()
+            _check_at_rest(path, image, identity, digests.size)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    if indexer is not None:
+        _keep_index(indexer, mirror, path.name, identity)
+    seconds = time.monotonic() - started
+    logger.info(
+        "%s: %.0f MB fingerprinted in %.1f s, %.0f MB/s",
+        path.name,
+        digests.size / 1e6,
+        seconds,
+        digests.size / 1e6 / seconds,
+    )
+    return ImageRecord(path.name, identity, digests, puavo_conf)
+
+
+def _keep_index(indexer: ImageIndexer, mirror: Mirror, name: str, identity: Identity) -> None:
+    indexer.save(mirror.state.anchors / name, str(identity))
+
+
+def _identity(path: Path) -> Identity:
+    try:
+        return Identity.of(path.stat())
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
+    remedy = "Replace it by a whole image, or move it out of the image directory"
+    try:
+        superblock = Superblock.parse(os.pread(image.fileno(), SUPERBLOCK_SIZE, 0))
+    except ValueError as error:
+        raise ImageError(
+            path,
+            "this is not a squashfs image",
+            expected="a squashfs 4.0 image as mksquashfs makes it",
+            found=str(error),
+            remedy=remedy,
+        ) from None
+    if size < superblock.bytes_used:
+        raise ImageError(
+            path,
+            "this image is truncated, or still being copied",
+            expected=f"at least {superblock.bytes_used} bytes, as its superblock says",
+            found=f"{size} bytes",
+            remedy=remedy,
+        )
+
+
+def _feed(image: BinaryIO, digester: Digester, progress: Progress) -> None:
+    os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    while block := image.read(BLOCK_SIZE):
+        digester.update(block)
+        progress(len(block))
+
+
+def _check_at_rest(path: Path, image: BinaryIO, before: Identity, size: int) -> None:
+    after = Identity.of(os.fstat(image.fileno()))
+    if before != after or size != before.size or _identity(path) != before:
+        raise ImageChangingError(
+            path,
+            "this image changed while it was read",
+            expected=f"{before.size} bytes at rest",
+            found=f"{after.size} bytes now",
+            remedy="Run again when it is copied completely; best copy it under another name "
+            "and rename it then",
+        )
+
+
+def read_puavo_conf(path: Path) -> dict[str, Any]:
+    """Return the ``puavo-conf`` definitions inside an image, merged; no root is needed.
+
+    Raises:
+        ImageError: The image is damaged, or a definition file is unusable.
+        SettingsError: ``unsquashfs`` is missing.
+    """
+    unsquashfs = shutil.which("unsquashfs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if unsquashfs is None:
+        raise SettingsError(
+            "unsquashfs",
+            "this program is missing",
+            remedy="Install the Debian package squashfs-tools",
+        )
+    with tempfile.TemporaryDirectory(prefix="puavo-conf-") as folder:
+        root = Path(folder) / "root"
+        command = [unsquashfs, "-quiet", "-no-progress", "-no-xattrs", "-strict-errors"]
+        command += ["-processors", "1", "-dest", str(root), str(path.absolute()), _DEFINITIONS]
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=_UNSQUASHFS_TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ImageError(path, "unsquashfs did not come to an end on it") from None
+        if done.returncode != 0:
+            said = (done.stderr or done.stdout).decode(errors="replace").strip()
+            raise ImageError(
+                path,
+                "this image is damaged: unsquashfs cannot read it",
+                found=" ".join(said.split())[-300:],
+                remedy="Replace it by a whole image, or move it out of the image directory",
+            )
+        return _merge_definitions(path, root / _DEFINITIONS)
+
+
+def _merge_definitions(image: Path, folder: Path) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for file in sorted(folder.glob("[!.]*.json")) if folder.is_dir() else []:
+        for key, value in _definitions(image, file).items():
+            if key in merged:
+                raise ImageError(
+                    image,
+                    f"the puavo-conf key {key!r} is defined twice inside it",
+                    expected="each key in one file",
+                    found=f"it in {owners[key]} and in {file.name}",
+                    remedy="Build the image again with one of them removed",
+                )
+            merged[key] = value
+            owners[key] = file.name
+    return merged
+
+
+def _definitions(image: Path, file: Path) -> dict[str, Any]:
+    try:
+        return _read_definitions(file)
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            image,
+            f"the puavo-conf definitions inside it cannot be used: {file.name}: {error}",
+            expected="a JSON object of definitions",
+            remedy="Build the image again with that file mended",
+        ) from error
+
+
+def _read_definitions(file: Path) -> dict[str, Any]:
+    # A link would be followed on this machine, to a file that is not the image's.
+    if not stat.S_ISREG(file.lstat().st_mode):
+        raise ValueError("it is not a plain file")
+    values = jsonfile.loads(file.read_bytes())
+    if not isinstance(values, dict):
+        raise ValueError("its top level is not an object")
+    jsonfile.dumps(values)  # a number beyond what JSON can say is found here, not in metadata
+    return values

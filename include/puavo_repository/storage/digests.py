@@ -1,0 +1,107 @@
+"""All digests of a stream in the one pass that reads or writes it, side by side on all cores."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from queue import Queue
+from threading import Thread
+from types import TracebackType
+
+from puavo_repository.formats.cksum import PosixCksum
+from puavo_repository.formats.metadata import Digests
+
+BLOCK_SIZE = 4 << 20  # bytes; large enough that Python's part in the work vanishes
+_DEPTH = 4  # blocks that a slow consumer may lie behind; bounds the memory
+
+Consumer = Callable[[memoryview], None]
+
+
+class Digester:
+    """Computes cksum, sha256 and sha512 of a stream, each in its own thread.
+
+    The libraries drop the GIL for large blocks, so the threads run in parallel. Used as a
+    context manager: the threads end with the block, whatever happens in it.
+
+    Args:
+        others: Further consumers of the same blocks, such as an engine's indexer.
+    """
+
+    def __init__(self, others: Sequence[Consumer] = ()) -> None:
+        self.size = 0
+        self._cksum = PosixCksum()
+        self._sha256 = hashlib.sha256()
+        self._sha512 = hashlib.sha512()
+        consumers = [self._sha512.update, self._sha256.update, self._cksum.update, *others]
+        self._lanes = [_Lane(consumer) for consumer in consumers]
+
+    def update(self, block: bytes) -> None:
+        """Take the next bytes; returns before they are digested.
+
+        Raises:
+            Exception: Whatever a consumer raised on an earlier block.
+        """
+        self.size += len(block)
+        for lane in self._lanes:
+            lane.put(memoryview(block))
+
+    def digests(self) -> Digests:
+        """Wait for the consumers and return the result; nothing may follow."""
+        self._join()
+        for lane in self._lanes:
+            lane.check()
+        return Digests(
+            self.size,
+            str(self._cksum.value()),
+            self._sha256.hexdigest(),
+            self._sha512.hexdigest(),
+        )
+
+    def __enter__(self) -> Digester:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._join()
+
+    def _join(self) -> None:
+        for lane in self._lanes:
+            lane.close()
+
+
+class _Lane:
+    """One consumer in its thread, with a short queue before it."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._queue: Queue[memoryview | None] = Queue(_DEPTH)
+        self._error: BaseException | None = None
+        self._open = True
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def put(self, block: memoryview) -> None:
+        self.check()
+        self._queue.put(block)
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._queue.put(None)
+            self._thread.join()
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (block := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._consumer(block)
+                except BaseException as error:  # noqa: BLE001 - raised again in the caller
+                    self._error = error

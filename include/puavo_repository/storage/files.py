@@ -1,0 +1,214 @@
+"""Files that are either whole and durable, or not there.
+
+Every output is made as ``.<name>.part`` in its own folder, fsynced, renamed, and the folder
+fsynced. What a killed process leaves behind are such part files only; ``sweep`` removes them
+when the mirror's lock says that nobody is writing them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from puavo_repository.errors import LockedError, storage_error
+
+PART = ".part"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells that a file is still the one that was looked at.
+
+    Attributes:
+        size: In bytes.
+        mtime: Time of last modification in ns.
+        inode: Its inode number.
+    """
+
+    size: int
+    mtime: int
+    inode: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Identity:
+        """Return the identity in what ``stat`` found."""
+        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
+
+    @classmethod
+    def at(cls, path: Path) -> Identity | None:
+        """Return the identity of the file at ``path``, None where there is no regular file."""
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return cls.of(found) if stat.S_ISREG(found.st_mode) else None
+
+    def to_list(self) -> list[int]:
+        """Return it as JSON carries it."""
+        return [self.size, self.mtime, self.inode]
+
+    @classmethod
+    def from_list(cls, values: list[Any]) -> Identity:
+        """Read what ``to_list`` returned."""
+        size, mtime, inode = (int(value) for value in values)
+        return cls(size, mtime, inode)
+
+    def __str__(self) -> str:
+        return f"{self.size}-{self.mtime}-{self.inode}"
+
+
+def part_path(path: Path) -> Path:
+    """Return where a file is made before it gets its name."""
+    return path.with_name(f".{path.name}{PART}")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a part file for writing; durable under its name when the block ends well.
+
+    The folder is made if it is missing. When the block raises, the part file is removed and
+    what ``path`` held before is untouched.
+
+    Raises:
+        StorageError, StorageRefusedError: The system refused.
+    """
+    part = part_path(path)
+    try:
+        make_folder(path.parent)
+        with part.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise storage_error(path, error) from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write(path: Path, content: bytes) -> bool:
+    """Give a file this content; return False where it has it already and nothing was done."""
+    try:
+        if path.read_bytes() == content:
+            return False
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise storage_error(path, error) from error
+    with new_file(path) as stream:
+        stream.write(content)
+    return True
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, durably, where they are missing."""
+    if folder.is_dir():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> bool:
+    """Remove a file durably; return False where there was none."""
+    try:
+        path.unlink()
+        sync_folder(path.parent)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove the part files that a killed process left in a folder."""
+    if folder.is_dir():
+        for part in folder.glob(f".*{PART}"):
+            remove(part)
+
+
+@contextmanager
+def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold a lock file; the kernel drops it with the process, however that ends.
+
+    Args:
+        path: The lock file; made where it is missing.
+        holder: Who holds it, in words for the person who finds it held.
+        shared: Whether others may hold it shared at the same time.
+        wait: Whether to wait for it instead of raising.
+
+    Raises:
+        LockedError: Somebody else holds it.
+    """
+    make_folder(path.parent)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        _lock(path, descriptor, shared=shared, wait=wait)
+        _name_holder(descriptor, holder)
+        try:
+            yield
+        finally:
+            _forget_holder(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(path: Path, descriptor: int, *, shared: bool, wait: bool) -> None:
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, mode if wait else mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LockedError(
+            path.parent.parent,
+            f"another run is at work on this mirror: {_holder(descriptor)}",
+            remedy="Wait for it to end, or stop it; its lock goes with it",
+        ) from None
+
+
+def _name_holder(descriptor: int, holder: str) -> None:
+    text = json.dumps({"holder": holder, "process": os.getpid(), "host": socket.gethostname()})
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text.encode(), 0)
+
+
+def _forget_holder(descriptor: int) -> None:
+    """Leave the file empty, so that a run without news changes no byte of the mirror."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # others share it, and one of them will
+    os.ftruncate(descriptor, 0)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        found = json.loads(os.pread(descriptor, 4096, 0))
+        return f"{found['holder']}, process {found['process']} on {found['host']}"
+    except (ValueError, KeyError, TypeError):
+        return "it has not said which"

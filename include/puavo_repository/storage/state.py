@@ -1,0 +1,230 @@
+"""What is known of the files, kept beside the mirror in ``.puavo-repository``.
+
+::
+
+    .puavo-repository/
+        lock                    held by the run that writes the mirror
+        metadata.lock           held for the moment in which metadata is rewritten
+        images/<image>.json     ImageRecord
+        rdiffs/<rdiff>.json     RdiffRecord
+        failures/<file>.json    Failure, until the same step succeeds
+        anchors/<image>         the delta engine's index of an image
+
+A record speaks of a file with one identity (size, mtime, inode) or of content with one digest;
+when that changes the record does not count any more. Records are replaced by rename and may be
+deleted at any time: what is missing or damaged is worked out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from puavo_repository.errors import PermanentError, RepositoryError, printable, storage_error
+from puavo_repository.formats import jsonfile
+from puavo_repository.formats.metadata import Digests
+from puavo_repository.storage import files
+from puavo_repository.storage.files import Identity
+
+FOLDER = ".puavo-repository"
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What one read of an image found.
+
+    Attributes:
+        name: File name of the image.
+        identity: The file in the image directory that was read.
+        digests: Its size and checksums.
+        puavo_conf: The definitions inside it, merged.
+        copy: The mirror's own file, where a hard link was not possible.
+    """
+
+    name: str
+    identity: Identity
+    digests: Digests
+    puavo_conf: dict[str, Any]
+    copy: Identity | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "identity": self.identity.to_list(),
+            **self.digests.to_dict(),
+            "puavo-conf": self.puavo_conf,
+            "copy": self.copy.to_list() if self.copy else None,
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, values: dict[str, Any]) -> ImageRecord:
+        """Read what ``to_dict`` returned."""
+        copy = values["copy"]
+        return cls(
+            name,
+            Identity.from_list(values["identity"]),
+            Digests.from_dict(values),
+            values["puavo-conf"],
+            Identity.from_list(copy) if copy else None,
+        )
+
+
+@dataclass(frozen=True)
+class RdiffRecord:
+    """An rdiff that was proven, or found not worth keeping.
+
+    Attributes:
+        name: File name of the rdiff.
+        source: sha512 of the image that it is applied to.
+        target: sha512 of the image that it gives.
+        digests: Size and checksums of the rdiff itself.
+        identity: The proven file; None where it was larger than the policy's share of its
+            target and was not kept.
+        engine: Name of the engine that made it; ``adopted`` for one of the old system's.
+    """
+
+    name: str
+    source: str
+    target: str
+    digests: Digests
+    identity: Identity | None
+    engine: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "source": self.source,
+            "target": self.target,
+            **self.digests.to_dict(),
+            "identity": self.identity.to_list() if self.identity else None,
+            "engine": self.engine,
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, values: dict[str, Any]) -> RdiffRecord:
+        """Read what ``to_dict`` returned."""
+        identity = values["identity"]
+        return cls(
+            name,
+            values["source"],
+            values["target"],
+            Digests.from_dict(values),
+            Identity.from_list(identity) if identity else None,
+            values["engine"],
+        )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One thing that was asked for and could not be done.
+
+    Attributes:
+        name: The image or rdiff.
+        stage: The stage that failed.
+        message: What happened and the way out.
+        permanent: Whether a retry cannot help.
+    """
+
+    name: str
+    stage: str
+    message: str
+    permanent: bool = True
+
+    @classmethod
+    def of(cls, name: str, stage: str, error: RepositoryError) -> Failure:
+        """Return what an error means for one file."""
+        return cls(printable(name), stage, str(error), isinstance(error, PermanentError))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "stage": self.stage,
+            "message": self.message,
+            "permanent": self.permanent,
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, values: dict[str, Any]) -> Failure:
+        """Read what ``to_dict`` returned."""
+        return cls(name, values["stage"], values["message"], values["permanent"])
+
+
+class Record(Protocol):
+    """What the three kinds of records have in common."""
+
+    @property
+    def name(self) -> str:
+        """The file that it speaks of."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Records(Generic[R]):
+    """A folder of records of one kind: a small JSON file each, named by what it speaks of."""
+
+    def __init__(self, folder: Path, from_dict: Callable[[str, dict[str, Any]], R]) -> None:
+        self.folder = folder
+        self._from_dict = from_dict
+
+    def get(self, name: str) -> R | None:
+        """Return the record of a file; None if there is none, or none that can be read."""
+        path = self._path(name)
+        try:
+            return self._from_dict(name, jsonfile.loads(path.read_bytes()))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        except OSError as error:
+            raise storage_error(path, error) from error
+
+    def put(self, record: R) -> None:
+        """Keep a record."""
+        files.write(self._path(record.name), jsonfile.dumps(record.to_dict()))
+
+    def remove(self, name: str) -> bool:
+        """Forget a record; return False where there was none."""
+        return files.remove(self._path(name))
+
+    def names(self) -> list[str]:
+        """Return what there are records of, sorted."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path.name.removesuffix(".json") for path in self.folder.glob("[!.]*.json"))
+
+    def __iter__(self) -> Iterator[R]:
+        for name in self.names():
+            record = self.get(name)
+            if record is not None:
+                yield record
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+
+class State:
+    """All that is known of one mirror."""
+
+    def __init__(self, mirror: Path) -> None:
+        self.folder = mirror / FOLDER
+        self.lock = self.folder / "lock"
+        self.metadata_lock = self.folder / "metadata.lock"
+        self.anchors = self.folder / "anchors"
+        self.images = Records(self.folder / "images", ImageRecord.from_dict)
+        self.rdiffs = Records(self.folder / "rdiffs", RdiffRecord.from_dict)
+        self.failures = Records(self.folder / "failures", Failure.from_dict)
+
+    def sweep(self) -> None:
+        """Remove part files of killed runs; only while the lock is held exclusively."""
+        for folder in (
+            self.folder,
+            self.images.folder,
+            self.rdiffs.folder,
+            self.failures.folder,
+            self.anchors,
+        ):
+            files.sweep(folder)
