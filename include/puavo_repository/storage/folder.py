@@ -147,7 +147,9 @@ class FolderFile:
                 offset, view = offset + count, view[count:]
                 done(count)
 
-    def copy(self, source: FolderFile, start: int, length: int, offset: int) -> None:
+    def copy(
+        self, source: FolderFile, start: int, length: int, offset: int, done: Done = ignore
+    ) -> None:
         """Have the kernel copy ``length`` bytes at ``start`` of ``source`` to ``offset`` here."""
         with self._tree._errors(self._path):
             while length:
@@ -159,6 +161,7 @@ class FolderFile:
                         f"{self._tree.name}/{source._path}", "ends before the range to copy"
                     )
                 start, offset, length = start + count, offset + count, length - count
+                done(count)
 
     def flush(self) -> None:
         """Do nothing: writes are done when they return."""

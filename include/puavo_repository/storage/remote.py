@@ -70,7 +70,7 @@ class RemoteFile(Protocol):
     def write(self, offset: int, data: bytes | memoryview, done: Done = ignore) -> None:
         """Write ``data`` at ``offset``; ``done`` is called when the server has it."""
 
-    def copy(self, source: Self, start: int, length: int, offset: int) -> None:
+    def copy(self, source: Self, start: int, length: int, offset: int, done: Done = ignore) -> None:
         """Have the server copy ``length`` bytes at ``start`` of ``source`` to ``offset`` here."""
 
     def flush(self) -> None:
@@ -102,10 +102,21 @@ class RemoteTree(Protocol):
     and ``PermanentError`` where it cannot (permission, full disk).
     """
 
-    name: str  # for people: the URL without a password
-    can_copy: bool  # whether the server copies ranges between its files
-    round_trip: float  # seconds
-    sent: int  # bytes given to the connection for data and requests
+    @property
+    def name(self) -> str:
+        """The tree for people: its URL, without a password."""
+
+    @property
+    def can_copy(self) -> bool:
+        """Whether the server copies ranges between its files."""
+
+    @property
+    def round_trip(self) -> float:
+        """How long one request takes, in seconds."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes given to the connection so far, for data and requests."""
 
     def list(self, folder: str) -> dict[str, RemoteStat]:
         """Return what is in a folder by name; nothing if the folder is missing."""

@@ -292,7 +292,9 @@ class SftpFile:
             body = string(self._handle) + struct.pack(">QI", offset + at, len(block))
             self._submit(Packet.WRITE, body, len(block), done, block)
 
-    def copy(self, source: SftpFile, start: int, length: int, offset: int) -> None:
+    def copy(
+        self, source: SftpFile, start: int, length: int, offset: int, done: Done = ignore
+    ) -> None:
         """Have the server copy ``length`` bytes at ``start`` of ``source`` to ``offset`` here.
 
         OpenSSH's ``PROTOCOL``, 4.10: a length of 0 means "to the end", so it is never sent.
@@ -308,7 +310,7 @@ class SftpFile:
                     struct.pack(">Q", offset + at),
                 )
             )
-            self._submit(Packet.EXTENDED, body, count)
+            self._submit(Packet.EXTENDED, body, count, done)
 
     def _submit(
         self,

@@ -11,7 +11,6 @@ that a 9 GB upload needs no more memory than a small one.
 from __future__ import annotations
 
 import enum
-import socket
 import struct
 from collections.abc import Callable
 
@@ -257,7 +256,7 @@ class SftpSession:
             while view:
                 count = self._channel.send(view)  # type: ignore[arg-type]  # any buffer will do
                 if not count:
-                    raise EOFError
+                    raise self._lost(EOFError())
                 view = view[count:]
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise self._lost(error) from error
@@ -283,7 +282,7 @@ class SftpSession:
     def _receive(self) -> bytes:
         try:
             piece = self._channel.recv(1 << 18)
-        except (OSError, EOFError, paramiko.SSHException, socket.timeout) as error:
+        except (TimeoutError, OSError, EOFError, paramiko.SSHException) as error:
             raise self._lost(error) from error
         if not piece:
             raise self._lost(EOFError())

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import paramiko
 
@@ -177,7 +178,8 @@ def _load_key(target: Target) -> paramiko.PKey:
     password = target.password or None
     try:
         if target.key_file:
-            phrase = password.encode() if password else None
+            # The stubs say str, the code needs bytes.
+            phrase: Any = password.encode() if password else None
             return paramiko.PKey.from_path(target.key_file, phrase)
         for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
             try:

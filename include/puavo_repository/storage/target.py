@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote, urlsplit
 from puavo_repository.errors import SettingsError
 
 SSH_PORT = 22
+KNOWN_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Target:
     private_key: str = field(default="", repr=False)
     key_file: str = ""
     host_key: str = ""
-    known_hosts: tuple[str, ...] = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
+    known_hosts: tuple[str, ...] = KNOWN_HOSTS
 
     @property
     def url(self) -> str:
@@ -81,14 +82,13 @@ def parse_target(url: str, *, key_file: str = "", known_hosts: str = "") -> Targ
         port = parts.port or SSH_PORT
     except ValueError as error:
         raise SettingsError(url, "has an unusable port", expected="1 to 65535") from error
-    files = {"known_hosts": (known_hosts,)} if known_hosts else {}
     return Target(
         path=path,
         host=parts.hostname or "",
         port=port,
         user=unquote(parts.username or ""),
         key_file=key_file,
-        **files,
+        known_hosts=(known_hosts,) if known_hosts else KNOWN_HOSTS,
     )
 
 
