@@ -1,16 +1,108 @@
-"""librsync through its C library: the reference engine, and the one that proves."""
+"""librsync through its C library: the reference engine, and the one that proves every rdiff.
+
+A thin binding to the streaming interface of ``librsync.so.2`` (librsync.h, "Streaming API"):
+each job is driven by ``rs_job_iter`` over bounded buffers, one call a few megabytes, without
+the GIL. Between the calls Python sees signals, and progress is told.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
 from puavo_repository.delta.engine import ImageIndexer, Progress, Side, Sink, no_progress
-from puavo_repository.errors import DeltaError
+from puavo_repository.errors import (
+    DeltaError,
+    ImageChangingError,
+    ProofError,
+    SettingsError,
+    StorageError,
+    storage_error,
+)
+from puavo_repository.formats.rdiff import check_commands
+
+LIBRARY = "librsync.so.2"
+_DONE, _BLOCKED = 0, 1  # rs_result
+_BLAKE2_SIGNATURE = 0x72730137  # RS_BLAKE2_SIG_MAGIC
+_INPUT, _OUTPUT = 1 << 20, 4 << 20  # bytes of the buffers of a job
 
 
+class _Buffers(ctypes.Structure):
+    """``rs_buffers_t``."""
+
+    _fields_ = (
+        ("next_in", ctypes.c_void_p),
+        ("avail_in", ctypes.c_size_t),
+        ("eof_in", ctypes.c_int),
+        ("next_out", ctypes.c_void_p),
+        ("avail_out", ctypes.c_size_t),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Load the library.
+
+    Raises:
+        SettingsError: It is not installed.
+    """
+    try:
+        lib = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise SettingsError(
+            LIBRARY,
+            "the librsync library is missing",
+            found=str(error),
+            remedy="Install the Debian package librsync2",
+        ) from error
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    for name, result, *arguments in (
+        ("rs_sig_begin", pointer, size, size, ctypes.c_int),
+        ("rs_loadsig_begin", pointer, pointer),
+        ("rs_build_hash_table", ctypes.c_int, pointer),
+        ("rs_free_sumset", None, pointer),
+        ("rs_delta_begin", pointer, pointer),
+        ("rs_patch_begin", pointer, pointer, pointer),
+        ("rs_job_iter", ctypes.c_int, pointer, ctypes.POINTER(_Buffers)),
+        ("rs_job_free", ctypes.c_int, pointer),
+        ("rs_strerror", ctypes.c_char_p, ctypes.c_int),
+        ("rs_file_open", pointer, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int),
+        ("rs_file_close", ctypes.c_int, pointer),
+        ("rs_trace_set_level", None, ctypes.c_int),
+    ):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    lib.rs_trace_set_level(0)  # what goes wrong is raised, not printed
+    return lib
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None)
+    libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    libc.setvbuf.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    return libc
+
+
+@dataclass(frozen=True)
 class LibrsyncEngine:
-    """The rsync algorithm, as every client has it."""
+    """The rsync algorithm, as the old system and every client has it.
 
-    name = "librsync"
-    threads = 1
+    Its memory is the source's signature, about 40 bytes a block: 0.4 GB for an image of
+    1.4 GB with blocks of 128 bytes.
+
+    Attributes:
+        block: Block length of the signature in bytes.
+    """
+
+    block: int = 128
+    name: str = "librsync"
+    threads: int = 1
 
     def indexer(self, size: int) -> ImageIndexer | None:  # noqa: ARG002
         """Return None: a signature is made for each delta."""
@@ -19,5 +111,227 @@ class LibrsyncEngine:
     def delta(
         self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
     ) -> None:
-        """Write an rdiff from ``source`` to ``target`` into ``sink``."""
-        raise DeltaError(target.path, "not built yet")
+        """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
+        with self._signature(source.path) as signature, _Input(target.path) as image:
+            with _job(library().rs_delta_begin(signature)) as job:
+                _drive(job, image, sink, progress, target.path)
+            image.check_unchanged()
+
+    @contextmanager
+    def _signature(self, source: Path) -> Iterator[ctypes.c_void_p]:
+        """Make the signature of a file in memory."""
+        lib = library()
+        signature = ctypes.c_void_p()
+        try:
+            loading = _job(lib.rs_loadsig_begin(ctypes.byref(signature)))
+            making = _job(lib.rs_sig_begin(self.block, 0, _BLAKE2_SIGNATURE))
+            with loading as loader, making as maker, _Input(source) as image:
+                load = _Feeder(loader, source)
+                _drive(maker, image, load.feed, no_progress, source)
+                load.finish()
+                image.check_unchanged()
+            _check(lib.rs_build_hash_table(signature), source)
+            yield signature
+        finally:
+            if signature:
+                lib.rs_free_sumset(signature)
+
+
+def patch(source: Path, rdiff: Path, sink: Sink) -> None:
+    """Apply an rdiff as clients do.
+
+    Args:
+        source: The file that it starts from.
+        rdiff: The rdiff.
+        sink: Takes the result in order.
+
+    Raises:
+        DeltaError: The rdiff is damaged, or not made for a source like this.
+    """
+    with _Input(rdiff) as delta, _stdio(source) as basis:
+        copy = ctypes.cast(library().rs_file_copy_cb, ctypes.c_void_p)
+        with _job(library().rs_patch_begin(copy, basis)) as job:
+            _drive(job, delta, sink, no_progress, rdiff)
+        if not delta.exhausted():
+            raise DeltaError(rdiff, "something follows after the end of this rdiff")
+
+
+def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progress) -> None:
+    """Prove an rdiff: it applies with librsync, and gives the target byte for byte.
+
+    Args:
+        source: The image that clients have.
+        target: The image that they want.
+        rdiff: What is to be proven.
+        progress: Told of the bytes of the target that were compared.
+
+    Raises:
+        ProofError: It does not; the text says where.
+        ImageChangingError: The target is shorter than it was a moment ago.
+    """
+    try:
+        check_commands(rdiff)
+        with _Comparison(target, rdiff, progress) as comparison:
+            patch(source, rdiff, comparison.feed)
+            comparison.finish()
+    except ProofError:
+        raise
+    except DeltaError as error:
+        raise ProofError(
+            rdiff, f"this rdiff cannot be applied: {error.problem}", found=error.found
+        ) from error
+
+
+class _Comparison:
+    """Compares a stream with a file, block by block."""
+
+    def __init__(self, target: Path, rdiff: Path, progress: Progress) -> None:
+        self._target, self._rdiff, self._progress = target, rdiff, progress
+        self._position = 0
+        self._buffer = bytearray(_OUTPUT)
+
+    def __enter__(self) -> _Comparison:
+        self._file = self._target.open("rb", buffering=0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def feed(self, block: memoryview) -> None:
+        wanted = memoryview(self._buffer)[: len(block)]
+        length = self._file.readinto(wanted) or 0
+        while 0 < length < len(block):
+            more = self._file.readinto(wanted[length:])
+            if not more:
+                break
+            length += more
+        if length < len(block) or _libc().memcmp(_address(wanted), _address(block), len(block)):
+            raise self._differs(bytes(block), bytes(wanted[:length]))
+        self._position += len(block)
+        self._progress(len(block))
+
+    def finish(self) -> None:
+        if self._file.read(1):
+            raise ProofError(
+                self._rdiff,
+                f"applied, it does not give all of {self._target.name}",
+                expected=f"{os.fstat(self._file.fileno()).st_size} bytes",
+                found=f"{self._position} bytes",
+            )
+
+    def _differs(self, found: bytes, wanted: bytes) -> ProofError:
+        same = next(
+            (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(wanted)
+        )
+        return ProofError(
+            self._rdiff,
+            f"applied, it does not give {self._target.name}: "
+            f"the first difference is at byte {self._position + same}",
+        )
+
+
+class _Input:
+    """A file read in blocks into one buffer that a job consumes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.buffer = bytearray(_INPUT)
+
+    def __enter__(self) -> _Input:
+        try:
+            self._file = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        self._before = os.fstat(self._file.fileno())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self) -> int:
+        return self._file.readinto(self.buffer) or 0
+
+    def exhausted(self) -> bool:
+        return self._file.tell() == os.fstat(self._file.fileno()).st_size
+
+    def check_unchanged(self) -> None:
+        now = os.fstat(self._file.fileno())
+        if (now.st_size, now.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
+            raise ImageChangingError(self.path, "it changed while its rdiff was made")
+
+
+class _Feeder:
+    """Drives a job that takes input and gives no output, such as loading a signature."""
+
+    def __init__(self, job: int, path: Path) -> None:
+        self._job, self._path = job, path
+
+    def feed(self, block: memoryview) -> None:
+        self._iterate(_address(block), len(block), end=False)
+
+    def finish(self) -> None:
+        self._iterate(None, 0, end=True)
+
+    def _iterate(self, address: int | None, length: int, *, end: bool) -> None:
+        buffers = _Buffers(address, length, int(end), None, 0)
+        result = library().rs_job_iter(self._job, ctypes.byref(buffers))
+        if result != _BLOCKED:
+            _check(result, self._path)
+
+
+def _drive(job: int, source: _Input, sink: Sink, progress: Progress, path: Path) -> None:
+    """Run a job to its end: input from a file, output to a sink."""
+    output = bytearray(_OUTPUT)
+    out = memoryview(output)
+    into, start = _address(memoryview(source.buffer)), _address(out)
+    buffers = _Buffers(into, 0, 0, start, len(output))
+    result = _BLOCKED
+    while result == _BLOCKED:
+        if buffers.avail_in == 0 and not buffers.eof_in:
+            length = source.read()
+            buffers.next_in, buffers.avail_in, buffers.eof_in = into, length, int(length == 0)
+            progress(length)
+        result = library().rs_job_iter(job, ctypes.byref(buffers))
+        written = len(output) - buffers.avail_out
+        if written and (result != _BLOCKED or buffers.avail_out < len(output) // 2):
+            sink(out[:written])
+            buffers.next_out, buffers.avail_out = start, len(output)
+    _check(result, path)
+    if buffers.avail_in:
+        raise DeltaError(path, "something follows after the end of this rdiff")
+
+
+def _check(result: int, path: Path) -> None:
+    if result != _DONE:
+        said = library().rs_strerror(result).decode(errors="replace")
+        raise DeltaError(path, f"librsync says: {said}")
+
+
+@contextmanager
+def _job(job: int | None) -> Iterator[int]:
+    if not job:
+        raise StorageError(LIBRARY, "no memory for a job")
+    try:
+        yield job
+    finally:
+        library().rs_job_free(job)
+
+
+@contextmanager
+def _stdio(path: Path) -> Iterator[int]:
+    """Open a file as ``FILE *`` without a buffer, for librsync's own copy callback."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise storage_error(path, error) from error
+    stream = library().rs_file_open(os.fsencode(path.absolute()), b"rb", 0)
+    try:
+        # Each COPY seeks: a buffer would be filled anew, 4 KB at least, for a few bytes.
+        _libc().setvbuf(stream, None, 2, 0)
+        yield stream
+    finally:
+        library().rs_file_close(stream)
+
+
+def _address(block: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(block)) if len(block) else 0

@@ -7,6 +7,7 @@ placed, metadata is written, and only then are files removed that nothing names 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,23 +35,38 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Described:
-    """What the mirror offers now.
+    """What was done to the mirror.
 
     Attributes:
-        documents: The metadata, by file name.
-        placed: Image to how it came into the mirror.
+        placed: How the images came into the mirror (``Placed`` value) to how many did.
         removed: Files that were removed.
         failures: Everything that was asked for and is not there.
         changed: Whether clients see anything new.
-        unlisted: Images that no series names.
     """
 
-    documents: Mapping[str, Document]
-    placed: Mapping[str, Placed]
+    placed: Mapping[str, int]
     removed: tuple[str, ...]
     failures: tuple[Failure, ...]
     changed: bool
-    unlisted: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a task's result."""
+        return {
+            "placed": dict(self.placed),
+            "removed": list(self.removed),
+            "failures": [{"name": f.name, **f.to_dict()} for f in self.failures],
+            "changed": self.changed,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Described:
+        """Read what ``to_dict`` returned."""
+        return cls(
+            values["placed"],
+            tuple(values["removed"]),
+            tuple(Failure.from_dict(f["name"], f) for f in values["failures"]),
+            values["changed"],
+        )
 
 
 def withdraw(settings: Settings) -> bool:
@@ -89,9 +105,8 @@ def describe(settings: Settings, inventory: Inventory, catalogue: Catalogue) -> 
     removed = _prune(mirror, plan, catalogue)
     failures = (*plan.failures, *failures, *_undone(mirror, plan))
     _keep_failures(mirror, failures)
-    named = {name for one in catalogue.series for name in one.images}
-    unlisted = tuple(sorted(inventory.images.keys() - named))
-    return Described(documents, placed, removed, failures, changed, unlisted)
+    counts = Counter(how.value for how in placed.values())
+    return Described(counts, removed, failures, changed)
 
 
 def _place(

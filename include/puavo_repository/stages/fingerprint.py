@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import stat
 import subprocess
 import tempfile
@@ -12,12 +11,12 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from puavo_repository import tools
 from puavo_repository.delta.engine import ImageIndexer, Progress, engine_named, no_progress
 from puavo_repository.errors import (
     ImageChangingError,
     ImageError,
     RepositoryError,
-    SettingsError,
     storage_error,
 )
 from puavo_repository.formats import jsonfile
@@ -152,13 +151,7 @@ def read_puavo_conf(path: Path) -> dict[str, Any]:
         ImageError: The image is damaged, or a definition file is unusable.
         SettingsError: ``unsquashfs`` is missing.
     """
-    unsquashfs = shutil.which("unsquashfs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if unsquashfs is None:
-        raise SettingsError(
-            "unsquashfs",
-            "this program is missing",
-            remedy="Install the Debian package squashfs-tools",
-        )
+    unsquashfs = tools.unsquashfs()
     with tempfile.TemporaryDirectory(prefix="puavo-conf-") as folder:
         root = Path(folder) / "root"
         command = [unsquashfs, "-quiet", "-no-progress", "-no-xattrs", "-strict-errors"]

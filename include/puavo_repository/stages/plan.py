@@ -102,6 +102,11 @@ class Plan:
         return [pair for pair, state in self.states.items() if state in states]
 
     @property
+    def has_work(self) -> bool:
+        """Whether there is anything to read or make."""
+        return bool(self.fingerprints or self.pairs(DiffState.MISSING, DiffState.WAITING))
+
+    @property
     def images(self) -> list[str]:
         """Every image that the mirror is to offer, once, in order."""
         return list(dict.fromkeys(name for one in self.series for name in one.diffs))

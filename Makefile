@@ -1,0 +1,82 @@
+# make run | test | airflow | setup | benchmark | lock: see README.md
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+RUN_PACKAGES := python3-venv librsync2 squashfs-tools
+TEST_PACKAGES := rdiff strace
+
+# One place says where Airflow finds the project; the README's service set-up repeats it.
+export AIRFLOW_HOME ?= $(CURDIR)/.airflow
+export AIRFLOW__CORE__DAGS_FOLDER := $(CURDIR)/dags
+export AIRFLOW__CORE__PLUGINS_FOLDER := $(CURDIR)/plugins
+export AIRFLOW__CORE__LOAD_EXAMPLES := False
+export PYTHONPATH := $(CURDIR)/include
+export PATH := $(BIN):$(PATH)
+
+# Without an image directory, `make run` works on small images that it makes.
+IMAGE_DIR ?=
+MIRROR_DIR ?=
+REPOSITORY ?=
+REMOTE ?=
+ifeq ($(IMAGE_DIR),)
+run: export PUAVO_REPOSITORY_IMAGE_DIR := $(CURDIR)/demo/images
+run: export PUAVO_REPOSITORY_MIRROR_DIR := $(CURDIR)/demo/mirror
+run: export PUAVO_REPOSITORY_PUAVO_OS := $(CURDIR)/demo/puavo-os
+DEMO := demo
+else
+run: export PUAVO_REPOSITORY_IMAGE_DIR := $(abspath $(IMAGE_DIR))
+run: export PUAVO_REPOSITORY_MIRROR_DIR := $(if $(MIRROR_DIR),$(abspath $(MIRROR_DIR)))
+endif
+run: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
+
+.PHONY: setup run test airflow lock demo packages test-packages
+.DEFAULT_GOAL := run
+
+setup: packages $(VENV)/.complete
+
+$(VENV)/.complete: requirements.txt | packages
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+# Debian packages: installed when this runs as root, named when it does not.
+define need
+	@command -v dpkg-query >/dev/null || exit 0; missing=; \
+	for package in $(1); do \
+	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
+	        || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then \
+	    echo "Debian packages are missing:$$missing" >&2; \
+	    echo "Install them as root: apt-get install$$missing" >&2; exit 1; \
+	fi; \
+	echo "Installing Debian packages:$$missing"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+endef
+
+packages:
+	$(call need,$(RUN_PACKAGES))
+
+test-packages: packages
+	$(call need,$(TEST_PACKAGES))
+
+demo: setup
+	@python -m puavo_repository.demo demo/images >/dev/null
+
+run: setup $(DEMO)
+	@airflow db migrate >/dev/null 2>&1 || airflow db migrate
+	@python dags/puavo_repository_prepare.py
+
+test: setup test-packages
+	ruff format --check .
+	ruff check .
+	mypy
+	python -m pytest
+
+lock:
+	uv pip compile pyproject.toml --group test --universal --python-version 3.11 \
+	    --no-header --no-annotate --quiet --output-file requirements.txt

@@ -1,0 +1,159 @@
+"""The night's work in one process, as the command does it.
+
+discover, configure, plan, fingerprint, diff, describe, report: the same stages as the tasks of
+the DAG, in the same order. Here the mapped ones run in threads; the heavy code below them runs
+without the GIL.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
+from typing import Protocol, TypeVar
+
+from puavo_repository import tools
+from puavo_repository.delta.engine import Progress, engine_named
+from puavo_repository.errors import RepositoryError, SettingsError
+from puavo_repository.settings import Settings
+from puavo_repository.stages.configure import configure
+from puavo_repository.stages.describe import describe, withdraw
+from puavo_repository.stages.diff import diff
+from puavo_repository.stages.discover import discover
+from puavo_repository.stages.fingerprint import fingerprint
+from puavo_repository.stages.plan import DiffState, Pair, Plan, plan
+from puavo_repository.stages.report import Report, report
+from puavo_repository.storage.mirror import Mirror
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FINGERPRINT_THREADS = 2  # cores that one image's digests keep busy
+
+
+class Watcher(Protocol):
+    """Sees how the work goes on, from any thread."""
+
+    def begin(self, stage: str, items: int, total: int) -> None:
+        """A stage begins with so many files and bytes of work."""
+
+    def advance(self, done: int) -> None:
+        """So many more bytes are done."""
+
+    def finish(self, name: str) -> None:
+        """One file of the stage is done, or has failed."""
+
+
+def dry_run(settings: Settings) -> Plan:
+    """Say what a run would do; nothing is written."""
+    inventory = discover(settings)
+    return plan(settings, inventory, configure(settings, inventory, dry_run=True))
+
+
+def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
+    """Bring the mirror up to date.
+
+    Args:
+        settings: What to do and where.
+        watcher: Told how it goes.
+        holder: Who takes the mirror's lock.
+
+    Raises:
+        RepositoryError: The run could not be made at all. What fails for single images and
+            rdiffs is in the report.
+    """
+    started = time.monotonic()
+    inventory = discover(settings)
+    mirror = Mirror(settings.mirror_dir)
+    with mirror.writing(holder):
+        catalogue = configure(settings, inventory)
+        withdraw(settings)
+        first = plan(settings, inventory, catalogue)
+        if first.has_work:
+            tools.check()
+        sizes = {name: found.size for name, found in inventory.images.items()}
+        _each(
+            "fingerprint",
+            {name: sizes[name] for name in first.fingerprints},
+            lambda name, progress: fingerprint(settings, name, progress),
+            max(1, settings.cores // _FINGERPRINT_THREADS),
+            watcher,
+        )
+        pairs = plan(settings, inventory, catalogue).pairs(DiffState.MISSING)
+        _each(
+            "diff",
+            {pair: 2 * sizes[pair.target] for pair in pairs},
+            lambda pair, progress: diff(settings, pair, progress),
+            max(1, settings.cores // engine_named(settings.engine).threads) if pairs else 1,
+            watcher,
+        )
+        described = describe(settings, inventory, catalogue)
+        return report(
+            settings,
+            inventory,
+            catalogue,
+            described,
+            images=first.fingerprints,
+            pairs=pairs,
+            seconds=time.monotonic() - started,
+        )
+
+
+def _each(
+    stage: str,
+    work: dict[T, int],
+    step: Callable[[T, Progress], object],
+    workers: int,
+    watcher: Watcher,
+) -> None:
+    """Do a step for each item, several at a time; what fails is kept by the step itself.
+
+    Args:
+        stage: Its name.
+        work: Items to bytes of work.
+        step: Called with an item and a progress to tell.
+        workers: How many at a time.
+        watcher: Told how it goes.
+    """
+    if not work:
+        return
+    watcher.begin(stage, len(work), sum(work.values()))
+    stop = Event()
+
+    def run(item: T) -> None:
+        left = work[item]
+
+        def progress(done: int) -> None:
+            nonlocal left
+            if stop.is_set():
+                raise KeyboardInterrupt
+            left -= done
+            watcher.advance(done)
+
+        try:
+            step(item, progress)
+        except SettingsError:
+            raise  # the same for every item: the run ends
+        except RepositoryError as error:
+            logger.error("%s", error)
+        except Exception:
+            logger.exception("%s failed for %s", stage, _name(item))
+        watcher.advance(left)
+        watcher.finish(_name(item))
+
+    with ThreadPoolExecutor(workers, thread_name_prefix=stage) as pool:
+        futures = [pool.submit(run, item) for item in work]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _name(item: object) -> str:
+    return item.rdiff if isinstance(item, Pair) else str(item)

@@ -1,0 +1,50 @@
+"""Progress as log lines: one every half minute, so that a log stays short over hours."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 30.0  # seconds between two lines
+
+
+class LoggedProgress:
+    """Counts bytes of work and logs a line now and then.
+
+    Args:
+        name: What is worked on.
+        total: Bytes of work in all; 0 where that is not known.
+        clock: Seconds from any origin.
+    """
+
+    def __init__(
+        self, name: str, total: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name = name
+        self._total = total
+        self._clock = clock
+        self._done = 0
+        self._started = self._last = clock()
+
+    def __call__(self, done: int) -> None:
+        """Take note of so many more bytes."""
+        self._done += done
+        now = self._clock()
+        if now - self._last < INTERVAL:
+            return
+        self._last = now
+        rate = self._done / (now - self._started)
+        if self._total:
+            logger.info(
+                "%s: %.0f of %.0f MB, %.0f MB/s, about %.0f s left",
+                self._name,
+                self._done / 1e6,
+                self._total / 1e6,
+                rate / 1e6,
+                (self._total - self._done) / rate if rate else 0,
+            )
+        else:
+            logger.info("%s: %.0f MB, %.0f MB/s", self._name, self._done / 1e6, rate / 1e6)

@@ -1,0 +1,343 @@
+"""report: what a run did, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from puavo_repository.errors import PermanentError
+from puavo_repository.settings import Settings
+from puavo_repository.stages.configure import Catalogue
+from puavo_repository.stages.describe import Described
+from puavo_repository.stages.discover import Inventory
+from puavo_repository.stages.plan import DiffState, Pair, Plan
+from puavo_repository.storage.mirror import Mirror, Placed
+from puavo_repository.storage.state import Failure
+
+_OLD_SIGNATURES = ".signatures"
+
+
+@dataclass(frozen=True)
+class RdiffLine:
+    """One rdiff on offer; sizes in bytes."""
+
+    series: str
+    source: str
+    target: str
+    name: str
+    size: int
+    target_size: int
+
+    @property
+    def share(self) -> float:
+        """Its size as a share of the image that a client would fetch without it."""
+        return self.size / self.target_size if self.target_size else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "series": self.series,
+            "name": self.name,
+            "source": self.source,
+            "target": self.target,
+            "size": self.size,
+            "target_size": self.target_size,
+            "share": round(self.share, 6),
+        }
+
+
+@dataclass(frozen=True)
+class SeriesLine:
+    """One series on offer.
+
+    Attributes:
+        name: Of the series.
+        images: How many it has.
+        newest: File name of its last image, and its size in bytes.
+        newest_size: Size of that image in bytes.
+        rdiffs: How many rdiffs there are to its images.
+        update: Bytes that a client with the image before the newest fetches; None where it
+            has to fetch the whole image.
+    """
+
+    name: str
+    images: int
+    newest: str
+    newest_size: int
+    rdiffs: int
+    update: int | None
+
+    @property
+    def saving(self) -> float:
+        """What that client saves, as a share of the image."""
+        return 1 - self.update / self.newest_size if self.update is not None else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "name": self.name,
+            "images": self.images,
+            "newest": self.newest,
+            "newest_size": self.newest_size,
+            "rdiffs": self.rdiffs,
+            "update": self.update,
+            "saving": round(self.saving, 6),
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did and what the mirror offers after it.
+
+    Attributes:
+        mirror: The mirror's folder.
+        series: Every series on offer.
+        rdiffs: Every rdiff on offer.
+        images_read: How many images were fingerprinted in this run.
+        rdiffs_made: How many rdiffs were made or adopted in this run.
+        bytes_read: Bytes of images that were fingerprinted.
+        removed: Files that were removed from the mirror.
+        notes: What the operator should know.
+        failures: What was asked for and is not there.
+        seconds: How long it took.
+    """
+
+    mirror: Path
+    series: tuple[SeriesLine, ...]
+    rdiffs: tuple[RdiffLine, ...]
+    images_read: int
+    rdiffs_made: int
+    bytes_read: int
+    removed: tuple[str, ...]
+    notes: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was asked for is there."""
+        return not self.failures
+
+    def checked(self) -> Report:
+        """Return the report itself if all went well.
+
+        Raises:
+            PermanentError: Something failed; each failure was a task of its own, whose
+                retries are used up.
+        """
+        if self.ok:
+            return self
+        raise PermanentError(
+            self.mirror,
+            f"{len(self.failures)} images or rdiffs failed, everything else is done",
+            found="; ".join(failure.message for failure in self.failures[:20]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for ``--json`` and for a task's result."""
+        return {
+            "mirror": str(self.mirror),
+            "series": [line.to_dict() for line in self.series],
+            "rdiffs": [line.to_dict() for line in self.rdiffs],
+            "images_read": self.images_read,
+            "rdiffs_made": self.rdiffs_made,
+            "bytes_read": self.bytes_read,
+            "removed": list(self.removed),
+            "notes": list(self.notes),
+            "failures": [{"name": f.name, **f.to_dict()} for f in self.failures],
+            "seconds": round(self.seconds, 3),
+            "ok": self.ok,
+        }
+
+
+def report(
+    settings: Settings,
+    inventory: Inventory,
+    catalogue: Catalogue,
+    described: Described,
+    *,
+    images: Sequence[str],
+    pairs: Sequence[Pair],
+    seconds: float,
+) -> Report:
+    """Sum up a run; what is on offer is read from the mirror's own metadata.
+
+    Args:
+        settings: Of the run.
+        inventory: What was discovered.
+        catalogue: What was configured.
+        described: What was done to the mirror.
+        images: Images that the run had to fingerprint.
+        pairs: Rdiffs that the run had to make.
+        seconds: How long it took.
+    """
+    failed = {failure.name for failure in described.failures}
+    read = [name for name in images if name not in failed]
+    offered = {
+        name: content["images"]
+        for document in Mirror(settings.mirror_dir).documents().values()
+        for name, content in document.items()
+    }
+    return Report(
+        mirror=settings.mirror_dir,
+        series=tuple(_series_line(name, entries) for name, entries in offered.items()),
+        rdiffs=tuple(
+            line for name, entries in offered.items() for line in _rdiff_lines(name, entries)
+        ),
+        images_read=len(read),
+        rdiffs_made=sum(pair.rdiff not in failed for pair in pairs),
+        bytes_read=sum(inventory.images[name].size for name in read),
+        removed=described.removed,
+        notes=(*catalogue.notes, *_notes(settings, inventory, catalogue, described)),
+        failures=described.failures,
+        seconds=seconds,
+    )
+
+
+def _series_line(name: str, images: list[dict[str, Any]]) -> SeriesLine:
+    newest = images[-1]
+    before = images[-2]["version"] if len(images) > 1 else None
+    update = next((d["size"] for d in newest["diffs"] if d["version"] == before), None)
+    return SeriesLine(
+        name=name,
+        images=len(images),
+        newest=newest["filename"],
+        newest_size=newest["size"],
+        rdiffs=sum(len(image["diffs"]) for image in images),
+        update=update,
+    )
+
+
+def _rdiff_lines(series: str, images: list[dict[str, Any]]) -> list[RdiffLine]:
+    return [
+        RdiffLine(
+            series=series,
+            source=diff["version"],
+            target=image["version"],
+            name=diff["filename"],
+            size=diff["size"],
+            target_size=image["size"],
+        )
+        for image in images
+        for diff in image["diffs"]
+    ]
+
+
+def _notes(
+    settings: Settings, inventory: Inventory, catalogue: Catalogue, described: Described
+) -> list[str]:
+    notes = []
+    if not inventory.images:
+        notes.append(f"{settings.image_dir} holds no image: the mirror is empty")
+    if inventory.others:
+        notes.append(f"{inventory.others} other files in {settings.image_dir} were left alone")
+    listed = {name for one in catalogue.series for name in one.images}
+    unlisted = sorted(inventory.images.keys() - listed)
+    if unlisted:
+        names = ", ".join(unlisted[:3]) + ("…" if len(unlisted) > 3 else "")
+        notes.append(f"{len(unlisted)} images are in no configured series: {names}")
+    for how in (Placed.REFLINKED, Placed.COPIED):
+        count = described.placed.get(how.value, 0)
+        if count:
+            notes.append(
+                f"{count} images were {how.value}: hard links from {settings.image_dir} to "
+                f"{settings.mirror_dir} are not possible"
+            )
+    signatures = settings.mirror_dir / _OLD_SIGNATURES
+    if signatures.is_dir():
+        size = sum(path.stat().st_size for path in signatures.iterdir() if path.is_file())
+        notes.append(f"{signatures} of the old system ({mb(size)}) is not needed any more")
+    return notes
+
+
+def render(found: Report, console: Console) -> None:
+    """Print a report for a person."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, justify in (
+        ("Series", "left"),
+        ("Images", "right"),
+        ("Newest", "left"),
+        ("Size", "right"),
+        ("Rdiffs", "right"),
+        ("Update", "right"),
+        ("A client saves", "right"),
+    ):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for line in found.series:
+        table.add_row(
+            line.name,
+            str(line.images),
+            line.newest.removeprefix(line.name.rpartition("-")[0] + "-").removesuffix(".img"),
+            mb(line.newest_size),
+            str(line.rdiffs),
+            mb(line.update) if line.update is not None else "whole image",
+            f"{line.saving:.1%}",
+        )
+    if found.series:
+        console.print(table)
+    if found.rdiffs_made or found.images_read:
+        _render_rdiffs(found, console)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    for path in found.removed:
+        console.print(f"removed: {path}", markup=False, soft_wrap=True)
+    console.print(_summary(found), markup=False, soft_wrap=True)
+
+
+def _render_rdiffs(found: Report, console: Console) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("Rdiff", "Size", "Share"):
+        table.add_column(heading, justify="left" if heading == "Rdiff" else "right")
+    for line in found.rdiffs:
+        table.add_row(line.name, mb(line.size), f"{line.share:.2%}")
+    if found.rdiffs:
+        console.print()
+        console.print(table)
+        console.print()
+
+
+def _summary(found: Report) -> str:
+    images = sum(line.images for line in found.series)
+    total = sum(line.size for line in found.rdiffs)
+    parts = [
+        f"{found.mirror}: {images} images in {len(found.series)} series",
+        f"{len(found.rdiffs)} rdiffs ({mb(total)})",
+        f"{found.images_read} images read ({mb(found.bytes_read)})",
+        f"{found.rdiffs_made} rdiffs made",
+        f"{found.seconds:.1f} s",
+    ]
+    if found.failures:
+        parts.append(f"{len(found.failures)} FAILED")
+    return ", ".join(parts)
+
+
+def render_plan(plan: Plan, console: Console) -> None:
+    """Print what a run would do."""
+    for name in plan.fingerprints:
+        console.print(f"would read {name}", markup=False, soft_wrap=True)
+    for pair in plan.pairs(DiffState.MISSING, DiffState.WAITING):
+        console.print(f"would make rdiffs/{pair.rdiff}", markup=False, soft_wrap=True)
+    for path in plan.stale:
+        console.print(f"would remove {path}", markup=False, soft_wrap=True)
+    images = sum(len(one.diffs) for one in plan.series)
+    console.print(
+        f"{images} images in {len(plan.series)} series; {len(plan.fingerprints)} to read, "
+        f"{len(plan.pairs(DiffState.MISSING, DiffState.WAITING))} rdiffs to make, "
+        f"{len(plan.pairs(DiffState.PRESENT))} there; "
+        f"space: at most {mb(plan.space_needed)} needed, {mb(plan.space_free)} free",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def mb(size: int) -> str:
+    """Render a number of bytes in the unit that suits it."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= limit:
+            return f"{size / limit:.{2 if size < 10 * limit else 1}f} {unit}"
+    return f"{size} B"
