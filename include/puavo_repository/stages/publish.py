@@ -41,7 +41,8 @@ from puavo_repository.stages.publish_survey import (
     survey,
 )
 from puavo_repository.stages.switch import Cleaning, Pruned, Switch, Switched, prune
-from puavo_repository.stages.transfer import Placed, Progress, Ways, no_progress, transfer
+from puavo_repository.stages.transfer import Placed, transfer
+from puavo_repository.stages.upload import Progress, Ways, no_progress
 from puavo_repository.storage import journal
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.journal import Moment
