@@ -84,7 +84,8 @@ class Sshd:
         command = [tool("sshd"), "-D", "-e", "-f", str(config)]
         if self.full_disk:
             mount = f"mount -t tmpfs -o size={self.disk_size},mode=777 none '{self.full_disk}'"
-            command = [tool("unshare"), "-rm", "sh", "-c", f"{mount} && exec {' '.join(command)}"]
+            apart = ["-m"] if os.geteuid() == 0 else ["-cm", "--keep-caps"]
+            command = [tool("unshare"), *apart, "sh", "-c", f"{mount} && exec {' '.join(command)}"]
         with (self.home / "sshd.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for_port(self.port, self.process)

@@ -58,6 +58,11 @@ class FolderTree:
     def open(self, path: str, access: Access) -> FolderFile:
         """Open a file; one for writing is made where it is missing, and never a link."""
         self._guard(path)
+        found = self.stat(path) if access is not Access.CREATE else None
+        if found is not None and found.kind is not Kind.FILE:
+            raise StorageRefusedError(
+                f"{self.name}/{path}", f"is a {found.kind.value}; it is not opened"
+            )
         flags = os.O_NOFOLLOW | os.O_CLOEXEC
         flags |= os.O_RDONLY if access is Access.READ else os.O_RDWR | os.O_CREAT
         flags |= os.O_EXCL if access is Access.CREATE else 0
@@ -66,6 +71,7 @@ class FolderTree:
 
     def rename(self, path: str, new: str) -> None:
         """Give a file another name in one step, in the place of what had that name."""
+        self._guard(path)
         self._guard(new)
         with self._errors(new):
             (self._root / path).replace(self._root / new)

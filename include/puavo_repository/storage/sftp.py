@@ -119,6 +119,7 @@ class SftpTree:
 
     def rename(self, path: str, new: str) -> None:
         """Give a file another name in one step, in the place of what had that name."""
+        self._guard(path)
         self._guard(new)
         names = string(self._full(path)) + string(self._full(new))
         if "posix-rename@openssh.com" in self._session.extensions:

@@ -25,6 +25,8 @@ from puavo_repository.errors import ConnectionLostError, HostKeyError, LoginErro
 from puavo_repository.storage.target import SSH_PORT, Target, existing
 
 logger = logging.getLogger(__name__)
+# Paramiko logs a traceback for each broken connection; here it comes out as an error of ours.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 CONNECT_TIMEOUT = 30.0  # seconds for each step until the login is done
 SILENCE_TIMEOUT = 60.0  # seconds without any answer after which a server counts as stalled
