@@ -10,7 +10,7 @@ import socketserver
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def free_port() -> int:
 def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        assert process.poll() is None, f"the server ended at once: {process.args}"
+        assert process.poll() is None, "the server ended at once"
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.02)
@@ -119,7 +119,8 @@ class Proxy:
 
     Attributes:
         delay: Seconds each byte is on its way, one direction; a round trip takes twice that.
-        cut_after: Bytes from the client after which every connection is cut, counted over all.
+        cut_after: Bytes from all clients after which the connection that sends is cut, once.
+        trap: Bytes from all clients after which ``sprung`` is called, once.
         stall_after: Bytes from the client after which nothing moves any more.
         corrupt_at: Position in the bytes from the client at which one bit is turned over, once.
         sent: Bytes that clients sent.
@@ -130,6 +131,8 @@ class Proxy:
         self.cut_after: int | None = None
         self.stall_after: int | None = None
         self.corrupt_at: int | None = None
+        self.trap: int | None = None
+        self.sprung: Callable[[], object] = lambda: None
         self.sent = 0
         self.received = 0
         self.connections = 0
@@ -158,7 +161,7 @@ class Proxy:
         self._server.server_close()
 
     def heal(self) -> None:
-        self.cut_after = self.stall_after = self.corrupt_at = None
+        self.cut_after = self.stall_after = self.corrupt_at = self.trap = None
 
     def _serve(self, client: socket.socket) -> None:
         self.connections += 1
@@ -228,7 +231,11 @@ class Proxy:
         if self.stall_after is not None and begin + len(data) > self.stall_after:
             while self.stall_after is not None:
                 time.sleep(0.05)
+        if self.trap is not None and begin + len(data) > self.trap:
+            self.trap = None
+            self.sprung()
         if self.cut_after is not None and begin + len(data) > self.cut_after:
+            self.cut_after = None
             for plug in (source, sink):
                 with contextlib.suppress(OSError):
                     plug.shutdown(socket.SHUT_RDWR)

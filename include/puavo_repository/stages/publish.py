@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -355,6 +355,26 @@ def publish(
             report.bytes_sent = publisher.pool.sent
             report.seconds = time.monotonic() - begun
     return report
+
+
+def publish_all(
+    mirror_dir: Path,
+    targets: Sequence[Target],
+    options: Options | None = None,
+    *,
+    dry_run: bool = False,
+    progress: Progress = no_progress,
+) -> list[PublishReport]:
+    """Publish to several remotes; what keeps one from being reached is in its report."""
+    reports = []
+    for target in targets:
+        try:
+            report = publish(mirror_dir, target, options, dry_run=dry_run, progress=progress)
+        except RepositoryError as error:
+            logger.error("%s", error)
+            report = PublishReport(target.url, dry_run, failed={"connecting": str(error)})
+        reports.append(report)
+    return reports
 
 
 def _publish(publisher: Publisher, report: PublishReport) -> None:

@@ -81,6 +81,13 @@ class FolderTree:
             finally:
                 os.close(folder)
 
+    def claim(self, path: str, name: str) -> None:
+        """Give a file a name that must be free; fails where somebody has it."""
+        self._guard(name)
+        with self._errors(name):
+            os.link(self._root / path, self._root / name, follow_symlinks=False)
+            (self._root / path).unlink()
+
     def remove(self, path: str) -> None:
         """Remove a file or a link, if it is there."""
         self._guard(path)

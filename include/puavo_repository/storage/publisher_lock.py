@@ -1,9 +1,10 @@
 """One publisher a remote mirror at a time, agreed on over nothing but a server's files.
 
-A lock file, made exclusively, names its holder; whoever holds it rewrites it every minute. A
-lock is taken over when its holder is a process of this machine that is gone, or when nobody
-rewrote it for a quarter of an hour. Both times are the server's: the lock's own, and that of a
-file made just now, so that no clock but the server's counts.
+A lock file names its holder. It is written under another name and then claims its own, which
+only one can. Whoever holds it rewrites it every minute. It is taken over when its holder is a
+process of this machine that is gone, or when nobody rewrote it for a quarter of an hour. Both
+times are the server's: the lock's own, and that of a file made just now, so that no clock but
+the server's counts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from puavo_repository.errors import LockedError, RepositoryError, StorageError
+from puavo_repository.errors import LockedError, RepositoryError
 from puavo_repository.storage.journal import FOLDER
 from puavo_repository.storage.remote import Access, RemoteTree, read_whole
 
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 PATH = f"{FOLDER}/publisher.lock"
 BEAT = 60.0  # seconds between two signs of life
 EXPIRY = 15 * 60  # seconds, on the server's clock, after which a silent holder counts as gone
-EMPTY_EXPIRY = 15  # seconds for a lock whose maker died before it wrote its name
 
 
 @dataclass(frozen=True)
@@ -167,13 +167,21 @@ class PublisherLock:
                 logger.warning("no sign of life for the publisher's lock: %s", error)
 
     def _create(self) -> bool:
+        aside = f"{PATH}.{self._holder.token}"
+        self._tree.remove(aside)
+        with self._tree.open(aside, Access.CREATE) as file:
+            file.write(0, self._text)
         try:
-            with self._tree.open(PATH, Access.CREATE) as file:
-                file.write(0, self._text)
-        except StorageError:
+            self._tree.claim(aside, PATH)
+        except RepositoryError:
             if self._tree.stat(PATH) is None:
                 raise
+            self._tree.remove(aside)
             return False
+        # Whoever died on the way to the lock left such a file.
+        for name in self._tree.list(FOLDER):
+            if name.startswith(f"{PATH.rpartition('/')[2]}."):
+                self._tree.remove(f"{FOLDER}/{name}")
         return True
 
     def _is_stale(self, holder: Holder | None) -> bool:
@@ -183,11 +191,11 @@ class PublisherLock:
         if found is None:
             return True
         age = server_time(self._tree, self._holder.token) - found.mtime
-        return age > (EXPIRY if holder else EMPTY_EXPIRY)
+        return age > EXPIRY
 
     def _take_away(self, content: bytes) -> None:
         """Remove a stale lock, but not one that somebody else took in the meantime."""
-        aside = f"{PATH}.{self._holder.token}"
+        aside = f"{PATH}.{self._holder.token}.old"
         try:
             self._tree.rename(PATH, aside)
         except RepositoryError:

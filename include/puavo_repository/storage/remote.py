@@ -133,6 +133,9 @@ class RemoteTree(Protocol):
     def rename(self, path: str, new: str) -> None:
         """Give a file another name in one step, in the place of what had that name."""
 
+    def claim(self, path: str, name: str) -> None:
+        """Give a file a name that must be free; fails where somebody has it."""
+
     def remove(self, path: str) -> None:
         """Remove a file or a link, if it is there."""
 

@@ -125,13 +125,18 @@ class SftpTree:
         if "posix-rename@openssh.com" in self._session.extensions:
             self._ask(Packet.EXTENDED, string("posix-rename@openssh.com") + names, new)
         elif self.stat(new) is None:
-            self._ask(Packet.RENAME, names, new)
+            self.claim(path, new)
         else:
             raise StorageRefusedError(
                 f"{self.name}/{new}",
                 "cannot be replaced in one step: the server lacks posix-rename@openssh.com",
                 remedy="Use an OpenSSH server",
             )
+
+    def claim(self, path: str, name: str) -> None:
+        """Give a file a name that must be free: the draft's own RENAME (section 6.5)."""
+        self._guard(name)
+        self._ask(Packet.RENAME, string(self._full(path)) + string(self._full(name)), name)
 
     def remove(self, path: str) -> None:
         """Remove a file or a link, if it is there."""

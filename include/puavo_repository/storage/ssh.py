@@ -9,6 +9,7 @@ write for ever: a silent server must not hold a task for days.
 from __future__ import annotations
 
 import base64
+import functools
 import getpass
 import hashlib
 import io
@@ -143,18 +144,20 @@ def fingerprint(key: paramiko.PKey) -> str:
 
 def _log_in(transport: paramiko.Transport, target: Target) -> None:
     user = target.user or getpass.getuser()
-    for key in _login_keys(target):
+    ways = [functools.partial(transport.auth_publickey, user, k) for k in _login_keys(target)]
+    if target.password:
+        ways.append(functools.partial(transport.auth_password, user, target.password))
+    for number, way in enumerate(ways):
         try:
-            transport.auth_publickey(user, key)
-        except paramiko.AuthenticationException:
-            logger.debug("%s: refuses %s", target.url, fingerprint(key))
-        if transport.is_authenticated():
-            return
-    try:
-        if target.password:
-            transport.auth_password(user, target.password)
-    except paramiko.AuthenticationException:
-        logger.debug("%s: refuses the password", target.url)
+            way()
+        except paramiko.AuthenticationException as error:
+            # Paramiko says the same of a refusal and of a connection that broke or is silent.
+            if "timeout" in str(error) or not (number or transport.is_active()):
+                raise EOFError("the connection broke during the login") from error
+        except paramiko.SSHException as error:
+            raise EOFError("the connection broke during the login") from error
+        if transport.is_authenticated() or not transport.is_active():
+            break
     if not transport.is_authenticated():
         raise LoginError(
             target.url,
