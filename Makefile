@@ -30,6 +30,12 @@ run: export PUAVO_REPOSITORY_IMAGE_DIR := $(abspath $(IMAGE_DIR))
 run: export PUAVO_REPOSITORY_MIRROR_DIR := $(if $(MIRROR_DIR),$(abspath $(MIRROR_DIR)))
 endif
 run: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
+# Nobody waits for a retry here, and nothing of the run is needed afterwards: the embedded
+# database is made for it alone.
+run: export PUAVO_REPOSITORY_RETRIES := 0
+run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
+run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
+run: export AIRFLOW__LOGGING__NAMESPACE_LEVELS := puavo_repository=INFO
 
 .PHONY: setup run test airflow lock demo packages test-packages
 .DEFAULT_GOAL := run
@@ -68,7 +74,7 @@ demo: setup
 	@python -m puavo_repository.demo demo/images >/dev/null
 
 run: setup $(DEMO)
-	@airflow db migrate >/dev/null 2>&1 || airflow db migrate
+	@rm -rf $(AIRFLOW_HOME) && airflow db migrate >/dev/null 2>&1 || airflow db migrate
 	@python dags/puavo_repository_prepare.py
 
 test: setup test-packages

@@ -39,7 +39,8 @@ PREPARED = Asset("puavo-repository-prepared")
 MAPPED_TASKS = 1000  # Airflow maps at most 1024; beyond, a task takes several files
 
 RETRIES: Facts = {
-    "retries": 3,
+    # `make run` has nobody to wait for: it sets this to 0.
+    "retries": int(os.environ.get("PUAVO_REPOSITORY_RETRIES", "3")),
     "retry_delay": timedelta(minutes=1),
     "retry_exponential_backoff": 3.0,
     "max_retry_delay": timedelta(minutes=30),
@@ -127,6 +128,11 @@ def label(names: list[str]) -> None:
     get_current_context()["label"] = names[0] + more  # type: ignore[typeddict-unknown-key]
 
 
+def facts(night: Facts) -> tuple[Inventory, Catalogue]:
+    """Decode what discovery and configuration found."""
+    return Inventory.from_dict(night["inventory"]), Catalogue.from_dict(night["catalogue"])
+
+
 def since_start() -> float:
     """Return the age of this run in seconds."""
     started = get_current_context()["dag_run"].start_date
@@ -153,19 +159,17 @@ def puavo_repository_prepare() -> None:
     @task
     def configure(inventory: Facts) -> Facts:
         with locked() as found:
-            return stages.configure.configure(found, Inventory.from_dict(inventory)).to_dict()
+            done = stages.configure.configure(found, Inventory.from_dict(inventory))
+        return {"inventory": inventory, "catalogue": done.to_dict()}
 
     @task
-    def plan(inventory: Facts, catalogue: Facts) -> Facts:
+    def plan(night: Facts) -> list[list[str]]:
         with locked() as found:
             stages.describe.withdraw(found)
-        made = stages.plan.plan(
-            found, Inventory.from_dict(inventory), Catalogue.from_dict(catalogue)
-        )
+        made = stages.plan.plan(found, *facts(night))
         if made.has_work:
             tools.check()
-        images = batches(list(made.fingerprints))
-        return {"inventory": inventory, "catalogue": catalogue, "images": images}
+        return batches(list(made.fingerprints))
 
     @task(map_index_template="{{ label }}")
     def fingerprint(images: list[str]) -> None:
@@ -175,10 +179,9 @@ def puavo_repository_prepare() -> None:
                 stages.fingerprint.fingerprint(found, name, LoggedProgress(name))
 
     @task(trigger_rule="all_done_min_one_success")
-    def pairs(planned: Facts) -> list[list[list[str]]]:
-        inventory = Inventory.from_dict(planned["inventory"])
-        made = stages.plan.plan(chosen(), inventory, Catalogue.from_dict(planned["catalogue"]))
-        return batches([[pair.source, pair.target] for pair in made.pairs(DiffState.MISSING)])
+    def pairs(night: Facts) -> list[list[list[str]]]:
+        missing = stages.plan.plan(chosen(), *facts(night)).pairs(DiffState.MISSING)
+        return batches([[pair.source, pair.target] for pair in missing])
 
     @task(map_index_template="{{ label }}")
     def diff(rdiffs: list[list[str]]) -> None:
@@ -189,39 +192,38 @@ def puavo_repository_prepare() -> None:
                 stages.diff.diff(found, pair, LoggedProgress(pair.rdiff))
 
     @task(trigger_rule="all_done_min_one_success", outlets=[PREPARED])
-    def describe(planned: Facts) -> Facts:
-        inventory = Inventory.from_dict(planned["inventory"])
+    def describe(night: Facts) -> Facts:
         with locked() as found:
-            done = stages.describe.describe(
-                found, inventory, Catalogue.from_dict(planned["catalogue"])
-            )
-        return done.to_dict()
+            return stages.describe.describe(found, *facts(night)).to_dict()
 
     @task
-    def report(planned: Facts, missing: list[list[list[str]]], described: Facts) -> Facts:
+    def report(
+        night: Facts, images: list[list[str]], rdiffs: list[list[list[str]]], described: Facts
+    ) -> Facts:
         found = stages.report.report(
             chosen(),
-            Inventory.from_dict(planned["inventory"]),
-            Catalogue.from_dict(planned["catalogue"]),
+            *facts(night),
             Described.from_dict(described),
-            images=[name for names in planned["images"] for name in names],
-            pairs=[Pair(*names) for rdiffs in missing for names in rdiffs],
+            images=[name for batch in images for name in batch],
+            pairs=[Pair(*names) for batch in rdiffs for names in batch],
             seconds=since_start(),
         )
+        stages.report.render(found)
         return found.checked().to_dict()
 
-    inventory = discover()
-    planned = plan(inventory, configure(inventory))
-    read = fingerprint.expand(images=planned["images"])
-    missing = pairs(planned)
-    made = diff.expand(rdiffs=missing)
-    described = describe(planned)
-    read >> missing
-    made >> described
-    report(planned, missing, described)
+    night = configure(discover())
+    images = plan(night)
+    rdiffs = pairs(night)
+    described = describe(night)
+    fingerprint.expand(images=images) >> rdiffs
+    diff.expand(rdiffs=rdiffs) >> described
+    report(night, images, rdiffs, described)
 
 
 prepare = puavo_repository_prepare()
 
 if __name__ == "__main__":
-    sys.exit(0 if prepare.test().state == "success" else 1)
+    run = prepare.test()
+    for failure in Mirror(settings.load({}).mirror_dir).state.failures:
+        sys.stderr.write(f"error: {failure.message}\n")
+    sys.exit(0 if run.state == "success" else 1)

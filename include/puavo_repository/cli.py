@@ -32,7 +32,6 @@ from puavo_repository.stages.report import Report, render, render_plan
 
 PROGRAM = "puavo-update-repository"
 _EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
-_WIDE = 200  # columns
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,14 +64,12 @@ def _run(options: argparse.Namespace) -> int:
             "remote": options.upload,
         }
     )
-    # A pipe has no width: what is cut off there is lost.
-    output = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     if options.dry_run:
         plan = prepare.dry_run(chosen)
         if options.json:
             _print_json(plan.to_dict())
         else:
-            render_plan(plan, output)
+            render_plan(plan)
         for failure in plan.failures:
             _say(f"error: {failure.message}")
         return _EXIT_FAILED if plan.failures else 0
@@ -81,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(found.to_dict())
     else:
-        render(found, output)
+        render(found)
     return _conclude(found)
 
 

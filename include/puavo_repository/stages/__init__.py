@@ -3,3 +3,15 @@
 discover, configure, plan, fingerprint, diff, describe, report. Each takes settings and small
 frozen dataclasses, and may be repeated.
 """
+
+from puavo_repository.stages import (
+    configure,
+    describe,
+    diff,
+    discover,
+    fingerprint,
+    plan,
+    report,
+)
+
+__all__ = ["configure", "describe", "diff", "discover", "fingerprint", "plan", "report"]

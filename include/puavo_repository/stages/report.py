@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from puavo_repository.storage.mirror import Mirror, Placed
 from puavo_repository.storage.state import Failure
 
 _OLD_SIGNATURES = ".signatures"
+_WIDE = 160  # columns
 
 
 @dataclass(frozen=True)
@@ -255,8 +257,9 @@ def _notes(
     return notes
 
 
-def render(found: Report, console: Console) -> None:
+def render(found: Report) -> None:
     """Print a report for a person."""
+    console = _console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading, justify in (
         ("Series", "left"),
@@ -316,8 +319,9 @@ def _summary(found: Report) -> str:
     return ", ".join(parts)
 
 
-def render_plan(plan: Plan, console: Console) -> None:
+def render_plan(plan: Plan) -> None:
     """Print what a run would do."""
+    console = _console()
     for name in plan.fingerprints:
         console.print(f"would read {name}", markup=False, soft_wrap=True)
     for pair in plan.pairs(DiffState.MISSING, DiffState.WAITING):
@@ -333,6 +337,11 @@ def render_plan(plan: Plan, console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def _console() -> Console:
+    # A pipe or a log has no width: what would be cut off there is lost.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def mb(size: int) -> str:
