@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import random
@@ -17,8 +18,12 @@ from servers import tool
 SERIES = "puavo-os-test-bookworm-amd64"
 
 
-def image(day: int, month: int = 1) -> str:
-    return f"puavo-os-test-bookworm-2026-{month:02}-{day:02}-120000-amd64.img"
+def image(day: int) -> str:
+    return image_of(dt.date(2026, 1, day))
+
+
+def image_of(date: dt.date) -> str:
+    return f"puavo-os-test-bookworm-{date}-120000-amd64.img"
 
 
 def content(seed: int, size: int) -> bytes:
@@ -103,7 +108,8 @@ def make_mirror(mirror: Path, count: int = 3, size: int = 300_000, targets: int 
 
 def add_image(mirror: Path, names: list[str], *, keep: int = 99, seed: int = 77) -> list[str]:
     """Add a next image, as the night does; the oldest beyond ``keep`` is no longer described."""
-    new = image(len(names) + 1, month=2)
+    last = dt.date.fromisoformat(image_name(names[-1]).version[:10])
+    new = image_of(last + dt.timedelta(days=1))
     (mirror / new).write_bytes(changed((mirror / names[-1]).read_bytes(), seed))
     names = [*names, new][-keep:]
     prepare(mirror, names)
@@ -142,6 +148,3 @@ def tree_of(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
     }
-
-
-assert image_name(image(1))

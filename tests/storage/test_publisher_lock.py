@@ -66,6 +66,13 @@ def test_a_living_holder_here_keeps_it(tree: FolderTree) -> None:
         PublisherLock(tree, Holder.this_process()).acquire()
 
 
+def test_a_holder_here_that_retired_does_not_hold_it_up(tree: FolderTree) -> None:
+    first = Holder.this_process()
+    PublisherLock(tree, first).acquire()
+    first.retire()
+    PublisherLock(tree, Holder.this_process()).acquire()
+
+
 def test_only_the_servers_clock_counts(tree: FolderTree, monkeypatch: pytest.MonkeyPatch) -> None:
     lock_of(tree, "first").acquire()
     for wrong in (0.0, 4e9):

@@ -295,6 +295,7 @@ class Publisher:
 
     def end(self) -> None:
         """Give the remote's lock back."""
+        self._holder.retire()
         with self.pool.tree() as tree:
             self._lock(tree).release()
 

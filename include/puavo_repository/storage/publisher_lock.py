@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 PATH = f"{FOLDER}/publisher.lock"
 BEAT = 60.0  # seconds between two signs of life
 EXPIRY = 15 * 60  # seconds, on the server's clock, after which a silent holder counts as gone
+_retired: set[str] = set()  # tokens of this process that do not publish any more
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,13 @@ class Holder:
         return cls(token, socket.gethostname(), "", 0, "")
 
     def is_gone(self) -> bool:
-        """Say whether this is a process of this machine that has ended."""
+        """Say whether this is a process of this machine that has ended, or retired."""
         here = bool(self.process) and self.machine == _machine()
-        return here and _started(self.process) != self.started
+        return here and (_started(self.process) != self.started or self.token in _retired)
+
+    def retire(self) -> None:
+        """Give up every lock, also those that a broken connection keeps from being released."""
+        _retired.add(self.token)
 
     def __str__(self) -> str:
         what = f"process {self.process}" if self.process else f"run {self.token}"

@@ -53,7 +53,7 @@ def connect(target: Target) -> paramiko.Transport:
         raise lost(target, error) from error
     try:
         _prefer(transport, expected)
-        transport.start_client(timeout=CONNECT_TIMEOUT)
+        _greet(transport)
         check_host_key(target, expected, transport.get_remote_server_key())
         _log_in(transport, target)
         transport.set_keepalive(KEEPALIVE)
@@ -140,6 +140,12 @@ def fingerprint(key: paramiko.PKey) -> str:
     """Return a key's fingerprint as ``ssh-keygen -l`` prints it."""
     digest = base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
     return f"{key.get_name()} SHA256:{digest}"
+
+
+def _greet(transport: paramiko.Transport) -> None:
+    transport.start_client(timeout=CONNECT_TIMEOUT)
+    if not transport.initial_kex_done:  # paramiko returns silently after its time-out
+        raise EOFError(f"the server did not answer for {CONNECT_TIMEOUT:.0f} seconds")
 
 
 def _log_in(transport: paramiko.Transport, target: Target) -> None:
