@@ -24,7 +24,8 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "include")]
 
 from mirrors import add_image, make_mirror, prepare, tree_of, walk
-from puavo_repository.stages.publish import Options, publish
+from puavo_repository.stages.publish import publish
+from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.switch import Cleaning
 from puavo_repository.storage.target import Target
 from servers import Proxy, Sshd, running

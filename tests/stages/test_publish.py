@@ -28,7 +28,10 @@ from puavo_repository.errors import (
     StorageRefusedError,
 )
 from puavo_repository.stages import publish as publishing
-from puavo_repository.stages.publish import Options, PublishReport, publish
+from puavo_repository.stages import publisher
+from puavo_repository.stages.publish import publish
+from puavo_repository.stages.publish_options import Options
+from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.stages.switch import Cleaning
 from puavo_repository.storage import files, journal
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
@@ -323,7 +326,7 @@ def test_a_mirror_that_is_being_prepared_is_not_published(mirror: Path, folder: 
 
 
 def test_two_publishers_at_once_are_noticed(mirror: Path, folder: Target) -> None:
-    other = PublisherLock(publishing.open_tree(folder), Holder.run("other"))
+    other = PublisherLock(publisher.open_tree(folder), Holder.run("other"))
     other.acquire()
     with pytest.raises(LockedError, match="somebody else is publishing"):
         publish(mirror, folder, KEEP)
@@ -425,7 +428,7 @@ def test_a_disk_that_is_full_stops_before_clients_notice(mirror: Path, tmp_path:
 def test_a_disk_that_fills_up_in_the_middle_is_told(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "SPARE", -(1 << 40))
+    monkeypatch.setattr(publisher, "SPARE", -(1 << 40))
     disk = tmp_path / "disk"
     disk.mkdir()
     with running(Sshd(tmp_path / "sshd", full_disk=disk, disk_size="1m")) as server:

@@ -14,8 +14,10 @@ from mirrors import add_image, make_mirror, tree_of, walk
 from puavo_repository.errors import ConnectionLostError
 from puavo_repository.stages import publish as publishing
 from puavo_repository.stages import upload
-from puavo_repository.stages.publish import Options, Publisher, publish
+from puavo_repository.stages.publish import publish
+from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_plan import How, Transfer
+from puavo_repository.stages.publisher import Publisher
 from puavo_repository.stages.switch import Cleaning
 from puavo_repository.storage import ssh
 from puavo_repository.storage.throttle import Bandwidth

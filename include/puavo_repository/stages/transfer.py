@@ -11,8 +11,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from puavo_repository.errors import (
     ConnectionLostError,
@@ -49,6 +50,15 @@ class Placed:
     sha256: str
     mtime: int | None
     how: How
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "how": self.how.value}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Placed:
+        """Read what ``to_dict`` returned."""
+        return cls(**{**values, "how": How(values["how"])})
 
 
 def transfer(item: Transfer, mirror_dir: Path, ways: Ways) -> Placed:
