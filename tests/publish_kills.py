@@ -24,9 +24,9 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "include")]
 
 from mirrors import add_image, make_mirror, prepare, tree_of, walk
+from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
-from puavo_repository.stages.switch import Cleaning
 from puavo_repository.storage.target import Target
 from servers import Proxy, Sshd, running
 
@@ -43,6 +43,7 @@ class Outcome:
     rounds: int = 0
     kills: int = 0
     walks: int = 0
+    usual: int = 200_000  # bytes that the round before sent
     wrong: list[str] = field(default_factory=list)
 
 
@@ -85,12 +86,11 @@ def _round(
     chance: random.Random,
     outcome: Outcome,
 ) -> None:
-    news = set(tree_of(mirror)) - set(tree_of(remote))
-    size = sum((mirror / path).stat().st_size for path in news if "/" in path) + 90_000
+    begin = proxy.sent
     for _ in range(chance.randrange(1, 4)):
         process = _process(mirror, target)
         proxy.sprung = process.kill
-        proxy.trap = proxy.sent + chance.randrange(size)
+        proxy.trap = proxy.sent + chance.randrange(outcome.usual)
         process.start()
         process.join()
         proxy.heal()
@@ -102,6 +102,7 @@ def _round(
         outcome.wrong.append(f"the publisher ended with {last.exitcode}")
     lost = {path for path, data in tree_of(mirror).items() if tree_of(remote).get(path) != data}
     described = {line.split()[2] for line in (mirror / "CKSUMS").read_text().splitlines()}
+    outcome.usual = proxy.sent - begin
     outcome.wrong += [f"{p} did not arrive" for p in lost if p.rpartition("/")[2] in described]
 
 

@@ -241,3 +241,53 @@ class Proxy:
                     plug.shutdown(socket.SHUT_RDWR)
             raise OSError("cut")
         return data
+
+
+@dataclass
+class HttpsServer:
+    """A real nginx that serves a folder over https, as the server of a repository does."""
+
+    home: Path
+    root: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+    @property
+    def certificate(self) -> Path:
+        return self.home / "certificate.pem"
+
+    def __enter__(self) -> HttpsServer:
+        self.home.mkdir(parents=True, exist_ok=True)
+        key = self.home / "key.pem"
+        request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        files = ["-keyout", str(key), "-out", str(self.certificate)]
+        command = [tool("openssl"), *request, *names, *files]
+        subprocess.run(command, check=True, capture_output=True)
+        config = self.home / "nginx.conf"
+        user = "user root;" if os.geteuid() == 0 else ""
+        config.write_text(
+            f"{user} daemon off; worker_processes 1; pid {self.home}/pid;\n"
+            f"error_log {self.home}/error.log;\n"
+            "events {}\n"
+            f"http {{ access_log off; client_body_temp_path {self.home}/body;\n"
+            + "".join(
+                f"{n}_temp_path {self.home}/{n};" for n in ("proxy", "fastcgi", "uwsgi", "scgi")
+            )
+            + f"\nserver {{ listen 127.0.0.1:{self.port} ssl; server_name localhost;\n"
+            f"ssl_certificate {self.certificate}; ssl_certificate_key {key};\n"
+            f"root '{self.root}'; location ~ /\\. {{ deny all; }} }} }}\n"
+        )
+        command = [tool("nginx"), "-e", str(self.home / "error.log"), "-c", str(config)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_for_port(self.port, self.process)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process:
+            self.process.terminate()
+            self.process.wait(10)

@@ -29,10 +29,10 @@ from puavo_repository.errors import (
 )
 from puavo_repository.stages import publish as publishing
 from puavo_repository.stages import publisher
+from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_report import PublishReport
-from puavo_repository.stages.switch import Cleaning
 from puavo_repository.storage import files, journal
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
 from puavo_repository.storage.target import Target

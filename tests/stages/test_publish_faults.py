@@ -14,11 +14,11 @@ from mirrors import add_image, make_mirror, tree_of, walk
 from puavo_repository.errors import ConnectionLostError
 from puavo_repository.stages import publish as publishing
 from puavo_repository.stages import upload
+from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_plan import How, Transfer
 from puavo_repository.stages.publisher import Publisher
-from puavo_repository.stages.switch import Cleaning
 from puavo_repository.storage import ssh
 from puavo_repository.storage.throttle import Bandwidth
 from publish_kills import campaign
@@ -90,6 +90,20 @@ def test_an_interrupted_upload_goes_on_where_it_was(
         assert proxy.sent - item.size <= 64 << 20
     assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
     assert [path.name for path in remote.iterdir()] == [item.path]
+
+
+def test_a_finished_transfer_is_not_sent_again_by_a_retry(
+    tmp_path: Path, remote: Path, sshd: Sshd
+) -> None:
+    item = _large_file(tmp_path, 4 << 20)
+    with Publisher(tmp_path, sshd.target(remote)) as publisher:
+        first = publisher.transfer(item)
+        sent = publisher.pool.sent
+        assert publisher.transfer(item) == first
+        assert publisher.pool.sent - sent < 10_000
+        (remote / item.path).write_bytes(bytes(item.size))
+        publisher.transfer(item)
+    assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
 
 
 def test_a_part_with_other_content_is_not_gone_on_with(

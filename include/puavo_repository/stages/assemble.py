@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from puavo_repository.errors import DeltaError, PublishError
+from puavo_repository.stages.compare import same_bytes, samples
 from puavo_repository.stages.publish_plan import Transfer
-from puavo_repository.stages.publish_survey import same_bytes, samples
 from puavo_repository.storage.remote import Access, Kind, RemoteFile, RemoteTree
 
 logger = logging.getLogger(__name__)

@@ -102,7 +102,7 @@ def _publish(publisher: Publisher, report: PublishReport) -> None:
     report.generation = facts.journal.generation
     for line in report.plan:
         logger.info("%s%s", "would: " if report.dry_run else "", line)
-    if report.dry_run or (plan.is_empty and facts.journal.verified and not facts.news):
+    if report.dry_run or (plan.is_empty and facts.settled):
         return
     _persist(lambda: publisher.prepare(facts, plan))
     try:

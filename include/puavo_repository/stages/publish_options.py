@@ -9,7 +9,7 @@ from typing import Any
 
 from puavo_repository.errors import SettingsError
 from puavo_repository.settings import ENVIRONMENT
-from puavo_repository.stages.switch import Cleaning
+from puavo_repository.stages.prune import Cleaning
 from puavo_repository.storage.target import Target, parse_target
 from puavo_repository.storage.throttle import Bandwidth
 
@@ -49,8 +49,8 @@ def load(
 
     ``bandwidth`` (bytes a second, such as ``2M``, or by the hour: ``0 7-19=500k``),
     ``connections``, ``grace_days``, ``max_delete`` (a share, such as 0.3),
-    ``allow_mass_delete``, ``ssh_key`` and ``known_hosts``; in the environment as
-    ``PUAVO_REPOSITORY_BANDWIDTH`` and so on.
+    ``allow_mass_delete``, ``replace_pause`` (seconds), ``ssh_key`` and
+    ``known_hosts``; in the environment as ``PUAVO_REPOSITORY_BANDWIDTH`` and so on.
 
     Args:
         values: Params of a DAG run or options of the command; None counts as not given.
@@ -75,6 +75,7 @@ def load(
             grace=_number("grace_days", value("grace_days", "3"), 0, 3650) * DAY,
             share=_number("max_delete", value("max_delete", "0.3"), 0, 1),
             allow_mass_delete=value("allow_mass_delete", "").lower() in {"1", "true", "yes", "on"},
+            pause=_number("replace_pause", value("replace_pause", "30"), 0, 3600),
         ),
         ssh_key=value("ssh_key", ""),
         known_hosts=value("known_hosts", ""),

@@ -53,8 +53,9 @@ class Transfer:
         how: Which way.
         rdiff: For an assembly, the rdiff's path.
         base: For an assembly, the path of the image it starts from.
-        replaces: Whether clients are told of the file that has this name now. Then it stays
-            under its part name until its description is withdrawn.
+        wrong: Whether another file has this name now.
+        replaces: Whether clients are told of that file. Then this one stays under its part
+            name until the description is withdrawn.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Transfer:
     how: How
     rdiff: str = ""
     base: str = ""
+    wrong: bool = False
     replaces: bool = False
 
     @property
@@ -189,8 +191,9 @@ def plan_transfers(
     images = {path: file for path, file in missing.items() if file.recipes or _is_image(path)}
 
     def transfer(file: Wanted, how: How, rdiff: str = "", base: str = "") -> Transfer:
-        replaces = presence[file.path] is Presence.WRONG and file.path in named
-        return Transfer(file.path, file.size, file.sha256, how, rdiff, base, replaces)
+        wrong = presence[file.path] is Presence.WRONG
+        replaces = wrong and file.path in named
+        return Transfer(file.path, file.size, file.sha256, how, rdiff, base, wrong, replaces)
 
     plan = [transfer(f, How.UPLOADED) for path, f in missing.items() if path not in images]
     # An rdiff or image that waits under its part name is no help to others yet.

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from puavo_repository.errors import PublishError
+from puavo_repository.stages.prune import Pruned
 from puavo_repository.stages.publish_plan import How, mega
-from puavo_repository.stages.switch import Pruned, Switched
+from puavo_repository.stages.switch import Switched
 from puavo_repository.stages.transfer import Placed
 
 
@@ -57,6 +59,13 @@ class PublishReport:
             into = self.assembled if file.how is How.ASSEMBLED else self.uploaded
             into[file.path] = file.size
 
+    def took(self, done: dict[str, Any]) -> None:
+        """Take note of what a task says, ``switched`` or ``pruned``, as plain values."""
+        if "switched" in done:
+            self.switched_to(Switched(**done["switched"]))
+        if "pruned" in done:
+            self.cleaned(Pruned(**done["pruned"]))
+
     def switched_to(self, done: Switched) -> None:
         """Take note of what clients are told now."""
         self.switched = [*done.documents, *done.dropped]
@@ -65,6 +74,17 @@ class PublishReport:
     def cleaned(self, done: Pruned) -> None:
         """Take note of what was removed."""
         self.pruned, self.waiting = done.removed, done.waiting
+
+    def checked(self) -> PublishReport:
+        """Return the report itself if all went well.
+
+        Raises:
+            PublishError: Something failed; the rest is done.
+        """
+        if self.ok:
+            return self
+        found = "; ".join(f"{subject}: {problem}" for subject, problem in self.failed.items())
+        raise PublishError(self.target, "not everything is published", found=found)
 
     @property
     def ok(self) -> bool:

@@ -10,19 +10,20 @@ from pathlib import Path
 
 from puavo_repository.errors import StorageError, StorageRefusedError
 from puavo_repository.formats import metadata
+from puavo_repository.stages.compare import same_bytes, samples
+from puavo_repository.stages.prune import Pruned, prune
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_plan import Plan, Transfer, mega
+from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.stages.publish_survey import (
     Facts,
     Snapshot,
     check_not_inside,
     make_plan,
-    same_bytes,
-    samples,
     snapshot,
     survey,
 )
-from puavo_repository.stages.switch import Pruned, Switch, Switched, prune
+from puavo_repository.stages.switch import Switch, Switched
 from puavo_repository.stages.transfer import Placed, transfer
 from puavo_repository.stages.upload import Progress, Ways, no_progress
 from puavo_repository.storage import journal
@@ -188,6 +189,18 @@ class Publisher:
                 facts.journal.verified = True
                 journal.save(tree, facts.journal)
             return facts.journal.generation
+
+    def conclude(self, report: PublishReport) -> PublishReport:
+        """Look once more, and report as failed what is still to be done; end the run."""
+        _, facts, plan = self.look()
+        report.generation, report.foreign = facts.journal.generation, plan.foreign
+        report.present, report.plan = plan.present, plan.lines()
+        if not report.dry_run:
+            report.failed |= dict(plan.problems or {})
+            report.failed |= {item.path: "is not on the remote" for item in plan.transfers}
+            report.failed |= dict.fromkeys(plan.documents, "is not published")
+            self.end()
+        return report
 
     def end(self) -> None:
         """Give the remote's lock back."""

@@ -23,8 +23,8 @@ from puavo_repository.errors import (
     storage_error,
 )
 from puavo_repository.stages.assemble import assemble
+from puavo_repository.stages.compare import check_local, same_bytes, same_file, samples
 from puavo_repository.stages.publish_plan import How, Transfer, mega
-from puavo_repository.stages.publish_survey import check_local, same_bytes, samples
 from puavo_repository.stages.upload import AHEAD, PIECE, Ways, upload
 from puavo_repository.storage.files import Identity
 from puavo_repository.storage.mirror import Mirror
@@ -74,8 +74,13 @@ def transfer(item: Transfer, mirror_dir: Path, ways: Ways) -> Placed:
         TransientError: The connection broke; what arrived is kept for the next attempt.
         StorageRefusedError: The server refuses, or its disk is full.
     """
-    check_local(mirror_dir / item.path, item.size)
+    local = mirror_dir / item.path
+    check_local(local, item.size)
     with _vouched(mirror_dir, item) as check, ways.pool.tree() as tree:
+        there = None if item.wrong else tree.stat(item.path)
+        if there and same_file(tree, item.path, there, local, item.size):
+            # An attempt before this one got as far, and could not say so any more.
+            return Placed(item.path, item.size, item.sha256, there.mtime, item.how)
         how = _fill(tree, item, mirror_dir, ways)
         try:
             check()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puavo_repository.errors import PublishError, RepositoryError, storage_error
+from puavo_repository.progress import LoggedProgress
 from puavo_repository.stages.publish_plan import Transfer
 from puavo_repository.storage.pool import Pool
 from puavo_repository.storage.remote import Access, RemoteFile, RemoteTree
@@ -35,6 +36,23 @@ Progress = Callable[[str, int, int], None]
 
 def no_progress(_path: str, _done: int, _size: int) -> None:
     """Take no notice."""
+
+
+class TransferLog:
+    """Progress as log lines, one every half minute a file."""
+
+    def __init__(self) -> None:
+        self._logs: dict[str, LoggedProgress] = {}
+        self._done: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, path: str, done: int, size: int) -> None:
+        """Take note of how much of a file is there."""
+        with self._lock:
+            if path not in self._logs:
+                self._logs[path], self._done[path] = LoggedProgress(path, size), 0
+            self._logs[path](done - self._done[path])
+            self._done[path] = done
 
 
 @dataclass(frozen=True)
