@@ -35,7 +35,6 @@ run: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
 run: export PUAVO_REPOSITORY_RETRIES := 0
 run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
 run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
-run: export AIRFLOW__LOGGING__NAMESPACE_LEVELS := puavo_repository=INFO
 
 .PHONY: setup run test campaign airflow lock demo packages test-packages
 .DEFAULT_GOAL := run

@@ -7,6 +7,7 @@ described, and the run ends failed and says what failed.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -194,7 +195,10 @@ def puavo_repository_prepare() -> None:
     @task(trigger_rule="all_done_min_one_success", outlets=[PREPARED])
     def describe(night: Facts) -> Facts:
         with locked() as found:
-            return stages.describe.describe(found, *facts(night)).to_dict()
+            done = stages.describe.describe(found, *facts(night))
+        places: Facts = {"image_dir": str(found.image_dir), "mirror_dir": str(found.mirror_dir)}
+        get_current_context()["outlet_events"][PREPARED].extra = places
+        return done.to_dict()
 
     @task
     def report(
@@ -223,6 +227,10 @@ def puavo_repository_prepare() -> None:
 prepare = puavo_repository_prepare()
 
 if __name__ == "__main__":
+    # Airflow's own log lines are for its log files; ours are what a person wants to follow.
+    milestones = logging.getLogger("puavo_repository")
+    milestones.addHandler(logging.StreamHandler())
+    milestones.setLevel(logging.INFO)
     run = prepare.test()
     for failure in Mirror(settings.load({}).mirror_dir).state.failures:
         sys.stderr.write(f"error: {failure.message}\n")

@@ -83,7 +83,7 @@ class Settings:
     puavo_os: Path = SYSTEM_PUAVO_OS
     write_config: bool = True
     policy: Policy = field(default_factory=Policy)
-    engine: str = "librsync"
+    engine: str = "anchors"
     jobs: int = 0
     remotes: tuple[str, ...] = ()
 
