@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from puavo_repository.errors import DeltaError, PublishError
+from puavo_repository.formats import rdiff as rdiff_format
+from puavo_repository.formats.rdiff import Copy, Literal
 from puavo_repository.stages.compare import same_bytes, samples
 from puavo_repository.stages.publish_plan import Transfer
 from puavo_repository.storage.remote import Access, Kind, RemoteFile, RemoteTree
 
 logger = logging.getLogger(__name__)
-
-Command = tuple[bool, int, int]  # from the base, or the rdiff; offset there; length, in bytes
 
 SEAMS = 64  # how many places where two ranges meet are looked at afterwards
 
@@ -77,13 +77,13 @@ def _copy_ranges(
         there += count
         done(there)
 
-    for from_base, start, length in _joined(commands(local_rdiff)):
-        skip = min(length, max(0, begin - at))  # what an earlier attempt left of this range
-        if skip < length:
-            source = base if from_base else rdiff
-            part.copy(source, start + skip, length - skip, at + skip, copied)
+    for piece in _joined(rdiff_format.commands(local_rdiff)):
+        skip = min(piece.length, max(0, begin - at))  # what an earlier attempt made of it
+        if skip < piece.length:
+            source = base if isinstance(piece, Copy) else rdiff
+            part.copy(source, piece.position + skip, piece.length - skip, at + skip, copied)
             seams.append(at)
-        at += length
+        at += piece.length
     if at != item.size:
         raise DeltaError(
             local_rdiff, "makes another image", expected=f"{item.size} bytes", found=f"{at} bytes"
@@ -91,16 +91,16 @@ def _copy_ranges(
     return seams
 
 
-def _joined(parts: Iterable[Command]) -> Iterator[Command]:
+def _joined(parts: Iterable[Copy | Literal]) -> Iterator[Copy | Literal]:
     """Make one range of those that follow each other in the same file."""
-    last: Command | None = None
-    for from_base, start, length in parts:
-        if last is not None and last[0] == from_base and last[1] + last[2] == start:
-            last = (from_base, last[1], last[2] + length)
+    last: Copy | Literal | None = None
+    for part in parts:
+        if type(last) is type(part) and last.position + last.length == part.position:
+            last = type(part)(last.position, last.length + part.length)
             continue
         if last is not None:
             yield last
-        last = (from_base, start, length)
+        last = part
     if last is not None:
         yield last
 
@@ -118,26 +118,3 @@ def _check_source(tree: RemoteTree, path: str, local: Path) -> None:
         local.stat().st_size != found.size or not same_bytes(tree, path, local, samples(found.size))
     ):
         raise PublishError(f"{tree.name}/{path}", "is not the file to assemble from")
-
-
-def commands(rdiff: Path) -> Iterator[Command]:
-    """TEMPORARY reader until formats/rdiff.py is merged."""
-    with rdiff.open("rb") as stream:
-        if stream.read(4) != b"rs\x026":
-            raise DeltaError(rdiff, "is no rdiff")
-        position = 4
-
-        def number(width: int) -> int:
-            nonlocal position
-            position += width
-            return int.from_bytes(stream.read(width), "big")
-
-        while code := number(1):
-            if code <= 0x44:
-                length = code if code <= 0x40 else number(1 << (code - 0x41))
-                yield False, position, length
-                position += length
-                stream.seek(position)
-            else:
-                start = number(1 << ((code - 0x45) >> 2))
-                yield True, start, number(1 << ((code - 0x45) & 3))
