@@ -32,12 +32,12 @@ from airflow.sdk import (
 
 from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
+from puavo_repository.progress import TransferLog
 from puavo_repository.stages import publish_options
 from puavo_repository.stages.publish_plan import How, Transfer
 from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.stages.publisher import Publisher
 from puavo_repository.stages.transfer import Placed
-from puavo_repository.stages.upload import TransferLog
 from puavo_repository.storage.publisher_lock import Holder
 from puavo_repository.storage.target import Target, target_of_connection, without_password
 
@@ -273,5 +273,9 @@ def concluded(work: Facts, placed: list[Placed], switched: Any, pruned: Any) -> 
 publish = puavo_repository_publish()
 
 if __name__ == "__main__":
+    # Airflow's own log lines are for its log files; ours are what a person wants to follow.
+    milestones = logging.getLogger("puavo_repository")
+    milestones.addHandler(logging.StreamHandler())
+    milestones.setLevel(logging.INFO)
     run = publish.test()
     sys.exit(0 if run.state == "success" else 1)
