@@ -55,7 +55,8 @@ class Bench:
             publisher.transfer(item)
 
     def openssh(self, port: int, flags: str = "") -> None:
-        command = [tool("sftp"), "-q", "-b", "-", "-P", str(port), "-i", self._server.client_key]
+        command = [tool("sftp"), "-q", "-b", "-", "-P", str(port)]
+        command += ["-i", str(self._server.client_key)]
         trust = ["-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={os.devnull}"]
         put = f"put {flags} {self._image} {self.remote}/{self._image.name}\n"
         subprocess.run(
