@@ -24,10 +24,12 @@ ifeq ($(IMAGE_DIR),)
 run: export PUAVO_REPOSITORY_IMAGE_DIR := $(CURDIR)/demo/images
 run: export PUAVO_REPOSITORY_MIRROR_DIR := $(CURDIR)/demo/mirror
 run: export PUAVO_REPOSITORY_PUAVO_OS := $(CURDIR)/demo/puavo-os
+run: export PUAVO_REPOSITORY_REMOTE := $(or $(REMOTE),file://$(CURDIR)/demo/published)
 DEMO := demo
 else
-run: export PUAVO_REPOSITORY_IMAGE_DIR := $(abspath $(IMAGE_DIR))
-run: export PUAVO_REPOSITORY_MIRROR_DIR := $(if $(MIRROR_DIR),$(abspath $(MIRROR_DIR)))
+run: export PUAVO_REPOSITORY_IMAGE_DIR := $(IMAGE_DIR)
+run: export PUAVO_REPOSITORY_MIRROR_DIR := $(MIRROR_DIR)
+run: export PUAVO_REPOSITORY_REMOTE := $(REMOTE)
 endif
 run: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
 # Nobody waits for a retry here, and nothing of the run is needed afterwards: the embedded
@@ -71,10 +73,14 @@ test-packages: packages
 
 demo: setup
 	@python -m puavo_repository.demo demo/images >/dev/null
+	@mkdir -p demo/published
 
 run: setup $(DEMO)
 	@rm -rf $(AIRFLOW_HOME) && airflow db migrate >/dev/null 2>&1 || airflow db migrate
-	@python dags/puavo_repository_prepare.py
+	@python dags/puavo_repository_prepare.py; status=$$?; \
+	if [ -n "$$PUAVO_REPOSITORY_REMOTE" ]; then \
+	    python dags/puavo_repository_publish.py || status=$$?; \
+	fi; exit $$status
 
 test: setup test-packages
 	ruff format --check .

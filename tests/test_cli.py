@@ -21,6 +21,7 @@ from repository import (
     V2,
     V3,
     Repository,
+    check_mirror,
     environment,
     name,
     public,
@@ -100,6 +101,51 @@ def test_a_dry_run_says_what_it_would_do_and_changes_nothing(repository: Reposit
         name(V1),
         name(V2),
     ]
+
+
+def test_a_run_without_news_loads_nothing_slow(repository: Repository) -> None:
+    repository.add(name(V1))
+    repository.prepare()
+    code = (
+        "import sys\nfrom puavo_repository import cli\nassert cli.main(sys.argv[1:]) == 0\n"
+        "assert not {'numba', 'numpy', 'paramiko', 'airflow'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *repository.arguments()],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_mirror_is_published_where_it_is_asked_for(repository: Repository) -> None:
+    repository.seed()
+    remote = repository.root / "published here"
+    url = f"file://{remote}".replace(" ", "%20")
+    done = repository.command("--upload", url)
+    assert done.returncode == 1
+    assert "there is no such folder" in done.stderr
+    assert repository.check() == 9
+    remote.mkdir()
+    done = repository.command("--upload", url, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "would: " in done.stdout
+    assert list(remote.iterdir()) == []
+    done = repository.command("--upload", url, "--json")
+    assert done.returncode == 0, done.stderr
+    (published,) = json.loads(done.stdout)["published"]
+    assert published["generation"] == 1
+    assert public(remote) == public(repository.mirror)
+    assert check_mirror(remote) == 9
+
+
+def test_a_place_that_cannot_be_published_to_stops_before_the_work(repository: Repository) -> None:
+    repository.add(name(V1))
+    done = repository.command("--upload", "ftp://host/path")
+    assert done.returncode == 2
+    assert not repository.mirror.exists()
 
 
 @pytest.mark.parametrize(
