@@ -35,9 +35,8 @@ run: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
 run: export PUAVO_REPOSITORY_RETRIES := 0
 run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
 run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
-run: export AIRFLOW__LOGGING__NAMESPACE_LEVELS := puavo_repository=INFO
 
-.PHONY: setup run test airflow lock demo packages test-packages
+.PHONY: setup run test campaign airflow lock demo packages test-packages
 .DEFAULT_GOAL := run
 
 setup: packages $(VENV)/.complete
@@ -82,6 +81,10 @@ test: setup test-packages
 	ruff check .
 	mypy
 	python -m pytest
+
+# The long forms of what the suite tries in short: a night killed at each of its steps.
+campaign: setup test-packages
+	PUAVO_CAMPAIGN=1 python -m pytest --timeout 3600 tests/end_to_end/test_interrupted.py
 
 lock:
 	uv pip compile pyproject.toml --group test --universal --python-version 3.11 \

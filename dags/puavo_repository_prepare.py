@@ -7,6 +7,7 @@ described, and the run ends failed and says what failed.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -223,6 +224,10 @@ def puavo_repository_prepare() -> None:
 prepare = puavo_repository_prepare()
 
 if __name__ == "__main__":
+    # Airflow's own log lines are for its log files; ours are what a person wants to follow.
+    milestones = logging.getLogger("puavo_repository")
+    milestones.addHandler(logging.StreamHandler())
+    milestones.setLevel(logging.INFO)
     run = prepare.test()
     for failure in Mirror(settings.load({}).mirror_dir).state.failures:
         sys.stderr.write(f"error: {failure.message}\n")

@@ -83,7 +83,7 @@ class Settings:
     puavo_os: Path = SYSTEM_PUAVO_OS
     write_config: bool = True
     policy: Policy = field(default_factory=Policy)
-    engine: str = "librsync"
+    engine: str = "anchors"
     jobs: int = 0
     remotes: tuple[str, ...] = ()
 
@@ -200,12 +200,15 @@ def _check_apart(image_dir: Path, mirror_dir: Path) -> None:
 def _urlbase(repository: str) -> str:
     url = repository if "://" in repository else f"https://{repository}"
     parts = urlsplit(url)
+    if parts.query or parts.fragment or "@" in url:
+        # not quoted: it may hold a password
+        raise SettingsError(
+            "repository", "this URL has more than a host and a path", expected="https://host/path"
+        )
     if parts.scheme not in {"http", "https"} or not parts.hostname or re.search(r"[\s\"'<>]", url):
         raise SettingsError(
             "repository", f"{repository!r} is no host", expected="a host name or an https URL"
         )
-    if parts.query or parts.fragment or parts.username:
-        raise SettingsError("repository", "a URL with more than host and path", found=repository)
     return url.rstrip("/")
 
 

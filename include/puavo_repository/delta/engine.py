@@ -53,8 +53,13 @@ class ImageIndexer(Protocol):
 class DeltaEngine(Protocol):
     """Makes rdiffs. An instance holds settings only and may be used by several threads."""
 
-    name: str
-    threads: int  # cores one call to `delta` keeps busy
+    @property
+    def name(self) -> str:
+        """Its name, as ``engine_named`` takes it."""
+
+    @property
+    def threads(self) -> int:
+        """Cores that one call to ``delta`` keeps busy."""
 
     def indexer(self, size: int) -> ImageIndexer | None:
         """Return an indexer for an image of ``size`` bytes, or None if none is needed."""
@@ -71,9 +76,18 @@ class DeltaEngine(Protocol):
 
 
 def engine_named(name: str) -> DeltaEngine:
-    """Return the engine with that name."""
+    """Return the engine with that name: ``anchors``, ``anchors:<effort>`` or ``librsync``."""
+    kind, _, effort = name.partition(":")
+    if kind == "anchors":
+        from puavo_repository.delta.anchor_engine import AnchorEngine
+
+        return AnchorEngine(effort or "default")
     if name == "librsync":
         from puavo_repository.delta.librsync import LibrsyncEngine
 
         return LibrsyncEngine()
-    raise SettingsError("delta engine", f"there is none called {name!r}", expected="librsync")
+    raise SettingsError(
+        "delta engine",
+        f"there is none called {name!r}",
+        expected="anchors, anchors:fast, anchors:small or librsync",
+    )

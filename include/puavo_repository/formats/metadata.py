@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from puavo_repository.formats import jsonfile
-from puavo_repository.formats.names import image_name, is_plain_name
+from puavo_repository.formats.names import ImageName, image_name, is_plain_name, rdiff_name
 
 Document = dict[str, dict[str, list[dict[str, Any]]]]
 """Series name to ``{"images": [image, …]}``."""
@@ -145,27 +145,33 @@ def _described(entry: dict[str, Any], path: str) -> DescribedFile:
 
 
 def without(document: Document, paths: Collection[str]) -> Document:
-    """Return the document without these files; an image takes its rdiffs with it.
+    """Return the document without these files.
+
+    An image takes with it the rdiffs to it and those from it: they are of no use without it,
+    and wrong when another image comes under its name.
 
     Args:
         document: Left as it is.
         paths: Files as ``DescribedFile.path`` names them.
     """
+    sources = [path for path in paths if ImageName.parse(path)]
     return {
         series: {
             **content,
             "images": [
-                {
-                    **image,
-                    "diffs": [
-                        diff
-                        for diff in image.get("diffs", [])
-                        if f"rdiffs/{diff['filename']}" not in paths
-                    ],
-                }
+                {**image, "diffs": _kept_diffs(image, sources, paths)}
                 for image in content["images"]
                 if image["filename"] not in paths
             ],
         }
         for series, content in document.items()
     }
+
+
+def _kept_diffs(
+    image: dict[str, Any], sources: list[str], paths: Collection[str]
+) -> list[dict[str, Any]]:
+    gone = {path.removeprefix("rdiffs/") for path in paths}
+    if ImageName.parse(image["filename"]):
+        gone.update(rdiff_name(source, image["filename"]) for source in sources)
+    return [diff for diff in image.get("diffs", []) if diff["filename"] not in gone]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from puavo_repository.errors import PermanentError
+from puavo_repository.formats.names import image_name
 from puavo_repository.settings import Settings
 from puavo_repository.stages.configure import Catalogue
 from puavo_repository.stages.describe import Described
@@ -178,8 +179,8 @@ def report(
         pairs: Rdiffs that the run had to make.
         seconds: How long it took.
     """
-    failed = {failure.name for failure in described.failures}
-    read = [name for name in images if name not in failed]
+    failed = {(failure.stage, failure.name) for failure in described.failures}
+    read = [name for name in images if ("fingerprint", name) not in failed]
     offered = {
         name: content["images"]
         for document in Mirror(settings.mirror_dir).documents().values()
@@ -192,7 +193,7 @@ def report(
             line for name, entries in offered.items() for line in _rdiff_lines(name, entries)
         ),
         images_read=len(read),
-        rdiffs_made=sum(pair.rdiff not in failed for pair in pairs),
+        rdiffs_made=sum(("diff", pair.rdiff) not in failed for pair in pairs),
         bytes_read=sum(inventory.images[name].size for name in read),
         removed=described.removed,
         notes=(*catalogue.notes, *_notes(settings, inventory, catalogue, described)),
@@ -260,25 +261,15 @@ def _notes(
 def render(found: Report) -> None:
     """Print a report for a person."""
     console = _console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, justify in (
-        ("Series", "left"),
-        ("Images", "right"),
-        ("Newest", "left"),
-        ("Size", "right"),
-        ("Rdiffs", "right"),
-        ("Update", "right"),
-        ("A client saves", "right"),
-    ):
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table = _table("Series", "Images", "Newest", "Size", "Rdiffs", "Update", "Saves")
     for line in found.series:
         table.add_row(
             line.name,
             str(line.images),
-            line.newest.removeprefix(line.name.rpartition("-")[0] + "-").removesuffix(".img"),
+            image_name(line.newest).version[:10],
             mb(line.newest_size),
             str(line.rdiffs),
-            mb(line.update) if line.update is not None else "whole image",
+            mb(line.update) if line.update is not None else "whole",
             f"{line.saving:.1%}",
         )
     if found.series:
@@ -293,15 +284,22 @@ def render(found: Report) -> None:
 
 
 def _render_rdiffs(found: Report, console: Console) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("Rdiff", "Size", "Share"):
-        table.add_column(heading, justify="left" if heading == "Rdiff" else "right")
+    table = _table("Rdiff", "Size", "Share")
     for line in found.rdiffs:
         table.add_row(line.name, mb(line.size), f"{line.share:.2%}")
     if found.rdiffs:
         console.print()
         console.print(table)
         console.print()
+
+
+def _table(name: str, *figures: str) -> Table:
+    """Return a table of one name and figures; only the name may need a second line."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(name, overflow="fold")
+    for figure in figures:
+        table.add_column(figure, justify="right", no_wrap=True)
+    return table
 
 
 def _summary(found: Report) -> str:

@@ -1,0 +1,242 @@
+"""The anchor engine: an rdiff in about the time of reading two images.
+
+1. The anchors of the source are loaded, or found in one read of it, blocks side by side.
+2. They are put into a table (``sparse``).
+3. The target is read block by block, side by side: ``sparse`` finds copies by the table,
+   ``dense`` looks into the gaps between them, ``encoding`` makes the commands.
+4. The blocks' commands are joined in order and go to the sink.
+
+The target's own anchors are not needed: it is searched only where nothing matches yet, faster
+than a list of anchors could be read. A block's commands depend on nothing but the two images and
+the effort, so neither does the rdiff: whatever the threads do, it has the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+import numpy as np
+
+from puavo_repository.delta.anchors import BLOCK, CELL, KEY, MOST, BlockAnchors, Finder, threshold
+from puavo_repository.delta.comparing import WINDOW
+from puavo_repository.delta.dense import REGION, SLOTS, match_dense
+from puavo_repository.delta.encoding import ROOM, Joiner, encode
+from puavo_repository.delta.engine import ImageIndexer, Progress, Side, Sink, no_progress
+from puavo_repository.delta.images import Image
+from puavo_repository.delta.index import Anchors, Indexer
+from puavo_repository.delta.lanes import Lanes
+from puavo_repository.delta.machine import Bytes, Numbers, buffer
+from puavo_repository.delta.sparse import HEAD, insert, match_sparse, table_for
+from puavo_repository.errors import SettingsError
+
+_COPIES = BLOCK // 64  # in a block at most; what more could be found stays literal
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to search.
+
+    Attributes:
+        spacing: Bytes an anchor of the sparse level, on average.
+        dense: Bytes an anchor of the dense level; 0 to do without that level.
+    """
+
+    spacing: int
+    dense: int
+
+
+EFFORTS = {"fast": Effort(512, 0), "default": Effort(512, 8), "small": Effort(256, 3)}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class AnchorEngine:
+    """The engine of this project.
+
+    Attributes:
+        effort: One of ``EFFORTS``.
+        threads: Cores one call to ``delta`` keeps busy.
+        memory: Bytes that the anchors and the table of a source may take; larger images get
+            fewer anchors.
+    """
+
+    effort: str = "default"
+    threads: int = field(default_factory=_cores)
+    memory: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        if self.effort not in EFFORTS:
+            raise SettingsError(
+                "delta engine",
+                f"the anchor engine knows no effort {self.effort!r}",
+                expected=", ".join(EFFORTS),
+            )
+
+    @property
+    def name(self) -> str:
+        """Name that ``engine_named`` knows it by."""
+        return "anchors" if self.effort == "default" else f"anchors:{self.effort}"
+
+    def spacing(self, size: int) -> int:
+        """Return the spacing of the anchors of an image of ``size`` bytes."""
+        spacing = EFFORTS[self.effort].spacing
+        while spacing * CELL < BLOCK and 20 * size // spacing > self.memory:
+            spacing *= 2  # 8 bytes an anchor in the list, 10.7 to 21.3 in the table
+        return spacing
+
+    def indexer(self, size: int) -> ImageIndexer:
+        """Return an indexer for an image of ``size`` bytes."""
+        return Indexer(self.spacing(size))
+
+    def delta(
+        self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
+    ) -> None:
+        """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
+        with (
+            Image.open(source.path) as basis,
+            Image.open(target.path) as image,
+            Lanes.open(self.threads) as lanes,
+        ):
+            spacing = self.spacing(basis.size)
+            table = _table(lanes, _anchors(lanes, source, basis, spacing, progress))
+            _Search(basis, image, table, spacing, EFFORTS[self.effort]).write(lanes, sink, progress)
+            basis.check_unchanged()
+            image.check_unchanged()
+
+
+def _anchors(lanes: Lanes, side: Side, image: Image, spacing: int, progress: Progress) -> Anchors:
+    """Load the anchors of an image, or find them."""
+    if side.anchors is not None:
+        kept = Anchors.load(side.anchors, side.identity, image.size, spacing)
+        if kept is not None:
+            return kept
+    spare: SimpleQueue[tuple[Finder, Bytes]] = SimpleQueue()
+    for _ in range(lanes.width):
+        spare.put((Finder(spacing), buffer(BLOCK)))
+
+    def find(start: int) -> BlockAnchors:
+        finder, data = spare.get()
+        try:
+            image.read(data[: image.size - start], start)
+            return finder.find(data, start, image.size)
+        finally:
+            spare.put((finder, data))
+
+    blocks = []
+    for block in lanes.map(find, range(0, image.size - KEY + 1, BLOCK)):
+        blocks.append(block)
+        progress(0)
+    return Anchors(image.size, spacing, blocks)
+
+
+def _table(lanes: Lanes, anchors: Anchors) -> Numbers:
+    """Put all anchors into a table."""
+    table = table_for(anchors.count)
+
+    def fill(part: int) -> None:
+        for block in anchors.blocks:
+            insert(block.keys, block.offsets, block.first, table, part, lanes.width)
+
+    for _ in lanes.map(fill, range(lanes.width)):
+        pass
+    return table
+
+
+class _Desk:
+    """What one thread needs to search and encode a block."""
+
+    def __init__(self) -> None:
+        self.data = buffer(HEAD + BLOCK)
+        self.out = buffer(ROOM + BLOCK + BLOCK // 8)
+        self.window = buffer(WINDOW)
+        self.region = buffer(REGION)
+        self.chosen = np.empty(MOST, np.int64)
+        self.sparse = np.empty((_COPIES, 3), np.int64)
+        self.copies = np.empty((_COPIES, 3), np.int64)
+        self.slots = np.empty(SLOTS, np.uint64)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block of the target, encoded.
+
+    Attributes:
+        desk: Where the commands lie; free again when they are used up.
+        size: Bytes of the target.
+        first: The copy that it begins with, (position, length), or None.
+        stop: Where the commands in ``desk.out`` end.
+        last: The copy that it ends with, or None.
+    """
+
+    desk: _Desk
+    size: int
+    first: tuple[int, int] | None
+    stop: int
+    last: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search of a target in a source."""
+
+    source: Image
+    target: Image
+    table: Numbers
+    spacing: int
+    effort: Effort
+
+    def write(self, lanes: Lanes, sink: Sink, progress: Progress) -> None:
+        """Write the whole rdiff."""
+        spare: SimpleQueue[_Desk] = SimpleQueue()
+        for _ in range(lanes.width + 1):
+            spare.put(_Desk())
+        joiner = Joiner(sink)
+        for block in lanes.map(
+            lambda start: self._block(spare.get(), start), range(0, self.target.size, BLOCK)
+        ):
+            if block.first is not None:
+                joiner.copy(*block.first)
+            joiner.commands(block.desk.out, block.stop)
+            if block.last is not None:
+                joiner.copy(*block.last)
+            spare.put(block.desk)
+            progress(block.size)
+        joiner.end()
+
+    def _block(self, desk: _Desk, start: int) -> _Block:
+        size = min(BLOCK, self.target.size - start)
+        self.target.read(desk.data[HEAD : HEAD + size], start)
+        copies = self._copies(desk, size)
+        begin, end = 0, size
+        first = last = None
+        if len(copies) and copies[0, 0] == 0:
+            first, begin = (int(copies[0, 1]), int(copies[0, 2])), int(copies[0, 2])
+            copies = copies[1:]
+        if len(copies) and copies[-1, 0] + copies[-1, 2] == size:
+            last, end = (int(copies[-1, 1]), int(copies[-1, 2])), int(copies[-1, 0])
+            copies = copies[:-1]
+        stop = encode(desk.data[HEAD:], begin, end, copies, desk.out)
+        return _Block(desk, size, first, stop, last)
+
+    def _copies(self, desk: _Desk, size: int) -> Numbers:
+        basis = self.source.descriptor, self.source.size, desk.data, size
+        limit = threshold(self.spacing)
+        cell = CELL * self.spacing
+        count = match_sparse(*basis, self.table, cell, limit, desk.chosen, desk.window, desk.sparse)
+        if count < 0:
+            raise self.source.changed()
+        sparse = desk.sparse[:count]
+        if not self.effort.dense:
+            return sparse
+        limit = threshold(self.effort.dense)
+        count = match_dense(
+            *basis, sparse, limit, desk.slots, desk.region, desk.window, desk.copies
+        )
+        if count < 0:
+            raise self.source.changed()
+        return desk.copies[:count]

@@ -1,0 +1,170 @@
+"""Anchors: positions of an image that its content chooses, so equal content has equal anchors.
+
+A position is an anchor when a hash of the 8 bytes there is below a threshold, which makes one in
+``spacing`` bytes; its key is a hash of the ``KEY`` bytes there. That is content-defined chunking
+(Muthitacharoen et al., "A low-bandwidth network file system", 2001), but the hash has no state
+that rolls from byte to byte: 16 positions are hashed in one vector.
+
+Content of low entropy (runs, short periods) has windows that always or never hit. So an image is
+cut into cells of ``CELL * spacing`` bytes: one without a hit gives its first lowest hash, which is
+the same window wherever such a period lies, and one with too many gives the first ones only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from puavo_repository.delta.machine import (
+    Bytes,
+    Numbers,
+    Word,
+    inlined,
+    kernel,
+    load64,
+    selected,
+    selector,
+    trailing_zeros,
+)
+
+BLOCK = 4 << 20  # bytes of an image that are looked at together; a multiple of every cell
+KEY = 32  # bytes that the key of an anchor covers
+CELL = 8  # spacings in a cell
+MOST = 4 * CELL  # anchors in a cell
+
+
+@dataclass(frozen=True)
+class BlockAnchors:
+    """The anchors of one block.
+
+    Attributes:
+        first: Position of the block in the image.
+        keys: Their keys, uint32[n].
+        offsets: Their positions from ``first``, ascending, uint32[n].
+    """
+
+    first: int
+    keys: Numbers
+    offsets: Numbers
+
+
+class Finder:
+    """Finds anchors, block by block; one for each thread."""
+
+    def __init__(self, spacing: int) -> None:
+        self.spacing = spacing
+        self._cell = CELL * spacing
+        self._chosen = np.empty(MOST, np.int64)
+        room = BLOCK // self._cell * MOST
+        self._keys, self._offsets = np.empty(room, np.uint32), np.empty(room, np.uint32)
+
+    def find(self, data: Bytes, first: int, size: int) -> BlockAnchors:
+        """Find the anchors of a block.
+
+        Args:
+            data: The block from its first byte on, what follows it in the image, and slack.
+            first: Position of the block.
+            size: Size of the image: no key reaches beyond it.
+        """
+        length = min(BLOCK, size - KEY + 1 - first)
+        count: int = find_anchors(
+            data,
+            length,
+            self._cell,
+            threshold(self.spacing),
+            self._chosen,
+            self._keys,
+            self._offsets,
+        )
+        return BlockAnchors(first, self._keys[:count].copy(), self._offsets[:count].copy())
+
+
+def threshold(spacing: int) -> np.uint32:
+    """Return the limit that the hash of one position in ``spacing`` is below."""
+    return np.uint32((1 << 32) // spacing)
+
+
+@inlined
+def key_of(address: int) -> Word:
+    """Return the 32-bit key of the ``KEY`` bytes at an address, as a 64-bit number."""
+    mixed = load64(address) * np.uint64(0x9E3779B97F4A7C15)
+    mixed += load64(address + 8) * np.uint64(0xC2B2AE3D27D4EB4F)
+    mixed += load64(address + 16) * np.uint64(0x165667B19E3779F9)
+    mixed += load64(address + 24) * np.uint64(0xD6E8FEB86659FD93)
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xFF51AFD7ED558CCD)
+    return mixed >> np.uint64(32)
+
+
+@inlined
+def choose(address: int, start: int, stop: int, limit: int, chosen: Numbers) -> int:
+    """Choose the anchors of one cell, or of what is left of it.
+
+    Args:
+        address: Where the data lies; 71 bytes from any position can be read.
+        start: First position.
+        stop: Position after the last one; above ``start``.
+        limit: Hashes below it hit.
+        chosen: Takes the positions, ascending; ``len(chosen)`` at most.
+
+    Returns:
+        How many there are, at least one.
+    """
+    count = 0
+    for group in range(start, stop, 64):
+        hits = selected(address + group, limit)
+        columns = columns_of(hits)
+        while columns != 0:
+            column = trailing_zeros(columns)
+            columns &= columns - np.uint64(1)
+            for phase in range(4):
+                position = group + 4 * column + phase
+                if (hits >> np.uint64(16 * phase + column)) & np.uint64(1) and position < stop:
+                    if count == len(chosen):
+                        return count
+                    chosen[count] = position
+                    count += 1
+    if count == 0:
+        chosen[0] = lowest(address, start, stop)
+        count = 1
+    return count
+
+
+@inlined
+def columns_of(hits: Word) -> Word:
+    """Return the columns of ``selected`` that have a hit in any phase, as 16 bits."""
+    pairs = hits | (hits >> np.uint64(32))
+    return (pairs | (pairs >> np.uint64(16))) & np.uint64(0xFFFF)
+
+
+@inlined
+def lowest(address: int, start: int, stop: int) -> int:
+    """Return the first position with the lowest hash."""
+    position, least = start, selector(address + start)
+    for candidate in range(start + 1, stop):
+        found = selector(address + candidate)
+        if found < least:
+            position, least = candidate, found
+    return position
+
+
+@kernel
+def find_anchors(
+    data: Bytes,
+    length: int,
+    cell: int,
+    limit: int,
+    chosen: Numbers,
+    keys: Numbers,
+    offsets: Numbers,
+) -> int:
+    """Find the anchors among the first ``length`` positions; returns how many there are."""
+    address = data.ctypes.data
+    count = 0
+    for start in range(0, length, cell):
+        found = choose(address, start, min(start + cell, length), limit, chosen)
+        for i in range(found):
+            keys[count] = key_of(address + chosen[i])
+            offsets[count] = chosen[i]
+            count += 1
+    return count

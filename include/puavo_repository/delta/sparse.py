@@ -1,0 +1,183 @@
+"""The sparse level: a block of the target against the anchors of the whole source.
+
+The anchors of the source stand in a table: open addressing, linear probing within a group of
+``GROUP`` slots, so that threads can fill it side by side. At each anchor of the target that is
+found there the bytes are compared, forwards and backwards, and the longest of few candidates
+becomes a copy; the anchors that it covers are passed over unseen.
+
+All work is bounded, whatever the images hold: a look-up visits one group and compares
+``CANDIDATES`` slots of it, and a block has an allowance of comparisons.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from puavo_repository.delta.anchors import KEY, choose, key_of
+from puavo_repository.delta.comparing import SHORT, equal_after, equal_before
+from puavo_repository.delta.machine import Bytes, Numbers, Word, inlined, kernel, trailing_zeros
+
+HEAD = 64  # bytes before a block in its buffer: backward compares may look at them
+GROUP = 64  # slots; a power of two
+CANDIDATES = 4  # equal keys that the table keeps, and that a look-up compares
+ENOUGH = 1 << 16  # bytes; a match as long as this is taken without looking for a longer one
+COMPARISONS = 1 << 13  # in one block, at most
+_FEWEST = 1 << 10  # slots of the smallest table
+
+PLACE = np.uint64((1 << 40) - 1)  # of a slot: 24 bits of the key above 40 of the position + 1
+
+
+def table_for(anchors: int) -> Numbers:
+    """Return an empty table for that many anchors, uint64[a power of two]."""
+    slots = _FEWEST
+    while slots * 3 < anchors * 4:
+        slots *= 2
+    return np.zeros(slots, np.uint64)
+
+
+@inlined
+def first_slot(table: Numbers, key: Word) -> Word:
+    """Return where the search for a 32-bit key begins: its top bits."""
+    return np.int64(key >> np.uint64(32 - trailing_zeros(np.uint64(len(table)))))
+
+
+@inlined
+def next_slot(slot: int) -> int:
+    """Return the slot after another one in its group, round and round."""
+    return (slot & ~(GROUP - 1)) | ((slot + 1) & (GROUP - 1))
+
+
+@kernel
+def insert(
+    keys: Numbers, offsets: Numbers, first: int, table: Numbers, part: int, parts: int
+) -> None:
+    """Put the anchors of a block into the table; each of some threads fills a part of it.
+
+    Args:
+        keys: Their keys.
+        offsets: Their positions from ``first``.
+        first: Position of the block.
+        table: See ``table_for``.
+        part: Which groups of slots to fill; the anchors of others are passed over.
+        parts: Number of threads.
+    """
+    for i in range(len(keys)):
+        key = np.uint64(keys[i])
+        slot = first_slot(table, key)
+        if slot // GROUP % parts != part:
+            continue
+        tag = key << np.uint64(40)
+        equal = 0
+        for _ in range(GROUP):
+            found = table[slot]
+            if found == 0:
+                table[slot] = tag | np.uint64(first + offsets[i] + 1)
+                break
+            if (found ^ tag) <= PLACE:
+                equal += 1
+                if equal == CANDIDATES:
+                    break
+            slot = next_slot(slot)
+
+
+@inlined
+def longest(
+    source: int,
+    size: int,
+    address: int,
+    anchor: int,
+    done: int,
+    length: int,
+    table: Numbers,
+    window: Bytes,
+    best: Numbers,
+) -> int:
+    """Find the longest match around one anchor.
+
+    It goes to ``best``: position in the block, position in the source, length; or length 0.
+
+    Returns:
+        Number of comparisons made, or ``SHORT``.
+    """
+    best[2] = 0
+    comparisons = 0
+    key = key_of(address + anchor)
+    slot = first_slot(table, key)
+    tag = key << np.uint64(40)
+    for _ in range(GROUP):
+        entry = table[slot]
+        slot = next_slot(slot)
+        if entry == 0:
+            break
+        if (entry ^ tag) > PLACE:
+            continue
+        comparisons += 1
+        position = np.int64(entry & PLACE) - 1
+        ahead = equal_after(source, size, position, address + anchor, length - anchor, window)
+        if ahead < 0:
+            return SHORT
+        if ahead < KEY:
+            continue
+        behind = equal_before(source, position, address + anchor, anchor - done, window)
+        if behind < 0:
+            return SHORT
+        if ahead + behind > best[2]:
+            best[0], best[1], best[2] = anchor - behind, position - behind, ahead + behind
+            if ahead + behind >= ENOUGH:
+                break
+    return comparisons
+
+
+@kernel
+def match_sparse(
+    source: int,
+    size: int,
+    data: Bytes,
+    length: int,
+    table: Numbers,
+    cell: int,
+    limit: int,
+    chosen: Numbers,
+    window: Bytes,
+    copies: Numbers,
+) -> int:
+    """Find copies for a block of the target.
+
+    Args:
+        source: Descriptor of the source.
+        size: Its size in bytes.
+        data: ``HEAD`` bytes, the block, and slack.
+        length: Size of the block in bytes.
+        table: Anchors of the source.
+        cell: Size of a cell in bytes, as the source's anchors were found.
+        limit: Hashes below it hit, likewise.
+        chosen: Scratch for the anchors of a cell.
+        window: Scratch for comparing.
+        copies: Takes rows of (position in the block, position in the source, length), ascending.
+
+    Returns:
+        Number of copies, or ``SHORT``.
+    """
+    address = data.ctypes.data + HEAD
+    best = np.zeros(3, np.int64)
+    allowance = COMPARISONS
+    stop = length - KEY + 1
+    count = done = at = 0
+    while at < stop:
+        end = min((at // cell + 1) * cell, stop)
+        found = choose(address, at, end, limit, chosen)
+        for i in range(found):
+            if chosen[i] < done:
+                continue
+            made = longest(source, size, address, chosen[i], done, length, table, window, best)
+            if made < 0:
+                return SHORT
+            allowance -= made
+            if best[2] > 0:
+                copies[count] = best
+                count += 1
+                done = best[0] + best[2]
+            if allowance <= 0 or count == len(copies):
+                return count
+        at = max(end, done)
+    return count

@@ -1,0 +1,17 @@
+"""What every test may use: a repository of small real squashfs images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from repository import Repository
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """Return an empty repository in a folder of its own, untouched by this machine's settings."""
+    for name in ("IMAGE_DIR", "MIRROR_DIR", "REPOSITORY", "PUAVO_OS", "ENGINE", "REMOTE"):
+        monkeypatch.delenv(f"PUAVO_REPOSITORY_{name}", raising=False)
+    return Repository(tmp_path)

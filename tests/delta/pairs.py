@@ -1,0 +1,64 @@
+"""Pairs of files for the delta engines, and how an rdiff of them is made and judged."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from puavo_repository.delta.engine import DeltaEngine, Side
+from puavo_repository.formats.rdiff import Copy, Literal, commands
+
+
+def noise(seed: int, size: int) -> bytes:
+    """Return bytes without any pattern."""
+    return np.random.default_rng(seed).bytes(size)
+
+
+def _take(_count: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A source and a target in files of a folder of their own."""
+
+    folder: Path
+    source: bytes
+    target: bytes
+
+    def __post_init__(self) -> None:
+        (self.folder / "source").write_bytes(self.source)
+        (self.folder / "target").write_bytes(self.target)
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return Side(self.folder / "source"), Side(self.folder / "target")
+
+    @property
+    def rdiff(self) -> Path:
+        return self.folder / "rdiff"
+
+    def make(self, engine: DeltaEngine) -> list[Copy | Literal]:
+        """Make the rdiff, demand that the real ``rdiff`` applies it, return its commands."""
+        with self.rdiff.open("wb") as stream:
+            engine.delta(*self.sides, lambda block: _take(stream.write(block)))
+        result = self.folder / "result"
+        command = [
+            "rdiff",
+            "-f",
+            "patch",
+            str(self.folder / "source"),
+            str(self.rdiff),
+            str(result),
+        ]
+        subprocess.run(command, check=True, timeout=60)
+        assert result.read_bytes() == self.target
+        return list(commands(self.rdiff))
+
+    @property
+    def literal(self) -> int:
+        """Bytes of the target that are in the rdiff itself."""
+        return sum(c.length for c in commands(self.rdiff) if isinstance(c, Literal))

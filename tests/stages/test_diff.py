@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from puavo_repository.delta import librsync
+from puavo_repository.errors import ImageChangingError, ProofError, StorageRefusedError
+from puavo_repository.settings import Settings
+from puavo_repository.stages.diff import ADOPTED, diff
+from puavo_repository.stages.fingerprint import fingerprint
+from puavo_repository.stages.plan import Pair
+from puavo_repository.storage.mirror import Mirror
+from repository import V1, V2, Repository, name
+
+PAIR = Pair(name(V1), name(V2))
+
+
+@pytest.fixture
+def settings(repository: Repository) -> Settings:
+    found = repository.settings()
+    for image in (PAIR.source, PAIR.target):
+        repository.add(image)
+        fingerprint(found, image)
+    return found
+
+
+def rdiff_path(settings: Settings) -> Path:
+    return Mirror(settings.mirror_dir).rdiff(PAIR.rdiff)
+
+
+def make_with_rdiff(settings: Settings) -> Path:
+    """Make the rdiff as the old system did."""
+    path = rdiff_path(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    signature = path.with_name("signature")
+    source, target = settings.image_dir / PAIR.source, settings.image_dir / PAIR.target
+    subprocess.run(["rdiff", "-b", "128", "signature", source, signature], check=True)
+    subprocess.run(["rdiff", "-b", "128", "delta", signature, target, path], check=True)
+    signature.unlink()
+    return path
+
+
+def test_an_rdiff_applies_and_is_recorded(settings: Settings) -> None:
+    record = diff(settings, PAIR)
+    path = rdiff_path(settings)
+    assert record.digests.size == path.stat().st_size
+    result = subprocess.run(
+        ["rdiff", "patch", settings.image_dir / PAIR.source, path, "-"],
+        capture_output=True,
+        check=True,
+    )
+    assert result.stdout == (settings.image_dir / PAIR.target).read_bytes()
+    assert Mirror(settings.mirror_dir).state.rdiffs.get(PAIR.rdiff) == record
+
+
+def test_a_repeated_step_finds_its_result(settings: Settings) -> None:
+    record = diff(settings, PAIR)
+    before = rdiff_path(settings).stat()
+    assert diff(settings, PAIR) == record
+    assert rdiff_path(settings).stat() == before
+
+
+def test_a_sound_rdiff_of_the_old_system_is_adopted(settings: Settings) -> None:
+    path = make_with_rdiff(settings)
+    before = path.stat()
+    assert diff(settings, PAIR).engine == ADOPTED
+    assert path.stat() == before
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "append", "other"])
+def test_an_unsound_rdiff_is_made_anew(settings: Settings, damage: str) -> None:
+    path = make_with_rdiff(settings)
+    content = path.read_bytes()
+    path.write_bytes(
+        {
+            "flip": content[: len(content) // 2] + b"\xff" + content[len(content) // 2 + 1 :],
+            "truncate": content[:-10],
+            "append": content + b"\x00",
+            "other": b"not an rdiff at all",
+        }[damage]
+    )
+    assert diff(settings, PAIR).engine != ADOPTED
+    librsync.prove(settings.image_dir / PAIR.source, settings.image_dir / PAIR.target, path)
+
+
+def test_what_is_larger_than_the_policy_wants_is_remembered_not_kept(
+    repository: Repository, settings: Settings
+) -> None:
+    strict = repository.settings(max_share=0.001)
+    record = diff(strict, PAIR)
+    assert record.identity is None
+    assert os.listdir(rdiff_path(settings).parent) == []
+    assert diff(strict, PAIR) == record
+    assert diff(settings, PAIR).identity is not None
+
+
+def test_an_image_that_changed_since_is_left_for_later(
+    repository: Repository, settings: Settings
+) -> None:
+    repository.add(PAIR.target, size=70_000)
+    with pytest.raises(ImageChangingError, match="after it was fingerprinted"):
+        diff(settings, PAIR)
+
+
+def test_a_wrong_rdiff_never_gets_its_name(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Liar:
+        name, threads = "liar", 1
+
+        def delta(self, source: Any, target: Any, sink: Any, progress: Any) -> None:
+            # a sound rdiff that gives the source instead of the target
+            size = source.path.stat().st_size
+            command = b"\x50" + bytes(4) + size.to_bytes(8, "big")
+            sink(memoryview(bytes.fromhex("72730236") + command + b"\x00"))
+
+    monkeypatch.setattr("puavo_repository.stages.diff.engine_named", lambda _: Liar())
+    with pytest.raises(ProofError, match=PAIR.rdiff):
+        diff(settings, PAIR)
+    assert os.listdir(rdiff_path(settings).parent) == []
+    failure = Mirror(settings.mirror_dir).state.failures.get(PAIR.rdiff)
+    assert failure is not None
+    assert failure.permanent
+
+
+def test_a_full_disk_leaves_no_part_behind(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("puavo_repository.stages.diff.os.write", full)
+    with pytest.raises(StorageRefusedError, match="Free some space"):
+        diff(settings, PAIR)
+    assert os.listdir(rdiff_path(settings).parent) == []

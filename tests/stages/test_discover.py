@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import os
+
+from puavo_repository.stages.discover import Inventory, discover
+from repository import AMXA, FREE, V1, V2, Repository, name
+
+
+def test_images_are_found_by_distribution_and_series(repository: Repository) -> None:
+    for image in (name(V2), name(V1), name(V1, FREE), name(V1, AMXA, "i386")):
+        (repository.images / image).write_bytes(b"123")
+    found = discover(repository.settings())
+    assert found.series == {
+        "buster": {
+            f"{AMXA}-amd64": (name(V1), name(V2)),
+            f"{AMXA}-i386": (name(V1, AMXA, "i386"),),
+            f"{FREE}-amd64": (name(V1, FREE),),
+        }
+    }
+    assert found.images[name(V1)].size == 3
+
+
+def test_everything_else_is_left_alone_and_counted(repository: Repository) -> None:
+    manual = "ltsp-x-trusty-2016-01-21-120716-i386.img"
+    for file in ("ltsp.img", f"{name(V1)}.tmp", "notes.txt", manual, ".hidden"):
+        (repository.images / file).touch()
+    (repository.images / name(V2)).mkdir()
+    found = discover(repository.settings())
+    assert list(found.images) == [manual]
+    assert found.series == {}
+    assert found.others == 4
+
+
+def test_the_mirror_below_the_images_is_no_stranger(repository: Repository) -> None:
+    (repository.images / "mirror").mkdir()
+    assert discover(repository.settings(mirror_dir=None)).others == 0
+
+
+def test_a_name_that_is_not_utf8_is_reported_readably(repository: Repository) -> None:
+    os.close(os.open(os.fsencode(repository.images) + b"/bad-\xff.img", os.O_CREAT))
+    (failure,) = discover(repository.settings()).failures
+    assert failure.name == r"bad-\xff.img"
+    assert "not UTF-8" in failure.message
+    assert "Rename it" in failure.message
+
+
+def test_a_link_to_nowhere_is_reported(repository: Repository) -> None:
+    (repository.images / name(V1)).symlink_to("nowhere")
+    (failure,) = discover(repository.settings()).failures
+    assert failure.name == name(V1)
+
+
+def test_an_inventory_passes_between_tasks(repository: Repository) -> None:
+    repository.add(name(V1))
+    (repository.images / name(V2)).symlink_to("nowhere")
+    found = discover(repository.settings())
+    assert Inventory.from_dict(found.to_dict()) == found

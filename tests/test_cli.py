@@ -1,0 +1,287 @@
+"""The command as a user meets it: options, output, exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from puavo_repository.storage.mirror import Mirror
+from repository import (
+    AMXA,
+    ROOT,
+    V1,
+    V2,
+    V3,
+    Repository,
+    environment,
+    name,
+    public,
+    snapshot,
+)
+
+
+def test_help_names_every_option(repository: Repository) -> None:
+    done = repository.command("--help")
+    assert done.returncode == 0
+    for option in ("--repository", "--puavo-os", "--no-config", "--upload", "--dry-run", "--json"):
+        assert option in done.stdout
+    assert "IMAGE_DIR [MIRROR_DIR]" in done.stdout
+
+
+def test_a_run_ends_with_a_report(repository: Repository) -> None:
+    repository.seed()
+    done = repository.command("-r", "images.example")
+    assert done.returncode == 0, done.stderr
+    assert f"{AMXA}-amd64" in done.stdout
+    assert "5 images in 2 series, 9 rdiffs" in done.stdout
+    assert repository.check() == 9
+    assert repository.meta()[0]["urls"] == [f"https://images.example/{name(V1)}"]
+
+
+def test_the_mirror_is_below_the_images_by_default(repository: Repository) -> None:
+    repository.add(name(V1))
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-m", "puavo_repository.cli", "images"],
+            cwd=repository.root,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert (repository.images / "mirror" / name(V1)).exists()
+    assert (repository.images / "puavo-os" / "config" / "images" / "buster.json").exists()
+
+
+def test_the_report_is_json_when_asked_for(repository: Repository) -> None:
+    repository.seed()
+    (repository.images / name(V3, "puavo-os-x-buster")).touch()
+    done = repository.command("--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert len(report["rdiffs"]) == 9
+    assert report["series"][0]["images"] == 4
+    assert [failure["name"] for failure in report["failures"]] == [name(V3, "puavo-os-x-buster")]
+
+
+def test_failures_are_named_on_stderr_and_the_rest_is_done(repository: Repository) -> None:
+    repository.add(name(V1))
+    (repository.images / name(V2)).write_bytes(b"")
+    done = repository.command()
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("puavo-update-repository: error: ")
+    assert name(V2) in last
+    assert "an empty file" in last
+    assert [image["filename"] for image in repository.meta()] == [name(V1)]
+
+
+def test_a_dry_run_says_what_it_would_do_and_changes_nothing(repository: Repository) -> None:
+    for version in (V1, V2):
+        repository.add(name(version))
+    before = snapshot(repository.root)
+    done = repository.command("--dry-run")
+    assert done.returncode == 0
+    assert f"would read {name(V1)}" in done.stdout
+    assert f"would make rdiffs/{AMXA}-{V1}--{V2}-amd64.rdiff" in done.stdout
+    assert "2 images in 1 series; 2 to read, 2 rdiffs to make" in done.stdout
+    assert snapshot(repository.root) == before
+    assert not repository.mirror.exists()
+    assert json.loads(repository.command("--dry-run", "--json").stdout)["fingerprints"] == [
+        name(V1),
+        name(V2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["/nowhere"], "/nowhere: there is no such folder"),
+        ([], "IMAGE_DIR: is not set"),
+        (["-r", "ftp://x", "."], "no host"),
+    ],
+)
+def test_bad_usage_exits_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "puavo_repository.cli", *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_mirror_on_top_of_its_images_is_refused(repository: Repository) -> None:
+    image = repository.add(name(V1))
+    done = repository.command(str(repository.images), str(repository.images))
+    assert done.returncode == 2
+    done = subprocess.run(
+        [sys.executable, "-m", "puavo_repository.cli", repository.images, repository.images],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "cannot be, or lie around" in done.stderr
+    assert image.exists()
+
+
+def test_a_bad_configuration_stops_with_nothing_changed(repository: Repository) -> None:
+    repository.add(name(V1))
+    repository.write_config("buster", '{"s": ["../x-2022-01-01-120000-amd64.img"]}')
+    before = snapshot(repository.root)
+    done = repository.command("-n")
+    assert done.returncode == 2
+    assert "buster.json" in done.stderr
+    assert "../x" in done.stderr
+    assert public(repository.mirror) == {}
+    assert {k: v for k, v in snapshot(repository.root).items() if "lock" not in k} == before
+
+
+def test_an_absent_image_is_named_and_the_rest_is_described(repository: Repository) -> None:
+    repository.add(name(V1))
+    repository.write_config("buster", {f"{AMXA}-amd64": [name(V1), name(V2)]})
+    done = repository.command("-n")
+    assert done.returncode == 1
+    assert f"{name(V2)}: series {AMXA}-amd64 names this image" in done.stderr
+    assert [image["filename"] for image in repository.meta()] == [name(V1)]
+
+
+def test_another_run_is_named(repository: Repository) -> None:
+    repository.add(name(V1))
+    with Mirror(repository.mirror).writing("DAG run tonight"):
+        done = repository.command()
+    assert done.returncode == 1
+    assert "another run is at work on this mirror: DAG run tonight" in done.stderr
+    assert repository.command().returncode == 0
+
+
+def test_a_missing_program_is_named_before_any_work(repository: Repository, tmp_path: Path) -> None:
+    repository.add(name(V1))
+    code = (
+        "import shutil, sys\n"
+        "shutil.which = lambda *a, **k: None\n"
+        "from puavo_repository import cli\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *repository.arguments()],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "squashfs-tools" in done.stderr
+
+
+def test_a_missing_library_is_named_before_any_work(repository: Repository) -> None:
+    repository.add(name(V1))
+    code = (
+        "import sys\n"
+        "from puavo_repository.delta import librsync\n"
+        "librsync.LIBRARY = 'libmissing.so.2'\n"
+        "from puavo_repository import cli\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *repository.arguments()],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "librsync2" in done.stderr
+
+
+def test_a_read_only_mirror_is_named(repository: Repository) -> None:
+    repository.add(name(V1))
+    repository.mirror.mkdir(mode=0o555)
+    done = run_as_nobody(repository)
+    assert done.returncode == 1
+    assert f"{repository.mirror}" in done.stderr
+    assert "Permission denied" in done.stderr
+
+
+def test_an_unreadable_image_is_named_and_the_rest_is_done(repository: Repository) -> None:
+    repository.add(name(V1))
+    repository.add(name(V2)).chmod(0o000)
+    done = run_as_nobody(repository)
+    assert done.returncode == 1
+    assert f"{name(V2)}: Permission denied" in done.stderr
+    assert [image["filename"] for image in repository.meta()] == [name(V1)]
+
+
+def test_an_ordinary_user_needs_no_root(repository: Repository) -> None:
+    for version in (V1, V2):
+        repository.add(name(version))
+    done = run_as_nobody(repository)
+    assert done.returncode == 0, done.stderr
+    assert repository.check() == 2
+
+
+# This machine's Python may lie where only root can read: a first run elsewhere loads all of it.
+AS_NOBODY = """
+import os, pwd, sys
+from puavo_repository import cli
+if os.getuid() == 0:
+    assert cli.main(["--json", sys.argv.pop(1)]) == 0
+    user = pwd.getpwnam("nobody")
+    os.setgroups([])
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+os.chdir("/")
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def run_as_nobody(repository: Repository) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user who is not root."""
+    first = []
+    if os.getuid() == 0:
+        elsewhere = Repository(repository.root / "elsewhere")
+        for version in (V1, V2):
+            elsewhere.add(name(version))
+        first = [str(elsewhere.images)]
+        user = pwd.getpwnam("nobody")
+        for folder in repository.root.parents:
+            if folder.stat().st_uid == 0 and folder.is_relative_to(tempfile.gettempdir()):
+                folder.chmod(folder.stat().st_mode | 0o011)
+        for path in (repository.root, *repository.root.rglob("*")):
+            shutil.chown(path, user.pw_uid, user.pw_gid)
+    return subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, *first, *repository.arguments()],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_script_finds_its_python(repository: Repository, tmp_path: Path) -> None:
+    script = tmp_path / "puavo-update-repository"
+    shutil.copy(ROOT / "puavo-update-repository", script)
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "make setup" in done.stderr
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "include").symlink_to(ROOT / "include")
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
