@@ -23,12 +23,12 @@ from sqlalchemy import select
 from puavo_repository import settings
 from puavo_repository.web.app import Backend, create_app
 from puavo_repository.web.model import Run, Stage
-from puavo_repository.web.view import PREPARE, PUBLISH
+from puavo_repository.web.view import DRY_RUN, PREPARE, PUBLISH
 
 DAGS = (PREPARE, PUBLISH)
 RUNS_SHOWN = 15  # of each DAG
-# What a run left for people to read: the task whose result it is, to what kind of thing it is.
-DOCUMENTS = {"dry_run": "plan", "report": "report"}
+# What a run left for people to read, by the task and key of the XCom.
+DOCUMENTS = {("dry_run", "plan"): "plan", ("report", "report"): "report"}
 
 
 def mirror() -> Path:
@@ -90,12 +90,12 @@ def _stage(name: str, tasks: list[Any]) -> Stage:
 
 def _document(dag_id: str, run_id: str, session: SessionDep) -> dict[str, Any] | None:
     query = XComModel.get_many(
-        run_id=run_id, dag_ids=dag_id, task_ids=list(DOCUMENTS), key="return_value"
+        run_id=run_id, dag_ids=dag_id, task_ids=[task for task, _ in DOCUMENTS]
     )
     for found in session.scalars(query):
-        value = XComModel.deserialize_value(found)
-        if isinstance(value, dict):
-            return {DOCUMENTS[found.task_id]: value}
+        kind = DOCUMENTS.get((found.task_id, found.key))
+        if kind is not None:
+            return {kind: XComModel.deserialize_value(found)}
     return None
 
 
@@ -103,10 +103,8 @@ def _did(document: Mapping[str, Any] | None) -> str:
     if document is None:
         return ""
     if "plan" in document:
-        return "dry run"
+        return DRY_RUN
     report = document["report"]
-    if "images_read" not in report:
-        return ""
     return f"{report['images_read']} images read, {report['rdiffs_made']} rdiffs made"
 
 

@@ -55,18 +55,32 @@ class Looker:
     def __init__(self, mirror: Callable[[], Path]) -> None:
         self._mirror = mirror
         self._reader: Reader | None = None
+        self._seen: tuple[Disk, list[Run]] | None = None
+        self._shown: tuple[Repository, str] | None = None
 
     def look(self, runs: list[Run]) -> Repository:
-        """Return what is to be shown now."""
+        """Return what is to be shown now; the same object while nothing has changed."""
+        seen = (self._disk(), runs)
+        if self._shown is None or self._seen != seen:
+            self._seen, self._shown = seen, (view.repository(seen[0], runs=runs), "")
+        return self._shown[0]
+
+    def page(self, found: Repository) -> str:
+        """Return the page for what ``look`` returned, rendered once."""
+        if self._shown is None or self._shown[0] is not found or not self._shown[1]:
+            self._shown = found, page.render(found)
+        return self._shown[1]
+
+    def _disk(self) -> Disk:
         try:
             root = self._mirror()
             reader = self._reader
             if reader is None or reader.root != root:
                 reader = self._reader = Reader(root)
-            return view.repository(_read(reader), runs=runs)
+            return _read(reader)
         except RepositoryError as error:
             failure = Failure.of(error.subject, "settings", error)
-            return view.repository(Disk(Path("?"), exists=True, failures=(failure,)), runs=runs)
+            return Disk(Path("?"), exists=True, failures=(failure,))
 
 
 def _read(reader: Reader) -> Disk:
@@ -97,7 +111,7 @@ def create_app(backend: Backend) -> FastAPI:
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def show(found: Repository = Depends(now)) -> HTMLResponse:
-        return HTMLResponse(page.render(found))
+        return HTMLResponse(looker.page(found))
 
     @app.get("/runs/", response_class=HTMLResponse, include_in_schema=False)
     def show_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.state import Failure, RdiffRecord
 
 T = TypeVar("T")
+
+_TICK = 2.0  # seconds; the coarsest clock of a file system
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,9 @@ class Disk:
 class Folder(Generic[T]):
     """The parsed files of one folder.
 
-    Records and metadata are replaced by rename, so name, inode, size and time of modification
-    tell whether a file is still the one that was parsed.
+    Records and metadata are replaced by rename, so the folder's time of modification tells
+    whether any was, and name, inode, size and time of a file whether it is still the one that
+    was parsed.
 
     Args:
         parse: Makes of a file's name and bytes what is kept of it.
@@ -55,9 +59,20 @@ class Folder(Generic[T]):
     def __init__(self, parse: Callable[[str, bytes], T]) -> None:
         self._parse = parse
         self._known: dict[Path, tuple[tuple[int, ...], T]] = {}
+        self._settled: tuple[Path, float] | None = None
 
     def read(self, folder: Path) -> dict[str, T]:
         """Return what the ``.json`` files of a folder hold, by file name, sorted."""
+        now = time.time()
+        changed = modified(folder)
+        if changed is None or self._settled != (folder, changed):
+            self._known = self._read(folder)
+            # Two changes may share one tick of the file system's clock.
+            still = changed is not None and changed < now - _TICK
+            self._settled = (folder, changed) if changed is not None and still else None
+        return {path.name: value for path, (_, value) in self._known.items()}
+
+    def _read(self, folder: Path) -> dict[Path, tuple[tuple[int, ...], T]]:
         found: dict[Path, tuple[tuple[int, ...], T]] = {}
         for name, status in sorted(listing(folder).items()):
             if name.startswith(".") or not name.endswith(".json"):
@@ -72,8 +87,7 @@ class Folder(Generic[T]):
                 found[path] = key, self._parse(name, path.read_bytes())
             except FileNotFoundError:
                 continue  # replaced or removed a moment ago
-        self._known = found
-        return {path.name: value for path, (_, value) in found.items()}
+        return found
 
 
 class Reader:
@@ -109,7 +123,7 @@ class Reader:
             },
             damaged={name: doc for name, doc in documents.items() if isinstance(doc, str)},
             sizes=self._sizes(),
-            changed=_modified(self._mirror.cksums),
+            changed=modified(self._mirror.cksums),
             failures=tuple(failure for failure in failures if failure is not None),
             too_large={
                 name.removesuffix(".json"): size
@@ -143,7 +157,8 @@ def listing(folder: Path) -> dict[str, os.stat_result]:
     return found
 
 
-def _modified(path: Path) -> float | None:
+def modified(path: Path) -> float | None:
+    """Return when a file or folder last changed, in seconds since the epoch."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

@@ -116,6 +116,11 @@ class Run(Shown):
     stages: list[Stage] = []
 
     @property
+    def busy(self) -> list[str]:
+        """The stages that it is in right now."""
+        return [stage.name for stage in self.stages if stage.state == "running"]
+
+    @property
     def seconds(self) -> float | None:
         """How long it took."""
         if self.started is None or self.ended is None:
@@ -134,10 +139,12 @@ class Summary(Shown):
     rdiffs: int
     image_bytes: int
     rdiff_bytes: int
-    saving: float = Field(
-        description="What a client saves that goes from the image before the newest to the "
-        "newest, as a share, over all series that have two images or more"
+    update_bytes: int = Field(
+        description="What clients fetch, one of each series with two images or more, to go from "
+        "the image before the newest to the newest"
     )
+    update_whole: int = Field(description="What they would fetch without rdiffs")
+    saving: float = Field(description="What they save, as a share")
     changed: datetime | None = Field(description="When clients last got to see something new")
     last_success: datetime | None = Field(description="End of the last good run of prepare")
     remotes: list[Remote]

@@ -122,7 +122,7 @@ def render(found: Repository) -> str:
         summary=found.summary,
         series=found.series,
         runs=found.runs,
-        latest=prepares[0] if prepares else None,
+        latest=next((run for run in prepares if run.did != view.DRY_RUN), None),
         sizes=figures.sizes_over_time(found.series),
         savings=figures.savings(found.series),
         durations=figures.durations(prepares, stages),

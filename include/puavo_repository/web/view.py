@@ -24,6 +24,7 @@ from puavo_repository.web.model import (
 
 PREPARE = "puavo_repository_prepare"
 PUBLISH = "puavo_repository_publish"
+DRY_RUN = "dry run"  # what such a run did
 
 
 def repository(disk: Disk, remotes: Sequence[Remote] = (), runs: Sequence[Run] = ()) -> Repository:
@@ -39,6 +40,7 @@ def repository(disk: Disk, remotes: Sequence[Remote] = (), runs: Sequence[Run] =
     problems = [*_problems(disk), *_broken(series), *_run_problems(runs)]
     rdiffs = [rdiff for one in series for rdiff in offered(one)]
     images = [image for one in series for image in one.images]
+    fetched, whole = _updates(series)
     return Repository(
         summary=Summary(
             ok=not problems,
@@ -49,10 +51,16 @@ def repository(disk: Disk, remotes: Sequence[Remote] = (), runs: Sequence[Run] =
             rdiffs=len(rdiffs),
             image_bytes=sum({image.filename: image.size for image in images}.values()),
             rdiff_bytes=sum({rdiff.filename: rdiff.size for rdiff in rdiffs}.values()),
-            saving=_overall_saving(series),
+            update_bytes=fetched,
+            update_whole=whole,
+            saving=1 - fetched / whole if whole else 0.0,
             changed=datetime.fromtimestamp(disk.changed, UTC) if disk.changed else None,
             last_success=next(
-                (run.ended for run in runs if run.dag_id == PREPARE and run.state == "success"),
+                (
+                    run.ended
+                    for run in runs
+                    if run.dag_id == PREPARE and run.state == "success" and run.did != DRY_RUN
+                ),
                 None,
             ),
             remotes=list(remotes),
@@ -158,23 +166,30 @@ def built(version: str) -> datetime | None:
         return None
 
 
-def _overall_saving(series: Iterable[Series]) -> float:
-    """Return what clients save that update from one image to the next, over all series."""
+def _updates(series: Iterable[Series]) -> tuple[int, int]:
+    """Return what one client of each series fetches to get to its newest image, in bytes.
+
+    Returns:
+        With the rdiff from the image before, and without.
+    """
     updates = [one for one in series if len(one.images) > 1]
     whole = sum(one.images[-1].size for one in updates)
     fetched = sum(
         one.update if one.update is not None else one.images[-1].size for one in updates
     )
-    return 1 - fetched / whole if whole else 0.0
+    return fetched, whole
 
 
 def problem(failure: Failure) -> Problem:
     """Return what a failure says, its way out apart: the last sentence of its message."""
     message, _, remedy = failure.message.rpartition(". ")
+    subject, colon, rest = message.partition(f"{failure.name}: ")
+    if colon and " " not in subject:  # it begins with the file's path
+        message = rest
     return Problem(
         name=failure.name,
         stage=failure.stage,
-        message=(message or remedy).removeprefix(f"{failure.name}: "),
+        message=message or remedy,
         remedy=remedy if message else "See the log of the task in the last run",
         permanent=failure.permanent,
     )
@@ -220,7 +235,8 @@ def _broken(series: Iterable[Series]) -> Iterable[Problem]:
 def _run_problems(runs: Sequence[Run]) -> Iterable[Problem]:
     """Yield the DAGs whose last finished run failed."""
     for dag_id in dict.fromkeys(run.dag_id for run in runs):
-        last = next((r for r in runs if r.dag_id == dag_id and r.ended is not None), None)
+        ended = (r for r in runs if r.dag_id == dag_id and r.ended is not None)
+        last = next((r for r in ended if r.did != DRY_RUN), None)
         if last is not None and last.state == "failed":
             stages = ", ".join(stage.name for stage in last.stages if stage.failed)
             yield Problem(
