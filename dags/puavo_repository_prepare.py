@@ -265,7 +265,10 @@ def puavo_repository_prepare() -> None:
     @task(trigger_rule="all_done_min_one_success", outlets=[PREPARED])
     def describe(night: Facts) -> Facts:
         with locked() as found:
-            return stages.describe.describe(found, *facts(night)).to_dict()
+            done = stages.describe.describe(found, *facts(night))
+        places: Facts = {"image_dir": str(found.image_dir), "mirror_dir": str(found.mirror_dir)}
+        get_current_context()["outlet_events"][PREPARED].extra = places
+        return done.to_dict()
 
     @task
     def report(

@@ -98,6 +98,26 @@ class StorageRefusedError(PermanentError):
     """Reading or writing failed in a way that stays: permission, read-only or full disk."""
 
 
+class ConnectionLostError(TransientError):
+    """The connection to a server could not be made, broke, or went silent."""
+
+
+class HostKeyError(PermanentError):
+    """A server's host key is unknown or not the one that it should be."""
+
+
+class LoginError(PermanentError):
+    """A server does not accept the key or password."""
+
+
+class PublishError(PermanentError):
+    """A file or a step of publishing cannot be done as it stands."""
+
+
+class MassDeleteError(PublishError):
+    """A cleaning would remove more of a remote mirror than was agreed on."""
+
+
 _REMEDIES = {
     errno.ENOSPC: "Free some space on that file system and run again; what is done is kept",
     errno.EDQUOT: "Free some of the quota and run again; what is done is kept",

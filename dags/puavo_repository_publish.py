@@ -1,0 +1,277 @@
+"""Publish the mirror: plan, upload, assemble, switch, prune, verify, report.
+
+Runs whenever the mirror was prepared, and by hand with a form. A remote is an URL
+(`sftp://user@host/path`, `file:///path`) or the id of an Airflow connection of type `sftp` with
+`{"path": "/folder/on/the/server", "host_key": "ssh-ed25519 AAAA…"}` in its extra. Each remote
+goes its own way: one that cannot be reached does not hold back another. Clients find a
+complete repository at every moment, whatever is interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import (
+    Asset,
+    Connection,
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+    dag,
+    get_current_context,
+    task,
+)
+
+from puavo_repository import settings
+from puavo_repository.errors import RepositoryError
+from puavo_repository.stages import publish_options
+from puavo_repository.stages.publish_plan import How, Transfer
+from puavo_repository.stages.publish_report import PublishReport
+from puavo_repository.stages.publisher import Publisher
+from puavo_repository.stages.transfer import Placed
+from puavo_repository.stages.upload import TransferLog
+from puavo_repository.storage.publisher_lock import Holder
+from puavo_repository.storage.target import Target, target_of_connection, without_password
+
+Facts = dict[str, Any]
+PREPARED = Asset("puavo-repository-prepared")
+MAPPED_TASKS = 1000  # Airflow maps at most 1024; beyond, a task takes several files
+UPLOADS = 4  # side by side; each gets its share of the bandwidth
+logger = logging.getLogger("puavo_repository.publish")
+
+RETRIES: Facts = {
+    "retries": int(os.environ.get("PUAVO_REPOSITORY_RETRIES", "5")),
+    "retry_delay": timedelta(seconds=30),
+    "retry_exponential_backoff": 3.0,
+    "max_retry_delay": timedelta(minutes=30),
+    "execution_timeout": timedelta(hours=24),
+    "retry_policy": ExceptionRetryPolicy(
+        rules=[
+            RetryRule(
+                exception="puavo_repository.errors.PermanentError",
+                action=RetryAction.FAIL,
+                reason="only the operator can help: see the message",
+            )
+        ]
+    ),
+}
+
+
+def flag(title: str, description: str) -> Param:
+    """Return a check box of the form."""
+    return Param(default=False, type="boolean", title=title, description=description)
+
+
+def text(title: str, description: str) -> Param:
+    """Return a text field of the form that may stay empty."""
+    return Param(None, type=["null", "string"], title=title, description=description)
+
+
+PARAMS = {
+    "mirrors": Param(
+        None,
+        type=["null", "array"],
+        items={"type": "string"},
+        title="Mirrors",
+        description="URLs or Airflow connection ids; default PUAVO_REPOSITORY_REMOTE",
+    ),
+    "dry_run": flag("Dry run", "Print the plan in the log of the plan task, change nothing"),
+    "allow_mass_delete": flag("Allow mass deletion", "Let more than max_delete go this once"),
+    "bandwidth": text("Bandwidth", "Bytes a second such as `2M`, or by hour: `0 7-19=500k`"),
+    "image_dir": text("Image directory", "Default: as the mirror was prepared"),
+    "mirror_dir": text("Mirror directory", "Default: as the mirror was prepared"),
+}
+
+
+def chosen() -> settings.Settings:
+    """Return the settings of this run: the environment, what was prepared, then the params."""
+    context = get_current_context()
+    known: Facts = {}
+    for events in (context.get("triggering_asset_events") or {}).values():
+        known |= {k: v for event in events for k, v in (event.extra or {}).items()}
+    given = {
+        name: context["params"][name] or known.get(name) for name in ("image_dir", "mirror_dir")
+    }
+    return settings.load(given)
+
+
+def target(mirror: str, options: publish_options.Options) -> Target:
+    """Return the remote that an URL or a connection id names."""
+    if "://" in mirror:
+        return options.target(mirror)
+    found = Connection.get(mirror)
+    return target_of_connection(
+        mirror,
+        host=found.host,
+        port=found.port,
+        login=found.login,
+        password=found.password,
+        extra=found.extra_dejson,
+    )
+
+
+@contextmanager
+def publisher(work: Facts, share: float = 1.0) -> Iterator[Publisher]:
+    """Open a remote in the name of this run; secrets are looked up here, and stay here."""
+    params = get_current_context()["params"]
+    options = publish_options.load(params, share=share)
+    mirror = target(work["mirror"], options)
+    holder = Holder.run(work["token"])
+    with Publisher(chosen().mirror_dir, mirror, options, holder, TransferLog()) as found:
+        yield found
+
+
+def label(*names: str) -> None:
+    """Name the mapped task in the UI after what it works on."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    get_current_context()["label"] = names[0] + more  # type: ignore[typeddict-unknown-key]
+
+
+def works(plans: Iterable[Facts], how: How) -> list[Facts]:
+    """Cut the transfers of one kind into as many works as tasks can be mapped."""
+    plans = list(plans)
+    total = sum(len(plan["transfers"]) for plan in plans)
+    size = max(1, -(-total // (MAPPED_TASKS - len(plans))))
+    made = []
+    for plan in plans:
+        items = [item for item in plan["transfers"] if item["how"] == how.value]
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            made.append({"mirror": plan["mirror"], "token": plan["token"], "items": part})
+    return made
+
+
+def placed_at(mirror: str, *results: Iterable[Facts] | None) -> list[Placed]:
+    """Return what tasks put on one remote; of those that failed or were skipped, nothing."""
+    done = [work for result in results for work in result or [] if work["mirror"] == mirror]
+    return [Placed.from_dict(values) for work in done for values in work["placed"]]
+
+
+@dag(
+    schedule=[PREPARED],
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args=RETRIES,
+    params=PARAMS,
+    tags=["puavo"],
+    doc_md=__doc__,
+)
+def puavo_repository_publish() -> None:
+    """Bring every remote mirror up to date with the local one."""
+
+    @task
+    def mirrors() -> list[Facts]:
+        names = get_current_context()["params"]["mirrors"] or chosen().remotes
+        return [{"mirror": name, "token": secrets.token_hex(8)} for name in names]
+
+    @task(map_index_template="{{ label }}")
+    def plan(mirror: Facts) -> Facts:
+        label(without_password(mirror["mirror"]))
+        with publisher(mirror) as remote:
+            _, facts, made = remote.look()
+            idle = (made.is_empty and facts.settled) or get_current_context()["params"]["dry_run"]
+            logger.info("%s:\n%s", mirror["mirror"], "\n".join(made.lines()))
+            if not idle:
+                remote.prepare(facts, made)
+        return {**mirror, "idle": idle, "transfers": [item.to_dict() for item in made.transfers]}
+
+    @task(trigger_rule="all_done")
+    def todo(plans: list[Facts]) -> list[Facts]:
+        return [found for found in plans or [] if not found["idle"]]
+
+    @task
+    def uploads(plans: list[Facts]) -> list[Facts]:
+        return works(plans, How.UPLOADED)
+
+    @task(map_index_template="{{ label }}", max_active_tis_per_dag=UPLOADS)
+    def upload(work: Facts) -> Facts:
+        label(*(item["path"] for item in work["items"]))
+        with publisher(work, 1 / UPLOADS) as remote, remote.alive():
+            placed = [remote.transfer(Transfer.from_dict(item)) for item in work["items"]]
+        return {"mirror": work["mirror"], "placed": [file.to_dict() for file in placed]}
+
+    @task(trigger_rule="all_done")
+    def assemblies(plans: list[Facts]) -> list[Facts]:
+        return works(plans, How.ASSEMBLED)
+
+    # One after another: an image may be made from the one before it.
+    @task(map_index_template="{{ label }}", max_active_tis_per_dag=1)
+    def assemble(work: Facts) -> Facts:
+        label(*(item["path"] for item in work["items"]))
+        with publisher(work) as remote, remote.alive():
+            placed = [remote.transfer(Transfer.from_dict(item)) for item in work["items"]]
+        return {"mirror": work["mirror"], "placed": [file.to_dict() for file in placed]}
+
+    @task(map_index_template="{{ label }}", trigger_rule="all_done")
+    def switch(plan: Facts, uploaded: Any, assembled: Any) -> Facts:
+        label(without_password(plan["mirror"]))
+        done = placed_at(plan["mirror"], uploaded, assembled)
+        with publisher(plan) as remote:
+            switched = remote.switch(done, [Transfer.from_dict(i) for i in plan["transfers"]])
+        return {"mirror": plan["mirror"], "switched": switched.to_dict()}
+
+    @task(map_index_template="{{ label }}", trigger_rule="all_done")
+    def prune(plan: Facts) -> Facts:
+        label(without_password(plan["mirror"]))
+        with publisher(plan) as remote:
+            return {"mirror": plan["mirror"], "pruned": remote.prune().to_dict()}
+
+    @task(map_index_template="{{ label }}", trigger_rule="all_done")
+    def verify(plan: Facts, uploaded: Any, assembled: Any) -> int:
+        label(without_password(plan["mirror"]))
+        fresh = [file.path for file in placed_at(plan["mirror"], uploaded, assembled)]
+        with publisher(plan) as remote:
+            return remote.verify(fresh)
+
+    @task(trigger_rule="all_done")
+    def report(
+        mirrors: list[Facts], uploaded: Any, assembled: Any, switched: Any, pruned: Any
+    ) -> list[Facts]:
+        reports = [
+            concluded(work, placed_at(work["mirror"], uploaded, assembled), switched, pruned)
+            for work in mirrors
+        ]
+        logger.info("\n".join(line for found in reports for line in found.lines()))
+        return [found.checked().to_dict() for found in sorted(reports, key=lambda r: not r.ok)]
+
+    every = mirrors()
+    plans = todo(plan.expand(mirror=every))
+    uploaded = upload.expand(work=uploads(plans))
+    to_assemble = assemblies(plans)
+    assembled = assemble.expand(work=to_assemble)
+    switched = switch.partial(uploaded=uploaded, assembled=assembled).expand(plan=plans)
+    pruned = prune.expand(plan=plans)
+    verified = verify.partial(uploaded=uploaded, assembled=assembled).expand(plan=plans)
+    uploaded >> to_assemble
+    switched >> pruned >> verified >> report(every, uploaded, assembled, switched, pruned)
+
+
+def concluded(work: Facts, placed: list[Placed], switched: Any, pruned: Any) -> PublishReport:
+    """Return the report on one remote, by looking at it once more."""
+    found = PublishReport(work["mirror"], bool(get_current_context()["params"]["dry_run"]))
+    found.placed(placed)
+    for done in (*(switched or []), *(pruned or [])):
+        if done["mirror"] == work["mirror"]:
+            found.took(done)
+    try:
+        with publisher(work) as remote:
+            return remote.conclude(found)
+    except RepositoryError as error:
+        found.failed["connecting"] = str(error)
+        return found
+
+
+publish = puavo_repository_publish()
+
+if __name__ == "__main__":
+    run = publish.test()
+    sys.exit(0 if run.state == "success" else 1)

@@ -1,0 +1,225 @@
+"""What publishing would do: facts in, a plan out that can be printed. Nothing is touched here."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from puavo_repository.formats.names import ImageName
+
+
+class Presence(enum.Enum):
+    """What the remote has under a file's name."""
+
+    PRESENT = "present"  # proven to be this file
+    MISSING = "missing"
+    WRONG = "wrong"  # another content, or no plain file
+
+
+class How(enum.Enum):
+    """How a file gets to the remote."""
+
+    UPLOADED = "uploaded"  # its bytes travel
+    ASSEMBLED = "assembled"  # the server copies them from an image and an rdiff that it has
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file that the local metadata describes.
+
+    Attributes:
+        path: Where it lies in the mirror, such as ``rdiffs/x.rdiff``.
+        size: Bytes.
+        sha256: Of its content, lower-case hex.
+        recipes: For an image: (path of an rdiff, path of the image it starts from).
+    """
+
+    path: str
+    size: int
+    sha256: str
+    recipes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One file to bring to the remote.
+
+    Attributes:
+        path: Where it goes.
+        size: Bytes.
+        sha256: Of its content.
+        how: Which way.
+        rdiff: For an assembly, the rdiff's path.
+        base: For an assembly, the path of the image it starts from.
+        wrong: Whether another file has this name now.
+        replaces: Whether clients are told of that file. Then this one stays under its part
+            name until the description is withdrawn.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    how: How
+    rdiff: str = ""
+    base: str = ""
+    wrong: bool = False
+    replaces: bool = False
+
+    @property
+    def part(self) -> str:
+        """The hidden name it has until it is proven, tied to its content."""
+        folder, slash, name = self.path.rpartition("/")
+        return f"{folder}{slash}.{name}.{self.sha256[:16]}.part"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "how": self.how.value}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Transfer:
+        """Read what ``to_dict`` returned."""
+        return cls(**{**values, "how": How(values["how"])})
+
+    def __str__(self) -> str:
+        if self.how is How.ASSEMBLED:
+            return f"{self.path}: {mega(self.size)} assembled on the server from {self.base}"
+        return f"{self.path}: {mega(self.size)} uploaded"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one remote mirror needs.
+
+    Attributes:
+        transfers: In an order that can be followed one by one: what an assembly needs, first.
+        present: How many files the remote has already.
+        present_bytes: Their bytes.
+        documents: Metadata files to write.
+        dropped: Metadata files to remove: their series is gone.
+        prune: Files of ours that no metadata names, and that would go when their grace is over.
+        foreign: How many files there are not ours and are left alone.
+        problems: What stands in the way, by file: it is left out, and its series as it is.
+    """
+
+    transfers: tuple[Transfer, ...] = ()
+    present: int = 0
+    present_bytes: int = 0
+    documents: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    prune: tuple[str, ...] = ()
+    foreign: int = 0
+    problems: Mapping[str, str] | None = None
+
+    @property
+    def upload_bytes(self) -> int:
+        """Bytes of file content that will travel."""
+        return sum(item.size for item in self.transfers if item.how is How.UPLOADED)
+
+    @property
+    def assembled_bytes(self) -> int:
+        """Bytes that the server copies."""
+        return sum(item.size for item in self.transfers if item.how is How.ASSEMBLED)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the remote is as it should be."""
+        return not (self.transfers or self.documents or self.dropped or self.prune)
+
+    def lines(self) -> list[str]:
+        """Return the plan as lines for people."""
+        sums = (
+            f"{mega(self.upload_bytes)} uploaded, {mega(self.assembled_bytes)} assembled on the "
+            f"server, {self.present} files ({mega(self.present_bytes)}) present, "
+            f"{self.foreign} not ours"
+        )
+        return [
+            *(str(item) for item in self.transfers),
+            *(f"{path}: {problem}" for path, problem in (self.problems or {}).items()),
+            *(f"{path}: written" for path in self.documents),
+            *(f"{path}: removed, its series is gone" for path in self.dropped),
+            *(f"{path}: no longer named, removed after its grace" for path in self.prune),
+            sums,
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            **asdict(self),
+            "transfers": [item.to_dict() for item in self.transfers],
+            "problems": dict(self.problems or {}),
+        }
+
+
+def mega(count: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{count / 1e6:,.1f} MB"
+
+
+def source_image(rdiff: str) -> str:
+    """Return the image that an rdiff starts from, by its name; empty if the name tells none."""
+    left, _, right = rdiff.rpartition("/")[2].removesuffix(".rdiff").partition("--")
+    name = f"{left}-{right[len('YYYY-MM-DD-HHMMSS') + 1 :]}.img"
+    return name if ImageName.parse(name) else ""
+
+
+def plan_transfers(
+    wanted: Iterable[Wanted],
+    presence: Mapping[str, Presence],
+    named: Iterable[str],
+    *,
+    can_copy: bool,
+) -> tuple[Transfer, ...]:
+    """Decide what travels, how, and in which order.
+
+    An image is assembled from the cheapest pair of an rdiff and an image that the remote has
+    or will have by then. Rdiffs are published for the clients anyway, so they cost nothing
+    here, and the smallest makes the cheapest assembly. Where no image of a series is there
+    yet, the one from which most others can be made travels.
+
+    Args:
+        wanted: Every file that the local metadata describes.
+        presence: What the remote has, by path.
+        named: Paths that the remote's metadata names now.
+        can_copy: Whether the server can assemble at all.
+    """
+    every = {file.path: file for file in wanted}
+    named = set(named)
+    there = {path for path in every if presence[path] is Presence.PRESENT}
+    missing = {path: file for path, file in every.items() if path not in there}
+    images = {path: file for path, file in missing.items() if file.recipes or _is_image(path)}
+
+    def transfer(file: Wanted, how: How, rdiff: str = "", base: str = "") -> Transfer:
+        wrong = presence[file.path] is Presence.WRONG
+        replaces = wrong and file.path in named
+        return Transfer(file.path, file.size, file.sha256, how, rdiff, base, wrong, replaces)
+
+    plan = [transfer(f, How.UPLOADED) for path, f in missing.items() if path not in images]
+    # An rdiff or image that waits under its part name is no help to others yet.
+    usable = there | {item.path for item in plan if not item.replaces}
+    while images:
+        choices = [
+            (every[rdiff].size, path, rdiff, base)
+            for path, file in images.items()
+            for rdiff, base in file.recipes
+            if can_copy and rdiff in usable and base in usable
+        ]
+        if choices:
+            _, path, rdiff, base = min(choices)
+            plan.append(transfer(images.pop(path), How.ASSEMBLED, rdiff, base))
+        else:
+            path = max(images, key=lambda p: (_helps(p, images), -images[p].size, p))
+            plan.append(transfer(images.pop(path), How.UPLOADED))
+        if not plan[-1].replaces:
+            usable.add(path)
+    return tuple(plan)
+
+
+def _is_image(path: str) -> bool:
+    return "/" not in path and path.endswith(".img")
+
+
+def _helps(path: str, images: Mapping[str, Wanted]) -> int:
+    """Return how many of these images can be made from that one."""
+    return sum(any(base == path for _, base in file.recipes) for file in images.values())

@@ -1,0 +1,266 @@
+"""The facts that publishing is planned on: what the mirror describes, what the remote has."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from puavo_repository.errors import PublishError, storage_error
+from puavo_repository.formats import metadata
+from puavo_repository.formats.metadata import Document
+from puavo_repository.stages.compare import check_local, every_range, same_bytes, samples
+from puavo_repository.stages.publish_plan import (
+    Plan,
+    Presence,
+    Wanted,
+    plan_transfers,
+    source_image,
+)
+from puavo_repository.storage import files, journal
+from puavo_repository.storage.journal import Journal
+from puavo_repository.storage.mirror import Mirror
+from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree, read_whole
+
+logger = logging.getLogger(__name__)
+
+CKSUMS = "CKSUMS"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the local mirror describes at one moment.
+
+    Attributes:
+        root: The mirror.
+        documents: Content of each metadata file by its path, such as ``meta/x.json``.
+        parsed: The same, parsed.
+        cksums: Content of CKSUMS.
+        wanted: Every file that the metadata describes, by path.
+    """
+
+    root: Path
+    documents: dict[str, bytes]
+    parsed: dict[str, Document]
+    cksums: bytes
+    wanted: dict[str, Wanted]
+
+
+@dataclass
+class Facts:
+    """What the remote has.
+
+    Attributes:
+        journal: What we put there.
+        listing: Everything in the folders of the mirror, by path; hidden names too.
+        presence: By path of each wanted file.
+        documents: The remote's metadata by path, parsed; a damaged one counts as empty.
+        current: Paths of those of our documents that it has byte for byte.
+        problems: Files that cannot be published as they stand, and why.
+        news: Whether the journal learned something that is worth saving.
+    """
+
+    journal: Journal
+    listing: dict[str, RemoteStat]
+    presence: dict[str, Presence] = field(default_factory=dict)
+    documents: dict[str, Document] = field(default_factory=dict)
+    current: set[str] = field(default_factory=set)
+    problems: dict[str, str] = field(default_factory=dict)
+    news: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be written into the journal."""
+        return self.journal.verified and not self.news
+
+    def named(self) -> set[str]:
+        """Return the paths that the remote's metadata names."""
+        return {f.path for doc in self.documents.values() for f in metadata.described_files(doc)}
+
+
+def snapshot(mirror_dir: Path) -> Snapshot:
+    """Read the local mirror's description, while nobody rewrites it.
+
+    Raises:
+        LockedError: The mirror is being prepared.
+        PublishError: It describes nothing, or cannot be read.
+    """
+    mirror = Mirror(mirror_dir)
+    if not mirror.meta.is_dir():
+        raise PublishError(mirror_dir, "there is no mirror", remedy="Prepare one first")
+    try:
+        with files.locked(mirror.state.lock, "publishing", shared=True):
+            documents = {
+                f"meta/{path.name}": path.read_bytes()
+                for path in sorted(mirror.meta.glob("[!.]*.json"))
+            }
+            cksums = mirror.cksums.read_bytes()
+    except OSError as error:
+        raise storage_error(mirror_dir, error) from error
+    parsed = {path: _parse(mirror_dir / path, text) for path, text in documents.items()}
+    wanted = _wanted(parsed)
+    if not wanted:
+        raise PublishError(
+            mirror_dir,
+            "the mirror describes no file",
+            remedy="Prepare it; an empty mirror is "
+            "not published, since every client would lose its images",
+        )
+    return Snapshot(mirror_dir, documents, parsed, cksums, wanted)
+
+
+def _parse(path: Path, content: bytes) -> Document:
+    try:
+        return metadata.parse(content)
+    except ValueError as error:
+        raise PublishError(
+            path, f"the metadata is damaged: {error}", remedy="Prepare again"
+        ) from error
+
+
+def _wanted(parsed: Mapping[str, Document]) -> dict[str, Wanted]:
+    recipes: dict[str, set[tuple[str, str]]] = {}
+    for document in parsed.values():
+        for series in document.values():
+            for image in series["images"]:
+                pairs = recipes.setdefault(image["filename"], set())
+                names = (diff["filename"] for diff in image.get("diffs", []))
+                pairs.update((f"rdiffs/{name}", source_image(name)) for name in names)
+    wanted: dict[str, Wanted] = {}
+    for document in parsed.values():
+        for file in metadata.described_files(document):
+            digest = file.digests.get("sha256", "")
+            ways = tuple(sorted(recipes.get(file.path, ())))
+            made = Wanted(file.path, file.size, digest, ways)
+            if len(digest) != 64 or wanted.setdefault(file.path, made) != made:
+                raise PublishError(
+                    file.path,
+                    "has no sha256, or two, in the metadata",
+                    remedy="Prepare the mirror again",
+                )
+    return wanted
+
+
+def survey(tree: RemoteTree, local: Snapshot) -> Facts:
+    """Find out what the remote has. It is not changed.
+
+    A file is known by its journal entry (size, mtime). One that the journal does not know, as
+    on a remote that somebody else filled, is compared in samples; one that was touched since
+    we put it there is compared whole.
+    """
+    facts = Facts(journal.load(tree), _listing(tree))
+    for path, file in local.wanted.items():
+        try:
+            facts.presence[path] = _presence(tree, facts, local.root / path, file)
+        except PublishError as error:
+            facts.presence[path] = Presence.MISSING
+            facts.problems[path] = str(error)
+    for path, found in facts.listing.items():
+        if path.startswith("meta/") and path.endswith(".json") and "/." not in path:
+            facts.documents[path] = _document(tree, facts, local, path, found)
+    return facts
+
+
+def _listing(tree: RemoteTree) -> dict[str, RemoteStat]:
+    listing = dict(tree.list(""))
+    for folder in ("meta", "rdiffs"):
+        found = tree.list(folder) if folder in listing else {}
+        listing |= {f"{folder}/{name}": stat for name, stat in found.items()}
+    return listing
+
+
+def _presence(tree: RemoteTree, facts: Facts, local: Path, file: Wanted) -> Presence:
+    found = facts.listing.get(file.path)
+    entry = facts.journal.files.get(file.path)
+    if found is None:
+        check_local(local, file.size)
+        return Presence.MISSING
+    if found.kind is not Kind.FILE or found.size != file.size:
+        check_local(local, file.size)
+        return Presence.WRONG
+    if entry is not None and entry.sha256 == file.sha256 and entry.agrees(found):
+        return Presence.PRESENT
+    check_local(local, file.size)
+    touched = entry is not None and entry.sha256 == file.sha256 and entry.mtime is not None
+    ranges = every_range(file.size) if touched else samples(file.size)
+    if entry is not None and entry.sha256 != file.sha256 and entry.agrees(found):
+        return Presence.WRONG  # the content that we put there before
+    if not same_bytes(tree, file.path, local, ranges):
+        return Presence.WRONG
+    facts.journal.placed(file.path, file.size, file.sha256, found.mtime)
+    facts.news = True
+    return Presence.PRESENT
+
+
+def _document(
+    tree: RemoteTree, facts: Facts, local: Snapshot, path: str, found: RemoteStat
+) -> Document:
+    ours = local.documents.get(path)
+    entry = facts.journal.files.get(path)
+    known = ours is not None and entry is not None and entry.sha256 == sha256(ours)
+    content = ours if known and entry and entry.agrees(found) else read_whole(tree, path)
+    if content is not None and content == ours:
+        facts.current.add(path)
+        if entry is None or not entry.agrees(found):
+            facts.journal.placed(path, len(content), sha256(content), found.mtime)
+            facts.news = True
+        return local.parsed[path]
+    try:
+        return metadata.parse(content or b"{}")
+    except ValueError as error:
+        logger.warning("%s/%s is damaged and will be replaced: %s", tree.name, path, error)
+        return {}
+
+
+def make_plan(tree: RemoteTree, local: Snapshot, facts: Facts) -> Plan:
+    """Plan from the facts."""
+    left_out = set(facts.problems)
+    wanted = [file for path, file in local.wanted.items() if path not in left_out]
+    named = facts.named()
+    transfers = plan_transfers(wanted, facts.presence, named, can_copy=tree.can_copy)
+    present = [f for f in wanted if facts.presence[f.path] is Presence.PRESENT]
+    dropped = [path for path in facts.documents if path not in local.documents]
+    ours = facts.journal.files
+    unnamed = [p for p in ours if p not in local.wanted and p in facts.listing and _is_data(p)]
+    foreign = [p for p in facts.listing if p not in ours and p not in local.wanted and _is_data(p)]
+    return Plan(
+        transfers=transfers,
+        present=len(present),
+        present_bytes=sum(file.size for file in present),
+        documents=tuple(path for path in local.documents if path not in facts.current),
+        dropped=tuple(path for path in dropped if path in ours),
+        prune=tuple(sorted(unnamed)),
+        foreign=len(foreign),
+        problems=facts.problems,
+    )
+
+
+def _is_data(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return (
+        not name.startswith(".")
+        and path not in ("meta", "rdiffs", CKSUMS)
+        and (not path.startswith("meta/"))
+    )
+
+
+def sha256(content: bytes) -> str:
+    """Return the sha256 of a small document."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def check_not_inside(tree: RemoteTree, local: Snapshot) -> None:
+    """Refuse a remote that is the local mirror itself.
+
+    Raises:
+        PublishError: Its folder of state shows that it is one.
+    """
+    found = tree.list("")
+    if ".puavo-repository" in found:
+        raise PublishError(
+            tree.name,
+            "is itself a mirror that is prepared, not a place to publish to",
+            remedy=f"Choose another folder than {local.root}",
+        )

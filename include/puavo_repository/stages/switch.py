@@ -1,0 +1,211 @@
+"""Telling clients of the new files: the steps that clients see.
+
+In this order, so that the metadata that a client finds is true at every moment: what is to
+change its content under a name that clients know is withdrawn, then renamed; then the metadata
+of each series whose files are all in place; then CKSUMS. What no metadata names any more goes
+later (``prune``).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from puavo_repository.errors import StorageError
+from puavo_repository.formats import cksums, metadata
+from puavo_repository.formats.metadata import Document
+from puavo_repository.stages.prune import Cleaning, guard
+from puavo_repository.stages.publish_plan import Presence, Transfer
+from puavo_repository.stages.publish_survey import CKSUMS, Facts, Snapshot, sha256
+from puavo_repository.stages.transfer import Placed, settle
+from puavo_repository.storage import journal
+from puavo_repository.storage.remote import RemoteTree, read_whole, write_whole
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Switched:
+    """What switching did.
+
+    Attributes:
+        documents: Metadata files that were written.
+        dropped: Metadata files that were removed.
+        withdrawn: Files that were taken out of the metadata before they were replaced.
+        held: Metadata files that stay as they are, and the files they wait for.
+    """
+
+    documents: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
+    held: dict[str, list[str]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+class Switch:
+    """Makes the remote's metadata say what the local mirror's says, as far as that is true.
+
+    Args:
+        tree: The remote; its lock is held.
+        local: What the mirror describes.
+        facts: What the remote has; brought up to date here.
+        cleaning: When and how much may be removed.
+        check: Called before each step that clients see; raises where the lock was lost.
+    """
+
+    def __init__(
+        self,
+        tree: RemoteTree,
+        local: Snapshot,
+        facts: Facts,
+        cleaning: Cleaning,
+        check: Callable[[], None],
+    ) -> None:
+        self._tree = tree
+        self._local = local
+        self._facts = facts
+        self._cleaning = cleaning
+        self._check = check
+        self._result = Switched()
+
+    def run(self, waiting: Collection[Transfer], done: Collection[Placed]) -> Switched:
+        """Do all of it.
+
+        Args:
+            waiting: Transfers that replace a file clients know, proven under their part names.
+            done: What is proven; those among ``waiting`` get their place here.
+
+        Raises:
+            MassDeleteError: Too many files would lose their description.
+        """
+        self._guard_dropped()
+        how = {placed.path: placed.how for placed in done}
+        proven = [i for i in waiting if i.path in how and i.part in self._facts.listing]
+        withdrawn = {item.path for item in proven}
+        self._begin_generation(withdrawn)
+        if proven:
+            self._withdraw(withdrawn)
+        for item in proven:
+            self._check()
+            self._take_note(settle(self._tree, item, how[item.path]))
+        for path in self._local.documents:
+            self._describe(path)
+        for path in self._dropped():
+            self._drop(path)
+        if self._cksums_differ():
+            self._write(CKSUMS, self._cksums())
+        return self._result
+
+    def _begin_generation(self, withdrawn: set[str]) -> None:
+        """Keep what is about to be replaced, so that a step back is possible."""
+        ready = [path for path in self._local.documents if not self._absent(path, withdrawn)]
+        changing = {path for path in ready if path not in self._facts.current}
+        changing.update(self._dropped())
+        for path, document in self._facts.documents.items():
+            if metadata.without(document, withdrawn) != document:
+                changing.add(path)
+        if not changing:
+            return
+        self._check()
+        record = self._facts.journal
+        record.generation += 1
+        record.verified = False
+        old = {path: read_whole(self._tree, path) for path in sorted({*changing, CKSUMS})}
+        journal.save_generation(
+            self._tree,
+            record.generation,
+            {p: None if c is None else c.decode("utf-8", "replace") for p, c in old.items()},
+        )
+        journal.save(self._tree, record)
+
+    def _take_note(self, placed: Placed) -> None:
+        if placed.mtime is not None:
+            self._facts.journal.placed(placed.path, placed.size, placed.sha256, placed.mtime)
+            self._facts.presence[placed.path] = Presence.PRESENT
+
+    def _absent(self, path: str, coming: Collection[str] = ()) -> list[str]:
+        """Return the files that a document of ours names and the remote has not."""
+        described = (file.path for file in metadata.described_files(self._local.parsed[path]))
+        here = Presence.PRESENT
+        return [p for p in described if self._facts.presence.get(p) is not here and p not in coming]
+
+    def _withdraw(self, paths: set[str]) -> None:
+        for path, document in self._facts.documents.items():
+            kept = metadata.without(document, paths)
+            if kept != document:
+                self._write_document(path, metadata.render(kept), kept)
+                self._facts.current.discard(path)
+        self._write(CKSUMS, self._cksums())
+        self._result.withdrawn = sorted(paths)
+        logger.info("withdrawn before they are replaced: %s", ", ".join(sorted(paths)))
+        time.sleep(self._cleaning.pause)
+
+    def _describe(self, path: str) -> None:
+        document = self._local.parsed[path]
+        absent = self._absent(path)
+        if absent:
+            self._result.held[path] = absent
+        elif path not in self._facts.current:
+            self._write_document(path, self._local.documents[path], document)
+            self._facts.current.add(path)
+            self._result.documents.append(path)
+
+    def _drop(self, path: str) -> None:
+        self._check()
+        self._tree.remove(path)
+        del self._facts.documents[path]
+        del self._facts.journal.files[path]
+        self._result.dropped.append(path)
+
+    def _dropped(self) -> list[str]:
+        ours = self._facts.journal.files
+        gone = [path for path in self._facts.documents if path not in self._local.documents]
+        return [path for path in gone if path in ours]
+
+    def _guard_dropped(self) -> None:
+        """Series that vanish locally are like a mass deletion, only quicker for the clients."""
+        dropped = set(self._dropped())
+        kept = {
+            file.path
+            for path, document in self._facts.documents.items()
+            if path not in dropped
+            for file in metadata.described_files(document)
+        }
+        lost = self._facts.named() - kept - set(self._local.wanted)
+        guard(self._tree.name, self._facts, lost, self._cleaning)
+
+    def _write_document(self, path: str, content: bytes, document: Document) -> None:
+        self._tree.make_folder("meta")
+        self._write(path, content)
+        self._facts.documents[path] = document
+
+    def _write(self, path: str, content: bytes) -> None:
+        self._check()
+        write_whole(self._tree, path, content)
+        found = self._tree.stat(path)
+        if found is None:
+            raise StorageError(f"{self._tree.name}/{path}", "was removed while it was published")
+        self._facts.journal.placed(path, len(content), sha256(content), found.mtime)
+        self._facts.listing[path] = found
+
+    def _cksums(self) -> bytes:
+        """Render CKSUMS for the metadata that the remote has now."""
+        documents = self._facts.documents
+        if self._facts.current == set(documents) == set(self._local.documents):
+            return self._local.cksums
+        return cksums.render(
+            (file.name, file.digests.get("cksum", ""), file.size)
+            for document in documents.values()
+            for file in metadata.described_files(document)
+        )
+
+    def _cksums_differ(self) -> bool:
+        entry = self._facts.journal.files.get(CKSUMS)
+        same = entry is not None and entry.sha256 == sha256(self._cksums())
+        return not (same and entry and entry.agrees(self._facts.listing.get(CKSUMS)))

@@ -1,0 +1,219 @@
+"""A file's bytes onto the remote, over as many connections as are worth their while.
+
+Pieces are handed out in order and never more than ``AHEAD`` bytes beyond the first one that the
+server has not acknowledged: so of a part of S bytes, all but the last ``AHEAD`` are whole,
+however many connections wrote it and however they ended, and no list of pieces is needed to go
+on with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from puavo_repository.errors import PublishError, RepositoryError, storage_error
+from puavo_repository.progress import LoggedProgress
+from puavo_repository.stages.publish_plan import Transfer
+from puavo_repository.storage.pool import Pool
+from puavo_repository.storage.remote import Access, RemoteFile, RemoteTree
+from puavo_repository.storage.throttle import Throttle
+
+logger = logging.getLogger(__name__)
+
+PIECE = 4 * (255 << 10)  # bytes handed out at once: four of the largest SFTP writes
+AHEAD = 24 << 20  # bytes; sent twice after a kill: at most AHEAD, and what was ahead of it
+SYNC_EVERY = 64 << 20  # bytes of one connection; the disk then works while others send
+LONG_TRIP = 0.005  # seconds of round trip from which one connection cannot fill the line
+SEVERAL = 16 << 20  # bytes from which a file is worth several connections
+
+Progress = Callable[[str, int, int], None]
+"""Told (path, bytes that the server has, bytes in all) now and then, from any thread."""
+
+
+def no_progress(_path: str, _done: int, _size: int) -> None:
+    """Take no notice."""
+
+
+class TransferLog:
+    """Progress as log lines, one every half minute a file."""
+
+    def __init__(self) -> None:
+        self._logs: dict[str, LoggedProgress] = {}
+        self._done: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, path: str, done: int, size: int) -> None:
+        """Take note of how much of a file is there."""
+        with self._lock:
+            if path not in self._logs:
+                self._logs[path], self._done[path] = LoggedProgress(path, size), 0
+            self._logs[path](done - self._done[path])
+            self._done[path] = done
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How transfers go about it.
+
+    Attributes:
+        pool: Connections to the remote.
+        throttle: The bandwidth limit.
+        progress: Told of the bytes that the server has.
+    """
+
+    pool: Pool
+    throttle: Throttle
+    progress: Progress = no_progress
+
+
+def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, ways: Ways) -> None:
+    """Send a file's bytes to its part and have the server put them on its disk.
+
+    Args:
+        tree: A connection to the remote; others are taken from the pool.
+        item: The file.
+        local: Where it lies here.
+        begin: Bytes that need not be sent.
+        ways: Connections, limit and progress.
+    """
+    pieces = _Pieces(begin, item.size, lambda done: ways.progress(item.path, done, item.size))
+    try:
+        source = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise storage_error(local, error) from error
+    try:
+        with tree.open(item.part, Access.WRITE) as file:
+            helpers = [
+                threading.Thread(target=_help, args=(item, source, pieces, ways), daemon=True)
+                for _ in range(_connections(tree, item.size - begin, ways.pool.limit) - 1)
+            ]
+            for helper in helpers:
+                helper.start()
+            try:
+                _send(file, source, pieces, ways.throttle)
+            except BaseException as error:
+                pieces.stop(error)
+                raise
+            finally:
+                for helper in helpers:
+                    helper.join()
+            pieces.check()
+            file.sync()
+    finally:
+        os.close(source)
+
+
+def _connections(tree: RemoteTree, size: int, limit: int) -> int:
+    """Return how many connections are worth their while for ``size`` bytes.
+
+    OpenSSH lets 2 MiB a connection be on their way, so a long round trip needs several. On a
+    short one a second connection sends while the first waits for the server's disk.
+    """
+    if size < SEVERAL:
+        return 1
+    return limit if tree.round_trip > LONG_TRIP else min(2, limit)
+
+
+def _help(item: Transfer, source: int, pieces: _Pieces, ways: Ways) -> None:
+    """Send pieces over one more connection; without one, the others send them."""
+    try:
+        tree = ways.pool.take()
+    except RepositoryError as error:
+        logger.info("one connection fewer: %s", error)
+        return
+    try:
+        with tree.open(item.part, Access.WRITE) as file:
+            _send(file, source, pieces, ways.throttle)
+    except BaseException as error:  # noqa: BLE001 - raised again where the others are awaited
+        pieces.stop(error)
+        tree.close()
+    else:
+        ways.pool.give(tree)
+
+
+def _send(file: RemoteFile, source: int, pieces: _Pieces, throttle: Throttle) -> None:
+    """Send pieces until none is left; returns when all that were sent are acknowledged."""
+    unsynced = 0
+    while True:
+        if unsynced > SYNC_EVERY:
+            unsynced = 0
+            file.sync()
+        piece = pieces.take()
+        if piece is None:
+            file.flush()
+            if pieces.wait():
+                continue
+            return
+        at, length = piece
+        unsynced += length
+        throttle.admit(length, file.flush)
+        data = os.pread(source, length, at)
+        if len(data) != length:
+            raise PublishError("the local file", "was cut short while it was sent")
+        file.write(at, data, lambda count, at=at: pieces.acknowledged(at, count))  # type: ignore[misc]
+
+
+class _Pieces:
+    """Hands out the pieces of a file in order, and knows how far it is whole.
+
+    Args:
+        begin: Where to begin, in bytes.
+        size: Of the file, in bytes.
+        progress: Told how many bytes the server has.
+    """
+
+    def __init__(self, begin: int, size: int, progress: Callable[[int], None]) -> None:
+        self._next = begin
+        self._done = begin
+        self._size = size
+        self._progress = progress
+        self._under_way: dict[int, int] = {}  # in order of their offsets
+        self._error: BaseException | None = None
+        self._change = threading.Condition()
+
+    def take(self) -> tuple[int, int] | None:
+        """Return (offset, length) of the next piece, or None if there is none just now."""
+        with self._change:
+            first = next(iter(self._under_way), self._next)
+            if self._error or self._next >= self._size or self._next - first >= AHEAD:
+                return None
+            at, length = self._next, min(PIECE, self._size - self._next)
+            self._next += length
+            self._under_way[at] = length
+            return at, length
+
+    def acknowledged(self, at: int, count: int) -> None:
+        """Note that the server has ``count`` more bytes of the piece at ``at``."""
+        with self._change:
+            self._under_way[at] -= count
+            self._done += count
+            if not self._under_way[at]:
+                del self._under_way[at]
+                self._change.notify_all()
+            done = self._done
+        self._progress(done)
+
+    def wait(self) -> bool:
+        """Wait until there may be a piece again; False when there will be none."""
+        with self._change:
+            while not self._error and self._next < self._size:
+                first = next(iter(self._under_way), self._next)
+                if self._next - first < AHEAD:
+                    return True
+                self._change.wait()
+            return False
+
+    def stop(self, error: BaseException) -> None:
+        """Hand out nothing more: something failed."""
+        with self._change:
+            self._error = self._error or error
+            self._change.notify_all()
+
+    def check(self) -> None:
+        """Raise what failed on any connection."""
+        if self._error is not None:
+            raise self._error

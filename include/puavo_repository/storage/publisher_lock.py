@@ -1,0 +1,230 @@
+"""One publisher a remote mirror at a time, agreed on over nothing but a server's files.
+
+A lock file names its holder. It is written under another name and then claims its own, which
+only one can. Whoever holds it rewrites it every minute. It is taken over when its holder is a
+process of this machine that is gone, or when nobody rewrote it for a quarter of an hour. Both
+times are the server's: the lock's own, and that of a file made just now, so that no clock but
+the server's counts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from puavo_repository.errors import LockedError, RepositoryError
+from puavo_repository.storage.journal import FOLDER
+from puavo_repository.storage.remote import Access, RemoteTree, read_whole
+
+logger = logging.getLogger(__name__)
+
+PATH = f"{FOLDER}/publisher.lock"
+BEAT = 60.0  # seconds between two signs of life
+EXPIRY = 15 * 60  # seconds, on the server's clock, after which a silent holder counts as gone
+_retired: set[str] = set()  # tokens of this process that do not publish any more
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who publishes.
+
+    Attributes:
+        token: Tells runs apart; tasks of one DAG run share it, and so the lock.
+        host: Name of the machine.
+        machine: Identity of its boot and process namespace, in which ``process`` has meaning.
+        process: Process id; 0 where the holder is more than one process.
+        started: The process' start, in clock ticks since the boot: ids are used again.
+    """
+
+    token: str
+    host: str
+    machine: str
+    process: int
+    started: str
+
+    @classmethod
+    def this_process(cls) -> Holder:
+        """Return a holder for the life of this process."""
+        process = os.getpid()
+        return cls(
+            secrets.token_hex(8), socket.gethostname(), _machine(), process, _started(process)
+        )
+
+    @classmethod
+    def run(cls, token: str) -> Holder:
+        """Return a holder for a run of several processes, perhaps on several machines."""
+        return cls(token, socket.gethostname(), "", 0, "")
+
+    def is_gone(self) -> bool:
+        """Say whether this is a process of this machine that has ended, or retired."""
+        here = bool(self.process) and self.machine == _machine()
+        return here and (_started(self.process) != self.started or self.token in _retired)
+
+    def retire(self) -> None:
+        """Give up every lock, also those that a broken connection keeps from being released."""
+        _retired.add(self.token)
+
+    def __str__(self) -> str:
+        what = f"process {self.process}" if self.process else f"run {self.token}"
+        return f"{what} on {self.host}"
+
+
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()} {socket.gethostname()}"
+    except OSError:
+        return secrets.token_hex(8)  # nobody's: such a lock only expires
+
+
+def _started(process: int) -> str:
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        return text.rpartition(")")[2].split()[19]  # proc(5): field 22, starttime
+    except (OSError, IndexError):
+        return ""
+
+
+class PublisherLock:
+    """The lock of one remote mirror.
+
+    Args:
+        tree: The remote; the lock's folder is made if it is missing.
+        holder: Who takes it.
+    """
+
+    def __init__(self, tree: RemoteTree, holder: Holder) -> None:
+        self._tree = tree
+        self._holder = holder
+        self._text = json.dumps(asdict(holder)).encode()
+        self._ended = threading.Event()
+
+    def acquire(self) -> None:
+        """Take the lock, or go on with it if this run has it already.
+
+        Raises:
+            LockedError: Somebody else publishes.
+        """
+        self._tree.make_folder(FOLDER)
+        for _ in range(3):
+            if self._create():
+                return
+            found = read_whole(self._tree, PATH)
+            if found is None:
+                continue  # it was just given back
+            holder = _parse(found)
+            if holder is not None and holder.token == self._holder.token:
+                self.beat(self._tree)
+                return
+            if not self._is_stale(holder):
+                raise LockedError(
+                    self._tree.name,
+                    f"somebody else is publishing: {holder or 'it has not said who'}",
+                    remedy=f"Wait for it to end. If it is gone, its lock ends within "
+                    f"{EXPIRY // 60} minutes; or remove {PATH} there",
+                )
+            self._take_away(found)
+        raise LockedError(self._tree.name, "somebody else is publishing at the same moment")
+
+    def check(self) -> None:
+        """Make sure that the lock is still ours, before a step that clients see.
+
+        Raises:
+            LockedError: It was taken over: this process was silent for too long.
+        """
+        if read_whole(self._tree, PATH) != self._text:
+            raise LockedError(self._tree.name, "another publisher has taken over")
+
+    def beat(self, tree: RemoteTree) -> int:
+        """Give a sign of life; return the server's time in seconds."""
+        with tree.open(PATH, Access.WRITE) as file:
+            file.write(0, self._text)
+            file.truncate(len(self._text))
+        found = tree.stat(PATH)
+        return found.mtime if found else 0
+
+    def release(self) -> None:
+        """Give the lock back if it is still ours."""
+        if read_whole(self._tree, PATH) == self._text:
+            self._tree.remove(PATH)
+
+    def keep_alive(self) -> threading.Event:
+        """Give signs of life from a thread with a connection of its own, until the event is set."""
+        threading.Thread(target=self._keep_alive, name="publisher-lock", daemon=True).start()
+        return self._ended
+
+    def _keep_alive(self) -> None:
+        while not self._ended.wait(BEAT):
+            try:
+                tree = self._tree.another()
+                try:
+                    if read_whole(tree, PATH) == self._text:
+                        self.beat(tree)
+                finally:
+                    tree.close()
+            except RepositoryError as error:
+                logger.warning("no sign of life for the publisher's lock: %s", error)
+
+    def _create(self) -> bool:
+        aside = f"{PATH}.{self._holder.token}"
+        self._tree.remove(aside)
+        with self._tree.open(aside, Access.CREATE) as file:
+            file.write(0, self._text)
+        try:
+            self._tree.claim(aside, PATH)
+        except RepositoryError:
+            if self._tree.stat(PATH) is None:
+                raise
+            self._tree.remove(aside)
+            return False
+        # Whoever died on the way to the lock left such a file.
+        for name in self._tree.list(FOLDER):
+            if name.startswith(f"{PATH.rpartition('/')[2]}."):
+                self._tree.remove(f"{FOLDER}/{name}")
+        return True
+
+    def _is_stale(self, holder: Holder | None) -> bool:
+        if holder is not None and holder.is_gone():
+            return True
+        found = self._tree.stat(PATH)
+        if found is None:
+            return True
+        age = server_time(self._tree, self._holder.token) - found.mtime
+        return age > EXPIRY
+
+    def _take_away(self, content: bytes) -> None:
+        """Remove a stale lock, but not one that somebody else took in the meantime."""
+        aside = f"{PATH}.{self._holder.token}.old"
+        try:
+            self._tree.rename(PATH, aside)
+        except RepositoryError:
+            return  # somebody was faster
+        taken = read_whole(self._tree, aside)
+        if taken != content and self._tree.stat(PATH) is None:
+            self._tree.rename(aside, PATH)
+            return
+        self._tree.remove(aside)
+
+
+def _parse(content: bytes) -> Holder | None:
+    try:
+        return Holder(**json.loads(content))
+    except (ValueError, TypeError):
+        return None
+
+
+def server_time(tree: RemoteTree, token: str) -> int:
+    """Return the seconds on the server's clock, which tells them only as times of files."""
+    path = f"{FOLDER}/.now.{token}"
+    tree.remove(path)
+    with tree.open(path, Access.CREATE):
+        pass
+    found = tree.stat(path)
+    tree.remove(path)
+    return found.mtime if found else 0

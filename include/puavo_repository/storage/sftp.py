@@ -1,0 +1,402 @@
+"""A remote tree over SFTP."""
+
+from __future__ import annotations
+
+import contextlib
+import stat as stat_bits
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+
+from puavo_repository.errors import RepositoryError, StorageError, StorageRefusedError
+from puavo_repository.storage.remote import Access, Done, Kind, Range, RemoteStat, ignore
+from puavo_repository.storage.sftp_session import (
+    LARGEST_PACKET,
+    SAFE_PACKET,
+    Reply,
+    SftpSession,
+    Status,
+    StatusError,
+    string,
+)
+from puavo_repository.storage.sftp_session import Kind as Packet
+from puavo_repository.storage.ssh import connect
+from puavo_repository.storage.target import Target
+
+READ, WRITE, CREATE, EXCLUSIVE = 0x01, 0x02, 0x08, 0x20  # flags of OPEN
+NO_ATTRIBUTES = struct.pack(">I", 0)
+COPY_PIECE = 64 << 20  # bytes of one copy-data request: an answer must come before the time-out
+READS_UNDER_WAY = 32
+SYNC_PATIENCE = 600.0  # seconds a server may take to put a large file on a slow disk
+NEARLY_FULL = 1 << 20  # bytes; OpenSSH says only "Failure" for a full disk, so space is asked for
+
+
+class SftpTree:
+    """A folder on an SFTP server.
+
+    Attributes:
+        name: The URL, without secrets.
+        can_copy: Whether the server announces ``copy-data`` (OpenSSH 9.0 and later).
+        round_trip: Seconds one request took when the connection was made.
+    """
+
+    def __init__(self, target: Target, *, silence: float | None = None) -> None:
+        self.name = target.url
+        self._target = target
+        self._silence = silence
+        self._session = SftpSession(target.url, connect(target), silence)
+        self._folders: set[str] = set()
+        extensions = self._session.extensions
+        self.can_copy = "copy-data" in extensions
+        self._syncs = "fsync@openssh.com" in extensions
+        try:
+            begun = time.monotonic()
+            self._root = self._real_path(target.path)
+            self.round_trip = time.monotonic() - begun
+            self.packet = self._packet_size() if "limits@openssh.com" in extensions else SAFE_PACKET
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def sent(self) -> int:
+        """Bytes of SFTP packets sent so far."""
+        return self._session.sent
+
+    def list(self, folder: str) -> dict[str, RemoteStat]:
+        """Return what is in a folder by name; nothing if the folder is missing."""
+        if folder and not self._check_folder(folder):
+            return {}
+        handle = self._ask(Packet.OPENDIR, string(self._full(folder)), folder, Packet.HANDLE)
+        owned = handle.string()
+        found: dict[str, RemoteStat] = {}
+        while True:
+            try:
+                reply = self._session.request(Packet.READDIR, string(owned)).expect(Packet.NAME)
+            except StatusError as error:
+                self._session.request(Packet.CLOSE, string(owned))
+                if error.code != Status.EOF:
+                    raise self._refusal(folder, error) from error
+                return found
+            for _ in range(reply.u32()):
+                name = reply.string().decode("utf-8", "surrogateescape")
+                reply.string()
+                attributes = _attributes(reply)
+                if name not in (".", ".."):
+                    found[name] = attributes
+
+    def stat(self, path: str) -> RemoteStat | None:
+        """Return what is at ``path``, links not followed, or None."""
+        try:
+            reply = self._session.request(Packet.LSTAT, string(self._full(path)))
+            return _attributes(reply.expect(Packet.ATTRS))
+        except StatusError as error:
+            if error.code == Status.NO_SUCH_FILE:
+                return None
+            raise self._refusal(path, error) from error
+
+    def read(self, path: str, ranges: Sequence[Range]) -> Iterator[bytes]:
+        """Read ranges of a file, in order; a range beyond its end comes back short."""
+        with self.open(path, Access.READ) as file:
+            yield from file.read(ranges)
+
+    def open(self, path: str, access: Access) -> SftpFile:
+        """Open a file; one for writing is made where it is missing, and never a link."""
+        self._guard(path)
+        flags = READ
+        found = self.stat(path) if access is not Access.CREATE else None
+        if found is not None and found.kind is not Kind.FILE:
+            raise StorageRefusedError(
+                f"{self.name}/{path}", f"is a {found.kind.value}; it is not opened"
+            )
+        if access is not Access.READ:
+            flags |= WRITE | (0 if found else CREATE | EXCLUSIVE)
+        body = string(self._full(path)) + struct.pack(">I", flags) + NO_ATTRIBUTES
+        handle = self._ask(Packet.OPEN, body, path, Packet.HANDLE).string()
+        return SftpFile(self, self._session, path, handle)
+
+    def rename(self, path: str, new: str) -> None:
+        """Give a file another name in one step, in the place of what had that name."""
+        self._guard(path)
+        self._guard(new)
+        names = string(self._full(path)) + string(self._full(new))
+        if "posix-rename@openssh.com" in self._session.extensions:
+            self._ask(Packet.EXTENDED, string("posix-rename@openssh.com") + names, new)
+        elif self.stat(new) is None:
+            self.claim(path, new)
+        else:
+            raise StorageRefusedError(
+                f"{self.name}/{new}",
+                "cannot be replaced in one step: the server lacks posix-rename@openssh.com",
+                remedy="Use an OpenSSH server",
+            )
+
+    def claim(self, path: str, name: str) -> None:
+        """Give a file a name that must be free: the draft's own RENAME (section 6.5)."""
+        self._guard(name)
+        self._ask(Packet.RENAME, string(self._full(path)) + string(self._full(name)), name)
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a link, if it is there."""
+        self._guard(path)
+        try:
+            self._session.request(Packet.REMOVE, string(self._full(path))).expect(Packet.STATUS)
+        except StatusError as error:
+            if error.code != Status.NO_SUCH_FILE:
+                raise self._refusal(path, error) from error
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder, if it is missing."""
+        if not self._check_folder(path):
+            self._ask(Packet.MKDIR, string(self._full(path)) + NO_ATTRIBUTES, path)
+
+    def free_space(self) -> int | None:
+        """Return the bytes that may still be written, or None where the server does not say."""
+        if "statvfs@openssh.com" not in self._session.extensions:
+            return None
+        body = string("statvfs@openssh.com") + string(self._root)
+        reply = self._ask(Packet.EXTENDED, body, "", Packet.EXTENDED_REPLY)
+        _block, fragment, _blocks, _free, available = (reply.u64() for _ in range(5))
+        return fragment * available
+
+    def another(self) -> SftpTree:
+        """Return a new connection to the same tree."""
+        return SftpTree(self._target, silence=self._silence)
+
+    def close(self) -> None:
+        """Close the connection; pending work is lost."""
+        self._session.close()
+
+    def _full(self, path: str) -> str:
+        return f"{self._root.rstrip('/')}/{path}" if path else self._root
+
+    def _real_path(self, path: str) -> str:
+        reply = self._ask(Packet.REALPATH, string(path), "", Packet.NAME)
+        reply.u32()
+        self._root = root = reply.string().decode("utf-8", "surrogateescape")
+        found = self.stat("")
+        if found is None or found.kind is not Kind.FOLDER:
+            raise StorageRefusedError(
+                self.name,
+                "there is no such folder on the server",
+                remedy="Create it, owned by the user that publishes, or correct the path",
+            )
+        return root
+
+    def _packet_size(self) -> int:
+        reply = self._ask(Packet.EXTENDED, string("limits@openssh.com"), "", Packet.EXTENDED_REPLY)
+        _packet, reading, writing = (reply.u64() for _ in range(3))
+        return min(LARGEST_PACKET, *(limit or SAFE_PACKET for limit in (reading, writing)))
+
+    def _guard(self, path: str) -> None:
+        folder = path.rpartition("/")[0]
+        if folder and not self._check_folder(folder):
+            raise StorageRefusedError(f"{self.name}/{folder}", "there is no such folder")
+
+    def _check_folder(self, folder: str) -> bool:
+        """Say whether a folder below the root is there.
+
+        Raises:
+            StorageRefusedError: It is a link, and may lead out of the tree, or no folder.
+        """
+        if folder not in self._folders:
+            found = self.stat(folder)
+            if found is None:
+                return False
+            if found.kind is not Kind.FOLDER:
+                raise StorageRefusedError(
+                    f"{self.name}/{folder}",
+                    f"is a {found.kind.value} where a folder should be; it is not entered",
+                    remedy="Make it a folder (a bind mount does what a link was meant for)",
+                )
+            self._folders.add(folder)
+        return True
+
+    def _ask(self, kind: Packet, body: bytes, path: str, answer: Packet = Packet.STATUS) -> Reply:
+        try:
+            return self._session.request(kind, body).expect(answer)
+        except StatusError as error:
+            raise self._refusal(path, error) from error
+
+    def _refusal(self, path: str, error: StatusError) -> RepositoryError:
+        """Put a server's refusal on its branch of the error tree, with the way out."""
+        subject = f"{self.name}/{path}" if path else self.name
+        if error.code == Status.PERMISSION_DENIED:
+            return StorageRefusedError(
+                subject,
+                "the server denies permission",
+                remedy="Let the user that publishes write there",
+            )
+        if error.code == Status.NO_SUCH_FILE:
+            return StorageRefusedError(subject, "there is no such file on the server")
+        if error.code == Status.FAILURE and self._is_full():
+            return StorageRefusedError(
+                subject,
+                "the server's disk is full",
+                remedy="Free some space there and run again; what arrived is kept",
+            )
+        return StorageError(subject, f"the server says: {error.text or error.code}")
+
+    def _is_full(self) -> bool:
+        with contextlib.suppress(StatusError, RepositoryError):
+            self._session.forget()
+            free = self.free_space()
+            return free is not None and free < NEARLY_FULL
+        return False
+
+
+class SftpFile:
+    """An open file on an SFTP server."""
+
+    def __init__(self, tree: SftpTree, session: SftpSession, path: str, handle: bytes) -> None:
+        self._tree = tree
+        self._session = session
+        self._path = path
+        self._handle = handle
+
+    def read(self, ranges: Sequence[Range]) -> Iterator[bytes]:
+        """Read ranges, several requests under way; yields one ``bytes`` a range."""
+        waiting: deque[bytearray] = deque()
+        todo = iter(ranges)
+        for wanted in todo:
+            waiting.append(self._ask_for(wanted))
+            if len(waiting) >= READS_UNDER_WAY:
+                self._session.drain()
+                yield from (bytes(piece) for piece in waiting)
+                waiting.clear()
+        self._session.drain()
+        yield from (bytes(piece) for piece in waiting)
+
+    def _ask_for(self, wanted: Range) -> bytearray:
+        """Request one range; the buffer is filled once the session is drained."""
+        piece = bytearray(wanted.length)
+        for at in range(0, wanted.length, self._tree.packet):
+            length = min(self._tree.packet, wanted.length - at)
+            body = string(self._handle) + struct.pack(">QI", wanted.offset + at, length)
+
+            def put(reply: Reply, at: int = at, length: int = length) -> None:
+                try:
+                    data = reply.expect(Packet.DATA).string()
+                except StatusError as error:
+                    if error.code != Status.EOF:
+                        raise self._tree._refusal(self._path, error) from error
+                    data = b""
+                piece[at : at + len(data)] = data
+                if len(data) < length:
+                    del piece[at + len(data) :]
+
+            self._session.submit(Packet.READ, body, put)
+        return piece
+
+    def write(self, offset: int, data: bytes | memoryview, done: Done = ignore) -> None:
+        """Write ``data`` at ``offset``; ``done`` is called when the server has it."""
+        view = memoryview(data)
+        for at in range(0, len(view), self._tree.packet):
+            block = view[at : at + self._tree.packet]
+            body = string(self._handle) + struct.pack(">QI", offset + at, len(block))
+            self._submit(Packet.WRITE, body, len(block), done, block)
+
+    def copy(
+        self, source: SftpFile, start: int, length: int, offset: int, done: Done = ignore
+    ) -> None:
+        """Have the server copy ``length`` bytes at ``start`` of ``source`` to ``offset`` here.
+
+        OpenSSH's ``PROTOCOL``, 4.10: a length of 0 means "to the end", so it is never sent.
+        """
+        for at in range(0, length, COPY_PIECE):
+            count = min(COPY_PIECE, length - at)
+            body = b"".join(
+                (
+                    string("copy-data"),
+                    string(source._handle),
+                    struct.pack(">QQ", start + at, count),
+                    string(self._handle),
+                    struct.pack(">Q", offset + at),
+                )
+            )
+            self._submit(Packet.EXTENDED, body, count, done)
+
+    def _submit(
+        self,
+        kind: Packet,
+        body: bytes,
+        count: int,
+        done: Done = ignore,
+        data: memoryview | None = None,
+    ) -> None:
+        def check(reply: Reply) -> None:
+            try:
+                reply.expect(Packet.STATUS)
+            except StatusError as error:
+                raise self._tree._refusal(self._path, error) from error
+            done(count)
+
+        self._session.submit(kind, body, check, data if data is not None else b"")
+
+    def flush(self) -> None:
+        """Wait until everything written and copied is acknowledged."""
+        self._session.drain()
+
+    def sync(self) -> None:
+        """Flush, and have the server put the file on its disk where it knows how."""
+        self.flush()
+        if self._tree._syncs:
+            body = string("fsync@openssh.com") + string(self._handle)
+            self._finish(Packet.EXTENDED, body)
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to ``size`` bytes."""
+        self.flush()
+        self._finish(Packet.FSETSTAT, string(self._handle) + struct.pack(">IQ", 1, size))
+
+    def _finish(self, kind: Packet, body: bytes) -> None:
+        try:
+            self._session.request(kind, body, patience=SYNC_PATIENCE).expect(Packet.STATUS)
+        except StatusError as error:
+            raise self._tree._refusal(self._path, error) from error
+
+    def close(self) -> None:
+        """Give the file back to the server."""
+        self._session.forget()
+        self._session.request(Packet.CLOSE, string(self._handle))
+
+    def __enter__(self) -> SftpFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.flush()
+            self.close()
+            return
+        with contextlib.suppress(RepositoryError):  # the first error is the one that counts
+            self.close()
+
+
+def _attributes(reply: Reply) -> RemoteStat:
+    """Read the ATTRS structure (section 5 of the draft)."""
+    flags = reply.u32()
+    size = reply.u64() if flags & 0x1 else 0
+    if flags & 0x2:
+        reply.u64()  # user and group
+    mode = reply.u32() if flags & 0x4 else 0
+    mtime = 0
+    if flags & 0x8:
+        reply.u32()
+        mtime = reply.u32()
+    if flags & 0x80000000:
+        for _ in range(reply.u32()):
+            reply.string()
+            reply.string()
+    kinds = {
+        stat_bits.S_IFREG: Kind.FILE,
+        stat_bits.S_IFDIR: Kind.FOLDER,
+        stat_bits.S_IFLNK: Kind.LINK,
+    }
+    return RemoteStat(kinds.get(stat_bits.S_IFMT(mode), Kind.OTHER), size, mtime)

@@ -1,0 +1,298 @@
+"""The SFTP protocol, version 3, with many requests under way at once.
+
+Formats: draft-ietf-secsh-filexfer-02, and OpenSSH's ``PROTOCOL`` for the extensions
+(``posix-rename``, ``statvfs``, ``fsync``, ``limits`` at openssh.com, and ``copy-data``).
+
+Paramiko's own client waits for, or forgets, the answers to its pipelined writes; here each
+request has a handler, answers are taken as they come, and what is under way is bounded, so
+that a 9 GB upload needs no more memory than a small one.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Callable
+
+import paramiko
+
+from puavo_repository.errors import ConnectionLostError
+from puavo_repository.storage.ssh import SILENCE_TIMEOUT, Watchdog
+
+VERSION = 3
+SAFE_PACKET = 32 << 10  # bytes of data that every server takes in one request
+LARGEST_PACKET = 255 << 10  # OpenSSH's; a server announces it in its limits
+UNDER_WAY = 3 << 20  # bytes of data not yet acknowledged: more than OpenSSH's window of 2 MiB
+REQUESTS_UNDER_WAY = 512  # requests without data, such as copy-data
+BATCH = 32 << 10  # bytes of small requests that travel together, one SSH packet
+
+
+class Kind(enum.IntEnum):
+    """Types of SFTP packets."""
+
+    INIT = 1
+    VERSION = 2
+    OPEN = 3
+    CLOSE = 4
+    READ = 5
+    WRITE = 6
+    LSTAT = 7
+    FSETSTAT = 10
+    OPENDIR = 11
+    READDIR = 12
+    REMOVE = 13
+    MKDIR = 14
+    REALPATH = 16
+    RENAME = 18
+    STATUS = 101
+    HANDLE = 102
+    DATA = 103
+    NAME = 104
+    ATTRS = 105
+    EXTENDED = 200
+    EXTENDED_REPLY = 201
+
+
+class Status(enum.IntEnum):
+    """What a STATUS packet says."""
+
+    OK = 0
+    EOF = 1
+    NO_SUCH_FILE = 2
+    PERMISSION_DENIED = 3
+    FAILURE = 4
+    OP_UNSUPPORTED = 8
+
+
+class StatusError(Exception):
+    """The server said no to a request."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+
+
+class Reply:
+    """One packet from the server, read from front to back."""
+
+    def __init__(self, kind: int, body: bytes) -> None:
+        self.kind = kind
+        self._body = body
+        self._at = 0
+
+    def u32(self) -> int:
+        """Take a 32-bit number."""
+        return int.from_bytes(self._take(4), "big")
+
+    def u64(self) -> int:
+        """Take a 64-bit number."""
+        return int.from_bytes(self._take(8), "big")
+
+    def string(self) -> bytes:
+        """Take a string: its length, then its bytes."""
+        return self._take(self.u32())
+
+    def more(self) -> bool:
+        """Say whether anything is left."""
+        return self._at < len(self._body)
+
+    def _take(self, count: int) -> bytes:
+        piece = self._body[self._at : self._at + count]
+        if len(piece) < count:
+            raise ConnectionLostError("SFTP server", "sent a packet that is cut short")
+        self._at += count
+        return piece
+
+    def expect(self, kind: Kind) -> Reply:
+        """Return this packet if it is of that kind.
+
+        Raises:
+            StatusError: It is a status instead, and not a good one.
+        """
+        if self.kind == kind and kind is not Kind.STATUS:
+            return self
+        if self.kind != Kind.STATUS:
+            raise ConnectionLostError("SFTP server", f"answered with a packet of type {self.kind}")
+        code = self.u32()
+        if code == Status.OK and kind is Kind.STATUS:
+            return self
+        raise StatusError(code, self.string().decode("utf-8", "replace") if self.more() else "")
+
+
+Handler = Callable[[Reply], None]
+
+
+def string(text: bytes | str) -> bytes:
+    """Encode a string for a request."""
+    raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    return struct.pack(">I", len(raw)) + raw
+
+
+class SftpSession:
+    """One SFTP channel. Used by one thread at a time.
+
+    Attributes:
+        extensions: What the server announces, by name.
+        sent: Bytes of SFTP packets sent.
+    """
+
+    def __init__(self, name: str, transport: paramiko.Transport, limit: float | None = None):
+        self._name = name
+        self._transport = transport
+        self._watchdog = Watchdog(transport, limit or SILENCE_TIMEOUT)
+        self._pending: dict[int, tuple[Handler, int]] = {}
+        self._owed = 0  # bytes of data among the pending
+        self._next = 0
+        self._outbox = bytearray()
+        self._inbox = bytearray()
+        self.sent = 0
+        try:
+            self._watchdog.expect()
+            self._channel = transport.open_session(timeout=self._watchdog.limit)
+            self._channel.invoke_subsystem("sftp")
+            self.extensions = self._greet()
+        except BaseException as error:
+            self.close()
+            raise self._lost(error) from error
+
+    def _greet(self) -> dict[str, str]:
+        self._channel.sendall(struct.pack(">IBI", 5, Kind.INIT, VERSION))
+        reply = self._packet()
+        if reply.kind != Kind.VERSION or reply.u32() < VERSION:
+            raise ConnectionLostError(self._name, "is no SFTP server of version 3")
+        self._watchdog.rest()
+        found = {}
+        while reply.more():
+            name = reply.string().decode("utf-8", "replace")
+            found[name] = reply.string().decode("utf-8", "replace")
+        return found
+
+    def request(self, kind: Kind, body: bytes, *, patience: float | None = None) -> Reply:
+        """Send one request and wait for its answer, taking others that come before.
+
+        Args:
+            kind: Its type.
+            body: Everything after the request number.
+            patience: Seconds that the answer may take, if more than usual.
+        """
+        answer: list[Reply] = []
+        self.submit(kind, body, answer.append)
+        while not answer:
+            self._turn(patience)
+        return answer[0]
+
+    def submit(
+        self, kind: Kind, body: bytes, handler: Handler, data: bytes | memoryview = b""
+    ) -> None:
+        """Send a request; ``handler`` is called with its answer, from a later call here.
+
+        Args:
+            kind: Its type.
+            body: Everything after the request number, without ``data``.
+            handler: Takes the answer. What it raises comes out of the call that took it.
+            data: Bytes that end the request: the data of a write, with its length.
+        """
+        while self._owed + len(data) > UNDER_WAY or len(self._pending) >= REQUESTS_UNDER_WAY:
+            if not self._pending:
+                break
+            self._turn()
+        number = self._next = (self._next + 1) & 0xFFFFFFFF
+        if not self._pending:
+            self._watchdog.expect()
+        self._pending[number] = (handler, len(data))
+        self._owed += len(data)
+        length = 5 + len(body) + len(data)
+        self._outbox += struct.pack(">IBI", length, kind, number) + body
+        if data:
+            self._outbox += data
+        if len(self._outbox) >= BATCH:
+            self._send()
+            self._take_what_came()
+
+    def drain(self) -> None:
+        """Wait until nothing is under way."""
+        while self._pending:
+            self._turn()
+
+    def forget(self) -> None:
+        """Take the answers that are under way without a look: their work was given up."""
+        self._pending = {n: (lambda _reply: None, size) for n, (_, size) in self._pending.items()}
+        self.drain()
+
+    def close(self) -> None:
+        """Close the session and its connection."""
+        self._watchdog.end()
+        self._transport.close()
+
+    def _turn(self, patience: float | None = None) -> None:
+        """Send what waits, take one answer, and give it to its handler."""
+        self._send()
+        if patience:
+            self._watchdog.expect(patience)
+        self._dispatch(self._packet())
+
+    def _take_what_came(self) -> None:
+        while self._pending and self._packet_is_here():
+            self._dispatch(self._packet())
+
+    def _dispatch(self, reply: Reply) -> None:
+        handler, size = self._pending.pop(reply.u32(), (None, 0))
+        self._owed -= size
+        if self._pending:
+            self._watchdog.expect()
+        else:
+            self._watchdog.rest()
+        if handler is None:
+            raise ConnectionLostError(self._name, "the server answered what nobody asked")
+        handler(reply)
+
+    def _send(self) -> None:
+        if not self._outbox:
+            return
+        outbox, self._outbox = self._outbox, bytearray()
+        view = memoryview(outbox)
+        try:
+            while view:
+                count = self._channel.send(view)  # type: ignore[arg-type]  # any buffer will do
+                if not count:
+                    raise self._lost(EOFError())
+                view = view[count:]
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise self._lost(error) from error
+        self.sent += len(outbox)
+
+    def _packet_is_here(self) -> bool:
+        while self._channel.recv_ready() and not self._whole():
+            self._inbox += self._receive()
+        return self._whole()
+
+    def _whole(self) -> bool:
+        have = len(self._inbox)
+        return have >= 4 and have >= 4 + int.from_bytes(self._inbox[:4], "big")
+
+    def _packet(self) -> Reply:
+        while not self._whole():
+            self._inbox += self._receive()
+        end = 4 + int.from_bytes(self._inbox[:4], "big")
+        kind, body = self._inbox[4], bytes(self._inbox[5:end])
+        del self._inbox[:end]
+        return Reply(kind, body)
+
+    def _receive(self) -> bytes:
+        try:
+            piece = self._channel.recv(1 << 18)
+        except (TimeoutError, OSError, EOFError, paramiko.SSHException) as error:
+            raise self._lost(error) from error
+        if not piece:
+            raise self._lost(EOFError())
+        return piece
+
+    def _lost(self, error: BaseException) -> BaseException:
+        if self._watchdog.fired:
+            return ConnectionLostError(
+                self._name, f"the server did not answer for {self._watchdog.limit:.0f} seconds"
+            )
+        if isinstance(error, OSError | EOFError | paramiko.SSHException):
+            return ConnectionLostError(self._name, str(error) or "the connection was lost")
+        return error

@@ -1,0 +1,96 @@
+"""A bandwidth limit that several connections share, fixed or by the hour of the day."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from puavo_repository.errors import SettingsError
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
+_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmg]?)", re.IGNORECASE)
+_HOURS = re.compile(r"([0-9]{1,2})-([0-9]{1,2})=(.+)")
+_BURST = 0.25  # seconds of the rate that may pass at once
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """How many bytes a second may be sent.
+
+    Attributes:
+        rate: Bytes a second; 0 for no limit.
+        hours: (first hour, hour it ends at, bytes a second), local time; the first match counts.
+    """
+
+    rate: int = 0
+    hours: tuple[tuple[int, int, int], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Bandwidth:
+        """Read ``2M``, or ``0 7-19=500k``: no limit, but 500,000 bytes a second from 7 to 19.
+
+        Raises:
+            SettingsError: It is none of these.
+        """
+        rate, hours = 0, []
+        for word in text.replace(",", " ").split():
+            match = _HOURS.fullmatch(word)
+            if match is None:
+                rate = _rate(word)
+                continue
+            first, end = int(match[1]), int(match[2])
+            if first > 23 or end > 24:
+                raise SettingsError("bandwidth", f"{word!r} is no time of day", expected="7-19=…")
+            hours.append((first, end, _rate(match[3])))
+        return cls(rate, tuple(hours))
+
+    def at(self, hour: int) -> int:
+        """Return the limit in force at an hour (0 to 23)."""
+        for first, end, rate in self.hours:
+            if first <= hour < end or (end <= first and (hour >= first or hour < end)):
+                return rate
+        return self.rate
+
+
+def _rate(text: str) -> int:
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise SettingsError("bandwidth", f"{text!r} is no rate", expected="bytes a second, as 2M")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+class Throttle:
+    """Keeps the sum of what its users send below the limit.
+
+    Args:
+        bandwidth: The limit.
+        share: What part of it is for this process, where several publish side by side.
+    """
+
+    def __init__(self, bandwidth: Bandwidth | None = None, share: float = 1.0) -> None:
+        self._bandwidth = bandwidth or Bandwidth()
+        self._share = share
+        self._free_at = 0.0  # when all that was admitted so far has passed at the rate
+        self._lock = threading.Lock()
+
+    def admit(self, count: int, before_wait: Callable[[], None]) -> None:
+        """Return when ``count`` bytes may be sent.
+
+        Args:
+            count: Bytes.
+            before_wait: Called before a wait, to take the answers that are due: a connection
+                whose answers nobody takes would count as stalled.
+        """
+        rate = self._bandwidth.at(time.localtime().tm_hour) * self._share
+        if not rate:
+            return
+        now = time.monotonic()
+        with self._lock:
+            self._free_at = max(self._free_at, now - _BURST) + count / rate
+            wait = self._free_at - now
+        if wait > 0:
+            before_wait()
+            time.sleep(max(0.0, now + wait - time.monotonic()))

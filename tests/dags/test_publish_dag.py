@@ -1,0 +1,168 @@
+"""The publish DAG: sound as a document, and run for real in Airflow's own process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirrors import add_image, make_mirror, tree_of, walk
+from puavo_repository.stages.publish import publish as publish_directly
+from repository import ROOT, environment
+from servers import Sshd, running
+
+# Runs in a process of its own: Airflow reads its settings when it is first imported.
+RUN = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1])
+assert not bag.import_errors, bag.import_errors
+run = bag.dags["puavo_repository_publish"].test(run_conf=json.loads(sys.argv[2]))
+tasks = [
+    (ti.task_id, ti.rendered_map_index or "", str(ti.state)) for ti in run.get_task_instances()
+]
+print("RESULT " + json.dumps({"state": str(run.state), "tasks": sorted(tasks)}))
+"""
+INSPECT = """
+import json, sys
+from puavo_repository import errors
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1])
+dag = bag.dags["puavo_repository_publish"]
+print("RESULT " + json.dumps({
+    "errors": bag.import_errors,
+    "tasks": sorted(dag.task_ids),
+    "mapped": sorted(t.task_id for t in dag.tasks if t.is_mapped),
+    "leaves": sorted(t.task_id for t in dag.leaves),
+    "params": sorted(dag.params.keys()),
+    "schedule": str(dag.timetable.asset_condition),
+    "runs": dag.max_active_runs,
+    "retried": {
+        type(error).__name__: sorted(
+            {t.retry_policy.evaluate(error, 1, 3).action.value for t in dag.tasks}
+        )
+        for error in (
+            errors.HostKeyError("a", "b"),
+            errors.StorageRefusedError("a", "b"),
+            errors.ConnectionLostError("a", "b"),
+            errors.LockedError("a", "b"),
+        )
+    },
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment of an Airflow with an embedded database of its own."""
+    home = tmp_path_factory.mktemp("airflow")
+    found = environment(
+        AIRFLOW_HOME=str(home),
+        AIRFLOW__CORE__DAGS_FOLDER=str(ROOT / "dags"),
+        AIRFLOW__CORE__PLUGINS_FOLDER=str(home / "plugins"),
+        AIRFLOW__CORE__LOAD_EXAMPLES="False",
+        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    )
+    subprocess.run(["airflow", "db", "migrate"], env=found, capture_output=True, check=True)
+    return found
+
+
+def python(code: str, airflow: dict[str, str], *arguments: str, **more: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "dags"), *arguments],
+        env={**airflow, "PUAVO_REPOSITORY_RETRIES": "0", **more},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert results, done.stdout[-3000:] + done.stderr[-6000:]
+    return {**json.loads(results[-1].removeprefix("RESULT ")), "log": done.stdout + done.stderr}
+
+
+def publish(airflow: dict[str, str], mirror: Path, mirrors: list[str], /, **more: Any) -> Any:
+    params = {key: value for key, value in more.items() if not key.isupper()}
+    conf = {"image_dir": str(mirror.parent), "mirror_dir": str(mirror), "mirrors": mirrors}
+    settings = {key: value for key, value in more.items() if key.isupper()}
+    return python(RUN, airflow, json.dumps({**conf, **params}), **settings)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    make_mirror(tmp_path / "images" / "mirror", count=2, targets=1)
+    return tmp_path / "images" / "mirror"
+
+
+def test_the_dag_reads_as_designed(airflow: dict[str, str]) -> None:
+    found = python(INSPECT, airflow)
+    assert found["errors"] == {}
+    assert found["mapped"] == ["assemble", "plan", "prune", "switch", "upload", "verify"]
+    assert found["leaves"] == ["report"]
+    assert "puavo-repository-prepared" in found["schedule"]
+    assert found["runs"] == 1
+    assert {"mirrors", "dry_run", "allow_mass_delete"} <= set(found["params"])
+    assert found["retried"] == {
+        "HostKeyError": ["fail"],
+        "StorageRefusedError": ["fail"],
+        "ConnectionLostError": ["default"],
+        "LockedError": ["default"],
+    }
+
+
+def test_every_mirror_is_published_and_a_bad_one_holds_nobody_back(
+    airflow: dict[str, str], mirror: Path, tmp_path: Path
+) -> None:
+    good, missing = tmp_path / "good one", tmp_path / "missing"
+    good.mkdir()
+    urls = [f"file://{missing}", f"file://{good}".replace(" ", "%20")]
+    found = publish(airflow, mirror, urls)
+    assert found["state"] == "failed", "the last task says that something failed"
+    assert tree_of(good) == tree_of(mirror)
+    labels = {label for task, label, _ in found["tasks"] if task in ("upload", "assemble")}
+    assert len(labels) == 3
+    states = {(task, state) for task, _, state in found["tasks"]}
+    assert {("plan", "failed"), ("plan", "success"), ("report", "failed")} <= states
+    assert "no such folder" in found["log"]
+
+
+def test_a_night_over_an_airflow_connection(
+    airflow: dict[str, str], mirror: Path, tmp_path: Path
+) -> None:
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    with running(Sshd(tmp_path / "sshd")) as server:
+        connection = {
+            "conn_type": "sftp",
+            "host": "127.0.0.1",
+            "port": server.port,
+            "extra": {
+                "path": str(remote),
+                "host_key": server.host_key,
+                "private_key": server.client_key.read_text(),
+            },
+        }
+        secret = {"AIRFLOW_CONN_PUAVO_MIRROR": json.dumps(connection)}
+        dry = publish(airflow, mirror, ["puavo_mirror"], dry_run=True, **secret)
+        assert dry["state"] == "success"
+        assert list(remote.iterdir()) == []
+        assert publish_directly(mirror, server.target(remote)).ok
+        rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
+        rdiff.write_bytes(rdiff.read_bytes()[:-1] + b"\x01a\x00")  # made anew
+        add_image(mirror, sorted(path.name for path in mirror.glob("*.img")))
+        secret["PUAVO_REPOSITORY_REPLACE_PAUSE"] = "0"
+        night = publish(airflow, mirror, ["puavo_mirror"], **secret)
+        assert night["state"] == "success"
+        assert [task for task, _, _ in night["tasks"]].count("assemble") == 1
+        assert tree_of(remote) == tree_of(mirror)
+        assert walk(remote) == []
+        assert server.client_key.read_text().splitlines()[1] not in night["log"]
+        idle = publish(airflow, mirror, ["puavo_mirror"], **secret)
+        assert {("upload", "skipped"), ("report", "success")} <= {
+            (task, state) for task, _, state in idle["tasks"]
+        }

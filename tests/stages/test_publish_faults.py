@@ -1,0 +1,152 @@
+"""Whatever breaks, and wherever: the retry goes on, and clients find nothing wrong meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from mirrors import add_image, make_mirror, tree_of, walk
+from puavo_repository.errors import ConnectionLostError
+from puavo_repository.stages import publish as publishing
+from puavo_repository.stages import upload
+from puavo_repository.stages.prune import Cleaning
+from puavo_repository.stages.publish import publish
+from puavo_repository.stages.publish_options import Options
+from puavo_repository.stages.publish_plan import How, Transfer
+from puavo_repository.stages.publisher import Publisher
+from puavo_repository.storage import ssh
+from puavo_repository.storage.throttle import Bandwidth
+from publish_kills import campaign
+from servers import Proxy, Sshd
+
+KEEP = Options(connections=2, cleaning=Cleaning(pause=0.0))
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    (tmp_path / "remote").mkdir()
+    return tmp_path / "remote"
+
+
+def test_a_killed_publisher_never_leaves_clients_with_a_wrong_tree(tmp_path: Path) -> None:
+    outcome = campaign(tmp_path, rounds=8, seed=20261123)
+    assert outcome.wrong == []
+    assert outcome.kills >= 4
+    assert outcome.walks > 20
+
+
+def test_a_connection_lost_at_any_stage_is_made_again(
+    tmp_path: Path, remote: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "FIRST_DELAY", 0.01)
+    names = make_mirror(tmp_path / "mirror", size=60_000)
+    chance = random.Random(5)
+    with Proxy(sshd.port) as proxy:
+        target = sshd.target(remote, proxy.port)
+        for _ in range(12):
+            proxy.cut_after = proxy.sent + chance.randrange(150_000)
+            found = publish(tmp_path / "mirror", target, KEEP)
+            assert found.ok, found.failed
+            assert walk(remote) == []
+            names = add_image(tmp_path / "mirror", names, keep=4, seed=chance.randrange(1 << 30))
+        assert proxy.connections > 24
+
+
+def test_a_stalled_server_fails_in_time_and_the_retry_goes_on(
+    tmp_path: Path, remote: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "ATTEMPTS", 1)
+    monkeypatch.setattr("puavo_repository.storage.sftp_session.SILENCE_TIMEOUT", 0.5)
+    monkeypatch.setattr(ssh, "CONNECT_TIMEOUT", 0.5)
+    make_mirror(tmp_path / "mirror")
+    with Proxy(sshd.port) as proxy:
+        proxy.stall_after = 150_000
+        with pytest.raises(ConnectionLostError, match=r"did not answer|timeout|banner|login"):
+            publish(tmp_path / "mirror", sshd.target(remote, proxy.port), KEEP)
+        proxy.heal()
+    assert publish(tmp_path / "mirror", sshd.target(remote), KEEP).ok
+    assert tree_of(remote) == tree_of(tmp_path / "mirror")
+
+
+@pytest.mark.parametrize("connections", [1, 5])
+def test_an_interrupted_upload_goes_on_where_it_was(
+    tmp_path: Path, remote: Path, sshd: Sshd, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "LONG_TRIP", 0.0)
+    item = _large_file(tmp_path, 160 << 20)
+    options = Options(connections=connections)
+    with Proxy(sshd.port) as proxy:
+        target = sshd.target(remote, proxy.port)
+        proxy.cut_after = 120 << 20
+        with Publisher(tmp_path, target, options) as first, pytest.raises(ConnectionLostError):
+            first.transfer(item)
+        with Publisher(tmp_path, target, options) as second:
+            second.transfer(item)
+        assert proxy.sent - item.size <= 64 << 20
+    assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
+    assert [path.name for path in remote.iterdir()] == [item.path]
+
+
+def test_a_finished_transfer_is_not_sent_again_by_a_retry(
+    tmp_path: Path, remote: Path, sshd: Sshd
+) -> None:
+    item = _large_file(tmp_path, 4 << 20)
+    with Publisher(tmp_path, sshd.target(remote)) as publisher:
+        first = publisher.transfer(item)
+        sent = publisher.pool.sent
+        assert publisher.transfer(item) == first
+        assert publisher.pool.sent - sent < 10_000
+        (remote / item.path).write_bytes(bytes(item.size))
+        publisher.transfer(item)
+    assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
+
+
+def test_a_part_with_other_content_is_not_gone_on_with(
+    tmp_path: Path, remote: Path, sshd: Sshd
+) -> None:
+    item = _large_file(tmp_path, 60 << 20)
+    (remote / item.part).write_bytes(bytes(50 << 20))
+    with Publisher(tmp_path, sshd.target(remote)) as publisher:
+        publisher.transfer(item)
+    assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
+
+
+def test_a_part_that_is_a_link_is_not_written_through(
+    tmp_path: Path, remote: Path, sshd: Sshd
+) -> None:
+    item = _large_file(tmp_path, 1 << 20)
+    (tmp_path / "outside").write_bytes(b"precious")
+    (remote / item.part).symlink_to(tmp_path / "outside")
+    with Publisher(tmp_path, sshd.target(remote)) as publisher:
+        publisher.transfer(item)
+    assert (tmp_path / "outside").read_bytes() == b"precious"
+    assert (remote / item.path).stat().st_size == item.size
+
+
+def test_a_bandwidth_limit_is_kept_over_several_connections(
+    tmp_path: Path, remote: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "LONG_TRIP", 0.0)
+    item = _large_file(tmp_path, 30 << 20)
+    options = Options(connections=3, bandwidth=Bandwidth(20_000_000))
+    with Publisher(tmp_path, sshd.target(remote), options) as publisher:
+        begun = time.monotonic()
+        publisher.transfer(item)
+        assert time.monotonic() - begun >= item.size / 20_000_000 - 0.5
+
+
+def _large_file(folder: Path, size: int) -> Transfer:
+    name = "puavo-os-large-bookworm-2026-01-01-120000-amd64.img"
+    block = os.urandom(1 << 20)
+    digest = hashlib.sha256()
+    with (folder / name).open("wb") as stream:
+        for number in range(size >> 20):
+            piece = number.to_bytes(8, "big") + block[8:]
+            stream.write(piece)
+            digest.update(piece)
+    return Transfer(name, size, digest.hexdigest(), How.UPLOADED)

@@ -1,0 +1,222 @@
+"""What goes wrong with a connection is told apart, and says the way out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from puavo_repository.errors import (
+    ConnectionLostError,
+    HostKeyError,
+    LoginError,
+    PermanentError,
+    SettingsError,
+    StorageRefusedError,
+    TransientError,
+)
+from puavo_repository.storage import ssh
+from puavo_repository.storage.remote import Access
+from puavo_repository.storage.sftp import SftpTree
+from puavo_repository.storage.target import Target, parse_target, target_of_connection
+from servers import Proxy, Sshd, free_port, make_key, running, tool
+
+
+def test_an_unknown_host_key_is_refused_with_its_fingerprint(sshd: Sshd, tmp_path: Path) -> None:
+    target = dataclasses.replace(sshd.target(tmp_path), host_key="", known_hosts=())
+    with pytest.raises(HostKeyError) as caught:
+        SftpTree(target)
+    command = [tool("ssh-keygen"), "-lf", str(sshd.home / "host_key.pub")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown.split()[1] in str(caught.value)
+    assert f"ssh-keyscan -p {sshd.port} 127.0.0.1" in str(caught.value)
+    assert sshd.host_key in str(caught.value), "so that it can be put into a connection"
+
+
+def test_a_changed_host_key_is_refused(sshd: Sshd, tmp_path: Path) -> None:
+    other = make_key(tmp_path / "other").with_suffix(".pub").read_text()
+    with pytest.raises(HostKeyError, match=r"has changed.*ssh-keygen -R"):
+        SftpTree(dataclasses.replace(sshd.target(tmp_path), host_key=other))
+
+
+def test_known_hosts_is_looked_up_by_name_and_port(sshd: Sshd, tmp_path: Path) -> None:
+    known = tmp_path / "known_hosts"
+    target = dataclasses.replace(sshd.target(tmp_path), host_key="", known_hosts=(str(known),))
+    known.write_text(f"127.0.0.1 {sshd.host_key}\n")
+    with pytest.raises(HostKeyError, match="unknown"):
+        SftpTree(target)
+    known.write_text(f"[127.0.0.1]:{sshd.port} {sshd.host_key}\n")
+    SftpTree(target).close()
+    subprocess.run([tool("ssh-keygen"), "-q", "-H", "-f", str(known)], check=True)
+    SftpTree(target).close()
+
+
+def test_a_host_key_that_is_none_is_named(sshd: Sshd, tmp_path: Path) -> None:
+    with pytest.raises(HostKeyError, match="is no key"):
+        SftpTree(dataclasses.replace(sshd.target(tmp_path), host_key="nonsense"))
+    bare = sshd.host_key.split()[1]
+    SftpTree(dataclasses.replace(sshd.target(tmp_path), host_key=bare)).close()
+
+
+def test_a_wrong_key_is_refused_for_good(sshd: Sshd, tmp_path: Path) -> None:
+    wrong = make_key(tmp_path / "wrong")
+    with pytest.raises(LoginError, match="authorized_keys"):
+        SftpTree(dataclasses.replace(sshd.target(tmp_path), key_file=str(wrong)))
+
+
+def test_a_key_may_be_given_as_text(sshd: Sshd, tmp_path: Path) -> None:
+    target = dataclasses.replace(
+        sshd.target(tmp_path), key_file="", private_key=sshd.client_key.read_text()
+    )
+    SftpTree(target).close()
+
+
+def test_no_secret_is_shown(sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    secret = "hunter2-is-secret"
+    target = dataclasses.replace(
+        sshd.target(tmp_path), key_file="", private_key=secret, password=secret
+    )
+    with caplog.at_level(logging.DEBUG), pytest.raises(LoginError) as caught:
+        SftpTree(target)
+    with caplog.at_level(logging.DEBUG), pytest.raises(LoginError) as again:
+        SftpTree(dataclasses.replace(target, private_key=""))
+    shown = f"{caught.value} {again.value} {target} {target.url} {caplog.text}"
+    assert secret not in shown
+    with pytest.raises(SettingsError) as refused:
+        parse_target(f"sftp://user:{secret}@host/path")
+    assert secret not in str(refused.value)
+
+
+def test_a_refused_connection_may_come_back(tmp_path: Path, sshd: Sshd) -> None:
+    with pytest.raises(TransientError):
+        SftpTree(sshd.target(tmp_path, free_port()))
+
+
+def test_a_read_only_server_is_refused_for_good(tmp_path: Path) -> None:
+    with running(Sshd(tmp_path / "sshd", options="-R")) as server:
+        tree = SftpTree(server.target(tmp_path))
+        with pytest.raises(StorageRefusedError, match="permission"):
+            tree.open("file", Access.CREATE)
+        with pytest.raises(StorageRefusedError, match="permission"):
+            tree.make_folder("folder")
+        tree.close()
+
+
+def test_a_full_disk_is_told_from_other_failures(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with running(Sshd(tmp_path / "sshd", full_disk=disk, disk_size="4m")) as server:
+        tree = SftpTree(server.target(disk))
+        file = tree.open("file", Access.CREATE)
+        with pytest.raises(StorageRefusedError, match="disk is full"):
+            file.write(0, bytes(8 << 20))
+        file.close()
+        tree.remove("file")
+        tree.close()
+
+
+@pytest.mark.parametrize("after", [0, 500, 3_000, 4_500, 200_000, 900_000])
+def test_a_silent_server_is_given_up(
+    sshd: Sshd, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "CONNECT_TIMEOUT", 0.5)
+    with Proxy(sshd.port) as proxy:
+        proxy.stall_after = after
+        with pytest.raises(ConnectionLostError):
+            _write_a_megabyte(sshd.target(tmp_path, proxy.port), silence=0.5)
+        proxy.heal()
+
+
+@pytest.mark.parametrize("after", [0, 500, 3_000, 4_500, 200_000, 900_000])
+def test_a_cut_connection_is_told(sshd: Sshd, tmp_path: Path, after: int) -> None:
+    with Proxy(sshd.port) as proxy:
+        proxy.cut_after = after
+        with pytest.raises(ConnectionLostError):
+            _write_a_megabyte(sshd.target(tmp_path, proxy.port))
+
+
+@pytest.mark.parametrize("at", [100, 4_500, 300_000])
+def test_a_corrupted_byte_never_arrives(sshd: Sshd, tmp_path: Path, at: int) -> None:
+    with Proxy(sshd.port) as proxy:
+        proxy.corrupt_at = at
+        with pytest.raises((TransientError, PermanentError)):
+            _write_a_megabyte(sshd.target(tmp_path, proxy.port))
+    arrived = (tmp_path / "file").read_bytes() if (tmp_path / "file").exists() else b""
+    assert set(arrived) <= {7}
+
+
+def _write_a_megabyte(target: Target, silence: float | None = None) -> None:
+    tree = SftpTree(target, silence=silence)
+    try:
+        with tree.open("file", Access.WRITE) as file:
+            file.write(0, bytes([7]) * (1 << 20))
+            file.sync()
+    finally:
+        tree.close()
+
+
+def test_a_connection_with_a_round_trip_reports_it(sshd: Sshd, tmp_path: Path) -> None:
+    with Proxy(sshd.port, delay=0.05) as proxy:
+        tree = SftpTree(sshd.target(tmp_path, proxy.port))
+        assert tree.round_trip >= 0.1
+        tree.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "host", "port", "user"),
+    [
+        ("sftp://me@host/srv/mirror", "/srv/mirror", "host", 22, "me"),
+        ("sftp://host:2222/a%20b/%C3%A4/", "/a b/ä", "host", 2222, ""),
+        ("sftp://me@[::1]:22/a/../b", "/a/../b", "::1", 22, "me"),
+        ("file:///srv/my%20mirror", "/srv/my mirror", "", 22, ""),
+        ("file:///ä b", "/ä b", "", 22, ""),
+    ],
+)
+def test_urls_are_read(url: str, path: str, host: str, port: int, user: str) -> None:
+    target = parse_target(url)
+    assert (target.path, target.host, target.port, target.user) == (path, host, port, user)
+    assert parse_target(target.url) == target
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "host:/path",
+        "http://host/x",
+        "sftp:///x",
+        "sftp://host",
+        "file://host/x",
+        "sftp://host:99999/x",
+        "file:relative",
+        "sftp://u:p@host/x",
+    ],
+)
+def test_bad_urls_are_refused(url: str) -> None:
+    with pytest.raises(SettingsError):
+        parse_target(url)
+
+
+def test_a_connection_becomes_a_target() -> None:
+    target = target_of_connection(
+        "mirror",
+        host="h",
+        port=None,
+        login="me",
+        password="p",
+        extra={"path": "/srv/m/", "host_key": "ssh-ed25519 AAAA", "key_file": "k"},
+    )
+    assert target == Target(
+        path="/srv/m",
+        host="h",
+        port=22,
+        user="me",
+        password="p",
+        host_key="ssh-ed25519 AAAA",
+        key_file="k",
+    )
+    with pytest.raises(SettingsError, match=r"connection mirror.*path"):
+        target_of_connection("mirror", host="h", port=1, login="", password="", extra={})

@@ -1,0 +1,135 @@
+"""Two publishers at once notice each other, whatever their clocks say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from puavo_repository.errors import LockedError
+from puavo_repository.storage import journal, publisher_lock
+from puavo_repository.storage.folder import FolderTree
+from puavo_repository.storage.publisher_lock import PATH, Holder, PublisherLock, server_time
+from puavo_repository.storage.target import Target
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> FolderTree:
+    return FolderTree(Target(path=str(tmp_path)))
+
+
+def lock_of(tree: FolderTree, token: str) -> PublisherLock:
+    return PublisherLock(tree, Holder.run(token))
+
+
+def test_a_second_publisher_is_told_who_holds_it(tree: FolderTree) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    with pytest.raises(LockedError, match="run first on"):
+        lock_of(tree, "second").acquire()
+    first.check()
+    first.release()
+    lock_of(tree, "second").acquire()
+
+
+def test_tasks_of_one_run_share_it(tree: FolderTree) -> None:
+    lock_of(tree, "run").acquire()
+    lock_of(tree, "run").acquire()
+    lock_of(tree, "run").check()
+
+
+def test_a_holder_that_died_here_does_not_hold_it_up(tree: FolderTree) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from puavo_repository.storage.folder import FolderTree\n"
+        "from puavo_repository.storage.publisher_lock import *\n"
+        "from puavo_repository.storage.target import Target\n"
+        "PublisherLock(FolderTree(Target(path=sys.argv[1])), Holder.this_process()).acquire()\n"
+    )
+    include = str(Path(publisher_lock.__file__).parents[2])
+    subprocess.run(
+        [sys.executable, "-c", script, tree._target.path],
+        check=True,
+        env={**os.environ, "PYTHONPATH": include},
+    )
+    assert tree.stat(PATH) is not None
+    PublisherLock(tree, Holder.this_process()).acquire()
+
+
+def test_a_living_holder_here_keeps_it(tree: FolderTree) -> None:
+    PublisherLock(tree, Holder.this_process()).acquire()
+    with pytest.raises(LockedError, match=f"process {os.getpid()}"):
+        PublisherLock(tree, Holder.this_process()).acquire()
+
+
+def test_a_holder_here_that_retired_does_not_hold_it_up(tree: FolderTree) -> None:
+    first = Holder.this_process()
+    PublisherLock(tree, first).acquire()
+    first.retire()
+    PublisherLock(tree, Holder.this_process()).acquire()
+
+
+def test_only_the_servers_clock_counts(tree: FolderTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock_of(tree, "first").acquire()
+    for wrong in (0.0, 4e9):
+        monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong)
+        with pytest.raises(LockedError):
+            lock_of(tree, "second").acquire()
+
+
+def test_a_silent_holder_loses_it_and_notices(tree: FolderTree, tmp_path: Path) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    long_ago = time.time() - publisher_lock.EXPIRY - 5
+    os.utime(tmp_path / PATH, (long_ago, long_ago))
+    lock_of(tree, "second").acquire()
+    with pytest.raises(LockedError, match="taken over"):
+        first.check()
+    first.release()
+    lock_of(tree, "second").check()
+
+
+def test_a_sign_of_life_keeps_it(tree: FolderTree, tmp_path: Path) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    long_ago = time.time() - publisher_lock.EXPIRY - 5
+    os.utime(tmp_path / PATH, (long_ago, long_ago))
+    assert abs(first.beat(tree) - server_time(tree, "x")) <= 2
+    with pytest.raises(LockedError):
+        lock_of(tree, "second").acquire()
+
+
+def test_an_unreadable_lock_holds_until_it_expires(tree: FolderTree, tmp_path: Path) -> None:
+    tree.make_folder(journal.FOLDER)
+    (tmp_path / PATH).write_bytes(b"")
+    with pytest.raises(LockedError, match="not said who"):
+        lock_of(tree, "second").acquire()
+    long_ago = time.time() - publisher_lock.EXPIRY - 5
+    os.utime(tmp_path / PATH, (long_ago, long_ago))
+    lock_of(tree, "second").acquire()
+
+
+def test_it_is_kept_alive_from_a_thread(
+    tree: FolderTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_lock, "BEAT", 0.01)
+    lock = lock_of(tree, "first")
+    lock.acquire()
+    os.utime(tmp_path / PATH, (1, 1))
+    ended = lock.keep_alive()
+    end = time.monotonic() + 20
+    while (tmp_path / PATH).stat().st_mtime < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    ended.set()
+    assert (tmp_path / PATH).stat().st_mtime > 2
+
+
+def test_what_dead_publishers_left_is_cleared(tree: FolderTree, tmp_path: Path) -> None:
+    tree.make_folder(journal.FOLDER)
+    (tmp_path / f"{PATH}.gone").write_bytes(b"x")
+    lock_of(tree, "first").acquire()
+    assert [path.name for path in (tmp_path / journal.FOLDER).iterdir()] == ["publisher.lock"]

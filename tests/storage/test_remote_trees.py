@@ -1,0 +1,156 @@
+"""Both kinds of remote tree keep the same promises."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from puavo_repository.errors import StorageError, StorageRefusedError
+from puavo_repository.storage.folder import FolderTree
+from puavo_repository.storage.remote import (
+    Access,
+    Kind,
+    Range,
+    RemoteTree,
+    read_whole,
+    write_whole,
+)
+from puavo_repository.storage.sftp import SftpTree
+from puavo_repository.storage.target import Target
+from servers import Sshd
+
+ROOT_NAME = "tree with spaces and ä%20"
+
+
+@pytest.fixture(params=["folder", "sftp"])
+def tree(request: pytest.FixtureRequest, tmp_path: Path, sshd: Sshd) -> Iterator[RemoteTree]:
+    root = tmp_path / ROOT_NAME
+    root.mkdir()
+    target = Target(path=str(root)) if request.param == "folder" else sshd.target(root)
+    opened: RemoteTree = SftpTree(target) if target.host else FolderTree(target)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def root(tmp_path: Path, tree: RemoteTree) -> Path:
+    return tmp_path / ROOT_NAME
+
+
+def test_what_is_written_is_there_and_listed(tree: RemoteTree, root: Path) -> None:
+    tree.make_folder("a ö")
+    tree.make_folder("a ö")
+    data = os.urandom(700_000)
+    acknowledged: list[int] = []
+    with tree.open("a ö/file", Access.CREATE) as file:
+        file.write(100, data[100:], acknowledged.append)
+        file.write(0, data[:100], acknowledged.append)
+        file.sync()
+    assert (root / "a ö/file").read_bytes() == data
+    assert sum(acknowledged) == len(data)
+    found = tree.list("a ö")["file"]
+    assert (found.kind, found.size) == (Kind.FILE, len(data))
+    assert found == tree.stat("a ö/file")
+    assert tree.stat("a ö/none") is None
+    assert tree.list("none") == {}
+    assert tree.sent >= len(data)
+
+
+def test_ranges_come_back_in_order_and_short_at_the_end(tree: RemoteTree, root: Path) -> None:
+    data = os.urandom(1_200_000)
+    (root / "file").write_bytes(data)
+    ranges = [Range(0, 10), Range(5, 1_000_000), Range(1_199_990, 100), Range(2_000_000, 5)]
+    ranges += [Range(n, 3) for n in range(100)]
+    assert list(tree.read("file", ranges)) == [data[r.offset : r.offset + r.length] for r in ranges]
+
+
+def test_truncate_cuts_the_file(tree: RemoteTree, root: Path) -> None:
+    (root / "file").write_bytes(b"0123456789")
+    with tree.open("file", Access.WRITE) as file:
+        file.truncate(4)
+    assert (root / "file").read_bytes() == b"0123"
+
+
+@given(
+    pieces=st.lists(
+        st.tuples(st.integers(0, 9_000), st.integers(1, 1_000), st.integers(0, 20_000)), max_size=40
+    )
+)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_copies_equal_local_ones(
+    tree: RemoteTree, root: Path, pieces: list[tuple[int, int, int]]
+) -> None:
+    source = bytes(range(250)) * 40
+    (root / "source").write_bytes(source)
+    (root / "goal").unlink(missing_ok=True)
+    expected = bytearray()
+    with tree.open("source", Access.READ) as old, tree.open("goal", Access.CREATE) as new:
+        for start, length, offset in pieces:
+            new.copy(old, start, length, offset)
+            expected.extend(bytes(max(0, offset + length - len(expected))))
+            expected[offset : offset + length] = source[start : start + length]
+    assert (root / "goal").read_bytes() == bytes(expected)
+
+
+def test_rename_takes_the_place_of_the_old_file(tree: RemoteTree, root: Path) -> None:
+    write_whole(tree, "file", b"old")
+    with (root / "file").open("rb") as reader:
+        write_whole(tree, "file", b"new")
+        assert reader.read() == b"old", "a reader under way keeps what it had opened"
+    assert read_whole(tree, "file") == b"new"
+    assert read_whole(tree, "none") is None
+    assert sorted(path.name for path in root.iterdir()) == ["file"]
+
+
+def test_create_refuses_what_is_there(tree: RemoteTree, root: Path) -> None:
+    (root / "file").write_bytes(b"x")
+    with pytest.raises((StorageError, StorageRefusedError)):
+        tree.open("file", Access.CREATE)
+    tree.remove("file")
+    tree.remove("file")
+    assert tree.list("") == {}
+
+
+def test_links_are_never_followed(tree: RemoteTree, root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"precious")
+    (root / "folder").symlink_to(outside)
+    (root / "file").symlink_to(outside / "precious")
+    found = tree.stat("file")
+    assert found is not None
+    assert found.kind is Kind.LINK
+    for refused in (
+        lambda: tree.open("file", Access.WRITE),
+        lambda: tree.open("folder/precious", Access.WRITE),
+        lambda: tree.remove("folder/precious"),
+        lambda: tree.list("folder"),
+        lambda: tree.make_folder("folder"),
+        lambda: tree.rename("file", "folder/precious"),
+    ):
+        with pytest.raises(StorageRefusedError):
+            refused()
+    tree.remove("file")
+    assert (outside / "precious").read_bytes() == b"precious"
+
+
+def test_a_missing_root_is_named(tmp_path: Path, sshd: Sshd) -> None:
+    missing = tmp_path / "missing"
+    with pytest.raises(StorageRefusedError, match=r"no such folder.*Create it"):
+        SftpTree(sshd.target(missing))
+    with pytest.raises(StorageRefusedError, match=r"no such folder.*Create it"):
+        FolderTree(Target(path=str(missing)))
+
+
+def test_free_space_is_that_of_the_file_system(tree: RemoteTree, root: Path) -> None:
+    space = os.statvfs(root)
+    free = tree.free_space()
+    assert free is not None
+    assert abs(free - space.f_bavail * space.f_frsize) < 1 << 30
