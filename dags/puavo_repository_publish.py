@@ -33,6 +33,7 @@ from airflow.sdk import (
 from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
 from puavo_repository.stages import publish_options
+from puavo_repository.stages.publish import remember
 from puavo_repository.stages.publish_plan import How, Transfer
 from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.stages.publisher import Publisher
@@ -241,6 +242,8 @@ def puavo_repository_publish() -> None:
             for work in mirrors
         ]
         logger.info("\n".join(line for found in reports for line in found.lines()))
+        documents = [found.to_dict() for found in reports]
+        get_current_context()["ti"].xcom_push("published", documents)
         return [found.checked().to_dict() for found in sorted(reports, key=lambda r: not r.ok)]
 
     every = mirrors()
@@ -264,10 +267,12 @@ def concluded(work: Facts, placed: list[Placed], switched: Any, pruned: Any) -> 
             found.took(done)
     try:
         with publisher(work) as remote:
-            return remote.conclude(found)
+            found = remote.conclude(found)
     except RepositoryError as error:
         found.failed["connecting"] = str(error)
-        return found
+    if not found.dry_run:
+        remember(chosen().mirror_dir, found)
+    return found
 
 
 publish = puavo_repository_publish()

@@ -24,7 +24,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseNotifier, Connection, conf
-from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference, SyncCallback
+from airflow.sdk.definitions.callback import SyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
@@ -39,7 +40,7 @@ _FAILURES_NAMED = 10
 Send = Callable[[str, str], None]
 
 
-class Notifier(BaseNotifier):  # type: ignore[misc]
+class Notifier(BaseNotifier):
     """Tells whoever is configured about a run.
 
     Args:
@@ -57,9 +58,9 @@ class Notifier(BaseNotifier):  # type: ignore[misc]
         for send in ways():
             try:
                 send(subject, text)
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever a mail or web server answers
                 # Its text may hold the webhook's URL, which is a secret.
-                self.log.error("the notification could not be sent by %s", send.__name__)  # noqa: TRY400
+                self.log.error("the notification could not be sent by %s", send.__name__)
 
 
 def on_failure() -> list[Notifier]:
@@ -81,12 +82,14 @@ def deadline() -> DeadlineAlert | None:
 
 def ways() -> list[Send]:
     """Return how to send: what is configured."""
-    return [send for name, send in ((EMAIL, by_email), (WEBHOOK, by_webhook)) if os.environ.get(name)]
+    return [
+        send for name, send in ((EMAIL, by_email), (WEBHOOK, by_webhook)) if os.environ.get(name)
+    ]
 
 
 def by_email(subject: str, text: str) -> None:
     """Send an e-mail through the connection ``smtp_default``."""
-    from airflow.providers.smtp.hooks.smtp import SmtpHook  # noqa: PLC0415 - only where used
+    from airflow.providers.smtp.hooks.smtp import SmtpHook
 
     paragraphs = "".join(f"<p>{_escaped(line)}</p>" for line in text.splitlines())
     with SmtpHook() as hook:
@@ -122,7 +125,7 @@ def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
     value = run.get if isinstance(run, Mapping) else lambda name: getattr(run, name, None)
     dag_id, run_id = str(value("dag_id")), str(value("run_id") or value("dag_run_id"))
     lines = [f"Run {run_id}", *failures()]
-    base = conf.get("api", "base_url", fallback="") or ""
+    base = conf.get("api", "base_url", fallback="") or ""  # type: ignore[no-untyped-call]
     if base:
         path = f"dags/{quote(dag_id)}/runs/{quote(run_id)}"
         lines += [f"{base.rstrip('/')}/plugin/puavo-repository", f"{base.rstrip('/')}/{path}"]

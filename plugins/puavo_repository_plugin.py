@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.common.db.common import SessionDep
-from airflow.api_fastapi.core_api.security import requires_access_dag
+from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
+from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.plugins_manager import AirflowPlugin
-from fastapi import HTTPException
+from fastapi import Depends, HTTPException
 from sqlalchemy import select
 
 from puavo_repository import settings
@@ -28,7 +30,11 @@ from puavo_repository.web.view import DRY_RUN, PREPARE, PUBLISH
 DAGS = (PREPARE, PUBLISH)
 RUNS_SHOWN = 15  # of each DAG
 # What a run left for people to read, by the task and key of the XCom.
-DOCUMENTS = {("dry_run", "plan"): "plan", ("report", "report"): "report"}
+DOCUMENTS = {
+    ("dry_run", "plan"): "plan",
+    ("report", "report"): "report",
+    ("report", "published"): "published",
+}
 
 
 def mirror() -> Path:
@@ -36,14 +42,29 @@ def mirror() -> Path:
     return settings.load({}).mirror_dir
 
 
-def runs(session: SessionDep) -> list[Run]:
-    """Return the last runs of both DAGs, newest first."""
+def runs(session: SessionDep, user: GetUserDep) -> list[Run]:
+    """Return the last runs of those DAGs that somebody may see, newest first."""
     found: list[DagRun] = []
-    for dag_id in DAGS:
+    for dag_id in _visible_dags(user):
         query = select(DagRun).where(DagRun.dag_id == dag_id)
         found += session.scalars(query.order_by(DagRun.id.desc()).limit(RUNS_SHOWN))
     found.sort(key=lambda run: run.id, reverse=True)
     return [_run(run, session) for run in found]
+
+
+def _visible_dags(user: Any) -> list[str]:
+    """Return the DAGs whose runs somebody may see."""
+    manager = get_auth_manager()
+    return [
+        dag_id
+        for dag_id in DAGS
+        if manager.is_authorized_dag(
+            method="GET",
+            access_entity=DagAccessEntity.RUN,
+            details=DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id)),
+            user=user,
+        )
+    ]
 
 
 def _run(run: DagRun, session: SessionDep) -> Run:
@@ -54,9 +75,7 @@ def _run(run: DagRun, session: SessionDep) -> Run:
         TaskInstance.end_date,
     )
     tasks = session.execute(
-        select(*columns).where(
-            TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id
-        )
+        select(*columns).where(TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id)
     ).all()
     stages: dict[str, list[Any]] = {}
     for task in tasks:
@@ -92,7 +111,8 @@ def _document(dag_id: str, run_id: str, session: SessionDep) -> dict[str, Any] |
     query = XComModel.get_many(
         run_id=run_id, dag_ids=dag_id, task_ids=[task for task, _ in DOCUMENTS]
     )
-    for found in session.scalars(query):
+    rows: Any = session.scalars(query)
+    for found in rows:
         kind = DOCUMENTS.get((found.task_id, found.key))
         if kind is not None:
             return {kind: XComModel.deserialize_value(found)}
@@ -104,18 +124,29 @@ def _did(document: Mapping[str, Any] | None) -> str:
         return ""
     if "plan" in document:
         return DRY_RUN
+    if "published" in document:
+        remotes = document["published"]
+        if any(remote["dry_run"] for remote in remotes):
+            return DRY_RUN
+        files = sum(len(remote["uploaded"]) + len(remote["assembled"]) for remote in remotes)
+        return f"{files} files to {len(remotes)} mirrors"
     report = document["report"]
     return f"{report['images_read']} images read, {report['rdiffs_made']} rdiffs made"
 
 
-def document(dag_id: str, run_id: str, session: SessionDep) -> dict[str, Any] | None:
-    """Return what a run left for people to read."""
+def document(
+    dag_id: str,
+    run_id: str,
+    session: SessionDep,
+    _: None = Depends(requires_access_dag("GET", DagAccessEntity.XCOM)),
+) -> dict[str, Any] | None:
+    """Return what a run left for people to read; who may not see its results is refused."""
     if dag_id not in DAGS:
         raise HTTPException(404, "not one of the repository's DAGs")
     return _document(dag_id, run_id, session)
 
 
-class PuavoRepositoryPlugin(AirflowPlugin):  # type: ignore[misc]
+class PuavoRepositoryPlugin(AirflowPlugin):
     """Shows the repository."""
 
     name = "puavo_repository"

@@ -78,7 +78,9 @@ def test_no_folder_is_a_problem_that_prepare_cures(tmp_path: Path) -> None:
 
 def test_a_failure_is_named_with_its_reason_and_way_out_until_it_is_gone(tmp_path: Path) -> None:
     mirror = make_mirror(tmp_path)
-    message = "/images/x.img: this is not a squashfs image (found a text). Replace it by a whole one"
+    message = (
+        "/images/x.img: this is not a squashfs image (found a text). Replace it by a whole one"
+    )
     fail(mirror, "x.img", message)
     reader = Reader(tmp_path)
     (problem,) = view.repository(reader.read()).summary.problems

@@ -12,7 +12,9 @@ from typing import Any, Generic, TypeVar
 
 from puavo_repository.formats import jsonfile, metadata
 from puavo_repository.formats.metadata import Document
+from puavo_repository.storage import published
 from puavo_repository.storage.mirror import Mirror
+from puavo_repository.storage.published import Published
 from puavo_repository.storage.state import Failure, RdiffRecord
 
 T = TypeVar("T")
@@ -33,6 +35,7 @@ class Disk:
         changed: When clients last got to see anything new, in seconds since the epoch.
         failures: What was asked for and is not there.
         too_large: Names of rdiffs that were made and not worth keeping, to their bytes.
+        remotes: What the last publishing runs left on the remotes.
     """
 
     root: Path
@@ -43,6 +46,7 @@ class Disk:
     changed: float | None = None
     failures: tuple[Failure, ...] = ()
     too_large: Mapping[str, int] = field(default_factory=dict)
+    remotes: tuple[Published, ...] = ()
 
 
 class Folder(Generic[T]):
@@ -99,6 +103,7 @@ class Reader:
         self._documents = Folder(_document)
         self._failures = Folder(_failure)
         self._rdiffs = Folder(_too_large)
+        self._remotes = Folder(_published)
 
     def read(self) -> Disk:
         """Return the facts as they are now.
@@ -112,6 +117,7 @@ class Reader:
         state = self._mirror.state
         failures = self._failures.read(state.failures.folder).values()
         rdiffs = self._rdiffs.read(state.rdiffs.folder)
+        remotes = self._remotes.read(published.folder(self.root)).values()
         return Disk(
             self.root,
             exists=True,
@@ -130,6 +136,7 @@ class Reader:
                 for name, size in rdiffs.items()
                 if size is not None
             },
+            remotes=tuple(remote for remote in remotes if remote is not None),
         )
 
     def _sizes(self) -> dict[str, int]:
@@ -178,6 +185,13 @@ def _failure(name: str, content: bytes) -> Failure | None:
         return Failure.from_dict(name.removesuffix(".json"), jsonfile.loads(content))
     except (ValueError, KeyError, TypeError):
         return None  # worked out again by the next run
+
+
+def _published(name: str, content: bytes) -> Published | None:
+    try:
+        return Published.from_dict(name.removesuffix(".json"), jsonfile.loads(content))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _too_large(name: str, content: bytes) -> int | None:

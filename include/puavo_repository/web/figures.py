@@ -156,9 +156,7 @@ def durations(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
             )
         if run.started and (index in (0, len(chosen) - 1) or len(chosen) < 8):
             across.append(Tick(x + step * 0.35, f"{run.started:%m-%d}"))
-    ticks = tuple(
-        Tick(ground - part * (ground - TOP), seconds(top * part)) for part in (0, 0.5, 1)
-    )
+    ticks = tuple(Tick(ground - part * (ground - TOP), seconds(top * part)) for part in (0, 0.5, 1))
     return Figure(tuple(marks), across=tuple(across), up=ticks)
 
 

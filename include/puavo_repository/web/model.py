@@ -6,7 +6,7 @@ All sizes are bytes, all moments are UTC.
 from __future__ import annotations
 
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +25,7 @@ class Digests(Shown):
     sha512: str
 
 
-class RdiffState(str, Enum):
+class RdiffState(StrEnum):
     """What is known of an rdiff."""
 
     OFFERED = "offered"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from puavo_repository.formats import metadata
 from puavo_repository.formats.names import ImageName, rdiff_name
 from puavo_repository.storage.state import Failure
 from puavo_repository.web.disk import Disk
@@ -27,12 +28,11 @@ PUBLISH = "puavo_repository_publish"
 DRY_RUN = "dry run"  # what such a run did
 
 
-def repository(disk: Disk, remotes: Sequence[Remote] = (), runs: Sequence[Run] = ()) -> Repository:
+def repository(disk: Disk, runs: Sequence[Run] = ()) -> Repository:
     """Bring everything together.
 
     Args:
         disk: What lies in the mirror.
-        remotes: Where it is published to.
         runs: The last runs of the DAGs, newest first.
     """
     failed = {failure.name for failure in disk.failures}
@@ -54,7 +54,7 @@ def repository(disk: Disk, remotes: Sequence[Remote] = (), runs: Sequence[Run] =
             update_bytes=fetched,
             update_whole=whole,
             saving=1 - fetched / whole if whole else 0.0,
-            changed=datetime.fromtimestamp(disk.changed, UTC) if disk.changed else None,
+            changed=_moment(disk.changed),
             last_success=next(
                 (
                     run.ended
@@ -63,7 +63,7 @@ def repository(disk: Disk, remotes: Sequence[Remote] = (), runs: Sequence[Run] =
                 ),
                 None,
             ),
-            remotes=list(remotes),
+            remotes=_remotes(disk),
         ),
         series=series,
         runs=list(runs),
@@ -174,9 +174,7 @@ def _updates(series: Iterable[Series]) -> tuple[int, int]:
     """
     updates = [one for one in series if len(one.images) > 1]
     whole = sum(one.images[-1].size for one in updates)
-    fetched = sum(
-        one.update if one.update is not None else one.images[-1].size for one in updates
-    )
+    fetched = sum(one.update if one.update is not None else one.images[-1].size for one in updates)
     return fetched, whole
 
 
@@ -213,6 +211,31 @@ def _problems(disk: Disk) -> Iterable[Problem]:
             permanent=False,
         )
     yield from (problem(failure) for failure in disk.failures)
+    for remote in disk.remotes:
+        for subject, why in remote.problems.items():
+            yield problem(Failure(remote.address, "publish", f"{subject}: {why}", permanent=False))
+
+
+def _remotes(disk: Disk) -> list[Remote]:
+    described = {
+        file.path: file.digests.get("sha256", "")
+        for name, images in disk.series.items()
+        for file in metadata.described_files({name: {"images": images}})
+    }
+    return [
+        Remote(
+            name=one.address,
+            generation=one.generation,
+            published=_moment(one.changed),
+            verified=_moment(one.verified),
+            pending=sorted(dict(described.items() - one.files.items())),
+        )
+        for one in disk.remotes
+    ]
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
 
 def _broken(series: Iterable[Series]) -> Iterable[Problem]:
