@@ -26,8 +26,8 @@ run: export PUAVO_REPOSITORY_MIRROR_DIR := $(CURDIR)/demo/mirror
 run: export PUAVO_REPOSITORY_PUAVO_OS := $(CURDIR)/demo/puavo-os
 DEMO := demo
 else
-run: export PUAVO_REPOSITORY_IMAGE_DIR := $(abspath $(IMAGE_DIR))
-run: export PUAVO_REPOSITORY_MIRROR_DIR := $(if $(MIRROR_DIR),$(abspath $(MIRROR_DIR)))
+run: export PUAVO_REPOSITORY_IMAGE_DIR := $(IMAGE_DIR)
+run: export PUAVO_REPOSITORY_MIRROR_DIR := $(MIRROR_DIR)
 endif
 run: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
 # Nobody waits for a retry here, and nothing of the run is needed afterwards: the embedded

@@ -19,6 +19,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from puavo_repository.compiled import Bytes, Numbers
 from puavo_repository.delta.anchors import BLOCK, CELL, KEY, MOST, BlockAnchors, Finder, threshold
 from puavo_repository.delta.comparing import WINDOW
 from puavo_repository.delta.dense import REGION, SLOTS, match_dense
@@ -27,7 +28,7 @@ from puavo_repository.delta.engine import ImageIndexer, Progress, Side, Sink, no
 from puavo_repository.delta.images import Image
 from puavo_repository.delta.index import Anchors, Indexer
 from puavo_repository.delta.lanes import Lanes
-from puavo_repository.delta.machine import Bytes, Numbers, buffer
+from puavo_repository.delta.machine import buffer
 from puavo_repository.delta.sparse import HEAD, insert, match_sparse, table_for
 from puavo_repository.errors import SettingsError
 
@@ -154,7 +155,7 @@ class _Desk:
         self.data = buffer(HEAD + BLOCK)
         self.out = buffer(ROOM + BLOCK + BLOCK // 8)
         self.window = buffer(WINDOW)
-        self.region = buffer(REGION)
+        self.region = buffer(HEAD + REGION)
         self.chosen = np.empty(MOST, np.int64)
         self.sparse = np.empty((_COPIES, 3), np.int64)
         self.copies = np.empty((_COPIES, 3), np.int64)

@@ -16,20 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from puavo_repository.delta.machine import (
-    Bytes,
-    Numbers,
-    Word,
-    inlined,
-    kernel,
-    load64,
-    selected,
-    selector,
-    trailing_zeros,
-)
+from puavo_repository.compiled import Bytes, Numbers, Word, inlined, kernel
+from puavo_repository.delta.machine import load64, selected, selector, trailing_zeros
 
 BLOCK = 4 << 20  # bytes of an image that are looked at together; a multiple of every cell
 KEY = 32  # bytes that the key of an anchor covers
+KEY_FACTORS = np.array(  # odd, from xxHash's primes and splitmix64
+    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64
+)
 CELL = 8  # spacings in a cell
 MOST = 4 * CELL  # anchors in a cell
 
@@ -88,10 +82,9 @@ def threshold(spacing: int) -> np.uint32:
 @inlined
 def key_of(address: int) -> Word:
     """Return the 32-bit key of the ``KEY`` bytes at an address, as a 64-bit number."""
-    mixed = load64(address) * np.uint64(0x9E3779B97F4A7C15)
-    mixed += load64(address + 8) * np.uint64(0xC2B2AE3D27D4EB4F)
-    mixed += load64(address + 16) * np.uint64(0x165667B19E3779F9)
-    mixed += load64(address + 24) * np.uint64(0xD6E8FEB86659FD93)
+    mixed = np.uint64(0)
+    for i in range(KEY // 8):
+        mixed += load64(address + 8 * i) * KEY_FACTORS[i]
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xFF51AFD7ED558CCD)
     return mixed >> np.uint64(32)
 

@@ -7,15 +7,8 @@ at the speed of the page cache.
 
 from __future__ import annotations
 
-from puavo_repository.delta.machine import (
-    Bytes,
-    Word,
-    differing,
-    inlined,
-    leading_zeros,
-    read,
-    trailing_zeros,
-)
+from puavo_repository.compiled import Bytes, Word, inlined
+from puavo_repository.delta.machine import differing, leading_zeros, read, trailing_zeros
 
 WINDOW = 1 << 18  # bytes of the source that are compared at a time, at most
 SHORT = -1  # a read was short: the source is not as long as it was
@@ -23,10 +16,30 @@ _FORWARD, _BACKWARD, _GROWTH = 512, 256, 8  # bytes of the first reads; factor o
 
 
 @inlined
+def same_after(one: int, other: int, length: int) -> Word:
+    """Count equal bytes from two addresses on, ``length`` at most."""
+    for i in range(0, length, 64):
+        unequal = differing(one + i, other + i)
+        if unequal:
+            return min(i + trailing_zeros(unequal), length)
+    return length
+
+
+@inlined
+def same_before(one: int, other: int, length: int) -> Word:
+    """Count equal bytes before two addresses, ``length`` at most."""
+    for i in range(0, length, 64):
+        unequal = differing(one - i - 64, other - i - 64)
+        if unequal:
+            return min(i + leading_zeros(unequal), length)
+    return length
+
+
+@inlined
 def equal_after(
     source: int, size: int, position: int, address: int, length: int, window: Bytes
 ) -> Word:
-    """Count equal bytes from a position and an address on.
+    """Count equal bytes from a position of the source and an address on.
 
     Args:
         source: Descriptor of the source.
@@ -47,13 +60,10 @@ def equal_after(
         part = min(step, length - done)
         if not read(source, place, part, position + done):
             return SHORT
-        for i in range(0, part, 64):
-            unequal = differing(place + i, address + done + i)
-            if unequal:
-                same = i + trailing_zeros(unequal)
-                if same < part:
-                    return done + same
-        done += part
+        same = same_after(place, address + done, part)
+        done += same
+        if same < part:
+            break
         step = min(_GROWTH * step, WINDOW)
     return done
 
@@ -69,12 +79,9 @@ def equal_before(source: int, position: int, address: int, length: int, window: 
         part = min(step, length - done)
         if not read(source, place, part, position - done - part):
             return SHORT
-        for i in range(64, part + 64, 64):
-            unequal = differing(place + part - i, address - done - i)
-            if unequal:
-                same = i - 64 + leading_zeros(unequal)
-                if same < part:
-                    return done + same
-        done += part
+        same = same_before(place + part, address - done, part)
+        done += same
+        if same < part:
+            break
         step = min(_GROWTH * step, WINDOW - 64)
     return done

@@ -4,26 +4,23 @@ The compressed blocks of a changed file lie between unchanged ones. So what is l
 most likely found between the copies before and after it, and ``pad`` bytes around: a region so
 small that one in a few bytes can be an anchor, in a table that stays in the processor's cache.
 A slot is simply overwritten (as in LZ4): the newest region matters, and older entries still
-help. The work is bounded by an allowance of learned bytes a block.
+help. The work is bounded: a block has an allowance of learned bytes, and one of reads.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from puavo_repository.compiled import Bytes, Numbers, Word, inlined, kernel
 from puavo_repository.delta.anchors import columns_of
-from puavo_repository.delta.comparing import SHORT, equal_after, equal_before
-from puavo_repository.delta.machine import (
-    Bytes,
-    Numbers,
-    Word,
-    inlined,
-    kernel,
-    load64,
-    read,
-    selected,
-    trailing_zeros,
+from puavo_repository.delta.comparing import (
+    SHORT,
+    equal_after,
+    equal_before,
+    same_after,
+    same_before,
 )
+from puavo_repository.delta.machine import load64, read, selected, trailing_zeros
 from puavo_repository.delta.sparse import HEAD, PLACE
 
 DENSE_KEY = 16  # bytes that a key covers here; a copy of fewer saves next to nothing
@@ -31,6 +28,7 @@ PAD = 1 << 14  # bytes of the source around a region
 SLOTS = 1 << 17
 REGION = 4 << 20  # bytes of the largest region
 LEARN = 16 << 20  # bytes of regions that one block may learn
+STRAYS = 1 << 14  # reads for comparing beyond the region that one block may make
 
 
 @inlined
@@ -48,11 +46,8 @@ def dense_slot(table: Numbers, key: Word) -> Word:
 
 
 @inlined
-def learn(source: int, start: int, stop: int, limit: int, table: Numbers, region: Bytes) -> bool:
-    """Put the anchors of a region of the source into the table; False if a read was short."""
-    place = region.ctypes.data
-    if not read(source, place, stop - start, start):
-        return False
+def learn(place: int, start: int, stop: int, limit: int, table: Numbers) -> None:
+    """Put the anchors of a region of the source, which lies at ``place``, into the table."""
     last = stop - start - DENSE_KEY
     for group in range(0, last + 1, 64):
         hits = selected(place + group, limit)
@@ -64,19 +59,47 @@ def learn(source: int, start: int, stop: int, limit: int, table: Numbers, region
                 key = dense_key(place + position)
                 entry = (key << np.uint64(40)) | np.uint64(start + position + 1)
                 table[dense_slot(table, key)] = entry
-    return True
+
+
+@inlined
+def extend(
+    source: int,
+    size: int,
+    region: tuple[int, int, int],
+    position: int,
+    address: int,
+    after: int,
+    before: int,
+    window: Bytes,
+) -> tuple[int, int]:
+    """Count equal bytes from and before a position: in memory if the region ends beyond them."""
+    place, start, stop = region
+    if start <= position < stop:
+        near = place + position - start
+        ahead_room, behind_room = min(after, stop - position), min(before, position - start)
+        ahead = same_after(near, address, ahead_room)
+        behind = same_before(near, address, behind_room)
+        if (ahead < ahead_room or ahead == after) and (behind < behind_room or behind == before):
+            return ahead, behind
+    ahead = equal_after(source, size, position, address, after, window)
+    if ahead < DENSE_KEY:
+        return ahead, 0
+    behind = equal_before(source, position, address, before, window)
+    return min(ahead, behind) if behind < 0 else ahead, behind
 
 
 @inlined
 def match_gap(
     source: int,
     size: int,
+    region: tuple[int, int, int],
     address: int,
     start: int,
     stop: int,
     limit: int,
     table: Numbers,
     window: Bytes,
+    strays: Numbers,
     copies: Numbers,
     count: int,
 ) -> int:
@@ -100,14 +123,24 @@ def match_gap(
                 if entry == 0 or (entry ^ (key << np.uint64(40))) > PLACE:
                     continue
                 position = np.int64(entry & PLACE) - 1
-                ahead = equal_after(source, size, position, address + anchor, stop - anchor, window)
+                if not region[1] <= position < region[2]:
+                    strays[0] -= 1
+                    if strays[0] < 0:
+                        continue
+                ahead, behind = extend(
+                    source,
+                    size,
+                    region,
+                    position,
+                    address + anchor,
+                    stop - anchor,
+                    anchor - done,
+                    window,
+                )
                 if ahead < 0:
                     return SHORT
                 if ahead < DENSE_KEY:
                     continue
-                behind = equal_before(source, position, address + anchor, anchor - done, window)
-                if behind < 0:
-                    return SHORT
                 copies[count, 0] = anchor - behind
                 copies[count, 1] = position - behind
                 copies[count, 2] = ahead + behind
@@ -157,7 +190,7 @@ def match_dense(
         sparse: What ``match_sparse`` found.
         limit: Hashes below it hit.
         table: Scratch, uint64[``SLOTS``].
-        region: Scratch of ``REGION`` bytes and slack.
+        region: Scratch of ``HEAD + REGION`` bytes and slack.
         window: Scratch for comparing.
         copies: Takes all copies, those of ``sparse`` among them.
 
@@ -165,25 +198,28 @@ def match_dense(
         Number of copies, or ``SHORT``.
     """
     address = data.ctypes.data + HEAD
+    place = region.ctypes.data + HEAD
     table[:] = 0
     allowance = LEARN
-    known_start = known_stop = 0
+    strays = np.full(1, STRAYS)
+    held_start = held_stop = 0  # what of the source the region buffer holds
     count = done = 0
     for i in range(len(sparse) + 1):
         until = sparse[i, 0] if i < len(sparse) else length
         if len(sparse) > 0 and until - done >= DENSE_KEY and allowance > 0:
             start, stop = region_between(sparse, i, until - done, size)
-            if known_start <= start <= known_stop:  # the regions of neighbours overlap
-                start = max(start, known_stop - DENSE_KEY)
-            else:
-                known_start = known_stop = start
-            if start < stop:
-                if not learn(source, start, stop, limit, table, region):
+            if not held_start <= start <= held_stop or stop - held_start > REGION:
+                held_start = held_stop = start
+            if held_stop < stop:
+                if not read(source, place + held_stop - held_start, stop - held_stop, held_stop):
                     return SHORT
-                known_stop = stop
-                allowance -= stop - start
+                fresh = max(held_start, held_stop - DENSE_KEY)
+                learn(place + fresh - held_start, fresh, stop, limit, table)
+                allowance -= stop - held_stop
+                held_stop = stop
+            held = (place, held_start, held_stop)
             count = match_gap(
-                source, size, address, done, until, limit, table, window, copies, count
+                source, size, held, address, done, until, limit, table, window, strays, copies, count
             )
             if count < 0:
                 return SHORT

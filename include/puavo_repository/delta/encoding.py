@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from puavo_repository.compiled import Bytes, Numbers, inlined, kernel
 from puavo_repository.delta.engine import Sink
-from puavo_repository.delta.machine import Bytes, Numbers, inlined, kernel
 from puavo_repository.formats.rdiff import END, MAGIC
 
 ROOM = 32  # bytes before a block's commands, for the copy that comes before them

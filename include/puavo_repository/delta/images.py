@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from puavo_repository.delta.machine import Bytes
+from puavo_repository.compiled import Bytes
 from puavo_repository.errors import ImageChangingError, storage_error
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from puavo_repository.compiled import Bytes
 from puavo_repository.delta.anchors import BLOCK, KEY, BlockAnchors, Finder
-from puavo_repository.delta.machine import SLACK, Bytes, buffer
+from puavo_repository.delta.machine import SLACK, buffer
 from puavo_repository.storage import files
 
 logger = logging.getLogger(__name__)

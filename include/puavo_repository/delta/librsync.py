@@ -14,8 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from numba import types
+
+from puavo_repository.compiled import callback
 from puavo_repository.delta.engine import ImageIndexer, Progress, Side, Sink, no_progress
+from puavo_repository.delta.machine import pread
 from puavo_repository.errors import (
     DeltaError,
     ImageChangingError,
@@ -27,7 +32,7 @@ from puavo_repository.errors import (
 from puavo_repository.formats.rdiff import check_commands
 
 LIBRARY = "librsync.so.2"
-_DONE, _BLOCKED = 0, 1  # rs_result
+_DONE, _BLOCKED, _IO_ERROR, _INPUT_ENDED = 0, 1, 100, 103  # rs_result
 _BLAKE2_SIGNATURE = 0x72730137  # RS_BLAKE2_SIG_MAGIC
 _INPUT, _OUTPUT = 1 << 20, 4 << 20  # bytes of the buffers of a job
 
@@ -71,8 +76,6 @@ def library() -> ctypes.CDLL:
         ("rs_job_iter", ctypes.c_int, pointer, ctypes.POINTER(_Buffers)),
         ("rs_job_free", ctypes.c_int, pointer),
         ("rs_strerror", ctypes.c_char_p, ctypes.c_int),
-        ("rs_file_open", pointer, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int),
-        ("rs_file_close", ctypes.c_int, pointer),
         ("rs_trace_set_level", None, ctypes.c_int),
     ):
         function = getattr(lib, name)
@@ -85,7 +88,6 @@ def library() -> ctypes.CDLL:
 def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None)
     libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-    libc.setvbuf.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
     return libc
 
 
@@ -148,12 +150,24 @@ def patch(source: Path, rdiff: Path, sink: Sink) -> None:
     Raises:
         DeltaError: The rdiff is damaged, or not made for a source like this.
     """
-    with _Input(rdiff) as delta, _stdio(source) as basis:
-        copy = ctypes.cast(library().rs_file_copy_cb, ctypes.c_void_p)
-        with _job(library().rs_patch_begin(copy, basis)) as job:
+    with _Input(rdiff) as delta, _basis(source) as basis:
+        with _job(library().rs_patch_begin(read_basis.address, basis)) as job:
             _drive(job, delta, sink, no_progress, rdiff)
         if not delta.exhausted():
             raise DeltaError(rdiff, "something follows after the end of this rdiff")
+
+
+_pointer = types.CPointer(types.uintp)  # type: ignore[no-untyped-call]
+
+
+@callback(types.int32(types.intp, types.int64, _pointer, _pointer))
+def read_basis(descriptor: int, position: int, length: Any, out: Any) -> int:
+    """Read for a COPY (``rs_copy_cb``): one system call, where librsync's own makes two."""
+    count = pread(descriptor, out[0], length[0], position)
+    if count <= 0:
+        return _IO_ERROR if count < 0 else _INPUT_ENDED
+    length[0] = count
+    return _DONE
 
 
 def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progress) -> None:
@@ -318,19 +332,16 @@ def _job(job: int | None) -> Iterator[int]:
 
 
 @contextmanager
-def _stdio(path: Path) -> Iterator[int]:
-    """Open a file as ``FILE *`` without a buffer, for librsync's own copy callback."""
+def _basis(path: Path) -> Iterator[int]:
+    """Open the file that a patch copies from; gives its descriptor."""
     try:
-        path.open("rb").close()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise storage_error(path, error) from error
-    stream = library().rs_file_open(os.fsencode(path.absolute()), b"rb", 0)
     try:
-        # Each COPY seeks: a buffer would be filled anew, 4 KB at least, for a few bytes.
-        _libc().setvbuf(stream, None, 2, 0)
-        yield stream
+        yield descriptor
     finally:
-        library().rs_file_close(stream)
+        os.close(descriptor)
 
 
 def _address(block: memoryview) -> int:

@@ -10,46 +10,23 @@ is being read makes a read short, where a mapped page would kill the process wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+
+from puavo_repository.compiled import Bytes, Word, emitted, inlined
 
 SLACK = 128  # bytes behind the data in every buffer; the widest load is 64 bytes
 
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-Numbers = np.ndarray[Any, np.dtype[Any]]
-Word = Any  # in compiled code: an unsigned number of 64 bits
-
-_SELECT_LOW, _SELECT_HIGH = 0x9E3779B1, 0x85EBCA77  # odd, from xxHash's primes
+SELECT_FACTORS = (0x9E3779B1, 0x85EBCA77)  # odd, from xxHash's primes
 _i16, _i32, _i64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
-_pread: Any = types.ExternalFunction(
+pread: Any = types.ExternalFunction(
     "pread", types.intp(types.int32, types.uintp, types.uintp, types.int64)
 )
-
-
-def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a function that runs without the GIL, kept in Numba's cache where one is writable."""
-    try:
-        return numba.njit(nogil=True, cache=True, boundscheck=False)(function)
-    except RuntimeError:  # no cache folder is writable: compiled anew in every process
-        return numba.njit(nogil=True, boundscheck=False)(function)
-
-
-def inlined(function: Callable[..., Any]) -> Any:
-    """Compile a small helper of kernels into each of them."""
-    return numba.njit(nogil=True, boundscheck=False)(function)
-
-
-def emitted(function: Callable[..., Any]) -> Any:
-    """Make a function of kernels from one that emits LLVM code for it."""
-    return intrinsic(function)
 
 
 def buffer(size: int) -> Bytes:
@@ -102,7 +79,7 @@ def selected(_context: Any, _address: Any, _limit: Any) -> Any:
             limit = builder.insert_element(limit, args[1], _i32(lane))
         result = _i64(0)
         for phase in range(4):
-            hashes = builder.add(words(phase, _SELECT_LOW), words(phase + 4, _SELECT_HIGH))
+            hashes = builder.add(words(phase, SELECT_FACTORS[0]), words(phase + 4, SELECT_FACTORS[1]))
             mask = builder.bitcast(builder.icmp_unsigned("<", hashes, limit), _i16)
             mask = builder.shl(builder.zext(mask, _i64), _i64(16 * phase))
             result = builder.or_(result, mask)
@@ -115,8 +92,8 @@ def selected(_context: Any, _address: Any, _limit: Any) -> Any:
 def selector(address: int) -> Word:
     """Return the hash that ``selected`` compares, of the 8 bytes at an address; 32 bits."""
     word = load64(address)
-    low = np.uint32(word) * np.uint32(_SELECT_LOW)
-    return np.uint32(low + np.uint32(word >> np.uint64(32)) * np.uint32(_SELECT_HIGH))
+    low = np.uint32(word) * np.uint32(SELECT_FACTORS[0])
+    return np.uint32(low + np.uint32(word >> np.uint64(32)) * np.uint32(SELECT_FACTORS[1]))
 
 
 @emitted
@@ -144,7 +121,7 @@ def read(descriptor: int, address: int, length: int, position: int) -> bool:
     """Read exactly ``length`` bytes of a file; False when there are not that many."""
     done = 0
     while done < length:
-        count = _pread(descriptor, address + done, length - done, position + done)
+        count = pread(descriptor, address + done, length - done, position + done)
         if count <= 0:
             return False
         done += count

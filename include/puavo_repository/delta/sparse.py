@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from puavo_repository.compiled import Bytes, Numbers, Word, inlined, kernel
 from puavo_repository.delta.anchors import KEY, choose, key_of
 from puavo_repository.delta.comparing import SHORT, equal_after, equal_before
-from puavo_repository.delta.machine import Bytes, Numbers, Word, inlined, kernel, trailing_zeros
+from puavo_repository.delta.machine import trailing_zeros
 
 HEAD = 64  # bytes before a block in its buffer: backward compares may look at them
 GROUP = 64  # slots; a power of two

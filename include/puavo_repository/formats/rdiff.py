@@ -8,17 +8,29 @@ a literal of that many bytes; 0x41 to 0x44 a literal with its length in 1, 2, 4 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+import numpy as np
+
+from puavo_repository.compiled import Bytes, Numbers, Word, inlined, kernel
 from puavo_repository.errors import DeltaError, storage_error
 
 MAGIC = bytes.fromhex("72730236")
 END = b"\x00"
-_SHORT_LITERAL, _LITERAL, _COPY, _RESERVED = 0x01, 0x41, 0x45, 0x55
-_WIDTHS = (1, 2, 4, 8)
+COPY, LITERAL = 1, 0  # kinds of commands in ``Commands``
+
+_WINDOW = 1 << 20  # bytes of an rdiff that are read at a time
+_LITERAL, _COPY, _RESERVED = 0x41, 0x45, 0x55
+_LARGEST = 1 << 62  # bytes; the sum of two such numbers fits as well
+_GOES_ON, _ENDED, _UNKNOWN, _EMPTY, _HUGE = range(5)
+_PROBLEMS = {
+    _UNKNOWN: "it holds an unknown command",
+    _EMPTY: "it holds a command of length zero, which old clients refuse",
+    _HUGE: "it holds a number that no file can have",
+}
 
 
 @dataclass(frozen=True)
@@ -37,54 +49,120 @@ class Literal:
     length: int
 
 
-def commands(path: Path) -> Iterator[Copy | Literal]:
-    """Iterate over the commands of an rdiff, in order of the target's bytes.
+@dataclass(frozen=True)
+class Commands:
+    """Some commands that follow each other.
+
+    Attributes:
+        kinds: ``COPY`` or ``LITERAL`` for each, int64[n].
+        positions: In the source, or in the rdiff, int64[n].
+        lengths: In bytes, int64[n].
+    """
+
+    kinds: Numbers
+    positions: Numbers
+    lengths: Numbers
+
+
+def command_blocks(path: Path) -> Iterator[Commands]:
+    """Iterate over the commands of an rdiff, many at a time, in order of the target's bytes.
+
+    Bounded memory: a block has at most half a million commands. Literals are not read.
 
     Raises:
         DeltaError: It is no rdiff, is truncated, holds a command that clients cannot read
             (an unknown one, or one of length zero), or something follows its end.
+        StorageError, StorageRefusedError: It cannot be read.
     """
     try:
-        with path.open("rb", buffering=1 << 20) as stream:
-            yield from _Reader(path, stream).commands()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield from _blocks(path, descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise storage_error(path, error) from error
 
 
+def commands(path: Path) -> Iterator[Copy | Literal]:
+    """Iterate over the commands of an rdiff one by one; raises what ``command_blocks`` raises."""
+    for block in command_blocks(path):
+        columns = block.kinds.tolist(), block.positions.tolist(), block.lengths.tolist()
+        for kind, position, length in zip(*columns, strict=True):
+            yield Copy(position, length) if kind == COPY else Literal(position, length)
+
+
 def check_commands(path: Path) -> None:
-    """Read all commands of an rdiff; raises what ``commands`` raises."""
-    for _ in commands(path):
+    """Read all commands of an rdiff; raises what ``command_blocks`` raises."""
+    for _ in command_blocks(path):
         pass
 
 
-class _Reader:
-    def __init__(self, path: Path, stream: BinaryIO) -> None:
-        self._path, self._stream = path, stream
+def _blocks(path: Path, descriptor: int) -> Iterator[Commands]:
+    size = os.fstat(descriptor).st_size
+    data = np.empty(_WINDOW, np.uint8)
+    rows = np.empty((_WINDOW // 2, 3), np.int64)  # a command takes two bytes at least
+    if os.pread(descriptor, len(MAGIC), 0) != MAGIC:
+        raise DeltaError(path, "this is not an rdiff", expected=MAGIC.hex(" "))
+    at, status = len(MAGIC), _GOES_ON
+    while status == _GOES_ON:
+        length = os.preadv(descriptor, [data.data], at)
+        count, used, status = parse(data, length, at, rows)
+        if not used and status == _GOES_ON:
+            raise DeltaError(path, "this rdiff is truncated", found=f"its end at byte {at}")
+        yield Commands(*rows[:count].T.copy())
+        at += used
+    if status != _ENDED:
+        raise DeltaError(path, _PROBLEMS[status], found=f"at byte {at}")
+    if at < size:
+        raise DeltaError(path, "something follows after the end of this rdiff")
 
-    def commands(self) -> Iterator[Copy | Literal]:
-        if self._stream.read(len(MAGIC)) != MAGIC:
-            raise DeltaError(self._path, "this is not an rdiff", expected=MAGIC.hex(" "))
-        while code := self._number(1):
-            if code >= _RESERVED:
-                raise DeltaError(self._path, f"an unknown command, {code:#04x}")
-            if code >= _COPY:
-                position = self._number(_WIDTHS[(code - _COPY) // 4])
-                length = self._number(_WIDTHS[(code - _COPY) % 4])
-                yield Copy(position, self._nonzero(length))
-            else:
-                length = code if code < _LITERAL else self._number(_WIDTHS[code - _LITERAL])
-                yield Literal(self._stream.tell(), self._nonzero(length))
-                self._stream.seek(length, 1)
-        if self._stream.read(1):
-            raise DeltaError(self._path, "something follows after the end of this rdiff")
 
-    def _number(self, width: int) -> int:
-        data = self._stream.read(width)
-        if len(data) < width:
-            raise DeltaError(self._path, "this rdiff is truncated")
-        return int.from_bytes(data, "big")
+@inlined
+def number(data: Bytes, at: int, width: int) -> Word:
+    """Return the number of so many bytes, the most significant first."""
+    value: Word = 0
+    for i in range(at, at + width):
+        value = (value << 8) | np.int64(data[i])
+    return value
 
-    def _nonzero(self, length: int) -> int:
-        if not length:
-            raise DeltaError(self._path, "a command of length zero, which old clients refuse")
-        return length
+
+@kernel
+def parse(data: Bytes, length: int, position: int, rows: Numbers) -> tuple[int, int, int]:
+    """Parse the commands whose heads lie wholly in a window of an rdiff.
+
+    Args:
+        data: The window.
+        length: Bytes in it.
+        position: Where it begins in the rdiff.
+        rows: Takes (kind, position, length) of each command.
+
+    Returns:
+        Number of commands, bytes used (the last literal may end far behind the window), and
+        how it goes on.
+    """
+    count = at = 0
+    while at < length:
+        code: Word = np.int64(data[at])
+        if code == 0:
+            return count, at + 1, _ENDED
+        if code >= _RESERVED:
+            return count, at, _UNKNOWN
+        first = second = 0  # widths of the parameters
+        if code >= _COPY:
+            first, second = 1 << ((code - _COPY) >> 2), 1 << ((code - _COPY) & 3)
+        elif code >= _LITERAL:
+            second = 1 << (code - _LITERAL)
+        head = 1 + first + second
+        if at + head > length:
+            break
+        start: Word = number(data, at + 1, first) if first else position + at + head
+        size: Word = number(data, at + 1 + first, second) if second else code
+        if size == 0:
+            return count, at, _EMPTY
+        if not (0 <= start < _LARGEST and 0 <= size < _LARGEST):
+            return count, at, _HUGE
+        rows[count, 0], rows[count, 1], rows[count, 2] = COPY if first else LITERAL, start, size
+        count += 1
+        at += head if first else head + size
+    return count, at, _GOES_ON

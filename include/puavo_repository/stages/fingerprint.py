@@ -22,6 +22,7 @@ from puavo_repository.errors import (
 from puavo_repository.formats import jsonfile
 from puavo_repository.formats.squashfs import SUPERBLOCK_SIZE, Superblock
 from puavo_repository.settings import Settings
+from puavo_repository.storage import files
 from puavo_repository.storage.digests import BLOCK_SIZE, Digester
 from puavo_repository.storage.files import Identity
 from puavo_repository.storage.mirror import Mirror
@@ -70,7 +71,7 @@ def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) ->
         with path.open("rb", buffering=0) as image:
             identity = Identity.of(os.fstat(image.fileno()))
             _check_squashfs(path, image, identity.size)
-            puavo_conf = read_puavo_conf(path)
+            puavo_conf = read_puavo_conf(path, mirror.state.scratch)
             indexer = engine_named(settings.engine).indexer(identity.size)
             with Digester([indexer.update] if indexer else []) as digester:
                 _feed(image, digester, progress)
@@ -144,15 +145,20 @@ def _check_at_rest(path: Path, image: BinaryIO, before: Identity, size: int) -> 
         )
 
 
-def read_puavo_conf(path: Path) -> dict[str, Any]:
+def read_puavo_conf(path: Path, scratch: Path) -> dict[str, Any]:
     """Return the ``puavo-conf`` definitions inside an image, merged; no root is needed.
+
+    Args:
+        path: The image.
+        scratch: Folder for what is unpacked meanwhile; swept after a kill.
 
     Raises:
         ImageError: The image is damaged, or a definition file is unusable.
         SettingsError: ``unsquashfs`` is missing.
     """
     unsquashfs = tools.unsquashfs()
-    with tempfile.TemporaryDirectory(prefix="puavo-conf-") as folder:
+    files.make_folder(scratch)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         root = Path(folder) / "root"
         command = [unsquashfs, "-quiet", "-no-progress", "-no-xattrs", "-strict-errors"]
         command += ["-processors", "1", "-dest", str(root), str(path.absolute()), _DEFINITIONS]

@@ -9,6 +9,7 @@
         rdiffs/<rdiff>.json     RdiffRecord
         failures/<file>.json    Failure, until the same step succeeds
         anchors/<image>         the delta engine's index of an image
+        scratch/                what is unpacked from an image for a moment
 
 A record speaks of a file with one identity (size, mtime, inode) or of content with one digest;
 when that changes the record does not count any more. Records are replaced by rename and may be
@@ -17,6 +18,7 @@ deleted at any time: what is missing or damaged is worked out again.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,12 +216,14 @@ class State:
         self.lock = self.folder / "lock"
         self.metadata_lock = self.folder / "metadata.lock"
         self.anchors = self.folder / "anchors"
+        self.scratch = self.folder / "scratch"
         self.images = Records(self.folder / "images", ImageRecord.from_dict)
         self.rdiffs = Records(self.folder / "rdiffs", RdiffRecord.from_dict)
         self.failures = Records(self.folder / "failures", Failure.from_dict)
 
     def sweep(self) -> None:
-        """Remove part files of killed runs; only while the lock is held exclusively."""
+        """Remove what killed runs left behind; only while the lock is held exclusively."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
         for folder in (
             self.folder,
             self.images.folder,

@@ -1,0 +1,79 @@
+"""Kernels: functions that Numba compiles, that run without the GIL and are kept between runs.
+
+Numba keeps the code of a function until the file that it is in changes, but builds in what the
+function uses from other files. So the folder for kept code carries a digest of all sources of
+this package that hold kernels: after any change all are compiled anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import intrinsic
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Numbers = np.ndarray[Any, np.dtype[Any]]
+Word = Any  # in compiled code: an unsigned number of 64 bits
+
+_PACKAGE = Path(__file__).parent
+
+
+def _sources() -> str:
+    """Return a digest of all sources that may hold kernels."""
+    digest = hashlib.sha256()
+    for source in sorted([*_PACKAGE.glob("delta/*.py"), *_PACKAGE.glob("formats/*.py")]):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _bases() -> list[Path]:
+    """Return the folders that may hold compiled code, the preferred one first."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
+    bases = [chosen, str(_PACKAGE / "__pycache__"), f"{user}/puavo-repository"]
+    return [Path(base) for base in bases if base and Path(base).is_absolute()]
+
+
+def _cache_folder() -> str:
+    """Return the folder where compiled code is kept, empty if none is writable."""
+    name = f"kernels-{_sources()}"
+    for base in _bases():
+        try:
+            (base / name).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=base / name).close()
+        except OSError:
+            continue
+        return str(base / name)
+    return ""
+
+
+_CACHE = _cache_folder()
+numba.config.CACHE_DIR = _CACHE  # type: ignore[attr-defined]
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function; where no folder is writable, anew in each process."""
+    return numba.njit(nogil=True, cache=bool(_CACHE))(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a helper into each kernel that uses it."""
+    return numba.njit(nogil=True)(function)
+
+
+def callback(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function that C code can call; it has an ``address``."""
+    compiler: Callable[[Callable[..., Any]], Any] = numba.cfunc(signature, cache=bool(_CACHE))
+    return compiler
+
+
+def emitted(function: Callable[..., Any]) -> Any:
+    """Make a function of kernels from one that emits LLVM code for it."""
+    return intrinsic(function)

@@ -1,0 +1,80 @@
+"""The proof by librsync, and the reference engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from delta.pairs import Pair, noise
+from puavo_repository.delta import librsync
+from puavo_repository.delta.anchor_engine import AnchorEngine
+from puavo_repository.delta.librsync import LibrsyncEngine
+from puavo_repository.errors import ProofError, StorageError
+from puavo_repository.formats.rdiff import END, MAGIC, Copy
+
+A, B = noise(1, 9_000_000), noise(2, 70_000)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(tmp_path, A, A[5_000_000:] + B + A[:4_000_000])
+
+
+def prove(pair: Pair) -> None:
+    source, target = pair.sides
+    librsync.prove(source.path, target.path, pair.rdiff)
+
+
+def test_both_engines_make_what_is_proven(pair: Pair) -> None:
+    for engine in (AnchorEngine(), LibrsyncEngine()):
+        pair.make(engine)
+        prove(pair)
+
+
+def test_the_proof_tells_its_progress(pair: Pair) -> None:
+    pair.make(AnchorEngine())
+    told: list[int] = []
+    source, target = pair.sides
+    librsync.prove(source.path, target.path, pair.rdiff, told.append)
+    assert sum(told) == len(pair.target)
+
+
+def test_any_wrong_byte_is_found(pair: Pair) -> None:
+    assert pair.make(AnchorEngine())[0] == Copy(5_000_000, 4_000_000)
+    data = bytearray(pair.rdiff.read_bytes())
+    for at, where in ((4 + 1 + 3, "the first difference is at byte [0-9]"), (5000, "at byte 4004")):
+        damaged = data.copy()
+        damaged[at] ^= 1
+        pair.rdiff.write_bytes(damaged)
+        with pytest.raises(ProofError, match=where):
+            prove(pair)
+
+
+@pytest.mark.parametrize(
+    ("rdiff", "problem"),
+    [
+        (b"", "not an rdiff"),
+        (MAGIC, "truncated"),
+        (MAGIC + END, "does not give all of target"),
+        (MAGIC + b"\x51" + (1 << 40).to_bytes(8, "big") + b"\x09" + END, "cannot be applied"),
+    ],
+)
+def test_an_unsound_rdiff_is_no_proof(pair: Pair, rdiff: bytes, problem: str) -> None:
+    pair.rdiff.write_bytes(rdiff)
+    with pytest.raises(ProofError, match=problem):
+        prove(pair)
+
+
+def test_one_for_a_longer_target_is_no_proof(pair: Pair) -> None:
+    pair.make(AnchorEngine())
+    (pair.folder / "target").write_bytes(pair.target[:-1])
+    with pytest.raises(ProofError, match="first difference is at byte"):
+        prove(pair)
+
+
+def test_a_missing_source_names_itself(pair: Pair) -> None:
+    pair.make(AnchorEngine())
+    (pair.folder / "source").unlink()
+    with pytest.raises(StorageError, match="source: No such file"):
+        prove(pair)
