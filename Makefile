@@ -21,15 +21,19 @@ MIRROR_DIR ?=
 REPOSITORY ?=
 REMOTE ?=
 ifeq ($(IMAGE_DIR),)
-run: export PUAVO_REPOSITORY_IMAGE_DIR := $(CURDIR)/demo/images
-run: export PUAVO_REPOSITORY_MIRROR_DIR := $(CURDIR)/demo/mirror
-run: export PUAVO_REPOSITORY_PUAVO_OS := $(CURDIR)/demo/puavo-os
+run airflow: export PUAVO_REPOSITORY_IMAGE_DIR := $(CURDIR)/demo/images
+run airflow: export PUAVO_REPOSITORY_MIRROR_DIR := $(CURDIR)/demo/mirror
+run airflow: export PUAVO_REPOSITORY_PUAVO_OS := $(CURDIR)/demo/puavo-os
+# The first run is for the person who looks on to start.
+airflow: export PUAVO_REPOSITORY_SCHEDULE :=
+airflow: REMOTE := $(if $(REMOTE),$(REMOTE),file://$(CURDIR)/demo/remote)
 DEMO := demo
 else
-run: export PUAVO_REPOSITORY_IMAGE_DIR := $(IMAGE_DIR)
-run: export PUAVO_REPOSITORY_MIRROR_DIR := $(MIRROR_DIR)
+run airflow: export PUAVO_REPOSITORY_IMAGE_DIR := $(IMAGE_DIR)
+run airflow: export PUAVO_REPOSITORY_MIRROR_DIR := $(MIRROR_DIR)
 endif
-run: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
+run airflow: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
+airflow: export PUAVO_REPOSITORY_REMOTE = $(REMOTE)
 # Nobody waits for a retry here, and nothing of the run is needed afterwards: the embedded
 # database is made for it alone.
 run: export PUAVO_REPOSITORY_RETRIES := 0
@@ -75,6 +79,22 @@ demo: setup
 run: setup $(DEMO)
 	@rm -rf $(AIRFLOW_HOME) && airflow db migrate >/dev/null 2>&1 || airflow db migrate
 	@python dags/puavo_repository_prepare.py
+
+# Airflow with its UI, for one person on this machine; the README tells of a service.
+PORT ?= 8080
+airflow: export AIRFLOW_HOME := $(CURDIR)/.airflow/standalone
+airflow: export AIRFLOW__API__HOST := 127.0.0.1
+airflow: export AIRFLOW__API__PORT := $(PORT)
+airflow: export AIRFLOW__API__BASE_URL := http://127.0.0.1:$(PORT)
+airflow: export AIRFLOW__API__WORKERS := 1
+airflow: export AIRFLOW__CORE__EXECUTION_API_SERVER_URL := http://127.0.0.1:$(PORT)/execution/
+airflow: export AIRFLOW__CORE__EXECUTOR := LocalExecutor
+airflow: export AIRFLOW__CORE__PARALLELISM := 4
+airflow: export AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION := False
+# A compute task that has every core may keep its supervisor from saying that it lives.
+airflow: export AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS := 20
+airflow: setup $(DEMO)
+	@exec python -m puavo_repository_standalone
 
 test: setup test-packages
 	ruff format --check .

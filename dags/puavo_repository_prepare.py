@@ -197,7 +197,8 @@ def since_start() -> float:
 
 
 @dag(
-    schedule=os.environ.get("PUAVO_REPOSITORY_SCHEDULE", "30 1 * * *"),
+    # An empty one is none: only by hand.
+    schedule=os.environ.get("PUAVO_REPOSITORY_SCHEDULE", "30 1 * * *") or None,
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,

@@ -122,10 +122,12 @@ def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
         context: Airflow's; of a deadline it holds plain values instead of objects.
     """
     run = context.get("dag_run")
-    value = run.get if isinstance(run, Mapping) else lambda name: getattr(run, name, None)
-    dag_id, run_id = str(value("dag_id")), str(value("run_id") or value("dag_run_id"))
+    if isinstance(run, Mapping):
+        dag_id, run_id = str(run["dag_id"]), str(run["dag_run_id"])
+    else:
+        dag_id, run_id = context["dag_run"].dag_id, context["dag_run"].run_id
     lines = [f"Run {run_id}", *failures()]
-    base = conf.get("api", "base_url", fallback="") or ""  # type: ignore[no-untyped-call]
+    base = conf.get("api", "base_url", fallback="") or ""
     if base:
         path = f"dags/{quote(dag_id)}/runs/{quote(run_id)}"
         lines += [f"{base.rstrip('/')}/plugin/puavo-repository", f"{base.rstrip('/')}/{path}"]
