@@ -21,17 +21,19 @@ MIRROR_DIR ?=
 REPOSITORY ?=
 REMOTE ?=
 ifeq ($(IMAGE_DIR),)
-run: export PUAVO_REPOSITORY_IMAGE_DIR := $(CURDIR)/demo/images
-run: export PUAVO_REPOSITORY_MIRROR_DIR := $(CURDIR)/demo/mirror
-run: export PUAVO_REPOSITORY_PUAVO_OS := $(CURDIR)/demo/puavo-os
-run: export PUAVO_REPOSITORY_REMOTE := $(or $(REMOTE),file://$(CURDIR)/demo/published)
+run airflow: export PUAVO_REPOSITORY_IMAGE_DIR := $(CURDIR)/demo/images
+run airflow: export PUAVO_REPOSITORY_MIRROR_DIR := $(CURDIR)/demo/mirror
+run airflow: export PUAVO_REPOSITORY_PUAVO_OS := $(CURDIR)/demo/puavo-os
+run airflow: export PUAVO_REPOSITORY_REMOTE := $(or $(REMOTE),file://$(CURDIR)/demo/published)
+# The first run is for the person who looks on to start.
+airflow: export PUAVO_REPOSITORY_SCHEDULE :=
 DEMO := demo
 else
-run: export PUAVO_REPOSITORY_IMAGE_DIR := $(IMAGE_DIR)
-run: export PUAVO_REPOSITORY_MIRROR_DIR := $(MIRROR_DIR)
-run: export PUAVO_REPOSITORY_REMOTE := $(REMOTE)
+run airflow: export PUAVO_REPOSITORY_IMAGE_DIR := $(IMAGE_DIR)
+run airflow: export PUAVO_REPOSITORY_MIRROR_DIR := $(MIRROR_DIR)
+run airflow: export PUAVO_REPOSITORY_REMOTE := $(REMOTE)
 endif
-run: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
+run airflow: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
 # Nobody waits for a retry here, and nothing of the run is needed afterwards: the embedded
 # database is made for it alone.
 run: export PUAVO_REPOSITORY_RETRIES := 0
@@ -81,6 +83,22 @@ run: setup $(DEMO)
 	if [ -n "$$PUAVO_REPOSITORY_REMOTE" ]; then \
 	    python dags/puavo_repository_publish.py || status=$$?; \
 	fi; exit $$status
+
+# Airflow with its UI, for one person on this machine; the README tells of a service.
+PORT ?= 8080
+airflow: export AIRFLOW_HOME := $(CURDIR)/.airflow/standalone
+airflow: export AIRFLOW__API__HOST := 127.0.0.1
+airflow: export AIRFLOW__API__PORT := $(PORT)
+airflow: export AIRFLOW__API__BASE_URL := http://127.0.0.1:$(PORT)
+airflow: export AIRFLOW__API__WORKERS := 1
+airflow: export AIRFLOW__CORE__EXECUTION_API_SERVER_URL := http://127.0.0.1:$(PORT)/execution/
+airflow: export AIRFLOW__CORE__EXECUTOR := LocalExecutor
+airflow: export AIRFLOW__CORE__PARALLELISM := 4
+airflow: export AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION := False
+# A compute task that has every core may keep its supervisor from saying that it lives.
+airflow: export AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS := 20
+airflow: setup $(DEMO)
+	@exec python -m puavo_repository_standalone
 
 test: setup test-packages
 	ruff format --check .

@@ -26,6 +26,7 @@ from airflow.sdk import (
     task,
 )
 
+import puavo_repository_notify
 from puavo_repository import settings, stages, tools
 from puavo_repository.progress import LoggedProgress
 from puavo_repository.settings import Policy, Settings
@@ -58,51 +59,102 @@ RETRIES: Facts = {
 }
 
 
-def text(title: str, description: str, section: str, **more: Any) -> Param:
-    """Return a text field of the form that may stay empty."""
+def field(kind: str, title: str, description: str, section: str, **more: Any) -> Param:
+    """Return a field of the form that may stay empty; this installation's setting counts then."""
     return Param(
-        None, type=["null", "string"], title=title, description=description, section=section, **more
+        None, type=["null", kind], title=title, description_md=description, section=section, **more
     )
 
 
+WHERE, WHAT = "Where (empty: as this installation is set up)", "Which rdiffs"
 PARAMS = {
-    "image_dir": text("Image directory", "Folder with the images", "Where"),
-    "mirror_dir": text("Mirror directory", "Default: `mirror` in the image directory", "Where"),
-    "repository": text("Repository", "Host or URL that clients use", "Where"),
-    "puavo_os": text("puavo-os", "Folder of config/images and defaults.mk", "Where"),
-    "no_config": Param(
-        None,
-        type=["null", "boolean"],
-        title="Leave the configuration alone",
-        description="Offer just what the files in config/images say, and write none of them",
-        section="What",
+    "dry_run": Param(
+        default=False,
+        type="boolean",
+        title="Dry run",
+        description_md="Only work out what there is to do; nothing is changed. "
+        "The plan is on the run's tab **Plan and report**",
     ),
-    "targets": Param(
-        None,
-        type=["null", "integer"],
+    "image_dir": field(
+        "string",
+        "Image directory",
+        "Folder with the images",
+        WHERE,
+        examples=["/srv/images"],
+    ),
+    "mirror_dir": field(
+        "string",
+        "Mirror directory",
+        "Folder that becomes the mirror; without it, `mirror` in the image directory",
+        WHERE,
+        examples=["/srv/mirror"],
+    ),
+    "repository": field(
+        "string",
+        "Repository",
+        "Host name, or https URL, under which clients reach the mirror; it is written into the "
+        f"metadata. Default `{settings.DEFAULT_REPOSITORY}`",
+        WHERE,
+        examples=["images.example.org", "https://example.org/puavo"],
+    ),
+    "puavo_os": field(
+        "string",
+        "puavo-os",
+        "Folder that holds `config/images/` and `defaults.mk`. Default `/puavo-os`, or "
+        "`puavo-os` in the image directory where that is missing",
+        WHERE,
+    ),
+    "no_config": field(
+        "boolean",
+        "Leave the configuration alone",
+        "Offer just what the files in `config/images` say, and write none of them. "
+        "Without this, new images are added to their series",
+        WHERE,
+    ),
+    "targets": field(
+        "integer",
+        "Targets",
+        f"How many of a series' last images get rdiffs that lead to them. "
+        f"Default {Policy.targets}; 0 makes none",
+        WHAT,
         minimum=0,
-        title="Targets",
-        description=f"How many of a series' last images get rdiffs; default {Policy.targets}",
-        section="What",
     ),
-    "sources": text(
-        "Sources", "From which images: `all`, `older` or `nearest:N`; default all", "What"
+    "sources": field(
+        "string",
+        "Sources",
+        "From which images: `all` of the series (clients roll back, too), only `older` ones, or "
+        f"`nearest:3`, the 3 nearest. Default `{Policy.sources}`",
+        WHAT,
+        pattern="^(all|older|nearest:[0-9]+)$",
+        examples=["all", "older", "nearest:3"],
     ),
-    "max_share": Param(
-        None,
-        type=["null", "number"],
+    "max_share": field(
+        "number",
+        "Largest rdiff",
+        "As a share of its image: a larger one is not kept, and clients fetch the whole image. "
+        f"Default {Policy.max_share}",
+        WHAT,
         minimum=0,
-        title="Largest rdiff",
-        description=f"As a share of its image; default {Policy.max_share}",
-        section="What",
+        maximum=10,
     ),
-    "engine": text("Delta engine", "How rdiffs are made", "What"),
+    "engine": field(
+        "string",
+        "Delta engine",
+        f"How rdiffs are made; all give what every client can apply. Default `{Settings.engine}`",
+        WHAT,
+        examples=["anchors", "librsync"],
+    ),
 }
 
 
 def chosen() -> Settings:
     """Return the settings of this run: the environment, then its params."""
     return settings.load(get_current_context()["params"])
+
+
+def is_dry_run() -> bool:
+    """Tell whether this run is to change nothing."""
+    return bool(get_current_context()["params"]["dry_run"])
 
 
 @contextmanager
@@ -118,15 +170,19 @@ def locked(*, shared: bool = False) -> Iterator[Settings]:
 
 
 def batches(names: list[Any]) -> list[list[Any]]:
-    """Put names into as many lists as tasks can be mapped."""
+    """Put names into as many lists as tasks can be mapped, at least one.
+
+    No list at all would have the mapped task skipped, and with it everything that follows.
+    """
     size = max(1, -(-len(names) // MAPPED_TASKS))
-    return [names[start : start + size] for start in range(0, len(names), size)]
+    return [names[start : start + size] for start in range(0, len(names), size)] or [[]]
 
 
 def label(names: list[str]) -> None:
     """Name the mapped task in the UI after what it works on."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    get_current_context()["label"] = names[0] + more  # type: ignore[typeddict-unknown-key]
+    first = names[0] if names else "nothing new"
+    get_current_context()["label"] = first + more  # type: ignore[typeddict-unknown-key]
 
 
 def facts(night: Facts) -> tuple[Inventory, Catalogue]:
@@ -141,12 +197,15 @@ def since_start() -> float:
 
 
 @dag(
-    schedule=os.environ.get("PUAVO_REPOSITORY_SCHEDULE", "30 1 * * *"),
+    # An empty one is none: only by hand.
+    schedule=os.environ.get("PUAVO_REPOSITORY_SCHEDULE", "30 1 * * *") or None,
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     default_args=RETRIES,
     params=PARAMS,
+    on_failure_callback=puavo_repository_notify.on_failure(),
+    deadline=puavo_repository_notify.deadline(),
     tags=["puavo"],
     doc_md=__doc__,
 )
@@ -159,9 +218,21 @@ def puavo_repository_prepare() -> None:
 
     @task
     def configure(inventory: Facts) -> Facts:
-        with locked() as found:
-            done = stages.configure.configure(found, Inventory.from_dict(inventory))
+        found = Inventory.from_dict(inventory)
+        if is_dry_run():
+            done = stages.configure.configure(chosen(), found, dry_run=True)
+        else:
+            with locked() as at:
+                done = stages.configure.configure(at, found)
         return {"inventory": inventory, "catalogue": done.to_dict()}
+
+    @task.short_circuit
+    def dry_run(night: Facts) -> bool:
+        if is_dry_run():
+            made = stages.plan.plan(chosen(), *facts(night))
+            stages.report.render_plan(made)
+            get_current_context()["ti"].xcom_push("plan", made.to_dict())
+        return not is_dry_run()
 
     @task
     def plan(night: Facts) -> list[list[str]]:
@@ -203,7 +274,7 @@ def puavo_repository_prepare() -> None:
     @task
     def report(
         night: Facts, images: list[list[str]], rdiffs: list[list[list[str]]], described: Facts
-    ) -> Facts:
+    ) -> None:
         found = stages.report.report(
             chosen(),
             *facts(night),
@@ -213,10 +284,12 @@ def puavo_repository_prepare() -> None:
             seconds=since_start(),
         )
         stages.report.render(found)
-        return found.checked().to_dict()
+        get_current_context()["ti"].xcom_push("report", found.to_dict())
+        found.checked()
 
     night = configure(discover())
     images = plan(night)
+    dry_run(night) >> images
     rdiffs = pairs(night)
     described = describe(night)
     fingerprint.expand(images=images) >> rdiffs

@@ -30,10 +30,12 @@ from airflow.sdk import (
     task,
 )
 
+import puavo_repository_notify
 from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
 from puavo_repository.progress import TransferLog
 from puavo_repository.stages import publish_options
+from puavo_repository.stages.publish import remember
 from puavo_repository.stages.publish_plan import How, Transfer
 from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.stages.publisher import Publisher
@@ -65,29 +67,51 @@ RETRIES: Facts = {
 }
 
 
-def flag(title: str, description: str) -> Param:
+def flag(title: str, description: str, section: str) -> Param:
     """Return a check box of the form."""
-    return Param(default=False, type="boolean", title=title, description=description)
+    return Param(
+        default=False, type="boolean", title=title, description_md=description, section=section
+    )
 
 
-def text(title: str, description: str) -> Param:
-    """Return a text field of the form that may stay empty."""
-    return Param(None, type=["null", "string"], title=title, description=description)
+def field(kind: str, title: str, description: str, section: str, **more: Any) -> Param:
+    """Return a field of the form that may stay empty; this installation's setting counts then."""
+    return Param(
+        None, type=["null", kind], title=title, description_md=description, section=section, **more
+    )
 
 
+WHERE, HOW = "Where (empty: as this installation is set up)", "How"
 PARAMS = {
-    "mirrors": Param(
-        None,
-        type=["null", "array"],
-        items={"type": "string"},
-        title="Mirrors",
-        description="URLs or Airflow connection ids; default PUAVO_REPOSITORY_REMOTE",
+    "dry_run": flag(
+        "Dry run",
+        "Only look and plan; nothing is changed. The plan is on the run's tab **Plan and report**",
+        HOW,
     ),
-    "dry_run": flag("Dry run", "Print the plan in the log of the plan task, change nothing"),
-    "allow_mass_delete": flag("Allow mass deletion", "Let more than max_delete go this once"),
-    "bandwidth": text("Bandwidth", "Bytes a second such as `2M`, or by hour: `0 7-19=500k`"),
-    "image_dir": text("Image directory", "Default: as the mirror was prepared"),
-    "mirror_dir": text("Mirror directory", "Default: as the mirror was prepared"),
+    "allow_mass_delete": flag(
+        "Allow mass deletion",
+        "A run that would remove more than `PUAVO_REPOSITORY_MAX_DELETE` (default 0.3) of a "
+        "mirror stops before it removes anything. Check the plan, then allow it this once",
+        HOW,
+    ),
+    "bandwidth": field(
+        "string",
+        "Bandwidth",
+        "Bytes a second, such as `2M`, or by the hour of the day: `0 7-19=500k` is without limit, "
+        "but 500 kB a second from 7 to 19. Default: without limit",
+        HOW,
+        examples=["2M", "0 7-19=500k"],
+    ),
+    "mirrors": field(
+        "array",
+        "Mirrors",
+        "One a line: `sftp://user@host/path`, `file:///path`, or the id of an Airflow connection. "
+        "Default: `PUAVO_REPOSITORY_REMOTE`",
+        WHERE,
+        items={"type": "string"},
+    ),
+    "image_dir": field("string", "Image directory", "Default: as the mirror was prepared", WHERE),
+    "mirror_dir": field("string", "Mirror directory", "Default: as the mirror was prepared", WHERE),
 }
 
 
@@ -167,6 +191,7 @@ def each(results: Any) -> list[Facts]:
     max_active_runs=1,
     default_args=RETRIES,
     params=PARAMS,
+    on_failure_callback=puavo_repository_notify.on_failure(),
     tags=["puavo"],
     doc_md=__doc__,
 )
@@ -246,6 +271,8 @@ def puavo_repository_publish() -> None:
             for work in mirrors
         ]
         logger.info("\n".join(line for found in reports for line in found.lines()))
+        documents = [found.to_dict() for found in reports]
+        get_current_context()["ti"].xcom_push("published", documents)
         return [found.checked().to_dict() for found in sorted(reports, key=lambda r: not r.ok)]
 
     every = mirrors()
@@ -269,10 +296,12 @@ def concluded(work: Facts, placed: list[Placed], switched: Any, pruned: Any) -> 
             found.took(done)
     try:
         with publisher(work) as remote:
-            return remote.conclude(found)
+            found = remote.conclude(found)
     except RepositoryError as error:
         found.failed["connecting"] = str(error)
-        return found
+    if not found.dry_run:
+        remember(chosen().mirror_dir, found)
+    return found
 
 
 publish = puavo_repository_publish()

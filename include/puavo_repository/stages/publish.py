@@ -31,7 +31,8 @@ from puavo_repository.stages.publish_plan import How, Plan, Transfer
 from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.stages.publisher import Publisher
 from puavo_repository.stages.transfer import Placed
-from puavo_repository.storage.target import Target
+from puavo_repository.storage import published
+from puavo_repository.storage.target import Target, without_password
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -92,7 +93,16 @@ def publish_all(
             logger.error("%s", error)
             report = PublishReport(target.url, dry_run, failed={"connecting": str(error)})
         reports.append(report)
+        if not dry_run:
+            remember(mirror_dir, report)
     return reports
+
+
+def remember(mirror_dir: Path, report: PublishReport) -> None:
+    """Keep beside the mirror what was left on a remote, for those who look there."""
+    waits = {path: f"waits for {', '.join(files[:3])}" for path, files in report.held.items()}
+    address = without_password(report.target)
+    published.remember(mirror_dir, address, report.generation, {**report.failed, **waits})
 
 
 def _publish(publisher: Publisher, report: PublishReport) -> None:

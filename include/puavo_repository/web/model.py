@@ -1,0 +1,158 @@
+"""What the page shows and the API serves; its field descriptions are the API's documentation.
+
+All sizes are bytes, all moments are UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Shown(BaseModel):
+    """Base of everything that is shown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Digests(Shown):
+    """Checksums of a file, as the metadata gives them; empty where it does not."""
+
+    cksum: str = Field(description="POSIX cksum, decimal")
+    sha256: str
+    sha512: str
+
+
+class RdiffState(StrEnum):
+    """What is known of an rdiff."""
+
+    OFFERED = "offered"
+    TOO_LARGE = "too large"
+    FAILED = "failed"
+    MISSING = "missing"
+
+
+class Rdiff(Shown):
+    """The rdiff from one image to another."""
+
+    filename: str
+    state: RdiffState = Field(
+        description="offered; too large (not worth keeping, clients fetch the image); failed; "
+        "missing (described, but not there with its size)"
+    )
+    source: str = Field(description="Version of the image that a client has, digits alone")
+    target: str = Field(description="Version of the image that it gets")
+    size: int = Field(description="Bytes; 0 where it could not be made")
+    share: float = Field(description="Its size as a share of the target image")
+    digests: Digests | None = Field(description="None where it is not offered")
+
+
+class Image(Shown):
+    """One image on offer."""
+
+    filename: str
+    version: str = Field(description="Digits alone, as clients compare it")
+    built: datetime | None = Field(description="The moment that its version names")
+    size: int
+    present: bool = Field(description="Whether it lies in the mirror with this size")
+    digests: Digests
+    rdiffs: list[Rdiff] = Field(description="Rdiffs that lead to it")
+
+
+class Series(Shown):
+    """One series on offer, oldest image first."""
+
+    name: str
+    images: list[Image]
+    update: int | None = Field(
+        description="Bytes that a client with the image before the newest fetches; None where "
+        "it has to fetch the whole image"
+    )
+    saving: float = Field(description="What that client saves, as a share of the newest image")
+
+
+class Problem(Shown):
+    """Something that is not as it should be, and the way out."""
+
+    name: str = Field(description="The image, rdiff, metadata file or mirror")
+    stage: str = Field(description="The step that failed")
+    message: str = Field(description="What happened")
+    remedy: str = Field(description="What to do")
+    permanent: bool = Field(description="Whether running again cannot help")
+
+
+class Remote(Shown):
+    """One mirror that is published to, as the last publishing run left it."""
+
+    name: str = Field(description="Its address, without any secret")
+    generation: int = Field(description="Counts the changes of what clients see")
+    published: datetime | None = Field(description="When its metadata last changed")
+    verified: datetime | None = Field(description="When it was last found complete")
+    pending: list[str] = Field(description="Files of the local mirror that are not there yet")
+
+
+class Stage(Shown):
+    """One stage of a run."""
+
+    name: str
+    state: str
+    seconds: float = Field(description="From the start of its first task to the end of its last")
+    tasks: int
+    failed: int
+
+
+class Run(Shown):
+    """One run of a DAG."""
+
+    dag_id: str
+    run_id: str
+    state: str = Field(description="queued, running, success or failed")
+    kind: str = Field(description="scheduled, manual, asset_triggered, …")
+    started: datetime | None
+    ended: datetime | None
+    did: str = Field("", description="What it did, in a few words")
+    stages: list[Stage] = []
+
+    @property
+    def busy(self) -> list[str]:
+        """The stages that it is in right now."""
+        return [stage.name for stage in self.stages if stage.state == "running"]
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took."""
+        if self.started is None or self.ended is None:
+            return None
+        return (self.ended - self.started).total_seconds()
+
+
+class Summary(Shown):
+    """The repository at a glance: what a monitoring system asks for."""
+
+    ok: bool = Field(description="Whether nothing is wrong; a run under way is not wrong")
+    problems: list[Problem] = Field(description="Everything that is wrong")
+    mirror: str = Field(description="Folder of the local mirror")
+    series: int
+    images: int
+    rdiffs: int
+    image_bytes: int
+    rdiff_bytes: int
+    update_bytes: int = Field(
+        description="What clients fetch, one of each series with two images or more, to go from "
+        "the image before the newest to the newest"
+    )
+    update_whole: int = Field(description="What they would fetch without rdiffs")
+    saving: float = Field(description="What they save, as a share")
+    changed: datetime | None = Field(description="When clients last got to see something new")
+    last_success: datetime | None = Field(description="End of the last good run of prepare")
+    remotes: list[Remote]
+
+
+class Repository(Shown):
+    """Everything that the page shows."""
+
+    summary: Summary
+    series: list[Series]
+    runs: list[Run] = Field(description="Last runs of the DAGs, newest first")

@@ -1,0 +1,148 @@
+"""The page as HTML. Everything is escaped by the template engine; nothing comes from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from puavo_repository.web import figures, view
+from puavo_repository.web.model import Image, Rdiff, RdiffState, Repository, Series
+
+STATIC = Path(__file__).with_name("static")
+STAGES = {
+    view.PREPARE: (
+        "discover",
+        "configure",
+        "plan",
+        "fingerprint",
+        "pairs",
+        "diff",
+        "describe",
+        "report",
+    ),
+}
+
+
+def size(count: float) -> str:
+    """Render bytes in the unit that suits them."""
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:.{2 if count < 10 * limit else 1}f} {unit}"
+    return f"{count:.0f} B"
+
+
+def version(number: str) -> str:
+    """Render a version as the moment that it names."""
+    moment = view.built(number)
+    return f"{moment:%Y-%m-%d %H:%M}" if moment else number
+
+
+def percent(share: float) -> str:
+    """Render a share."""
+    return f"{share:.1%}" if share < 0.9995 else "100%"
+
+
+def moment(at: datetime | None) -> Markup:
+    """Render a moment; the page's script says how long ago that is."""
+    if at is None:
+        return Markup("never")
+    return Markup('<time datetime="{}">{} UTC</time>').format(
+        at.isoformat(timespec="seconds"), f"{at:%Y-%m-%d %H:%M}"
+    )
+
+
+def matrix(series: Series) -> dict[str, Any]:
+    """Arrange the rdiffs of a series: what a client on each image fetches to reach a target.
+
+    Returns:
+        ``targets``, the images that rdiffs lead to; ``rows``, pairs of an image and its cells;
+        ``strangers``, pairs of a version from outside the series and its cells. A cell is None
+        where there is no rdiff.
+    """
+    targets = [image for image in series.images if image.rdiffs]
+    cells = {(r.source, r.target): r for image in targets for r in image.rdiffs}
+    versions = {image.version for image in series.images}
+    strangers = dict.fromkeys(source for source, _ in cells if source not in versions)
+
+    def row(source: str) -> list[tuple[Image, Rdiff | None]]:
+        return [(target, cells.get((source, target.version))) for target in targets]
+
+    return {
+        "targets": targets,
+        "rows": [(image, row(image.version)) for image in reversed(series.images)],
+        "strangers": [(source, row(source)) for source in strangers],
+    }
+
+
+def _stages(runs: Sequence[Any]) -> list[str]:
+    known = list(STAGES[view.PREPARE])
+    return [*known, *dict.fromkeys(s.name for r in runs for s in r.stages if s.name not in known)]
+
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    auto_reload=False,
+)
+_ENVIRONMENT.filters |= {
+    "size": size,
+    "version": version,
+    "percent": percent,
+    "moment": moment,
+    "seconds": figures.seconds,
+    "heat": figures.heat,
+    "matrix": matrix,
+    "timeline": figures.timeline,
+}
+_ENVIRONMENT.globals |= {
+    "OFFERED": RdiffState.OFFERED,
+    "PREPARE": view.PREPARE,
+    "PUBLISH": view.PUBLISH,
+    "width": figures.WIDTH,
+    "left": figures.LEFT,
+    "right": figures.WIDTH - figures.RIGHT,
+    "ground": figures.HEIGHT - figures.BOTTOM,
+}
+
+
+def render(found: Repository) -> str:
+    """Render the page."""
+    prepares = [run for run in found.runs if run.dag_id == view.PREPARE]
+    stages = _stages(prepares)
+    return _ENVIRONMENT.get_template("page.html").render(
+        up="",
+        summary=found.summary,
+        series=found.series,
+        runs=found.runs,
+        latest=next((run for run in prepares if run.did != view.DRY_RUN), None),
+        sizes=figures.sizes_over_time(found.series),
+        savings=figures.savings(found.series),
+        durations=figures.durations(prepares, stages),
+        stages=stages,
+    )
+
+
+def render_run(dag_id: str, run_id: str, document: Mapping[str, Any] | None) -> str:
+    """Render what a run did, or what a dry run would do.
+
+    Args:
+        dag_id: The DAG.
+        run_id: The run.
+        document: What its last task returned; None where there is nothing yet.
+    """
+    return _ENVIRONMENT.get_template("run.html").render(
+        up="../", dag_id=dag_id, run_id=run_id, document=document
+    )
+
+
+def render_refused(status: int, detail: str) -> str:
+    """Render what somebody sees who may not see the page."""
+    return _ENVIRONMENT.get_template("refused.html").render(status=status, detail=detail)

@@ -1,0 +1,271 @@
+"""From the facts on disk and the DAGs' runs to what is shown. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from puavo_repository.formats import metadata
+from puavo_repository.formats.names import ImageName, rdiff_name
+from puavo_repository.storage.state import Failure
+from puavo_repository.web.disk import Disk
+from puavo_repository.web.model import (
+    Digests,
+    Image,
+    Problem,
+    Rdiff,
+    RdiffState,
+    Remote,
+    Repository,
+    Run,
+    Series,
+    Summary,
+)
+
+PREPARE = "puavo_repository_prepare"
+PUBLISH = "puavo_repository_publish"
+DRY_RUN = "dry run"  # what such a run did
+
+
+def repository(disk: Disk, runs: Sequence[Run] = ()) -> Repository:
+    """Bring everything together.
+
+    Args:
+        disk: What lies in the mirror.
+        runs: The last runs of the DAGs, newest first.
+    """
+    failed = {failure.name for failure in disk.failures}
+    series = [_series(name, images, disk, failed) for name, images in sorted(disk.series.items())]
+    problems = [*_problems(disk), *_broken(series), *_run_problems(runs)]
+    rdiffs = [rdiff for one in series for rdiff in offered(one)]
+    images = [image for one in series for image in one.images]
+    fetched, whole = _updates(series)
+    return Repository(
+        summary=Summary(
+            ok=not problems,
+            problems=problems,
+            mirror=str(disk.root),
+            series=len(series),
+            images=len(images),
+            rdiffs=len(rdiffs),
+            image_bytes=sum({image.filename: image.size for image in images}.values()),
+            rdiff_bytes=sum({rdiff.filename: rdiff.size for rdiff in rdiffs}.values()),
+            update_bytes=fetched,
+            update_whole=whole,
+            saving=1 - fetched / whole if whole else 0.0,
+            changed=_moment(disk.changed),
+            last_success=next(
+                (
+                    run.ended
+                    for run in runs
+                    if run.dag_id == PREPARE and run.state == "success" and run.did != DRY_RUN
+                ),
+                None,
+            ),
+            remotes=_remotes(disk),
+        ),
+        series=series,
+        runs=list(runs),
+    )
+
+
+def offered(series: Series) -> list[Rdiff]:
+    """Return the rdiffs of a series that clients can fetch."""
+    return [
+        rdiff
+        for image in series.images
+        for rdiff in image.rdiffs
+        if rdiff.state is RdiffState.OFFERED
+    ]
+
+
+def _series(name: str, entries: list[dict[str, Any]], disk: Disk, failed: set[str]) -> Series:
+    images = [_image(entry, entries, disk, failed) for entry in entries]
+    if not images:
+        return Series(name=name, images=[], update=None, saving=0.0)
+    newest = images[-1]
+    before = images[-2].version if len(images) > 1 else None
+    update = next(
+        (r.size for r in newest.rdiffs if r.source == before and r.state is RdiffState.OFFERED),
+        None,
+    )
+    saving = 1 - update / newest.size if update is not None and newest.size else 0.0
+    return Series(name=name, images=images, update=update, saving=saving)
+
+
+def _image(
+    entry: dict[str, Any], entries: list[dict[str, Any]], disk: Disk, failed: set[str]
+) -> Image:
+    filename, size = entry["filename"], entry["size"]
+    version = str(entry.get("version", ""))
+    rdiffs = [_rdiff(diff, version, size, disk) for diff in entry.get("diffs", [])]
+    if failed or disk.too_large:
+        known = {rdiff.filename for rdiff in rdiffs}
+        found = (_absent(other["filename"], filename, size, disk, failed) for other in entries)
+        rdiffs += [rdiff for rdiff in found if rdiff and rdiff.filename not in known]
+    return Image(
+        filename=filename,
+        version=version,
+        built=built(version),
+        size=size,
+        present=disk.sizes.get(filename) == size,
+        digests=_digests(entry),
+        rdiffs=rdiffs,
+    )
+
+
+def _rdiff(diff: dict[str, Any], target: str, target_size: int, disk: Disk) -> Rdiff:
+    present = disk.sizes.get(f"rdiffs/{diff['filename']}") == diff["size"]
+    return Rdiff(
+        filename=diff["filename"],
+        state=RdiffState.OFFERED if present else RdiffState.MISSING,
+        source=str(diff.get("version", "")),
+        target=target,
+        size=diff["size"],
+        share=diff["size"] / target_size if target_size else 0.0,
+        digests=_digests(diff),
+    )
+
+
+def _absent(
+    source: str, target: str, target_size: int, disk: Disk, failed: set[str]
+) -> Rdiff | None:
+    """Return an rdiff that is on record but not on offer: too large, or failed."""
+    basis, goal = ImageName.parse(source), ImageName.parse(target)
+    if basis is None or goal is None or source == target:
+        return None
+    name = rdiff_name(source, target)
+    if name in failed:
+        state, size = RdiffState.FAILED, 0
+    elif name in disk.too_large:
+        state, size = RdiffState.TOO_LARGE, disk.too_large[name]
+    else:
+        return None
+    return Rdiff(
+        filename=name,
+        state=state,
+        source=basis.number,
+        target=goal.number,
+        size=size,
+        share=size / target_size if target_size else 0.0,
+        digests=None,
+    )
+
+
+def _digests(entry: dict[str, Any]) -> Digests:
+    cksum, sha256, sha512 = (str(entry.get(key, "")) for key in ("cksum", "sha256", "sha512"))
+    return Digests(cksum=cksum, sha256=sha256, sha512=sha512)
+
+
+def built(version: str) -> datetime | None:
+    """Return the moment that a version names."""
+    try:
+        return datetime.strptime(version, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _updates(series: Iterable[Series]) -> tuple[int, int]:
+    """Return what one client of each series fetches to get to its newest image, in bytes.
+
+    Returns:
+        With the rdiff from the image before, and without.
+    """
+    updates = [one for one in series if len(one.images) > 1]
+    whole = sum(one.images[-1].size for one in updates)
+    fetched = sum(one.update if one.update is not None else one.images[-1].size for one in updates)
+    return fetched, whole
+
+
+def problem(failure: Failure) -> Problem:
+    """Return what a failure says, its way out apart: the last sentence of its message."""
+    message, _, remedy = failure.message.rpartition(". ")
+    subject, colon, rest = message.partition(f"{failure.name}: ")
+    if colon and " " not in subject:  # it begins with the file's path
+        message = rest
+    return Problem(
+        name=failure.name,
+        stage=failure.stage,
+        message=message or remedy,
+        remedy=remedy if message else "See the log of the task in the last run",
+        permanent=failure.permanent,
+    )
+
+
+def _problems(disk: Disk) -> Iterable[Problem]:
+    if not disk.exists:
+        yield Problem(
+            name=str(disk.root),
+            stage="mirror",
+            message="There is no such folder yet",
+            remedy="Run prepare: it makes the mirror from the image directory",
+            permanent=False,
+        )
+    for name, why in disk.damaged.items():
+        yield Problem(
+            name=f"meta/{name}",
+            stage="mirror",
+            message=f"This metadata cannot be read: {why}",
+            remedy="Run prepare: it is made anew",
+            permanent=False,
+        )
+    yield from (problem(failure) for failure in disk.failures)
+    for remote in disk.remotes:
+        for subject, why in remote.problems.items():
+            yield problem(Failure(remote.address, "publish", f"{subject}: {why}", permanent=False))
+
+
+def _remotes(disk: Disk) -> list[Remote]:
+    described = {
+        file.path: file.digests.get("sha256", "")
+        for name, images in disk.series.items()
+        for file in metadata.described_files({name: {"images": images}})
+    }
+    return [
+        Remote(
+            name=one.address,
+            generation=one.generation,
+            published=_moment(one.changed),
+            verified=_moment(one.verified),
+            pending=sorted(dict(described.items() - one.files.items())),
+        )
+        for one in disk.remotes
+    ]
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
+
+
+def _broken(series: Iterable[Series]) -> Iterable[Problem]:
+    """Yield the described files that are not there."""
+    for one in series:
+        for image in one.images:
+            lost = [] if image.present else [image.filename]
+            lost += [r.filename for r in image.rdiffs if r.state is RdiffState.MISSING]
+            for name in lost:
+                yield Problem(
+                    name=name,
+                    stage="mirror",
+                    message=f"Clients are told of it in {one.name}, but it is not there "
+                    "with its size",
+                    remedy="Run prepare: it is made or linked again",
+                    permanent=False,
+                )
+
+
+def _run_problems(runs: Sequence[Run]) -> Iterable[Problem]:
+    """Yield the DAGs whose last finished run failed."""
+    for dag_id in dict.fromkeys(run.dag_id for run in runs):
+        ended = (r for r in runs if r.dag_id == dag_id and r.ended is not None)
+        last = next((r for r in ended if r.did != DRY_RUN), None)
+        if last is not None and last.state == "failed":
+            stages = ", ".join(stage.name for stage in last.stages if stage.failed)
+            yield Problem(
+                name=dag_id,
+                stage="run",
+                message=f"Its last run failed{f' in {stages}' if stages else ''}",
+                remedy="Mend what is named here and trigger it again; what is done is kept",
+                permanent=False,
+            )

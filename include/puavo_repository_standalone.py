@@ -1,0 +1,128 @@
+"""Airflow on this machine for one person, as ``make airflow`` starts it.
+
+Starts ``airflow standalone`` with its output in a file, says where to log in and how when it is
+up, and ends all of it on Ctrl-C. Everything else is Airflow's own environment, see the Makefile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+LOGIN = "admin"
+_PATIENCE = 180  # seconds until it has to be up
+_GRACE = 20  # seconds to end by itself
+_PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+
+
+def main() -> int:
+    """Run Airflow until it ends or somebody ends it."""
+    home, url = Path(os.environ["AIRFLOW_HOME"]), os.environ["AIRFLOW__API__BASE_URL"]
+    if _taken(url):
+        say(
+            f"{url} is in use already: stop what runs there, or choose another: make airflow PORT=…"
+        )
+        return 1
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "standalone.log"
+    say(f"Starting Airflow; its output is in {log}")
+    signal.signal(signal.SIGTERM, _interrupt)
+    with log.open("w") as output:
+        airflow = subprocess.Popen(
+            ["airflow", "standalone"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        if _wait(airflow, url):
+            _announce(home, url)
+            return airflow.wait()
+        say(f"Airflow did not come up; the end of {log}:\n{_tail(log)}")
+        return 1
+    except KeyboardInterrupt:
+        say("Stopping Airflow")
+        return 0
+    finally:
+        _end(airflow)
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _taken(url: str) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((urlsplit(url).hostname or "", urlsplit(url).port or 80)) == 0
+
+
+def _wait(airflow: subprocess.Popen[bytes], url: str) -> bool:
+    """Wait until every part of Airflow is at work; return whether it came to that."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline and airflow.poll() is None:
+        if _healthy(url):
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/api/v2/monitor/health", timeout=5) as answer:  # noqa: S310
+            found = json.load(answer)
+    except (OSError, ValueError, urllib.error.URLError):
+        return False
+    return all((found.get(part) or {}).get("status") == "healthy" for part in _PARTS)
+
+
+def _announce(home: Path, url: str) -> None:
+    passwords = json.loads((home / "simple_auth_manager_passwords.json.generated").read_text())
+    say(
+        f"\n  Airflow is up:  {url}\n"
+        f"  The repository: {url}/plugin/puavo-repository\n"
+        f"  Log in as       {LOGIN}\n"
+        f"  with password   {passwords[LOGIN]}\n\n"
+        "  Ctrl-C ends it.\n"
+    )
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+
+
+def _end(airflow: subprocess.Popen[bytes]) -> None:
+    """End all of it: the parts run in the session of the first process."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(airflow.pid, number)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + _GRACE
+        while time.monotonic() < deadline:
+            airflow.poll()
+            try:
+                os.killpg(airflow.pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.2)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""What is shown says what lies on disk, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from puavo_repository.formats.names import rdiff_name
+from puavo_repository.storage.state import Failure
+from puavo_repository.web import view
+from puavo_repository.web.disk import Reader
+from puavo_repository.web.model import RdiffState, Repository, Run, Stage
+from web.mirrors import IMAGE_SIZE, edit_metadata, fail, image_names, make_mirror, too_large
+
+NIGHT = datetime(2026, 1, 2, 1, 30, tzinfo=UTC)
+
+
+def look(root: Path, *runs: Run) -> Repository:
+    return view.repository(Reader(root).read(), runs=runs)
+
+
+def run(state: str, *, hours: int = 0, did: str = "", stages: list[Stage] | None = None) -> Run:
+    started = NIGHT + timedelta(hours=hours)
+    ended = None if state == "running" else started + timedelta(minutes=5)
+    return Run(
+        dag_id=view.PREPARE,
+        run_id=f"at {started}",
+        state=state,
+        kind="scheduled",
+        started=started,
+        ended=ended,
+        did=did,
+        stages=stages or [],
+    )
+
+
+def test_a_good_mirror_is_right(tmp_path: Path) -> None:
+    make_mirror(tmp_path, series=2, images=3, share=0.02)
+    found = look(tmp_path)
+    assert found.summary.ok
+    assert found.summary.problems == []
+    counts = (found.summary.series, found.summary.images, found.summary.rdiffs)
+    assert counts == (2, 6, 12)
+    assert found.summary.image_bytes == 6 * IMAGE_SIZE
+    assert found.summary.update_bytes == 2 * IMAGE_SIZE * 0.02
+    assert found.summary.saving == pytest.approx(0.98)
+    assert [image.version for image in found.series[0].images] == [
+        "20200101120000",
+        "20200201120000",
+        "20200301120000",
+    ]
+    assert found.series[0].images[0].built == datetime(2020, 1, 1, 12, tzinfo=UTC)
+
+
+def test_a_client_without_an_rdiff_saves_nothing(tmp_path: Path) -> None:
+    mirror = make_mirror(tmp_path, images=2)
+
+    def drop(document: Any) -> None:
+        for content in document.values():
+            content["images"][-1]["diffs"] = []
+
+    edit_metadata(mirror, drop)
+    found = look(tmp_path)
+    assert found.series[0].update is None
+    assert found.summary.saving == 0
+
+
+def test_no_folder_is_a_problem_that_prepare_cures(tmp_path: Path) -> None:
+    found = look(tmp_path / "missing")
+    (problem,) = found.summary.problems
+    assert "no such folder" in problem.message
+    assert "Run prepare" in problem.remedy
+
+
+def test_a_failure_is_named_with_its_reason_and_way_out_until_it_is_gone(tmp_path: Path) -> None:
+    mirror = make_mirror(tmp_path)
+    message = (
+        "/images/x.img: this is not a squashfs image (found a text). Replace it by a whole one"
+    )
+    fail(mirror, "x.img", message)
+    reader = Reader(tmp_path)
+    (problem,) = view.repository(reader.read()).summary.problems
+    assert problem.name == "x.img"
+    assert problem.message == "this is not a squashfs image (found a text)"
+    assert problem.remedy == "Replace it by a whole one"
+    mirror.state.failures.remove("x.img")
+    assert view.repository(reader.read()).summary.ok
+
+
+def test_a_message_without_a_way_out_leads_to_the_log() -> None:
+    found = view.problem(Failure("x.img", "diff", "it broke"))
+    assert found.message == "it broke"
+    assert "log" in found.remedy
+
+
+@pytest.mark.parametrize("break_it", [Path.unlink, lambda path: os.truncate(path, 7)])
+def test_a_described_file_that_is_not_there_is_a_problem(tmp_path: Path, break_it: Any) -> None:
+    mirror = make_mirror(tmp_path, images=2)
+    first, second = image_names(0, 2)
+    break_it(tmp_path / first)
+    break_it(mirror.rdiff(rdiff_name(first, second)))
+    found = look(tmp_path)
+    assert {problem.name for problem in found.summary.problems} == {
+        first,
+        rdiff_name(first, second),
+    }
+    assert not found.series[0].images[0].present
+    assert found.series[0].images[1].rdiffs[0].state is RdiffState.MISSING
+    assert found.series[0].update is None
+
+
+def test_damaged_metadata_is_a_problem_and_hides_only_itself(tmp_path: Path) -> None:
+    mirror = make_mirror(tmp_path, series=2)
+    next(mirror.meta.glob("*.json")).write_text("{")
+    found = look(tmp_path)
+    assert found.summary.series == 1
+    assert "cannot be read" in found.summary.problems[0].message
+
+
+def test_rdiffs_that_are_not_offered_are_told_apart(tmp_path: Path) -> None:
+    mirror = make_mirror(tmp_path, images=3)
+    names = image_names(0, 3)
+    large, failed = rdiff_name(names[0], names[2]), rdiff_name(names[1], names[2])
+
+    def drop(document: Any) -> None:
+        for content in document.values():
+            content["images"][-1]["diffs"] = []
+
+    edit_metadata(mirror, drop)
+    too_large(mirror, large, IMAGE_SIZE)
+    fail(mirror, failed, "it broke", "diff")
+    states = {rdiff.filename: rdiff.state for rdiff in look(tmp_path).series[0].images[-1].rdiffs}
+    assert states == {large: RdiffState.TOO_LARGE, failed: RdiffState.FAILED}
+
+
+def test_a_changed_file_is_read_again_at_once(tmp_path: Path) -> None:
+    mirror = make_mirror(tmp_path, images=2)
+    reader = Reader(tmp_path)
+    assert len(reader.read().series) == 1
+    make_mirror(tmp_path, series=2, images=2)
+    assert len(reader.read().series) == 2
+    for path in mirror.meta.glob("*.json"):
+        path.unlink()
+    assert reader.read().series == {}
+
+
+def test_the_last_finished_run_counts_and_dry_runs_do_not(tmp_path: Path) -> None:
+    make_mirror(tmp_path)
+    broken = [Stage(name="diff", state="failed", seconds=1, tasks=9, failed=2)]
+    good, bad = run("success"), run("failed", hours=1, stages=broken)
+    assert look(tmp_path, good).summary.ok
+    assert look(tmp_path, good).summary.last_success == good.ended
+    (problem,) = look(tmp_path, bad, good).summary.problems
+    assert "diff" in problem.message
+    assert look(tmp_path, run("running", hours=2), good).summary.ok
+    dry = run("success", hours=2, did=view.DRY_RUN)
+    assert not look(tmp_path, dry, bad).summary.ok
+    assert look(tmp_path, dry, bad).summary.last_success is None
+    assert look(tmp_path, run("success", hours=2), bad).summary.ok
