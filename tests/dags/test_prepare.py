@@ -105,7 +105,7 @@ def test_the_dag_reads_as_designed(airflow: dict[str, str]) -> None:
     assert found["errors"] == {}
     dag = found["dags"]["puavo_repository_prepare"]
     order = ["discover", "configure", "plan", "fingerprint", "pairs", "diff", "describe", "report"]
-    assert dag["tasks"] == sorted(order)
+    assert dag["tasks"] == sorted([*order, "dry_run"])
     assert all([first, then] in dag["edges"] for first, then in itertools.pairwise(order))
     assert dag["mapped"] == ["diff", "fingerprint"]
     assert dag["max_active_runs"] == 1
