@@ -1,7 +1,7 @@
 """Our rdiffs against rdiff's, our whole run against the old job's: prints one Markdown table.
 
 Usage, with include and tests in PYTHONPATH:
-python -m benchmarks.compare IMAGE_DIR [--repeat N] [--part pair|prepare|growth]
+python -m benchmarks.compare IMAGE_DIR [--repeat N] [--part pair|prepare|growth] [--work DIR]
 
 Both sides of a ratio are measured in turns in the same run; of repeated runs the best counts, on
 both sides. Files are read once before, so that the page cache is warm where memory suffices.
