@@ -105,7 +105,7 @@ def _tail(log: Path) -> str:
 
 def _end(airflow: subprocess.Popen[bytes]) -> None:
     """End all of it: the parts run in the session of the first process."""
-    for number in (signal.SIGINT, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(airflow.pid, number)
         except ProcessLookupError:

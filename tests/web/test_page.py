@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.formats.names import rdiff_name
+from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.web import figures, page, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import Stage
@@ -167,6 +168,38 @@ def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet() -> None:
     shown = Elements(page.render_run("dag", "run", {"plan": plan})).text
     for text in ("What this run would do", "new.img", "b.rdiff", "old.img", "<b>no</b> image"):
         assert text in shown
+    report = {
+        "images_read": 3,
+        "rdiffs_made": 2,
+        "bytes_read": 5_000_000,
+        "seconds": 61.0,
+        "rdiffs": [],
+        "removed": ["gone.img"],
+        "notes": ["something to know"],
+        "failures": [{"message": "bad.img: no image"}],
+        "series": [
+            {
+                "name": "puavo-os-x",
+                "images": 2,
+                "newest": "new.img",
+                "newest_size": 5,
+                "rdiffs": 2,
+                "update": None,
+                "saving": 0.0,
+            }
+        ],
+    }
+    shown = Elements(page.render_run("dag", "run", {"report": report})).text
+    for text in ("3 images read", "gone.img", "something to know", "bad.img: no image", "whole"):
+        assert text in shown
+    published = PublishReport(
+        "file:///mirror", plan=["upload x"], uploaded={"y": 5}, held={"meta/s.json": ["x"]}
+    )
+    shown = Elements(page.render_run("dag", "run", {"published": [published.to_dict()]})).text
+    for text in ("file:///mirror", "upload x", "1 files sent", "meta/s.json waits for x"):
+        assert text in shown
+    shown = Elements(page.render_run("dag", "run", {"published": []})).text
+    assert "PUAVO_REPOSITORY_REMOTE" in shown
     nothing = Elements(page.render_run("dag", "<run>", None)).text
     assert "Nothing to show" in nothing
     assert "<run>" in nothing

@@ -1,0 +1,135 @@
+"""A real Airflow with its scheduler, started as ``make airflow`` starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repository import ROOT, environment
+
+PREPARE, PUBLISH = "puavo_repository_prepare", "puavo_repository_publish"
+
+
+def airflow_environment(home: Path, **more: str) -> dict[str, str]:
+    """Return the environment of an Airflow of its own, with the project's DAGs and plugin."""
+    return environment(
+        AIRFLOW_HOME=str(home),
+        AIRFLOW__CORE__DAGS_FOLDER=str(ROOT / "dags"),
+        AIRFLOW__CORE__PLUGINS_FOLDER=str(ROOT / "plugins"),
+        AIRFLOW__CORE__LOAD_EXAMPLES="False",
+        AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS="admin:admin,vera:viewer,nobody:",
+        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        **more,
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+@dataclass
+class Airflow:
+    """One that runs."""
+
+    url: str
+    password: str
+    process: subprocess.Popen[str]
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Call the REST API as admin."""
+        return self._call(method, path, body, {"Authorization": f"Bearer {self._token()}"})
+
+    def _token(self) -> str:
+        login = {"username": "admin", "password": self.password}
+        return str(self._call("POST", "/auth/token", login, {})["access_token"])
+
+    def _call(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            json.dumps(body).encode() if body is not None else None,
+            {"Content-Type": "application/json", **headers},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def trigger(self, dag_id: str, **params: Any) -> str:
+        """Start a run; return its id."""
+        body = {"logical_date": None, "conf": params}
+        return str(self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """Return the runs of a DAG, newest first."""
+        found = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?order_by=-run_after")
+        runs: list[dict[str, Any]] = found["dag_runs"]
+        return runs
+
+    def ended(self, dag_id: str, count: int = 1, patience: float = 150) -> list[dict[str, Any]]:
+        """Wait until so many runs have ended; return them all, newest first."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            found = self.runs(dag_id)
+            if sum(run["state"] in {"success", "failed"} for run in found) >= count:
+                return found
+            time.sleep(0.5)
+        raise AssertionError(f"{dag_id}: {[run['state'] for run in self.runs(dag_id)]}")
+
+
+@contextmanager
+def running_airflow(home: Path, **more: str) -> Iterator[Airflow]:
+    """Start all of Airflow by the program behind ``make airflow``, and end all of it."""
+    api, worker_log, trigger_log = free_ports(3)
+    url = f"http://127.0.0.1:{api}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "puavo_repository_standalone"],
+        env=airflow_environment(
+            home,
+            AIRFLOW__API__HOST="127.0.0.1",
+            AIRFLOW__API__PORT=str(api),
+            AIRFLOW__API__BASE_URL=url,
+            AIRFLOW__API__WORKERS="1",
+            AIRFLOW__CORE__EXECUTION_API_SERVER_URL=f"{url}/execution/",
+            AIRFLOW__CORE__PARALLELISM="4",
+            AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION="False",
+            AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT=str(worker_log),
+            AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT=str(trigger_log),
+            PUAVO_REPOSITORY_SCHEDULE="",
+            PUAVO_REPOSITORY_RETRIES="0",
+            **more,
+        ),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = ""
+        while "Ctrl-C ends it" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        password = re.search(r"with password +(\S+)", said)
+        assert password is not None, said
+        yield Airflow(url, password[1], process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)

@@ -1,0 +1,106 @@
+"""A real headless Chromium, and what it did."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",  # for root, as in a container
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1400,1300",
+)
+IGNORED = (NoSuchElementException, StaleElementReferenceException)
+PATIENCE = 90  # seconds; this machine may be busy
+
+
+class Browser:
+    """What the tests do with a browser."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def find(self, css: str, text: str = "") -> WebElement:
+        """Wait for a visible element that has this text in it."""
+
+        def look(_: Any) -> WebElement | bool:
+            for element in self.driver.find_elements(By.CSS_SELECTOR, css):
+                if element.is_displayed() and text in element.text:
+                    return element
+            return False
+
+        found = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=IGNORED).until(
+            look, f"no {css} with {text!r} on {self.driver.current_url}"
+        )
+        assert isinstance(found, WebElement)
+        return found
+
+    def text(self) -> str:
+        return self.driver.find_element(By.TAG_NAME, "body").text
+
+    def wait(self, text: str) -> None:
+        self.find("body", text)
+
+    def enter_frame(self) -> None:
+        self.driver.switch_to.default_content()
+        self.driver.switch_to.frame(self.find("iframe"))
+
+    def leave_frame(self) -> None:
+        self.driver.switch_to.default_content()
+
+    def theme(self, name: str) -> None:
+        """Choose light or dark, as Airflow's user menu keeps it."""
+        self.driver.execute_script(f"localStorage.setItem('theme', '{name}')")  # type: ignore[no-untyped-call]
+
+    def colour(self, css: str, name: str) -> str:
+        return self.find(css).value_of_css_property(name)
+
+    def hosts(self) -> set[str]:
+        """Return every host that was asked for anything."""
+        found = set()
+        for entry in self.driver.get_log("performance"):  # type: ignore[no-untyped-call]
+            message = json.loads(entry["message"])["message"]
+            if message["method"] == "Network.requestWillBeSent":
+                url = urlsplit(message["params"]["request"]["url"])
+                if url.scheme in {"http", "https", "ws", "wss"}:
+                    found.add(url.netloc)
+        return found
+
+    def complaints(self) -> list[str]:
+        """Return what the browser's console holds against the page."""
+        log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+
+
+@contextmanager
+def browser(folder: Path) -> Iterator[Browser]:
+    """Run a browser with a fresh profile."""
+    options = webdriver.ChromeOptions()
+    for option in (*OPTIONS, f"--user-data-dir={folder}"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = Service("/usr/bin/chromedriver", env={**os.environ, "HOME": str(folder)})
+    driver = webdriver.Chrome(options=options, service=service)
+    try:
+        yield Browser(driver)
+    finally:
+        driver.quit()

@@ -1,0 +1,148 @@
+"""What a person does in the UI, with a real scheduler and a real browser.
+
+One Airflow serves the whole story, told in order: log in, find the page, start the first night
+by the form, see a bad image named, mend it, see it gone, and see the mirror published.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.common.by import By
+
+from airflow_server import PREPARE, PUBLISH, Airflow, running_airflow
+from browser import Browser, browser
+from repository import V1, V2, V3, V4, Repository, name
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """Return a repository of three images and one that is none."""
+    found = Repository(tmp_path_factory.mktemp("repository"))
+    for version in (V1, V2, V3):
+        found.add(name(version))
+    (found.images / name(V4)).write_bytes(b"no image")
+    return found
+
+
+@pytest.fixture(scope="module")
+def airflow(
+    night: Repository, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Airflow]:
+    with running_airflow(
+        tmp_path_factory.mktemp("airflow"),
+        PUAVO_REPOSITORY_IMAGE_DIR=str(night.images),
+        PUAVO_REPOSITORY_MIRROR_DIR=str(night.mirror),
+        PUAVO_REPOSITORY_PUAVO_OS=str(night.puavo_os),
+        PUAVO_REPOSITORY_REMOTE=f"file://{night.root}/remote",
+    ) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+def test_logged_out_there_is_nothing_to_see(airflow: Airflow, chromium: Browser) -> None:
+    chromium.driver.get(f"{airflow.url}/puavo-repository/")
+    chromium.wait("for those who are logged in")
+    assert "images" not in chromium.text()
+
+
+def test_the_first_night_from_login_to_the_form(
+    airflow: Airflow, chromium: Browser, night: Repository
+) -> None:
+    chromium.driver.get(airflow.url)
+    chromium.find("input[name=username]").send_keys("admin")
+    chromium.find("input[name=password]").send_keys(airflow.password)
+    chromium.find("button[type=submit]").click()
+    chromium.find("a[href*='plugin/puavo-repository']").click()
+    chromium.enter_frame()
+    chromium.wait("There is no such folder yet")
+    chromium.find("a", "Prepare with options").click()
+    chromium.leave_frame()
+    chromium.find("button", "Trigger").click()
+    chromium.find("button", "Which rdiffs").click()
+    chromium.find("input[name=element_targets]").send_keys("2")
+    dialog = chromium.find("[role=dialog]", "Single Run")
+    [one for one in dialog.find_elements(By.TAG_NAME, "button") if one.text == "Trigger"][0].click()
+    (run,) = airflow.ended(PREPARE)
+    assert run["conf"]["targets"] == 2
+    assert run["state"] == "failed"
+    # The last two are targets, and the last of them is the bad one.
+    assert len(list((night.mirror / "rdiffs").iterdir())) == 2
+
+
+def test_a_bad_image_is_named_with_its_reason_in_both_themes(
+    airflow: Airflow, chromium: Browser
+) -> None:
+    for theme in ("light", "dark"):
+        chromium.theme(theme)
+        chromium.driver.get(f"{airflow.url}/plugin/puavo-repository")
+        chromium.enter_frame()
+        wrong = chromium.find("#problems", name(V4)).text
+        assert "not a squashfs image" in wrong
+        assert "Replace it" in wrong
+        dark = "dark" in (chromium.find("html").get_attribute("class") or "")
+        assert dark is (theme == "dark")
+    chromium.find("#runs a", "prepare").click()
+    chromium.leave_frame()
+    chromium.find("body", "Plan and report").find_element(
+        By.PARTIAL_LINK_TEXT, "Plan and report"
+    ).click()
+    chromium.enter_frame()
+    chromium.wait("What cannot be done")
+    assert "3 images read" in chromium.text()
+    chromium.leave_frame()
+
+
+def test_a_dry_run_shows_its_plan_and_changes_nothing(
+    airflow: Airflow, chromium: Browser, night: Repository
+) -> None:
+    (night.images / name(V4)).unlink()
+    night.add(name(V4))
+    before = sorted(night.mirror.rglob("*"))
+    run_id = airflow.trigger(PREPARE, dry_run=True)
+    assert airflow.ended(PREPARE, 2)[0]["state"] == "success"
+    assert sorted(night.mirror.rglob("*")) == before
+    chromium.driver.get(
+        f"{airflow.url}/puavo-repository/runs/?dag_id={PREPARE}&run_id={run_id.replace('+', '%2B')}"
+    )
+    chromium.wait("What this run would do")
+    assert "1 to read" in chromium.text()
+    assert name(V4) in chromium.text()
+
+
+def test_a_good_night_clears_it_and_is_published_by_itself(
+    airflow: Airflow, chromium: Browser, night: Repository
+) -> None:
+    chromium.driver.get(f"{airflow.url}/puavo-repository/")
+    chromium.find("button", "Prepare now").click()
+    assert airflow.ended(PREPARE, 3)[0]["state"] == "success"
+    assert {run["state"] for run in airflow.ended(PUBLISH, 2)} == {"success"}
+    chromium.wait("The mirror is right")
+    chromium.find("#mirrors", "up to date")
+    assert "file://" in chromium.find("#mirrors").text
+    assert night.mirror.joinpath("CKSUMS").read_bytes() == (
+        night.root / "remote" / "CKSUMS"
+    ).read_bytes()
+    assert chromium.hosts() == {airflow.url.removeprefix("http://")}
+
+
+def test_all_of_it_ends_at_once(airflow: Airflow) -> None:
+    airflow.process.terminate()
+    assert airflow.process.wait(60) == 0
+    children = [path for path in Path("/proc").glob("[0-9]*/environ") if _belongs(path, airflow)]
+    assert children == []
+
+
+def _belongs(path: Path, airflow: Airflow) -> bool:
+    try:
+        return airflow.url.encode() in path.read_bytes() and path.parent.name != str(os.getpid())
+    except OSError:
+        return False
