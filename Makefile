@@ -113,7 +113,7 @@ campaign: setup test-packages
 	python tests/publish_kills.py --rounds 100
 
 fuzz: setup test-packages
-	PYTHONPATH=include:tests python -m delta.fuzz --pairs 10000
+	PYTHONPATH=include:tests python tests/delta/fuzz.py 10000
 
 # Side by side with what would be run instead; DIR holds three images of one series.
 DIR ?=
