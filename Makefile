@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 RUN_PACKAGES := python3-venv librsync2 squashfs-tools
-TEST_PACKAGES := rdiff strace
+TEST_PACKAGES := rdiff strace chromium chromium-driver
 
 # One place says where Airflow finds the project; the README's service set-up repeats it.
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
@@ -75,6 +75,7 @@ test-packages: packages
 
 demo: setup
 	@python -m puavo_repository.demo demo/images >/dev/null
+	@mkdir -p demo/remote
 
 run: setup $(DEMO)
 	@rm -rf $(AIRFLOW_HOME) && airflow db migrate >/dev/null 2>&1 || airflow db migrate

@@ -66,7 +66,9 @@ def test_both_themes_can_be_read_and_nothing_else_is_asked(
             chromium.driver.get(url)
             chromium.wait("The mirror is right")
             for css in ("body", ".card", "details.series", "td.name", "figcaption"):
-                ground = chromium.colour(css if css in ("body", ".card") else "details", "background-color")
+                ground = chromium.colour(
+                    css if css in ("body", ".card") else "details", "background-color"
+                )
                 ink = chromium.colour(css, "color")
                 assert (brightness(ground) < brightness(ink)) is dark
                 assert abs(brightness(ground) - brightness(ink)) > 0.3, css
