@@ -69,7 +69,8 @@ def test_the_first_night_from_login_to_the_form(
     chromium.find("button", "Which rdiffs").click()
     chromium.find("input[name=element_targets]").send_keys("2")
     dialog = chromium.find("[role=dialog]", "Single Run")
-    [one for one in dialog.find_elements(By.TAG_NAME, "button") if one.text == "Trigger"][0].click()
+    buttons = dialog.find_elements(By.TAG_NAME, "button")
+    next(button for button in buttons if button.text == "Trigger").click()
     (run,) = airflow.ended(PREPARE)
     assert run["conf"]["targets"] == 2
     assert run["state"] == "failed"

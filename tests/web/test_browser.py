@@ -91,7 +91,7 @@ def test_a_large_mirror_is_shown_whole_and_opens_where_asked(
         rows[-1].find_element(By.TAG_NAME, "summary").click()
         assert cells[0].is_displayed()
         # The page as a whole does not scroll sideways, the table in it does.
-        assert chromium.driver.execute_script(  # type: ignore[no-untyped-call]
+        assert chromium.driver.execute_script(
             "return document.documentElement.scrollWidth <= window.innerWidth"
         )
 
