@@ -129,9 +129,14 @@ def _did(document: Mapping[str, Any] | None) -> str:
         if any(remote["dry_run"] for remote in remotes):
             return DRY_RUN
         files = sum(len(remote["uploaded"]) + len(remote["assembled"]) for remote in remotes)
-        return f"{files} files to {len(remotes)} mirrors"
+        return f"{_count(files, 'file')} to {_count(len(remotes), 'mirror')}"
     report = document["report"]
-    return f"{report['images_read']} images read, {report['rdiffs_made']} rdiffs made"
+    images, rdiffs = report["images_read"], report["rdiffs_made"]
+    return f"{_count(images, 'image')} read, {_count(rdiffs, 'rdiff')} made"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def document(

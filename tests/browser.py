@@ -69,7 +69,7 @@ class Browser:
 
     def theme(self, name: str) -> None:
         """Choose light or dark, as Airflow's user menu keeps it."""
-        self.driver.execute_script(f"localStorage.setItem('theme', '{name}')")  # type: ignore[no-untyped-call]
+        self.driver.execute_script(f"localStorage.setItem('theme', '{name}')")
 
     def colour(self, css: str, name: str) -> str:
         return self.find(css).value_of_css_property(name)

@@ -104,8 +104,9 @@ def test_the_dag_reads_as_designed(airflow: dict[str, str]) -> None:
     found = python(INSPECT, airflow)
     assert found["errors"] == {}
     dag = found["dags"]["puavo_repository_prepare"]
-    order = ["discover", "configure", "plan", "fingerprint", "pairs", "diff", "describe", "report"]
-    assert dag["tasks"] == sorted([*order, "dry_run"])
+    order = ["discover", "configure", "dry_run", "plan", "fingerprint", "pairs", "diff"]
+    order += ["describe", "report"]
+    assert dag["tasks"] == sorted(order)
     assert all([first, then] in dag["edges"] for first, then in itertools.pairwise(order))
     assert dag["mapped"] == ["diff", "fingerprint"]
     assert dag["max_active_runs"] == 1
@@ -136,7 +137,21 @@ def test_command_and_dag_leave_the_same_mirror(airflow: dict[str, str], tmp_path
     ]
     again = run_dag(airflow, by_dag, repository="images.example")
     assert again["state"] == "success"
+    # A skipped task would take what follows with it: nothing would be described or published.
+    assert {state for _, _, state in again["tasks"]} == {"success"}
     assert public(by_dag.mirror) == public(by_command.mirror)
+
+
+def test_a_dry_run_ends_after_its_plan_and_changes_nothing(
+    airflow: dict[str, str], repository: Repository
+) -> None:
+    repository.add(name(V1))
+    found = run_dag(airflow, repository, dry_run=True)
+    assert found["state"] == "success"
+    done = {task for task, _, state in found["tasks"] if state == "success"}
+    assert done == {"discover", "configure", "dry_run"}
+    assert not repository.mirror.exists()
+    assert not repository.config.exists()
 
 
 def test_one_bad_image_fails_the_run_and_not_the_mirror(

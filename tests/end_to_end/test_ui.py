@@ -25,13 +25,12 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     for version in (V1, V2, V3):
         found.add(name(version))
     (found.images / name(V4)).write_bytes(b"no image")
+    (found.root / "remote").mkdir()
     return found
 
 
 @pytest.fixture(scope="module")
-def airflow(
-    night: Repository, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Airflow]:
+def airflow(night: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
     with running_airflow(
         tmp_path_factory.mktemp("airflow"),
         PUAVO_REPOSITORY_IMAGE_DIR=str(night.images),
@@ -70,7 +69,8 @@ def test_the_first_night_from_login_to_the_form(
     chromium.find("button", "Which rdiffs").click()
     chromium.find("input[name=element_targets]").send_keys("2")
     dialog = chromium.find("[role=dialog]", "Single Run")
-    [one for one in dialog.find_elements(By.TAG_NAME, "button") if one.text == "Trigger"][0].click()
+    buttons = dialog.find_elements(By.TAG_NAME, "button")
+    next(button for button in buttons if button.text == "Trigger").click()
     (run,) = airflow.ended(PREPARE)
     assert run["conf"]["targets"] == 2
     assert run["state"] == "failed"
@@ -128,9 +128,10 @@ def test_a_good_night_clears_it_and_is_published_by_itself(
     chromium.wait("The mirror is right")
     chromium.find("#mirrors", "up to date")
     assert "file://" in chromium.find("#mirrors").text
-    assert night.mirror.joinpath("CKSUMS").read_bytes() == (
-        night.root / "remote" / "CKSUMS"
-    ).read_bytes()
+    assert (
+        night.mirror.joinpath("CKSUMS").read_bytes()
+        == (night.root / "remote" / "CKSUMS").read_bytes()
+    )
     assert chromium.hosts() == {airflow.url.removeprefix("http://")}
 
 

@@ -66,7 +66,9 @@ def test_both_themes_can_be_read_and_nothing_else_is_asked(
             chromium.driver.get(url)
             chromium.wait("The mirror is right")
             for css in ("body", ".card", "details.series", "td.name", "figcaption"):
-                ground = chromium.colour(css if css in ("body", ".card") else "details", "background-color")
+                ground = chromium.colour(
+                    css if css in ("body", ".card") else "details", "background-color"
+                )
                 ink = chromium.colour(css, "color")
                 assert (brightness(ground) < brightness(ink)) is dark
                 assert abs(brightness(ground) - brightness(ink)) > 0.3, css
@@ -89,7 +91,7 @@ def test_a_large_mirror_is_shown_whole_and_opens_where_asked(
         rows[-1].find_element(By.TAG_NAME, "summary").click()
         assert cells[0].is_displayed()
         # The page as a whole does not scroll sideways, the table in it does.
-        assert chromium.driver.execute_script(  # type: ignore[no-untyped-call]
+        assert chromium.driver.execute_script(
             "return document.documentElement.scrollWidth <= window.innerWidth"
         )
 

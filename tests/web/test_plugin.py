@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +24,8 @@ answers, views = {}, {}
 with TestClient(create_app()) as client:
     manager = get_auth_manager()
     for name, role in {"": "", "admin": "admin", "vera": "viewer", "nobody": ""}.items():
-        token = manager.generate_jwt(SimpleAuthManagerUser(username=name, role=role)) if name else ""
+        user = SimpleAuthManagerUser(username=name, role=role)
+        token = manager.generate_jwt(user) if name else ""
         for path in json.loads(sys.argv[1]):
             headers = {"Authorization": f"Bearer {token}"} if token else {}
             answer = client.get("/puavo-repository" + path, headers=headers)
