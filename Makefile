@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 RUN_PACKAGES := python3-venv librsync2 squashfs-tools
-TEST_PACKAGES := rdiff strace chromium chromium-driver
+TEST_PACKAGES := rdiff openssh-server openssh-client nginx-light openssl wget jq chromium chromium-driver
 
 # One place says where Airflow finds the project; the README's service set-up repeats it.
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
@@ -24,23 +24,23 @@ ifeq ($(IMAGE_DIR),)
 run airflow: export PUAVO_REPOSITORY_IMAGE_DIR := $(CURDIR)/demo/images
 run airflow: export PUAVO_REPOSITORY_MIRROR_DIR := $(CURDIR)/demo/mirror
 run airflow: export PUAVO_REPOSITORY_PUAVO_OS := $(CURDIR)/demo/puavo-os
+run airflow: export PUAVO_REPOSITORY_REMOTE := $(or $(REMOTE),file://$(CURDIR)/demo/published)
 # The first run is for the person who looks on to start.
 airflow: export PUAVO_REPOSITORY_SCHEDULE :=
-airflow: REMOTE := $(if $(REMOTE),$(REMOTE),file://$(CURDIR)/demo/remote)
 DEMO := demo
 else
 run airflow: export PUAVO_REPOSITORY_IMAGE_DIR := $(IMAGE_DIR)
 run airflow: export PUAVO_REPOSITORY_MIRROR_DIR := $(MIRROR_DIR)
+run airflow: export PUAVO_REPOSITORY_REMOTE := $(REMOTE)
 endif
 run airflow: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
-airflow: export PUAVO_REPOSITORY_REMOTE = $(REMOTE)
 # Nobody waits for a retry here, and nothing of the run is needed afterwards: the embedded
 # database is made for it alone.
 run: export PUAVO_REPOSITORY_RETRIES := 0
 run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
 run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
 
-.PHONY: setup run test campaign airflow lock demo packages test-packages
+.PHONY: setup run test campaign fuzz benchmark airflow lock demo packages test-packages
 .DEFAULT_GOAL := run
 
 setup: packages $(VENV)/.complete
@@ -75,11 +75,14 @@ test-packages: packages
 
 demo: setup
 	@python -m puavo_repository.demo demo/images >/dev/null
-	@mkdir -p demo/remote
+	@mkdir -p demo/published
 
 run: setup $(DEMO)
 	@rm -rf $(AIRFLOW_HOME) && airflow db migrate >/dev/null 2>&1 || airflow db migrate
-	@python dags/puavo_repository_prepare.py
+	@python dags/puavo_repository_prepare.py; status=$$?; \
+	if [ -n "$$PUAVO_REPOSITORY_REMOTE" ]; then \
+	    python dags/puavo_repository_publish.py || status=$$?; \
+	fi; exit $$status
 
 # Airflow with its UI, for one person on this machine; the README tells of a service.
 PORT ?= 8080
@@ -103,9 +106,22 @@ test: setup test-packages
 	mypy
 	python -m pytest
 
-# The long forms of what the suite tries in short: a night killed at each of its steps.
+# The long forms of what the suite tries in short: nights and publishers killed at each of their
+# steps, and 10,000 pairs of files for the delta engine.
 campaign: setup test-packages
 	PUAVO_CAMPAIGN=1 python -m pytest --timeout 3600 tests/end_to_end/test_interrupted.py
+	python tests/publish_kills.py --rounds 100
+
+fuzz: setup test-packages
+	PYTHONPATH=include:tests python tests/delta/fuzz.py 10000
+
+# Side by side with what would be run instead; DIR holds three images of one series.
+DIR ?=
+benchmark: setup test-packages
+	@[ -n "$(DIR)" ] || { echo "usage: make benchmark DIR=folder-with-three-images" >&2; exit 2; }
+	@PYTHONPATH=include:tests python -m benchmarks.compare "$(DIR)"
+	@images=("$(DIR)"/*.img); \
+	    PYTHONPATH=include:tests python tests/benchmarks/sftp.py "$${images[-2]}" "$${images[-1]}"
 
 lock:
 	uv pip compile pyproject.toml --group test --universal --python-version 3.11 \

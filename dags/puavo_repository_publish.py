@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -33,13 +33,13 @@ from airflow.sdk import (
 import puavo_repository_notify
 from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
+from puavo_repository.progress import TransferLog
 from puavo_repository.stages import publish_options
 from puavo_repository.stages.publish import remember
 from puavo_repository.stages.publish_plan import How, Transfer
 from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.stages.publisher import Publisher
 from puavo_repository.stages.transfer import Placed
-from puavo_repository.stages.upload import TransferLog
 from puavo_repository.storage.publisher_lock import Holder
 from puavo_repository.storage.target import Target, target_of_connection, without_password
 
@@ -159,9 +159,9 @@ def label(*names: str) -> None:
     get_current_context()["label"] = names[0] + more  # type: ignore[typeddict-unknown-key]
 
 
-def works(plans: Iterable[Facts], how: How) -> list[Facts]:
+def works(plans: Any, how: How) -> list[Facts]:
     """Cut the transfers of one kind into as many works as tasks can be mapped."""
-    plans = list(plans)
+    plans = each(plans)
     total = sum(len(plan["transfers"]) for plan in plans)
     size = max(1, -(-total // (MAPPED_TASKS - len(plans))))
     made = []
@@ -173,10 +173,15 @@ def works(plans: Iterable[Facts], how: How) -> list[Facts]:
     return made
 
 
-def placed_at(mirror: str, *results: Iterable[Facts] | None) -> list[Placed]:
+def placed_at(mirror: str, *results: Any) -> list[Placed]:
     """Return what tasks put on one remote; of those that failed or were skipped, nothing."""
-    done = [work for result in results for work in result or [] if work["mirror"] == mirror]
+    done = [work for result in results for work in each(result) if work["mirror"] == mirror]
     return [Placed.from_dict(values) for work in done for values in work["placed"]]
+
+
+def each(results: Any) -> list[Facts]:
+    """Return what mapped tasks returned; iterating Airflow's sequence logs an error at its end."""
+    return [results[index] for index in range(len(results))] if results else []
 
 
 @dag(
@@ -211,7 +216,7 @@ def puavo_repository_publish() -> None:
 
     @task(trigger_rule="all_done")
     def todo(plans: list[Facts]) -> list[Facts]:
-        return [found for found in plans or [] if not found["idle"]]
+        return [found for found in each(plans) if not found["idle"]]
 
     @task
     def uploads(plans: list[Facts]) -> list[Facts]:
@@ -286,7 +291,7 @@ def concluded(work: Facts, placed: list[Placed], switched: Any, pruned: Any) -> 
     """Return the report on one remote, by looking at it once more."""
     found = PublishReport(work["mirror"], bool(get_current_context()["params"]["dry_run"]))
     found.placed(placed)
-    for done in (*(switched or []), *(pruned or [])):
+    for done in (*each(switched), *each(pruned)):
         if done["mirror"] == work["mirror"]:
             found.took(done)
     try:
@@ -302,5 +307,9 @@ def concluded(work: Facts, placed: list[Placed], switched: Any, pruned: Any) -> 
 publish = puavo_repository_publish()
 
 if __name__ == "__main__":
+    # Airflow's own log lines are for its log files; ours are what a person wants to follow.
+    milestones = logging.getLogger("puavo_repository")
+    milestones.addHandler(logging.StreamHandler())
+    milestones.setLevel(logging.INFO)
     run = publish.test()
     sys.exit(0 if run.state == "success" else 1)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from repository import (
     V2,
     V3,
     Repository,
+    check_mirror,
     environment,
     name,
     public,
@@ -100,6 +102,51 @@ def test_a_dry_run_says_what_it_would_do_and_changes_nothing(repository: Reposit
         name(V1),
         name(V2),
     ]
+
+
+def test_a_run_without_news_loads_nothing_slow(repository: Repository) -> None:
+    repository.add(name(V1))
+    repository.prepare()
+    code = (
+        "import sys\nfrom puavo_repository import cli\nassert cli.main(sys.argv[1:]) == 0\n"
+        "assert not {'numba', 'numpy', 'paramiko', 'airflow'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *repository.arguments()],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_mirror_is_published_where_it_is_asked_for(repository: Repository) -> None:
+    repository.seed()
+    remote = repository.root / "published here"
+    url = f"file://{remote}".replace(" ", "%20")
+    done = repository.command("--upload", url)
+    assert done.returncode == 1
+    assert "there is no such folder" in done.stderr
+    assert repository.check() == 9
+    remote.mkdir()
+    done = repository.command("--upload", url, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "would: " in done.stdout
+    assert list(remote.iterdir()) == []
+    done = repository.command("--upload", url, "--json")
+    assert done.returncode == 0, done.stderr
+    (published,) = json.loads(done.stdout)["published"]
+    assert published["generation"] == 1
+    assert public(remote) == public(repository.mirror)
+    assert check_mirror(remote) == 9
+
+
+def test_a_place_that_cannot_be_published_to_stops_before_the_work(repository: Repository) -> None:
+    repository.add(name(V1))
+    done = repository.command("--upload", "ftp://host/path")
+    assert done.returncode == 2
+    assert not repository.mirror.exists()
 
 
 @pytest.mark.parametrize(
@@ -199,30 +246,38 @@ def test_a_missing_tool_is_named_before_any_work(
     assert package in done.stderr
 
 
-def test_a_read_only_mirror_is_named(repository: Repository) -> None:
-    repository.add(name(V1))
-    repository.mirror.mkdir(mode=0o555)
-    done = run_as_nobody(repository)
+@pytest.fixture
+def open_repository() -> Iterator[Repository]:
+    """Return a repository where other users can reach it; pytest's own folder is private."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Repository(Path(folder))
+
+
+def test_a_read_only_mirror_is_named(open_repository: Repository) -> None:
+    open_repository.add(name(V1))
+    open_repository.mirror.mkdir(mode=0o555)
+    done = run_as_nobody(open_repository)
     assert done.returncode == 1
-    assert f"{repository.mirror}" in done.stderr
+    assert f"{open_repository.mirror}" in done.stderr
     assert "Permission denied" in done.stderr
 
 
-def test_an_unreadable_image_is_named_and_the_rest_is_done(repository: Repository) -> None:
-    repository.add(name(V1))
-    repository.add(name(V2)).chmod(0o000)
-    done = run_as_nobody(repository)
+def test_an_unreadable_image_is_named_and_the_rest_is_done(open_repository: Repository) -> None:
+    open_repository.add(name(V1))
+    open_repository.add(name(V2)).chmod(0o000)
+    done = run_as_nobody(open_repository)
     assert done.returncode == 1
     assert f"{name(V2)}: Permission denied" in done.stderr
-    assert [image["filename"] for image in repository.meta()] == [name(V1)]
+    assert [image["filename"] for image in open_repository.meta()] == [name(V1)]
 
 
-def test_an_ordinary_user_needs_no_root(repository: Repository) -> None:
+def test_an_ordinary_user_needs_no_root(open_repository: Repository) -> None:
     for version in (V1, V2):
-        repository.add(name(version))
-    done = run_as_nobody(repository)
+        open_repository.add(name(version))
+    done = run_as_nobody(open_repository)
     assert done.returncode == 0, done.stderr
-    assert repository.check() == 2
+    assert open_repository.check() == 2
 
 
 # This machine's Python may lie where only root can read: a first run elsewhere loads all of it.
@@ -249,9 +304,6 @@ def run_as_nobody(repository: Repository) -> subprocess.CompletedProcess[str]:
             elsewhere.add(name(version))
         first = [str(elsewhere.images)]
         user = pwd.getpwnam("nobody")
-        for folder in repository.root.parents:
-            if folder.stat().st_uid == 0 and folder.is_relative_to(tempfile.gettempdir()):
-                folder.chmod(folder.stat().st_mode | 0o011)
         for path in (repository.root, *repository.root.rglob("*")):
             shutil.chown(path, user.pw_uid, user.pw_gid)
     return subprocess.run(

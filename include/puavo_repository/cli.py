@@ -5,30 +5,21 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
-import logging
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import Lock
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
-from puavo_repository import prepare, settings
+from puavo_repository import bars, prepare, settings
 from puavo_repository.errors import RepositoryError, SettingsError, printable
+from puavo_repository.progress import TransferProgress
+from puavo_repository.stages.plan import Plan
 from puavo_repository.stages.report import Report, render, render_plan
+
+if TYPE_CHECKING:
+    from puavo_repository.stages.publish_report import PublishReport
 
 PROGRAM = "puavo-update-repository"
 _EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
@@ -61,31 +52,59 @@ def _run(options: argparse.Namespace) -> int:
             "repository": options.repository,
             "puavo_os": options.puavo_os,
             "no_config": options.no_config or None,
-            "remote": options.upload,
         }
     )
-    if options.dry_run:
-        plan = prepare.dry_run(chosen)
-        if options.json:
-            _print_json(plan.to_dict())
+    publish = _publishing(options) if options.upload else None
+    with bars.shown() as watcher:
+        if options.dry_run:
+            done: Plan | Report = prepare.dry_run(chosen)
         else:
-            render_plan(plan)
-        for failure in plan.failures:
-            _say(f"error: {failure.message}")
-        return _EXIT_FAILED if plan.failures else 0
-    with _progress() as bars:
-        found = prepare.prepare(chosen, bars, f"{PROGRAM} of {_user()}")
+            done = prepare.prepare(chosen, watcher, f"{PROGRAM} of {_user()}")
+        published = []
+        if publish and chosen.mirror_dir.exists():
+            published = publish(chosen.mirror_dir, watcher.transferred)
     if options.json:
-        _print_json(found.to_dict())
+        remotes = [report.to_dict() for report in published]
+        _print_json({**done.to_dict(), **({"published": remotes} if publish else {})})
     else:
-        render(found)
-    return _conclude(found)
+        _render(done, published)
+    return _conclude(done, published)
 
 
-def _conclude(found: Report) -> int:
-    for failure in found.failures:
+def _publishing(
+    options: argparse.Namespace,
+) -> Callable[[Path, TransferProgress], list[PublishReport]]:
+    """Check the targets before hours of work; return what publishes to them after it."""
+    # The SSH library is slow to load: a run that publishes nothing does without it.
+    from puavo_repository.stages import publish_options
+    from puavo_repository.stages.publish import publish_all
+
+    how = publish_options.load({})
+    targets = [how.target(url) for url in options.upload]
+
+    def publish(mirror: Path, progress: TransferProgress) -> list[PublishReport]:
+        return publish_all(mirror, targets, how, dry_run=options.dry_run, progress=progress)
+
+    return publish
+
+
+def _render(done: Plan | Report, published: list[PublishReport]) -> None:
+    if isinstance(done, Plan):
+        render_plan(done)
+    else:
+        render(done)
+    for report in published:
+        for line in report.plan if report.dry_run else report.lines()[:1]:
+            sys.stdout.write(f"{'would: ' if report.dry_run else ''}{printable(line)}\n")
+
+
+def _conclude(done: Plan | Report, published: list[PublishReport]) -> int:
+    for failure in done.failures:
         _say(f"error: {failure.message}")
-    return 0 if found.ok else _EXIT_FAILED
+    for report in published:
+        for line in report.lines()[1:]:
+            _say(f"error: {report.target}: {line}")
+    return 0 if not done.failures and all(one.ok for one in published) else _EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,76 +144,13 @@ def _parser() -> argparse.ArgumentParser:
         "-u",
         "--upload",
         metavar="URL",
-        help="publish afterwards: sftp://user@host[:port]/path or file:///path",
+        action="append",
+        default=[],
+        help="publish afterwards: sftp://user@host[:port]/path or file:///path; may be repeated",
     )
     add("--dry-run", action="store_true", help="print the plan, change nothing")
     add("--json", action="store_true", help="the report as JSON on stdout")
     return parser
-
-
-class _Bars:
-    """Progress bars on a terminal."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: TaskID | None = None
-        self._lock = Lock()
-        self._files = 0
-
-    def begin(self, stage: str, items: int, total: int) -> None:
-        """Show a bar for the stage."""
-        self._files = 0
-        self._task = self._progress.add_task(stage, total=total, items=items, files=0)
-
-    def advance(self, done: int) -> None:
-        """Move it."""
-        if self._task is not None:
-            self._progress.advance(self._task, done)
-
-    def finish(self, name: str) -> None:  # noqa: ARG002
-        """Count a file."""
-        with self._lock:
-            self._files += 1
-            if self._task is not None:
-                self._progress.update(self._task, files=self._files)
-
-
-class _Silence:
-    """No bars where nobody looks; the stages log a line a file."""
-
-    def begin(self, stage: str, items: int, total: int) -> None:
-        """Say what comes."""
-        logging.getLogger(__name__).info("%s: %d files, %.0f MB", stage, items, total / 1e6)
-
-    def advance(self, done: int) -> None:
-        """Say nothing."""
-
-    def finish(self, name: str) -> None:
-        """Say nothing: the stage did."""
-
-
-@contextmanager
-def _progress() -> Iterator[prepare.Watcher]:
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-        yield _Silence()
-        return
-    logging.basicConfig(
-        format="%(message)s",
-        level=logging.WARNING,
-        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
-    )
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        TextColumn("{task.fields[files]} of {task.fields[items]}"),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        yield _Bars(progress)
 
 
 def _print_json(values: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -48,3 +49,28 @@ class LoggedProgress:
             )
         else:
             logger.info("%s: %.0f MB, %.0f MB/s", self._name, self._done / 1e6, rate / 1e6)
+
+
+TransferProgress = Callable[[str, int, int], None]
+"""Told (path, bytes that the server has, bytes in all) now and then, from any thread."""
+
+
+def no_transfer_progress(_path: str, _done: int, _size: int) -> None:
+    """Take no notice."""
+
+
+class TransferLog:
+    """Progress of publishing as log lines, one every half minute a file."""
+
+    def __init__(self) -> None:
+        self._logs: dict[str, LoggedProgress] = {}
+        self._done: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, path: str, done: int, size: int) -> None:
+        """Take note of how much of a file is there."""
+        with self._lock:
+            if path not in self._logs:
+                self._logs[path], self._done[path] = LoggedProgress(path, size), 0
+            self._logs[path](done - self._done[path])
+            self._done[path] = done

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 
-from puavo_repository.delta import librsync
 from puavo_repository.errors import SettingsError
 
 
@@ -15,6 +14,8 @@ def check() -> None:
     Raises:
         SettingsError: Something is missing; the text names the Debian package.
     """
+    from puavo_repository.delta import librsync  # slow to load, and only needed for work
+
     unsquashfs()
     librsync.library()
 

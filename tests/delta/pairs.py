@@ -17,8 +17,8 @@ def noise(seed: int, size: int) -> bytes:
     return np.random.default_rng(seed).bytes(size)
 
 
-def _take(_count: int) -> None:
-    pass
+def ignore(_count: int) -> None:
+    """Make a sink of a function that returns a count."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,13 @@ class Pair:
         return self.folder / "rdiff"
 
     def make(self, engine: DeltaEngine) -> list[Copy | Literal]:
-        """Make the rdiff, demand that the real ``rdiff`` applies it, return its commands."""
+        """Make the rdiff and check it."""
         with self.rdiff.open("wb") as stream:
-            engine.delta(*self.sides, lambda block: _take(stream.write(block)))
+            engine.delta(*self.sides, lambda block: ignore(stream.write(block)))
+        return self.check()
+
+    def check(self) -> list[Copy | Literal]:
+        """Demand that the real ``rdiff`` applies the rdiff; return its commands."""
         result = self.folder / "result"
         command = [
             "rdiff",

@@ -83,6 +83,13 @@ def test_an_empty_server_gets_one_image_and_makes_the_others() -> None:
     assert made[A].base == made[C].base == B
 
 
+def test_assemblies_depend_on_each_other_only_where_it_saves_an_upload() -> None:
+    files = wanted({A: 100, B: 100, C: 100}, {(A, B): 5, (A, C): 9, (B, C): 4})
+    assert plan(files, [A])[C].base == A
+    files = wanted({A: 100, B: 100, C: 100}, {(A, B): 5, (B, C): 4})
+    assert plan(files, [A])[C].base == B
+
+
 def test_images_without_rdiffs_travel() -> None:
     assert all(item.how is How.UPLOADED for item in plan(wanted({A: 1, B: 1}, {}), []).values())
 

@@ -219,7 +219,18 @@ def match_dense(
                 held_stop = stop
             held = (place, held_start, held_stop)
             count = match_gap(
-                source, size, held, address, done, until, limit, table, window, strays, copies, count
+                source,
+                size,
+                held,
+                address,
+                done,
+                until,
+                limit,
+                table,
+                window,
+                strays,
+                copies,
+                count,
             )
             if count < 0:
                 return SHORT

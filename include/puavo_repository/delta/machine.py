@@ -79,7 +79,9 @@ def selected(_context: Any, _address: Any, _limit: Any) -> Any:
             limit = builder.insert_element(limit, args[1], _i32(lane))
         result = _i64(0)
         for phase in range(4):
-            hashes = builder.add(words(phase, SELECT_FACTORS[0]), words(phase + 4, SELECT_FACTORS[1]))
+            hashes = builder.add(
+                words(phase, SELECT_FACTORS[0]), words(phase + 4, SELECT_FACTORS[1])
+            )
             mask = builder.bitcast(builder.icmp_unsigned("<", hashes, limit), _i16)
             mask = builder.shl(builder.zext(mask, _i64), _i64(16 * phase))
             result = builder.or_(result, mask)

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from puavo_repository.delta import librsync
 from puavo_repository.delta.engine import DeltaEngine, Progress, Side, engine_named, no_progress
 from puavo_repository.errors import (
     DeltaError,
@@ -143,6 +142,8 @@ def _known(settings: Settings, mirror: Mirror, job: _Job) -> RdiffRecord | None:
 
 def _adopt(mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord | None:
     """Prove an rdiff that another system made; None if there is none, or it is not sound."""
+    from puavo_repository.delta import librsync  # compiled code: only a run with work loads it
+
     if not job.path.exists() or mirror.state.rdiffs.get(job.name) is not None:
         return None
     try:
@@ -161,6 +162,8 @@ def _adopt(mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord | None:
 
 
 def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord:
+    from puavo_repository.delta import librsync
+
     started = time.monotonic()
     part = files.part_path(job.path)
     try:

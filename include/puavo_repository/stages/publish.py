@@ -25,12 +25,12 @@ from puavo_repository.errors import (
     RepositoryError,
     TransientError,
 )
+from puavo_repository.progress import TransferProgress, no_transfer_progress
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_plan import How, Plan, Transfer
 from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.stages.publisher import Publisher
 from puavo_repository.stages.transfer import Placed
-from puavo_repository.stages.upload import Progress, no_progress
 from puavo_repository.storage import published
 from puavo_repository.storage.target import Target, without_password
 
@@ -48,7 +48,7 @@ def publish(
     options: Options | None = None,
     *,
     dry_run: bool = False,
-    progress: Progress = no_progress,
+    progress: TransferProgress = no_transfer_progress,
 ) -> PublishReport:
     """Publish a mirror to one remote.
 
@@ -82,7 +82,7 @@ def publish_all(
     options: Options | None = None,
     *,
     dry_run: bool = False,
-    progress: Progress = no_progress,
+    progress: TransferProgress = no_transfer_progress,
 ) -> list[PublishReport]:
     """Publish to several remotes; what keeps one from being reached is in its report."""
     reports = []

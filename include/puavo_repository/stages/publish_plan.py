@@ -174,9 +174,10 @@ def plan_transfers(
     """Decide what travels, how, and in which order.
 
     An image is assembled from the cheapest pair of an rdiff and an image that the remote has
-    or will have by then. Rdiffs are published for the clients anyway, so they cost nothing
-    here, and the smallest makes the cheapest assembly. Where no image of a series is there
-    yet, the one from which most others can be made travels.
+    or will have by then; one that must itself be assembled first is the last choice, since
+    the tasks of a DAG keep no order among assemblies. Rdiffs are published for the clients
+    anyway, so they cost nothing here, and the smallest makes the cheapest assembly. Where no
+    image of a series is there yet, the one from which most others can be made travels.
 
     Args:
         wanted: Every file that the local metadata describes.
@@ -198,16 +199,18 @@ def plan_transfers(
     plan = [transfer(f, How.UPLOADED) for path, f in missing.items() if path not in images]
     # An rdiff or image that waits under its part name is no help to others yet.
     usable = there | {item.path for item in plan if not item.replaces}
+    assembled: set[str] = set()
     while images:
         choices = [
-            (every[rdiff].size, path, rdiff, base)
+            (base in assembled, every[rdiff].size, path, rdiff, base)
             for path, file in images.items()
             for rdiff, base in file.recipes
             if can_copy and rdiff in usable and base in usable
         ]
         if choices:
-            _, path, rdiff, base = min(choices)
+            *_, path, rdiff, base = min(choices)
             plan.append(transfer(images.pop(path), How.ASSEMBLED, rdiff, base))
+            assembled.add(path)
         else:
             path = max(images, key=lambda p: (_helps(p, images), -images[p].size, p))
             plan.append(transfer(images.pop(path), How.UPLOADED))

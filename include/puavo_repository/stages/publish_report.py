@@ -101,9 +101,10 @@ class PublishReport:
         done = (
             f"{self.target}: generation {self.generation}, {len(self.uploaded)} uploaded "
             f"({mega(up)}), {len(self.assembled)} assembled there ({mega(made)}), {self.present} "
-            f"present, {len(self.pruned)} removed; {mega(self.bytes_sent)} sent in "
-            f"{self.seconds:.0f} s"
+            f"present, {len(self.pruned)} removed"
         )
+        if self.seconds:  # the DAG's report is not one run's, but of many tasks
+            done += f"; {mega(self.bytes_sent)} sent in {self.seconds:.0f} s"
         return [
             done,
             *(f"{subject}: {problem}" for subject, problem in self.failed.items()),

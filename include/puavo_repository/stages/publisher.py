@@ -10,6 +10,7 @@ from pathlib import Path
 
 from puavo_repository.errors import StorageError, StorageRefusedError
 from puavo_repository.formats import metadata
+from puavo_repository.progress import TransferProgress, no_transfer_progress
 from puavo_repository.stages.compare import same_bytes, samples
 from puavo_repository.stages.prune import Pruned, prune
 from puavo_repository.stages.publish_options import Options
@@ -25,7 +26,7 @@ from puavo_repository.stages.publish_survey import (
 )
 from puavo_repository.stages.switch import Switch, Switched
 from puavo_repository.stages.transfer import Placed, transfer
-from puavo_repository.stages.upload import Progress, Ways, no_progress
+from puavo_repository.stages.upload import Ways
 from puavo_repository.storage import journal
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.journal import Moment
@@ -63,7 +64,7 @@ class Publisher:
         target: Target,
         options: Options | None = None,
         holder: Holder | None = None,
-        progress: Progress = no_progress,
+        progress: TransferProgress = no_transfer_progress,
     ) -> None:
         self.options = options or Options()
         self._mirror_dir = mirror_dir

@@ -108,9 +108,14 @@ def _fill(tree: RemoteTree, item: Transfer, mirror_dir: Path, ways: Ways) -> How
     if item.how is How.ASSEMBLED:
         try:
             begin = resume_point(tree, item, local)
-            seams = assemble(
-                tree, item, mirror_dir, begin, lambda n: ways.progress(item.path, n, item.size)
-            )
+            with ways.pool.requests(tree) as requests:
+                seams = assemble(
+                    requests,
+                    item,
+                    mirror_dir,
+                    begin,
+                    lambda n: ways.progress(item.path, n, item.size),
+                )
             _prove(tree, item, local, seams)
             return How.ASSEMBLED
         except ConnectionLostError:

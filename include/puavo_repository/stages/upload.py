@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puavo_repository.errors import PublishError, RepositoryError, storage_error
-from puavo_repository.progress import LoggedProgress
+from puavo_repository.progress import TransferProgress, no_transfer_progress
 from puavo_repository.stages.publish_plan import Transfer
 from puavo_repository.storage.pool import Pool
 from puavo_repository.storage.remote import Access, RemoteFile, RemoteTree
@@ -29,30 +29,6 @@ AHEAD = 24 << 20  # bytes; sent twice after a kill: at most AHEAD, and what was 
 SYNC_EVERY = 64 << 20  # bytes of one connection; the disk then works while others send
 LONG_TRIP = 0.005  # seconds of round trip from which one connection cannot fill the line
 SEVERAL = 16 << 20  # bytes from which a file is worth several connections
-
-Progress = Callable[[str, int, int], None]
-"""Told (path, bytes that the server has, bytes in all) now and then, from any thread."""
-
-
-def no_progress(_path: str, _done: int, _size: int) -> None:
-    """Take no notice."""
-
-
-class TransferLog:
-    """Progress as log lines, one every half minute a file."""
-
-    def __init__(self) -> None:
-        self._logs: dict[str, LoggedProgress] = {}
-        self._done: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, path: str, done: int, size: int) -> None:
-        """Take note of how much of a file is there."""
-        with self._lock:
-            if path not in self._logs:
-                self._logs[path], self._done[path] = LoggedProgress(path, size), 0
-            self._logs[path](done - self._done[path])
-            self._done[path] = done
 
 
 @dataclass(frozen=True)
@@ -67,7 +43,7 @@ class Ways:
 
     pool: Pool
     throttle: Throttle
-    progress: Progress = no_progress
+    progress: TransferProgress = no_transfer_progress
 
 
 def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, ways: Ways) -> None:

@@ -8,7 +8,6 @@ from queue import Queue
 from threading import Thread
 from types import TracebackType
 
-from puavo_repository.formats.cksum import PosixCksum
 from puavo_repository.formats.metadata import Digests
 
 BLOCK_SIZE = 4 << 20  # bytes; large enough that Python's part in the work vanishes
@@ -28,6 +27,9 @@ class Digester:
     """
 
     def __init__(self, others: Sequence[Consumer] = ()) -> None:
+        # Compiled code, and slow to load: a run without news must not wait for it.
+        from puavo_repository.formats.cksum import PosixCksum
+
         self.size = 0
         self._cksum = PosixCksum()
         self._sha256 = hashlib.sha256()

@@ -105,7 +105,7 @@ class FolderTree:
         space = os.statvfs(self._root)
         return space.f_bavail * space.f_frsize
 
-    def another(self) -> FolderTree:
+    def another(self, *, compressed: bool = False) -> FolderTree:  # noqa: ARG002
         """Return another opening of the same folder."""
         return FolderTree(self._target)
 

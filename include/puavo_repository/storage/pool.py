@@ -56,6 +56,17 @@ class Pool:
             raise
         self.give(tree)
 
+    @contextmanager
+    def requests(self, tree: RemoteTree) -> Iterator[RemoteTree]:
+        """Open a compressed connection beside one for a block of nothing but requests."""
+        opened = tree.another(compressed=True)
+        with self._lock:
+            self._all.append(opened)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
     def close(self) -> None:
         """Close every connection."""
         with self._lock:

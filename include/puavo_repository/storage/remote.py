@@ -145,8 +145,8 @@ class RemoteTree(Protocol):
     def free_space(self) -> int | None:
         """Return the bytes that may still be written, or None where the server does not say."""
 
-    def another(self) -> RemoteTree:
-        """Return a new connection to the same tree."""
+    def another(self, *, compressed: bool = False) -> RemoteTree:
+        """Return a new connection to the same tree; compressed if it is for requests alone."""
 
     def close(self) -> None:
         """Close the connection; pending work is lost."""

@@ -42,11 +42,13 @@ class SftpTree:
         round_trip: Seconds one request took when the connection was made.
     """
 
-    def __init__(self, target: Target, *, silence: float | None = None) -> None:
+    def __init__(
+        self, target: Target, *, silence: float | None = None, compressed: bool = False
+    ) -> None:
         self.name = target.url
         self._target = target
         self._silence = silence
-        self._session = SftpSession(target.url, connect(target), silence)
+        self._session = SftpSession(target.url, connect(target, compressed=compressed), silence)
         self._folders: set[str] = set()
         extensions = self._session.extensions
         self.can_copy = "copy-data" in extensions
@@ -161,9 +163,9 @@ class SftpTree:
         _block, fragment, _blocks, _free, available = (reply.u64() for _ in range(5))
         return fragment * available
 
-    def another(self) -> SftpTree:
+    def another(self, *, compressed: bool = False) -> SftpTree:
         """Return a new connection to the same tree."""
-        return SftpTree(self._target, silence=self._silence)
+        return SftpTree(self._target, silence=self._silence, compressed=compressed)
 
     def close(self) -> None:
         """Close the connection; pending work is lost."""

@@ -23,7 +23,7 @@ VERSION = 3
 SAFE_PACKET = 32 << 10  # bytes of data that every server takes in one request
 LARGEST_PACKET = 255 << 10  # OpenSSH's; a server announces it in its limits
 UNDER_WAY = 3 << 20  # bytes of data not yet acknowledged: more than OpenSSH's window of 2 MiB
-REQUESTS_UNDER_WAY = 512  # requests without data, such as copy-data
+REQUESTS_UNDER_WAY = 1024  # requests without data, such as copy-data: two batches
 BATCH = 32 << 10  # bytes of small requests that travel together, one SSH packet
 
 
@@ -193,10 +193,11 @@ class SftpSession:
             handler: Takes the answer. What it raises comes out of the call that took it.
             data: Bytes that end the request: the data of a write, with its length.
         """
-        while self._owed + len(data) > UNDER_WAY or len(self._pending) >= REQUESTS_UNDER_WAY:
-            if not self._pending:
-                break
+        while self._pending and self._owed + len(data) > UNDER_WAY:
             self._turn()
+        if len(self._pending) >= REQUESTS_UNDER_WAY:
+            while len(self._pending) > REQUESTS_UNDER_WAY // 2:  # so that they go in batches
+                self._turn()
         number = self._next = (self._next + 1) & 0xFFFFFFFF
         if not self._pending:
             self._watchdog.expect()

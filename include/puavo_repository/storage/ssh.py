@@ -36,8 +36,12 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
-def connect(target: Target) -> paramiko.Transport:
+def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
     """Open an authenticated connection.
+
+    Args:
+        target: Where to.
+        compressed: For many small requests that are much alike; images do not shrink.
 
     Raises:
         ConnectionLostError: The server cannot be reached or does not answer in time.
@@ -53,6 +57,7 @@ def connect(target: Target) -> paramiko.Transport:
         raise lost(target, error) from error
     try:
         _prefer(transport, expected)
+        transport.use_compression(compressed)
         _greet(transport)
         check_host_key(target, expected, transport.get_remote_server_key())
         _log_in(transport, target)

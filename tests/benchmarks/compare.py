@@ -1,0 +1,222 @@
+"""Our rdiffs against rdiff's, our whole run against the old job's: prints one Markdown table.
+
+Usage, with include and tests in PYTHONPATH:
+python -m benchmarks.compare IMAGE_DIR [--repeat N] [--part pair|prepare|growth] [--work DIR]
+
+Both sides of a ratio are measured in turns in the same run; of repeated runs the best counts, on
+both sides. Files are read once before, so that the page cache is warm where memory suffices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from benchmarks.measuring import Figures, engine, program
+from puavo_repository.demo import make_image
+
+BEST, MB = "anchors", 1e6
+_GROWTH = (1, 3, 9)  # GB
+_SERIES = (4, 8, 16)  # images
+
+
+def best(runs: list[Figures]) -> Figures:
+    """Return the fastest run, with the most memory that any took."""
+    fastest = min(runs, key=lambda run: run.seconds)
+    proof = min(run.proof for run in runs)
+    return Figures(fastest.seconds, max(run.memory for run in runs), fastest.size, proof)
+
+
+def row(*cells: object) -> None:
+    """Print a row of the table."""
+    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+
+
+def rdiff(source: Path, target: Path, folder: Path) -> Figures:
+    """Make an rdiff as the old system did."""
+    signature, out = folder / "old.signature", folder / "old.rdiff"
+    made = program(["rdiff", "-f", "-b", "128", "signature", source, signature])
+    made += program(["rdiff", "-f", "delta", signature, target, out])
+    signature.unlink()
+    return Figures(made.seconds, made.memory, out.stat().st_size)
+
+
+def pairs(images: list[Path], folder: Path, repeat: int) -> None:
+    """Compare the making of single rdiffs."""
+    for name, (source, target) in zip(
+        ("updates", "one night"), itertools.pairwise(images), strict=False
+    ):
+        sides: dict[str, Callable[[], Figures]] = {
+            "rdiff -b 128": lambda s=source, t=target: rdiff(s, t, folder)  # type: ignore[misc]
+        }
+        for effort, kept in itertools.product((BEST, f"{BEST}:fast", f"{BEST}:small"), "01"):
+            anchors = folder / f"{source.name}.{effort}" if kept == "1" else None
+            label = f"{effort}{', anchors kept' if anchors else ''}"
+            sides[label] = lambda s=source, t=target, e=effort, a=anchors: engine(  # type: ignore[misc]
+                e, s, t, folder / "new.rdiff", a, prove=True
+            )
+        runs: dict[str, list[Figures]] = {label: [] for label in sides}
+        for _, (label, side) in itertools.product(range(repeat), sides.items()):
+            runs[label].append(side())
+        old = best(runs["rdiff -b 128"])
+        for label, found in runs.items():
+            new = best(found)
+            row(
+                f"{name}: {label}",
+                f"{new.seconds:.2f} s",
+                f"{old.seconds / new.seconds:.1f}×",
+                f"{new.size / MB:.3f} MB",
+                f"{new.size / old.size:.3f}",
+                f"{new.memory / MB:.0f} MB",
+                f"{new.proof:.2f} s" if new.proof else "none",
+            )
+
+
+def old_job(images: list[Path], folder: Path) -> Figures:
+    """Do what the old system's rake file did, four programs at a time, nothing proven."""
+    started = time.perf_counter()
+    made: list[Path] = []
+    most = 0
+
+    def run(*command: str | Path) -> Figures:
+        return program(command)
+
+    with ThreadPoolExecutor(4) as pool:
+        after: dict[Future[Figures], Callable[[], None]] = {}
+
+        def submit(command: tuple[str | Path, ...], then: Callable[[], None]) -> None:
+            after[pool.submit(run, *command)] = then
+
+        def sums(path: Path) -> None:
+            for tool in ("cksum", "sha256sum", "sha512sum"):
+                submit((tool, path), lambda: None)
+
+        def deltas(source: Path, signature: Path) -> None:
+            for target in images:
+                if target != source:
+                    out = folder / f"{source.stem}--{target.stem}.rdiff"
+                    made.append(out)
+                    command = ("rdiff", "-f", "delta", signature, target, out)
+                    submit(command, lambda out=out: sums(out))  # type: ignore[misc]
+
+        for image in images:
+            signature = folder / f"{image.name}.sig"
+            command = ("rdiff", "-f", "-b", "128", "signature", image, signature)
+            submit(command, lambda i=image, s=signature: deltas(i, s))  # type: ignore[misc]
+            sums(image)
+        while after:
+            for done in wait(after, return_when=FIRST_COMPLETED).done:
+                then = after.pop(done)
+                most = max(most, done.result().memory)
+                then()
+    size = sum(path.stat().st_size for path in made)
+    return Figures(time.perf_counter() - started, most, size)
+
+
+def our_job(images: list[Path], folder: Path) -> Figures:
+    """Run the project's own command on a fresh mirror."""
+    image_dir, mirror, puavo_os = (folder / name for name in ("images", "mirror", "puavo-os"))
+    for path in (image_dir, puavo_os / "config" / "images"):
+        path.mkdir(parents=True)
+    for image in images:
+        os.link(image, image_dir / image.name)
+    made = program(
+        [sys.executable, "-m", "puavo_repository.cli", image_dir, mirror],
+        PUAVO_REPOSITORY_PUAVO_OS=str(puavo_os),
+        PUAVO_REPOSITORY_ENGINE=BEST,
+    )
+    size = sum(path.stat().st_size for path in (mirror / "rdiffs").iterdir())
+    return Figures(made.seconds, made.memory, size)
+
+
+def prepare(images: list[Path], folder: Path, repeat: int) -> None:
+    """Compare the whole job: all rdiffs of three images, their checksums, and our proof."""
+    runs: dict[str, list[Figures]] = {"ours": [], "old": []}
+    for _, (side, job) in itertools.product(range(repeat), (("ours", our_job), ("old", old_job))):
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            runs[side].append(job(images, Path(place)))
+    new, old = best(runs["ours"]), best(runs["old"])
+    for label, found in (("the old job's arithmetic", old), ("ours, every rdiff proven", new)):
+        row(
+            f"three images prepared: {label}",
+            f"{found.seconds:.1f} s",
+            f"{old.seconds / found.seconds:.1f}×",
+            f"{found.size / MB:.1f} MB",
+            f"{found.size / old.size:.3f}",
+            f"{found.memory / MB:.0f} MB",
+            "within" if found is new else "none",
+        )
+
+
+def growth(images: list[Path], folder: Path, _repeat: int) -> None:
+    """Show how time and memory grow with the images, and with their number."""
+    for size in _GROWTH:
+        source, target = folder / "source", folder / "target"
+        _concatenate(images[:-1], source, size * 10**9)
+        _concatenate(images[1:], target, size * 10**9)
+        made = engine(BEST, source, target, folder / "new.rdiff", prove=False)
+        speed = f"{size * 1000 / made.seconds:.0f} MB/s"
+        row(f"growth: {size} GB", f"{made.seconds:.2f} s", speed, f"{made.size / MB:.0f} MB", "",
+            f"{made.memory / MB:.0f} MB", "")  # fmt: skip
+        for path in (source, target, folder / "new.rdiff"):
+            path.unlink()
+    for count in _SERIES:
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            series = list(_small_series(Path(place), count))
+            made = our_job(series, Path(place))
+        rdiffs = 3 * (count - 1)
+        speed = f"{1000 * made.seconds / rdiffs:.0f} ms an rdiff"
+        row(f"growth: {count} images of 25 MB, {rdiffs} rdiffs", f"{made.seconds:.2f} s", speed,
+            f"{made.size / MB:.0f} MB", "", f"{made.memory / MB:.0f} MB", "within")  # fmt: skip
+
+
+def _concatenate(images: list[Path], out: Path, size: int) -> None:
+    with out.open("wb") as stream:
+        for image in itertools.cycle(images):
+            with image.open("rb") as part:
+                shutil.copyfileobj(part, stream, 4 << 20)
+            if stream.tell() >= size:
+                break
+        stream.truncate(size)
+
+
+def _small_series(folder: Path, count: int) -> Iterator[Path]:
+    contents = {f"usr/lib/{n}": os.urandom(1 << 18) for n in range(96)}
+    for number in range(count):
+        contents[f"usr/lib/{number}"] = os.urandom(1 << 18)
+        path = folder / f"puavo-os-small-trixie-2026-01-{number + 1:02}-120000-amd64.img"
+        make_image(path, contents)
+        yield path
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parts = {"pair": pairs, "prepare": prepare, "growth": growth}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("image_dir", type=Path)
+    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--part", choices=parts, action="append")
+    parser.add_argument("--work", type=Path, help="folder for what is made, default beside images")
+    chosen = parser.parse_args()
+    images = sorted(chosen.image_dir.glob("*.img"))[-3:]
+    if len(images) < 3:
+        parser.error(f"three images are needed, {chosen.image_dir} has {len(images)}")
+    with tempfile.TemporaryDirectory(dir=chosen.work or chosen.image_dir) as folder:
+        subprocess.run(["cat", *map(str, images)], stdout=subprocess.DEVNULL, check=True)
+        row("", "time", "ratio", "rdiffs", "of rdiff's bytes", "anonymous memory", "proof")
+        row(*["---"] * 7)
+        for name in chosen.part or parts:
+            parts[name](images, Path(folder), chosen.repeat)
+
+
+if __name__ == "__main__":
+    main()

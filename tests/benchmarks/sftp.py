@@ -1,0 +1,146 @@
+"""What publishing costs, beside OpenSSH's ``sftp``: the figures that the README shows.
+
+    python tests/benchmarks/sftp.py OLD.img NEW.img [--rounds 3] [--folder /on/a/disk]
+
+Both programs send the same image to the same ``sshd``, by turns, on loopback and through a
+proxy with a round trip of 50 ms. Ours also puts the file on the server's disk and reads samples
+of it back before it counts as sent; ``sftp`` does neither (``put -f`` does the first).
+"""
+
+# ruff: noqa: E402 - it is a command, and finds the code beside it
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "include")]
+
+from puavo_repository import prepare, settings
+from puavo_repository.stages.publish import publish
+from puavo_repository.stages.publish_options import Options
+from puavo_repository.stages.publish_plan import How, Transfer
+from puavo_repository.stages.publisher import Publisher
+from repository import Quiet
+from servers import Proxy, Sshd, running, tool
+
+ROUND_TRIP = 0.05  # seconds
+
+
+class Bench:
+    """One image, one server, and the two ways to send the one to the other."""
+
+    def __init__(self, home: Path, image: Path, server: Sshd) -> None:
+        self.remote = home / "remote"
+        self.remote.mkdir()
+        self._image = image
+        self._size = image.stat().st_size
+        self._server = server
+        with image.open("rb") as stream:
+            self._sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def ours(self, port: int) -> None:
+        target = self._server.target(self.remote, port)
+        item = Transfer(self._image.name, self._size, self._sha256, How.UPLOADED)
+        with Publisher(self._image.parent, target, Options()) as publisher:
+            publisher.transfer(item)
+
+    def openssh(self, port: int, flags: str = "") -> None:
+        command = [tool("sftp"), "-q", "-b", "-", "-P", str(port)]
+        command += ["-i", str(self._server.client_key)]
+        trust = ["-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={os.devnull}"]
+        put = f"put {flags} {self._image} {self.remote}/{self._image.name}\n"
+        subprocess.run(
+            [*command, *trust, "127.0.0.1"],
+            input=put.encode(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def rate(self, way: Callable[[], None]) -> float:
+        """Return MB/s; the image is removed again."""
+        begun = time.monotonic()
+        way()
+        seconds = time.monotonic() - begun
+        sent = self.remote / self._image.name
+        assert sent.stat().st_size == self._size
+        sent.unlink()
+        return self._size / 1e6 / seconds
+
+
+def compare(bench: Bench, port: int, rounds: int, title: str) -> None:
+    """Send the image both ways by turns, and print medians."""
+    ways = {
+        "ours": lambda: bench.ours(port),
+        "sftp": lambda: bench.openssh(port),
+        "sftp, put -f": lambda: bench.openssh(port, "-f"),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            rates[name].append(bench.rate(way))
+    for name, found in rates.items():
+        each = " ".join(f"{rate:.0f}" for rate in found)
+        print(f"| {title} | {name} | {statistics.median(found):.0f} | {each} |", flush=True)
+    ratios = [a / b for a, b in zip(rates["ours"], rates["sftp"], strict=True)]
+    print(f"| {title} | ours : sftp | {statistics.median(ratios):.2f} | |", flush=True)
+
+
+def night(home: Path, server: Sshd, old: Path, new: Path) -> None:
+    """Publish a new image to a server that has the old one, and print what travels."""
+    images, remote = home / "images", home / "published"
+    images.mkdir()
+    remote.mkdir()
+    os.link(old, images / old.name)
+    found = settings.load({"image_dir": images, "puavo_os": home / "puavo-os"}, {})
+    prepare.prepare(found, Quiet(), "benchmark")
+    with Proxy(server.port) as proxy:
+        target = server.target(remote, proxy.port)
+        publish(found.mirror_dir, target)
+        os.link(new, images / new.name)
+        found = settings.load(
+            {"image_dir": images, "puavo_os": home / "puavo-os", "sources": "older"}, {}
+        )
+        prepare.prepare(found, Quiet(), "benchmark")
+        proxy.sent = 0
+        report = publish(found.mirror_dir, target)
+        sent = proxy.sent
+        proxy.sent = 0
+        again = publish(found.mirror_dir, target)
+        rdiff = sum(path.stat().st_size for path in (found.mirror_dir / "rdiffs").glob("*.rdiff"))
+        same = subprocess.run([tool("cmp"), new, remote / new.name], check=False).returncode == 0
+        how = "assembled there" if report.assembled else "uploaded"
+        print(f"\nNew image: {how}, identical: {same}, {report.seconds:.1f} s")
+        print(f"Bytes sent: {sent:,} for an rdiff of {rdiff:,}: {sent / rdiff:.3f} times")
+        print(f"Again, nothing new: {again.seconds:.2f} s, {proxy.sent:,} bytes sent")
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="on the file system that holds the images")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder or options.new.parent) as folder:
+        home = Path(folder)
+        with running(Sshd(home / "sshd")) as server, Proxy(server.port, ROUND_TRIP / 2) as far:
+            bench = Bench(home, options.new, server)
+            print("| | | MB/s | each |\n|---|---|---|---|")
+            compare(bench, server.port, options.rounds, "loopback")
+            compare(bench, far.port, options.rounds, "50 ms round trip")
+            night(home, server, options.old, options.new)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"Largest memory of this process, proxy and preparation included: {memory:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Compiled code: in bounded memory, and on machines where it cannot be kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import puavo_repository
+from delta.pairs import noise
+
+_MEASURE = """
+import re, sys, threading
+from pathlib import Path
+from puavo_repository.delta.anchor_engine import AnchorEngine
+from puavo_repository.delta.engine import Side
+
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+
+most, total = 0, 0
+def look(block):
+    global most, total
+    total += len(block)
+    most = max(most, anonymous())
+
+small = Side(Path(sys.argv[0]))
+AnchorEngine().delta(small, small, look)
+for name in ("target", "source"):
+    AnchorEngine(threads=2).delta(Side(Path("source")), Side(Path(name)), look)
+print(most, total)
+"""
+
+_DELTA = """
+import sys
+from pathlib import Path
+from puavo_repository import compiled
+from puavo_repository.delta.engine import Side, engine_named
+assert not compiled._CACHE, compiled._CACHE
+out = bytearray()
+engine_named("anchors").delta(Side(Path("source")), Side(Path("target")), out.extend)
+sys.stdout.buffer.write(out)
+"""
+
+
+def test_the_memory_of_a_pair_is_within_its_budget(tmp_path: Path) -> None:
+    size = 256 << 20
+    (tmp_path / "source").write_bytes(noise(1, size))
+    (tmp_path / "target").write_bytes(noise(2, size // 2) + noise(1, size // 2))
+    (tmp_path / "script").write_text(_MEASURE)
+    done = subprocess.run(
+        [sys.executable, "script"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(puavo_repository.__file__).parent.parent)},
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    most, total = (int(word) for word in done.stdout.split())
+    assert total > size // 2
+    assert most < 200e6
+
+
+def test_without_a_writable_cache_folder_it_still_works(tmp_path: Path) -> None:
+    package = tmp_path / "include" / "puavo_repository"
+    original = Path(puavo_repository.__file__).parent
+    shutil.copytree(original, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "__pycache__").write_text("no folder can be made here, not even by root")
+    data = noise(1, 100_000)
+    (tmp_path / "source").write_bytes(data)
+    (tmp_path / "target").write_bytes(data[50_000:])
+    done = subprocess.run(
+        [sys.executable, "-c", _DELTA],
+        cwd=tmp_path,
+        env={
+            "PYTHONPATH": str(package.parent),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": "/dev/null",
+            "NUMBA_CACHE_DIR": "/dev/null/cache",
+        },
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout == bytes.fromhex("72730236 4a c350 c350 00")

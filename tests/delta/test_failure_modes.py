@@ -1,0 +1,168 @@
+"""What delta engines stumble over: patterns, floods, large offsets, files that change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from delta.fuzz import check
+from delta.pairs import Pair, ignore, noise
+from puavo_repository.delta import anchors, sparse
+from puavo_repository.delta.anchor_engine import AnchorEngine
+from puavo_repository.delta.anchors import BLOCK, KEY, KEY_FACTORS, BlockAnchors, Finder
+from puavo_repository.delta.comparing import WINDOW
+from puavo_repository.delta.engine import Side
+from puavo_repository.delta.index import Anchors
+from puavo_repository.delta.machine import SELECT_FACTORS, buffer
+from puavo_repository.errors import ImageChangingError
+from puavo_repository.formats.rdiff import Copy
+
+ENGINE = AnchorEngine(threads=2)
+SIZE = 5_000_001  # more than a block
+UNIT = noise(1, 70_000)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_random_edits_of_random_and_real_data_are_proven(seed: int) -> None:
+    check(seed)
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 7, 8, 31, 32, 33, 63, 64, 65, 511, 4095, 4097, 65_535])
+def test_a_period_is_found_whatever_its_length_and_phase(tmp_path: Path, period: int) -> None:
+    data = UNIT[:period] * (SIZE // period + 2)
+    pair = Pair(tmp_path, data[:SIZE], data[period // 2 + 1 :][:SIZE])
+    pair.make(ENGINE)
+    assert pair.rdiff.stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("byte", [0, 0x55, 0xFF])
+def test_one_repeated_byte_costs_nothing_and_its_absence_only_itself(
+    tmp_path: Path, byte: int
+) -> None:
+    run = bytes([byte]) * SIZE
+    pair = Pair(tmp_path, run, run + UNIT + run)
+    pair.make(ENGINE)
+    assert pair.literal < len(UNIT) + 4096  # a cell: its anchor may lie in the noise
+    pair = Pair(tmp_path, UNIT, run)
+    pair.make(ENGINE)
+    assert pair.rdiff.stat().st_size < SIZE + 50
+
+
+def test_offsets_beyond_four_gigabytes_are_written_in_eight_bytes(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, b"", UNIT)
+    position = (1 << 32) + 5
+    with (tmp_path / "source").open("r+b") as stream:
+        stream.seek(position)
+        stream.write(UNIT)
+    # The zeros before need not be searched: kept anchors say that there are none.
+    size, none = position + len(UNIT), np.empty(0, np.uint32)
+    blocks = [BlockAnchors(first, none, none) for first in range(0, 1 << 32, BLOCK)]
+    last = buffer(BLOCK)
+    last[5 : 5 + len(UNIT)] = np.frombuffer(UNIT, np.uint8)
+    blocks.append(Finder(ENGINE.spacing(size)).find(last, 1 << 32, size))
+    Anchors(size, ENGINE.spacing(size), blocks).save(tmp_path / "anchors", "large")
+    source = Side(tmp_path / "source", tmp_path / "anchors", "large")
+    with pair.rdiff.open("wb") as stream:
+        ENGINE.delta(source, pair.sides[1], lambda block: ignore(stream.write(block)))
+    assert pair.check() == [Copy(position, len(UNIT))]
+
+
+def colliding(count: int, seed: int) -> bytes:
+    """Return ``count`` pieces of 32 bytes: anchors all, all different, with one key."""
+    words = np.random.default_rng(seed).integers(0, 1 << 63, (count, 4), np.uint64)
+    words[:, 0] = pow(SELECT_FACTORS[0], -1, 1 << 32)  # its selecting hash is 1
+    rest = (words[:, :3] * KEY_FACTORS[:3]).sum(axis=1, dtype=np.uint64)
+    words[:, 3] = (np.uint64(1) - rest) * np.uint64(pow(int(KEY_FACTORS[3]), -1, 1 << 64))
+    return words.tobytes()
+
+
+def test_a_flood_of_equal_keys_is_bounded_in_the_list_the_table_and_the_comparisons(
+    tmp_path: Path,
+) -> None:
+    count = 4096
+    flood = colliding(count, 1)
+    data = buffer(len(flood))
+    data[: len(flood)] = np.frombuffer(flood, np.uint8)
+    found = Finder(512).find(data, 0, len(flood))
+    assert len(found.keys) == len(flood) // (512 * anchors.CELL) * anchors.MOST
+    equal = found.keys == found.keys[0]
+    assert equal.mean() > 0.9  # but for some that became anchors by chance
+
+    table = sparse.table_for(len(found.keys))
+    sparse.insert(found.keys[equal], found.offsets[equal], 0, table, 0, 1)
+    assert np.count_nonzero(table) == sparse.CANDIDATES
+
+    target = buffer(sparse.HEAD + len(flood))
+    target[sparse.HEAD : sparse.HEAD + len(flood)] = np.frombuffer(colliding(count, 2), np.uint8)
+    best, window = np.zeros(3, np.int64), buffer(WINDOW)
+    with Pair(tmp_path, flood, b"").sides[0].path.open("rb") as source:
+        made = sparse.longest(
+            source.fileno(), len(flood), target.ctypes.data + sparse.HEAD, 0, 0, len(flood),
+            table, window, best,
+        )  # fmt: skip
+    assert (made, best[2]) == (sparse.CANDIDATES, 0)
+
+
+def test_every_block_has_an_allowance_of_comparisons(
+    tmp_path: Path,
+) -> None:
+    """A target of matches that each need a comparison, many more than the allowance."""
+    unit = np.frombuffer(noise(3, BLOCK // 2), np.uint8).reshape(-1, 64)
+    pair = Pair(tmp_path, unit.tobytes(), np.random.default_rng(4).permutation(unit).tobytes())
+    found = pair.make(AnchorEngine("fast", threads=1))
+    assert len(found) <= 2 * sparse.COMPARISONS + 2
+
+
+@pytest.mark.parametrize("victim", ["source", "target"])
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: os.truncate(path, 0),
+        lambda path: os.truncate(path, path.stat().st_size - 1),
+        lambda path: path.write_bytes(noise(9, 1000)),  # as cp does: truncated, then written
+        lambda path: path.write_bytes(noise(9, 6 * BLOCK)),
+    ],
+    ids=["emptied", "one byte less", "copied over by less", "copied over by as much"],
+)
+def test_an_image_written_while_it_is_read_is_an_error_and_no_crash(
+    tmp_path: Path, victim: str, change: Callable[[Path], object], *, kept: bool
+) -> None:
+    data = noise(5, 6 * BLOCK)
+    pair = Pair(tmp_path, data, data)
+    source, target = pair.sides
+    if kept:
+        indexer = ENGINE.indexer(len(data))
+        indexer.update(memoryview(data))
+        indexer.save(tmp_path / "anchors", "it")
+        source = Side(source.path, tmp_path / "anchors", "it")
+    changes = iter([lambda: change(tmp_path / victim)])
+
+    def progress(_done: int) -> None:
+        next(changes, lambda: None)()
+
+    with pytest.raises(ImageChangingError, match=f"{victim}: this image changed"):
+        ENGINE.delta(source, target, lambda _: None, progress)
+
+
+def test_one_that_is_replaced_by_rename_meanwhile_does_no_harm(tmp_path: Path) -> None:
+    data = noise(5, 6 * BLOCK)
+    pair = Pair(tmp_path, data, data)
+    out = bytearray()
+
+    def replace(_done: int) -> None:
+        (tmp_path / "new").write_bytes(b"another")
+        (tmp_path / "new").rename(tmp_path / "source")
+
+    ENGINE.delta(*pair.sides, out.extend, replace)
+    assert len(out) < 20
+
+
+def test_keys_never_reach_beyond_the_end(tmp_path: Path) -> None:
+    for size in range(KEY - 1, KEY + 70):
+        data = bytes(size - 1) + b"\x01"
+        assert Pair(tmp_path, data, data).make(ENGINE)

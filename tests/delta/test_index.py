@@ -1,0 +1,119 @@
+"""Kept anchors: used when they are sound and of this image, else as good as none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from delta.pairs import Pair, noise
+from puavo_repository.delta.anchor_engine import AnchorEngine
+from puavo_repository.delta.anchors import BLOCK, Finder
+from puavo_repository.delta.engine import Side
+from puavo_repository.delta.index import Anchors, Indexer
+
+ENGINE = AnchorEngine(threads=2)
+DATA = noise(1, BLOCK + 300_000)
+SPACING = ENGINE.spacing(len(DATA))
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    indexer = Indexer(SPACING)
+    indexer.update(memoryview(DATA))
+    indexer.save(tmp_path / "anchors", "image 1")
+    return tmp_path / "anchors"
+
+
+def load(path: Path, identity: str = "image 1", size: int = len(DATA)) -> Anchors | None:
+    return Anchors.load(path, identity, size, SPACING)
+
+
+@pytest.mark.parametrize("size", [0, 31, 32, 4096, BLOCK, BLOCK + 31, BLOCK + 33, BLOCK + 128])
+@pytest.mark.parametrize("step", [1_000_003, 3 * BLOCK])
+def test_the_stream_s_blocks_do_not_matter(tmp_path: Path, size: int, step: int) -> None:
+    data = DATA[:size]
+    whole, parts = Indexer(SPACING), Indexer(SPACING)
+    whole.update(memoryview(data))
+    for start in range(0, size, step):
+        parts.update(memoryview(data)[start : start + step])
+    whole.save(tmp_path / "whole", "x")
+    parts.save(tmp_path / "parts", "x")
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
+    found = Anchors.load(tmp_path / "whole", "x", size, SPACING)
+    assert found is not None
+    assert found.count == (0 if size < 32 else found.count)
+
+
+def test_what_was_saved_is_loaded(kept: Path) -> None:
+    found = load(kept)
+    assert found is not None
+    assert [block.first for block in found.blocks] == [0, BLOCK]
+    assert found.count == pytest.approx(len(DATA) / SPACING, rel=0.1)
+
+
+def test_kept_anchors_spare_the_search(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair(kept.parent, DATA, DATA[1000:])
+
+    def never(*_: object) -> None:
+        raise AssertionError("the source was searched")
+
+    monkeypatch.setattr(Finder, "find", never)
+    out = bytearray()
+    source, target = pair.sides
+    ENGINE.delta(Side(source.path, kept, "image 1"), target, out.extend)
+    assert len(out) < 50
+    with pytest.raises(AssertionError):
+        ENGINE.delta(source, target, out.extend)
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    changed = bytearray(data)
+    changed[at] ^= 4
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:0],
+        lambda data: data[:20],
+        lambda data: data[:-1],
+        lambda data: data + b"x",
+        lambda data: b"PuavoAn0" + data[8:],
+        *(lambda data, at=at: flipped(data, at) for at in (0, 9, 13, 17, 25, 29, 33, 41, 5000, -1)),
+    ],
+)
+def test_damaged_anchors_are_none(kept: Path, damage: Callable[[bytes], bytes]) -> None:
+    kept.write_bytes(damage(kept.read_bytes()))
+    assert load(kept) is None
+
+
+def test_anchors_of_another_image_are_none(kept: Path) -> None:
+    assert load(kept, "image 2") is None
+    assert load(kept, size=len(DATA) + 1) is None
+    assert Anchors.load(kept, "image 1", len(DATA), 2 * SPACING) is None
+    assert load(kept.with_name("missing")) is None
+    assert load(kept.parent) is None  # a folder
+
+
+def test_with_damaged_anchors_the_rdiff_is_the_same(kept: Path) -> None:
+    kept.write_bytes(flipped(kept.read_bytes(), 999))
+    pair = Pair(kept.parent, DATA, DATA[1000:] + DATA[:1000])
+    pair.make(ENGINE)
+    out = bytearray()
+    source, target = pair.sides
+    ENGINE.delta(Side(source.path, kept, "image 1"), target, out.extend)
+    assert out == pair.rdiff.read_bytes()
+
+
+def test_larger_images_get_fewer_anchors_within_the_budget() -> None:
+    for size in (0, 10**9, 9 * 10**9, 10**12):
+        engine = AnchorEngine(memory=256 << 20)
+        spacing = engine.spacing(size)
+        assert 20 * size // spacing <= engine.memory or spacing * 8 == BLOCK
+    assert AnchorEngine().spacing(1_500_000_000) == 512
+    assert AnchorEngine().spacing(9_000_000_000) == 1024
+    assert np.log2(AnchorEngine().spacing(10**12)) % 1 == 0
