@@ -24,8 +24,8 @@ from sqlalchemy import select
 
 from puavo_repository import settings
 from puavo_repository.web.app import Backend, create_app
-from puavo_repository.web.model import Run, Stage
-from puavo_repository.web.view import DRY_RUN, PREPARE, PUBLISH
+from puavo_repository.web.model import DRY_RUN, Run, Stage
+from puavo_repository.web.view import PREPARE, PUBLISH
 
 DAGS = (PREPARE, PUBLISH)
 RUNS_SHOWN = 15  # of each DAG

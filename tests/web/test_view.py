@@ -13,7 +13,8 @@ from puavo_repository.formats.names import rdiff_name
 from puavo_repository.storage.state import Failure
 from puavo_repository.web import view
 from puavo_repository.web.disk import Reader
-from puavo_repository.web.model import RdiffState, Repository, Run, Stage
+from puavo_repository.web.model import DRY_RUN, RdiffState, Repository, Run, Stage
+from puavo_repository.web.problems import problem as problem_of
 from web.mirrors import IMAGE_SIZE, edit_metadata, fail, image_names, make_mirror, too_large
 
 NIGHT = datetime(2026, 1, 2, 1, 30, tzinfo=UTC)
@@ -92,7 +93,7 @@ def test_a_failure_is_named_with_its_reason_and_way_out_until_it_is_gone(tmp_pat
 
 
 def test_a_message_without_a_way_out_leads_to_the_log() -> None:
-    found = view.problem(Failure("x.img", "diff", "it broke"))
+    found = problem_of(Failure("x.img", "diff", "it broke"))
     assert found.message == "it broke"
     assert "log" in found.remedy
 
@@ -157,7 +158,7 @@ def test_the_last_finished_run_counts_and_dry_runs_do_not(tmp_path: Path) -> Non
     (problem,) = look(tmp_path, bad, good).summary.problems
     assert "diff" in problem.message
     assert look(tmp_path, run("running", hours=2), good).summary.ok
-    dry = run("success", hours=2, did=view.DRY_RUN)
+    dry = run("success", hours=2, did=DRY_RUN)
     assert not look(tmp_path, dry, bad).summary.ok
     assert look(tmp_path, dry, bad).summary.last_success is None
     assert look(tmp_path, run("success", hours=2), bad).summary.ok

@@ -10,6 +10,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+DRY_RUN = "dry run"  # what such a run did
+
 
 class Shown(BaseModel):
     """Base of everything that is shown."""

@@ -11,13 +11,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from puavo_repository.web import figures, view
-from puavo_repository.web.model import Image, Rdiff, RdiffState, Repository, Series
+from puavo_repository.web.model import DRY_RUN, Image, Rdiff, RdiffState, Repository, Series
 
 STATIC = Path(__file__).with_name("static")
 STAGES = {
     view.PREPARE: (
         "discover",
         "configure",
+        "dry_run",
         "plan",
         "fingerprint",
         "pairs",
@@ -122,7 +123,7 @@ def render(found: Repository) -> str:
         summary=found.summary,
         series=found.series,
         runs=found.runs,
-        latest=next((run for run in prepares if run.did != view.DRY_RUN), None),
+        latest=next((run for run in prepares if run.did != DRY_RUN), None),
         sizes=figures.sizes_over_time(found.series),
         savings=figures.savings(found.series),
         durations=figures.durations(prepares, stages),

@@ -8,12 +8,11 @@ from typing import Any
 
 from puavo_repository.formats import metadata
 from puavo_repository.formats.names import ImageName, rdiff_name
-from puavo_repository.storage.state import Failure
 from puavo_repository.web.disk import Disk
 from puavo_repository.web.model import (
+    DRY_RUN,
     Digests,
     Image,
-    Problem,
     Rdiff,
     RdiffState,
     Remote,
@@ -22,10 +21,10 @@ from puavo_repository.web.model import (
     Series,
     Summary,
 )
+from puavo_repository.web.problems import find_problems
 
 PREPARE = "puavo_repository_prepare"
 PUBLISH = "puavo_repository_publish"
-DRY_RUN = "dry run"  # what such a run did
 
 
 def repository(disk: Disk, runs: Sequence[Run] = ()) -> Repository:
@@ -37,7 +36,7 @@ def repository(disk: Disk, runs: Sequence[Run] = ()) -> Repository:
     """
     failed = {failure.name for failure in disk.failures}
     series = [_series(name, images, disk, failed) for name, images in sorted(disk.series.items())]
-    problems = [*_problems(disk), *_broken(series), *_run_problems(runs)]
+    problems = find_problems(disk, series, runs)
     rdiffs = [rdiff for one in series for rdiff in offered(one)]
     images = [image for one in series for image in one.images]
     fetched, whole = _updates(series)
@@ -178,44 +177,6 @@ def _updates(series: Iterable[Series]) -> tuple[int, int]:
     return fetched, whole
 
 
-def problem(failure: Failure) -> Problem:
-    """Return what a failure says, its way out apart: the last sentence of its message."""
-    message, _, remedy = failure.message.rpartition(". ")
-    subject, colon, rest = message.partition(f"{failure.name}: ")
-    if colon and " " not in subject:  # it begins with the file's path
-        message = rest
-    return Problem(
-        name=failure.name,
-        stage=failure.stage,
-        message=message or remedy,
-        remedy=remedy if message else "See the log of the task in the last run",
-        permanent=failure.permanent,
-    )
-
-
-def _problems(disk: Disk) -> Iterable[Problem]:
-    if not disk.exists:
-        yield Problem(
-            name=str(disk.root),
-            stage="mirror",
-            message="There is no such folder yet",
-            remedy="Run prepare: it makes the mirror from the image directory",
-            permanent=False,
-        )
-    for name, why in disk.damaged.items():
-        yield Problem(
-            name=f"meta/{name}",
-            stage="mirror",
-            message=f"This metadata cannot be read: {why}",
-            remedy="Run prepare: it is made anew",
-            permanent=False,
-        )
-    yield from (problem(failure) for failure in disk.failures)
-    for remote in disk.remotes:
-        for subject, why in remote.problems.items():
-            yield problem(Failure(remote.address, "publish", f"{subject}: {why}", permanent=False))
-
-
 def _remotes(disk: Disk) -> list[Remote]:
     described = {
         file.path: file.digests.get("sha256", "")
@@ -236,36 +197,3 @@ def _remotes(disk: Disk) -> list[Remote]:
 
 def _moment(seconds: float | None) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC) if seconds else None
-
-
-def _broken(series: Iterable[Series]) -> Iterable[Problem]:
-    """Yield the described files that are not there."""
-    for one in series:
-        for image in one.images:
-            lost = [] if image.present else [image.filename]
-            lost += [r.filename for r in image.rdiffs if r.state is RdiffState.MISSING]
-            for name in lost:
-                yield Problem(
-                    name=name,
-                    stage="mirror",
-                    message=f"Clients are told of it in {one.name}, but it is not there "
-                    "with its size",
-                    remedy="Run prepare: it is made or linked again",
-                    permanent=False,
-                )
-
-
-def _run_problems(runs: Sequence[Run]) -> Iterable[Problem]:
-    """Yield the DAGs whose last finished run failed."""
-    for dag_id in dict.fromkeys(run.dag_id for run in runs):
-        ended = (r for r in runs if r.dag_id == dag_id and r.ended is not None)
-        last = next((r for r in ended if r.did != DRY_RUN), None)
-        if last is not None and last.state == "failed":
-            stages = ", ".join(stage.name for stage in last.stages if stage.failed)
-            yield Problem(
-                name=dag_id,
-                stage="run",
-                message=f"Its last run failed{f' in {stages}' if stages else ''}",
-                remedy="Mend what is named here and trigger it again; what is done is kept",
-                permanent=False,
-            )
