@@ -7,7 +7,6 @@ described, and the run ends failed and says what failed.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -16,17 +15,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import (
-    Asset,
-    ExceptionRetryPolicy,
     Param,
-    RetryAction,
-    RetryRule,
     dag,
     get_current_context,
     task,
 )
 
-import puavo_repository_notify
 from puavo_repository import settings, stages, tools
 from puavo_repository.progress import LoggedProgress
 from puavo_repository.settings import Policy, Settings
@@ -35,28 +29,8 @@ from puavo_repository.stages.describe import Described
 from puavo_repository.stages.discover import Inventory
 from puavo_repository.stages.plan import DiffState, Pair
 from puavo_repository.storage.mirror import Mirror
-
-Facts = dict[str, Any]
-PREPARED = Asset("puavo-repository-prepared")
-MAPPED_TASKS = 1000  # Airflow maps at most 1024; beyond, a task takes several files
-
-RETRIES: Facts = {
-    # `make run` has nobody to wait for: it sets this to 0.
-    "retries": int(os.environ.get("PUAVO_REPOSITORY_RETRIES", "3")),
-    "retry_delay": timedelta(minutes=1),
-    "retry_exponential_backoff": 3.0,
-    "max_retry_delay": timedelta(minutes=30),
-    "execution_timeout": timedelta(hours=12),
-    "retry_policy": ExceptionRetryPolicy(
-        rules=[
-            RetryRule(
-                exception="puavo_repository.errors.PermanentError",
-                action=RetryAction.FAIL,
-                reason="only the operator can help: see the message",
-            )
-        ]
-    ),
-}
+from puavo_repository_airflow import notify
+from puavo_repository_airflow.tasks import MAPPED_TASKS, PREPARED, Facts, label, retries, run_here
 
 
 def field(kind: str, title: str, description: str, section: str, **more: Any) -> Param:
@@ -178,13 +152,6 @@ def batches(names: list[Any]) -> list[list[Any]]:
     return [names[start : start + size] for start in range(0, len(names), size)] or [[]]
 
 
-def label(names: list[str]) -> None:
-    """Name the mapped task in the UI after what it works on."""
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    first = names[0] if names else "nothing new"
-    get_current_context()["label"] = first + more  # type: ignore[typeddict-unknown-key]
-
-
 def facts(night: Facts) -> tuple[Inventory, Catalogue]:
     """Decode what discovery and configuration found."""
     return Inventory.from_dict(night["inventory"]), Catalogue.from_dict(night["catalogue"])
@@ -202,10 +169,10 @@ def since_start() -> float:
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args=RETRIES,
+    default_args=retries(3, timedelta(minutes=1), timedelta(hours=12)),
     params=PARAMS,
-    on_failure_callback=puavo_repository_notify.on_failure(),
-    deadline=puavo_repository_notify.deadline(),
+    on_failure_callback=notify.on_failure(),
+    deadline=notify.deadline(),
     tags=["puavo"],
     doc_md=__doc__,
 )
@@ -245,7 +212,7 @@ def puavo_repository_prepare() -> None:
 
     @task(map_index_template="{{ label }}")
     def fingerprint(images: list[str]) -> None:
-        label(images)
+        label(*images)
         with locked(shared=True) as found:
             for name in images:
                 stages.fingerprint.fingerprint(found, name, LoggedProgress(name))
@@ -258,7 +225,7 @@ def puavo_repository_prepare() -> None:
     @task(map_index_template="{{ label }}")
     def diff(rdiffs: list[list[str]]) -> None:
         wanted = [Pair(*names) for names in rdiffs]
-        label([pair.rdiff for pair in wanted])
+        label(*(pair.rdiff for pair in wanted))
         with locked(shared=True) as found:
             for pair in wanted:
                 stages.diff.diff(found, pair, LoggedProgress(pair.rdiff))
@@ -300,11 +267,7 @@ def puavo_repository_prepare() -> None:
 prepare = puavo_repository_prepare()
 
 if __name__ == "__main__":
-    # Airflow's own log lines are for its log files; ours are what a person wants to follow.
-    milestones = logging.getLogger("puavo_repository")
-    milestones.addHandler(logging.StreamHandler())
-    milestones.setLevel(logging.INFO)
-    run = prepare.test()
+    went_well = run_here(prepare)
     for failure in Mirror(settings.load({}).mirror_dir).state.failures:
         sys.stderr.write(f"error: {failure.message}\n")
-    sys.exit(0 if run.state == "success" else 1)
+    sys.exit(0 if went_well else 1)

@@ -10,7 +10,6 @@ complete repository at every moment, whatever is interrupted.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import sys
 from collections.abc import Iterator
@@ -19,18 +18,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import (
-    Asset,
     Connection,
-    ExceptionRetryPolicy,
     Param,
-    RetryAction,
-    RetryRule,
     dag,
     get_current_context,
     task,
 )
 
-import puavo_repository_notify
 from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
 from puavo_repository.progress import TransferLog
@@ -42,29 +36,11 @@ from puavo_repository.stages.publisher import Publisher
 from puavo_repository.stages.transfer import Placed
 from puavo_repository.storage.publisher_lock import Holder
 from puavo_repository.storage.target import Target, target_of_connection, without_password
+from puavo_repository_airflow import notify
+from puavo_repository_airflow.tasks import MAPPED_TASKS, PREPARED, Facts, label, retries, run_here
 
-Facts = dict[str, Any]
-PREPARED = Asset("puavo-repository-prepared")
-MAPPED_TASKS = 1000  # Airflow maps at most 1024; beyond, a task takes several files
 UPLOADS = 4  # side by side; each gets its share of the bandwidth
 logger = logging.getLogger("puavo_repository.publish")
-
-RETRIES: Facts = {
-    "retries": int(os.environ.get("PUAVO_REPOSITORY_RETRIES", "5")),
-    "retry_delay": timedelta(seconds=30),
-    "retry_exponential_backoff": 3.0,
-    "max_retry_delay": timedelta(minutes=30),
-    "execution_timeout": timedelta(hours=24),
-    "retry_policy": ExceptionRetryPolicy(
-        rules=[
-            RetryRule(
-                exception="puavo_repository.errors.PermanentError",
-                action=RetryAction.FAIL,
-                reason="only the operator can help: see the message",
-            )
-        ]
-    ),
-}
 
 
 def flag(title: str, description: str, section: str) -> Param:
@@ -153,12 +129,6 @@ def publisher(work: Facts, share: float = 1.0) -> Iterator[Publisher]:
         yield found
 
 
-def label(*names: str) -> None:
-    """Name the mapped task in the UI after what it works on."""
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    get_current_context()["label"] = names[0] + more  # type: ignore[typeddict-unknown-key]
-
-
 def works(plans: Any, how: How) -> list[Facts]:
     """Cut the transfers of one kind into as many works as tasks can be mapped."""
     plans = each(plans)
@@ -189,9 +159,9 @@ def each(results: Any) -> list[Facts]:
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args=RETRIES,
+    default_args=retries(5, timedelta(seconds=30), timedelta(hours=24)),
     params=PARAMS,
-    on_failure_callback=puavo_repository_notify.on_failure(),
+    on_failure_callback=notify.on_failure(),
     tags=["puavo"],
     doc_md=__doc__,
 )
@@ -307,9 +277,4 @@ def concluded(work: Facts, placed: list[Placed], switched: Any, pruned: Any) -> 
 publish = puavo_repository_publish()
 
 if __name__ == "__main__":
-    # Airflow's own log lines are for its log files; ours are what a person wants to follow.
-    milestones = logging.getLogger("puavo_repository")
-    milestones.addHandler(logging.StreamHandler())
-    milestones.setLevel(logging.INFO)
-    run = publish.test()
-    sys.exit(0 if run.state == "success" else 1)
+    sys.exit(0 if run_here(publish) else 1)

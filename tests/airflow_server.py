@@ -101,14 +101,13 @@ def running_airflow(home: Path, **more: str) -> Iterator[Airflow]:
     api, worker_log, trigger_log = free_ports(3)
     url = f"http://127.0.0.1:{api}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "puavo_repository_standalone"],
+        [sys.executable, "-m", "puavo_repository_airflow.standalone"],
         env=airflow_environment(
             home,
             AIRFLOW__API__HOST="127.0.0.1",
             AIRFLOW__API__PORT=str(api),
             AIRFLOW__API__BASE_URL=url,
             AIRFLOW__API__WORKERS="1",
-            AIRFLOW__CORE__EXECUTION_API_SERVER_URL=f"{url}/execution/",
             AIRFLOW__CORE__PARALLELISM="4",
             AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION="False",
             AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT=str(worker_log),

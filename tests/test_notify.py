@@ -19,7 +19,7 @@ from repository import ROOT, V1, Repository, environment, name
 NOTIFY = """
 import sys
 from types import SimpleNamespace
-import puavo_repository_notify as notify
+from puavo_repository_airflow import notify
 run = SimpleNamespace(dag_id="puavo_repository_prepare", run_id="manual__1+1")
 for notifier in notify.on_failure():
     notifier({"dag_run": run})
@@ -112,7 +112,7 @@ def test_a_failure_says_what_is_wrong_and_where_to_look(
 
 def test_a_late_run_is_reported(tmp_path: Path, webhook: Webhook) -> None:
     done = notify(tmp_path, PUAVO_REPOSITORY_DEADLINE="5.5", **configured(webhook))
-    assert "DEADLINE 5:30:00 puavo_repository_notify.Notifier" in done.stdout, done.stderr
+    assert "DEADLINE 5:30:00 puavo_repository_airflow.notify.Notifier" in done.stdout, done.stderr
     _, (_, sent) = webhook.got
     assert "not done after 5.5 hours" in sent["text"]
     assert "scheduled__2" in sent["text"]

@@ -2,6 +2,10 @@
 
 Starts ``airflow standalone`` with its output in a file, says where to log in and how when it is
 up, and ends all of it on Ctrl-C. Everything else is Airflow's own environment, see the Makefile.
+
+The tasks have an API server of their own. Airflow's waits for SQLite inside its event loop: a
+click that meets the open transaction of a task in the same process would stop both until SQLite
+gives up, and the click would be lost ("database is locked").
 """
 
 from __future__ import annotations
@@ -35,18 +39,18 @@ def main() -> int:
         return 1
     home.mkdir(parents=True, exist_ok=True)
     log = home / "standalone.log"
+    log.unlink(missing_ok=True)
     say(f"Starting Airflow; its output is in {log}")
     signal.signal(signal.SIGTERM, _interrupt)
-    with log.open("w") as output:
-        airflow = subprocess.Popen(
-            ["airflow", "standalone"],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    tasks_port = str(_free_port())
+    tasks_url = f"http://127.0.0.1:{tasks_port}/execution/"
+    airflow = _start(log, "standalone", AIRFLOW__CORE__EXECUTION_API_SERVER_URL=tasks_url)
+    started = [airflow]
     try:
         if _wait(airflow, url):
+            # Only now: the first start of Airflow makes its database and its secrets.
+            tasks = ["api-server", "--apps", "execution", "--host", "127.0.0.1"]
+            started.append(_start(log, *tasks, "--port", tasks_port))
             _announce(home, url)
             return airflow.wait()
         say(f"Airflow did not come up; the end of {log}:\n{_tail(log)}")
@@ -55,7 +59,8 @@ def main() -> int:
         say("Stopping Airflow")
         return 0
     finally:
-        _end(airflow)
+        for process in started:
+            _end(process)
 
 
 def say(text: str) -> None:
@@ -67,6 +72,25 @@ def say(text: str) -> None:
 def _taken(url: str) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((urlsplit(url).hostname or "", urlsplit(url).port or 80)) == 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(log: Path, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
+    """Start a part of Airflow in a session of its own, with its output at the end of the log."""
+    with log.open("a") as output:
+        return subprocess.Popen(
+            ["airflow", *arguments],
+            env={**os.environ, **more},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def _wait(airflow: subprocess.Popen[bytes], url: str) -> bool:

@@ -1,0 +1,1 @@
+"""What the DAGs share, beside the package: that one does not know Airflow."""

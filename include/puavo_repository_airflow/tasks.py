@@ -1,0 +1,61 @@
+"""What the tasks of both DAGs have in common."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import (
+    DAG,
+    Asset,
+    DagRunState,
+    ExceptionRetryPolicy,
+    RetryAction,
+    RetryRule,
+    get_current_context,
+)
+
+Facts = dict[str, Any]
+PREPARED = Asset("puavo-repository-prepared")
+MAPPED_TASKS = 1000  # Airflow maps at most 1024; beyond, a task takes several files
+
+
+def retries(times: int, delay: timedelta, timeout: timedelta) -> Facts:
+    """Return how tasks are tried again: with back-off, and not where that cannot help.
+
+    Args:
+        times: How often, unless the environment says otherwise (`make run` waits for nobody).
+        delay: Before the second try; each later one waits three times as long.
+        timeout: How long one try may take.
+    """
+    permanent = RetryRule(
+        exception="puavo_repository.errors.PermanentError",
+        action=RetryAction.FAIL,
+        reason="only the operator can help: see the message",
+    )
+    return {
+        "retries": int(os.environ.get("PUAVO_REPOSITORY_RETRIES", str(times))),
+        "retry_delay": delay,
+        "retry_exponential_backoff": 3.0,
+        "max_retry_delay": timedelta(minutes=30),
+        "execution_timeout": timeout,
+        "retry_policy": ExceptionRetryPolicy(rules=[permanent]),
+    }
+
+
+def label(*names: str) -> None:
+    """Name the mapped task in the UI after what it works on."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    first = names[0] if names else "nothing new"
+    get_current_context()["label"] = first + more  # type: ignore[typeddict-unknown-key]
+
+
+def run_here(dag: DAG) -> bool:
+    """Run a DAG in this process, for a person who looks on; return whether it went well."""
+    # Airflow's own log lines are for its log files; ours are what a person wants to follow.
+    milestones = logging.getLogger("puavo_repository")
+    milestones.addHandler(logging.StreamHandler())
+    milestones.setLevel(logging.INFO)
+    return bool(dag.test().state == DagRunState.SUCCESS)
