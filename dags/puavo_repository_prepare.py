@@ -30,15 +30,15 @@ from puavo_repository.stages.discover import Inventory
 from puavo_repository.stages.plan import DiffState, Pair
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository_airflow import notify
-from puavo_repository_airflow.tasks import MAPPED_TASKS, PREPARED, Facts, label, retries, run_here
-
-
-def field(kind: str, title: str, description: str, section: str, **more: Any) -> Param:
-    """Return a field of the form that may stay empty; this installation's setting counts then."""
-    return Param(
-        None, type=["null", kind], title=title, description_md=description, section=section, **more
-    )
-
+from puavo_repository_airflow.tasks import (
+    MAPPED_TASKS,
+    PREPARED,
+    Facts,
+    field,
+    label,
+    retries,
+    run_here,
+)
 
 WHERE, WHAT = "Where (empty: as this installation is set up)", "Which rdiffs"
 PARAMS = {

@@ -37,7 +37,15 @@ from puavo_repository.stages.transfer import Placed
 from puavo_repository.storage.publisher_lock import Holder
 from puavo_repository.storage.target import Target, target_of_connection, without_password
 from puavo_repository_airflow import notify
-from puavo_repository_airflow.tasks import MAPPED_TASKS, PREPARED, Facts, label, retries, run_here
+from puavo_repository_airflow.tasks import (
+    MAPPED_TASKS,
+    PREPARED,
+    Facts,
+    field,
+    label,
+    retries,
+    run_here,
+)
 
 UPLOADS = 4  # side by side; each gets its share of the bandwidth
 logger = logging.getLogger("puavo_repository.publish")
@@ -47,13 +55,6 @@ def flag(title: str, description: str, section: str) -> Param:
     """Return a check box of the form."""
     return Param(
         default=False, type="boolean", title=title, description_md=description, section=section
-    )
-
-
-def field(kind: str, title: str, description: str, section: str, **more: Any) -> Param:
-    """Return a field of the form that may stay empty; this installation's setting counts then."""
-    return Param(
-        None, type=["null", kind], title=title, description_md=description, section=section, **more
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from puavo_repository import settings
+from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.errors import SettingsError
 from puavo_repository.settings import Policy
 
@@ -72,6 +73,8 @@ def test_a_host_or_a_url_names_the_repository(images: Path, given: str, url: str
         {"repository": "https://u:secret@host/"},
         {"sources": "newest"},
         {"targets": "-1"},
+        {"jobs": "-1"},
+        {"memory": "0"},
         {"targets": "x"},
         {"max_share": "-0.5"},
         {"no_config": "perhaps"},
@@ -112,3 +115,9 @@ def test_a_policy_chooses_sources(
     sources: str, target: int, count: int, indexes: list[int]
 ) -> None:
     assert Policy(sources=sources).sources_of(target, count) == indexes
+
+
+def test_the_engine_keeps_to_the_cores_and_the_memory_that_are_set(images: Path) -> None:
+    environment = {"PUAVO_REPOSITORY_JOBS": "1", "PUAVO_REPOSITORY_MEMORY": "64"}
+    engine = load(images, environment, engine="anchors:fast").delta_engine()
+    assert engine == AnchorEngine("fast", threads=1, memory=64 << 20)

@@ -15,8 +15,9 @@ from threading import Event
 from typing import Protocol, TypeVar
 
 from puavo_repository import tools
-from puavo_repository.delta.engine import Progress, engine_named
+from puavo_repository.delta.engine import Progress
 from puavo_repository.errors import RepositoryError, SettingsError
+from puavo_repository.formats.names import image_name
 from puavo_repository.settings import Settings
 from puavo_repository.stages.configure import configure
 from puavo_repository.stages.describe import describe, withdraw
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _FINGERPRINT_THREADS = 2  # cores that one image's digests keep busy
+_SPARE = 1  # more at a time than the cores need: takes what the others leave while they wait
 
 
 class Watcher(Protocol):
@@ -79,15 +81,17 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
             "fingerprint",
             {name: sizes[name] for name in first.fingerprints},
             lambda name, progress: fingerprint(settings, name, progress),
-            max(1, settings.cores // _FINGERPRINT_THREADS),
+            settings.cores // _FINGERPRINT_THREADS + _SPARE,
             watcher,
         )
         pairs = plan(settings, inventory, catalogue).pairs(DiffState.MISSING)
+        # The more time between two images, the longer it takes: those first, none alone at the end.
+        pairs.sort(key=_time_apart, reverse=True)
         _each(
             "diff",
             {pair: 2 * sizes[pair.target] for pair in pairs},
             lambda pair, progress: diff(settings, pair, progress),
-            max(1, settings.cores // engine_named(settings.engine).threads) if pairs else 1,
+            settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1,
             watcher,
         )
         described = describe(settings, inventory, catalogue)
@@ -153,6 +157,11 @@ def _each(
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _time_apart(pair: Pair) -> int:
+    source, target = (int(image_name(name).number) for name in (pair.source, pair.target))
+    return abs(source - target)
 
 
 def _name(item: object) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from puavo_repository.delta.engine import DeltaEngine, engine_named
 from puavo_repository.errors import SettingsError, storage_error
 from puavo_repository.formats import defaults_mk
 
@@ -73,7 +74,8 @@ class Settings:
         write_config: Whether the files there are written.
         policy: Which rdiffs are made.
         engine: Name of the delta engine.
-        jobs: How many cores to keep busy.
+        jobs: How many cores to keep busy; 0 for all.
+        memory: Megabytes that the delta engine's index of a source may take.
         remotes: URLs that the mirror is published to, by default none.
     """
 
@@ -85,7 +87,14 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     engine: str = "anchors"
     jobs: int = 0
+    memory: int = 256
     remotes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.jobs < 0:
+            raise SettingsError("jobs", f"{self.jobs}", expected="cores, or 0 for all")
+        if self.memory < 1:
+            raise SettingsError("memory", f"{self.memory}", expected="megabytes, such as 256")
 
     @property
     def config_dir(self) -> Path:
@@ -101,6 +110,10 @@ class Settings:
     def cores(self) -> int:
         """How many cores to keep busy, at least one."""
         return self.jobs or len(os.sched_getaffinity(0))
+
+    def delta_engine(self) -> DeltaEngine:
+        """Return what makes the rdiffs."""
+        return engine_named(self.engine, threads=self.cores, memory=self.memory << 20)
 
 
 def load(options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Settings:
@@ -145,7 +158,8 @@ def load(options: Mapping[str, Any], environment: Mapping[str, str] | None = Non
             max_share=_number("max_share", chosen.get("max_share", Policy.max_share), float),
         ),
         engine=str(chosen.get("engine", Settings.engine)),
-        jobs=_number("jobs", chosen.get("jobs", 0), int),
+        jobs=_number("jobs", chosen.get("jobs", Settings.jobs), int),
+        memory=_number("memory", chosen.get("memory", Settings.memory), int),
         remotes=tuple(str(chosen.get("remote", "")).split()),
     )
 

@@ -12,6 +12,7 @@ from airflow.sdk import (
     Asset,
     DagRunState,
     ExceptionRetryPolicy,
+    Param,
     RetryAction,
     RetryRule,
     get_current_context,
@@ -43,6 +44,13 @@ def retries(times: int, delay: timedelta, timeout: timedelta) -> Facts:
         "execution_timeout": timeout,
         "retry_policy": ExceptionRetryPolicy(rules=[permanent]),
     }
+
+
+def field(kind: str, title: str, description: str, section: str, **more: Any) -> Param:
+    """Return a field of the form that may stay empty; this installation's setting counts then."""
+    return Param(
+        None, type=["null", kind], title=title, description_md=description, section=section, **more
+    )
 
 
 def label(*names: str) -> None:

@@ -118,7 +118,7 @@ def test_a_wrong_rdiff_never_gets_its_name(
             command = b"\x50" + bytes(4) + size.to_bytes(8, "big")
             sink(memoryview(bytes.fromhex("72730236") + command + b"\x00"))
 
-    monkeypatch.setattr("puavo_repository.stages.diff.engine_named", lambda _: Liar())
+    monkeypatch.setattr(Settings, "delta_engine", lambda _: Liar())
     with pytest.raises(ProofError, match=PAIR.rdiff):
         diff(settings, PAIR)
     assert os.listdir(rdiff_path(settings).parent) == []

@@ -48,7 +48,7 @@ class Effort:
     dense: int
 
 
-EFFORTS = {"fast": Effort(512, 0), "default": Effort(512, 8), "small": Effort(256, 3)}
+EFFORTS = {"fast": Effort(512, 0), "default": Effort(512, 12), "small": Effort(256, 3)}
 
 
 def _cores() -> int:

@@ -75,13 +75,21 @@ class DeltaEngine(Protocol):
         """
 
 
-def engine_named(name: str) -> DeltaEngine:
-    """Return the engine with that name: ``anchors``, ``anchors:<effort>`` or ``librsync``."""
+def engine_named(name: str, **limits: int) -> DeltaEngine:
+    """Return the engine with that name: ``anchors``, ``anchors:<effort>`` or ``librsync``.
+
+    Args:
+        name: Its name.
+        limits: Of the anchor engine: ``threads`` and ``memory``, see there.
+
+    Raises:
+        SettingsError: There is none.
+    """
     kind, _, effort = name.partition(":")
     if kind == "anchors":
         from puavo_repository.delta.anchor_engine import AnchorEngine
 
-        return AnchorEngine(effort or "default")
+        return AnchorEngine(effort or "default", **limits)
     if name == "librsync":
         from puavo_repository.delta.librsync import LibrsyncEngine
 

@@ -34,7 +34,8 @@ from puavo_repository.formats.rdiff import check_commands
 LIBRARY = "librsync.so.2"
 _DONE, _BLOCKED, _IO_ERROR, _INPUT_ENDED = 0, 1, 100, 103  # rs_result
 _BLAKE2_SIGNATURE = 0x72730137  # RS_BLAKE2_SIG_MAGIC
-_INPUT, _OUTPUT = 1 << 20, 4 << 20  # bytes of the buffers of a job
+# Bytes of the buffers of a job: small enough for a core's own cache, large enough for few calls.
+_INPUT, _OUTPUT = 1 << 18, 1 << 18
 
 
 class _Buffers(ctypes.Structure):

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from puavo_repository.delta.engine import DeltaEngine, Progress, Side, engine_named, no_progress
+from puavo_repository.delta.engine import DeltaEngine, Progress, Side, no_progress
 from puavo_repository.errors import (
     DeltaError,
     ImageChangingError,
@@ -168,7 +168,7 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
     part = files.part_path(job.path)
     try:
         files.make_folder(job.path.parent)
-        engine = engine_named(settings.engine)
+        engine = settings.delta_engine()
         digests = _write(engine, job, part, progress)
         if is_too_large(digests.size, job.target_size, settings.policy):
             job.check_images()

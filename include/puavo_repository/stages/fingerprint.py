@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from puavo_repository import tools
-from puavo_repository.delta.engine import ImageIndexer, Progress, engine_named, no_progress
+from puavo_repository.delta.engine import ImageIndexer, Progress, no_progress
 from puavo_repository.errors import (
     ImageChangingError,
     ImageError,
@@ -72,7 +72,7 @@ def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) ->
             identity = Identity.of(os.fstat(image.fileno()))
             _check_squashfs(path, image, identity.size)
             puavo_conf = read_puavo_conf(path, mirror.state.scratch)
-            indexer = engine_named(settings.engine).indexer(identity.size)
+            indexer = settings.delta_engine().indexer(identity.size)
             with Digester([indexer.update] if indexer else []) as digester:
                 _feed(image, digester, progress)
                 digests = digester.digests()

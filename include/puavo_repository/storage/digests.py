@@ -10,7 +10,7 @@ from types import TracebackType
 
 from puavo_repository.formats.metadata import Digests
 
-BLOCK_SIZE = 4 << 20  # bytes; large enough that Python's part in the work vanishes
+BLOCK_SIZE = 1 << 20  # bytes; large enough that Python's part in the work vanishes
 _DEPTH = 4  # blocks that a slow consumer may lie behind; bounds the memory
 
 Consumer = Callable[[memoryview], None]
