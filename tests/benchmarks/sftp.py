@@ -11,7 +11,6 @@ of it back before it counts as sent; ``sftp`` does neither (``put -f`` does the 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import resource
 import statistics
@@ -30,6 +29,7 @@ from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_plan import How, Transfer
 from puavo_repository.stages.publisher import Publisher
+from puavo_repository.storage.mirror import Mirror
 from repository import Quiet
 from servers import Proxy, Sshd, running, tool
 
@@ -45,13 +45,15 @@ class Bench:
         self._image = image
         self._size = image.stat().st_size
         self._server = server
-        with image.open("rb") as stream:
-            self._sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        self._mirror = prepared(home / "one", image)
+        known = Mirror(self._mirror).state.images.get(image.name)
+        assert known is not None
+        self._sha256 = known.digests.sha256
 
     def ours(self, port: int) -> None:
         target = self._server.target(self.remote, port)
         item = Transfer(self._image.name, self._size, self._sha256, How.UPLOADED)
-        with Publisher(self._image.parent, target, Options()) as publisher:
+        with Publisher(self._mirror, target, Options()) as publisher:
             publisher.transfer(item)
 
     def openssh(self, port: int, flags: str = "") -> None:
@@ -75,6 +77,18 @@ class Bench:
         return self._size / 1e6 / seconds
 
 
+def prepared(home: Path, *images: Path) -> Path:
+    """Add images to a repository and prepare it; return its mirror."""
+    folder = home / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    for image in images:
+        os.link(image, folder / image.name)
+    options = {"image_dir": folder, "puavo_os": home / "puavo-os", "sources": "older"}
+    found = settings.load(options, {})
+    prepare.prepare(found, Quiet(), "benchmark")
+    return found.mirror_dir
+
+
 def compare(bench: Bench, port: int, rounds: int, title: str) -> None:
     """Send the image both ways by turns, and print medians."""
     ways = {
@@ -95,26 +109,18 @@ def compare(bench: Bench, port: int, rounds: int, title: str) -> None:
 
 def night(home: Path, server: Sshd, old: Path, new: Path) -> None:
     """Publish a new image to a server that has the old one, and print what travels."""
-    images, remote = home / "images", home / "published"
-    images.mkdir()
+    remote = home / "published"
     remote.mkdir()
-    os.link(old, images / old.name)
-    found = settings.load({"image_dir": images, "puavo_os": home / "puavo-os"}, {})
-    prepare.prepare(found, Quiet(), "benchmark")
     with Proxy(server.port) as proxy:
         target = server.target(remote, proxy.port)
-        publish(found.mirror_dir, target)
-        os.link(new, images / new.name)
-        found = settings.load(
-            {"image_dir": images, "puavo_os": home / "puavo-os", "sources": "older"}, {}
-        )
-        prepare.prepare(found, Quiet(), "benchmark")
+        publish(prepared(home / "night", old), target)
+        mirror = prepared(home / "night", new)
         proxy.sent = 0
-        report = publish(found.mirror_dir, target)
+        report = publish(mirror, target)
         sent = proxy.sent
         proxy.sent = 0
-        again = publish(found.mirror_dir, target)
-        rdiff = sum(path.stat().st_size for path in (found.mirror_dir / "rdiffs").glob("*.rdiff"))
+        again = publish(mirror, target)
+        rdiff = sum(path.stat().st_size for path in (mirror / "rdiffs").glob("*.rdiff"))
         same = subprocess.run([tool("cmp"), new, remote / new.name], check=False).returncode == 0
         how = "assembled there" if report.assembled else "uploaded"
         print(f"\nNew image: {how}, identical: {same}, {report.seconds:.1f} s")

@@ -87,11 +87,11 @@ def _connections(tree: RemoteTree, size: int, limit: int) -> int:
     """Return how many connections are worth their while for ``size`` bytes.
 
     OpenSSH lets 2 MiB a connection be on their way, so a long round trip needs several. On a
-    short one a second connection sends while the first waits for the server's disk.
+    short one others send while one waits for the server's disk.
     """
     if size < SEVERAL:
         return 1
-    return limit if tree.round_trip > LONG_TRIP else min(2, limit)
+    return limit if tree.round_trip > LONG_TRIP else min(3, limit)
 
 
 def _help(item: Transfer, source: int, pieces: _Pieces, ways: Ways) -> None:
