@@ -21,7 +21,7 @@ from airflow.sdk import (
     task,
 )
 
-from puavo_repository import settings, stages, tools
+from puavo_repository import printed, settings, stages, tools
 from puavo_repository.progress import LoggedProgress
 from puavo_repository.settings import Policy, Settings
 from puavo_repository.stages.configure import Catalogue
@@ -197,7 +197,7 @@ def puavo_repository_prepare() -> None:
     def dry_run(night: Facts) -> bool:
         if is_dry_run():
             made = stages.plan.plan(chosen(), *facts(night))
-            stages.report.render_plan(made)
+            printed.render_plan(made)
             get_current_context()["ti"].xcom_push("plan", made.to_dict())
         return not is_dry_run()
 
@@ -250,7 +250,7 @@ def puavo_repository_prepare() -> None:
             pairs=[Pair(*names) for batch in rdiffs for names in batch],
             seconds=since_start(),
         )
-        stages.report.render(found)
+        printed.render(found)
         get_current_context()["ti"].xcom_push("report", found.to_dict())
         found.checked()
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from puavo_repository import bars, prepare, settings
+from puavo_repository import bars, prepare, printed, settings
 from puavo_repository.errors import RepositoryError, SettingsError, printable
 from puavo_repository.progress import TransferProgress
 from puavo_repository.stages.plan import Plan
-from puavo_repository.stages.report import Report, render, render_plan
+from puavo_repository.stages.report import Report
 
 if TYPE_CHECKING:
     from puavo_repository.stages.publish_report import PublishReport
@@ -90,9 +90,9 @@ def _publishing(
 
 def _render(done: Plan | Report, published: list[PublishReport]) -> None:
     if isinstance(done, Plan):
-        render_plan(done)
+        printed.render_plan(done)
     else:
-        render(done)
+        printed.render(done)
     for report in published:
         for line in report.plan if report.dry_run else report.lines()[:1]:
             sys.stdout.write(f"{'would: ' if report.dry_run else ''}{printable(line)}\n")

@@ -104,7 +104,7 @@ def engine(
 
 
 def _serve() -> None:
-    from puavo_repository.delta import librsync
+    from puavo_repository.delta import proof
     from puavo_repository.delta.engine import Side, engine_named
 
     name, source, target, out, anchors, prove = json.load(sys.stdin)
@@ -130,12 +130,11 @@ def _serve() -> None:
         started = time.perf_counter()
         made.delta(Side(paths[0], kept, "benchmark"), Side(paths[1]), sink)
         seconds = time.perf_counter() - started
-    proof = 0.0
+    started = time.perf_counter()
     if prove:
-        started = time.perf_counter()
-        librsync.prove(*paths)
-        proof = time.perf_counter() - started
-    print(json.dumps({"seconds": seconds, "memory": memory.most, "size": size, "proof": proof}))
+        proof.prove(*paths)
+    proving = time.perf_counter() - started if prove else 0.0
+    print(json.dumps({"seconds": seconds, "memory": memory.most, "size": size, "proof": proving}))
 
 
 if __name__ == "__main__":

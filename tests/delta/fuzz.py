@@ -15,9 +15,10 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
-from puavo_repository.delta import anchor_engine, anchors, index, librsync
+from puavo_repository.delta import anchor_engine, anchors, index
 from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
 from puavo_repository.delta.engine import Side
+from puavo_repository.delta.proof import prove
 from puavo_repository.demo import make_demo_images
 from puavo_repository.formats.rdiff import Copy, commands
 
@@ -98,7 +99,7 @@ def check(seed: int) -> None:
         ):
             engine.delta(Side(source), Side(target), lambda data: _ignore(stream.write(data)))
         try:
-            librsync.prove(source, target, rdiff)
+            prove(source, target, rdiff)
             assert applied(rdiff, old) == new
             assert rdiff.stat().st_size <= len(new) + 6 * (len(new) // block + 1) + 5
         except Exception as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from delta.pairs import Pair, noise
-from puavo_repository.delta import librsync
+from puavo_repository.delta import proof
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.librsync import LibrsyncEngine
 from puavo_repository.errors import ProofError, StorageError
@@ -23,7 +23,7 @@ def pair(tmp_path: Path) -> Pair:
 
 def prove(pair: Pair) -> None:
     source, target = pair.sides
-    librsync.prove(source.path, target.path, pair.rdiff)
+    proof.prove(source.path, target.path, pair.rdiff)
 
 
 def test_both_engines_make_what_is_proven(pair: Pair) -> None:
@@ -36,7 +36,7 @@ def test_the_proof_tells_its_progress(pair: Pair) -> None:
     pair.make(AnchorEngine())
     told: list[int] = []
     source, target = pair.sides
-    librsync.prove(source.path, target.path, pair.rdiff, told.append)
+    proof.prove(source.path, target.path, pair.rdiff, told.append)
     assert sum(told) == len(pair.target)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from puavo_repository.delta import librsync
+from puavo_repository.delta.proof import prove
 from puavo_repository.errors import ImageChangingError, ProofError, StorageRefusedError
 from puavo_repository.settings import Settings
 from puavo_repository.stages.diff import ADOPTED, diff
@@ -84,7 +84,7 @@ def test_an_unsound_rdiff_is_made_anew(settings: Settings, damage: str) -> None:
         }[damage]
     )
     assert diff(settings, PAIR).engine != ADOPTED
-    librsync.prove(settings.image_dir / PAIR.source, settings.image_dir / PAIR.target, path)
+    prove(settings.image_dir / PAIR.source, settings.image_dir / PAIR.target, path)
 
 
 def test_what_is_larger_than_the_policy_wants_is_remembered_not_kept(

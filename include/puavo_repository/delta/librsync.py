@@ -24,18 +24,16 @@ from puavo_repository.delta.machine import pread
 from puavo_repository.errors import (
     DeltaError,
     ImageChangingError,
-    ProofError,
     SettingsError,
     StorageError,
     storage_error,
 )
-from puavo_repository.formats.rdiff import check_commands
 
 LIBRARY = "librsync.so.2"
 _DONE, _BLOCKED, _IO_ERROR, _INPUT_ENDED = 0, 1, 100, 103  # rs_result
 _BLAKE2_SIGNATURE = 0x72730137  # RS_BLAKE2_SIG_MAGIC
 # Bytes of the buffers of a job: small enough for a core's own cache, large enough for few calls.
-_INPUT, _OUTPUT = 1 << 18, 1 << 18
+INPUT, OUTPUT = 1 << 18, 1 << 18
 
 
 class _Buffers(ctypes.Structure):
@@ -83,13 +81,6 @@ def library() -> ctypes.CDLL:
         function.restype, function.argtypes = result, arguments
     lib.rs_trace_set_level(0)  # what goes wrong is raised, not printed
     return lib
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None)
-    libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-    return libc
 
 
 @dataclass(frozen=True)
@@ -171,86 +162,12 @@ def read_basis(descriptor: int, position: int, length: Any, out: Any) -> int:
     return _DONE
 
 
-def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progress) -> None:
-    """Prove an rdiff: it applies with librsync, and gives the target byte for byte.
-
-    Args:
-        source: The image that clients have.
-        target: The image that they want.
-        rdiff: What is to be proven.
-        progress: Told of the bytes of the target that were compared.
-
-    Raises:
-        ProofError: It does not; the text says where.
-        ImageChangingError: The target is shorter than it was a moment ago.
-    """
-    try:
-        check_commands(rdiff)
-        with _Comparison(target, rdiff, progress) as comparison:
-            patch(source, rdiff, comparison.feed)
-            comparison.finish()
-    except ProofError:
-        raise
-    except DeltaError as error:
-        raise ProofError(
-            rdiff, f"this rdiff cannot be applied: {error.problem}", found=error.found
-        ) from error
-
-
-class _Comparison:
-    """Compares a stream with a file, block by block."""
-
-    def __init__(self, target: Path, rdiff: Path, progress: Progress) -> None:
-        self._target, self._rdiff, self._progress = target, rdiff, progress
-        self._position = 0
-        self._buffer = bytearray(_OUTPUT)
-
-    def __enter__(self) -> _Comparison:
-        self._file = self._target.open("rb", buffering=0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def feed(self, block: memoryview) -> None:
-        wanted = memoryview(self._buffer)[: len(block)]
-        length = self._file.readinto(wanted) or 0
-        while 0 < length < len(block):
-            more = self._file.readinto(wanted[length:])
-            if not more:
-                break
-            length += more
-        if length < len(block) or _libc().memcmp(_address(wanted), _address(block), len(block)):
-            raise self._differs(bytes(block), bytes(wanted[:length]))
-        self._position += len(block)
-        self._progress(len(block))
-
-    def finish(self) -> None:
-        if self._file.read(1):
-            raise ProofError(
-                self._rdiff,
-                f"applied, it does not give all of {self._target.name}",
-                expected=f"{os.fstat(self._file.fileno()).st_size} bytes",
-                found=f"{self._position} bytes",
-            )
-
-    def _differs(self, found: bytes, wanted: bytes) -> ProofError:
-        same = next(
-            (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(wanted)
-        )
-        return ProofError(
-            self._rdiff,
-            f"applied, it does not give {self._target.name}: "
-            f"the first difference is at byte {self._position + same}",
-        )
-
-
 class _Input:
     """A file read in blocks into one buffer that a job consumes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.buffer = bytearray(_INPUT)
+        self.buffer = bytearray(INPUT)
 
     def __enter__(self) -> _Input:
         try:
@@ -282,7 +199,7 @@ class _Feeder:
         self._job, self._path = job, path
 
     def feed(self, block: memoryview) -> None:
-        self._iterate(_address(block), len(block), end=False)
+        self._iterate(address_of(block), len(block), end=False)
 
     def finish(self) -> None:
         self._iterate(None, 0, end=True)
@@ -296,9 +213,9 @@ class _Feeder:
 
 def _drive(job: int, source: _Input, sink: Sink, progress: Progress, path: Path) -> None:
     """Run a job to its end: input from a file, output to a sink."""
-    output = bytearray(_OUTPUT)
+    output = bytearray(OUTPUT)
     out = memoryview(output)
-    into, start = _address(memoryview(source.buffer)), _address(out)
+    into, start = address_of(memoryview(source.buffer)), address_of(out)
     buffers = _Buffers(into, 0, 0, start, len(output))
     result = _BLOCKED
     while result == _BLOCKED:
@@ -345,5 +262,6 @@ def _basis(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _address(block: memoryview) -> int:
+def address_of(block: memoryview) -> int:
+    """Return where a block lies in memory."""
     return ctypes.addressof(ctypes.c_char.from_buffer(block)) if len(block) else 0

@@ -142,12 +142,12 @@ def _known(settings: Settings, mirror: Mirror, job: _Job) -> RdiffRecord | None:
 
 def _adopt(mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord | None:
     """Prove an rdiff that another system made; None if there is none, or it is not sound."""
-    from puavo_repository.delta import librsync  # compiled code: only a run with work loads it
+    from puavo_repository.delta.proof import prove  # compiled code: only a run with work loads it
 
     if not job.path.exists() or mirror.state.rdiffs.get(job.name) is not None:
         return None
     try:
-        librsync.prove(job.source.path, job.target.path, job.path, progress)
+        prove(job.source.path, job.target.path, job.path, progress)
         with job.path.open("rb", buffering=0) as stream, Digester() as digester:
             while block := stream.read(BLOCK_SIZE):
                 digester.update(block)
@@ -162,7 +162,7 @@ def _adopt(mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord | None:
 
 
 def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord:
-    from puavo_repository.delta import librsync
+    from puavo_repository.delta.proof import prove
 
     started = time.monotonic()
     part = files.part_path(job.path)
@@ -173,7 +173,7 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
         if is_too_large(digests.size, job.target_size, settings.policy):
             job.check_images()
             return job.record(digests, engine.name, None)
-        librsync.prove(job.source.path, job.target.path, part, progress)
+        prove(job.source.path, job.target.path, part, progress)
         job.check_images()
         if job.path.exists():
             mirror.withdraw({f"rdiffs/{job.name}"})
