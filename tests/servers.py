@@ -83,9 +83,17 @@ class Sshd:
             Path("/run/sshd").mkdir(exist_ok=True)  # where sshd confines its unprivileged half
         command = [tool("sshd"), "-D", "-e", "-f", str(config)]
         if self.full_disk:
-            mount = f"mount -t tmpfs -o size={self.disk_size},mode=777 none '{self.full_disk}'"
+            # In a chroot, "/" is no mount that could be made private: what is mounted there may
+            # show outside as well.
+            mount = (
+                "mount --make-rprivate / 2>/dev/null; "
+                f"mount -t tmpfs -o size={self.disk_size},mode=777 none '{self.full_disk}'"
+            )
             apart = ["-m"] if os.geteuid() == 0 else ["-cm", "--keep-caps"]
-            command = [tool("unshare"), *apart, "sh", "-c", f"{mount} && exec {' '.join(command)}"]
+            command = [
+                *(tool("unshare"), *apart, "--propagation", "unchanged"),
+                *("sh", "-c", f"{mount} && exec {' '.join(command)}"),
+            ]
         with (self.home / "sshd.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for_port(self.port, self.process)
@@ -94,6 +102,8 @@ class Sshd:
         if self.process:
             self.process.terminate()
             self.process.wait(10)
+        if self.full_disk and self.full_disk.is_mount():
+            subprocess.run([tool("umount"), self.full_disk], check=True)
 
     def target(self, path: Path | str, port: int | None = None) -> Target:
         return Target(

@@ -282,10 +282,11 @@ def test_an_ordinary_user_needs_no_root(open_repository: Repository) -> None:
 
 # This machine's Python may lie where only root can read: a first run elsewhere loads all of it.
 AS_NOBODY = """
-import os, pwd, sys
+import contextlib, io, os, pwd, sys
 from puavo_repository import cli
 if os.getuid() == 0:
-    assert cli.main(["--json", sys.argv.pop(1)]) == 0
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert cli.main([sys.argv.pop(1)]) == 0
     user = pwd.getpwnam("nobody")
     os.setgroups([])
     os.setgid(user.pw_gid)
