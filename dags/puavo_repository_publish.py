@@ -1,7 +1,7 @@
 """Publish the mirror: plan, upload, assemble, switch, prune, verify, report.
 
 Runs whenever the mirror was prepared, and by hand with a form. A remote is an URL
-(`sftp://user@host/path`, `file:///path`) or the id of an Airflow connection of type `sftp` with
+(`sftp://user@host/path`, `file:///path`) or the id of an Airflow connection with host, login, and
 `{"path": "/folder/on/the/server", "host_key": "ssh-ed25519 AAAA…"}` in its extra. Each remote
 goes its own way: one that cannot be reached does not hold back another. Clients find a
 complete repository at every moment, whatever is interrupted.

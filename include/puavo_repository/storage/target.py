@@ -101,7 +101,7 @@ def target_of_connection(
     password: str | None,
     extra: dict[str, Any],
 ) -> Target:
-    """Build a target from the fields of an Airflow connection of type ``sftp`` or ``ssh``.
+    """Build a target from the fields of an Airflow connection, whatever its type.
 
     Read from ``extra``: ``path`` (the folder on the server, needed), ``host_key`` (type and
     base64, or base64 alone), ``key_file``, ``private_key``, ``private_key_passphrase``.
