@@ -1,4 +1,4 @@
-"""A real Airflow with its scheduler, started as ``make airflow`` starts it."""
+"""A real Airflow: code in a process beside it, or all of it as ``make airflow`` has it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,53 @@ def airflow_environment(home: Path, **more: str) -> dict[str, str]:
         PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         **more,
     )
+
+
+def migrated(home: Path, **more: str) -> dict[str, str]:
+    """Return the environment of an Airflow whose embedded database is ready."""
+    found = airflow_environment(home, **more)
+    subprocess.run(["airflow", "db", "migrate"], env=found, capture_output=True, check=True)
+    return found
+
+
+def beside(airflow: dict[str, str], code: str, *arguments: str, **more: str) -> dict[str, Any]:
+    """Run code in a process of its own: Airflow reads its settings when it is first imported.
+
+    Returns:
+        The JSON after ``RESULT`` that it printed, and all that it printed as ``log``.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**airflow, **more},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert results, done.stdout[-3000:] + done.stderr[-6000:]
+    return {**json.loads(results[-1].removeprefix("RESULT ")), "log": done.stdout + done.stderr}
+
+
+RUN_DAG = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1])
+assert not bag.import_errors, bag.import_errors
+run = bag.dags[sys.argv[2]].test(run_conf=json.loads(sys.argv[3]))
+tasks = [
+    (ti.task_id, ti.rendered_map_index or "", str(ti.state)) for ti in run.get_task_instances()
+]
+print("RESULT " + json.dumps({"state": str(run.state), "tasks": sorted(tasks)}))
+"""
+
+
+def run_dag(
+    airflow: dict[str, str], dag_id: str, conf: dict[str, Any], **more: str
+) -> dict[str, Any]:
+    """Run a DAG in one process, without waiting for retries; return state, tasks and log."""
+    more["PUAVO_REPOSITORY_RETRIES"] = "0"
+    return beside(airflow, RUN_DAG, str(ROOT / "dags"), dag_id, json.dumps(conf), **more)
 
 
 def free_ports(count: int) -> list[int]:

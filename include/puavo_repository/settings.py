@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from puavo_repository.delta.engine import DeltaEngine, engine_named
+from puavo_repository.delta.engine import DeltaEngine
+from puavo_repository.delta.engines import engine_named
 from puavo_repository.errors import SettingsError, storage_error
 from puavo_repository.formats import defaults_mk
 

@@ -105,7 +105,8 @@ def engine(
 
 def _serve() -> None:
     from puavo_repository.delta import proof
-    from puavo_repository.delta.engine import Side, engine_named
+    from puavo_repository.delta.engine import Side
+    from puavo_repository.delta.engines import engine_named
 
     name, source, target, out, anchors, prove = json.load(sys.stdin)
     made = engine_named(name)

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
+from airflow_server import PREPARE, beside, run_dag
+from repository import AMXA, ROOT, V1, V2, V3, V4, Repository, name, public
 
-from repository import AMXA, ROOT, V1, V2, V3, V4, Repository, environment, name, public
-
-# Runs in a process of its own: Airflow reads its settings when it is first imported.
-RUN = """
-import json, sys
-from airflow.dag_processing.dagbag import DagBag
-bag = DagBag(sys.argv[1])
-assert not bag.import_errors, bag.import_errors
-dag = bag.dags["puavo_repository_prepare"]
-run = dag.test(run_conf=json.loads(sys.argv[2]))
-tasks = [
-    (ti.task_id, ti.rendered_map_index or "", str(ti.state)) for ti in run.get_task_instances()
-]
-print("RESULT " + json.dumps({"state": str(run.state), "tasks": sorted(tasks)}))
-"""
 INSPECT = """
 import json, sys
 from puavo_repository import errors
@@ -59,37 +41,7 @@ print("RESULT " + json.dumps({"errors": bag.import_errors, "dags": dags}))
 """
 
 
-@pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the environment of an Airflow with an embedded database of its own."""
-    home = tmp_path_factory.mktemp("airflow")
-    found = environment(
-        AIRFLOW_HOME=str(home),
-        AIRFLOW__CORE__DAGS_FOLDER=str(ROOT / "dags"),
-        AIRFLOW__CORE__PLUGINS_FOLDER=str(home / "plugins"),
-        AIRFLOW__CORE__LOAD_EXAMPLES="False",
-        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    )
-    subprocess.run(["airflow", "db", "migrate"], env=found, capture_output=True, check=True)
-    return found
-
-
-def python(code: str, airflow: dict[str, str], *arguments: str, **more: str) -> Any:
-    """Run code beside Airflow; return what it printed as its result."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / "dags"), *arguments],
-        env={**airflow, **more},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert results, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads(results[-1].removeprefix("RESULT "))
-
-
-def run_dag(airflow: dict[str, str], repository: Repository, /, **params: Any) -> Any:
+def prepare(airflow: dict[str, str], repository: Repository, /, **params: Any) -> Any:
     """Run the prepare DAG over a repository, without waiting for retries."""
     conf = {
         "image_dir": str(repository.images),
@@ -97,11 +49,11 @@ def run_dag(airflow: dict[str, str], repository: Repository, /, **params: Any) -
         "puavo_os": str(repository.puavo_os),
         **params,
     }
-    return python(RUN, airflow, json.dumps(conf), PUAVO_REPOSITORY_RETRIES="0")
+    return run_dag(airflow, PREPARE, conf)
 
 
 def test_the_dag_reads_as_designed(airflow: dict[str, str]) -> None:
-    found = python(INSPECT, airflow)
+    found = beside(airflow, INSPECT, str(ROOT / "dags"))
     assert found["errors"] == {}
     dag = found["dags"]["puavo_repository_prepare"]
     order = ["discover", "configure", "dry_run", "plan", "fingerprint", "pairs", "diff"]
@@ -126,7 +78,7 @@ def test_command_and_dag_leave_the_same_mirror(airflow: dict[str, str], tmp_path
     by_command.seed()
     by_dag.seed()
     assert by_command.command("-r", "images.example").returncode == 0
-    found = run_dag(airflow, by_dag, repository="images.example")
+    found = prepare(airflow, by_dag, repository="images.example")
     assert found["state"] == "success"
     assert public(by_dag.mirror) == public(by_command.mirror)
     assert by_dag.check() == 9
@@ -135,7 +87,7 @@ def test_command_and_dag_leave_the_same_mirror(airflow: dict[str, str], tmp_path
     assert f"{AMXA}-{V1}--{V4}-amd64.rdiff" in [
         label for task, label, _ in found["tasks"] if task == "diff"
     ]
-    again = run_dag(airflow, by_dag, repository="images.example")
+    again = prepare(airflow, by_dag, repository="images.example")
     assert again["state"] == "success"
     # A skipped task would take what follows with it: nothing would be described or published.
     assert {state for _, _, state in again["tasks"]} == {"success"}
@@ -146,7 +98,7 @@ def test_a_dry_run_ends_after_its_plan_and_changes_nothing(
     airflow: dict[str, str], repository: Repository
 ) -> None:
     repository.add(name(V1))
-    found = run_dag(airflow, repository, dry_run=True)
+    found = prepare(airflow, repository, dry_run=True)
     assert found["state"] == "success"
     done = {task for task, _, state in found["tasks"] if state == "success"}
     assert done == {"discover", "configure", "dry_run"}
@@ -160,7 +112,7 @@ def test_one_bad_image_fails_the_run_and_not_the_mirror(
     for version in (V1, V2):
         repository.add(name(version))
     (repository.images / name(V3)).write_bytes(b"no image")
-    found = run_dag(airflow, repository)
+    found = prepare(airflow, repository)
     assert found["state"] == "failed"
     states = {(task, label): state for task, label, state in found["tasks"]}
     assert states["fingerprint", name(V3)] == "failed"
@@ -176,6 +128,6 @@ def test_a_bad_configuration_fails_before_anything_is_changed(
 ) -> None:
     repository.add(name(V1))
     repository.write_config("buster", "{")
-    found = run_dag(airflow, repository, no_config=True)
+    found = prepare(airflow, repository, no_config=True)
     assert found["state"] == "failed"
     assert public(repository.mirror) == {}

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from airflow_server import PUBLISH, beside, run_dag
 from mirrors import add_image, make_mirror, tree_of, walk
 from puavo_repository.stages.publish import publish as publish_directly
-from repository import ROOT, environment
+from repository import ROOT
 from servers import Sshd, running
 
-# Runs in a process of its own: Airflow reads its settings when it is first imported.
-RUN = """
-import json, sys
-from airflow.dag_processing.dagbag import DagBag
-bag = DagBag(sys.argv[1])
-assert not bag.import_errors, bag.import_errors
-run = bag.dags["puavo_repository_publish"].test(run_conf=json.loads(sys.argv[2]))
-tasks = [
-    (ti.task_id, ti.rendered_map_index or "", str(ti.state)) for ti in run.get_task_instances()
-]
-print("RESULT " + json.dumps({"state": str(run.state), "tasks": sorted(tasks)}))
-"""
 INSPECT = """
 import json, sys
 from puavo_repository import errors
@@ -57,40 +43,11 @@ print("RESULT " + json.dumps({
 """
 
 
-@pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the environment of an Airflow with an embedded database of its own."""
-    home = tmp_path_factory.mktemp("airflow")
-    found = environment(
-        AIRFLOW_HOME=str(home),
-        AIRFLOW__CORE__DAGS_FOLDER=str(ROOT / "dags"),
-        AIRFLOW__CORE__PLUGINS_FOLDER=str(home / "plugins"),
-        AIRFLOW__CORE__LOAD_EXAMPLES="False",
-        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    )
-    subprocess.run(["airflow", "db", "migrate"], env=found, capture_output=True, check=True)
-    return found
-
-
-def python(code: str, airflow: dict[str, str], *arguments: str, **more: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / "dags"), *arguments],
-        env={**airflow, "PUAVO_REPOSITORY_RETRIES": "0", **more},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert results, done.stdout[-3000:] + done.stderr[-6000:]
-    return {**json.loads(results[-1].removeprefix("RESULT ")), "log": done.stdout + done.stderr}
-
-
 def publish(airflow: dict[str, str], mirror: Path, mirrors: list[str], /, **more: Any) -> Any:
     params = {key: value for key, value in more.items() if not key.isupper()}
     conf = {"image_dir": str(mirror.parent), "mirror_dir": str(mirror), "mirrors": mirrors}
     settings = {key: value for key, value in more.items() if key.isupper()}
-    return python(RUN, airflow, json.dumps({**conf, **params}), **settings)
+    return run_dag(airflow, PUBLISH, {**conf, **params}, **settings)
 
 
 @pytest.fixture
@@ -100,7 +57,7 @@ def mirror(tmp_path: Path) -> Path:
 
 
 def test_the_dag_reads_as_designed(airflow: dict[str, str]) -> None:
-    found = python(INSPECT, airflow)
+    found = beside(airflow, INSPECT, str(ROOT / "dags"))
     assert found["errors"] == {}
     assert found["mapped"] == ["assemble", "plan", "prune", "switch", "upload", "verify"]
     assert found["leaves"] == ["report"]

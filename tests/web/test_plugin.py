@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from airflow_server import airflow_environment
+from airflow_server import beside, migrated
 from web.mirrors import make_mirror
 
 # Runs in a process of its own: Airflow reads its settings when it is first imported.
@@ -59,20 +57,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     images = tmp_path_factory.mktemp("images")
     make_mirror(images / "mirror", images=2)
     secret = {"PUAVO_REPOSITORY_REMOTE": "sftp://user:hunter2@backup.example/mirror"}
-    environment = airflow_environment(home, PUAVO_REPOSITORY_IMAGE_DIR=str(images), **secret)
-    subprocess.run(["airflow", "db", "migrate"], env=environment, capture_output=True, check=True)
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps(PATHS)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert results, done.stdout[-3000:] + done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(results[-1].removeprefix("RESULT "))
-    return found
+    airflow = migrated(home, PUAVO_REPOSITORY_IMAGE_DIR=str(images), **secret)
+    return beside(airflow, ASK, json.dumps(PATHS))
 
 
 def statuses(asked: dict[str, Any], name: str) -> dict[str, int]:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from puavo_repository.errors import SettingsError
-
 Sink = Callable[[memoryview], None]
 """Takes the next bytes of the rdiff. They are used up when it returns, so that the caller may
 reuse the buffer; blocks of some megabytes keep it off the critical path."""
@@ -73,29 +71,3 @@ class DeltaEngine(Protocol):
             DeltaError: The engine cannot do it.
             ImageChangingError: A file changed its size while it was read.
         """
-
-
-def engine_named(name: str, **limits: int) -> DeltaEngine:
-    """Return the engine with that name: ``anchors``, ``anchors:<effort>`` or ``librsync``.
-
-    Args:
-        name: Its name.
-        limits: Of the anchor engine: ``threads`` and ``memory``, see there.
-
-    Raises:
-        SettingsError: There is none.
-    """
-    kind, _, effort = name.partition(":")
-    if kind == "anchors":
-        from puavo_repository.delta.anchor_engine import AnchorEngine
-
-        return AnchorEngine(effort or "default", **limits)
-    if name == "librsync":
-        from puavo_repository.delta.librsync import LibrsyncEngine
-
-        return LibrsyncEngine()
-    raise SettingsError(
-        "delta engine",
-        f"there is none called {name!r}",
-        expected="anchors, anchors:fast, anchors:small or librsync",
-    )
