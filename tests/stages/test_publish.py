@@ -27,6 +27,7 @@ from puavo_repository.errors import (
     PublishError,
     StorageRefusedError,
 )
+from puavo_repository.formats import sealed
 from puavo_repository.stages import publish as publishing
 from puavo_repository.stages import publisher
 from puavo_repository.stages.prune import Cleaning
@@ -239,7 +240,7 @@ def test_the_grace_counts_by_both_clocks(
     for entry in data["files"].values():
         if entry[3]:
             entry[3][0] -= 30 * 24 * 3600
-    path.write_text(json.dumps(data))
+    path.write_bytes(sealed.dumps(data))
     assert image(1) in publish(mirror, folder, Options(cleaning=Cleaning(share=1.0))).pruned
 
 
@@ -369,13 +370,30 @@ def test_a_bad_local_file_holds_back_its_series_alone(
     assert walk(remote) == []
 
 
-def test_a_damaged_journal_is_named(mirror: Path, remote: Path, folder: Target) -> None:
+@pytest.mark.parametrize("damage", ["cut short", "a digit", "gone"])
+def test_a_damaged_journal_is_worked_out_again(
+    mirror: Path, remote: Path, folder: Target, damage: str
+) -> None:
+    every = names(mirror)
     publish(mirror, folder, KEEP)
-    (remote / journal.PATH).write_text("{")
-    with pytest.raises(PublishError, match=r"journal is damaged.*Remove it"):
-        publish(mirror, folder, KEEP)
-    (remote / journal.PATH).unlink()
-    assert publish(mirror, folder, KEEP).uploaded == {}
+    path = remote / journal.PATH
+    text = path.read_text()
+    match damage:
+        case "cut short":
+            path.write_text(text[: len(text) // 2])
+        case "a digit":
+            size = str((remote / every[0]).stat().st_size)
+            path.write_text(text.replace(size, size[:-1] + str(int(size[-1]) ^ 1), 1))
+        case _:
+            path.unlink()
+    add_image(mirror, every, keep=len(every))
+    found = publish(mirror, folder, KEEP)
+    assert found.ok
+    assert found.generation == 2
+    assert list(found.uploaded | found.assembled)[-1] == names(mirror)[-1]
+    assert not set(every) & set(found.uploaded), "what is there is compared, not sent again"
+    assert every[0] in found.waiting, "it is still known to be ours"
+    assert walk(remote) == []
 
 
 def test_a_base_that_is_not_the_right_one_is_not_assembled_from(

@@ -10,7 +10,7 @@ from typing import Any
 from puavo_repository.errors import MassDeleteError
 from puavo_repository.stages.publish_plan import mega
 from puavo_repository.stages.publish_survey import CKSUMS, Facts
-from puavo_repository.storage.journal import Moment
+from puavo_repository.storage.journal import GENERATIONS_KEPT, Moment
 from puavo_repository.storage.remote import Kind, RemoteTree
 
 logger = logging.getLogger(__name__)
@@ -27,12 +27,14 @@ class Cleaning:
         allow_mass_delete: Whether more may go this once.
         pause: Seconds between withdrawing a file from the metadata and replacing it, for the
             clients that have just read the metadata.
+        generations: How many generations can be gone back to.
     """
 
     grace: float = 3 * 24 * 3600.0
     share: float = 0.3
     allow_mass_delete: bool = False
     pause: float = 30.0
+    generations: int = GENERATIONS_KEPT
 
 
 @dataclass

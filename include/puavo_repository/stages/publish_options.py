@@ -10,6 +10,7 @@ from typing import Any
 from puavo_repository.errors import SettingsError
 from puavo_repository.settings import ENVIRONMENT
 from puavo_repository.stages.prune import Cleaning
+from puavo_repository.storage.journal import GENERATIONS_KEPT
 from puavo_repository.storage.target import Target, parse_target
 from puavo_repository.storage.throttle import Bandwidth
 
@@ -28,6 +29,7 @@ class Options:
         ssh_key: File of the private key for remotes given as URLs; empty for the SSH agent
             and ``~/.ssh/id_*``.
         known_hosts: The only file to look host keys up in; empty for the usual ones.
+        allow_rolled_back: Whether to publish what a step back took from clients.
     """
 
     connections: int = 6
@@ -36,6 +38,7 @@ class Options:
     cleaning: Cleaning = field(default_factory=Cleaning)
     ssh_key: str = ""
     known_hosts: str = ""
+    allow_rolled_back: bool = False
 
     def target(self, url: str) -> Target:
         """Return the remote that an URL names."""
@@ -49,8 +52,8 @@ def load(
 
     ``bandwidth`` (bytes a second, such as ``2M``, or by the hour: ``0 7-19=500k``),
     ``connections``, ``grace_days``, ``max_delete`` (a share, such as 0.3),
-    ``allow_mass_delete``, ``replace_pause`` (seconds), ``ssh_key`` and
-    ``known_hosts``; in the environment as ``PUAVO_REPOSITORY_BANDWIDTH`` and so on.
+    ``allow_mass_delete``, ``replace_pause`` (seconds), ``generations``, ``allow_rolled_back``,
+    ``ssh_key`` and ``known_hosts``; in the environment as ``PUAVO_REPOSITORY_BANDWIDTH`` and so on.
 
     Args:
         values: Params of a DAG run or options of the command; None counts as not given.
@@ -67,6 +70,9 @@ def load(
         text = str(given) if given not in (None, "") else ""
         return text or found.get(ENVIRONMENT + name.upper(), "") or default
 
+    def flag(name: str) -> bool:
+        return value(name, "").lower() in {"1", "true", "yes", "on"}
+
     return Options(
         connections=int(_number("connections", value("connections", "6"), 1, 64)),
         bandwidth=Bandwidth.parse(value("bandwidth", "")),
@@ -74,9 +80,13 @@ def load(
         cleaning=Cleaning(
             grace=_number("grace_days", value("grace_days", "3"), 0, 3650) * DAY,
             share=_number("max_delete", value("max_delete", "0.3"), 0, 1),
-            allow_mass_delete=value("allow_mass_delete", "").lower() in {"1", "true", "yes", "on"},
+            allow_mass_delete=flag("allow_mass_delete"),
             pause=_number("replace_pause", value("replace_pause", "30"), 0, 3600),
+            generations=int(
+                _number("generations", value("generations", str(GENERATIONS_KEPT)), 1, 1000)
+            ),
         ),
+        allow_rolled_back=flag("allow_rolled_back"),
         ssh_key=value("ssh_key", ""),
         known_hosts=value("known_hosts", ""),
     )

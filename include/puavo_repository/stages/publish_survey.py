@@ -59,6 +59,8 @@ class Facts:
         documents: The remote's metadata by path, parsed; a damaged one counts as empty.
         current: Paths of those of our documents that it has byte for byte.
         problems: Files that cannot be published as they stand, and why.
+        rejected: Files that a step back took from clients: they and the documents that name
+            them wait.
         news: Whether the journal learned something that is worth saving.
     """
 
@@ -68,6 +70,7 @@ class Facts:
     documents: dict[str, Document] = field(default_factory=dict)
     current: set[str] = field(default_factory=set)
     problems: dict[str, str] = field(default_factory=dict)
+    rejected: set[str] = field(default_factory=set)
     news: bool = False
 
     @property
@@ -100,7 +103,7 @@ def snapshot(mirror_dir: Path) -> Snapshot:
     except OSError as error:
         raise storage_error(mirror_dir, error) from error
     parsed = {path: _parse(mirror_dir / path, text) for path, text in documents.items()}
-    wanted = _wanted(parsed)
+    wanted = wanted_files(parsed)
     if not wanted:
         raise PublishError(
             mirror_dir,
@@ -120,7 +123,12 @@ def _parse(path: Path, content: bytes) -> Document:
         ) from error
 
 
-def _wanted(parsed: Mapping[str, Document]) -> dict[str, Wanted]:
+def wanted_files(parsed: Mapping[str, Document]) -> dict[str, Wanted]:
+    """Return every file that some documents describe, by path.
+
+    Raises:
+        PublishError: One is described without a digest, or in two ways.
+    """
     recipes: dict[str, set[tuple[str, str]]] = {}
     for document in parsed.values():
         for series in document.values():
@@ -143,15 +151,25 @@ def _wanted(parsed: Mapping[str, Document]) -> dict[str, Wanted]:
     return wanted
 
 
-def survey(tree: RemoteTree, local: Snapshot) -> Facts:
+def survey(tree: RemoteTree, local: Snapshot, *, allow_rolled_back: bool = False) -> Facts:
     """Find out what the remote has. It is not changed.
 
     A file is known by its journal entry (size, mtime). One that the journal does not know, as
     on a remote that somebody else filled, is compared in samples; one that was touched since
     we put it there is compared whole.
+
+    Args:
+        tree: The remote.
+        local: What the mirror describes.
+        allow_rolled_back: Whether to forget what a step back took from clients.
     """
-    facts = Facts(journal.load(tree), _listing(tree))
+    facts = Facts(journal.load(tree), listing(tree))
+    if allow_rolled_back and facts.journal.rejected:
+        facts.journal.rejected, facts.news = {}, True
+    _reject(facts, local)
     for path, file in local.wanted.items():
+        if path in facts.rejected:
+            continue
         try:
             facts.presence[path] = _presence(tree, facts, local.root / path, file)
         except PublishError as error:
@@ -163,12 +181,31 @@ def survey(tree: RemoteTree, local: Snapshot) -> Facts:
     return facts
 
 
-def _listing(tree: RemoteTree) -> dict[str, RemoteStat]:
-    listing = dict(tree.list(""))
+def listing(tree: RemoteTree) -> dict[str, RemoteStat]:
+    """Return everything in the folders of a mirror, by path."""
+    every = dict(tree.list(""))
     for folder in ("meta", "rdiffs"):
-        found = tree.list(folder) if folder in listing else {}
-        listing |= {f"{folder}/{name}": stat for name, stat in found.items()}
-    return listing
+        found = tree.list(folder) if folder in every else {}
+        every |= {f"{folder}/{name}": stat for name, stat in found.items()}
+    return every
+
+
+def _reject(facts: Facts, local: Snapshot) -> None:
+    """Leave out what a step back took from clients, and say so by the documents that name it."""
+    known = facts.journal.rejected
+    facts.rejected = {path for path, file in local.wanted.items() if known.get(path) == file.sha256}
+    facts.presence |= dict.fromkeys(facts.rejected, Presence.MISSING)
+    for path, document in local.parsed.items():
+        named = [f.path for f in metadata.described_files(document) if f.path in facts.rejected]
+        if named:
+            error = PublishError(
+                path,
+                f"names {min(named)}" + (f" and {len(named) - 1} more" if len(named) > 1 else ""),
+                found="what a step back took from clients",
+                remedy="Take the bad image out of its folder or configuration and prepare again; "
+                "or, if it is good after all, publish once with allow_rolled_back",
+            )
+            facts.problems[path] = str(error)
 
 
 def _presence(tree: RemoteTree, facts: Facts, local: Path, file: Wanted) -> Presence:
@@ -216,7 +253,7 @@ def _document(
 
 def make_plan(tree: RemoteTree, local: Snapshot, facts: Facts) -> Plan:
     """Plan from the facts."""
-    left_out = set(facts.problems)
+    left_out = facts.rejected.union(facts.problems)
     wanted = [file for path, file in local.wanted.items() if path not in left_out]
     named = facts.named()
     transfers = plan_transfers(wanted, facts.presence, named, can_copy=tree.can_copy)

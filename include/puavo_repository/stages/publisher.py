@@ -85,7 +85,7 @@ class Publisher:
         local = snapshot(self._mirror_dir)
         with self.pool.tree() as tree:
             check_not_inside(tree, local)
-            facts = survey(tree, local)
+            facts = self._survey(tree, local)
             return local, facts, make_plan(tree, local, facts)
 
     def prepare(self, facts: Facts, plan: Plan) -> None:
@@ -137,7 +137,7 @@ class Publisher:
         with self.pool.tree() as tree:
             lock = self._lock(tree)
             lock.acquire()
-            facts = _survey_after(tree, local, done)
+            facts = self._survey_after(tree, local, done)
             waiting = [item for item in transfers if item.replaces]
             switch = Switch(tree, local, facts, self.options.cleaning, lock.check)
             try:
@@ -151,7 +151,7 @@ class Publisher:
         with self.pool.tree() as tree:
             lock = self._lock(tree)
             lock.acquire()
-            facts = survey(tree, local)
+            facts = self._survey(tree, local)
             now = Moment(lock.beat(tree), int(time.time()))
             before = facts.journal.render()
             try:
@@ -174,7 +174,7 @@ class Publisher:
         """
         local = snapshot(self._mirror_dir)
         with self.pool.tree() as tree:
-            facts = survey(tree, local)
+            facts = self._survey(tree, local)
             for document in facts.documents.values():
                 for file in metadata.described_files(document):
                     found = facts.listing.get(file.path)
@@ -197,9 +197,9 @@ class Publisher:
         report.generation, report.foreign = facts.journal.generation, plan.foreign
         report.present, report.plan = plan.present, plan.lines()
         if not report.dry_run:
-            report.failed |= dict(plan.problems or {})
             report.failed |= {item.path: "is not on the remote" for item in plan.transfers}
             report.failed |= dict.fromkeys(plan.documents, "is not published")
+            report.failed |= dict(plan.problems or {})
             self.end()
         return report
 
@@ -222,13 +222,15 @@ class Publisher:
     def _lock(self, tree: RemoteTree) -> PublisherLock:
         return PublisherLock(tree, self._holder)
 
+    def _survey(self, tree: RemoteTree, local: Snapshot) -> Facts:
+        return survey(tree, local, allow_rolled_back=self.options.allow_rolled_back)
 
-def _survey_after(tree: RemoteTree, local: Snapshot, done: list[Placed]) -> Facts:
-    """Survey the remote, trusting what this run proved a moment ago."""
-    record = journal.load(tree)
-    for placed in done:
-        if placed.mtime is not None:
-            record.placed(placed.path, placed.size, placed.sha256, placed.mtime)
-    if done:
-        journal.save(tree, record)
-    return survey(tree, local)
+    def _survey_after(self, tree: RemoteTree, local: Snapshot, done: list[Placed]) -> Facts:
+        """Survey the remote, trusting what this run proved a moment ago."""
+        record = journal.load(tree)
+        for placed in done:
+            if placed.mtime is not None:
+                record.placed(placed.path, placed.size, placed.sha256, placed.mtime)
+        if done:
+            journal.save(tree, record)
+        return self._survey(tree, local)

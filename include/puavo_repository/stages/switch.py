@@ -116,11 +116,12 @@ class Switch:
         record = self._facts.journal
         record.generation += 1
         record.verified = False
-        old = {path: read_whole(self._tree, path) for path in sorted({*changing, CKSUMS})}
+        old = {path: read_whole(self._tree, path) for path in sorted(changing)}
         journal.save_generation(
             self._tree,
-            record.generation,
+            record,
             {p: None if c is None else c.decode("utf-8", "replace") for p, c in old.items()},
+            self._cleaning.generations,
         )
         journal.save(self._tree, record)
 

@@ -8,22 +8,28 @@ It lies on the remote itself, so that it survives the loss of the machine that p
         generations/<n>.json    what generation n replaced: the way back
 
 A file is entered *before* it is sent: whatever happens, what we put there is known to be ours,
-and nothing else is ever removed.
+and nothing else is ever removed. A journal that is damaged is worked out again from the metadata
+there, of now and of the generations before.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from puavo_repository.errors import PublishError
-from puavo_repository.formats import jsonfile
+from puavo_repository.formats import metadata, sealed
 from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree, read_whole, write_whole
+
+logger = logging.getLogger(__name__)
 
 FOLDER = ".puavo-publish"
 PATH = f"{FOLDER}/journal.json"
 GENERATIONS = f"{FOLDER}/generations"
-GENERATIONS_KEPT = 30
+GENERATIONS_KEPT = 10
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,14 @@ class Journal:
         generation: Counts the changes of what clients see.
         verified: Whether that generation was found complete after it was made.
         files: Entries by path.
+        rejected: Files that a step back took from clients, sha256 by path: they are not
+            published again by themselves.
     """
 
     generation: int = 0
     verified: bool = False
     files: dict[str, Entry] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
 
     def intend(self, path: str, size: int, sha256: str) -> None:
         """Enter a file that is about to be sent, unless it is known with this content."""
@@ -113,11 +122,12 @@ class Journal:
 
     def render(self) -> bytes:
         """Return the document."""
-        return jsonfile.dumps(
+        return sealed.dumps(
             {
                 "version": 1,
                 "generation": self.generation,
                 "verified": self.verified,
+                "rejected": self.rejected,
                 "files": {path: self.files[path].to_list() for path in sorted(self.files)},
             }
         )
@@ -130,32 +140,46 @@ class Journal:
             ValueError: It is not one of ours.
         """
         try:
-            found = jsonfile.loads(content)
+            found = sealed.loads(content)
             entries = {path: Entry.from_list(values) for path, values in found["files"].items()}
-            return cls(int(found["generation"]), bool(found["verified"]), entries)
+            generation, verified = int(found["generation"]), bool(found["verified"])
+            return cls(generation, verified, entries, dict(found["rejected"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a journal: {error!r}") from error
 
 
-def load(tree: RemoteTree) -> Journal:
-    """Read the journal of a remote; a remote without one is new to us.
+@dataclass(frozen=True)
+class Generation:
+    """The record of one generation.
 
-    Raises:
-        PublishError: There is one and it cannot be read. It is replaced whole, so this is
-            somebody's hand; without it we would no longer know which files are ours.
+    Attributes:
+        number: Which.
+        at: When it was published, in seconds since the epoch on the publisher's clock.
+        replaced: The metadata before it, by path, as far as it changed; None where there was
+            none.
+        rejected: The journal's ``rejected`` since then.
     """
+
+    number: int
+    at: int
+    replaced: Mapping[str, str | None]
+    rejected: Mapping[str, str]
+
+
+def load(tree: RemoteTree) -> Journal:
+    """Read the journal of a remote; a remote without one is new to us."""
     content = read_whole(tree, PATH)
-    if content is None:
-        return Journal()
     try:
-        return Journal.parse(content)
+        if content is not None:
+            return Journal.parse(content)
+        problem = "is missing"
     except ValueError as error:
-        raise PublishError(
-            f"{tree.name}/{PATH}",
-            f"the journal is damaged: {error}",
-            remedy="Remove it: the files will be compared with the mirror again; those that no "
-            "metadata names any more are then left for you to remove",
-        ) from error
+        problem = f"is damaged ({error})"
+    kept = _kept(tree)
+    if content is None and not kept:
+        return Journal()
+    logger.warning("%s/%s %s: it is worked out again", tree.name, PATH, problem)
+    return _worked_out(tree, kept)
 
 
 def save(tree: RemoteTree, journal: Journal) -> None:
@@ -163,17 +187,70 @@ def save(tree: RemoteTree, journal: Journal) -> None:
     write_whole(tree, PATH, journal.render())
 
 
-def save_generation(tree: RemoteTree, number: int, replaced: dict[str, str | None]) -> None:
+def save_generation(
+    tree: RemoteTree, record: Journal, replaced: Mapping[str, str | None], kept: int
+) -> None:
     """Keep what a generation replaces, so that a step back is possible, and drop the oldest.
 
     Args:
         tree: The remote.
-        number: The new generation.
-        replaced: Old content of metadata files and CKSUMS by path; None where there was none.
+        record: The journal, which has the number of the new generation.
+        replaced: As ``Generation.replaced``.
+        kept: How many generations before this one can be gone back to.
     """
     tree.make_folder(GENERATIONS)
-    write_whole(tree, f"{GENERATIONS}/{number}.json", jsonfile.dumps({"replaced": replaced}))
-    for name in tree.list(GENERATIONS):
-        stem = name.removesuffix(".json")
-        if stem.isdigit() and int(stem) <= number - GENERATIONS_KEPT:
-            tree.remove(f"{GENERATIONS}/{name}")
+    values = {"at": int(time.time()), "rejected": record.rejected, "replaced": dict(replaced)}
+    write_whole(tree, f"{GENERATIONS}/{record.generation}.json", sealed.dumps(values))
+    for number in _kept(tree):
+        if number <= record.generation - kept:
+            tree.remove(f"{GENERATIONS}/{number}.json")
+
+
+def load_generation(tree: RemoteTree, number: int) -> Generation | None:
+    """Read the record of a generation; None where there is none, or none that can be read."""
+    content = read_whole(tree, f"{GENERATIONS}/{number}.json")
+    try:
+        found = sealed.loads(content or b"")
+        return Generation(
+            number, int(found["at"]), dict(found["replaced"]), dict(found["rejected"])
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _kept(tree: RemoteTree) -> list[int]:
+    """Return the numbers of the generations that there are records of, ascending."""
+    found = tree.list(GENERATIONS) if FOLDER in tree.list("") else {}
+    stems = (name.removesuffix(".json") for name in found)
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+
+def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
+    """Make a journal anew: what metadata names there, or named a while ago, is ours.
+
+    Nothing counts as proven: the next survey compares the files with the mirror's.
+    """
+    records = [record for n in kept if (record := load_generation(tree, n)) is not None]
+    journal = Journal(generation=kept[-1] if kept else 0)
+    if records:
+        journal.rejected = dict(records[-1].rejected)
+    for path, content in _documents(tree, records):
+        journal.files[path] = Entry(len(content), hashlib.sha256(content).hexdigest())
+        try:
+            for file in metadata.described_files(metadata.parse(content)):
+                journal.files[file.path] = Entry(file.size, file.digests.get("sha256", ""))
+        except ValueError as error:
+            logger.warning("%s/%s is damaged: %s", tree.name, path, error)
+    return journal
+
+
+def _documents(tree: RemoteTree, records: list[Generation]) -> Iterator[tuple[str, bytes]]:
+    """Yield metadata documents, those that clients see now as the last ones."""
+    for record in records:
+        for path, content in record.replaced.items():
+            if content is not None:
+                yield path, content.encode()
+    names = tree.list("meta") if "meta" in tree.list("") else {}
+    for name, found in names.items():
+        if found.kind is Kind.FILE and name.endswith(".json") and not name.startswith("."):
+            yield f"meta/{name}", read_whole(tree, f"meta/{name}") or b""

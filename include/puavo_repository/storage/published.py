@@ -69,9 +69,9 @@ class Published:
         )
 
 
-def folder(mirror: Path) -> Path:
-    """Return where the records of a mirror lie."""
-    return Mirror(mirror).state.folder / "remotes"
+def records(mirror: Path) -> Records[Published]:
+    """Return the records of a mirror."""
+    return Records(Mirror(mirror).state.folder / "remotes", Published.from_dict)
 
 
 def remember(mirror: Path, address: str, generation: int, problems: Mapping[str, str]) -> Published:
@@ -83,16 +83,15 @@ def remember(mirror: Path, address: str, generation: int, problems: Mapping[str,
         generation: What its clients see now; 0 where it could not be reached.
         problems: What could not be done; none means that the remote holds the whole mirror.
     """
-    records = Records(folder(mirror), Published.from_dict)
-    name = quote(address, safe="")
-    found = records.get(name) or Published(name)
+    known, name = records(mirror), quote(address, safe="")
+    found = known.get(name) or Published(name)
     now = time.time()
     if generation and generation != found.generation:
         found = replace(found, generation=generation, changed=now)
     if not problems:
         found = replace(found, verified=now, files=described(mirror))
     found = replace(found, problems=dict(problems))
-    records.put(found)
+    known.put(found)
     return found
 
 

@@ -12,8 +12,8 @@
         scratch/                what is unpacked from an image for a moment
 
 A record speaks of a file with one identity (size, mtime, inode) or of content with one digest;
-when that changes the record does not count any more. Records are replaced by rename and may be
-deleted at any time: what is missing or damaged is worked out again.
+when that changes the record does not count any more. Records are replaced by rename, carry a
+checksum, and may be deleted at any time: what is missing or damaged is worked out again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from puavo_repository.errors import PermanentError, RepositoryError, printable, storage_error
-from puavo_repository.formats import jsonfile
+from puavo_repository.formats import sealed
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.storage import files
 from puavo_repository.storage.files import Identity
@@ -178,15 +178,22 @@ class Records(Generic[R]):
         """Return the record of a file; None if there is none, or none that can be read."""
         path = self._path(name)
         try:
-            return self._from_dict(name, jsonfile.loads(path.read_bytes()))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return self.parse(name, path.read_bytes())
+        except FileNotFoundError:
             return None
         except OSError as error:
             raise storage_error(path, error) from error
 
+    def parse(self, name: str, content: bytes) -> R | None:
+        """Return the record of a file that is in these bytes; None if it cannot be read."""
+        try:
+            return self._from_dict(name, sealed.loads(content))
+        except (ValueError, KeyError, TypeError):
+            return None
+
     def put(self, record: R) -> None:
         """Keep a record."""
-        files.write(self._path(record.name), jsonfile.dumps(record.to_dict()))
+        files.write(self._path(record.name), sealed.dumps(record.to_dict()))
 
     def remove(self, name: str) -> bool:
         """Forget a record; return False where there was none."""

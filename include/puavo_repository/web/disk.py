@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from puavo_repository.formats import jsonfile, metadata
+from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.storage import published
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.published import Published
-from puavo_repository.storage.state import Failure, RdiffRecord
+from puavo_repository.storage.state import Failure, R, RdiffRecord, Records
 
 T = TypeVar("T")
 
@@ -101,9 +101,10 @@ class Reader:
         self.root = root
         self._mirror = Mirror(root)
         self._documents = Folder(_document)
-        self._failures = Folder(_failure)
-        self._rdiffs = Folder(_too_large)
-        self._remotes = Folder(_published)
+        state = self._mirror.state
+        self._failures = Folder(_record(state.failures))
+        self._rdiffs = Folder(_too_large(state.rdiffs))
+        self._remotes = Folder(_record(published.records(root)))
 
     def read(self) -> Disk:
         """Return the facts as they are now.
@@ -117,7 +118,7 @@ class Reader:
         state = self._mirror.state
         failures = self._failures.read(state.failures.folder).values()
         rdiffs = self._rdiffs.read(state.rdiffs.folder)
-        remotes = self._remotes.read(published.folder(self.root)).values()
+        remotes = self._remotes.read(published.records(self.root).folder).values()
         return Disk(
             self.root,
             exists=True,
@@ -180,26 +181,18 @@ def _document(_name: str, content: bytes) -> Document | str:
         return str(error)
 
 
-def _failure(name: str, content: bytes) -> Failure | None:
-    try:
-        return Failure.from_dict(name.removesuffix(".json"), jsonfile.loads(content))
-    except (ValueError, KeyError, TypeError):
-        return None  # worked out again by the next run
+def _record(records: Records[R]) -> Callable[[str, bytes], R | None]:
+    """Return how to read the records of a folder; a damaged one is worked out by the next run."""
+    return lambda name, content: records.parse(name.removesuffix(".json"), content)
 
 
-def _published(name: str, content: bytes) -> Published | None:
-    try:
-        return Published.from_dict(name.removesuffix(".json"), jsonfile.loads(content))
-    except (ValueError, KeyError, TypeError):
-        return None
+def _too_large(records: Records[RdiffRecord]) -> Callable[[str, bytes], int | None]:
+    """Return how to read the bytes of an rdiff that was not kept."""
 
+    def read(name: str, content: bytes) -> int | None:
+        if b"null" not in content:  # its identity; there are thousands of the others
+            return None
+        record = records.parse(name.removesuffix(".json"), content)
+        return record.digests.size if record and record.identity is None else None
 
-def _too_large(name: str, content: bytes) -> int | None:
-    """Return the bytes of an rdiff that was not kept."""
-    if b"null" not in content:  # its identity; there are thousands of the others
-        return None
-    try:
-        record = RdiffRecord.from_dict(name.removesuffix(".json"), jsonfile.loads(content))
-    except (ValueError, KeyError, TypeError):
-        return None
-    return record.digests.size if record.identity is None else None
+    return read

@@ -1,0 +1,42 @@
+"""JSON documents of our own that carry a checksum: a flipped bit is seen, never believed.
+
+A record says which digests a file has, a journal which files are ours: one wrong digit that is
+still JSON would be published as the truth. The first key of such a document is the checksum of
+all that follows; it stays readable, and a change by hand is damage like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from puavo_repository.formats import jsonfile
+
+_OPEN = b"{\n"
+_HEAD, _TAIL, _DIGITS = b'  "check": "', b'",\n', 16
+
+
+def dumps(values: Mapping[str, Any]) -> bytes:
+    """Render a document with at least one key, none of them named ``check``."""
+    text = jsonfile.dumps(values)
+    return _OPEN + _HEAD + _check(text) + _TAIL + text[len(_OPEN) :]
+
+
+def loads(content: bytes) -> dict[str, Any]:
+    """Read what ``dumps`` returned.
+
+    Raises:
+        ValueError: It is not exactly that.
+    """
+    begin = len(_OPEN) + len(_HEAD)
+    end = begin + _DIGITS + len(_TAIL)
+    text = _OPEN + content[end:]
+    if content[:end] != _OPEN + _HEAD + _check(text) + _TAIL:
+        raise ValueError("its checksum is not that of its content")
+    values: dict[str, Any] = jsonfile.loads(text)
+    return values
+
+
+def _check(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:_DIGITS].encode()
