@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from puavo_repository.errors import StorageError, StorageRefusedError
+from puavo_repository.errors import RepositoryError, StorageError, StorageRefusedError
 from puavo_repository.formats import metadata
 from puavo_repository.progress import TransferProgress, no_transfer_progress
 from puavo_repository.stages.compare import same_bytes, samples
@@ -24,6 +24,7 @@ from puavo_repository.stages.publish_survey import (
     snapshot,
     survey,
 )
+from puavo_repository.stages.rollback import RolledBack, Step, roll_back, steps
 from puavo_repository.stages.switch import Switch, Switched
 from puavo_repository.stages.transfer import Placed, transfer
 from puavo_repository.stages.upload import Ways
@@ -202,6 +203,23 @@ class Publisher:
             report.failed |= dict(plan.problems or {})
             self.end()
         return report
+
+    def steps(self) -> list[Step]:
+        """Return the generations that can be gone back to, the current one first."""
+        with self.pool.tree() as tree:
+            return steps(tree)
+
+    def roll_back(self, to: int | None, series: Collection[str] = ()) -> RolledBack:
+        """Give clients the metadata of an earlier generation; see ``rollback.roll_back``."""
+        with self.pool.tree() as tree:
+            lock = self._lock(tree)
+            lock.acquire()
+            try:
+                with self.alive():
+                    return roll_back(tree, lock.check, to, series)
+            finally:
+                with contextlib.suppress(RepositoryError):
+                    self.end()
 
     def end(self) -> None:
         """Give the remote's lock back."""

@@ -1,0 +1,291 @@
+"""A step back: clients see the metadata of an earlier generation again.
+
+Only metadata and CKSUMS change, and only after every file that they will name was found in place:
+what a bad night took out of the metadata stays on the remote for as long as the grace of pruning.
+The step is a new generation itself, so it can be undone in the same way. What it takes from
+clients is noted in the journal and not published again until the operator allows it, or it is
+no longer described.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from puavo_repository.errors import PublishError, SettingsError
+from puavo_repository.formats import cksums, metadata
+from puavo_repository.formats.metadata import Document
+from puavo_repository.stages.compare import every_range
+from puavo_repository.stages.prune import Cleaning
+from puavo_repository.stages.publish_plan import Presence, Wanted
+from puavo_repository.stages.publish_survey import Facts, Snapshot, listing, wanted_files
+from puavo_repository.stages.switch import Switch
+from puavo_repository.storage import journal, published
+from puavo_repository.storage.journal import Journal
+from puavo_repository.storage.remote import Kind, RemoteTree, read_whole
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One generation that was published.
+
+    Attributes:
+        number: Which.
+        at: When it was published, in seconds since the epoch; None where that is not kept.
+        newest: Version of the newest image of each series then.
+        missing: How many of the files that it names are not there any more.
+    """
+
+    number: int
+    at: int | None
+    newest: Mapping[str, str]
+    missing: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """What a step back did.
+
+    Attributes:
+        target: The remote.
+        generation: The generation that clients see now.
+        restored: The generation whose metadata that is.
+        documents: Metadata files that were put back or removed.
+        rejected: Files that clients are not told of any more.
+    """
+
+    target: str
+    generation: int
+    restored: int
+    documents: tuple[str, ...]
+    rejected: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.target}: generation {self.generation} has the metadata of {self.restored} "
+            f"again: {len(self.documents)} files put back, {len(self.rejected)} files are not "
+            "offered any more"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """One generation as it was: its number, when it was published, its metadata by path."""
+
+    number: int
+    at: int | None
+    documents: dict[str, bytes]
+
+
+def steps(tree: RemoteTree) -> list[Step]:
+    """Return the generations that are kept, the current one first."""
+    facts, found = _look(tree), []
+    for past in _history(tree, facts.journal):
+        parsed = _parsed(tree, past.documents)
+        missing = sum(_in_place(facts, file) is False for file in wanted_files(parsed).values())
+        found.append(Step(past.number, past.at, _newest(parsed), missing))
+    return found
+
+
+def roll_back(
+    tree: RemoteTree, check: Callable[[], None], to: int | None, series: Collection[str] = ()
+) -> RolledBack:
+    """Give clients the metadata of an earlier generation.
+
+    Args:
+        tree: The remote; its lock is held.
+        check: Called before each step that clients see; raises where the lock was lost.
+        to: Number of the generation; None for the last one that has other metadata and names
+            nothing that was stepped back from before.
+        series: Only these; empty for all.
+
+    Raises:
+        SettingsError: There is no such generation or series.
+        PublishError: A file that it names is not there any more. Nothing was changed.
+    """
+    facts = _look(tree)
+    now, *before = _history(tree, facts.journal)
+    facts.documents = _parsed(tree, now.documents)
+    past = _chosen(tree, facts, now, before, to, series)
+    local = _snapshot(tree, past.documents)
+    facts.current = {p for p, text in past.documents.items() if now.documents.get(p) == text}
+    _check_in_place(tree, facts, local, past.number)
+    offered, kept = _digests(facts.documents), _digests(local.parsed)
+    rejected = {path: digest for path, digest in offered.items() if kept.get(path) != digest}
+    known = facts.journal.rejected | rejected
+    # In the journal before clients see a thing: a step that is cut short stays a step back.
+    facts.journal.rejected = {p: digest for p, digest in known.items() if kept.get(p) != digest}
+    try:
+        done = Switch(tree, local, facts, Cleaning(allow_mass_delete=True), check).run([], [])
+        _check_in_place(tree, _look(tree), local, past.number)
+        facts.journal.verified = True
+    finally:
+        journal.save(tree, facts.journal)
+    changed = (*done.documents, *done.dropped)
+    found = RolledBack(
+        tree.name, facts.journal.generation, past.number, changed, tuple(sorted(rejected))
+    )
+    logger.info("%s", found)
+    return found
+
+
+def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
+    """Keep beside the mirror what a step back left on a remote, for those who look there.
+
+    Args:
+        mirror_dir: The local mirror.
+        address: The remote, without any password.
+        done: What was done.
+    """
+    text = (
+        f"clients see generation {done.restored} again, and {len(done.rejected)} files are "
+        "not offered any more. Take the bad image away and prepare: publishing goes on then"
+    )
+    published.remember(mirror_dir, address, done.generation, {"stepped back": text})
+
+
+def _look(tree: RemoteTree) -> Facts:
+    return Facts(journal.load(tree), listing(tree))
+
+
+def _history(tree: RemoteTree, record: Journal) -> Iterator[_Past]:
+    """Yield the current generation and those before it, as far as there are records of them."""
+    names = (p for p in listing(tree) if p.startswith("meta/") and p.endswith(".json"))
+    documents = {
+        path: content
+        for path in sorted(names)
+        if "/." not in path and (content := read_whole(tree, path)) is not None
+    }
+    for number in range(record.generation, -1, -1):
+        made = journal.load_generation(tree, number)
+        yield _Past(number, made.at if made else None, dict(documents))
+        if made is None:
+            return
+        for path, text in made.replaced.items():
+            documents.pop(path, None)
+            if text is not None:
+                documents[path] = text.encode()
+        if not documents:
+            return
+
+
+def _chosen(
+    tree: RemoteTree,
+    facts: Facts,
+    now: _Past,
+    before: Sequence[_Past],
+    to: int | None,
+    series: Collection[str],
+) -> _Past:
+    """Return the metadata that clients shall see: of one generation, in some series or in all."""
+    every = {path for past in (now, *before) for path in past.documents}
+    only = {f"meta/{name}.json" for name in series} or every
+    if not only <= every:
+        unknown = ", ".join(sorted(only - every))
+        raise SettingsError(tree.name, "has no such series", found=unknown)
+
+    def mixed(past: _Past) -> _Past:
+        left = {path: text for path, text in now.documents.items() if path not in only}
+        put_back = {path: text for path, text in past.documents.items() if path in only}
+        return replace(past, documents=left | put_back)
+
+    for past in map(mixed, before):
+        if to is None and past.documents != now.documents:
+            named = _digests(_parsed(tree, past.documents))
+            if not set(named.items()) & set(facts.journal.rejected.items()):
+                return past
+        if past.number == to:
+            return past
+    numbers = ", ".join(str(past.number) for past in before) or "none"
+    raise SettingsError(
+        tree.name,
+        "there is no such generation to go back to" if to is not None else "there is no way back",
+        expected=f"one of those that are kept: {numbers}",
+        found="" if to is None else str(to),
+    )
+
+
+def _snapshot(tree: RemoteTree, documents: dict[str, bytes]) -> Snapshot:
+    parsed = _parsed(tree, documents)
+    files = [file for document in parsed.values() for file in metadata.described_files(document)]
+    text = cksums.render((file.name, file.digests.get("cksum", ""), file.size) for file in files)
+    return Snapshot(Path(), documents, parsed, text, wanted_files(parsed))
+
+
+def _parsed(tree: RemoteTree, documents: Mapping[str, bytes]) -> dict[str, Document]:
+    parsed: dict[str, Document] = {}
+    for path, content in documents.items():
+        try:
+            parsed[path] = metadata.parse(content)
+        except ValueError as error:
+            logger.warning("%s/%s is damaged: %s", tree.name, path, error)
+            parsed[path] = {}
+    return parsed
+
+
+def _digests(parsed: Mapping[str, Document]) -> dict[str, str]:
+    """Return sha256 by path of every file that documents name."""
+    return {
+        file.path: file.digests.get("sha256", "")
+        for document in parsed.values()
+        for file in metadata.described_files(document)
+    }
+
+
+def _newest(parsed: Mapping[str, Document]) -> dict[str, str]:
+    return {
+        name: str(content["images"][-1].get("version", ""))
+        for document in parsed.values()
+        for name, content in document.items()
+        if content["images"]
+    }
+
+
+def _check_in_place(tree: RemoteTree, facts: Facts, local: Snapshot, number: int) -> None:
+    """Make sure that every file is there; what the journal is not sure of is read whole."""
+    missing = []
+    for path, file in local.wanted.items():
+        there = _in_place(facts, file)
+        if there is None and _digest(tree, file) == file.sha256:
+            facts.journal.placed(path, file.size, file.sha256, facts.listing[path].mtime)
+        elif not there:
+            missing.append(path)
+        facts.presence[path] = Presence.PRESENT
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise PublishError(
+            f"{tree.name}/{min(missing)}{more}",
+            f"which generation {number} names, is not there any more",
+            remedy="Nothing was changed. Choose a later generation, or prepare and publish again",
+        )
+
+
+def _in_place(facts: Facts, file: Wanted) -> bool | None:
+    """Say whether a file is there as it was published; None where only its bytes can tell."""
+    found, entry = facts.listing.get(file.path), facts.journal.files.get(file.path)
+    if found is None or found.kind is not Kind.FILE or found.size != file.size:
+        return False
+    if entry is not None and entry.agrees(found):
+        return entry.sha256 == file.sha256
+    return None
+
+
+def _digest(tree: RemoteTree, file: Wanted) -> str:
+    digest = hashlib.sha256()
+    for block in tree.read(file.path, every_range(file.size)):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,254 @@
+"""A step back after a bad night: clients see what they saw before, and it stays so."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mirrors import SERIES, add_image, image, make_mirror, prepare, tree_of, walk
+from puavo_repository.errors import LockedError, PublishError, SettingsError
+from puavo_repository.formats import cksums
+from puavo_repository.stages.prune import Cleaning
+from puavo_repository.stages.publish import publish
+from puavo_repository.stages.publish_options import Options
+from puavo_repository.stages.publisher import Publisher
+from puavo_repository.storage import journal
+from puavo_repository.storage.folder import FolderTree
+from puavo_repository.storage.publisher_lock import Holder, PublisherLock
+from puavo_repository.storage.target import Target
+from servers import Sshd
+
+KEEP = Options(cleaning=Cleaning(share=1.0, pause=0.0))
+OTHER = "puavo-os-other-bookworm-amd64"
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    make_mirror(tmp_path / "mirror", count=2)
+    return tmp_path / "mirror"
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    (tmp_path / "remote").mkdir()
+    return tmp_path / "remote"
+
+
+@pytest.fixture(params=["folder", "sftp"])
+def target(request: pytest.FixtureRequest, remote: Path, sshd: Sshd) -> Target:
+    return Target(path=str(remote)) if request.param == "folder" else sshd.target(remote)
+
+
+def documents(remote: Path) -> dict[str, bytes]:
+    """Return metadata and CKSUMS, as clients see them."""
+    found = tree_of(remote)
+    return {p: data for p, data in found.items() if p == "CKSUMS" or p.startswith("meta/")}
+
+
+def nights(mirror: Path, target: Target, remote: Path, count: int) -> list[dict[str, bytes]]:
+    """Publish some nights with a new image each; return what clients saw after each."""
+    names = [image(1), image(2)]
+    seen = []
+    for night in range(count):
+        if night:
+            names = add_image(mirror, names, keep=3, seed=night)
+        assert publish(mirror, target, KEEP).ok
+        seen.append(documents(remote))
+    return seen
+
+
+def step_back(mirror: Path, target: Target, to: int | None = None, *series: str) -> int:
+    with Publisher(mirror, target, KEEP) as publisher:
+        return publisher.roll_back(to, series).generation
+
+
+def test_a_step_back_puts_metadata_and_cksums_back_and_nothing_else(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    seen = nights(mirror, target, remote, 3)
+    everything = tree_of(remote)
+    with Publisher(mirror, target, KEEP) as publisher:
+        found = publisher.roll_back(None)
+    assert (found.generation, found.restored) == (4, 2)
+    assert documents(remote) == seen[1]
+    data = {p: d for p, d in everything.items() if p not in seen[0]}
+    assert {p: d for p, d in tree_of(remote).items() if p not in seen[0]} == data
+    assert walk(remote) == []
+    assert image(4) in found.rejected
+    # And again: not to the bad night, nor to where it is already.
+    assert step_back(mirror, target) == 5
+    assert documents(remote) == seen[0]
+
+
+def test_what_was_stepped_back_from_stays_away_until_it_is_allowed(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    seen = nights(mirror, target, remote, 2)
+    step_back(mirror, target)
+    again = publish(mirror, target, KEEP)
+    assert not again.ok
+    assert "a step back took" in again.failed[f"meta/{SERIES}.json"]
+    assert "allow_rolled_back" in again.failed[f"meta/{SERIES}.json"]
+    assert not again.uploaded
+    assert documents(remote) == seen[0]
+    # The next night brings one more image, but still the bad one too.
+    names = add_image(mirror, [image(1), image(2), image(3)])
+    held = publish(mirror, target, KEEP)
+    assert not held.ok
+    assert documents(remote) == seen[0]
+    # Without the bad one it goes on by itself.
+    prepare(mirror, [name for name in names if name != image(3)])
+    assert publish(mirror, target, KEEP).ok
+    assert image(4) in (remote / "meta" / f"{SERIES}.json").read_text()
+    assert walk(remote) == []
+
+
+def test_the_operator_may_publish_it_after_all(mirror: Path, remote: Path, target: Target) -> None:
+    seen = nights(mirror, target, remote, 2)
+    step_back(mirror, target)
+    allowed = publish(mirror, target, Options(cleaning=KEEP.cleaning, allow_rolled_back=True))
+    assert allowed.ok
+    assert not allowed.uploaded, "its files are all still there"
+    assert documents(remote) == seen[1]
+    assert publish(mirror, target, KEEP).ok
+
+
+def test_a_step_back_can_be_undone_by_a_step(mirror: Path, remote: Path, target: Target) -> None:
+    seen = nights(mirror, target, remote, 2)
+    step_back(mirror, target)
+    assert step_back(mirror, target, 2) == 4
+    assert documents(remote) == seen[1]
+    assert publish(mirror, target, KEEP).ok
+
+
+def test_one_series_alone_steps_back(mirror: Path, remote: Path, target: Target) -> None:
+    names = [name.replace("-test-", "-other-") for name in (image(1), image(2))]
+    for name in names:
+        (mirror / name).write_bytes(name.encode() * 999)
+    prepare(mirror, names[:1], series=OTHER)
+    publish(mirror, target, KEEP)
+    before = documents(remote)
+    prepare(mirror, names, series=OTHER)
+    add_image(mirror, [image(1), image(2)])
+    publish(mirror, target, KEEP)
+    after = documents(remote)
+    step_back(mirror, target, None, SERIES)
+    found = documents(remote)
+    assert found[f"meta/{SERIES}.json"] == before[f"meta/{SERIES}.json"]
+    assert found[f"meta/{OTHER}.json"] == after[f"meta/{OTHER}.json"]
+    assert walk(remote) == []
+    listed = {line.split()[2] for line in found["CKSUMS"].decode().splitlines()}
+    assert image(3) not in listed
+    assert names[1] in listed
+    assert cksums.render([]) == b""
+    with pytest.raises(SettingsError, match="no such series"):
+        step_back(mirror, target, None, "puavo-os-nobody-amd64")
+
+
+@pytest.mark.parametrize("what", ["gone", "cut short", "another"])
+def test_a_file_that_is_not_there_any_more_stops_it(
+    mirror: Path, remote: Path, target: Target, what: str
+) -> None:
+    nights(mirror, target, remote, 3)
+    victim = remote / image(1)
+    data = victim.read_bytes()
+    if what == "gone":
+        victim.unlink()
+    else:
+        victim.write_bytes(data[:-1] if what == "cut short" else data[:-1] + b"?")
+        os.utime(victim, (1, 1))
+    seen = documents(remote)
+    with pytest.raises(PublishError, match=r"not there any more.*Nothing was changed"):
+        step_back(mirror, target, 1)
+    assert documents(remote) == seen
+    with Publisher(mirror, target, KEEP) as publisher:
+        missing = {step.number: step.missing for step in publisher.steps()}
+    assert missing[3] == 0
+    assert (missing[1] > 0) == (what != "another"), "only its bytes can tell that one"
+
+
+def test_a_file_that_was_only_touched_is_read_and_counts(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    seen = nights(mirror, target, remote, 2)
+    for name in (image(1), image(2)):
+        os.utime(remote / name, (1, 1))
+    step_back(mirror, target, 1)
+    assert documents(remote) == seen[0]
+
+
+def test_only_so_many_generations_are_kept(mirror: Path, remote: Path, target: Target) -> None:
+    few = Options(cleaning=Cleaning(share=1.0, pause=0.0, generations=2))
+    names = [image(1), image(2)]
+    for night in range(5):
+        names = add_image(mirror, names, keep=3, seed=night)
+        assert publish(mirror, target, few).ok
+    with Publisher(mirror, target, few) as publisher:
+        found = publisher.steps()
+    assert [step.number for step in found] == [5, 4, 3]
+    assert found[0].newest == {SERIES: "20260107120000"}
+    assert found[1].newest == {SERIES: "20260106120000"}
+    with pytest.raises(SettingsError, match="one of those that are kept: 4, 3"):
+        step_back(mirror, target, 1)
+
+
+def test_a_first_generation_has_no_way_back(mirror: Path, target: Target) -> None:
+    publish(mirror, target, KEEP)
+    with pytest.raises(SettingsError, match="there is no way back"):
+        step_back(mirror, target)
+
+
+def test_a_generation_with_a_flipped_bit_is_no_way_back(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    seen = nights(mirror, target, remote, 3)
+    kept = remote / journal.GENERATIONS / "3.json"
+    kept.write_bytes(kept.read_bytes().replace(b"size", b"sizf", 1))
+    with pytest.raises(SettingsError, match="no way back"):
+        step_back(mirror, target)
+    assert documents(remote) == seen[2]
+
+
+def test_a_series_that_a_bad_night_dropped_comes_back(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    other = image(1).replace("-test-", "-other-")
+    (mirror / other).write_bytes(b"other" * 999)
+    prepare(mirror, [other], series=OTHER)
+    publish(mirror, target, KEEP)
+    before = documents(remote)
+    (mirror / "meta" / f"{OTHER}.json").unlink()
+    add_image(mirror, [image(1), image(2)])
+    assert publish(mirror, target, KEEP).ok
+    assert f"meta/{OTHER}.json" not in documents(remote)
+    step_back(mirror, target)
+    assert documents(remote) == before
+
+
+def test_a_publisher_at_work_is_not_disturbed(mirror: Path, remote: Path, target: Target) -> None:
+    nights(mirror, target, remote, 2)
+    tree = FolderTree(Target(path=str(remote)))
+    PublisherLock(tree, Holder.run("another")).acquire()
+    with pytest.raises(LockedError):
+        step_back(mirror, target)
+
+
+def test_a_step_that_was_cut_short_goes_on_in_the_same_direction(
+    mirror: Path, remote: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = nights(mirror, target, remote, 3)
+    # As a kill leaves it: the journal knows of the step, the metadata is still the bad night's.
+    bad = {remote / path: data for path, data in seen[2].items()}
+    step_back(mirror, target)
+    for path, data in bad.items():
+        path.write_bytes(data)
+    held = publish(mirror, target, KEEP)
+    assert not held.ok, "the night after does not bring it back"
+    step_back(mirror, target)
+    assert json.loads(documents(remote)[f"meta/{SERIES}.json"]) == json.loads(
+        seen[1][f"meta/{SERIES}.json"]
+    )
+    assert documents(remote) == seen[1]
