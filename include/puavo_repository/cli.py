@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from puavo_repository import bars, prepare, printed, settings
 from puavo_repository.errors import RepositoryError, SettingsError, printable
+from puavo_repository.printed import PROGRAM, print_json, say
 from puavo_repository.progress import TransferProgress
 from puavo_repository.stages.plan import Plan
 from puavo_repository.stages.report import Report
@@ -21,7 +21,6 @@ from puavo_repository.stages.report import Report
 if TYPE_CHECKING:
     from puavo_repository.stages.publish_report import PublishReport
 
-PROGRAM = "puavo-update-repository"
 _EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
 
 
@@ -32,15 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when everything asked for is done, 1 when something failed and the rest is done,
         2 for bad usage or settings, 130 when it was interrupted.
     """
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
-        return _run(options)
+        if given[:1] == ["rollback"]:
+            from puavo_repository import cli_rollback  # the SSH library is slow to load
+
+            return cli_rollback.run(given[1:])
+        return _run(_parser().parse_args(given))
     except RepositoryError as error:
         _complain(error)
         return error.exit_status
     except KeyboardInterrupt:
-        _say("interrupted; what was done is kept, and the next run goes on from there")
+        say("interrupted; what was done is kept, and the next run goes on from there")
         return _EXIT_INTERRUPTED
 
 
@@ -65,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
             published = publish(chosen.mirror_dir, watcher.transferred)
     if options.json:
         remotes = [report.to_dict() for report in published]
-        _print_json({**done.to_dict(), **({"published": remotes} if publish else {})})
+        print_json({**done.to_dict(), **({"published": remotes} if publish else {})})
     else:
         _render(done, published)
     return _conclude(done, published)
@@ -100,10 +103,10 @@ def _render(done: Plan | Report, published: list[PublishReport]) -> None:
 
 def _conclude(done: Plan | Report, published: list[PublishReport]) -> int:
     for failure in done.failures:
-        _say(f"error: {failure.message}")
+        say(f"error: {failure.message}")
     for report in published:
         for line in report.lines()[1:]:
-            _say(f"error: {report.target}: {line}")
+            say(f"error: {report.target}: {line}")
     return 0 if not done.failures and all(one.ok for one in published) else _EXIT_FAILED
 
 
@@ -115,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
         "links, proven rdiffs, checksums and metadata. No root is needed.",
         epilog="Exit status: 0 everything is done; 1 some image or rdiff failed, the rest is "
         "done; 2 bad usage or settings. Settings come from defaults.mk, then from the "
-        "environment (PUAVO_REPOSITORY_*), then from these options.",
+        "environment (PUAVO_REPOSITORY_*), then from these options. With the word rollback "
+        "first, see puavo-update-repository rollback --help.",
     )
     add = parser.add_argument
     add("image_dir", metavar="IMAGE_DIR", nargs="?", help="folder with the images")
@@ -153,18 +157,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print_json(values: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(values, indent=2) + "\n")
-
-
 def _complain(error: RepositoryError) -> None:
-    _say(f"error: {error}")
+    say(f"error: {error}")
     if isinstance(error, SettingsError):
-        _say(f"See '{PROGRAM} --help'")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{PROGRAM}: {printable(text)}\n")
+        say(f"See '{PROGRAM} --help'")
 
 
 def _user() -> str:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from puavo_repository.errors import printable
 from puavo_repository.formats.names import image_name
 from puavo_repository.stages.plan import DiffState, Plan
 from puavo_repository.stages.report import Report, mb
 
+PROGRAM = "puavo-update-repository"
 _WIDE = 160  # columns
+
+
+def say(text: str) -> None:
+    """Tell a person who runs the command what is not part of its result."""
+    sys.stderr.write(f"{PROGRAM}: {printable(text)}\n")
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """Print the result for a program."""
+    sys.stdout.write(json.dumps(values, indent=2) + "\n")
 
 
 def render(found: Report) -> None:

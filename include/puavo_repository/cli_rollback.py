@@ -1,0 +1,118 @@
+"""``puavo-update-repository rollback``: clients of a published mirror see an earlier generation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from puavo_repository import printed, settings
+from puavo_repository.errors import RepositoryError, SettingsError
+from puavo_repository.stages import publish_options
+from puavo_repository.stages.publisher import Publisher
+from puavo_repository.stages.rollback import Step, remember
+from puavo_repository.storage.target import Target
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: What follows the word ``rollback``.
+
+    Returns:
+        0 when every remote stepped back (or was listed), 1 when one did not.
+
+    Raises:
+        RepositoryError: Bad settings.
+    """
+    options = _parser().parse_args(arguments)
+    chosen = settings.load({"image_dir": options.image_dir, "mirror_dir": options.mirror_dir})
+    how = publish_options.load({})
+    urls = options.upload or [remote for remote in chosen.remotes if "://" in remote]
+    if not urls:
+        raise SettingsError(
+            "rollback",
+            "no published mirror is named",
+            remedy="Give its URL with --upload, or set PUAVO_REPOSITORY_REMOTE",
+        )
+    if options.to is not None and len(urls) > 1:
+        raise SettingsError(
+            "--to", "each mirror counts its own generations", remedy="Name one mirror"
+        )
+    done, failed = [], False
+    for target in [how.target(url) for url in urls]:
+        try:
+            done.append(_one(target, chosen.mirror_dir, how, options))
+        except RepositoryError as error:
+            printed.say(f"error: {error}")
+            failed = True
+    if options.json:
+        printed.print_json({"mirrors": done})
+    return 1 if failed else 0
+
+
+def _one(
+    target: Target, mirror_dir: Path, how: publish_options.Options, options: argparse.Namespace
+) -> dict[str, Any]:
+    with Publisher(mirror_dir, target, how) as publisher:
+        if options.list:
+            found = publisher.steps()
+            if not options.json:
+                _show(target, found)
+            return {"target": target.url, "generations": [step.to_dict() for step in found]}
+        done = publisher.roll_back(options.to, options.series)
+    if mirror_dir.is_dir():
+        remember(mirror_dir, target.url, done)
+    if not options.json:
+        sys.stdout.write(f"{done}\n")
+    return done.to_dict()
+
+
+def _show(target: Target, found: Sequence[Step]) -> None:
+    sys.stdout.write(f"{target.url}\n")
+    for step in found:
+        at = f"{datetime.fromtimestamp(step.at, UTC):%Y-%m-%d %H:%M} UTC" if step.at else "unknown"
+        newest = ", ".join(f"{name} {version}" for name, version in step.newest.items())
+        lost = f"; {step.missing} files of it are not there any more" if step.missing else ""
+        sys.stdout.write(f"  generation {step.number}, published {at}: {newest}{lost}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{printed.PROGRAM} rollback",
+        usage="%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]",
+        description="Gives the clients of a published mirror the metadata of an earlier "
+        "generation again, after a bad night. Images and rdiffs stay as they are. What is taken "
+        "from clients so is not published again before it is gone from the local mirror, or "
+        "PUAVO_REPOSITORY_ALLOW_ROLLED_BACK=true allows it once.",
+    )
+    add = parser.add_argument
+    add("image_dir", metavar="IMAGE_DIR", nargs="?", help="folder with the images")
+    add("mirror_dir", metavar="MIRROR_DIR", nargs="?", help="default: IMAGE_DIR/mirror")
+    add(
+        "-u",
+        "--upload",
+        metavar="URL",
+        action="append",
+        help="the published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE",
+    )
+    add(
+        "--to",
+        metavar="N",
+        type=int,
+        help="generation to go back to; default: the last one with other metadata",
+    )
+    add(
+        "--series",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only this series; may be repeated",
+    )
+    add("--list", action="store_true", help="show the generations, change nothing")
+    add("--json", action="store_true", help="the result as JSON on stdout")
+    return parser

@@ -1,0 +1,75 @@
+"""The command's step back, on mirrors that the command made and published."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mirrors import walk
+from repository import AMXA, COMMAND, V1, V2, V3, Repository, environment, name
+
+SERIES = f"{AMXA}-amd64"
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    (tmp_path / "remote").mkdir()
+    return tmp_path / "remote"
+
+
+def rollback(repository: Repository, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "rollback", *options, str(repository.images), str(repository.mirror)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_bad_night_is_undone_by_one_command(repository: Repository, remote: Path) -> None:
+    url = f"file://{remote}"
+    for version in (V1, V2):
+        repository.add(name(version))
+    assert repository.command("-u", url).returncode == 0
+    good = (remote / "meta" / f"{SERIES}.json").read_bytes()
+    repository.add(name(V3))
+    assert repository.command("-u", url).returncode == 0
+
+    listed = rollback(repository, "-u", url, "--list")
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split(",")[0].strip() for line in listed.stdout.splitlines()[1:]] == [
+        "generation 2",
+        "generation 1",
+    ]
+    done = rollback(repository, "-u", url, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["mirrors"][0]
+    assert (told["generation"], told["restored"]) == (3, 1)
+    assert (remote / "meta" / f"{SERIES}.json").read_bytes() == good
+    assert walk(remote) == []
+
+    night = repository.command("-u", url)
+    assert night.returncode == 1
+    assert "a step back took from clients" in night.stderr
+    assert (remote / "meta" / f"{SERIES}.json").read_bytes() == good
+    (repository.images / name(V3)).unlink()
+    assert repository.command("-u", url).returncode == 0
+
+
+def test_bad_usage_is_told(repository: Repository, remote: Path, tmp_path: Path) -> None:
+    url = f"file://{remote}"
+    nowhere = rollback(repository)
+    assert nowhere.returncode == 2
+    assert "no published mirror is named" in nowhere.stderr
+    two = rollback(repository, "-u", url, "-u", url, "--to", "1")
+    assert two.returncode == 2
+    assert "counts its own generations" in two.stderr
+    fresh = rollback(repository, "-u", url, "-u", f"file://{tmp_path}/missing")
+    assert fresh.returncode == 1
+    assert "there is no way back" in fresh.stderr
+    assert "there is no such folder" in fresh.stderr
