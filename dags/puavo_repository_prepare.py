@@ -33,6 +33,7 @@ from puavo_repository_airflow import notify
 from puavo_repository_airflow.tasks import (
     MAPPED_TASKS,
     PREPARED,
+    WHERE,
     Facts,
     field,
     label,
@@ -40,7 +41,7 @@ from puavo_repository_airflow.tasks import (
     run_here,
 )
 
-WHERE, WHAT = "Where (empty: as this installation is set up)", "Which rdiffs"
+WHAT = "Which rdiffs"
 PARAMS = {
     "dry_run": Param(
         default=False,

@@ -12,31 +12,19 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import (
-    Connection,
-    Param,
-    dag,
-    get_current_context,
-    task,
-)
+from airflow.sdk import dag, get_current_context, task
 
-from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
-from puavo_repository.progress import TransferLog
-from puavo_repository.stages import publish_options
 from puavo_repository.stages.publish import remember
 from puavo_repository.stages.publish_plan import How, Transfer
 from puavo_repository.stages.publish_report import PublishReport
-from puavo_repository.stages.publisher import Publisher
 from puavo_repository.stages.transfer import Placed
-from puavo_repository.storage.publisher_lock import Holder
-from puavo_repository.storage.target import Target, target_of_connection, without_password
-from puavo_repository_airflow import notify
+from puavo_repository.storage.target import without_password
+from puavo_repository_airflow import notify, remotes
+from puavo_repository_airflow.remotes import flag
 from puavo_repository_airflow.tasks import (
     MAPPED_TASKS,
     PREPARED,
@@ -51,14 +39,7 @@ UPLOADS = 4  # side by side; each gets its share of the bandwidth
 logger = logging.getLogger("puavo_repository.publish")
 
 
-def flag(title: str, description: str, section: str) -> Param:
-    """Return a check box of the form."""
-    return Param(
-        default=False, type="boolean", title=title, description_md=description, section=section
-    )
-
-
-WHERE, HOW = "Where (empty: as this installation is set up)", "How"
+HOW = "How"
 PARAMS = {
     "dry_run": flag(
         "Dry run",
@@ -79,55 +60,14 @@ PARAMS = {
         HOW,
         examples=["2M", "0 7-19=500k"],
     ),
-    "mirrors": field(
-        "array",
-        "Mirrors",
-        "One a line: `sftp://user@host/path`, `file:///path`, or the id of an Airflow connection. "
-        "Default: `PUAVO_REPOSITORY_REMOTE`",
-        WHERE,
-        items={"type": "string"},
+    "allow_rolled_back": flag(
+        "Publish what was stepped back from",
+        "What `puavo_repository_rollback` took from clients stays away until it is no longer "
+        "described. Check this once where it is good after all",
+        HOW,
     ),
-    "image_dir": field("string", "Image directory", "Default: as the mirror was prepared", WHERE),
-    "mirror_dir": field("string", "Mirror directory", "Default: as the mirror was prepared", WHERE),
+    **remotes.PARAMS,
 }
-
-
-def chosen() -> settings.Settings:
-    """Return the settings of this run: the environment, what was prepared, then the params."""
-    context = get_current_context()
-    known: Facts = {}
-    for events in (context.get("triggering_asset_events") or {}).values():
-        known |= {k: v for event in events for k, v in (event.extra or {}).items()}
-    given = {
-        name: context["params"][name] or known.get(name) for name in ("image_dir", "mirror_dir")
-    }
-    return settings.load(given)
-
-
-def target(mirror: str, options: publish_options.Options) -> Target:
-    """Return the remote that an URL or a connection id names."""
-    if "://" in mirror:
-        return options.target(mirror)
-    found = Connection.get(mirror)
-    return target_of_connection(
-        mirror,
-        host=found.host,
-        port=found.port,
-        login=found.login,
-        password=found.password,
-        extra=found.extra_dejson,
-    )
-
-
-@contextmanager
-def publisher(work: Facts, share: float = 1.0) -> Iterator[Publisher]:
-    """Open a remote in the name of this run; secrets are looked up here, and stay here."""
-    params = get_current_context()["params"]
-    options = publish_options.load(params, share=share)
-    mirror = target(work["mirror"], options)
-    holder = Holder.run(work["token"])
-    with Publisher(chosen().mirror_dir, mirror, options, holder, TransferLog()) as found:
-        yield found
 
 
 def works(plans: Any, how: How) -> list[Facts]:
@@ -171,13 +111,12 @@ def puavo_repository_publish() -> None:
 
     @task
     def mirrors() -> list[Facts]:
-        names = get_current_context()["params"]["mirrors"] or chosen().remotes
-        return [{"mirror": name, "token": secrets.token_hex(8)} for name in names]
+        return [{"mirror": name, "token": secrets.token_hex(8)} for name in remotes.mirrors()]
 
     @task(map_index_template="{{ label }}")
     def plan(mirror: Facts) -> Facts:
         label(without_password(mirror["mirror"]))
-        with publisher(mirror) as remote:
+        with remotes.publisher(mirror) as remote:
             _, facts, made = remote.look()
             idle = (made.is_empty and facts.settled) or get_current_context()["params"]["dry_run"]
             logger.info("%s:\n%s", mirror["mirror"], "\n".join(made.lines()))
@@ -196,7 +135,7 @@ def puavo_repository_publish() -> None:
     @task(map_index_template="{{ label }}", max_active_tis_per_dag=UPLOADS)
     def upload(work: Facts) -> Facts:
         label(*(item["path"] for item in work["items"]))
-        with publisher(work, 1 / UPLOADS) as remote, remote.alive():
+        with remotes.publisher(work, 1 / UPLOADS) as remote, remote.alive():
             placed = [remote.transfer(Transfer.from_dict(item)) for item in work["items"]]
         return {"mirror": work["mirror"], "placed": [file.to_dict() for file in placed]}
 
@@ -208,7 +147,7 @@ def puavo_repository_publish() -> None:
     @task(map_index_template="{{ label }}", max_active_tis_per_dag=1)
     def assemble(work: Facts) -> Facts:
         label(*(item["path"] for item in work["items"]))
-        with publisher(work) as remote, remote.alive():
+        with remotes.publisher(work) as remote, remote.alive():
             placed = [remote.transfer(Transfer.from_dict(item)) for item in work["items"]]
         return {"mirror": work["mirror"], "placed": [file.to_dict() for file in placed]}
 
@@ -216,21 +155,21 @@ def puavo_repository_publish() -> None:
     def switch(plan: Facts, uploaded: Any, assembled: Any) -> Facts:
         label(without_password(plan["mirror"]))
         done = placed_at(plan["mirror"], uploaded, assembled)
-        with publisher(plan) as remote:
+        with remotes.publisher(plan) as remote:
             switched = remote.switch(done, [Transfer.from_dict(i) for i in plan["transfers"]])
         return {"mirror": plan["mirror"], "switched": switched.to_dict()}
 
     @task(map_index_template="{{ label }}", trigger_rule="all_done")
     def prune(plan: Facts) -> Facts:
         label(without_password(plan["mirror"]))
-        with publisher(plan) as remote:
+        with remotes.publisher(plan) as remote:
             return {"mirror": plan["mirror"], "pruned": remote.prune().to_dict()}
 
     @task(map_index_template="{{ label }}", trigger_rule="all_done")
     def verify(plan: Facts, uploaded: Any, assembled: Any) -> int:
         label(without_password(plan["mirror"]))
         fresh = [file.path for file in placed_at(plan["mirror"], uploaded, assembled)]
-        with publisher(plan) as remote:
+        with remotes.publisher(plan) as remote:
             return remote.verify(fresh)
 
     @task(trigger_rule="all_done")
@@ -266,12 +205,12 @@ def concluded(work: Facts, placed: list[Placed], switched: Any, pruned: Any) -> 
         if done["mirror"] == work["mirror"]:
             found.took(done)
     try:
-        with publisher(work) as remote:
+        with remotes.publisher(work) as remote:
             found = remote.conclude(found)
     except RepositoryError as error:
         found.failed["connecting"] = str(error)
     if not found.dry_run:
-        remember(chosen().mirror_dir, found)
+        remember(remotes.chosen().mirror_dir, found)
     return found
 
 

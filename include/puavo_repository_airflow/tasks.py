@@ -1,4 +1,4 @@
-"""What the tasks of both DAGs have in common."""
+"""What the tasks of all DAGs have in common."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from airflow.sdk import (
 
 Facts = dict[str, Any]
 PREPARED = Asset("puavo-repository-prepared")
+WHERE = "Where (empty: as this installation is set up)"  # a section of every form
 MAPPED_TASKS = 1000  # Airflow maps at most 1024; beyond, a task takes several files
 
 

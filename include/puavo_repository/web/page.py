@@ -98,6 +98,7 @@ _ENVIRONMENT.filters |= {
     "version": version,
     "percent": percent,
     "moment": moment,
+    "date": view.moment,
     "seconds": figures.seconds,
     "heat": figures.heat,
     "matrix": matrix,

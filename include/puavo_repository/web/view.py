@@ -25,6 +25,7 @@ from puavo_repository.web.problems import find_problems
 
 PREPARE = "puavo_repository_prepare"
 PUBLISH = "puavo_repository_publish"
+ROLLBACK = "puavo_repository_rollback"
 
 
 def repository(disk: Disk, runs: Sequence[Run] = ()) -> Repository:
@@ -53,7 +54,7 @@ def repository(disk: Disk, runs: Sequence[Run] = ()) -> Repository:
             update_bytes=fetched,
             update_whole=whole,
             saving=1 - fetched / whole if whole else 0.0,
-            changed=_moment(disk.changed),
+            changed=moment(disk.changed),
             last_success=next(
                 (
                     run.ended
@@ -187,13 +188,14 @@ def _remotes(disk: Disk) -> list[Remote]:
         Remote(
             name=one.address,
             generation=one.generation,
-            published=_moment(one.changed),
-            verified=_moment(one.verified),
+            published=moment(one.changed),
+            verified=moment(one.verified),
             pending=sorted(dict(described.items() - one.files.items())),
         )
         for one in disk.remotes
     ]
 
 
-def _moment(seconds: float | None) -> datetime | None:
+def moment(seconds: float | None) -> datetime | None:
+    """Return the moment so many seconds after the epoch."""
     return datetime.fromtimestamp(seconds, UTC) if seconds else None

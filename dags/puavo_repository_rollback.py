@@ -1,0 +1,104 @@
+"""Step back after a bad night: clients see an earlier generation of the published mirrors again.
+
+By hand only. Metadata and CKSUMS are put back, after every file that they name was found in
+place; images and rdiffs stay as they are. What is taken from clients so is not published again
+before it is gone from the local mirror, or a run of publish allows it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import dag, get_current_context, task
+
+from puavo_repository.errors import PublishError, SettingsError
+from puavo_repository.stages.rollback import remember
+from puavo_repository.storage.target import without_password
+from puavo_repository_airflow import notify, remotes
+from puavo_repository_airflow.tasks import Facts, field, label, retries, run_here
+
+WHAT = "What"
+PARAMS = {
+    "dry_run": remotes.flag(
+        "Only show the generations",
+        "Nothing is changed. What there is to go back to is on the run's tab **Plan and report**",
+        WHAT,
+    ),
+    "generation": field(
+        "integer",
+        "Generation",
+        "Number of the generation to go back to, of one mirror. Default: the last one that has "
+        "other metadata",
+        WHAT,
+        minimum=0,
+    ),
+    "series": field(
+        "array",
+        "Series",
+        "Only these, one a line. Default: all",
+        WHAT,
+        items={"type": "string"},
+        examples=["puavo-os-amxa-bookworm-amd64"],
+    ),
+    **remotes.PARAMS,
+}
+logger = logging.getLogger("puavo_repository.rollback")
+
+
+@dag(
+    schedule=None,
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args=retries(3, timedelta(seconds=30), timedelta(hours=4)),
+    params=PARAMS,
+    on_failure_callback=notify.on_failure(),
+    tags=["puavo"],
+    doc_md=__doc__,
+)
+def puavo_repository_rollback() -> None:
+    """Give clients an earlier generation of every mirror."""
+
+    @task
+    def mirrors() -> list[Facts]:
+        names = remotes.mirrors()
+        if get_current_context()["params"]["generation"] is not None and len(names) != 1:
+            raise SettingsError(
+                "generation", "each mirror counts its own", remedy="Name one mirror as well"
+            )
+        return [{"mirror": name, "token": secrets.token_hex(8)} for name in names]
+
+    @task(map_index_template="{{ label }}")
+    def roll_back(mirror: Facts) -> Facts:
+        params, address = get_current_context()["params"], without_password(mirror["mirror"])
+        label(address)
+        with remotes.publisher(mirror) as remote:
+            if params["dry_run"]:
+                return {"target": address, "steps": [one.to_dict() for one in remote.steps()]}
+            done = remote.roll_back(params["generation"], params["series"] or ())
+        remember(remotes.chosen().mirror_dir, address, done)
+        return {**done.to_dict(), "target": address}
+
+    @task(trigger_rule="all_done")
+    def report(mirrors: list[Facts], done: list[Facts]) -> None:
+        found = [done[index] for index in range(len(done))] if done else []
+        get_current_context()["ti"].xcom_push("rolled_back", found)
+        lost = len(mirrors) - len(found)
+        if lost:
+            raise PublishError(
+                f"{lost} of {len(mirrors)} mirrors",
+                "did not step back",
+                remedy="See the log of their tasks",
+            )
+
+    every = mirrors()
+    report(every, roll_back.expand(mirror=every))
+
+
+rollback = puavo_repository_rollback()
+
+if __name__ == "__main__":
+    sys.exit(0 if run_here(rollback) else 1)

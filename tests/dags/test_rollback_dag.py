@@ -1,0 +1,68 @@
+"""The rollback DAG, run for real in Airflow's own process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_server import run_dag
+from mirrors import SERIES, add_image, make_mirror, walk
+from puavo_repository.stages.prune import Cleaning
+from puavo_repository.stages.publish import publish
+from puavo_repository.stages.publish_options import Options
+from puavo_repository.storage import published
+from puavo_repository.storage.target import Target
+
+ROLLBACK = "puavo_repository_rollback"
+NOW = Options(cleaning=Cleaning(pause=0.0))
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    make_mirror(tmp_path / "images" / "mirror", count=2, targets=1)
+    return tmp_path / "images" / "mirror"
+
+
+def roll_back(airflow: dict[str, str], mirror: Path, urls: list[str], **more: Any) -> Any:
+    return run_dag(airflow, ROLLBACK, {"image_dir": str(mirror.parent), "mirrors": urls, **more})
+
+
+def test_every_mirror_steps_back_and_a_bad_one_holds_nobody_back(
+    airflow: dict[str, str], mirror: Path, tmp_path: Path
+) -> None:
+    names, remotes, seen = sorted(p.name for p in mirror.glob("*.img")), [], []
+    for number in range(2):
+        remotes.append(tmp_path / f"remote {number}")
+        remotes[-1].mkdir()
+        assert publish(mirror, Target(path=str(remotes[-1])), NOW).ok
+        seen.append((remotes[-1] / "meta" / f"{SERIES}.json").read_bytes())
+    add_image(mirror, names)
+    for remote in remotes:
+        assert publish(mirror, Target(path=str(remote)), NOW).ok
+    urls = [f"file://{remote}".replace(" ", "%20") for remote in remotes]
+
+    shown = roll_back(airflow, mirror, urls, dry_run=True)
+    assert shown["state"] == "success"
+    assert (remotes[0] / "meta" / f"{SERIES}.json").read_bytes() != seen[0]
+
+    found = roll_back(airflow, mirror, [*urls, f"file://{tmp_path}/missing"])
+    assert found["state"] == "failed", "one mirror could not be reached"
+    states = sorted(state for task, _, state in found["tasks"] if task == "roll_back")
+    assert states == ["failed", "success", "success"]
+    for remote, good in zip(remotes, seen, strict=True):
+        assert (remote / "meta" / f"{SERIES}.json").read_bytes() == good
+        assert walk(remote) == []
+    for known in published.records(mirror):
+        assert known.generation == 3
+        assert "publishing goes on then" in known.problems["stepped back"]
+
+
+def test_a_generation_is_that_of_one_mirror(
+    airflow: dict[str, str], mirror: Path, tmp_path: Path
+) -> None:
+    urls = [f"file://{tmp_path}/one", f"file://{tmp_path}/two"]
+    found = roll_back(airflow, mirror, urls, generation=1)
+    assert found["state"] == "failed"
+    assert "each mirror counts its own" in found["log"]
