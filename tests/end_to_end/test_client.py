@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
+from puavo_repository.stages.publish_options import Options
+from puavo_repository.stages.publisher import Publisher
 from repository import AMXA, V1, V2, V3, V4, Repository, name
 from servers import HttpsServer, Proxy, Sshd, tool
 
 SERIES = f"{AMXA}-amd64"
+GENEROUS = Options(cleaning=Cleaning(share=1.0))
 
 
 class Laptop:
@@ -35,6 +39,12 @@ class Laptop:
         subprocess.run([tool("rdiff"), "patch", have, self._home / "rdiff", image], check=True)
         self._check(want, self._ask(f'.[][][] | select(.filename == "{want}")'))
         return image
+
+    def newest(self) -> str:
+        """Return the image that the metadata names last."""
+        self._fetch(f"meta/{SERIES}.json", "meta.json")
+        command = [tool("jq"), "-r", ".[][][-1].filename", str(self._home / "meta.json")]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def download(self, want: str) -> Path:
         """Fetch a whole image, as a client does for which there is no rdiff."""
@@ -92,6 +102,40 @@ def test_a_laptop_updates_from_what_was_published(
         hidden = f"{server.url}/.puavo-publish/journal.json"
         trust = f"--ca-certificate={server.certificate}"
         assert subprocess.run([tool("wget"), "-q", "-O", "-", trust, hidden]).returncode != 0
+
+
+def test_after_a_bad_night_a_step_back_lets_clients_update_at_once(
+    repository: Repository, tmp_path: Path, sshd: Sshd
+) -> None:
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    target = sshd.target(remote)
+    for version in (V1, V2, V3):
+        repository.add(name(version))
+    assert repository.prepare().ok
+    assert publish(repository.mirror, target).ok
+    with HttpsServer(tmp_path / "nginx", remote) as server:
+        laptop = Laptop(tmp_path / "laptop", server)
+        old = laptop.download(name(V2))
+        repository.add(name(V4))  # it does not boot, say: nothing that a checksum would tell
+        assert repository.prepare().ok
+        assert publish(repository.mirror, target).ok
+        assert laptop.newest() == name(V4)
+        bad = Laptop(tmp_path / "early", server).update(old, name(V4))
+        with Publisher(repository.mirror, target) as publisher:
+            publisher.roll_back(None)
+        assert laptop.newest() == name(V3)
+        new = laptop.update(old, name(V3))
+        assert new.read_bytes() == (repository.images / name(V3)).read_bytes()
+        # One that has the bad image gets the whole good one: it is told of no rdiff.
+        assert bad.exists()
+        assert Laptop(tmp_path / "back", server).download(name(V3)).read_bytes() == new.read_bytes()
+        (repository.images / name(V4)).unlink()
+        assert repository.prepare().ok
+        assert publish(repository.mirror, target, GENEROUS).ok
+        assert laptop.newest() == name(V3)
+        later = Laptop(tmp_path / "later", server).update(old, name(V3))
+        assert later.read_bytes() == new.read_bytes()
 
 
 def test_the_new_image_costs_only_its_rdiff(
