@@ -200,9 +200,11 @@ def _read_defaults_mk(path: Path) -> dict[str, str]:
 
 def _check_apart(image_dir: Path, mirror_dir: Path) -> None:
     """Refuse a mirror that would feed on its own images; below them it is safe."""
-    if image_dir.is_relative_to(mirror_dir) or (
-        mirror_dir.exists() and mirror_dir.samefile(image_dir)
-    ):
+    try:
+        same = mirror_dir.exists() and mirror_dir.samefile(image_dir)
+    except OSError as error:
+        raise storage_error(mirror_dir, error) from error
+    if same or image_dir.is_relative_to(mirror_dir):
         raise SettingsError(
             mirror_dir,
             f"the mirror cannot be, or lie around, the image directory {image_dir}",

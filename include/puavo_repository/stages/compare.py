@@ -71,6 +71,8 @@ def same_bytes(tree: RemoteTree, path: str, local: Path, ranges: list[Range]) ->
     try:
         here: Iterator[bytes] = (os.pread(descriptor, r.length, r.offset) for r in ranges)
         return all(a == b for a, b in zip(tree.read(path, ranges), here, strict=True))
+    except OSError as error:
+        raise storage_error(local, error) from error
     finally:
         os.close(descriptor)
 

@@ -183,7 +183,7 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
     except OSError as error:
         raise storage_error(job.path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        files.discard(part)
     logger.info(
         "%s: %.2f MB, %.2f %% of the image, made and proven in %.1f s",
         job.name,

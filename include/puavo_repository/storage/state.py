@@ -201,9 +201,8 @@ class Records(Generic[R]):
 
     def names(self) -> list[str]:
         """Return what there are records of, sorted."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(path.name.removesuffix(".json") for path in self.folder.glob("[!.]*.json"))
+        paths = files.listed(self.folder, "[!.]*.json")
+        return [path.name.removesuffix(".json") for path in paths]
 
     def __iter__(self) -> Iterator[R]:
         for name in self.names():
