@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,20 @@ def test_a_killed_holder_loses_the_lock(tmp_path: Path) -> None:
         process.wait()
     with files.locked(lock, "me"):
         assert b"me" in lock.read_bytes()
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_nobody_else_may_write_what_is_made(
+    tmp_path: Path, umask: int, file: int, folder: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        files.write(tmp_path / "a" / "b" / "f", b"new")
+        with files.locked(tmp_path / "a" / "lock", "a test"):
+            pass
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "a" / "b" / "f", tmp_path / "a" / "lock"):
+        assert stat.S_IMODE(path.stat().st_mode) == file
+    for path in (tmp_path / "a", tmp_path / "a" / "b"):
+        assert stat.S_IMODE(path.stat().st_mode) == folder
