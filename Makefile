@@ -1,4 +1,4 @@
-# make run | test | airflow | setup | benchmark | lock: see README.md
+# make run | test | airflow | setup | benchmark | campaign | fuzz | dependencies | lock: see README.md
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -41,7 +41,7 @@ run: export PUAVO_REPOSITORY_RETRIES := 0
 run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
 run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
 
-.PHONY: setup run test campaign fuzz benchmark airflow lock demo packages test-packages
+.PHONY: setup run test campaign fuzz benchmark airflow dependencies lock demo packages test-packages
 .DEFAULT_GOAL := run
 
 setup: packages $(VENV)/.complete
@@ -121,6 +121,13 @@ benchmark: setup test-packages
 	@PYTHONPATH=include:tests python -m benchmarks.compare "$(DIR)"
 	@images=("$(DIR)"/*.img); \
 	    PYTHONPATH=include:tests python tests/benchmarks/sftp.py "$${images[-2]}" "$${images[-1]}"
+
+# Known vulnerabilities of what requirements.txt pins; asks the network, and fails where one
+# package could not be looked up.
+dependencies: setup
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.txt
 
 lock:
 	uv pip compile pyproject.toml --group test --universal --python-version 3.11 \

@@ -42,16 +42,25 @@ def _bases() -> list[Path]:
 
 
 def _cache_folder() -> str:
-    """Return the folder where compiled code is kept, empty if none is writable."""
+    """Return the folder where compiled code is kept, empty if none is writable by us alone."""
     name = f"kernels-{_sources()}"
     for base in _bases():
         try:
-            (base / name).mkdir(parents=True, exist_ok=True)
+            base.mkdir(parents=True, exist_ok=True)
+            (base / name).mkdir(0o755, exist_ok=True)
             tempfile.TemporaryFile(dir=base / name).close()
+            ours = _is_ours(base / name)
         except OSError:
             continue
-        return str(base / name)
+        if ours:
+            return str(base / name)
     return ""
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell whether nobody else may write there: what is kept there is run."""
+    found = folder.stat()
+    return found.st_uid in {0, os.geteuid()} and not found.st_mode & 0o022
 
 
 _CACHE = _cache_folder()

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import puavo_repository
 from delta.pairs import noise
+from puavo_repository import compiled
 
 _MEASURE = """
 import re, sys, threading
@@ -87,3 +90,14 @@ def test_without_a_writable_cache_folder_it_still_works(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout == bytes.fromhex("72730236 4a c350 c350 00")
+
+
+@pytest.mark.parametrize(("mode", "kept"), [(0o700, True), (0o777, False), (0o775, False)])
+def test_code_is_kept_only_where_nobody_else_could_change_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, kept: bool
+) -> None:
+    monkeypatch.setattr(compiled, "_bases", lambda: [tmp_path])
+    folder = tmp_path / f"kernels-{compiled._sources()}"
+    folder.mkdir()
+    folder.chmod(mode)
+    assert compiled._cache_folder() == (str(folder) if kept else "")

@@ -18,7 +18,7 @@ from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.stages import fingerprint as stage
 from puavo_repository.stages.fingerprint import fingerprint
 from puavo_repository.storage.mirror import Mirror
-from repository import V1, Repository, check_file, name
+from repository import V1, Repository, check_file, name, public
 
 IMAGE = name(V1)
 
@@ -85,6 +85,50 @@ def test_a_link_among_the_definitions_is_not_followed(
     image = repository.images / IMAGE
     subprocess.run(["mksquashfs", tmp_path / "tree", image, "-quiet", "-no-progress"], check=True)
     assert "not a plain file" in refused(repository)
+
+
+@pytest.mark.parametrize("level", ["usr", "usr/share", "usr/share/puavo-conf"])
+def test_a_link_on_the_way_to_the_definitions_is_not_followed(
+    repository: Repository, tmp_path: Path, level: str
+) -> None:
+    """An image must not have files of this machine published in its metadata."""
+    outside = tmp_path / "outside"
+    rest = Path("usr/share/puavo-conf/definitions").relative_to(level)
+    (outside / rest).mkdir(parents=True)
+    (outside / rest / "a.json").write_text('{"secret": 1}')
+    (tmp_path / "tree" / level).parent.mkdir(parents=True)
+    (tmp_path / "tree" / level).symlink_to(outside)
+    image = repository.images / IMAGE
+    subprocess.run(["mksquashfs", tmp_path / "tree", image, "-quiet", "-no-progress"], check=True)
+    try:
+        repository.prepare()
+    finally:
+        assert b"secret" not in b"".join(public(repository.mirror).values())
+
+
+def test_a_link_in_place_of_the_definitions_is_refused(
+    repository: Repository, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "a.json").write_text('{"secret": 1}')
+    (tmp_path / "tree/usr/share/puavo-conf").mkdir(parents=True)
+    (tmp_path / "tree/usr/share/puavo-conf/definitions").symlink_to(tmp_path / "outside")
+    image = repository.images / IMAGE
+    subprocess.run(["mksquashfs", tmp_path / "tree", image, "-quiet", "-no-progress"], check=True)
+    assert "not a plain folder" in refused(repository)
+
+
+def test_definitions_that_would_fill_the_disk_are_refused(
+    repository: Repository, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tree/usr/share/puavo-conf/definitions"
+    folder.mkdir(parents=True)
+    with (folder / "a.json").open("wb") as file:
+        file.write(b'{"a": "')
+        file.truncate(300 << 20)  # next to nothing in the image
+    image = repository.images / IMAGE
+    subprocess.run(["mksquashfs", tmp_path / "tree", image, "-quiet", "-no-progress"], check=True)
+    assert "larger than" in refused(repository)
 
 
 @pytest.mark.parametrize(

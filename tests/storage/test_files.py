@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,20 @@ def test_a_disk_that_fails_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) 
 
 def _refuse(*_: object, **__: object) -> None:
     raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_nobody_else_may_write_what_is_made(
+    tmp_path: Path, umask: int, file: int, folder: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        files.write(tmp_path / "a" / "b" / "f", b"new")
+        with files.locked(tmp_path / "a" / "lock", "a test"):
+            pass
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "a" / "b" / "f", tmp_path / "a" / "lock"):
+        assert stat.S_IMODE(path.stat().st_mode) == file
+    for path in (tmp_path / "a", tmp_path / "a" / "b"):
+        assert stat.S_IMODE(path.stat().st_mode) == folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from puavo_repository.storage.remote import (
 )
 from puavo_repository.storage.sftp import SftpTree
 from puavo_repository.storage.target import Target
-from servers import Sshd
+from servers import Sshd, running
 
 ROOT_NAME = "tree with spaces and ä%20"
 
@@ -154,3 +155,21 @@ def test_free_space_is_that_of_the_file_system(tree: RemoteTree, root: Path) -> 
     free = tree.free_space()
     assert free is not None
     assert abs(free - space.f_bavail * space.f_frsize) < 1 << 30
+
+
+@pytest.mark.parametrize("kind", ["folder", "sftp"])
+def test_nobody_else_may_write_what_is_made_there(tmp_path: Path, kind: str) -> None:
+    before = os.umask(0)
+    server = Sshd(tmp_path / "sshd", options="-u 000")
+    (tmp_path / "remote").mkdir(0o755)
+    try:
+        with running(server):
+            folder = Target(path=str(tmp_path / "remote"))
+            tree = FolderTree(folder) if kind == "folder" else SftpTree(server.target(folder.path))
+            tree.make_folder("meta")
+            write_whole(tree, "meta/f", b"new")
+            tree.close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "remote" / "meta").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "remote" / "meta" / "f").stat().st_mode) == 0o644

@@ -196,7 +196,7 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
 
 def _write(engine: DeltaEngine, job: _Job, part: Path, progress: Progress) -> Digests:
     """Write the rdiff into its part file, digested in the same pass, and make it durable."""
-    with part.open("wb", buffering=0) as stream, Digester() as digester:
+    with files.create(part, buffering=0) as stream, Digester() as digester:
 
         def sink(block: memoryview) -> None:
             owned = bytes(block)

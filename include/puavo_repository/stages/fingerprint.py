@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import stat
 import subprocess
 import tempfile
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _DEFINITIONS = "usr/share/puavo-conf/definitions"
 _UNSQUASHFS_TIMEOUT = 600  # seconds; it reads a few blocks, but the disk may be busy
+_DEFINITIONS_LIMIT = 16 << 20  # bytes of one file
 
 
 def fingerprint(settings: Settings, name: str, progress: Progress = no_progress) -> ImageRecord:
@@ -160,8 +162,10 @@ def read_puavo_conf(path: Path, scratch: Path) -> dict[str, Any]:
     files.make_folder(scratch)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         root = Path(folder) / "root"
-        command = [unsquashfs, "-quiet", "-no-progress", "-no-xattrs", "-strict-errors"]
-        command += ["-processors", "1", "-dest", str(root), str(path.absolute()), _DEFINITIONS]
+        # An image says how large its files are; the disk shall not be filled by what it says.
+        command = ["prlimit", f"--fsize={_DEFINITIONS_LIMIT}", unsquashfs, "-quiet"]
+        command += ["-no-progress", "-no-xattrs", "-strict-errors", "-processors", "1"]
+        command += ["-dest", str(root), str(path.absolute()), _DEFINITIONS]
         try:
             done = subprocess.run(
                 command,
@@ -172,6 +176,8 @@ def read_puavo_conf(path: Path, scratch: Path) -> dict[str, Any]:
             )
         except subprocess.TimeoutExpired:
             raise ImageError(path, "unsquashfs did not come to an end on it") from None
+        if done.returncode == -signal.SIGXFSZ:
+            raise _unusable(path, f"one file is larger than {_DEFINITIONS_LIMIT >> 20} MiB")
         if done.returncode != 0:
             said = (done.stderr or done.stdout).decode(errors="replace").strip()
             raise ImageError(
@@ -180,7 +186,11 @@ def read_puavo_conf(path: Path, scratch: Path) -> dict[str, Any]:
                 found=" ".join(said.split())[-300:],
                 remedy="Replace it by a whole image, or move it out of the image directory",
             )
-        return _merge_definitions(path, root / _DEFINITIONS)
+        definitions = root.resolve() / _DEFINITIONS
+        # A link in its place would have files of this machine published.
+        if definitions.resolve() != definitions:
+            raise _unusable(path, f"{_DEFINITIONS} is not a plain folder")
+        return _merge_definitions(path, definitions)
 
 
 def _merge_definitions(image: Path, folder: Path) -> dict[str, Any]:
@@ -205,12 +215,16 @@ def _definitions(image: Path, file: Path) -> dict[str, Any]:
     try:
         return _read_definitions(file)
     except (OSError, ValueError) as error:
-        raise ImageError(
-            image,
-            f"the puavo-conf definitions inside it cannot be used: {file.name}: {error}",
-            expected="a JSON object of definitions",
-            remedy="Build the image again with that file mended",
-        ) from error
+        raise _unusable(image, f"{file.name}: {error}") from error
+
+
+def _unusable(image: Path, why: str) -> ImageError:
+    return ImageError(
+        image,
+        f"the puavo-conf definitions inside it cannot be used: {why}",
+        expected="plain files with a JSON object of definitions each",
+        remedy="Build the image again with that mended",
+    )
 
 
 def _read_definitions(file: Path) -> dict[str, Any]:

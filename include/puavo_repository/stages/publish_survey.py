@@ -205,7 +205,7 @@ def _reject(facts: Facts, local: Snapshot) -> None:
                 remedy="Take the bad image out of its folder or configuration and prepare again; "
                 "or, if it is good after all, publish once with allow_rolled_back",
             )
-            facts.problems[path] = str(error)
+            facts.problems[path] = str(error).removeprefix(f"{path}: ")
 
 
 def _presence(tree: RemoteTree, facts: Facts, local: Path, file: Wanted) -> Presence:
@@ -260,7 +260,10 @@ def make_plan(tree: RemoteTree, local: Snapshot, facts: Facts) -> Plan:
     present = [f for f in wanted if facts.presence[f.path] is Presence.PRESENT]
     dropped = [path for path in facts.documents if path not in local.documents]
     ours = facts.journal.files
-    unnamed = [p for p in ours if p not in local.wanted and p in facts.listing and _is_data(p)]
+    waiting = {path: facts.documents[path] for path in facts.problems if path in facts.documents}
+    named_still = {f.path for doc in waiting.values() for f in metadata.described_files(doc)}
+    kept = named_still.union(local.wanted)
+    unnamed = [p for p in ours if p not in kept and p in facts.listing and _is_data(p)]
     foreign = [p for p in facts.listing if p not in ours and p not in local.wanted and _is_data(p)]
     return Plan(
         transfers=transfers,

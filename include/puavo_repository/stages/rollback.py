@@ -73,8 +73,8 @@ class RolledBack:
     def __str__(self) -> str:
         return (
             f"{self.target}: generation {self.generation} has the metadata of {self.restored} "
-            f"again: {len(self.documents)} files put back, {len(self.rejected)} files are not "
-            "offered any more"
+            f"again; metadata files put back: {len(self.documents)}, files not offered any more: "
+            f"{len(self.rejected)}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -149,6 +149,8 @@ class Switch:
 
     def _describe(self, path: str) -> None:
         document = self._local.parsed[path]
+        if path in self._facts.problems:
+            return  # which say why
         absent = self._absent(path)
         if absent:
             self._result.held[path] = absent

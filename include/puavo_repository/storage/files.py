@@ -3,6 +3,9 @@
 Every output is made as ``.<name>.part`` in its own folder, fsynced, renamed, and the folder
 fsynced. What a killed process leaves behind are such part files only; ``sweep`` removes them
 when the mirror's lock says that nobody is writing them.
+
+Whatever the umask, nobody but the owner may write what is made here; who may read it is the
+umask's to say, for a web server often has to.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from puavo_repository.errors import LockedError, storage_error
 
 PART = ".part"
+_FILE, _FOLDER = 0o644, 0o755  # most that a new one permits
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,13 @@ def part_path(path: Path) -> Path:
     return path.with_name(f".{path.name}{PART}")
 
 
+def create(path: Path, buffering: int = -1) -> BinaryIO:
+    """Open a file for writing, made or emptied."""
+    stream: Any = path.open("wb", buffering)
+    os.fchmod(stream.fileno(), stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & _FILE)
+    return cast("BinaryIO", stream)
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """Open a part file for writing; durable under its name when the block ends well.
@@ -89,7 +100,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     part = part_path(path)
     try:
         make_folder(path.parent)
-        with part.open("wb") as stream:
+        with create(part) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -128,7 +139,9 @@ def make_folder(folder: Path) -> None:
     try:
         if folder.is_dir():
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder.parent != folder:
+            make_folder(folder.parent)
+        folder.mkdir(_FOLDER, exist_ok=True)
         sync_folder(folder.parent)
     except OSError as error:
         raise storage_error(folder, error) from error
@@ -188,7 +201,7 @@ def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False)
     """
     make_folder(path.parent)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE)
     except OSError as error:
         raise storage_error(path, error) from error
     try:

@@ -100,7 +100,7 @@ class FolderTree:
         """Make a folder, if it is missing."""
         if not self._check_folder(path):
             with self._errors(path):
-                (self._root / path).mkdir()
+                (self._root / path).mkdir(0o755)
 
     def free_space(self) -> int | None:
         """Return the bytes that may still be written."""

@@ -231,7 +231,7 @@ def _link_or_copy(image: Path, part: Path, record: ImageRecord) -> Placed:
         if Identity.at(part) != record.identity:
             raise _changed(image)
         return Placed.LINKED
-    with image.open("rb") as source, part.open("wb") as copy:
+    with image.open("rb") as source, files.create(part) as copy:
         if Identity.of(os.fstat(source.fileno())) != record.identity:
             raise _changed(image)
         how = Placed.REFLINKED

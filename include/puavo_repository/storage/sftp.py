@@ -26,7 +26,8 @@ from puavo_repository.storage.ssh import connect
 from puavo_repository.storage.target import Target
 
 READ, WRITE, CREATE, EXCLUSIVE = 0x01, 0x02, 0x08, 0x20  # flags of OPEN
-NO_ATTRIBUTES = struct.pack(">I", 0)
+# Attributes of what is made: nobody but its owner may write it, whatever the server's umask.
+NEW_FILE, NEW_FOLDER = struct.pack(">II", 0x4, 0o644), struct.pack(">II", 0x4, 0o755)
 COPY_PIECE = 64 << 20  # bytes of one copy-data request: an answer must come before the time-out
 READS_UNDER_WAY = 32
 SYNC_PATIENCE = 600.0  # seconds a server may take to put a large file on a slow disk
@@ -115,7 +116,7 @@ class SftpTree:
             )
         if access is not Access.READ:
             flags |= WRITE | (0 if found else CREATE | EXCLUSIVE)
-        body = string(self._full(path)) + struct.pack(">I", flags) + NO_ATTRIBUTES
+        body = string(self._full(path)) + struct.pack(">I", flags) + NEW_FILE
         handle = self._ask(Packet.OPEN, body, path, Packet.HANDLE).string()
         return SftpFile(self, self._session, path, handle)
 
@@ -152,7 +153,7 @@ class SftpTree:
     def make_folder(self, path: str) -> None:
         """Make a folder, if it is missing."""
         if not self._check_folder(path):
-            self._ask(Packet.MKDIR, string(self._full(path)) + NO_ATTRIBUTES, path)
+            self._ask(Packet.MKDIR, string(self._full(path)) + NEW_FOLDER, path)
 
     def free_space(self) -> int | None:
         """Return the bytes that may still be written, or None where the server does not say."""
