@@ -15,10 +15,11 @@ import os
 import secrets
 import socket
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from puavo_repository.errors import LockedError, RepositoryError
+from puavo_repository.formats import jsonfile
 from puavo_repository.storage.journal import FOLDER
 from puavo_repository.storage.remote import Access, RemoteTree, read_whole
 
@@ -215,10 +216,13 @@ class PublisherLock:
 
 
 def _parse(content: bytes) -> Holder | None:
+    """Read a lock; None for one that no publisher wrote."""
     try:
-        return Holder(**json.loads(content))
+        found = Holder(**jsonfile.loads(content))
     except (ValueError, TypeError):
         return None
+    kinds = [type(value) for value in astuple(found)]
+    return found if kinds == [str, str, str, int, str] else None
 
 
 def server_time(tree: RemoteTree, token: str) -> int | None:
