@@ -115,7 +115,10 @@ def parse(data: bytes) -> Document:
             raise ValueError(f"series {series!r} has no list of images")
         for image in content["images"]:
             _check_entry(image)
-            for diff in image.get("diffs", []):
+            diffs = image.get("diffs", [])
+            if not isinstance(diffs, list):
+                raise ValueError(f"{image['filename']} has no list of diffs")
+            for diff in diffs:
                 _check_entry(diff)
     return document
 
