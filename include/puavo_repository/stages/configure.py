@@ -157,7 +157,9 @@ def _write_all(
         "images_urlbase": settings.urlbase,
         "mirror_dir": str(settings.mirror_dir),
     }
-    before = settings.defaults_mk.read_text() if settings.defaults_mk.exists() else ""
+    before = (
+        settings.defaults_mk.read_text(encoding="utf-8") if settings.defaults_mk.exists() else ""
+    )
     files.write(settings.defaults_mk, defaults_mk.update(before, values).encode())
     return notes
 

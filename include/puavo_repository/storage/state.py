@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -229,7 +230,8 @@ class State:
 
     def sweep(self) -> None:
         """Remove what killed runs left behind; only while the lock is held exclusively."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        with suppress(OSError):  # it does not ignore all of them
+            shutil.rmtree(self.scratch, ignore_errors=True)
         for folder in (
             self.folder,
             self.images.folder,
