@@ -113,6 +113,7 @@ campaign: setup test-packages
 
 fuzz: setup test-packages
 	PYTHONPATH=include:tests python tests/delta/fuzz.py 10000
+	python -m pytest --hypothesis-profile long --timeout 7200 $(shell find tests -name 'test_foreign_*')
 
 # Side by side with what would be run instead; DIR holds three images of one series.
 DIR ?=

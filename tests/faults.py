@@ -191,8 +191,7 @@ class KillPublish(OverSftp):
 
     def mend(self) -> Run:
         done = self.step()
-        # What clients may still be reading is gone a moment later, and with it any difference.
-        time.sleep(CLIENTS.grace)
+        # What clients may still be reading goes as well, and with it any difference.
         with self.watch.closed():
             last = super().mend()
         return done if done.status else last
