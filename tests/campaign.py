@@ -23,10 +23,18 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "include")]
 
+from airflow_kills import AirflowKilled, SchedulerKilled, WorkerKilled
 from faults import FAULTS, Fault
 from nights import Nights, Watch
 
-TRIES = {"kill-prepare": 150, "kill-publish": 150}
+# Minutes each: not in the suite.
+AIRFLOW: dict[str, type[Fault]] = {
+    "airflow-task-killed": AirflowKilled,
+    "airflow-worker-killed": WorkerKilled,
+    "airflow-scheduler-killed": SchedulerKilled,
+}
+EVERY = FAULTS | AIRFLOW
+TRIES = {"kill-prepare": 150, "kill-publish": 150} | dict.fromkeys(AIRFLOW, 5)
 FEWER = 40  # of each other fault
 
 
@@ -73,7 +81,7 @@ def campaign(name: str, home: Path, tries: int, seed: int) -> Row:
         tries: How often.
         seed: Decides all that chance decides.
     """
-    kind, row, begun = FAULTS[name], Row(name), time.monotonic()
+    kind, row, begun = EVERY[name], Row(name), time.monotonic()
     row.why_not = kind.why_not()
     if row.why_not:
         return row
@@ -109,7 +117,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--tries", type=int, help="of each fault")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
-    parser.add_argument("--fault", nargs="+", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--fault", nargs="+", choices=EVERY, default=list(EVERY))
     options = parser.parse_args()
     print(f"seed {options.seed}\n", flush=True)
     print("| fault | tries | struck | survived | lost | walks | time | what was lost |")
