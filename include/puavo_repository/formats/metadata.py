@@ -115,6 +115,8 @@ def parse(data: bytes) -> Document:
             raise ValueError(f"series {series!r} has no list of images")
         for image in content["images"]:
             _check_entry(image)
+            if not isinstance(image.get("diffs", []), list):
+                raise ValueError(f"the diffs of {image['filename']} are not a list")
             for diff in image.get("diffs", []):
                 _check_entry(diff)
     return document
