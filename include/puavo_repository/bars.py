@@ -85,7 +85,8 @@ def shown() -> Iterator[Bars | Lines]:
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-        logging.getLogger("paramiko").setLevel(logging.WARNING)
+        for library in ("paramiko", "httpx"):
+            logging.getLogger(library).setLevel(logging.WARNING)
         yield Lines()
         return
     logging.basicConfig(
