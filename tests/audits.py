@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from puavo_repository.audit.report import Checked, Finding
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.settings import Settings
-from puavo_repository.stages.audit_report import Checked, Finding
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options

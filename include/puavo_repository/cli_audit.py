@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from puavo_repository import bars, printed, settings
+from puavo_repository.audit.audit import audit
+from puavo_repository.audit.report import AuditReport, Severity
 from puavo_repository.errors import printable
 from puavo_repository.stages import publish_options
-from puavo_repository.stages.audit import audit
-from puavo_repository.stages.audit_report import AuditReport, Severity
 
 
 def run(arguments: Sequence[str]) -> int:

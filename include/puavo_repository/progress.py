@@ -101,3 +101,25 @@ class TransferLog:
                 self._logs[path], self._done[path] = LoggedProgress(path, size), 0
             self._logs[path](done - self._done[path])
             self._done[path] = done
+
+
+class LoggedWatcher:
+    """Watches the work as log lines, where nobody looks on."""
+
+    def __init__(self) -> None:
+        self.transferred = TransferLog()
+        self._progress = LoggedProgress("")
+        self._lock = threading.Lock()
+
+    def begin(self, stage: str, items: int, total: int) -> None:
+        """Say what comes."""
+        logger.info("%s: %d files, %.0f MB", stage, items, total / 1e6)
+        self._progress = LoggedProgress(stage, total)
+
+    def advance(self, done: int) -> None:
+        """Say now and then how far it is."""
+        with self._lock:
+            self._progress(done)
+
+    def finish(self, name: str) -> None:
+        """Say nothing: the stage does."""

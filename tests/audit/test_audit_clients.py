@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from audits import DOCUMENT, NEW, OLD, OLDEST, RDIFF, SERIES, Audited, flip, only, said
+from puavo_repository.audit import https as audit_https
+from puavo_repository.audit.clients import clients
+from puavo_repository.audit.report import Checked
 from puavo_repository.progress import Nobody
 from puavo_repository.settings import Settings
-from puavo_repository.stages import audit_https, publish
-from puavo_repository.stages.audit_clients import clients
-from puavo_repository.stages.audit_report import Checked
+from puavo_repository.stages import publish
 from repository import V4, name
 
 Check = Callable[[Callable[["Handler"], bool]], Checked]

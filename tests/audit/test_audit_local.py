@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from audits import DOCUMENT, NEW, OLD, OLDEST, OTHER, RDIFF, SERIES, Audited, flip, only, said
+from puavo_repository.audit.local import local
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.progress import Nobody
-from puavo_repository.stages.audit_local import local
 from puavo_repository.storage.digests import digest_file
 from puavo_repository.storage.mirror import Mirror
 from repository import AMXA, FREE, V1, V4, name

@@ -13,15 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from puavo_repository.audit.canary import canary
+from puavo_repository.audit.description import Description, take
+from puavo_repository.audit.https import Https
+from puavo_repository.audit.report import Checked, Counts, Finding
+from puavo_repository.audit.served import ServedFiles, error, not_served, warning
+from puavo_repository.audit.steps import DAY, Tally, attempted
 from puavo_repository.errors import CertificateError, ConnectionLostError
 from puavo_repository.progress import Nobody, Watcher
 from puavo_repository.settings import Settings
-from puavo_repository.stages.audit_canary import canary
-from puavo_repository.stages.audit_description import Description, take
-from puavo_repository.stages.audit_https import Https
-from puavo_repository.stages.audit_report import Checked, Counts, Finding
-from puavo_repository.stages.audit_served import ServedFiles, error, not_served, warning
-from puavo_repository.stages.audit_steps import DAY, Tally, attempted
 from puavo_repository.storage import journal
 from puavo_repository.storage.state import FOLDER
 

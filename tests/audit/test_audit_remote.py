@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from audits import DOCUMENT, KEEP, NEW, OLD, OLDEST, RDIFF, Audited, flip, only, said
+from puavo_repository.audit.local import local
+from puavo_repository.audit.remote import remote
+from puavo_repository.audit.report import Checked
 from puavo_repository.errors import StorageRefusedError
 from puavo_repository.progress import Nobody
 from puavo_repository.stages import compare, publish
-from puavo_repository.stages.audit_local import local
-from puavo_repository.stages.audit_remote import remote
-from puavo_repository.stages.audit_report import Checked
 from puavo_repository.stages.publisher import Publisher
 from puavo_repository.storage import journal, publisher_lock
 from puavo_repository.storage.folder import FolderTree
@@ -80,7 +80,7 @@ def test_samples_find_what_they_hit(audited: Audited, monkeypatch: pytest.Monkey
     flip(audited.remote / NEW, at=5_000)
     monkeypatch.setattr(compare, "WHOLE", 0)
     hits: list[Range] = [Range(0, 4_000)]
-    monkeypatch.setattr("puavo_repository.stages.audit_remote.samples", lambda _size: hits)
+    monkeypatch.setattr("puavo_repository.audit.remote.samples", lambda _size: hits)
     assert said(audit(audited, share=0)) == []
     hits[0] = Range(4_000, 2_000)
     finding = only(audit(audited, share=0))

@@ -10,9 +10,9 @@ import pytest
 
 from audits import DOCUMENT, KEEP, NEW, OLD, RDIFF, Audited, flip, said
 from mirrors import tree_of, walk
+from puavo_repository.audit.audit import audit
+from puavo_repository.audit.report import AuditReport
 from puavo_repository.stages import publish
-from puavo_repository.stages.audit import audit
-from puavo_repository.stages.audit_report import AuditReport
 from puavo_repository.stages.publisher import open_tree
 from puavo_repository.storage import files
 from puavo_repository.storage.mirror import Mirror

@@ -11,13 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from puavo_repository.audit.clients import clients
+from puavo_repository.audit.local import local
+from puavo_repository.audit.remote import remote
+from puavo_repository.audit.repair import repair_local, repair_remote
+from puavo_repository.audit.report import AuditReport, Checked, last, remember
 from puavo_repository.progress import Nobody, TransferProgress, Watcher, no_transfer_progress
 from puavo_repository.settings import Settings
-from puavo_repository.stages.audit_clients import clients
-from puavo_repository.stages.audit_local import local
-from puavo_repository.stages.audit_remote import remote
-from puavo_repository.stages.audit_repair import repair_local, repair_remote
-from puavo_repository.stages.audit_report import AuditReport, Checked, last, remember
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.storage.target import Target
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from puavo_repository.audit.description import Description, take
+from puavo_repository.audit.report import LOCAL, Counts, Finding, Severity
+from puavo_repository.audit.steps import DIGEST_THREADS, Tally, side_by_side
 from puavo_repository.errors import DeltaError, RepositoryError
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.progress import Watcher
 from puavo_repository.settings import Settings
-from puavo_repository.stages.audit_description import Description, take
-from puavo_repository.stages.audit_report import LOCAL, Counts, Finding, Severity
-from puavo_repository.stages.audit_steps import DIGEST_THREADS, Tally, side_by_side
 from puavo_repository.stages.publish_plan import source_image
 
 

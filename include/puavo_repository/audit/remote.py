@@ -13,15 +13,15 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from puavo_repository.audit.description import Description, take
+from puavo_repository.audit.documents import View, of_documents, view
+from puavo_repository.audit.report import Checked, Counts, Finding, Severity
+from puavo_repository.audit.steps import Tally, attempted, is_due, side_by_side
+from puavo_repository.audit.strays import remote_strays
 from puavo_repository.errors import PermanentError, PublishError
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.progress import Nobody, Watcher
 from puavo_repository.settings import Settings
-from puavo_repository.stages.audit_description import Description, take
-from puavo_repository.stages.audit_documents import View, of_documents, view
-from puavo_repository.stages.audit_report import Checked, Counts, Finding, Severity
-from puavo_repository.stages.audit_steps import Tally, attempted, is_due, side_by_side
-from puavo_repository.stages.audit_strays import remote_strays
 from puavo_repository.stages.compare import every_range, same_bytes, samples
 from puavo_repository.stages.publish import persist
 from puavo_repository.stages.publish_options import Options

@@ -11,20 +11,20 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from puavo_repository.formats.metadata import DIGESTS, DescribedFile, described_files
-from puavo_repository.progress import Nobody, Watcher
-from puavo_repository.settings import Settings
-from puavo_repository.stages.audit_description import Description, take
-from puavo_repository.stages.audit_proofs import Proofs
-from puavo_repository.stages.audit_report import LOCAL, Checked, Counts, Finding, Severity
-from puavo_repository.stages.audit_steps import (
+from puavo_repository.audit.description import Description, take
+from puavo_repository.audit.proofs import Proofs
+from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, Severity
+from puavo_repository.audit.steps import (
     DIGEST_THREADS,
     Tally,
     attempted,
     is_due,
     side_by_side,
 )
-from puavo_repository.stages.audit_strays import local_strays
+from puavo_repository.audit.strays import local_strays
+from puavo_repository.formats.metadata import DIGESTS, DescribedFile, described_files
+from puavo_repository.progress import Nobody, Watcher
+from puavo_repository.settings import Settings
 from puavo_repository.stages.publish import persist
 from puavo_repository.storage.digests import digest_file
 from puavo_repository.storage.files import Identity

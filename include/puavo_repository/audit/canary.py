@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from puavo_repository.audit.description import Description
+from puavo_repository.audit.https import Https
+from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.errors import (
     ConnectionLostError,
     DeltaError,
@@ -16,9 +19,6 @@ from puavo_repository.errors import (
     StorageRefusedError,
 )
 from puavo_repository.formats.names import ImageName, rdiff_name
-from puavo_repository.stages.audit_description import Description
-from puavo_repository.stages.audit_https import Https
-from puavo_repository.stages.audit_report import Finding, Severity
 from puavo_repository.stages.publish import persist
 from puavo_repository.stages.report import mb
 from puavo_repository.storage.digests import digest_file

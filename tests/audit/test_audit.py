@@ -7,10 +7,8 @@ import json
 import pytest
 
 from audits import NEW, OLD, Audited
-from puavo_repository.errors import PublishError
-from puavo_repository.stages import publish
-from puavo_repository.stages.audit import audit, next_turn
-from puavo_repository.stages.audit_report import (
+from puavo_repository.audit.audit import audit, next_turn
+from puavo_repository.audit.report import (
     AuditReport,
     Checked,
     Counts,
@@ -18,7 +16,9 @@ from puavo_repository.stages.audit_report import (
     Severity,
     last,
 )
-from puavo_repository.stages.audit_steps import is_due
+from puavo_repository.audit.steps import is_due
+from puavo_repository.errors import PublishError
+from puavo_repository.stages import publish
 from puavo_repository.storage.target import Target
 
 

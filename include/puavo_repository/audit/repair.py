@@ -10,14 +10,14 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from puavo_repository.audit.description import Description, take
+from puavo_repository.audit.local import still_wrong
+from puavo_repository.audit.remote import look
+from puavo_repository.audit.report import Checked, Finding
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats.metadata import DIGESTS
 from puavo_repository.progress import TransferProgress, no_transfer_progress
 from puavo_repository.settings import Settings
-from puavo_repository.stages.audit_description import Description, take
-from puavo_repository.stages.audit_local import still_wrong
-from puavo_repository.stages.audit_remote import look
-from puavo_repository.stages.audit_report import Checked, Finding
 from puavo_repository.stages.publish import persist, publish_all
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_survey import CKSUMS, sha256
@@ -35,7 +35,7 @@ def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
 
     Args:
         settings: Where the mirror is.
-        found: What ``audit_local.local`` found.
+        found: What ``local.local`` found.
         holder: Who takes the mirror's lock.
 
     Returns:
@@ -72,7 +72,7 @@ def repair_remote(
     Args:
         mirror_dir: The local mirror.
         target: The remote.
-        found: What ``audit_remote.remote`` found.
+        found: What ``remote.remote`` found.
         options: How to publish.
         progress: Told of the bytes that the server has.
 

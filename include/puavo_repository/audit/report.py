@@ -220,17 +220,25 @@ class AuditReport:
         checks = tuple(Checked.from_dict(one) for one in values["checks"])
         return cls(values["begun"], values["seconds"], values["turn"], checks)
 
+    def looked_at(self) -> list[str]:
+        """Return what was looked at, as lines for people."""
+        done = self.counts
+        parts = {
+            f"{done.local_files} local files read ({mb(done.local_bytes)})": done.local_files,
+            f"{done.rdiffs} rdiffs applied again": done.rdiffs,
+            f"{done.remote_files} files looked for on the mirrors": done.remote_files,
+            f"{done.remote_read} of them read whole ({mb(done.remote_bytes)})": done.remote_read,
+            f"{done.urls} addresses asked as clients do": done.urls,
+            f"{done.ranges} ranges compared": done.ranges,
+        }
+        return [text for text, count in parts.items() if count]
+
     def lines(self) -> list[str]:
         """Return the report as lines for people; the findings come last."""
-        at, done = datetime.fromtimestamp(self.begun, UTC), self.counts
-        local = f"{done.local_files} files read ({mb(done.local_bytes)}), {done.rdiffs} rdiffs"
-        read = f"{done.remote_read} read in full ({mb(done.remote_bytes)})"
+        at = datetime.fromtimestamp(self.begun, UTC)
         return [
             f"audit {self.turn} of {at:%Y-%m-%d %H:%M} UTC, {self.seconds:.0f} s",
-            f"local: {local} applied",
-            f"remote: {done.remote_files} files looked for, {read}",
-            f"clients: {done.urls} addresses asked",
-            f"ranges compared: {done.ranges}",
+            *self.looked_at(),
             *self.notes,
             *(f"repaired: {finding}" for finding in self.repaired),
             *(f"{finding.severity.value}: {finding}" for finding in self.findings),

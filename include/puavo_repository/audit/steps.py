@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import TypeVar
 
+from puavo_repository.audit.report import Checked, Counts, Finding, Severity
 from puavo_repository.errors import RepositoryError, storage_error
-from puavo_repository.stages.audit_report import Checked, Counts, Finding, Severity
 
 logger = logging.getLogger(__name__)
 

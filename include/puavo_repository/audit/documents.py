@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from puavo_repository.stages.audit_description import Description
-from puavo_repository.stages.audit_report import Finding, Severity
+from puavo_repository.audit.description import Description
+from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.stages.publish_survey import CKSUMS, listing, sha256
 from puavo_repository.storage import journal, publisher_lock
 from puavo_repository.storage.journal import Journal

@@ -11,13 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from puavo_repository.audit.description import Description
+from puavo_repository.audit.https import CONNECTIONS, Answer, Https
+from puavo_repository.audit.report import Counts, Finding, Severity
+from puavo_repository.audit.steps import Tally, side_by_side
 from puavo_repository.errors import ConnectionLostError
 from puavo_repository.formats.metadata import DescribedFile, Document
 from puavo_repository.progress import Watcher
-from puavo_repository.stages.audit_description import Description
-from puavo_repository.stages.audit_https import CONNECTIONS, Answer, Https
-from puavo_repository.stages.audit_report import Counts, Finding, Severity
-from puavo_repository.stages.audit_steps import Tally, side_by_side
 from puavo_repository.storage.digests import digest_file
 from puavo_repository.storage.files import Identity
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from puavo_repository.stages.audit_description import take
-from puavo_repository.stages.audit_report import LOCAL, Finding, Severity
-from puavo_repository.stages.audit_steps import DAY
+from puavo_repository.audit.description import take
+from puavo_repository.audit.report import LOCAL, Finding, Severity
+from puavo_repository.audit.steps import DAY
 from puavo_repository.storage import journal
 from puavo_repository.storage.files import PART
 from puavo_repository.storage.mirror import Mirror
