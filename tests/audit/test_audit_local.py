@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from audits import DOCUMENT, NEW, OLD, OLDEST, OTHER, RDIFF, SERIES, Audited, flip, only, said
+from puavo_repository.audit import steps
 from puavo_repository.audit.local import local
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.progress import Nobody
@@ -140,7 +141,7 @@ def test_one_more_key_beside_images_breaks_every_client(audited: Audited) -> Non
 
 
 def test_an_rdiff_that_is_described_rightly_but_gives_another_image_is_found(
-    audited: Audited,
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(audited.mirror / OTHER, audited.mirror / RDIFF)
     digests = digest_file(audited.mirror / RDIFF, lambda _done: None).to_dict()
@@ -153,6 +154,7 @@ def test_an_rdiff_that_is_described_rightly_but_gives_another_image_is_found(
                 if f"rdiffs/{diff['filename']}" == RDIFF:
                     diff.update(digests)
 
+    monkeypatch.setattr(steps, "FEW", 0)
     describe(audited.mirror, SERIES, change)
     assert said(local(audited.settings(audit_share=0), None, 0)) == []
     found = [local(audited.settings(audit_share=0.5), None, turn) for turn in range(2)]

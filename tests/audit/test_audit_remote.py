@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from audits import DOCUMENT, KEEP, NEW, OLD, OLDEST, RDIFF, Audited, flip, only, said
+from puavo_repository.audit import steps
 from puavo_repository.audit.local import local
 from puavo_repository.audit.remote import remote
 from puavo_repository.audit.report import Checked
@@ -68,12 +69,32 @@ def test_a_bit_that_flipped_on_the_remote_is_found_by_reading_in_full(
     assert finding.repairable
 
 
-def test_each_file_is_read_in_full_in_its_turn(audited: Audited) -> None:
+def test_each_file_is_read_in_full_in_its_turn(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "FEW", 0)
     flip(audited.remote / NEW)
     (audited.mirror / NEW).unlink()
     found = [remote(audited.mirror, audited.target, turn, KEEP, share=0.25) for turn in range(4)]
     assert sum(len(one.findings) for one in found) == 1
     assert sum(one.counts.remote_read for one in found) == 10 + 1, "the wrong one twice"
+
+
+def test_a_small_mirror_is_read_in_full_each_time(audited: Audited) -> None:
+    flip(audited.remote / NEW)
+    for turn in range(3):
+        found = remote(audited.mirror, audited.target, turn, KEEP, share=0.01)
+        assert only(found).file == NEW
+
+
+def test_a_file_that_somebody_wrote_is_read_whoever_s_turn_it_is(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puavo_repository.audit.remote.samples", lambda _size: [])
+    flip(audited.remote / NEW)
+    assert said(audit(audited, share=0)) == []
+    os.utime(audited.remote / NEW, (1, 1))
+    assert only(audit(audited, share=0)).file == NEW
 
 
 def test_samples_find_what_they_hit(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:

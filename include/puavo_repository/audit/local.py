@@ -18,7 +18,7 @@ from puavo_repository.audit.steps import (
     DIGEST_THREADS,
     Tally,
     attempted,
-    is_due,
+    due,
     side_by_side,
 )
 from puavo_repository.audit.strays import local_strays
@@ -95,10 +95,10 @@ class _Local:
         wanted = {path: file for path, file in described.files.items() if path in paths}
         self._watcher.begin("local", len(wanted), sum(file.size for file in wanted.values()))
         wrong = self._read(described, wanted)
-        rdiffs = [path for path in wanted if path.startswith("rdiffs/") and path not in wrong]
-        due = [path for path in rdiffs if is_due(path, turn, self._settings.audit_share)]
+        rdiffs = [f for f in wanted.values() if f.path.startswith("rdiffs/")]
+        applied = due(rdiffs, turn, self._settings.audit_share).difference(wrong)
         proofs = Proofs(self._settings, described, self._watcher, self._tally)
-        return [*wrong.values(), *proofs.failed(due, wrong)]
+        return [*wrong.values(), *proofs.failed(sorted(applied), wrong)]
 
     def _read(self, described: Description, wanted: dict[str, DescribedFile]) -> dict[str, Finding]:
         """Read files in full; return what is wrong, by path."""

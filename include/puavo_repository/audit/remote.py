@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from puavo_repository.audit.description import Description, take
 from puavo_repository.audit.documents import View, of_documents, view
 from puavo_repository.audit.report import Checked, Counts, Finding, Severity
-from puavo_repository.audit.steps import Tally, attempted, is_due, side_by_side
+from puavo_repository.audit.steps import Tally, attempted, due, side_by_side
 from puavo_repository.audit.strays import remote_strays
 from puavo_repository.errors import PermanentError, PublishError
 from puavo_repository.formats.metadata import DescribedFile
@@ -132,7 +132,9 @@ class _Remote:
         else:
             self.tally.add(Counts(remote_files=len(files)))
         there, absent = self._places(files, seen, local)
-        full = {f.path for f in there if only is not None or is_due(f.path, turn, share)}
+        full = {file.path for file in there}
+        if only is None:
+            full = due(there, turn, share) | _touched(there, seen)
         self._watcher.begin("remote", len(full), sum(f.size for f in there if f.path in full))
 
         def content(file: DescribedFile) -> Finding | None:
@@ -230,3 +232,13 @@ class _Remote:
             else "The local mirror does not have it: publish, so that clients are not told of it",
             repairable=ours,
         )
+
+
+def _touched(files: Iterable[DescribedFile], seen: View) -> set[str]:
+    """Return files that somebody wrote since they were proven in place, by size and time."""
+    entries, listing = seen.journal.files, seen.listing
+    return {
+        file.path
+        for file in files
+        if file.path in entries and not entries[file.path].agrees(listing[file.path])
+    }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import TypeVar
 
 from puavo_repository.audit.report import Checked, Counts, Finding, Severity
 from puavo_repository.errors import RepositoryError, storage_error
+from puavo_repository.formats.metadata import DescribedFile
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 DAY = 24 * 3600.0  # seconds
+FEW = 1 << 30  # bytes that are always looked at in full: it costs little
 DIGEST_THREADS = 2  # cores that the digests of one file, or one proof, keep busy
 
 
@@ -38,6 +40,19 @@ def is_due(path: str, turn: int, share: float) -> bool:
     rounds = math.ceil(1 / share)
     place = int.from_bytes(hashlib.sha256(path.encode("utf-8", "replace")).digest()[:8], "big")
     return place % rounds == turn % rounds
+
+
+def due(files: Collection[DescribedFile], turn: int, share: float) -> set[str]:
+    """Return the paths of the files whose turn it is; of a small mirror, of all.
+
+    Args:
+        files: All of them.
+        turn: Counts the audits.
+        share: As for ``is_due``.
+    """
+    if share > 0 and sum(file.size for file in files) <= FEW:
+        share = 1
+    return {file.path for file in files if is_due(file.path, turn, share)}
 
 
 def attempted(where: str, check: Callable[[], Checked]) -> Checked:
