@@ -25,15 +25,16 @@ from sqlalchemy import select
 from puavo_repository import settings
 from puavo_repository.web.app import Backend, create_app
 from puavo_repository.web.model import DRY_RUN, Run, Stage
-from puavo_repository.web.view import PREPARE, PUBLISH, ROLLBACK
+from puavo_repository.web.view import AUDIT, PREPARE, PUBLISH, ROLLBACK
 
-DAGS = (PREPARE, PUBLISH, ROLLBACK)
+DAGS = (PREPARE, PUBLISH, AUDIT, ROLLBACK)
 RUNS_SHOWN = 15  # of each DAG
 # What a run left for people to read, by the task and key of the XCom.
 DOCUMENTS = {
     ("dry_run", "plan"): "plan",
     ("report", "report"): "report",
     ("report", "published"): "published",
+    ("report", "audit"): "audit",
     ("report", "rolled_back"): "rolled_back",
 }
 
@@ -131,6 +132,9 @@ def _did(document: Mapping[str, Any] | None) -> str:
             return DRY_RUN
         files = sum(len(remote["uploaded"]) + len(remote["assembled"]) for remote in remotes)
         return f"{_count(files, 'file')} to {_count(len(remotes), 'mirror')}"
+    if "audit" in document:
+        checks = document["audit"]["checks"]
+        return _count(sum(len(check["findings"]) for check in checks), "finding")
     if "rolled_back" in document:
         done = [remote for remote in document["rolled_back"] if "steps" not in remote]
         return f"{_count(len(done), 'mirror')} stepped back" if done else DRY_RUN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 import shutil
 import socket
@@ -15,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from puavo_repository.storage.target import Target
 
@@ -255,6 +259,36 @@ class Proxy:
         return data
 
 
+HIDDEN = r"location ~ /\. { deny all; }"
+
+
+def make_certificate(path: Path, key_path: Path, host: str, days: float) -> None:
+    """Make a certificate that is its own authority, valid for so many days more."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = dt.datetime.now(dt.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=30))
+        .not_valid_after(now + dt.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
 @dataclass
 class HttpsServer:
     """A real nginx that serves a folder over https, as the server of a repository does."""
@@ -263,6 +297,9 @@ class HttpsServer:
     root: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    host: str = "localhost"  # that the certificate is for
+    days: float = 90  # that the certificate is still valid
+    more: str = ""  # directives of the server
 
     @property
     def url(self) -> str:
@@ -275,11 +312,7 @@ class HttpsServer:
     def __enter__(self) -> HttpsServer:
         self.home.mkdir(parents=True, exist_ok=True)
         key = self.home / "key.pem"
-        request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-        files = ["-keyout", str(key), "-out", str(self.certificate)]
-        command = [tool("openssl"), *request, *names, *files]
-        subprocess.run(command, check=True, capture_output=True)
+        make_certificate(self.certificate, key, self.host, self.days)
         config = self.home / "nginx.conf"
         user = "user root;" if os.geteuid() == 0 else ""
         config.write_text(
@@ -292,7 +325,7 @@ class HttpsServer:
             )
             + f"\nserver {{ listen 127.0.0.1:{self.port} ssl; server_name localhost;\n"
             f"ssl_certificate {self.certificate}; ssl_certificate_key {key};\n"
-            f"root '{self.root}'; location ~ /\\. {{ deny all; }} }} }}\n"
+            f"root '{self.root}'; {self.more or HIDDEN} }} }}\n"
         )
         command = [tool("nginx"), "-e", str(self.home / "error.log"), "-c", str(config)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

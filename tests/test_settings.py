@@ -78,6 +78,10 @@ def test_a_host_or_a_url_names_the_repository(images: Path, given: str, url: str
         {"targets": "x"},
         {"max_share": "-0.5"},
         {"no_config": "perhaps"},
+        {"audit_share": "1.1"},
+        {"audit_share": "-0.1"},
+        {"audit_share": "nan"},
+        {"audit_https": "perhaps"},
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused(images: Path, options: dict[str, Any]) -> None:
@@ -121,3 +125,16 @@ def test_the_engine_keeps_to_the_cores_and_the_memory_that_are_set(images: Path)
     environment = {"PUAVO_REPOSITORY_JOBS": "1", "PUAVO_REPOSITORY_MEMORY": "64"}
     engine = load(images, environment, engine="anchors:fast").delta_engine()
     assert engine == AnchorEngine("fast", threads=1, memory=64 << 20)
+
+
+def test_what_an_audit_looks_at_is_set_by_the_environment_too(images: Path) -> None:
+    found = load(images)
+    assert (found.audit_share, found.audit_https, found.ca_file) == (0.1, True, "")
+    environment = {
+        "PUAVO_REPOSITORY_AUDIT_SHARE": "0.5",
+        "PUAVO_REPOSITORY_AUDIT_HTTPS": "false",
+        "PUAVO_REPOSITORY_CA_FILE": "/etc/ca.pem",
+    }
+    found = load(images, environment)
+    assert (found.audit_share, found.audit_https, found.ca_file) == (0.5, False, "/etc/ca.pem")
+    assert load(images, environment, audit_share="0").audit_share == 0

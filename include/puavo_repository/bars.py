@@ -20,9 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from puavo_repository.progress import TransferLog
-
-logger = logging.getLogger(__name__)
+from puavo_repository.progress import LoggedWatcher
 
 
 class Bars:
@@ -62,31 +60,15 @@ class Bars:
             self._progress.update(self._files[path], completed=done)
 
 
-class Lines:
-    """No bars where nobody looks; the stages log a line a file."""
-
-    def __init__(self) -> None:
-        self.transferred = TransferLog()
-
-    def begin(self, stage: str, items: int, total: int) -> None:
-        """Say what comes."""
-        logger.info("%s: %d files, %.0f MB", stage, items, total / 1e6)
-
-    def advance(self, done: int) -> None:
-        """Say nothing."""
-
-    def finish(self, name: str) -> None:
-        """Say nothing: the stage did."""
-
-
 @contextmanager
-def shown() -> Iterator[Bars | Lines]:
+def shown() -> Iterator[Bars | LoggedWatcher]:
     """Show progress on stderr, and log there, while the block runs."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-        logging.getLogger("paramiko").setLevel(logging.WARNING)
-        yield Lines()
+        for library in ("paramiko", "httpx"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+        yield LoggedWatcher()
         return
     logging.basicConfig(
         format="%(message)s",

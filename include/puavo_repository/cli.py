@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from puavo_repository import cli_rollback  # the SSH library is slow to load
 
             return cli_rollback.run(given[1:])
+        if given[:1] == ["audit"]:
+            from puavo_repository import cli_audit
+
+            return cli_audit.run(given[1:])
         return _run(_parser().parse_args(given))
     except RepositoryError as error:
         _complain(error)
@@ -119,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 everything is done; 1 some image or rdiff failed, the rest is "
         "done; 2 bad usage or settings. Settings come from defaults.mk, then from the "
         "environment (PUAVO_REPOSITORY_*), then from these options. With the word rollback "
-        "first, see puavo-update-repository rollback --help.",
+        "or audit first, see puavo-update-repository rollback --help, … audit --help.",
     )
     add = parser.add_argument
     add("image_dir", metavar="IMAGE_DIR", nargs="?", help="folder with the images")

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from puavo_repository import tools
 from puavo_repository.delta.engine import Progress
 from puavo_repository.errors import RepositoryError, SettingsError
 from puavo_repository.formats.names import image_name
+from puavo_repository.progress import Watcher
 from puavo_repository.settings import Settings
 from puavo_repository.stages.configure import configure
 from puavo_repository.stages.describe import describe, withdraw
@@ -34,19 +35,6 @@ T = TypeVar("T")
 
 _FINGERPRINT_THREADS = 2  # cores that one image's digests keep busy
 _SPARE = 1  # more at a time than the cores need: takes what the others leave while they wait
-
-
-class Watcher(Protocol):
-    """Sees how the work goes on, from any thread."""
-
-    def begin(self, stage: str, items: int, total: int) -> None:
-        """A stage begins with so many files and bytes of work."""
-
-    def advance(self, done: int) -> None:
-        """So many more bytes are done."""
-
-    def finish(self, name: str) -> None:
-        """One file of the stage is done, or has failed."""
 
 
 def dry_run(settings: Settings) -> Plan:

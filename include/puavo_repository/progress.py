@@ -1,4 +1,4 @@
-"""Progress as log lines: one every half minute, so that a log stays short over hours."""
+"""Who watches the work: log lines, one every half minute, so that a log stays short over hours."""
 
 from __future__ import annotations
 
@@ -6,10 +6,37 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 30.0  # seconds between two lines
+
+
+class Watcher(Protocol):
+    """Sees how the work goes on, from any thread."""
+
+    def begin(self, stage: str, items: int, total: int) -> None:
+        """A stage begins with so many files and bytes of work."""
+
+    def advance(self, done: int) -> None:
+        """So many more bytes are done."""
+
+    def finish(self, name: str) -> None:
+        """One file of the stage is done, or has failed."""
+
+
+class Nobody:
+    """A watcher that looks away."""
+
+    def begin(self, stage: str, items: int, total: int) -> None:
+        """Take no notice."""
+
+    def advance(self, done: int) -> None:
+        """Take no notice."""
+
+    def finish(self, name: str) -> None:
+        """Take no notice."""
 
 
 class LoggedProgress:
@@ -74,3 +101,25 @@ class TransferLog:
                 self._logs[path], self._done[path] = LoggedProgress(path, size), 0
             self._logs[path](done - self._done[path])
             self._done[path] = done
+
+
+class LoggedWatcher:
+    """Watches the work as log lines, where nobody looks on."""
+
+    def __init__(self) -> None:
+        self.transferred = TransferLog()
+        self._progress = LoggedProgress("")
+        self._lock = threading.Lock()
+
+    def begin(self, stage: str, items: int, total: int) -> None:
+        """Say what comes."""
+        logger.info("%s: %d files, %.0f MB", stage, items, total / 1e6)
+        self._progress = LoggedProgress(stage, total)
+
+    def advance(self, done: int) -> None:
+        """Say now and then how far it is."""
+        with self._lock:
+            self._progress(done)
+
+    def finish(self, name: str) -> None:
+        """Say nothing: the stage does."""

@@ -78,6 +78,10 @@ class Settings:
         jobs: How many cores to keep busy; 0 for all.
         memory: Megabytes that the delta engine's index of a source may take.
         remotes: URLs that the mirror is published to, by default none.
+        audit_share: Share of the files that one audit reads in full on the remotes, and of the
+            rdiffs that it applies again.
+        audit_https: Whether an audit looks at the mirror as clients do, at ``urlbase``.
+        ca_file: File with the certificates to trust for ``urlbase``; empty for the system's.
     """
 
     image_dir: Path
@@ -90,12 +94,19 @@ class Settings:
     jobs: int = 0
     memory: int = 256
     remotes: tuple[str, ...] = ()
+    audit_share: float = 0.1
+    audit_https: bool = True
+    ca_file: str = ""
 
     def __post_init__(self) -> None:
         if self.jobs < 0:
             raise SettingsError("jobs", f"{self.jobs}", expected="cores, or 0 for all")
         if self.memory < 1:
             raise SettingsError("memory", f"{self.memory}", expected="megabytes, such as 256")
+        if not 0 <= self.audit_share <= 1:
+            raise SettingsError(
+                "audit_share", f"{self.audit_share}", expected="a share from 0 to 1, such as 0.1"
+            )
 
     @property
     def config_dir(self) -> Path:
@@ -162,6 +173,9 @@ def load(options: Mapping[str, Any], environment: Mapping[str, str] | None = Non
         jobs=_number("jobs", chosen.get("jobs", Settings.jobs), int),
         memory=_number("memory", chosen.get("memory", Settings.memory), int),
         remotes=tuple(str(chosen.get("remote", "")).split()),
+        audit_share=_number("audit_share", chosen.get("audit_share", Settings.audit_share), float),
+        audit_https=_flag("audit_https", chosen.get("audit_https", Settings.audit_https)),
+        ca_file=str(chosen.get("ca_file", "")),
     )
 
 

@@ -71,6 +71,8 @@ def test_an_image_that_is_taken_out_takes_the_rdiffs_to_and_from_it() -> None:
         '{"s": {"images": [{"filename": "x", "size": "1"}]}}',
         '{"s": {"images": [{"filename": "x", "size": true}]}}',
         '{"s": {"images": [{"filename": "x", "size": 1, "diffs": [{"filename": "a/b"}]}]}}',
+        '{"s": {"images": [{"filename": "x", "size": 1, "diffs": null}]}}',
+        '{"s": {"images": [{"filename": "x", "size": 1, "diffs": 5}]}}',
     ],
 )
 def test_metadata_of_another_shape_is_refused(text: str) -> None:

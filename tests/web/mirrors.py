@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from puavo_repository.audit import report as audit_report
+from puavo_repository.audit.report import AuditReport, Checked, Finding
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import rdiff_name
@@ -82,3 +84,11 @@ def fail(mirror: Mirror, name: str, message: str, stage: str = "fingerprint") ->
 
 def too_large(mirror: Mirror, name: str, size: int, *, identity: Identity | None = None) -> None:
     mirror.state.rdiffs.put(RdiffRecord(name, "a", "b", digests(name, size), identity, "anchors"))
+
+
+def audited(mirror: Mirror, *findings: Finding, repaired: tuple[Finding, ...] = ()) -> AuditReport:
+    """Keep the report of an audit that found this."""
+    check = Checked("local", findings=findings, repaired=repaired, notes=("the canary flew",))
+    report = AuditReport(begun=1_790_000_000.0, seconds=61.0, turn=7, checks=(check,))
+    audit_report.remember(mirror.root, report)
+    return report

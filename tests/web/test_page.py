@@ -7,12 +7,21 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.web import figures, page, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import Stage
-from web.mirrors import IMAGE_SIZE, edit_metadata, fail, image_names, make_mirror, too_large
+from web.mirrors import (
+    IMAGE_SIZE,
+    audited,
+    edit_metadata,
+    fail,
+    image_names,
+    make_mirror,
+    too_large,
+)
 from web.test_view import run
 
 
@@ -155,7 +164,7 @@ def test_saving_is_coloured_by_steps() -> None:
     ]
 
 
-def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet() -> None:
+def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet(tmp_path: Path) -> None:
     plan = {
         "series": {},
         "fingerprints": ["new.img"],
@@ -200,6 +209,27 @@ def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet() -> None:
         assert text in shown
     shown = Elements(page.render_run("dag", "run", {"published": []})).text
     assert "PUAVO_REPOSITORY_REMOTE" in shown
+    stepped = {
+        "target": "file:///mirror",
+        "generation": 9,
+        "restored": 7,
+        "documents": ["meta/s.json"],
+        "rejected": ["bad.img"],
+    }
+    shown = Elements(page.render_run("dag", "run", {"rolled_back": [stepped]})).text
+    for text in ("Generation 9", "generation 7 again", "meta/s.json", "bad.img"):
+        assert text in shown
+    step = {"number": 8, "at": 1_790_000_000, "newest": {"s": "20260101120000"}, "missing": 0}
+    older = {**step, "number": 7, "missing": 3}
+    found = {"target": "file:///mirror", "steps": [step, older]}
+    shown = Elements(page.render_run("dag", "run", {"rolled_back": [found]})).text
+    for text in ("2026-09-21", "s 2026-01-01 12:00", "clients see it", "3 are gone"):
+        assert text in shown
+    stray = Finding(Severity.WARNING, "local", "<i>.bin", "is described by nothing")
+    report = audited(make_mirror(tmp_path), stray, repaired=(stray,)).to_dict()
+    shown = Elements(page.render_run("dag", "run", {"audit": report})).text
+    for text in ("1 findings", "<i>.bin", "the canary flew", "number 7", "1 were repaired"):
+        assert text in shown
     nothing = Elements(page.render_run("dag", "<run>", None)).text
     assert "Nothing to show" in nothing
     assert "<run>" in nothing

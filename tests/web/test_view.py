@@ -9,14 +9,33 @@ from typing import Any
 
 import pytest
 
+from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.storage.state import Failure
 from puavo_repository.web import view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import DRY_RUN, RdiffState, Repository, Run, Stage
 from puavo_repository.web.problems import problem as problem_of
-from web.mirrors import IMAGE_SIZE, edit_metadata, fail, image_names, make_mirror, too_large
+from web.mirrors import (
+    IMAGE_SIZE,
+    audited,
+    edit_metadata,
+    fail,
+    image_names,
+    make_mirror,
+    too_large,
+)
 
+STRAY = Finding(Severity.WARNING, "local", "stray.bin", "is described by nothing")
+FLIPPED = Finding(
+    Severity.ERROR,
+    "sftp://www/srv/mirror",
+    "rdiffs/x.rdiff",
+    "is not what the metadata describes",
+    "ab",
+    "cd",
+    "Audit with repair, or publish again",
+)
 NIGHT = datetime(2026, 1, 2, 1, 30, tzinfo=UTC)
 
 
@@ -162,3 +181,22 @@ def test_the_last_finished_run_counts_and_dry_runs_do_not(tmp_path: Path) -> Non
     assert not look(tmp_path, dry, bad).summary.ok
     assert look(tmp_path, dry, bad).summary.last_success is None
     assert look(tmp_path, run("success", hours=2), bad).summary.ok
+
+
+def test_an_audit_s_errors_are_problems_and_its_warnings_are_shown(tmp_path: Path) -> None:
+    mirror = make_mirror(tmp_path)
+    assert look(tmp_path).summary.audit is None
+    audited(mirror, STRAY)
+    found = look(tmp_path).summary
+    assert found.ok, "someone should look, but clients are led to nothing wrong"
+    assert found.audit is not None
+    assert [one.file for one in found.audit.findings] == ["stray.bin"]
+    audited(mirror, STRAY, FLIPPED)
+    found = look(tmp_path).summary
+    assert not found.ok
+    assert found.problems[0].name == "rdiffs/x.rdiff"
+    assert found.problems[0].remedy == "Audit with repair, or publish again"
+    assert "sftp://www/srv/mirror" in found.problems[0].message
+    assert "expected ab, found cd" in found.problems[0].message
+    audited(mirror)
+    assert look(tmp_path).summary.ok, "the next audit clears it"

@@ -115,10 +115,9 @@ def parse(data: bytes) -> Document:
             raise ValueError(f"series {series!r} has no list of images")
         for image in content["images"]:
             _check_entry(image)
-            diffs = image.get("diffs", [])
-            if not isinstance(diffs, list):
-                raise ValueError(f"{image['filename']} has no list of diffs")
-            for diff in diffs:
+            if not isinstance(image.get("diffs", []), list):
+                raise ValueError(f"the diffs of {image['filename']} are not a list")
+            for diff in image.get("diffs", []):
                 _check_entry(diff)
     return document
 

@@ -106,7 +106,7 @@ def remember(mirror_dir: Path, report: PublishReport) -> None:
 
 
 def _publish(publisher: Publisher, report: PublishReport) -> None:
-    _, facts, plan = _persist(publisher.look)
+    _, facts, plan = persist(publisher.look)
     report.plan, report.present, report.foreign = plan.lines(), plan.present, plan.foreign
     report.failed = dict(plan.problems or {})
     report.generation = facts.journal.generation
@@ -114,7 +114,7 @@ def _publish(publisher: Publisher, report: PublishReport) -> None:
         logger.info("%s%s", "would: " if report.dry_run else "", line)
     if report.dry_run or (plan.is_empty and facts.settled):
         return
-    _persist(lambda: publisher.prepare(facts, plan))
+    persist(lambda: publisher.prepare(facts, plan))
     try:
         with publisher.alive():
             done = _transfer_all(publisher, plan, report)
@@ -127,11 +127,11 @@ def _publish(publisher: Publisher, report: PublishReport) -> None:
 def _finish(publisher: Publisher, plan: Plan, done: list[Placed], report: PublishReport) -> None:
     """Switch, prune and verify; what cannot be done is reported, the rest is done."""
     try:
-        report.switched_to(_persist(lambda: publisher.switch(done, plan.transfers)))
-        report.cleaned(_persist(publisher.prune))
+        report.switched_to(persist(lambda: publisher.switch(done, plan.transfers)))
+        report.cleaned(persist(publisher.prune))
     except MassDeleteError as error:
         report.failed["removing"] = str(error)
-    report.generation = _persist(lambda: publisher.verify([placed.path for placed in done]))
+    report.generation = persist(lambda: publisher.verify([placed.path for placed in done]))
 
 
 def _transfer_all(publisher: Publisher, plan: Plan, report: PublishReport) -> list[Placed]:
@@ -146,7 +146,7 @@ def _transfer_all(publisher: Publisher, plan: Plan, report: PublishReport) -> li
             report.failed[item.path] = f"not tried: {stop[0]}"
             return
         try:
-            placed = _persist(lambda: publisher.transfer(item))
+            placed = persist(lambda: publisher.transfer(item))
         except RepositoryError as error:
             report.failed[item.path] = str(error)
             if not isinstance(error, PublishError):
@@ -162,8 +162,12 @@ def _transfer_all(publisher: Publisher, plan: Plan, report: PublishReport) -> li
     return done
 
 
-def _persist(step: Callable[[], Result]) -> Result:
-    """Do a step, again and again where a retry may help."""
+def persist(step: Callable[[], Result]) -> Result:
+    """Do a step, again and again where a retry may help.
+
+    Raises:
+        RepositoryError: What the last attempt raised; where a retry cannot help, the first.
+    """
     for attempt in range(ATTEMPTS - 1):
         try:
             return step()

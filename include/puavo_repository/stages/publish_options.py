@@ -30,6 +30,7 @@ class Options:
             and ``~/.ssh/id_*``.
         known_hosts: The only file to look host keys up in; empty for the usual ones.
         allow_rolled_back: Whether to publish what a step back took from clients.
+        assemble: Whether images may be made on the server from files that lie there.
     """
 
     connections: int = 6
@@ -39,6 +40,7 @@ class Options:
     ssh_key: str = ""
     known_hosts: str = ""
     allow_rolled_back: bool = False
+    assemble: bool = True
 
     def target(self, url: str) -> Target:
         """Return the remote that an URL names."""

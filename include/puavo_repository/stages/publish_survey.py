@@ -251,12 +251,12 @@ def _document(
         return {}
 
 
-def make_plan(tree: RemoteTree, local: Snapshot, facts: Facts) -> Plan:
-    """Plan from the facts."""
+def make_plan(tree: RemoteTree, local: Snapshot, facts: Facts, *, assemble: bool = True) -> Plan:
+    """Plan from the facts; without ``assemble``, the bytes of every file travel."""
     left_out = facts.rejected.union(facts.problems)
     wanted = [file for path, file in local.wanted.items() if path not in left_out]
     named = facts.named()
-    transfers = plan_transfers(wanted, facts.presence, named, can_copy=tree.can_copy)
+    transfers = plan_transfers(wanted, facts.presence, named, can_copy=tree.can_copy and assemble)
     present = [f for f in wanted if facts.presence[f.path] is Presence.PRESENT]
     dropped = [path for path in facts.documents if path not in local.documents]
     ours = facts.journal.files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from puavo_repository.errors import RepositoryError, StorageError, StorageRefusedError
@@ -87,7 +87,8 @@ class Publisher:
         with self.pool.tree() as tree:
             check_not_inside(tree, local)
             facts = self._survey(tree, local)
-            return local, facts, make_plan(tree, local, facts)
+            assemble = self.options.assemble
+            return local, facts, make_plan(tree, local, facts, assemble=assemble)
 
     def prepare(self, facts: Facts, plan: Plan) -> None:
         """Make sure that the plan can be followed, and enter what it intends into the journal.
@@ -217,6 +218,23 @@ class Publisher:
             try:
                 with self.alive():
                     return roll_back(tree, lock.check, to, series)
+            finally:
+                with contextlib.suppress(RepositoryError):
+                    self.end()
+
+    def distrust(self, files: Mapping[str, tuple[int, str]]) -> None:
+        """Have the next run compare files that the journal believes in; see ``Journal.distrust``.
+
+        Args:
+            files: Size in bytes and sha256 that each should have, by path.
+        """
+        with self.pool.tree() as tree:
+            self._lock(tree).acquire()
+            try:
+                record = journal.load(tree)
+                for path, (size, digest) in files.items():
+                    record.distrust(path, size, digest)
+                journal.save(tree, record)
             finally:
                 with contextlib.suppress(RepositoryError):
                     self.end()

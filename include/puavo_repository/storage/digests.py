@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from queue import Queue
 from threading import Thread
 from types import TracebackType
@@ -14,6 +16,24 @@ BLOCK_SIZE = 1 << 20  # bytes; large enough that Python's part in the work vanis
 _DEPTH = 4  # blocks that a slow consumer may lie behind; bounds the memory
 
 Consumer = Callable[[memoryview], None]
+
+
+def digest_file(path: Path, progress: Callable[[int], None]) -> Digests:
+    """Read a file once and return its size and checksums.
+
+    Args:
+        path: The file; a link is not followed.
+        progress: Told of the bytes that were read.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb", 0) as stream, Digester() as digester:
+        while block := stream.read(BLOCK_SIZE):
+            digester.update(block)
+            progress(len(block))
+        return digester.digests()
 
 
 class Digester:

@@ -33,6 +33,7 @@ GENERATIONS = f"{FOLDER}/generations"
 GENERATIONS_KEPT = 10
 _PATH = re.compile(r"(?:(?:meta|rdiffs)/)?[^/\0.][^/\0]*")
 _NUMBER = re.compile("[0-9]{1,18}")
+_NO_TIME = -1  # seconds; no server has a file from before the epoch
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,17 @@ class Journal:
         known = self.files.get(path)
         same = known is not None and (known.size, known.sha256) == (size, sha256)
         self.files[path] = Entry(size, sha256, mtime, known.unnamed if known and same else None)
+
+    def distrust(self, path: str, size: int, sha256: str) -> None:
+        """Have the next survey compare a file of ours byte for byte, whatever its time says.
+
+        An entry with a time that the server does not show counts as touched by somebody: data is
+        compared whole, a document is read, CKSUMS is written again.
+        """
+        known = self.files.get(path)
+        same = known is not None and (known.size, known.sha256) == (size, sha256)
+        self.files[path] = Entry(size, sha256, _NO_TIME, known.unnamed if known and same else None)
+        self.verified = False  # a run that finds nothing new must not end before it looked
 
     def name(self, path: str, since: Moment | None) -> None:
         """Note that metadata names a file (None), or since when none does."""

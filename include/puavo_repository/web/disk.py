@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from puavo_repository.audit import report as audit_report
+from puavo_repository.audit.report import AuditReport
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.storage import published
@@ -36,6 +38,7 @@ class Disk:
         failures: What was asked for and is not there.
         too_large: Names of rdiffs that were made and not worth keeping, to their bytes.
         remotes: What the last publishing runs left on the remotes.
+        audit: What the last audit found.
     """
 
     root: Path
@@ -47,6 +50,7 @@ class Disk:
     failures: tuple[Failure, ...] = ()
     too_large: Mapping[str, int] = field(default_factory=dict)
     remotes: tuple[Published, ...] = ()
+    audit: AuditReport | None = None
 
 
 class Folder(Generic[T]):
@@ -105,6 +109,7 @@ class Reader:
         self._failures = Folder(_record(state.failures))
         self._rdiffs = Folder(_too_large(state.rdiffs))
         self._remotes = Folder(_record(published.records(root)))
+        self._audits = Folder(_record(audit_report.records(root)))
 
     def read(self) -> Disk:
         """Return the facts as they are now.
@@ -119,6 +124,7 @@ class Reader:
         failures = self._failures.read(state.failures.folder).values()
         rdiffs = self._rdiffs.read(state.rdiffs.folder)
         remotes = self._remotes.read(published.records(self.root).folder).values()
+        audits = self._audits.read(state.folder).values()
         return Disk(
             self.root,
             exists=True,
@@ -138,6 +144,7 @@ class Reader:
                 if size is not None
             },
             remotes=tuple(remote for remote in remotes if remote is not None),
+            audit=next(iter(audits), None),
         )
 
     def _sizes(self) -> dict[str, int]:

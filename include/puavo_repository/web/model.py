@@ -95,6 +95,34 @@ class Remote(Shown):
     pending: list[str] = Field(description="Files of the local mirror that are not there yet")
 
 
+class Finding(Shown):
+    """Something that the last audit found."""
+
+    severity: str = Field(
+        description="error: clients are, or soon will be, led to something wrong or cut off; "
+        "warning: someone should look"
+    )
+    where: str = Field(description="local, a mirror's address, or the URL that clients use")
+    file: str = Field(description="By its path there; empty where it is about the whole place")
+    problem: str
+    expected: str
+    found: str
+    remedy: str = Field(description="What to do")
+
+
+class Audit(Shown):
+    """What the last audit looked at and found."""
+
+    at: datetime = Field(description="When it began")
+    ok: bool = Field(description="Whether it found no error")
+    findings: list[Finding] = Field(description="Errors first; the next audit clears them")
+    notes: list[str] = Field(description="What else it has to say")
+    looked_at: list[str] = Field(description="What it looked at, in words")
+    repaired: list[Finding] = Field(description="What it found and repaired itself")
+    turn: int = Field(description="Counts the audits")
+    seconds: float = Field(description="How long it took")
+
+
 class Stage(Shown):
     """One stage of a run."""
 
@@ -150,6 +178,7 @@ class Summary(Shown):
     changed: datetime | None = Field(description="When clients last got to see something new")
     last_success: datetime | None = Field(description="End of the last good run of prepare")
     remotes: list[Remote]
+    audit: Audit | None = Field(description="The last audit; None before the first")
 
 
 class Repository(Shown):

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from puavo_repository.audit.report import AuditReport
 from puavo_repository.web import figures, view
 from puavo_repository.web.model import DRY_RUN, Image, Rdiff, RdiffState, Repository, Series
 
@@ -99,6 +100,7 @@ _ENVIRONMENT.filters |= {
     "percent": percent,
     "moment": moment,
     "date": view.moment,
+    "audit": lambda values: view.audit(AuditReport.from_dict(values)),
     "seconds": figures.seconds,
     "heat": figures.heat,
     "matrix": matrix,
@@ -108,6 +110,8 @@ _ENVIRONMENT.globals |= {
     "OFFERED": RdiffState.OFFERED,
     "PREPARE": view.PREPARE,
     "PUBLISH": view.PUBLISH,
+    "AUDIT": view.AUDIT,
+    "ROLLBACK": view.ROLLBACK,
     "width": figures.WIDTH,
     "left": figures.LEFT,
     "right": figures.WIDTH - figures.RIGHT,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from puavo_repository.audit.report import Severity
+from puavo_repository.errors import RepositoryError
 from puavo_repository.storage.state import Failure
 from puavo_repository.web.disk import Disk
 from puavo_repository.web.model import DRY_RUN, Problem, RdiffState, Run, Series
@@ -11,7 +13,7 @@ from puavo_repository.web.model import DRY_RUN, Problem, RdiffState, Run, Series
 
 def find_problems(disk: Disk, series: Sequence[Series], runs: Sequence[Run]) -> list[Problem]:
     """Return all that is wrong with the mirror, what it offers, its remotes and its runs."""
-    return [*_problems(disk), *_broken(series), *_run_problems(runs)]
+    return [*_problems(disk), *_broken(series), *_audited(disk), *_run_problems(runs)]
 
 
 def problem(failure: Failure) -> Problem:
@@ -67,6 +69,20 @@ def _broken(series: Iterable[Series]) -> Iterable[Problem]:
                     remedy="Run prepare: it is made or linked again",
                     permanent=False,
                 )
+
+
+def _audited(disk: Disk) -> Iterable[Problem]:
+    """Yield the errors of the last audit."""
+    for one in disk.audit.findings if disk.audit else ():
+        if one.severity is Severity.ERROR:
+            error = RepositoryError(one.where, one.problem, expected=one.expected, found=one.found)
+            yield Problem(
+                name=one.file or one.where,
+                stage="audit",
+                message=str(error),
+                remedy=one.remedy or "See the log of the audit",
+                permanent=True,
+            )
 
 
 def _run_problems(runs: Sequence[Run]) -> Iterable[Problem]:

@@ -6,12 +6,16 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from puavo_repository.audit import report as audit_report
+from puavo_repository.audit.report import AuditReport
 from puavo_repository.formats import metadata
 from puavo_repository.formats.names import ImageName, rdiff_name
 from puavo_repository.web.disk import Disk
 from puavo_repository.web.model import (
     DRY_RUN,
+    Audit,
     Digests,
+    Finding,
     Image,
     Rdiff,
     RdiffState,
@@ -25,6 +29,7 @@ from puavo_repository.web.problems import find_problems
 
 PREPARE = "puavo_repository_prepare"
 PUBLISH = "puavo_repository_publish"
+AUDIT = "puavo_repository_audit"
 ROLLBACK = "puavo_repository_rollback"
 
 
@@ -64,6 +69,7 @@ def repository(disk: Disk, runs: Sequence[Run] = ()) -> Repository:
                 None,
             ),
             remotes=_remotes(disk),
+            audit=audit(disk.audit) if disk.audit else None,
         ),
         series=series,
         runs=list(runs),
@@ -194,6 +200,32 @@ def _remotes(disk: Disk) -> list[Remote]:
         )
         for one in disk.remotes
     ]
+
+
+def audit(found: AuditReport) -> Audit:
+    """Return what is shown of an audit."""
+    return Audit(
+        at=datetime.fromtimestamp(found.begun, UTC),
+        ok=found.ok,
+        findings=[_finding(one) for one in found.findings],
+        notes=list(found.notes),
+        looked_at=found.looked_at(),
+        repaired=[_finding(one) for one in found.repaired],
+        turn=found.turn,
+        seconds=found.seconds,
+    )
+
+
+def _finding(one: audit_report.Finding) -> Finding:
+    return Finding(
+        severity=one.severity.value,
+        where=one.where,
+        file=one.file,
+        problem=one.problem,
+        expected=one.expected,
+        found=one.found,
+        remedy=one.remedy,
+    )
 
 
 def moment(seconds: float | None) -> datetime | None:

@@ -1,0 +1,197 @@
+"""What clients see at the repository's address: metadata, files, certificate, one whole update.
+
+Somebody may publish meanwhile: where something is wrong and the metadata that is served has
+changed since, all of it is looked at again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from puavo_repository.audit.canary import canary
+from puavo_repository.audit.description import Description, take
+from puavo_repository.audit.https import Https
+from puavo_repository.audit.report import Checked, Counts, Finding
+from puavo_repository.audit.served import ServedFiles, error, not_served, warning
+from puavo_repository.audit.steps import DAY, Tally, attempted
+from puavo_repository.errors import CertificateError, ConnectionLostError
+from puavo_repository.progress import Nobody, Watcher
+from puavo_repository.settings import Settings
+from puavo_repository.storage import journal
+from puavo_repository.storage.state import FOLDER
+
+_VALID = 14  # days that a certificate must still be valid
+_LARGEST = 64 << 20  # bytes of a document
+_LOOKS = 3  # times that the same is looked at while it is published anew
+_HIDDEN = (journal.PATH, f"{FOLDER}/metadata.lock")
+
+
+def clients(settings: Settings, turn: int, watcher: Watcher | None = None) -> Checked:
+    """Audit what clients see at ``settings.urlbase``.
+
+    Args:
+        settings: Where the local mirror and the address are.
+        turn: Counts the audits.
+        watcher: Told of the addresses that are asked.
+    """
+
+    def check() -> Checked:
+        with contextlib.closing(Https(settings.urlbase, settings.ca_file)) as https:
+            return _Clients(settings.mirror_dir, https, watcher or Nobody()).check(turn)
+
+    return attempted(settings.urlbase, check)
+
+
+class _Clients:
+    """One audit of what clients see.
+
+    Args:
+        root: The local mirror.
+        https: The server.
+        watcher: Told of the addresses that are asked.
+    """
+
+    def __init__(self, root: Path, https: Https, watcher: Watcher) -> None:
+        self._root = root
+        self._https = https
+        self._watcher = watcher
+        self._where = https.urlbase
+        self._tally = Tally()
+
+    def check(self, turn: int) -> Checked:
+        first = list(self._certificate())
+        try:
+            findings, notes = self._look_until_settled(turn)
+            found = [*first, *self._hidden(), *findings]
+        except CertificateError as why:
+            return self._untrusted(why)
+        return Checked(self._where, self._tally.counts, tuple(found), notes=tuple(notes))
+
+    def _certificate(self) -> Iterator[Finding]:
+        if self._where.startswith("http://"):
+            yield warning(
+                self._where,
+                "",
+                "is not https: there is no certificate to check",
+                remedy="Serve it by https",
+            )
+            return
+        with contextlib.suppress(CertificateError):  # met again, and told, by the first request
+            ends = self._https.certificate_ends()
+            left = (ends - time.time()) / DAY
+            if left < _VALID:
+                yield error(
+                    self._where,
+                    "",
+                    "the certificate ends soon",
+                    f"at least {_VALID} days",
+                    f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC, {left:.1f} days left",
+                    "Renew it, and see why that is not done by itself",
+                )
+
+    def _untrusted(self, why: CertificateError) -> Checked:
+        other = warning(self._where, "", "what clients see could not be checked any further")
+        refused = error(self._where, "", why.problem, "", why.found, why.remedy)
+        return Checked(self._where, self._tally.counts, (refused, other))
+
+    def _look_until_settled(self, turn: int) -> tuple[list[Finding], list[str]]:
+        local = take(self._root)
+        served, findings = self._documents(local)
+        for _ in range(_LOOKS):
+            files = ServedFiles(self._root, self._https, self._watcher, self._tally)
+            line, failed = canary(self._root, self._https, served, local, turn)
+            found = [*findings, *files.check(served, local), *([failed] if failed else [])]
+            if not found:
+                break
+            before, local = served, take(self._root)
+            with contextlib.suppress(ConnectionLostError):
+                served, findings = self._documents(local)
+            if served.documents == before.documents:
+                break
+        return found, [line]
+
+    def _documents(self, local: Description) -> tuple[Description, list[Finding]]:
+        """Fetch the metadata of every series that the local mirror has."""
+        contents: dict[str, bytes] = {}
+        findings = []
+        for path, ours in local.documents.items():
+            answer = self._https.get(f"{self._where}/{path}", _LARGEST)
+            self._tally.add(Counts(urls=1))
+            if answer.status != 200 or answer.leads:
+                findings.append(not_served(self._where, path, "200", str(answer)))
+            elif answer.more:
+                findings.append(error(self._where, path, "is larger than any metadata"))
+            else:
+                contents[path] = answer.body
+                if answer.body != ours and path in local.parsed:
+                    findings += self._other(path, answer.body, local)
+        served = Description.of(contents)
+        findings += [
+            error(self._where, path, "is no metadata that clients can read", found=problem)
+            for path, problem in served.damaged.items()
+        ]
+        findings += [
+            error(self._where, path, f"breaks what clients rely on: {problem}")
+            for path, problem in served.problems()
+        ]
+        return served, findings
+
+    def _other(self, path: str, content: bytes, local: Description) -> Iterator[Finding]:
+        found = Description.of({path: content}).parsed.get(path)
+        if found is not None:
+            where, expected, seen = difference(local.parsed[path], found)
+            yield warning(
+                self._where,
+                path,
+                f"is not what the local mirror describes: {where or 'its bytes'} differs first",
+                expected,
+                seen,
+                "Publish; if that is done, see what the web server keeps or serves instead",
+            )
+
+    def _hidden(self) -> Iterator[Finding]:
+        for path in _HIDDEN:
+            served = False
+            with contextlib.suppress(ConnectionLostError):
+                served = self._https.head(f"{self._where}/{path}").status == 200
+            if served:
+                yield warning(
+                    self._where,
+                    path,
+                    "is served: records of the publisher are nobody else's business",
+                    "status 403 or 404",
+                    "status 200",
+                    "Have the web server deny hidden names, as the README shows it for nginx",
+                )
+
+
+def difference(ours: Any, theirs: Any, where: str = "") -> tuple[str, str, str]:
+    """Return where two documents differ first, what is there in ours, and what in theirs.
+
+    Both are walked as far as ours goes; the names are those of jq.
+    """
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in [*ours, *(key for key in theirs if key not in ours)]:
+            if key not in ours or key not in theirs:
+                known = key in ours
+                return f"{where}.{key}", "present" if known else "", "" if known else "present"
+            if ours[key] != theirs[key]:
+                return difference(ours[key], theirs[key], f"{where}.{key}")
+    if isinstance(ours, list) and isinstance(theirs, list):
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=False)):
+            if one != other:
+                return difference(one, other, f"{where}[{index}]")
+        return f"{where} (how many)", str(len(ours)), str(len(theirs))
+    return where, _brief(ours), _brief(theirs)
+
+
+def _brief(value: Any) -> str:
+    """Return a value of somebody else's in a few words; it may be large, and nested deeply."""
+    if isinstance(value, dict):
+        return f"an object of {len(value)} keys"
+    return f"a list of {len(value)}" if isinstance(value, list) else str(value)[:100]

@@ -1,0 +1,184 @@
+"""What a remote says of itself: its journal, metadata and CKSUMS, and how far behind they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from puavo_repository.audit.description import Description
+from puavo_repository.audit.report import Finding, Severity
+from puavo_repository.stages.publish_survey import CKSUMS, listing, sha256
+from puavo_repository.storage import journal, publisher_lock
+from puavo_repository.storage.journal import Journal
+from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree, read_whole
+
+_PUBLISH = "Publish again"
+_SEE = "See who else writes there, then publish again or let the audit repair it"
+
+
+@dataclass(frozen=True)
+class View:
+    """What lies on a remote at one moment.
+
+    Attributes:
+        listing: Everything in the folders of the mirror, by path.
+        described: Its metadata.
+        journal: What we put there; worked out anew where it cannot be read.
+        damage: Why it cannot be read; empty where it can.
+        publishing: Whether somebody publishes at this moment.
+    """
+
+    listing: dict[str, RemoteStat]
+    described: Description
+    journal: Journal
+    damage: str
+    publishing: bool
+
+
+def view(tree: RemoteTree) -> View:
+    """Read everything but the files themselves. Nothing is changed, no lock is taken."""
+    # First the journal: what is entered in it is there, or on its way, in all that follows.
+    content = read_whole(tree, journal.PATH)
+    damage = "" if content is not None else "there is none"
+    try:
+        record = Journal.parse(content) if content is not None else Journal()
+    except ValueError as error:
+        record, damage = journal.load(tree), str(error)
+    found = listing(tree)
+    documents = {
+        path: text
+        for path in sorted(found)
+        if _is_document(path) and (text := read_whole(tree, path)) is not None
+    }
+    described = Description.of(documents, read_whole(tree, CKSUMS))
+    return View(found, described, record, damage, _is_published_to(tree))
+
+
+def _is_published_to(tree: RemoteTree) -> bool:
+    """Say whether a publisher's lock shows signs of life; whoever died left it there."""
+    lock = tree.stat(publisher_lock.PATH)
+    return lock is not None and abs(time.time() - lock.mtime) < publisher_lock.EXPIRY
+
+
+def of_documents(where: str, seen: View, local: Description | None) -> Iterator[Finding]:
+    """Yield what is wrong with a remote's journal, metadata and CKSUMS.
+
+    Args:
+        where: The remote.
+        seen: What lies there.
+        local: What the local mirror describes; None where there is no such thing.
+    """
+    yield from _of_journal(where, seen)
+    wrong: set[str] = set()
+    for finding in _of_metadata(where, seen, local):
+        wrong.add(finding.file)
+        yield finding
+    if not wrong:  # CKSUMS follows the metadata
+        yield from _of_cksums(where, seen, local)
+    for path, content in local.documents.items() if local else ():
+        if path not in wrong and seen.described.documents.get(path) != content:
+            yield _behind(where, path, seen)
+    for path in seen.described.documents:
+        if local and path not in local.documents and path not in wrong:
+            yield Finding(
+                Severity.WARNING,
+                where,
+                path,
+                "is of a series that the local mirror does not have any more",
+                remedy="Publish; or remove it there, if it was never ours",
+            )
+
+
+def _of_journal(where: str, seen: View) -> Iterator[Finding]:
+    if seen.damage:
+        yield Finding(
+            Severity.WARNING,
+            where,
+            journal.PATH,
+            "the journal cannot be read",
+            found=seen.damage,
+            remedy="Publish: it is worked out again",
+        )
+    elif not seen.journal.verified and not seen.publishing:
+        yield Finding(
+            Severity.WARNING,
+            where,
+            journal.PATH,
+            "the last publishing run did not come to its end",
+            remedy=_PUBLISH,
+        )
+    if not any(_is_document(path) for path in seen.listing):
+        yield Finding(
+            Severity.ERROR,
+            where,
+            "meta",
+            "there is no metadata: clients find nothing here",
+            remedy="Publish the mirror, or correct the path",
+        )
+
+
+def _of_metadata(where: str, seen: View, local: Description | None) -> Iterator[Finding]:
+    ours = local.documents if local else {}
+
+    def error(path: str, problem: str, found: str = "") -> Finding:
+        return Finding(
+            Severity.ERROR,
+            where,
+            path,
+            problem,
+            found=found,
+            remedy=_SEE,
+            repairable=path in ours,
+        )
+
+    entered = {path for path, e in seen.journal.files.items() if e.mtime is not None}
+    known = {path for path in seen.listing if _is_document(path)}
+    for path in sorted(known | {path for path in entered if _is_document(path)}):
+        content = seen.described.documents.get(path)
+        if path not in known and not seen.publishing:
+            yield error(path, "is missing")
+        elif path in known and seen.listing[path].kind is not Kind.FILE:
+            yield error(path, f"is a {seen.listing[path].kind.value}, no plain file")
+        elif path in seen.described.damaged:
+            yield error(path, "is damaged", seen.described.damaged[path])
+        elif path in known and content is None:
+            yield error(path, "cannot be read", f"{seen.listing[path].size} bytes")
+        elif content is not None and path in entered and content != ours.get(path):
+            # In the middle of a change the journal is written last.
+            settled = seen.journal.verified and not seen.publishing
+            if settled and seen.journal.files[path].sha256 != sha256(content):
+                yield error(path, "was changed on the server")
+    for path, problem in seen.described.problems():
+        yield error(path, f"breaks what clients rely on: {problem}")
+
+
+def _of_cksums(where: str, seen: View, local: Description | None) -> Iterator[Finding]:
+    if seen.publishing or not seen.described.documents:
+        return
+    if not seen.described.cksums_agree():
+        missing = seen.described.cksums is None
+        yield Finding(
+            Severity.ERROR,
+            where,
+            CKSUMS,
+            "is missing" if missing else "does not say what the metadata there says",
+            remedy=_SEE,
+            repairable=local is not None and local.cksums is not None,
+        )
+
+
+def _behind(where: str, path: str, seen: View) -> Finding:
+    back = seen.journal.rejected
+    return Finding(
+        Severity.WARNING,
+        where,
+        path,
+        "is not what the local mirror has: that is not published yet",
+        found=f"a step back, which took {len(back)} files from clients" if back else "",
+        remedy="Take the bad image out and prepare again, then publish" if back else "Publish",
+    )
+
+
+def _is_document(path: str) -> bool:
+    return path.startswith("meta/") and path.endswith(".json") and not path.startswith("meta/.")

@@ -1,0 +1,200 @@
+"""The mirror as clients reach it: one https client in which every wait ends.
+
+A server may be broken or mean harm: nothing of more than an agreed length is read, no redirect
+leads to another host, and nothing is asked for twice as long as its size allows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import httpx
+
+from puavo_repository.errors import CertificateError, ConnectionLostError, SettingsError
+from puavo_repository.stages.publish import persist
+
+TIMEOUT = 30.0  # seconds for each wait
+SLOWEST = 20_000  # bytes a second; what is slower is given up
+CONNECTIONS = 4
+REDIRECTS = 5  # on the same host
+_OTHER_HOST = "the certificate is another host's", "Have one issued for this host"
+_REFUSALS = {  # by OpenSSL's X509_V_ERR_*
+    9: ("the certificate is not valid yet", "Check the clocks on both sides"),
+    10: ("the certificate has expired", "Renew it at once"),
+    62: _OTHER_HOST,
+    64: _OTHER_HOST,
+}
+_UNTRUSTED = (
+    "the certificate is not trusted",
+    "Serve the whole chain; an authority of your own belongs into PUAVO_REPOSITORY_CA_FILE",
+)
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "puavo-repository-audit"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered.
+
+    Attributes:
+        status: HTTP's.
+        headers: By their names in lower case.
+        body: As much as was asked for; nothing where the status is another than expected.
+        more: Whether more would have followed.
+        leads: Where a redirect to another host leads; it was not followed.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    more: bool = False
+    leads: str = ""
+
+    def __str__(self) -> str:
+        return f"status {self.status}" + (f", a redirect to {self.leads}" if self.leads else "")
+
+
+class Https:
+    """Connections to the server of a mirror, used from several threads.
+
+    Args:
+        urlbase: The mirror's address.
+        ca_file: File with the certificates to trust; empty for the system's.
+
+    Raises:
+        SettingsError: The file cannot be used.
+    """
+
+    def __init__(self, urlbase: str, ca_file: str) -> None:
+        self.urlbase = urlbase
+        try:
+            context = ssl.create_default_context(cafile=ca_file or None)
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(
+                "ca_file", f"{ca_file} cannot be used", expected="certificates in PEM form"
+            ) from error
+        self._client = httpx.Client(
+            verify=context,
+            timeout=TIMEOUT,
+            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+            headers=_HEADERS,
+        )
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._client.close()
+
+    def certificate_ends(self) -> float:
+        """Return when the server's certificate ends, in seconds since the epoch.
+
+        Raises:
+            CertificateError: It is not to be trusted.
+            ConnectionLostError: The server cannot be reached.
+        """
+
+        def ask() -> float:
+            with self._errors(), self._client.stream("HEAD", f"{self.urlbase}/") as response:
+                connection = response.extensions["network_stream"].get_extra_info("ssl_object")
+                return float(ssl.cert_time_to_seconds(connection.getpeercert()["notAfter"]))
+
+        return persist(ask)
+
+    def head(self, url: str) -> Answer:
+        """Ask whether something is there, and how long it is."""
+        return persist(lambda: self._ask("HEAD", url, {}, 200, 0))
+
+    def get(self, url: str, limit: int) -> Answer:
+        """Fetch a document of at most ``limit`` bytes."""
+        return persist(lambda: self._ask("GET", url, {}, 200, limit))
+
+    def range(self, url: str, offset: int, length: int) -> Answer:
+        """Fetch a range; a server that would send the whole file is cut off."""
+        wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
+        return persist(lambda: self._ask("GET", url, wanted, 206, length))
+
+    def fetch(self, url: str, limit: int, sink: Callable[[bytes], object]) -> Answer:
+        """Fetch a file of at most ``limit`` bytes into a sink, once and without retries."""
+        return self._ask("GET", url, {}, 200, limit, sink)
+
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        status: int,
+        limit: int,
+        sink: Callable[[bytes], object] | None = None,
+    ) -> Answer:
+        with self._errors():
+            for _ in range(REDIRECTS):
+                with self._client.stream(method, url, headers=dict(headers)) as response:
+                    if response.next_request is not None:
+                        url = str(response.next_request.url)
+                        if not self._is_here(url):
+                            return Answer(response.status_code, leads=url)
+                        continue
+                    known = {name.lower(): value for name, value in response.headers.items()}
+                    if response.status_code != status or method == "HEAD":
+                        return Answer(response.status_code, known)
+                    return self._read(response, known, limit, sink)
+            return Answer(response.status_code, leads=url)
+
+    def _read(
+        self,
+        response: httpx.Response,
+        headers: Mapping[str, str],
+        limit: int,
+        sink: Callable[[bytes], object] | None,
+    ) -> Answer:
+        body, count = bytearray(), 0
+        end = time.monotonic() + TIMEOUT + limit / SLOWEST
+        for block in response.iter_raw():
+            taken = block[: limit - count]
+            count += len(taken)
+            (sink or body.extend)(taken)
+            if len(taken) < len(block):
+                return Answer(response.status_code, headers, bytes(body), more=True)
+            if time.monotonic() > end:
+                raise httpx.ReadTimeout("too slow")
+        return Answer(response.status_code, headers, bytes(body))
+
+    def _is_here(self, url: str) -> bool:
+        """Say whether a redirect stays on the host; from http to https is no other place."""
+        base, to = urlsplit(self.urlbase), urlsplit(url)
+        if (to.scheme, to.netloc) == (base.scheme, base.netloc):
+            return True
+        return to.hostname == base.hostname and (base.scheme, to.scheme) == ("http", "https")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            refused = _refused(error)
+            if refused is not None:
+                raise _certificate_error(self.urlbase, refused) from error
+            late = isinstance(error, httpx.TimeoutException)
+            raise ConnectionLostError(
+                self.urlbase,
+                "did not answer in time" if late else "the connection could not be made, or broke",
+                found=str(error),
+                remedy="See whether the web server is well and can be reached from here",
+            ) from error
+
+
+def _refused(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """Return the refusal of a certificate that lies at the bottom of an error."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _certificate_error(urlbase: str, error: ssl.SSLCertVerificationError) -> CertificateError:
+    problem, remedy = _REFUSALS.get(error.verify_code, _UNTRUSTED)
+    return CertificateError(urlbase, problem, found=error.verify_message, remedy=remedy)

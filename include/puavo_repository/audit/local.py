@@ -1,0 +1,218 @@
+"""The local tree: metadata, CKSUMS, every described file read in full, rdiffs applied again.
+
+No lock is held while files are read, so a night may prepare meanwhile. It withdraws a
+description before it changes a file, so a mismatch counts only where the file is described in
+the same way before it was read and after.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+from puavo_repository.audit.description import Description, take
+from puavo_repository.audit.proofs import Proofs
+from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, Severity
+from puavo_repository.audit.steps import (
+    DIGEST_THREADS,
+    Tally,
+    attempted,
+    due,
+    side_by_side,
+)
+from puavo_repository.audit.strays import local_strays
+from puavo_repository.formats.metadata import DIGESTS, DescribedFile, described_files
+from puavo_repository.progress import Nobody, Watcher
+from puavo_repository.settings import Settings
+from puavo_repository.stages.publish import persist
+from puavo_repository.storage.digests import digest_file
+from puavo_repository.storage.files import Identity
+
+_LOOKS = 3  # times that a file is looked at whose description changes meanwhile
+_AGAIN = "Prepare again: it is made anew from the files"
+
+
+def local(
+    settings: Settings,
+    series: Collection[str] | None,
+    turn: int,
+    watcher: Watcher | None = None,
+) -> Checked:
+    """Audit the local tree. Nothing is changed, and no run is held up.
+
+    Args:
+        settings: Where it is; ``audit_share`` says how many rdiffs are applied again.
+        series: Only the files of these; CKSUMS and stray files are left to an audit of all,
+            which None stands for.
+        turn: Counts the audits.
+        watcher: Told of the bytes that are read.
+    """
+
+    def check() -> Checked:
+        return _Local(settings, watcher or Nobody()).check(series, turn)
+
+    return attempted(LOCAL, lambda: persist(check))
+
+
+def still_wrong(settings: Settings, rdiffs: Collection[str]) -> dict[str, Finding]:
+    """Look at some described rdiffs again, and apply each; return what is wrong, by path.
+
+    Raises:
+        RepositoryError: It could not be done.
+    """
+    found = _Local(replace(settings, audit_share=1), Nobody()).files(set(rdiffs), 0)
+    return {finding.file: finding for finding in found}
+
+
+class _Local:
+    """One audit of the local tree.
+
+    Args:
+        settings: Where it is.
+        watcher: Told of the bytes that are read.
+    """
+
+    def __init__(self, settings: Settings, watcher: Watcher) -> None:
+        self._settings = settings
+        self._root = settings.mirror_dir
+        self._watcher = watcher
+        self._tally = Tally()
+
+    def check(self, series: Collection[str] | None, turn: int) -> Checked:
+        described = take(self._root)
+        findings = list(_of_documents(described, series))
+        findings += self.files(set(_files_of(described, series)), turn)
+        if series is None:
+            now = take(self._root)
+            if not now.damaged:  # what is not described could not be told from what was
+                findings += [] if now.cksums_agree() else [_cksums()]
+                findings += local_strays(self._root)
+        return Checked(LOCAL, self._tally.counts, tuple(findings))
+
+    def files(self, paths: Collection[str], turn: int) -> list[Finding]:
+        described = take(self._root)
+        wanted = {path: file for path, file in described.files.items() if path in paths}
+        self._watcher.begin("local", len(wanted), sum(file.size for file in wanted.values()))
+        wrong = self._read(described, wanted)
+        rdiffs = [f for f in wanted.values() if f.path.startswith("rdiffs/")]
+        applied = due(rdiffs, turn, self._settings.audit_share).difference(wrong)
+        proofs = Proofs(self._settings, described, self._watcher, self._tally)
+        return [*wrong.values(), *proofs.failed(sorted(applied), wrong)]
+
+    def _read(self, described: Description, wanted: dict[str, DescribedFile]) -> dict[str, Finding]:
+        """Read files in full; return what is wrong, by path."""
+        wrong: dict[str, Finding] = {}
+        for _ in range(_LOOKS):
+            workers = self._settings.cores // DIGEST_THREADS + 1
+            results = side_by_side(self._file, wanted.values(), workers)
+            suspects = {f.path: r for f, r in zip(wanted.values(), results, strict=True) if r}
+            if not suspects:
+                break
+            now = take(self._root).files
+            wrong |= {p: f for p, f in suspects.items() if now.get(p) == wanted[p]}
+            # Described anew meanwhile: what lies there must be what is described now.
+            wanted = {p: now[p] for p in suspects if p not in wrong and p in now}
+            described.files.update(wanted)
+        return wrong
+
+    def _file(self, file: DescribedFile) -> Finding | None:
+        path = self._root / file.path
+        try:
+            identity = Identity.at(path)
+            if identity is None:
+                return _missing(file, "is no plain file" if os.path.lexists(path) else "is missing")
+            if identity.size != file.size:
+                return _differs(file, "size", str(file.size), str(identity.size))
+            found = digest_file(path, self._watcher.advance).to_dict()
+        except OSError as error:
+            return Finding(
+                Severity.ERROR,
+                LOCAL,
+                file.path,
+                "cannot be read",
+                found=error.strerror or str(error),
+                remedy=_remedy(file),
+                repairable=_is_rdiff(file),
+            )
+        self._tally.add(Counts(local_files=1, local_bytes=file.size))
+        self._watcher.finish(file.path)
+        for key in DIGESTS:
+            expected = file.digests.get(key, "none")
+            if expected != found[key]:
+                return _differs(file, key, expected, str(found[key]))
+        return None
+
+
+def _files_of(described: Description, series: Collection[str] | None) -> dict[str, DescribedFile]:
+    """Return the files that some series describe, each once."""
+    if series is None:
+        return dict(described.files)
+    chosen = (
+        {name: content for name, content in document.items() if name in series}
+        for document in described.parsed.values()
+    )
+    return {file.path: file for document in chosen for file in described_files(document)}
+
+
+def _of_documents(described: Description, series: Collection[str] | None) -> Iterator[Finding]:
+    for path, problem in described.damaged.items():
+        yield Finding(Severity.ERROR, LOCAL, path, f"is damaged: {problem}", remedy=_AGAIN)
+    for path, problem in described.problems():
+        if series is None or set(described.parsed[path]) & set(series):
+            yield Finding(
+                Severity.ERROR,
+                LOCAL,
+                path,
+                f"breaks what clients rely on: {problem}",
+                remedy=_AGAIN,
+            )
+
+
+def _cksums() -> Finding:
+    return Finding(
+        Severity.ERROR,
+        LOCAL,
+        "CKSUMS",
+        "does not say what the metadata says",
+        remedy=_AGAIN,
+    )
+
+
+def _missing(file: DescribedFile, problem: str) -> Finding:
+    return Finding(
+        Severity.ERROR,
+        LOCAL,
+        file.path,
+        problem,
+        expected=f"{file.size} bytes",
+        remedy=_remedy(file),
+        repairable=_is_rdiff(file),
+    )
+
+
+def _differs(file: DescribedFile, key: str, expected: str, found: str) -> Finding:
+    return Finding(
+        Severity.ERROR,
+        LOCAL,
+        file.path,
+        f"is not the file that the metadata describes: its {key} differs",
+        expected,
+        found,
+        _remedy(file),
+        repairable=_is_rdiff(file),
+    )
+
+
+def _remedy(file: DescribedFile) -> str:
+    if _is_rdiff(file):
+        return "Let the audit repair it: it is withdrawn, and the next run makes it anew"
+    known = file.digests.get("sha512", "not known")
+    return (
+        f"Restore it from a backup or from a published mirror, its sha512 is {known}; then "
+        "prepare again"
+    )
+
+
+def _is_rdiff(file: DescribedFile) -> bool:
+    return file.path.startswith("rdiffs/")

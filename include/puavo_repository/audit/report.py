@@ -1,0 +1,266 @@
+"""What an audit found, for people and for programs, and where the last one's report is kept."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from puavo_repository.errors import RepositoryError
+from puavo_repository.stages.report import mb
+from puavo_repository.storage.mirror import Mirror
+from puavo_repository.storage.state import Records
+
+LOCAL = "local"
+_LONGEST = 300  # characters of a text that somebody else wrote
+_RECORD = "audit"
+
+
+class Severity(enum.Enum):
+    """What a finding means."""
+
+    ERROR = "error"  # clients are, or soon will be, led to something wrong or cut off
+    WARNING = "warning"  # someone should look
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    Attributes:
+        severity: What it means.
+        where: ``local``, a remote's URL without password, or the URL base.
+        file: The file, by its path in the mirror; empty where it is about the whole place.
+        problem: What is wrong, in a few words.
+        expected: What should be there.
+        found: What is there.
+        remedy: The way out, as a sentence.
+        repairable: Whether the audit itself can repair it safely.
+    """
+
+    severity: Severity
+    where: str
+    file: str
+    problem: str
+    expected: str = ""
+    found: str = ""
+    remedy: str = ""
+    repairable: bool = False
+
+    def __post_init__(self) -> None:
+        for one in ("where", "file", "problem", "expected", "found", "remedy"):
+            object.__setattr__(self, one, shown(getattr(self, one)))
+
+    @classmethod
+    def of(cls, where: str, error: RepositoryError, file: str = "") -> Finding:
+        """Return what an error means that kept something from being checked."""
+        problem = f"could not be checked: {error.subject}: {error.problem}"
+        return cls(Severity.ERROR, where, file, problem, error.expected, error.found, error.remedy)
+
+    def __str__(self) -> str:
+        subject = f"{self.where}: {self.file}" if self.file else self.where
+        error = RepositoryError(
+            subject,
+            self.problem,
+            expected=self.expected,
+            found=self.found,
+            remedy=self.remedy,
+        )
+        return str(error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "severity": self.severity.value}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Finding:
+        """Read what ``to_dict`` returned."""
+        return cls(**{**values, "severity": Severity(values["severity"])})
+
+
+def shown(text: object) -> str:
+    """Return a text that somebody else may have written, fit for a terminal, a page and JSON."""
+    whole = str(text)
+    cut = whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]}…"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was looked at.
+
+    Attributes:
+        local_files: Local files that were read in full.
+        local_bytes: Their bytes.
+        rdiffs: Local rdiffs that were applied again.
+        remote_files: Files that were looked for on remotes.
+        remote_read: Those of them that were read in full.
+        remote_bytes: Their bytes.
+        ranges: Ranges that were compared, on remotes and by https.
+        urls: Addresses that clients use which were asked for.
+    """
+
+    local_files: int = 0
+    local_bytes: int = 0
+    rdiffs: int = 0
+    remote_files: int = 0
+    remote_read: int = 0
+    remote_bytes: int = 0
+    ranges: int = 0
+    urls: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        names = (one.name for one in fields(self))
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one check of an audit found.
+
+    Attributes:
+        where: As in ``Finding``.
+        counts: What was looked at.
+        findings: What is not as it should be.
+        repaired: What was, and is right again.
+        notes: What the operator should know, such as how the canary update went.
+    """
+
+    where: str
+    counts: Counts = field(default_factory=Counts)
+    findings: tuple[Finding, ...] = ()
+    repaired: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "where": self.where,
+            "counts": asdict(self.counts),
+            "findings": [finding.to_dict() for finding in self.findings],
+            "repaired": [finding.to_dict() for finding in self.repaired],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Checked:
+        """Read what ``to_dict`` returned."""
+        return cls(
+            values["where"],
+            Counts(**values["counts"]),
+            tuple(Finding.from_dict(one) for one in values["findings"]),
+            tuple(Finding.from_dict(one) for one in values["repaired"]),
+            tuple(values["notes"]),
+        )
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What a whole audit found.
+
+    Attributes:
+        begun: When it began, in seconds since the epoch.
+        seconds: How long it took.
+        turn: Counts the audits; says which files' turn it was.
+        checks: What each check found: the local tree, each remote, clients.
+    """
+
+    begun: float
+    seconds: float
+    turn: int
+    checks: tuple[Checked, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its record beside the mirror."""
+        return _RECORD
+
+    @property
+    def counts(self) -> Counts:
+        """What was looked at in all."""
+        return sum((check.counts for check in self.checks), Counts())
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is not as it should be, errors first."""
+        every = [finding for check in self.checks for finding in check.findings]
+        return tuple(sorted(every, key=lambda finding: finding.severity is not Severity.ERROR))
+
+    @property
+    def repaired(self) -> tuple[Finding, ...]:
+        """What was not as it should be, and is now."""
+        return tuple(finding for check in self.checks for finding in check.repaired)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the operator should know."""
+        return tuple(note for check in self.checks for note in check.notes)
+
+    @property
+    def ok(self) -> bool:
+        """Whether clients are led to nothing wrong: there is no error."""
+        return all(finding.severity is not Severity.ERROR for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "begun": self.begun,
+            "seconds": round(self.seconds, 3),
+            "turn": self.turn,
+            "ok": self.ok,
+            "counts": asdict(self.counts),
+            "checks": [check.to_dict() for check in self.checks],
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> AuditReport:
+        """Read what ``to_dict`` returned."""
+        checks = tuple(Checked.from_dict(one) for one in values["checks"])
+        return cls(values["begun"], values["seconds"], values["turn"], checks)
+
+    def looked_at(self) -> list[str]:
+        """Return what was looked at, as lines for people."""
+        done = self.counts
+        parts = {
+            f"{done.local_files} local files read ({mb(done.local_bytes)})": done.local_files,
+            f"{done.rdiffs} rdiffs applied again": done.rdiffs,
+            f"{done.remote_files} files looked for on the mirrors": done.remote_files,
+            f"{done.remote_read} of them read whole ({mb(done.remote_bytes)})": done.remote_read,
+            f"{done.urls} addresses asked as clients do": done.urls,
+            f"{done.ranges} ranges compared": done.ranges,
+        }
+        return [text for text, count in parts.items() if count]
+
+    def lines(self) -> list[str]:
+        """Return the report as lines for people; the findings come last."""
+        at = datetime.fromtimestamp(self.begun, UTC)
+        return [
+            f"audit {self.turn} of {at:%Y-%m-%d %H:%M} UTC, {self.seconds:.0f} s",
+            *self.looked_at(),
+            *self.notes,
+            *(f"repaired: {finding}" for finding in self.repaired),
+            *(f"{finding.severity.value}: {finding}" for finding in self.findings),
+            "everything is as it should be" if not self.findings else self._sum(),
+        ]
+
+    def _sum(self) -> str:
+        errors = sum(finding.severity is Severity.ERROR for finding in self.findings)
+        return f"{errors} errors, {len(self.findings) - errors} warnings"
+
+
+def remember(mirror: Path, report: AuditReport) -> None:
+    """Keep a report beside the mirror, as ``.puavo-repository/audit.json``."""
+    records(mirror).put(report)
+
+
+def last(mirror: Path) -> AuditReport | None:
+    """Return the last audit's report; None where there is none, or none that can be read."""
+    return records(mirror).get(_RECORD)
+
+
+def records(mirror: Path) -> Records[AuditReport]:
+    """Return where the report is kept."""
+    folder = Mirror(mirror).state.folder
+    return Records(folder, lambda _name, values: AuditReport.from_dict(values))

@@ -1,0 +1,108 @@
+"""``puavo-update-repository audit``: is the mirror right here, on remotes, and for its clients?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from puavo_repository import bars, printed, settings
+from puavo_repository.audit.audit import audit
+from puavo_repository.audit.report import AuditReport, Severity
+from puavo_repository.errors import printable
+from puavo_repository.stages import publish_options
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: What follows the word ``audit``.
+
+    Returns:
+        0 where there is no error, 1 where there is one; warnings do not count.
+
+    Raises:
+        RepositoryError: Bad settings.
+    """
+    options = _parser().parse_args(arguments)
+    chosen = settings.load(
+        {
+            "image_dir": options.image_dir,
+            "mirror_dir": options.mirror_dir,
+            "repository": options.repository,
+            "puavo_os": options.puavo_os,
+            "audit_share": options.share,
+            "audit_https": False if options.no_https else None,
+        }
+    )
+    how = publish_options.load({})
+    urls = options.upload or [remote for remote in chosen.remotes if "://" in remote]
+    targets = [how.target(url) for url in urls]
+    with bars.shown() as watcher:
+        report = audit(
+            chosen,
+            targets,
+            options=how,
+            repair=options.repair,
+            holder=f"{printed.PROGRAM} audit",
+            watcher=watcher,
+            progress=watcher.transferred,
+        )
+    if options.json:
+        printed.print_json(report.to_dict())
+    else:
+        _render(report)
+    for finding in report.findings:
+        printed.say(f"{finding.severity.value}: {finding}")
+    return 0 if report.ok else 1
+
+
+def _render(report: AuditReport) -> None:
+    told = tuple(f"{severity.value}: " for severity in Severity)  # these go to stderr
+    for line in report.lines():
+        if not line.startswith(told):
+            sys.stdout.write(f"{printable(line)}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{printed.PROGRAM} audit",
+        usage="%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]",
+        description="Reads the whole mirror again, compares published mirrors and what clients "
+        "see by https with it, and makes one update as a laptop does. Nothing is changed, unless "
+        "repairs are asked for.",
+        epilog="Exit status: 0 no error; 1 clients are, or soon will be, led to something wrong "
+        "or cut off; 2 bad usage or settings.",
+    )
+    add = parser.add_argument
+    add("image_dir", metavar="IMAGE_DIR", nargs="?", help="folder with the images")
+    add("mirror_dir", metavar="MIRROR_DIR", nargs="?", help="default: IMAGE_DIR/mirror")
+    add(
+        "-r",
+        "--repository",
+        metavar="HOSTNAME",
+        help=f"host (or full URL) that clients use; default {settings.DEFAULT_REPOSITORY}",
+    )
+    add("-p", "--puavo-os", metavar="DIR", help="where defaults.mk lies")
+    add(
+        "-u",
+        "--upload",
+        metavar="URL",
+        action="append",
+        help="a published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE",
+    )
+    add(
+        "--share",
+        metavar="N",
+        help="share of the remote files that is read in full, and of the rdiffs that are applied "
+        f"again, another one each time; default {settings.Settings.audit_share}",
+    )
+    add("--no-https", action="store_true", help="do not look at what clients see")
+    add(
+        "--repair",
+        action="store_true",
+        help="send wrong remote files again; withdraw wrong local rdiffs, to be made anew",
+    )
+    add("--json", action="store_true", help="the report as JSON on stdout")
+    return parser

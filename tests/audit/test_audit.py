@@ -1,0 +1,107 @@
+"""The whole audit: what it says of a sound repository, how it rotates, what it keeps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from audits import NEW, OLD, Audited
+from puavo_repository.audit.audit import audit, next_turn
+from puavo_repository.audit.report import (
+    AuditReport,
+    Checked,
+    Counts,
+    Finding,
+    Severity,
+    last,
+)
+from puavo_repository.audit.steps import is_due
+from puavo_repository.errors import PublishError
+from puavo_repository.stages import publish
+from puavo_repository.storage.target import Target
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "FIRST_DELAY", 0.0)
+
+
+def test_a_sound_repository_has_no_finding_and_an_update_was_made(audited: Audited) -> None:
+    with audited.served():
+        report = audit(audited.settings(audit_share=1), [audited.target])
+    assert [str(finding) for finding in report.findings] == []
+    assert report.ok
+    size = sum(path.stat().st_size for path in audited.mirror.rglob("*.[ir][md]*f*"))
+    done = report.counts
+    assert (done.local_files, done.rdiffs, done.remote_files, done.remote_read) == (10, 6, 10, 10)
+    assert done.local_bytes == done.remote_bytes > size > 0
+    assert done.urls == 12
+    assert done.ranges == 30
+    (line,) = report.notes
+    assert line.startswith(f"canary: {OLD} became {NEW} by an rdiff of ")
+    assert report.lines()[-1] == "everything is as it should be"
+
+
+def test_the_report_is_kept_and_the_next_audit_has_the_next_turn(audited: Audited) -> None:
+    settings = audited.settings(audit_https=False)
+    assert last(audited.mirror) is None
+    assert next_turn(settings) == 0
+    first = audit(settings, [])
+    assert (audited.mirror / ".puavo-repository" / "audit.json").is_file()
+    kept = last(audited.mirror)
+    assert kept is not None
+    assert kept.to_dict() == first.to_dict()
+    assert audit(settings, []).turn == 1
+    (audited.mirror / ".puavo-repository" / "audit.json").write_text("{}")
+    assert next_turn(settings) == 0
+
+
+def test_any_few_audits_in_a_row_cover_everything() -> None:
+    names = [f"rdiffs/x-{number}.rdiff" for number in range(500)]
+    for share, rounds in ((0.1, 10), (0.3, 4), (0.5, 2), (1, 1)):
+        for begin in (0, 7, 123):
+            seen = [
+                n for turn in range(begin, begin + rounds) for n in names if is_due(n, turn, share)
+            ]
+            assert sorted(seen) == sorted(names), "each just once"
+        assert sum(is_due(n, 3, share) for n in names) < 500 * 1.5 / rounds
+    assert not any(is_due(name, turn, 0) for name in names for turn in range(20))
+
+
+def test_one_check_that_cannot_be_made_does_not_stop_the_others(audited: Audited) -> None:
+    (audited.remote / "CKSUMS").unlink()
+    gone = Target(path=str(audited.remote / "nowhere"))
+    report = audit(audited.settings(), [gone, audited.target])
+    found = {check.where: [one.problem for one in check.findings] for check in report.checks}
+    assert found["local"] == []
+    assert "there is no such folder" in found[gone.url][0]
+    assert found[audited.target.url] == ["is missing"]
+    assert "could not be checked" in found[audited.url][0]
+    assert not report.ok
+    assert report.lines()[-1] == "3 errors, 0 warnings"
+
+
+def test_a_mirror_that_is_not_there_is_one_finding_and_is_not_made(audited: Audited) -> None:
+    nowhere = audited.repository.root / "nowhere"
+    report = audit(audited.settings(mirror_dir=nowhere, audit_https=False), [audited.target])
+    assert ["there is no mirror" in one.problem for one in report.findings] == [True]
+    assert not nowhere.exists()
+
+
+def test_findings_and_reports_travel_as_plain_values() -> None:
+    finding = Finding.of("local", PublishError("x", "is wrong", expected="a", found="b"), "file")
+    checked = Checked("local", Counts(1, 2), (finding,), (finding,), ("note",))
+    report = AuditReport(1.5, 2.0, 3, (checked, checked))
+    assert AuditReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    assert Checked.from_dict(json.loads(json.dumps(checked.to_dict()))) == checked
+    assert report.counts == Counts(2, 4)
+    assert str(finding) == "local: file: could not be checked: x: is wrong (expected a, found b)"
+
+
+def test_what_somebody_else_wrote_can_be_shown_anywhere() -> None:
+    finding = Finding(Severity.ERROR, "local", "a\x1b[31m\n\ud800\udcff", "x" * 10_000)
+    text = str(finding)
+    assert text.encode()
+    assert text.isprintable()
+    assert len(text) < 400

@@ -1,0 +1,186 @@
+"""What an audit repairs when it is asked to, and that it touches nothing when it is not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from audits import DOCUMENT, KEEP, NEW, OLD, RDIFF, Audited, flip, said
+from mirrors import tree_of, walk
+from puavo_repository.audit.audit import audit
+from puavo_repository.audit.report import AuditReport
+from puavo_repository.stages import publish
+from puavo_repository.stages.publisher import open_tree
+from puavo_repository.storage import files
+from puavo_repository.storage.mirror import Mirror
+from puavo_repository.storage.publisher_lock import Holder, PublisherLock
+from puavo_repository.storage.target import Target
+from repository import snapshot
+from servers import Sshd
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "FIRST_DELAY", 0.0)
+
+
+@pytest.fixture(params=["folder", "sftp"])
+def target(request: pytest.FixtureRequest, audited: Audited, sshd: Sshd) -> Target:
+    return audited.target if request.param == "folder" else sshd.target(audited.remote)
+
+
+def run(audited: Audited, *targets: Target, repair: bool = True) -> AuditReport:
+    settings = audited.settings(audit_share=1, audit_https=False)
+    return audit(settings, targets, options=KEEP, repair=repair)
+
+
+def problems(report: AuditReport) -> list[str]:
+    return [str(finding) for finding in report.findings]
+
+
+@pytest.mark.parametrize(
+    ("file", "harm"),
+    [
+        (NEW, flip),
+        (OLD, Path.unlink),
+        (OLD, lambda path: os.truncate(path, 5)),
+        (RDIFF, flip),
+        (RDIFF, Path.unlink),
+        (DOCUMENT, lambda path: flip(path, 0)),
+        (DOCUMENT, Path.unlink),
+        ("CKSUMS", lambda path: flip(path, 0)),
+        ("CKSUMS", Path.unlink),
+    ],
+)
+def test_what_is_wrong_on_a_remote_is_sent_again(
+    audited: Audited, target: Target, file: str, harm: Callable[[Path], object]
+) -> None:
+    harm(audited.remote / file)
+    report = run(audited, target)
+    assert problems(report) == []
+    assert [one.file for one in report.repaired] == [file]
+    assert any(line.startswith(f"repaired: {target.url}: {file}: ") for line in report.lines())
+    assert tree_of(audited.remote) == tree_of(audited.mirror)
+    assert walk(audited.remote) == []
+    again = run(audited, target)
+    assert (problems(again), again.repaired) == ([], ())
+
+
+def test_a_file_is_withdrawn_before_it_is_replaced(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(audited.remote / NEW)
+    seen = []
+
+    def pause(_seconds: float) -> None:
+        seen.append(NEW in (audited.remote / DOCUMENT).read_text())
+
+    monkeypatch.setattr("puavo_repository.stages.switch.time.sleep", pause)
+    assert run(audited, audited.target).repaired
+    assert seen == [False]
+
+
+def test_an_image_is_not_made_from_what_lies_there_and_may_be_wrong_too(
+    audited: Audited, sshd: Sshd
+) -> None:
+    target = sshd.target(audited.remote)
+    (audited.remote / NEW).unlink()
+    flip(audited.remote / OLD, at=20_000)
+    report = run(audited, target)
+    assert problems(report) == []
+    assert {one.file for one in report.repaired} == {NEW, OLD}
+    assert tree_of(audited.remote) == tree_of(audited.mirror)
+
+
+def test_what_is_wrong_here_as_well_is_not_sent(audited: Audited) -> None:
+    flip(audited.remote / NEW)
+    flip(audited.mirror / NEW, at=100)
+    before = tree_of(audited.remote)
+    report = run(audited, audited.target)
+    assert report.repaired == ()
+    assert {(one.where, one.file) for one in report.findings} == {
+        ("local", NEW),
+        (audited.target.url, NEW),
+    }
+    assert any("the local one is not right either" in note for note in report.notes)
+    assert tree_of(audited.remote) == before
+
+
+@pytest.mark.parametrize("harm", [flip, Path.unlink])
+def test_a_wrong_local_rdiff_is_withdrawn_and_made_anew(
+    audited: Audited, harm: Callable[[Path], object]
+) -> None:
+    good = (audited.mirror / RDIFF).read_bytes()
+    harm(audited.mirror / RDIFF)
+    report = run(audited)
+    assert problems(report) == []
+    assert [one.file for one in report.repaired] == [RDIFF]
+    assert f"{RDIFF}: withdrawn; the next run makes it anew" in report.notes
+    assert not (audited.mirror / RDIFF).exists()
+    assert audited.repository.check() == 5
+    assert audited.repository.prepare(repository=audited.url).ok
+    assert (audited.mirror / RDIFF).read_bytes() == good
+    assert audited.repository.check() == 6
+    assert problems(run(audited)) == []
+
+
+def test_a_night_at_work_is_not_disturbed_by_a_repair(audited: Audited) -> None:
+    flip(audited.mirror / RDIFF)
+    mirror = Mirror(audited.mirror)
+    with files.locked(mirror.state.lock, "the nightly run", shared=True):
+        report = run(audited)
+    assert report.repaired == ()
+    assert [one.file for one in report.findings] == [RDIFF]
+    assert any("not repaired" in note and "the nightly run" in note for note in report.notes)
+
+
+def test_somebody_who_publishes_is_not_disturbed_by_a_repair(audited: Audited) -> None:
+    flip(audited.remote / NEW)
+    other = PublisherLock(open_tree(audited.target), Holder.run("other"))
+    other.acquire()
+    report = run(audited, audited.target)
+    assert [one.file for one in report.findings] == [NEW]
+    assert any("somebody else is publishing" in note for note in report.notes)
+    other.release()
+    assert problems(run(audited, audited.target)) == []
+
+
+def test_images_here_and_strays_are_never_touched(audited: Audited) -> None:
+    flip(audited.mirror / NEW)
+    for root in (audited.mirror, audited.remote):
+        (root / "stray").write_text("theirs")
+    before = snapshot(audited.mirror), snapshot(audited.remote)
+    report = run(audited, audited.target)
+    assert {one.file for one in report.findings} == {NEW, "stray"}
+    audit_record = ".puavo-repository/audit.json"
+    after = snapshot(audited.mirror), snapshot(audited.remote)
+    assert after[0].pop(audit_record)
+    assert after == before
+
+
+def test_nothing_is_repaired_where_nobody_asked_for_it(audited: Audited) -> None:
+    flip(audited.remote / NEW)
+    flip(audited.remote / DOCUMENT, 0)
+    flip(audited.mirror / RDIFF)
+    before = snapshot(audited.mirror), snapshot(audited.remote)
+    report = run(audited, audited.target, repair=False)
+    assert {one.file for one in report.findings} >= {DOCUMENT, RDIFF}
+    assert report.repaired == ()
+    after = snapshot(audited.mirror), snapshot(audited.remote)
+    after[0].pop(".puavo-repository/audit.json")
+    assert after == before
+
+
+def test_a_remote_is_repaired_by_what_is_right_here_although_something_else_is_not(
+    audited: Audited,
+) -> None:
+    flip(audited.mirror / OLD)
+    (audited.remote / NEW).unlink()
+    report = run(audited, audited.target)
+    assert [one.file for one in report.repaired] == [NEW]
+    assert [(one.where, one.file) for one in report.findings] == [("local", OLD)]
+    assert said(report.checks[1]) == []
+    assert (audited.remote / NEW).read_bytes() == (audited.mirror / NEW).read_bytes()

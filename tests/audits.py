@@ -1,0 +1,102 @@
+"""What the tests of the audit share: a published and served mirror, and how to harm it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puavo_repository.audit.report import Checked, Finding
+from puavo_repository.formats.names import rdiff_name
+from puavo_repository.settings import Settings
+from puavo_repository.stages.prune import Cleaning
+from puavo_repository.stages.publish import publish
+from puavo_repository.stages.publish_options import Options
+from puavo_repository.storage.target import Target
+from repository import AMXA, FREE, V1, V2, V3, Repository, name
+from servers import HttpsServer, free_port
+
+SERIES = f"{AMXA}-amd64"
+DOCUMENT = f"meta/{SERIES}.json"
+OLDEST, OLD, NEW = name(V1), name(V2), name(V3)
+RDIFF = f"rdiffs/{rdiff_name(OLD, NEW)}"
+OTHER = f"rdiffs/{rdiff_name(NEW, OLD)}"
+KEEP = Options(cleaning=Cleaning(pause=0.0))
+
+
+@dataclass
+class Audited:
+    """A repository that was prepared and published, ready to be served and harmed."""
+
+    repository: Repository
+    remote: Path
+    port: int
+
+    @property
+    def mirror(self) -> Path:
+        return self.repository.mirror
+
+    @property
+    def target(self) -> Target:
+        return Target(path=str(self.remote))
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+    def settings(self, **options: Any) -> Settings:
+        home = self.repository.root / "nginx"
+        given = {"repository": self.url, "ca_file": str(home / "certificate.pem")}
+        return self.repository.settings(**{**given, **options})
+
+    @contextmanager
+    def served(self, root: Path | None = None, **options: Any) -> Iterator[HttpsServer]:
+        home = self.repository.root / "nginx"
+        with HttpsServer(home, root or self.remote, port=self.port, **options) as server:
+            yield server
+
+    def publish(self) -> None:
+        done = publish(self.mirror, self.target, KEEP)
+        assert done.ok, done.failed
+
+
+def make(root: Path) -> Audited:
+    """Make one: a series of three images, and one of a single image."""
+    made = Audited(Repository(root / "repository"), root / "remote", free_port())
+    for version in (V1, V2, V3):
+        made.repository.add(name(version))
+    made.repository.add(name(V1, FREE))
+    assert made.repository.prepare(repository=made.url).ok
+    made.remote.mkdir()
+    made.publish()
+    return made
+
+
+def copy(original: Audited, root: Path) -> Audited:
+    """Return a copy that may be harmed; times are kept, so that it counts as the same."""
+    shutil.copytree(original.repository.root, root / "repository")
+    shutil.copytree(original.remote, root / "remote")
+    return Audited(Repository(root / "repository"), root / "remote", original.port)
+
+
+def flip(path: Path, at: int | None = None) -> None:
+    """Turn over a bit of a file in a way that neither size nor time tells."""
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2 if at is None else at] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def said(found: Checked) -> list[tuple[str, str, str]]:
+    """Return what matters of findings: severity, file, the first words of the problem."""
+    return [(one.severity.value, one.file, one.problem) for one in found.findings]
+
+
+def only(found: Checked) -> Finding:
+    """Return the one finding that there is."""
+    (finding,) = found.findings
+    return finding

@@ -1,0 +1,91 @@
+"""The audit DAG, run for real in Airflow's own process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from airflow_server import run_dag
+from puavo_repository.audit import report as audit_report
+from puavo_repository.stages.publish import publish
+from puavo_repository.stages.publish_options import Options
+from puavo_repository.storage.target import Target
+from repository import V1, V2, Repository, name
+from servers import HttpsServer
+
+AUDIT = "puavo_repository_audit"
+
+
+def audit(
+    airflow: dict[str, str], repository: Repository, server: HttpsServer, /, **params: Any
+) -> Any:
+    conf = {
+        "image_dir": str(repository.images),
+        "mirror_dir": str(repository.mirror),
+        "repository": server.url,
+        "mirrors": [f"file://{server.root}"],
+        **params,
+    }
+    trust = {"PUAVO_REPOSITORY_CA_FILE": str(server.certificate)}
+    return run_dag(airflow, AUDIT, conf, PUAVO_REPOSITORY_REPLACE_PAUSE="0", **trust)
+
+
+def test_what_it_finds_fails_the_run_is_kept_and_repaired_where_that_is_asked_for(
+    airflow: dict[str, str], repository: Repository, tmp_path: Path
+) -> None:
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    with HttpsServer(tmp_path / "nginx", remote, days=60) as server:
+        for version in (V1, V2):
+            repository.add(name(version))
+        assert repository.prepare(repository=server.url).ok
+        assert publish(repository.mirror, Target(path=str(remote)), Options()).ok
+
+        found = audit(airflow, repository, server)
+        assert found["state"] == "success", found["log"][-3000:]
+        report = audit_report.last(repository.mirror)
+        assert report is not None
+        assert report.findings == ()
+        assert len(report.checks) == 3
+        assert report.counts.urls > 0
+
+        victim = remote / name(V2)
+        before = victim.stat()
+        data = bytearray(victim.read_bytes())
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(data)
+        os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+        found = audit(airflow, repository, server, audit_share=1)
+        assert found["state"] == "failed"
+        states = {task: state for task, _, state in found["tasks"]}
+        assert states == {**dict.fromkeys(states, "success"), "report": "failed"}
+        report = audit_report.last(repository.mirror)
+        assert report is not None
+        assert name(V2) in {one.file for one in report.findings}
+
+        found = audit(airflow, repository, server, audit_share=1, repair=True)
+        assert found["state"] == "success", found["log"][-3000:]
+        assert victim.read_bytes() == (repository.images / name(V2)).read_bytes()
+        report = audit_report.last(repository.mirror)
+        assert report is not None
+        assert [one.file for one in report.repaired] == [name(V2)]
+
+
+def test_a_remote_that_cannot_be_reached_is_a_finding_and_stops_nothing_else(
+    airflow: dict[str, str], repository: Repository, tmp_path: Path
+) -> None:
+    repository.add(name(V1))
+    assert repository.prepare().ok
+    conf = {
+        "image_dir": str(repository.images),
+        "mirror_dir": str(repository.mirror),
+        "mirrors": [f"file://{tmp_path}/missing"],
+        "audit_https": False,
+    }
+    found = run_dag(airflow, AUDIT, conf)
+    assert found["state"] == "failed"
+    report = audit_report.last(repository.mirror)
+    assert report is not None
+    assert report.counts.local_files == 1
+    assert "no such folder" in str(report.findings[0])
