@@ -98,6 +98,7 @@ LINES = st.text(st.characters(codec="utf-8"), max_size=30)
 
 @given(changed_bytes(DEFAULTS.encode()).map(lambda data: data.decode("utf-8", "replace")) | LINES)
 @example("image_dir := a\x1cmirror_dir := b\n")
+@example("image_dir :=\nmirror_dir = $(image_dir)/mirror\n")
 def test_any_defaults_can_be_read_and_set(text: str) -> None:
     values = {"image_dir": "/a $b #c", "mirror_dir": "/mirror"}
     set_so = defaults_mk.update(text, values)

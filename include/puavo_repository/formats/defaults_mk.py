@@ -40,10 +40,18 @@ def update(text: str, values: Mapping[str, str]) -> str:
     Returns:
         The text itself, unchanged to the byte, where it says all that already.
     """
-    now = parse(text)
-    wanted = {name: value for name, value in values.items() if now.get(name) != value}
-    if not wanted:
-        return text
+    for _ in values:  # setting one may change another that refers to it
+        now = parse(text)
+        wanted = {name: value for name, value in values.items() if now.get(name) != value}
+        if not wanted:
+            break
+        text = _set(text, values, now, wanted)
+    return text
+
+
+def _set(
+    text: str, values: Mapping[str, str], now: Mapping[str, str], wanted: dict[str, str]
+) -> str:
     lines = []
     for line in text.splitlines():
         match = _ASSIGNMENT.match(line)
