@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 RUN_PACKAGES := python3-venv librsync2 squashfs-tools
-TEST_PACKAGES := rdiff openssh-server openssh-client nginx-light openssl wget jq chromium chromium-driver
+TEST_PACKAGES := rdiff openssh-server openssh-client nginx-light openssl strace wget jq chromium \
+    chromium-driver
 
 # One place says where Airflow finds the project; the README's service set-up repeats it.
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
@@ -105,14 +106,14 @@ test: setup test-packages
 	mypy
 	python -m pytest
 
-# The long forms of what the suite tries in short: nights and publishers killed at each of their
-# steps, and 10,000 pairs of files for the delta engine.
+# The long forms of what the suite tries in short: every fault that may strike a run, 10,000 pairs
+# of files for the delta engine, and foreign bytes for everything that reads some.
 campaign: setup test-packages
-	PUAVO_CAMPAIGN=1 python -m pytest --timeout 3600 tests/end_to_end/test_interrupted.py
-	python tests/publish_kills.py --rounds 100
+	PYTHONPATH=include:tests nice python tests/campaign.py
 
 fuzz: setup test-packages
 	PYTHONPATH=include:tests python tests/delta/fuzz.py 10000
+	python -m pytest --hypothesis-profile long --timeout 7200 $(shell find tests -name 'test_foreign_*')
 
 # Side by side with what would be run instead; DIR holds three images of one series.
 DIR ?=

@@ -148,22 +148,22 @@ def running_airflow(home: Path, **more: str) -> Iterator[Airflow]:
     """Start all of Airflow by the program behind ``make airflow``, and end all of it."""
     api, worker_log, trigger_log = free_ports(3)
     url = f"http://127.0.0.1:{api}"
+    settings = {
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(api),
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_log),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_log),
+        "PUAVO_REPOSITORY_SCHEDULE": "",
+        "PUAVO_REPOSITORY_RETRIES": "0",
+        **more,
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "puavo_repository_airflow.standalone"],
-        env=airflow_environment(
-            home,
-            AIRFLOW__API__HOST="127.0.0.1",
-            AIRFLOW__API__PORT=str(api),
-            AIRFLOW__API__BASE_URL=url,
-            AIRFLOW__API__WORKERS="1",
-            AIRFLOW__CORE__PARALLELISM="4",
-            AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION="False",
-            AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT=str(worker_log),
-            AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT=str(trigger_log),
-            PUAVO_REPOSITORY_SCHEDULE="",
-            PUAVO_REPOSITORY_RETRIES="0",
-            **more,
-        ),
+        env=airflow_environment(home, **settings),
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from repository import Repository
+
+settings.register_profile("long", max_examples=5_000, deadline=None)  # of `make fuzz`
+settings.register_profile("short", deadline=None)
+settings.load_profile("short")
 
 
 @pytest.fixture

@@ -133,9 +133,10 @@ def walk(remote: Path) -> list[str]:
 
 
 def _check(path: Path, entry: dict[str, object]) -> list[str]:
-    if not path.is_file():
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
         return [f"{path.name} is missing"]
-    data = path.read_bytes()
     if len(data) != entry["size"] or hashlib.sha512(data).hexdigest() != entry["sha512"]:
         return [f"{path.name} is wrong"]
     return []

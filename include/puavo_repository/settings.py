@@ -148,7 +148,7 @@ def load(options: Mapping[str, Any], environment: Mapping[str, str] | None = Non
         image_dir = _folder(from_file.get("image_dir"))
     if image_dir is None:
         raise SettingsError("IMAGE_DIR", "is not set", remedy="Give the folder with the images")
-    if not image_dir.is_dir():
+    if not _is_folder(image_dir):
         raise SettingsError(image_dir, "there is no such folder", expected="a folder of images")
     mirror_dir = _folder(chosen.get("mirror_dir"))
     # The file's mirror belongs to the file's images: taken for other images, it would have
@@ -212,17 +212,26 @@ def _read_defaults_mk(path: Path) -> dict[str, str]:
         raise storage_error(path, error) from error
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def _check_apart(image_dir: Path, mirror_dir: Path) -> None:
     """Refuse a mirror that would feed on its own images; below them it is safe."""
-    if image_dir.is_relative_to(mirror_dir) or (
-        mirror_dir.exists() and mirror_dir.samefile(image_dir)
-    ):
+    try:
+        same = mirror_dir.exists() and mirror_dir.samefile(image_dir)
+    except OSError as error:
+        raise storage_error(mirror_dir, error) from error
+    if same or image_dir.is_relative_to(mirror_dir):
         raise SettingsError(
             mirror_dir,
             f"the mirror cannot be, or lie around, the image directory {image_dir}",
             remedy=f"Choose another folder, such as {image_dir / 'mirror'}",
         )
-    if mirror_dir.exists() and not mirror_dir.is_dir():
+    if mirror_dir.exists() and not _is_folder(mirror_dir):
         raise SettingsError(mirror_dir, "this is not a folder", expected="a folder, or nothing")
 
 

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
+import pytest
+
+from puavo_repository.errors import StorageError
 from puavo_repository.stages.discover import Inventory, discover
 from repository import AMXA, FREE, V1, V2, Repository, name
 
@@ -55,3 +60,19 @@ def test_an_inventory_passes_between_tasks(repository: Repository) -> None:
     (repository.images / name(V2)).symlink_to("nowhere")
     found = discover(repository.settings())
     assert Inventory.from_dict(found.to_dict()) == found
+
+
+def test_an_image_that_cannot_be_looked_at_does_not_count_as_gone(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository.images / name(V1)).touch()
+    settings, look = repository.settings(), Path.stat
+
+    def fail(path: Path, **more: bool) -> os.stat_result:
+        if path.name == name(V1):
+            raise OSError(errno.EIO, "Input/output error")
+        return look(path, **more)
+
+    monkeypatch.setattr(Path, "stat", fail)
+    with pytest.raises(StorageError, match="Input/output"):
+        discover(settings)

@@ -244,6 +244,34 @@ def test_the_grace_counts_by_both_clocks(
     assert image(1) in publish(mirror, folder, Options(cleaning=Cleaning(share=1.0))).pruned
 
 
+def test_a_clock_that_was_wrong_once_does_not_keep_a_file_for_years(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, folder, KEEP)
+    prepare(mirror, names(mirror)[1:])
+    with monkeypatch.context() as wrong:
+        next_year = time.time() + 365 * 24 * 3600
+        wrong.setattr(time, "time", lambda: next_year)
+        publish(mirror, folder, KEEP)
+    assert image(1) in publish(mirror, folder, KEEP).waiting
+    assert image(1) in publish(mirror, folder, NOW).pruned
+    assert not (remote / image(1)).exists()
+
+
+def test_a_journal_that_was_worked_out_again_does_not_count_what_is_gone(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    publish(mirror, folder, KEEP)
+    prepare(mirror, names(mirror)[1:])
+    for _ in range(2):
+        publish(mirror, folder, NOW)
+    assert not (remote / image(1)).exists(), "but a generation still names it"
+    (remote / journal.PATH).write_bytes(b"damaged")
+    publish(mirror, folder, KEEP)
+    now = Options(cleaning=Cleaning(grace=0.0, share=0.0, pause=0.0))
+    assert publish(mirror, folder, now).ok
+
+
 def test_what_we_did_not_put_there_is_left_alone(
     mirror: Path, remote: Path, folder: Target, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.errors import LockedError, StorageRefusedError
+from puavo_repository.errors import LockedError, StorageError, StorageRefusedError
 from puavo_repository.storage import files
 from puavo_repository.storage.files import Identity
 from repository import environment
@@ -109,6 +110,37 @@ def test_a_killed_holder_loses_the_lock(tmp_path: Path) -> None:
         process.wait()
     with files.locked(lock, "me"):
         assert b"me" in lock.read_bytes()
+
+
+def test_a_lock_can_be_taken_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_name_holder", _refuse)
+    monkeypatch.setattr(files, "_forget_holder", _refuse)
+    lock = tmp_path / "state" / "lock"
+    with files.locked(lock, "a run"), pytest.raises(LockedError), files.locked(lock, "another"):
+        pass
+
+
+def test_a_part_that_cannot_be_removed_does_not_hide_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "unlink", _refuse)
+    with pytest.raises(StorageRefusedError, match="full"), files.new_file(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "full")
+
+
+def test_a_disk_that_fails_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "lstat", _refuse)
+    monkeypatch.setattr(Path, "glob", _refuse)
+    with pytest.raises(StorageError):
+        Identity.at(Path("a"))
+    with pytest.raises(StorageError):
+        files.listed(Path(), "*")
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EIO, "Input/output error")
 
 
 @pytest.mark.parametrize(("umask", "file", "folder"), [(0, 0o644, 0o755), (0o077, 0o600, 0o700)])

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
+DEEPEST = 100  # lists and objects in each other; writing goes deeper into the stack than reading
 
-def loads(text: str | bytes) -> Any:
-    """Parse JSON that every other reader understands alike.
+
+def loads(text: str | bytes, deepest: int = DEEPEST) -> Any:
+    """Parse JSON that every other reader understands alike, and that ``dumps`` can write.
+
+    Args:
+        text: The document.
+        deepest: How many lists and objects may be in each other.
 
     Raises:
-        ValueError: It is not JSON, not UTF-8, names a key twice in one object, or holds a
-            number that JSON does not have (``NaN``, ``Infinity``).
+        ValueError: It is not JSON, not UTF-8, names a key twice in one object, is nested too
+            deeply, or holds a number that JSON does not have (``NaN``, ``Infinity``, ``1e999``).
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    _check_depth(value, deepest)
+    return value
 
 
 def dumps(value: Any) -> bytes:
@@ -33,6 +44,27 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key!r} is defined twice")
         result[key] = value
     return result
+
+
+def _check_depth(value: Any, deepest: int) -> None:
+    level = [value]
+    for _ in range(deepest):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if _holds(one)]
+        level = [one for values in inner for one in values]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, dict | list)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is beyond what a number can be")
+    return value
 
 
 def _no_constant(name: str) -> Any:

@@ -57,9 +57,9 @@ def samples(size: int, also: Iterable[int] = ()) -> list[Range]:
     return [*ends, *(Range(at, SAMPLE) for at in sorted({*inner, *around}))]
 
 
-def every_range(size: int) -> list[Range]:
-    """Cut a file into ranges that cover it."""
-    return [Range(at, min(BLOCK, size - at)) for at in range(0, size, BLOCK)]
+def every_range(size: int) -> Iterator[Range]:
+    """Cut a file into ranges that cover it; one by one, since a server may lie about its size."""
+    return (Range(at, min(BLOCK, size - at)) for at in range(0, size, BLOCK))
 
 
 def same_bytes(tree: RemoteTree, path: str, local: Path, ranges: list[Range]) -> bool:
@@ -71,6 +71,8 @@ def same_bytes(tree: RemoteTree, path: str, local: Path, ranges: list[Range]) ->
     try:
         here: Iterator[bytes] = (os.pread(descriptor, r.length, r.offset) for r in ranges)
         return all(a == b for a, b in zip(tree.read(path, ranges), here, strict=True))
+    except OSError as error:
+        raise storage_error(local, error) from error
     finally:
         os.close(descriptor)
 

@@ -86,7 +86,7 @@ def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False
 
 
 def _read_all(folder: Path) -> dict[str, tuple[SeriesConfig, ...]]:
-    return {path.stem: _read(path) for path in sorted(folder.glob("[!.]*.json"))}
+    return {path.stem: _read(path) for path in files.listed(folder, "[!.]*.json")}
 
 
 def _read(path: Path) -> tuple[SeriesConfig, ...]:
@@ -114,7 +114,8 @@ def _generated(
 
 def _set_aside(folder: Path, distribution: str) -> tuple[SeriesConfig, ...]:
     """Read what was set aside while a distribution had no image: its ``extra_rdiffs`` count."""
-    backups = sorted(folder.glob(f"{distribution}.json.bak*"), key=lambda p: p.stat().st_mtime_ns)
+    backups = files.listed(folder, f"{distribution}.json.bak*")
+    backups.sort(key=lambda path: path.stat().st_mtime_ns)
     try:
         return _read(backups[-1]) if backups else ()
     except ConfigError:
@@ -156,7 +157,9 @@ def _write_all(
         "images_urlbase": settings.urlbase,
         "mirror_dir": str(settings.mirror_dir),
     }
-    before = settings.defaults_mk.read_text() if settings.defaults_mk.exists() else ""
+    before = (
+        settings.defaults_mk.read_text(encoding="utf-8") if settings.defaults_mk.exists() else ""
+    )
     files.write(settings.defaults_mk, defaults_mk.update(before, values).encode())
     return notes
 

@@ -166,7 +166,7 @@ def _prune(mirror: Mirror, plan: Plan, catalogue: Catalogue) -> tuple[str, ...]:
     for name in mirror.state.rdiffs.names():
         if name not in rdiffs:
             mirror.state.rdiffs.remove(name)
-    for path in mirror.state.anchors.glob("[!.]*"):
+    for path in files.listed(mirror.state.anchors, "[!.]*"):
         if path.name not in images:
             files.remove(path)
     return tuple(removed)

@@ -144,7 +144,7 @@ def _adopt(mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord | None:
     """Prove an rdiff that another system made; None if there is none, or it is not sound."""
     from puavo_repository.delta.proof import prove  # compiled code: only a run with work loads it
 
-    if not job.path.exists() or mirror.state.rdiffs.get(job.name) is not None:
+    if Identity.at(job.path) is None or mirror.state.rdiffs.get(job.name) is not None:
         return None
     try:
         prove(job.source.path, job.target.path, job.path, progress)
@@ -183,7 +183,7 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
     except OSError as error:
         raise storage_error(job.path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        files.discard(part)
     logger.info(
         "%s: %.2f MB, %.2f %% of the image, made and proven in %.1f s",
         job.name,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,8 @@ from puavo_repository.formats.names import ImageName, image_name
 from puavo_repository.settings import Settings
 from puavo_repository.storage.files import Identity
 from puavo_repository.storage.state import Failure
+
+_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES}  # where a bad link leads
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,13 @@ def _image_at(path: Path) -> Identity | None:
     try:
         found = path.stat()
     except OSError as error:
+        if error.errno not in _NOWHERE:
+            # Taken for gone, it would be taken from the clients as well.
+            raise storage_error(path, error) from error
         raise ImageError(
             path, error.strerror or str(error), remedy="Replace or remove this link"
         ) from error
-    return Identity.of(found) if path.is_file() else None
+    return Identity.of(found) if stat.S_ISREG(found.st_mode) else None
 
 
 def _is_utf8(name: bytes) -> bool:

@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from puavo_repository.errors import storage_error
 from puavo_repository.formats.image_config import SeriesConfig
 from puavo_repository.formats.names import image_name, rdiff_name
 from puavo_repository.settings import Policy, Settings
@@ -130,10 +131,18 @@ class Plan:
 
 
 def plan(settings: Settings, inventory: Inventory, catalogue: Catalogue) -> Plan:
-    """Gather the facts and make the plan."""
+    """Gather the facts and make the plan.
+
+    Raises:
+        StorageError, StorageRefusedError: Something cannot be read.
+    """
     mirror = Mirror(settings.mirror_dir)
     made = make_plan(inventory, catalogue, gather(mirror, inventory), settings.policy)
-    copied = _copied_bytes(settings, mirror, inventory, made.images)
+    try:
+        copied = _copied_bytes(settings, mirror, inventory, made.images)
+        space_free = shutil.disk_usage(_existing(settings.mirror_dir)).free
+    except OSError as error:
+        raise storage_error(error.filename or settings.mirror_dir, error) from error
     return Plan(
         made.series,
         made.states,
@@ -141,7 +150,7 @@ def plan(settings: Settings, inventory: Inventory, catalogue: Catalogue) -> Plan
         made.stale,
         made.failures,
         made.space_needed + copied,
-        shutil.disk_usage(_existing(settings.mirror_dir)).free,
+        space_free,
     )
 
 

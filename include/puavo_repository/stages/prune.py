@@ -84,7 +84,8 @@ def prune(
             record.name(path, None)
         elif facts.listing.get(path) is None and entry.mtime is not None:
             del record.files[path]  # somebody removed it
-        elif entry.unnamed is None:
+        elif entry.unnamed is None or entry.unnamed.age(now) < 0:
+            # Since a moment that is still to come: some clock was wrong then. It is put right.
             record.name(path, now)
             result.waiting.append(path)
             if cleaning.grace <= 0:
@@ -136,13 +137,13 @@ def guard(remote: str, facts: Facts, paths: set[str], cleaning: Cleaning) -> Non
     Raises:
         MassDeleteError: That is so.
     """
-    sizes = {path: entry.size for path, entry in facts.journal.files.items()}
-    every = sum(size for path, size in sizes.items() if path in facts.listing)
-    lost = sum(sizes.get(path, 0) for path in paths)
+    there = facts.journal.files.keys() & facts.listing.keys()
+    every = sum(facts.journal.files[path].size for path in there)
+    lost = sum(facts.journal.files[path].size for path in paths & there)
     if lost > cleaning.share * every and not cleaning.allow_mass_delete:
         raise MassDeleteError(
             remote,
-            f"{len(paths)} files would go, {mega(lost)} of {mega(every)} there",
+            f"{len(paths & there)} files would go, {mega(lost)} of {mega(every)} there",
             expected=f"at most {cleaning.share:.0%} at once",
             remedy="If that is meant, publish once with allow_mass_delete",
         )

@@ -91,9 +91,9 @@ def snapshot(mirror_dir: Path) -> Snapshot:
         PublishError: It describes nothing, or cannot be read.
     """
     mirror = Mirror(mirror_dir)
-    if not mirror.meta.is_dir():
-        raise PublishError(mirror_dir, "there is no mirror", remedy="Prepare one first")
     try:
+        if not mirror.meta.is_dir():
+            raise PublishError(mirror_dir, "there is no mirror", remedy="Prepare one first")
         with files.locked(mirror.state.lock, "publishing", shared=True):
             documents = {
                 f"meta/{path.name}": path.read_bytes()
@@ -221,7 +221,7 @@ def _presence(tree: RemoteTree, facts: Facts, local: Path, file: Wanted) -> Pres
         return Presence.PRESENT
     check_local(local, file.size)
     touched = entry is not None and entry.sha256 == file.sha256 and entry.mtime is not None
-    ranges = every_range(file.size) if touched else samples(file.size)
+    ranges = list(every_range(file.size)) if touched else samples(file.size)
     if entry is not None and entry.sha256 != file.sha256 and entry.agrees(found):
         return Presence.WRONG  # the content that we put there before
     if not same_bytes(tree, file.path, local, ranges):

@@ -74,6 +74,13 @@ def transfer(item: Transfer, mirror_dir: Path, ways: Ways) -> Placed:
         TransientError: The connection broke; what arrived is kept for the next attempt.
         StorageRefusedError: The server refuses, or its disk is full.
     """
+    try:
+        return _transfer(item, mirror_dir, ways)
+    except OSError as error:  # of the local file: those of the remote are errors of ours
+        raise storage_error(mirror_dir / item.path, error) from error
+
+
+def _transfer(item: Transfer, mirror_dir: Path, ways: Ways) -> Placed:
     local = mirror_dir / item.path
     check_local(local, item.size)
     with _vouched(mirror_dir, item) as check, ways.pool.tree() as tree:

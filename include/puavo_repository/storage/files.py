@@ -16,7 +16,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -48,11 +48,17 @@ class Identity:
 
     @classmethod
     def at(cls, path: Path) -> Identity | None:
-        """Return the identity of the file at ``path``, None where there is no regular file."""
+        """Return the identity of the file at ``path``, None where there is no regular file.
+
+        Raises:
+            StorageError, StorageRefusedError: The system refused to look.
+        """
         try:
             found = path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise storage_error(path, error) from error
         return cls.of(found) if stat.S_ISREG(found.st_mode) else None
 
     def to_list(self) -> list[int]:
@@ -101,11 +107,17 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         part.rename(path)
         sync_folder(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        discard(part)
         raise storage_error(path, error) from error
     except BaseException:
-        part.unlink(missing_ok=True)
+        discard(part)
         raise
+
+
+def discard(part: Path) -> None:
+    """Remove a part file where the system lets: the error that led here is the one that counts."""
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes) -> bool:
@@ -124,11 +136,11 @@ def write(path: Path, content: bytes) -> bool:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, durably, where they are missing."""
-    if folder.is_dir():
-        return
-    if folder.parent != folder:
-        make_folder(folder.parent)
     try:
+        if folder.is_dir():
+            return
+        if folder.parent != folder:
+            make_folder(folder.parent)
         folder.mkdir(_FOLDER, exist_ok=True)
         sync_folder(folder.parent)
     except OSError as error:
@@ -156,11 +168,22 @@ def remove(path: Path) -> bool:
     return True
 
 
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """Return what in a folder has such a name, sorted; nothing where there is no folder.
+
+    Raises:
+        StorageError, StorageRefusedError: The system refused.
+    """
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
 def sweep(folder: Path) -> None:
     """Remove the part files that a killed process left in a folder."""
-    if folder.is_dir():
-        for part in folder.glob(f".*{PART}"):
-            remove(part)
+    for part in listed(folder, f".*{PART}"):
+        remove(part)
 
 
 @contextmanager
@@ -183,11 +206,14 @@ def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False)
         raise storage_error(path, error) from error
     try:
         _lock(path, descriptor, shared=shared, wait=wait)
-        _name_holder(descriptor, holder)
+        # The lock is the kernel's; the name is for people, and a full disk may not take it.
+        with suppress(OSError):
+            _name_holder(descriptor, holder)
         try:
             yield
         finally:
-            _forget_holder(descriptor)
+            with suppress(OSError):
+                _forget_holder(descriptor)
     finally:
         os.close(descriptor)
 
@@ -202,6 +228,8 @@ def _lock(path: Path, descriptor: int, *, shared: bool, wait: bool) -> None:
             f"another run is at work on this mirror: {_holder(descriptor)}",
             remedy="Wait for it to end, or stop it; its lock goes with it",
         ) from None
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def _name_holder(descriptor: int, holder: str) -> None:
@@ -223,5 +251,5 @@ def _holder(descriptor: int) -> str:
     try:
         found = json.loads(os.pread(descriptor, 4096, 0))
         return f"{found['holder']}, process {found['process']} on {found['host']}"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "it has not said which"

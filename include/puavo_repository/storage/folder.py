@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat as stat_bits
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -29,7 +29,9 @@ class FolderTree:
         self.sent = 0
         self._target = target
         self._root = Path(os.path.realpath(target.path))
-        if not self._root.is_dir():
+        with self._errors(""):
+            found = self._root.is_dir()
+        if not found:
             raise StorageRefusedError(
                 self.name, "there is no such folder", remedy="Create it, or correct the path"
             )
@@ -49,7 +51,7 @@ class FolderTree:
             except FileNotFoundError:
                 return None
 
-    def read(self, path: str, ranges: Sequence[Range]) -> Iterator[bytes]:
+    def read(self, path: str, ranges: Iterable[Range]) -> Iterator[bytes]:
         """Read ranges of a file, in order; a range beyond its end comes back short."""
         with self.open(path, Access.READ) as file:
             for wanted in ranges:
@@ -102,7 +104,8 @@ class FolderTree:
 
     def free_space(self) -> int | None:
         """Return the bytes that may still be written."""
-        space = os.statvfs(self._root)
+        with self._errors(""):
+            space = os.statvfs(self._root)
         return space.f_bavail * space.f_frsize
 
     def another(self, *, compressed: bool = False) -> FolderTree:  # noqa: ARG002
@@ -191,7 +194,8 @@ class FolderFile:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._descriptor)
+        with self._tree._errors(self._path):
+            os.close(self._descriptor)
 
     def __enter__(self) -> FolderFile:
         return self

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,8 @@ FOLDER = ".puavo-publish"
 PATH = f"{FOLDER}/journal.json"
 GENERATIONS = f"{FOLDER}/generations"
 GENERATIONS_KEPT = 10
+_PATH = re.compile(r"(?:(?:meta|rdiffs)/)?[^/\0.][^/\0]*")
+_NUMBER = re.compile("[0-9]{1,18}")
 _NO_TIME = -1  # seconds; no server has a file from before the epoch
 
 
@@ -83,7 +86,8 @@ class Entry:
     def from_list(cls, values: list[Any]) -> Entry:
         """Read what ``to_list`` returned."""
         size, sha256, mtime, since = values
-        return cls(int(size), str(sha256), mtime, Moment(*since) if since else None)
+        unnamed = Moment(*map(_whole, since)) if since else None
+        return cls(_whole(size), str(sha256), None if mtime is None else _whole(mtime), unnamed)
 
 
 @dataclass
@@ -153,9 +157,9 @@ class Journal:
         """
         try:
             found = sealed.loads(content)
-            entries = {path: Entry.from_list(values) for path, values in found["files"].items()}
-            generation, verified = int(found["generation"]), bool(found["verified"])
-            return cls(generation, verified, entries, dict(found["rejected"]))
+            entries = {_ours(p): Entry.from_list(values) for p, values in found["files"].items()}
+            generation, verified = _whole(found["generation"]), bool(found["verified"])
+            return cls(generation, verified, entries, _texts(found["rejected"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a journal: {error!r}") from error
 
@@ -223,10 +227,10 @@ def load_generation(tree: RemoteTree, number: int) -> Generation | None:
     content = read_whole(tree, f"{GENERATIONS}/{number}.json")
     try:
         found = sealed.loads(content or b"")
-        return Generation(
-            number, int(found["at"]), dict(found["replaced"]), dict(found["rejected"])
-        )
-    except (ValueError, KeyError, TypeError):
+        replaced = {_ours(p, "meta/"): text for p, text in found["replaced"].items()}
+        _texts({p: text for p, text in replaced.items() if text is not None})
+        return Generation(number, _whole(found["at"]), replaced, _texts(found["rejected"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -234,7 +238,26 @@ def _kept(tree: RemoteTree) -> list[int]:
     """Return the numbers of the generations that there are records of, ascending."""
     found = tree.list(GENERATIONS) if FOLDER in tree.list("") else {}
     stems = (name.removesuffix(".json") for name in found)
-    return sorted(int(stem) for stem in stems if stem.isdecimal())
+    return sorted(int(stem) for stem in stems if _NUMBER.fullmatch(stem))
+
+
+def _ours(path: str, folder: str = "") -> str:
+    """Return a path that a document of ours may name: whoever wrote it, it stays in the tree."""
+    if not _PATH.fullmatch(path) or not path.startswith(folder):
+        raise ValueError(f"{path!r} is no path of ours")
+    return path
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} is no whole number")
+    return value
+
+
+def _texts(values: Any) -> dict[str, str]:
+    if not all(isinstance(text, str) for text in values.values()):
+        raise ValueError("it holds something else than text")
+    return dict(values)
 
 
 def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:

@@ -85,7 +85,7 @@ class Mirror:
         A damaged file counts as empty: it is made anew with the others.
         """
         found: dict[str, Document] = {}
-        for path in sorted(self.meta.glob("[!.]*.json")):
+        for path in files.listed(self.meta, "[!.]*.json"):
             try:
                 found[path.name] = metadata.parse(path.read_bytes())
             except ValueError as error:
@@ -160,7 +160,7 @@ class Mirror:
         except OSError as error:
             raise storage_error(goal, error) from error
         finally:
-            part.unlink(missing_ok=True)
+            files.discard(part)
         if copy is not None:
             self.state.images.put(
                 ImageRecord(record.name, record.identity, record.digests, record.puavo_conf, copy)
@@ -178,16 +178,16 @@ class Mirror:
         return {
             *(
                 path.name
-                for path in self.root.glob("[!.]*.img")
+                for path in files.listed(self.root, "[!.]*.img")
                 if ImageName.parse(path.name)
                 and (path.name in known or (checksums / f"{path.name}.cksum").exists())
             ),
             *(
                 f"rdiffs/{path.name}"
-                for path in self.rdiffs.glob("[!.]*.rdiff")
+                for path in files.listed(self.rdiffs, "[!.]*.rdiff")
                 if is_rdiff_name(path.name)
             ),
-            *(f"meta/{path.name}" for path in self.meta.glob("[!.]*.json")),
+            *(f"meta/{path.name}" for path in files.listed(self.meta, "[!.]*.json")),
         }
 
     def _holds(self, described: metadata.DescribedFile) -> bool:
@@ -215,7 +215,7 @@ class Mirror:
             for entry in metadata.described_files(document)
         ]
         changed |= files.write(self.cksums, cksums.render(described))
-        for path in self.meta.glob("[!.]*.json"):
+        for path in files.listed(self.meta, "[!.]*.json"):
             if path.name not in documents:
                 changed |= files.remove(path)
         return changed

@@ -15,10 +15,11 @@ import os
 import secrets
 import socket
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from puavo_repository.errors import LockedError, RepositoryError
+from puavo_repository.formats import jsonfile
 from puavo_repository.storage.journal import FOLDER
 from puavo_repository.storage.remote import Access, RemoteTree, read_whole
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 PATH = f"{FOLDER}/publisher.lock"
 BEAT = 60.0  # seconds between two signs of life
+_NOW = ".now."  # begins the name of a file by which the server tells the time
 EXPIRY = 15 * 60  # seconds, on the server's clock, after which a silent holder counts as gone
 _retired: set[str] = set()  # tokens of this process that do not publish any more
 
@@ -183,9 +185,9 @@ class PublisherLock:
                 raise
             self._tree.remove(aside)
             return False
-        # Whoever died on the way to the lock left such a file.
+        # Whoever died on the way to the lock left such files.
         for name in self._tree.list(FOLDER):
-            if name.startswith(f"{PATH.rpartition('/')[2]}."):
+            if name.startswith((f"{PATH.rpartition('/')[2]}.", _NOW)):
                 self._tree.remove(f"{FOLDER}/{name}")
         return True
 
@@ -195,8 +197,9 @@ class PublisherLock:
         found = self._tree.stat(PATH)
         if found is None:
             return True
-        age = server_time(self._tree, self._holder.token) - found.mtime
-        return age > EXPIRY
+        now = server_time(self._tree, self._holder.token)
+        # One of the future too: the server's clock was set back, and nobody rewrote it since.
+        return now is not None and abs(now - found.mtime) > EXPIRY
 
     def _take_away(self, content: bytes) -> None:
         """Remove a stale lock, but not one that somebody else took in the meantime."""
@@ -213,18 +216,24 @@ class PublisherLock:
 
 
 def _parse(content: bytes) -> Holder | None:
+    """Read a lock; None for one that no publisher wrote."""
     try:
-        return Holder(**json.loads(content))
+        found = Holder(**jsonfile.loads(content))
     except (ValueError, TypeError):
         return None
+    kinds = [type(value) for value in astuple(found)]
+    return found if kinds == [str, str, str, int, str] else None
 
 
-def server_time(tree: RemoteTree, token: str) -> int:
-    """Return the seconds on the server's clock, which tells them only as times of files."""
-    path = f"{FOLDER}/.now.{token}"
+def server_time(tree: RemoteTree, token: str) -> int | None:
+    """Return the seconds on the server's clock, which tells them only as times of files.
+
+    None where somebody who just took the lock tidied the file away.
+    """
+    path = f"{FOLDER}/{_NOW}{token}"
     tree.remove(path)
     with tree.open(path, Access.CREATE):
         pass
     found = tree.stat(path)
     tree.remove(path)
-    return found.mtime if found else 0
+    return found.mtime if found else None

@@ -10,7 +10,7 @@ A tree is used by one thread at a time; ``another`` opens a second one onto the 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -124,7 +124,7 @@ class RemoteTree(Protocol):
     def stat(self, path: str) -> RemoteStat | None:
         """Return what is at ``path``, links not followed, or None."""
 
-    def read(self, path: str, ranges: Sequence[Range]) -> Iterator[bytes]:
+    def read(self, path: str, ranges: Iterable[Range]) -> Iterator[bytes]:
         """Read ranges of a file, in order; a range beyond its end comes back short."""
 
     def open(self, path: str, access: Access) -> RemoteFile:

@@ -7,7 +7,7 @@ import stat as stat_bits
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from puavo_repository.errors import RepositoryError, StorageError, StorageRefusedError
@@ -31,6 +31,7 @@ NEW_FILE, NEW_FOLDER = struct.pack(">II", 0x4, 0o644), struct.pack(">II", 0x4, 0
 COPY_PIECE = 64 << 20  # bytes of one copy-data request: an answer must come before the time-out
 READS_UNDER_WAY = 32
 SYNC_PATIENCE = 600.0  # seconds a server may take to put a large file on a slow disk
+MOST_NAMES = 100_000  # in one folder; a server that lists without end must not fill the memory
 NEARLY_FULL = 1 << 20  # bytes; OpenSSH says only "Failure" for a full disk, so space is asked for
 
 
@@ -87,6 +88,14 @@ class SftpTree:
                 name = reply.string().decode("utf-8", "surrogateescape")
                 reply.string()
                 attributes = _attributes(reply)
+                if not name or "/" in name or "\0" in name or len(found) == MOST_NAMES:
+                    raise StorageRefusedError(
+                        f"{self.name}/{folder}",
+                        "the server lists what cannot be in a folder",
+                        expected=f"at most {MOST_NAMES} plain names",
+                        found=ascii(name[:80]),
+                        remedy="Use another server; this one is broken, or means harm",
+                    )
                 if name not in (".", ".."):
                     found[name] = attributes
 
@@ -100,7 +109,7 @@ class SftpTree:
                 return None
             raise self._refusal(path, error) from error
 
-    def read(self, path: str, ranges: Sequence[Range]) -> Iterator[bytes]:
+    def read(self, path: str, ranges: Iterable[Range]) -> Iterator[bytes]:
         """Read ranges of a file, in order; a range beyond its end comes back short."""
         with self.open(path, Access.READ) as file:
             yield from file.read(ranges)
@@ -179,6 +188,8 @@ class SftpTree:
         reply = self._ask(Packet.REALPATH, string(path), "", Packet.NAME)
         reply.u32()
         self._root = root = reply.string().decode("utf-8", "surrogateescape")
+        if not root.startswith("/") or "\0" in root:
+            raise StorageRefusedError(self.name, "the server names no folder", found=ascii(root))
         found = self.stat("")
         if found is None or found.kind is not Kind.FOLDER:
             raise StorageRefusedError(
@@ -191,7 +202,7 @@ class SftpTree:
     def _packet_size(self) -> int:
         reply = self._ask(Packet.EXTENDED, string("limits@openssh.com"), "", Packet.EXTENDED_REPLY)
         _packet, reading, writing = (reply.u64() for _ in range(3))
-        return min(LARGEST_PACKET, *(limit or SAFE_PACKET for limit in (reading, writing)))
+        return max(SAFE_PACKET, min(LARGEST_PACKET, reading, writing))
 
     def _guard(self, path: str) -> None:
         folder = path.rpartition("/")[0]
@@ -259,7 +270,7 @@ class SftpFile:
         self._path = path
         self._handle = handle
 
-    def read(self, ranges: Sequence[Range]) -> Iterator[bytes]:
+    def read(self, ranges: Iterable[Range]) -> Iterator[bytes]:
         """Read ranges, several requests under way; yields one ``bytes`` a range."""
         waiting: deque[bytearray] = deque()
         todo = iter(ranges)
@@ -286,6 +297,8 @@ class SftpFile:
                     if error.code != Status.EOF:
                         raise self._tree._refusal(self._path, error) from error
                     data = b""
+                if len(data) > length:
+                    raise StorageError(self._path, "the server sent more than it was asked for")
                 piece[at : at + len(data)] = data
                 if len(data) < length:
                     del piece[at + len(data) :]

@@ -24,6 +24,7 @@ SAFE_PACKET = 32 << 10  # bytes of data that every server takes in one request
 LARGEST_PACKET = 255 << 10  # OpenSSH's; a server announces it in its limits
 UNDER_WAY = 3 << 20  # bytes of data not yet acknowledged: more than OpenSSH's window of 2 MiB
 REQUESTS_UNDER_WAY = 1024  # requests without data, such as copy-data: two batches
+LARGEST_REPLY = 4 << 20  # bytes; OpenSSH's are at most 256 KiB
 BATCH = 32 << 10  # bytes of small requests that travel together, one SSH packet
 
 
@@ -269,8 +270,14 @@ class SftpSession:
         return self._whole()
 
     def _whole(self) -> bool:
+        """Say whether a whole packet came; one of an impossible length is not waited for."""
         have = len(self._inbox)
-        return have >= 4 and have >= 4 + int.from_bytes(self._inbox[:4], "big")
+        if have < 4:
+            return False
+        length = int.from_bytes(self._inbox[:4], "big")
+        if not 0 < length <= LARGEST_REPLY:
+            raise ConnectionLostError(self._name, f"the server announced {length} bytes at once")
+        return have >= 4 + length
 
     def _packet(self) -> Reply:
         while not self._whole():

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -201,9 +202,8 @@ class Records(Generic[R]):
 
     def names(self) -> list[str]:
         """Return what there are records of, sorted."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(path.name.removesuffix(".json") for path in self.folder.glob("[!.]*.json"))
+        paths = files.listed(self.folder, "[!.]*.json")
+        return [path.name.removesuffix(".json") for path in paths]
 
     def __iter__(self) -> Iterator[R]:
         for name in self.names():
@@ -230,7 +230,8 @@ class State:
 
     def sweep(self) -> None:
         """Remove what killed runs left behind; only while the lock is held exclusively."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        with suppress(OSError):  # it does not ignore all of them
+            shutil.rmtree(self.scratch, ignore_errors=True)
         for folder in (
             self.folder,
             self.images.folder,

@@ -1,0 +1,190 @@
+"""Nights of a repository, beside one that nothing disturbs, and a watcher who never sleeps."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import random
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mirrors import tree_of, walk
+from puavo_repository.stages import publish as publishing
+from puavo_repository.stages import publisher
+from puavo_repository.stages.prune import Cleaning
+from puavo_repository.stages.publish import publish_all
+from puavo_repository.stages.publish_options import Options
+from puavo_repository.storage.target import Target
+from repository import AMXA, FREE, V1, Repository, name
+
+logger = logging.getLogger(__name__)
+
+KEPT = 4  # images of the series that grows
+AT_ONCE = Cleaning(grace=0.0, share=1.0, pause=0.0)
+
+
+def prepare(repository: Repository) -> bool:
+    """Prepare a repository; a step that runs in a process of its own."""
+    report = repository.prepare()
+    if not report.ok:
+        logger.error("%s", report.failures)
+    return report.ok
+
+
+def publish(mirror: Path, target: Target, cleaning: Cleaning = AT_ONCE) -> bool:
+    """Publish a mirror; a step that runs in a process of its own."""
+    publishing.FIRST_DELAY = 0.02
+    publisher.SPARE = -(1 << 40)  # the disk is to be found full in the middle
+    (report,) = publish_all(mirror, [target], Options(connections=2, cleaning=cleaning))
+    if not report.ok:
+        logger.error("%s", {**report.failed, **report.held})
+    return report.ok
+
+
+class Nights:
+    """A repository, its undisturbed twin, and a remote.
+
+    Args:
+        home: Where all of it lies.
+        chance: Decides what changes.
+    """
+
+    def __init__(self, home: Path, chance: random.Random) -> None:
+        self.chance = chance
+        self.repository = Repository(home / "disturbed")
+        self.remote = home / "remote"
+        self.remote.mkdir()
+        self._twin = Repository(home / "undisturbed")
+        self._date = dt.date(2022, 1, 1)
+        self._replaced = 0
+        for _ in range(KEPT - 1):
+            self.add()
+
+    @property
+    def mirror(self) -> Path:
+        return self.repository.mirror
+
+    def series(self) -> list[Path]:
+        """Return the images of the series that grows, oldest first."""
+        return sorted(self.repository.images.glob(f"{AMXA}-*.img"))
+
+    def add(self) -> Path:
+        """Add a next image."""
+        self._date += dt.timedelta(days=1)
+        return self.repository.add(name(f"{self._date}-120000"))
+
+    def replace(self, image: str) -> Path:
+        """Give another content to an image's name, by rename."""
+        self._replaced += 1
+        return self.repository.add(image, size=60_000 + 1_000 * (self._replaced % 40))
+
+    def fall(self) -> None:
+        """Let a night fall: an image is new, one is gone, perhaps one replaced or a series."""
+        self.add()
+        for old in self.series()[:-KEPT]:
+            old.unlink()
+        if self.chance.random() < 0.5:
+            self.replace(self.chance.choice(self.series()[:-1]).name)
+        if self.chance.random() < 0.4:
+            other = self.repository.images / name(V1, FREE)
+            if other.exists():
+                other.unlink()
+            else:
+                self.repository.add(other.name)
+
+    def wanted(self) -> dict[str, bytes]:
+        """Return the mirror that a repository leaves which nothing ever disturbed."""
+        there = {path.name: path for path in self.repository.images.iterdir()}
+        for path in self._twin.images.iterdir():
+            if path.name not in there:
+                path.unlink()
+        for path in there.values():
+            copy = self._twin.images / path.name
+            if not copy.exists() or copy.read_bytes() != path.read_bytes():
+                copy.unlink(missing_ok=True)
+                shutil.copy(path, copy)
+        self._twin.prepare()
+        return tree_of(self._twin.mirror)
+
+    def lost(self, *trees: Path) -> list[str]:
+        """Return what is not as it would be if nothing had happened."""
+        wanted = self.wanted()
+        return [line for tree in trees for line in differences(tree, wanted)]
+
+
+def differences(tree: Path, wanted: dict[str, bytes]) -> list[str]:
+    """Return in what a tree differs, and what a run left lying about in it."""
+    found = tree_of(tree)
+    different = [p for p in sorted(found.keys() | wanted) if found.get(p) != wanted.get(p)]
+    states = {p: "missing" if p not in found else "too much" for p in found.keys() ^ wanted.keys()}
+    lines = [f"{tree.name}: {path} is {states.get(path, 'different')}" for path in different]
+    patterns = (".*.part", ".now.*", "publisher.lock*", "scratch/*")
+    left = [path for pattern in patterns for path in tree.rglob(pattern)]
+    return lines + [f"{tree.name}: {path.name} was left behind" for path in left]
+
+
+class Watch:
+    """Walks trees as clients do, all the while.
+
+    Args:
+        trees: The trees.
+        patient: Whether clients that have read the metadata a moment ago must still find all of
+            it. A local mirror and one without grace promise it only for the metadata of now.
+    """
+
+    def __init__(self, *trees: Path, patient: bool = False) -> None:
+        self.wrong: list[str] = []
+        self.walks = 0
+        self._trees = trees
+        self._patient = patient
+        self._open = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Look away for a block in which the fault itself breaks the tree."""
+        with self._open:
+            yield
+
+    def seen(self) -> list[str]:
+        """Return what was wrong since the last time."""
+        found, self.wrong = self.wrong, []
+        return [f"a watcher saw: {line}" for line in dict.fromkeys(found)]
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.005):
+            with self._open:
+                for tree in self._trees:
+                    self.wrong += self._look(tree)
+                    self.walks += 1
+            time.sleep(0)
+
+    def _look(self, tree: Path) -> list[str]:
+        before = _descriptions(tree)
+        wrong = walk(tree)
+        if wrong and not self._patient and _descriptions(tree) != before:
+            return []  # what was read is not said any more
+        return wrong
+
+
+def _descriptions(tree: Path) -> dict[str, bytes]:
+    found = {}
+    for path in sorted((tree / "meta").glob("[!.]*.json")):
+        try:
+            found[path.name] = path.read_bytes()
+        except FileNotFoundError:
+            continue
+    return found
