@@ -28,6 +28,8 @@ run airflow: export PUAVO_REPOSITORY_PUAVO_OS := $(CURDIR)/demo/puavo-os
 run airflow: export PUAVO_REPOSITORY_REMOTE := $(or $(REMOTE),file://$(CURDIR)/demo/published)
 # The first run is for the person who looks on to start.
 airflow: export PUAVO_REPOSITORY_SCHEDULE :=
+# Nobody serves the demo by https.
+airflow: export PUAVO_REPOSITORY_AUDIT_HTTPS := false
 DEMO := demo
 else
 run airflow: export PUAVO_REPOSITORY_IMAGE_DIR := $(IMAGE_DIR)

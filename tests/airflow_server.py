@@ -21,6 +21,7 @@ from typing import Any
 from repository import ROOT, environment
 
 PREPARE, PUBLISH = "puavo_repository_prepare", "puavo_repository_publish"
+AUDIT, ROLLBACK = "puavo_repository_audit", "puavo_repository_rollback"
 
 
 def airflow_environment(home: Path, **more: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from puavo_repository.audit.report import AuditReport, Checked, Finding, Severity, remember
 from repository import ROOT, V1, Repository, environment, name
 
 # Runs in a process of its own: Airflow reads its settings when it is first imported.
@@ -20,7 +21,8 @@ NOTIFY = """
 import sys
 from types import SimpleNamespace
 from puavo_repository_airflow import notify
-run = SimpleNamespace(dag_id="puavo_repository_prepare", run_id="manual__1+1")
+dag_id = sys.argv[1] if len(sys.argv) > 1 else "puavo_repository_prepare"
+run = SimpleNamespace(dag_id=dag_id, run_id="manual__1+1")
 for notifier in notify.on_failure():
     notifier({"dag_run": run})
 alert = notify.deadline()
@@ -59,9 +61,9 @@ def webhook() -> Iterator[Webhook]:
     found.server.shutdown()
 
 
-def notify(tmp_path: Path, **more: str) -> subprocess.CompletedProcess[str]:
+def notify(tmp_path: Path, *dag_id: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", NOTIFY],
+        [sys.executable, "-c", NOTIFY, *dag_id],
         env=environment(
             AIRFLOW_HOME=str(tmp_path),
             AIRFLOW__CORE__LOAD_EXAMPLES="False",
@@ -108,6 +110,27 @@ def test_a_failure_says_what_is_wrong_and_where_to_look(
     assert "this is not a squashfs image" in sent["text"]
     assert "https://airflow.example/plugin/puavo-repository" in lines
     assert lines[-1].endswith("/dags/puavo_repository_prepare/runs/manual__1%2B1")
+
+
+def test_a_failed_audit_names_its_findings(
+    tmp_path: Path, repository: Repository, webhook: Webhook
+) -> None:
+    repository.prepare()
+    finding = Finding(
+        Severity.ERROR, "https://images.example", "", "the certificate ends in 5 days"
+    )
+    audit = AuditReport(0.0, 1.0, 0, (Checked("https://images.example", findings=(finding,)),))
+    remember(repository.mirror, audit)
+    done = notify(
+        tmp_path / "airflow",
+        "puavo_repository_audit",
+        PUAVO_REPOSITORY_IMAGE_DIR=str(repository.images),
+        PUAVO_REPOSITORY_MIRROR_DIR=str(repository.mirror),
+        **configured(webhook),
+    )
+    assert done.returncode == 0, done.stderr
+    ((_, sent),) = webhook.got
+    assert "https://images.example: the certificate ends in 5 days" in sent["text"]
 
 
 def test_a_late_run_is_reported(tmp_path: Path, webhook: Webhook) -> None:

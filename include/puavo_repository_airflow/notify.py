@@ -28,12 +28,14 @@ from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from puavo_repository import settings
+from puavo_repository.audit import report
 from puavo_repository.errors import RepositoryError
 from puavo_repository.storage.mirror import Mirror
 
 EMAIL = "PUAVO_REPOSITORY_NOTIFY_EMAIL"
 WEBHOOK = "PUAVO_REPOSITORY_NOTIFY_WEBHOOK"
 DEADLINE = "PUAVO_REPOSITORY_DEADLINE"
+AUDIT = "puavo_repository_audit"
 _TIMEOUT = 30  # seconds
 _FAILURES_NAMED = 10
 
@@ -126,7 +128,7 @@ def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
         dag_id, run_id = str(run["dag_id"]), str(run["dag_run_id"])
     else:
         dag_id, run_id = context["dag_run"].dag_id, context["dag_run"].run_id
-    lines = [f"Run {run_id}", *failures()]
+    lines = [f"Run {run_id}", *failures(dag_id)]
     base = conf.get("api", "base_url", fallback="") or ""
     if base:
         path = f"dags/{quote(dag_id)}/runs/{quote(run_id)}"
@@ -134,10 +136,15 @@ def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
     return f"{dag_id}: {event}", "\n".join(lines)
 
 
-def failures() -> list[str]:
-    """Return what the mirror's own records say is wrong."""
+def failures(dag_id: str) -> list[str]:
+    """Return what the mirror's own records say is wrong: the last night's, or the last audit's."""
     try:
-        found = [failure.message for failure in Mirror(settings.load({}).mirror_dir).state.failures]
+        mirror = Mirror(settings.load({}).mirror_dir)
+        if dag_id == AUDIT:
+            audit = report.last(mirror.root)
+            found = [str(one) for one in audit.findings] if audit else []
+        else:
+            found = [failure.message for failure in mirror.state.failures]
     except RepositoryError as error:
         return [str(error)]
     more = len(found) - _FAILURES_NAMED

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_server import run_dag
+from airflow_server import ROLLBACK, run_dag
 from mirrors import SERIES, add_image, make_mirror, walk
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
@@ -15,7 +15,6 @@ from puavo_repository.stages.publish_options import Options
 from puavo_repository.storage import published
 from puavo_repository.storage.target import Target
 
-ROLLBACK = "puavo_repository_rollback"
 NOW = Options(cleaning=Cleaning(pause=0.0))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 
-from airflow_server import PREPARE, PUBLISH, Airflow, running_airflow
+from airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, Airflow, running_airflow
 from browser import Browser, browser
 from repository import V1, V2, V3, V4, Repository, name
 
@@ -134,6 +134,41 @@ def test_a_good_night_clears_it_and_is_published_by_itself(
         == (night.root / "remote" / "CKSUMS").read_bytes()
     )
     assert chromium.hosts() == {airflow.url.removeprefix("http://")}
+
+
+def test_an_audit_shows_what_it_found_and_what_to_do(
+    airflow: Airflow, chromium: Browser, night: Repository
+) -> None:
+    assert airflow.runs(AUDIT) == [], "the first one waits for its hour"
+    image = night.root / "remote" / name(V3)
+    data = image.read_bytes()
+    image.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    airflow.trigger(AUDIT, audit_https=False)
+    assert airflow.ended(AUDIT)[0]["state"] == "failed"
+    chromium.driver.get(f"{airflow.url}/puavo-repository/")
+    wrong = chromium.find("#problems", name(V3)).text
+    assert "sha256" in wrong
+    assert "repair" in wrong
+    airflow.trigger(AUDIT, audit_https=False, repair=True)
+    assert airflow.ended(AUDIT, 2)[0]["state"] == "success"
+    assert image.read_bytes() == data
+    chromium.find("#audit", "1 repaired")
+    chromium.wait("The mirror is right")
+
+
+def test_a_step_back_shows_where_clients_are_now(
+    airflow: Airflow, chromium: Browser, night: Repository
+) -> None:
+    before = airflow.trigger(ROLLBACK, dry_run=True)
+    assert airflow.ended(ROLLBACK)[0]["state"] == "success"
+    query = f"dag_id={ROLLBACK}&run_id={before.replace('+', '%2B')}"
+    chromium.driver.get(f"{airflow.url}/puavo-repository/runs/?{query}")
+    chromium.find("tr", "clients see it")
+    airflow.trigger(ROLLBACK)
+    assert airflow.ended(ROLLBACK, 2)[0]["state"] == "success"
+    assert name(V4) not in (night.root / "remote" / "CKSUMS").read_text()
+    chromium.driver.get(f"{airflow.url}/puavo-repository/")
+    assert "Take the bad image away" in chromium.find("#problems", "stepped back").text
 
 
 def test_all_of_it_ends_at_once(airflow: Airflow) -> None:
