@@ -42,6 +42,7 @@ class Meddler:
         self.paths: list[tuple[int, str]] = []
         self.replies = itertools.count()
         self.meddle = meddle
+        self.spares_folder = False  # whether the answer that names the folder stays as it is
         self._transports: list[_Transport] = []
 
     def connect(self, *_: object, **__: object) -> Any:
@@ -114,10 +115,12 @@ class _Channel:
         stream = self._server.stdout
         assert stream
         with contextlib.suppress(OSError, ValueError, struct.error):
-            while True:
+            for own in itertools.count():
                 (length,) = struct.unpack(">I", stream.read(4))
                 packet = stream.read(length)
                 sent = self._meddler.meddle(next(self._meddler.replies), packet)
+                if own == 1 and self._meddler.spares_folder:
+                    sent = whole(packet)
                 if sent is None:
                     return
                 self._came.put(sent)

@@ -87,7 +87,7 @@ class Entry:
         """Read what ``to_list`` returned."""
         size, sha256, mtime, since = values
         unnamed = Moment(*map(_whole, since)) if since else None
-        return cls(_whole(size), str(sha256), None if mtime is None else _whole(mtime), unnamed)
+        return cls(_whole(size, 0), str(sha256), None if mtime is None else _whole(mtime), unnamed)
 
 
 @dataclass
@@ -158,7 +158,7 @@ class Journal:
         try:
             found = sealed.loads(content)
             entries = {_ours(p): Entry.from_list(values) for p, values in found["files"].items()}
-            generation, verified = _whole(found["generation"]), bool(found["verified"])
+            generation, verified = _whole(found["generation"], 0), bool(found["verified"])
             return cls(generation, verified, entries, _texts(found["rejected"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a journal: {error!r}") from error
@@ -248,9 +248,9 @@ def _ours(path: str, folder: str = "") -> str:
     return path
 
 
-def _whole(value: Any) -> int:
-    if type(value) is not int:
-        raise ValueError(f"{value!r} is no whole number")
+def _whole(value: Any, least: int = _NO_TIME) -> int:
+    if type(value) is not int or not least <= value < 1 << 63:
+        raise ValueError(f"{value!r} is no whole number, or none that can be here")
     return value
 
 
