@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from puavo_repository import bars, prepare, printed, settings
+from puavo_repository import bars, cli_options, prepare, printed
 from puavo_repository.errors import RepositoryError, SettingsError, printable
 from puavo_repository.printed import PROGRAM, print_json, say
 from puavo_repository.progress import TransferProgress
@@ -52,15 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    chosen = settings.load(
-        {
-            "image_dir": options.image_dir,
-            "mirror_dir": options.mirror_dir,
-            "repository": options.repository,
-            "puavo_os": options.puavo_os,
-            "no_config": options.no_config or None,
-        }
-    )
+    chosen = cli_options.chosen(options, no_config=options.no_config or None)
     publish = _publishing(options) if options.upload else None
     with bars.shown() as watcher:
         if options.dry_run:
@@ -115,9 +107,9 @@ def _conclude(done: Plan | Report, published: list[PublishReport]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        usage="%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]",
+    parser = cli_options.parser(
+        "",
+        upload="publish afterwards: sftp://user@host[:port]/path or file:///path; may be repeated",
         description="Maintains a repository of all Puavo images from IMAGE_DIR in MIRROR_DIR: "
         "links, proven rdiffs, checksums and metadata. No root is needed.",
         epilog="Exit status: 0 everything is done; 1 some image or rdiff failed, the rest is "
@@ -126,21 +118,6 @@ def _parser() -> argparse.ArgumentParser:
         "or audit first, see puavo-update-repository rollback --help, … audit --help.",
     )
     add = parser.add_argument
-    add("image_dir", metavar="IMAGE_DIR", nargs="?", help="folder with the images")
-    add("mirror_dir", metavar="MIRROR_DIR", nargs="?", help="default: IMAGE_DIR/mirror")
-    add(
-        "-r",
-        "--repository",
-        metavar="HOSTNAME",
-        help=f"host (or full URL) that clients will use; default {settings.DEFAULT_REPOSITORY}",
-    )
-    add(
-        "-p",
-        "--puavo-os",
-        metavar="DIR",
-        help="where config/images/ and defaults.mk live; default /puavo-os, or "
-        "IMAGE_DIR/puavo-os where that is missing",
-    )
     add(
         "-n",
         "--no-config",
@@ -148,16 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave configuration files as they are",
     )
-    add(
-        "-u",
-        "--upload",
-        metavar="URL",
-        action="append",
-        default=[],
-        help="publish afterwards: sftp://user@host[:port]/path or file:///path; may be repeated",
-    )
     add("--dry-run", action="store_true", help="print the plan, change nothing")
-    add("--json", action="store_true", help="the report as JSON on stdout")
     return parser
 
 

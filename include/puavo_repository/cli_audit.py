@@ -6,10 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from puavo_repository import bars, printed, settings
+from puavo_repository import bars, cli_options, printed
 from puavo_repository.audit.audit import audit
 from puavo_repository.audit.report import AuditReport, Severity
 from puavo_repository.errors import printable
+from puavo_repository.settings import Settings
 from puavo_repository.stages import publish_options
 
 
@@ -26,15 +27,10 @@ def run(arguments: Sequence[str]) -> int:
         RepositoryError: Bad settings.
     """
     options = _parser().parse_args(arguments)
-    chosen = settings.load(
-        {
-            "image_dir": options.image_dir,
-            "mirror_dir": options.mirror_dir,
-            "repository": options.repository,
-            "puavo_os": options.puavo_os,
-            "audit_share": options.share,
-            "audit_https": False if options.no_https else None,
-        }
+    chosen = cli_options.chosen(
+        options,
+        audit_share=options.share,
+        audit_https=False if options.no_https else None,
     )
     how = publish_options.load({})
     urls = options.upload or [remote for remote in chosen.remotes if "://" in remote]
@@ -66,9 +62,9 @@ def _render(report: AuditReport) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"{printed.PROGRAM} audit",
-        usage="%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]",
+    parser = cli_options.parser(
+        "audit",
+        upload="a published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE",
         description="Reads the whole mirror again, compares published mirrors and what clients "
         "see by https with it, and makes one update as a laptop does. Nothing is changed, unless "
         "repairs are asked for.",
@@ -76,27 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         "or cut off; 2 bad usage or settings.",
     )
     add = parser.add_argument
-    add("image_dir", metavar="IMAGE_DIR", nargs="?", help="folder with the images")
-    add("mirror_dir", metavar="MIRROR_DIR", nargs="?", help="default: IMAGE_DIR/mirror")
-    add(
-        "-r",
-        "--repository",
-        metavar="HOSTNAME",
-        help=f"host (or full URL) that clients use; default {settings.DEFAULT_REPOSITORY}",
-    )
-    add("-p", "--puavo-os", metavar="DIR", help="where defaults.mk lies")
-    add(
-        "-u",
-        "--upload",
-        metavar="URL",
-        action="append",
-        help="a published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE",
-    )
     add(
         "--share",
         metavar="N",
         help="share of the remote files that is read in full, and of the rdiffs that are applied "
-        f"again, another one each time; default {settings.Settings.audit_share}",
+        f"again, another one each time; default {Settings.audit_share}",
     )
     add("--no-https", action="store_true", help="do not look at what clients see")
     add(
@@ -104,5 +84,4 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="send wrong remote files again; withdraw wrong local rdiffs, to be made anew",
     )
-    add("--json", action="store_true", help="the report as JSON on stdout")
     return parser

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from puavo_repository import printed, settings
+from puavo_repository import cli_options, printed
 from puavo_repository.errors import RepositoryError, SettingsError
 from puavo_repository.stages import publish_options
 from puavo_repository.stages.publisher import Publisher
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
         RepositoryError: Bad settings.
     """
     options = _parser().parse_args(arguments)
-    chosen = settings.load({"image_dir": options.image_dir, "mirror_dir": options.mirror_dir})
+    chosen = cli_options.chosen(options)
     how = publish_options.load({})
     urls = options.upload or [remote for remote in chosen.remotes if "://" in remote]
     if not urls:
@@ -82,24 +82,15 @@ def _show(target: Target, found: Sequence[Step]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"{printed.PROGRAM} rollback",
-        usage="%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]",
+    parser = cli_options.parser(
+        "rollback",
+        upload="the published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE",
         description="Gives the clients of a published mirror the metadata of an earlier "
         "generation again, after a bad night. Images and rdiffs stay as they are. What is taken "
         "from clients so is not published again before it is gone from the local mirror, or "
         "PUAVO_REPOSITORY_ALLOW_ROLLED_BACK=true allows it once.",
     )
     add = parser.add_argument
-    add("image_dir", metavar="IMAGE_DIR", nargs="?", help="folder with the images")
-    add("mirror_dir", metavar="MIRROR_DIR", nargs="?", help="default: IMAGE_DIR/mirror")
-    add(
-        "-u",
-        "--upload",
-        metavar="URL",
-        action="append",
-        help="the published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE",
-    )
     add(
         "--to",
         metavar="N",
@@ -114,5 +105,4 @@ def _parser() -> argparse.ArgumentParser:
         help="only this series; may be repeated",
     )
     add("--list", action="store_true", help="show the generations, change nothing")
-    add("--json", action="store_true", help="the result as JSON on stdout")
     return parser

@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
 
-import audits
 from audits import NEW, RDIFF, Audited, flip
 from repository import COMMAND, environment
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Audited:
-    return audits.make(tmp_path_factory.mktemp("original"))
-
-
-@pytest.fixture
-def audited(original: Audited, tmp_path: Path) -> Audited:
-    return audits.copy(original, tmp_path / "audited")
 
 
 def command(audited: Audited, *options: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,60 @@
+"""What the command and its words, ``audit`` and ``rollback``, take alike."""
+
+from __future__ import annotations
+
+import argparse
+
+from puavo_repository import settings
+from puavo_repository.printed import PROGRAM
+
+
+def parser(
+    word: str, *, upload: str, description: str, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """Return a parser with the places: IMAGE_DIR, MIRROR_DIR, puavo-os, host, remotes; and --json.
+
+    Args:
+        word: What follows the command's name; empty for the command itself.
+        upload: What a remote is named for.
+        description: What it does.
+        epilog: What comes after the options.
+    """
+    made = argparse.ArgumentParser(
+        prog=f"{PROGRAM} {word}".rstrip(),
+        usage="%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]",
+        description=description,
+        epilog=epilog,
+    )
+    add = made.add_argument
+    add("image_dir", metavar="IMAGE_DIR", nargs="?", help="folder with the images")
+    add("mirror_dir", metavar="MIRROR_DIR", nargs="?", help="default: IMAGE_DIR/mirror")
+    add(
+        "-r",
+        "--repository",
+        metavar="HOSTNAME",
+        help=f"host (or full URL) that clients use; default {settings.DEFAULT_REPOSITORY}",
+    )
+    add(
+        "-p",
+        "--puavo-os",
+        metavar="DIR",
+        help="where config/images/ and defaults.mk live; default /puavo-os, or "
+        "IMAGE_DIR/puavo-os where that is missing",
+    )
+    add("-u", "--upload", metavar="URL", action="append", default=[], help=upload)
+    add("--json", action="store_true", help="the report as JSON on stdout")
+    return made
+
+
+def chosen(options: argparse.Namespace, **more: object) -> settings.Settings:
+    """Return the settings that the options choose.
+
+    Args:
+        options: What was parsed.
+        more: Further ones by their names; None counts as not given.
+
+    Raises:
+        SettingsError: They cannot be used.
+    """
+    names = ("image_dir", "mirror_dir", "repository", "puavo_os")
+    return settings.load({**{name: getattr(options, name) for name in names}, **more})
