@@ -35,10 +35,10 @@ class RepositoryError(Exception):
     ) -> None:
         super().__init__(subject, problem)
         self.subject = printable(subject)
-        self.problem = problem
-        self.expected = expected
-        self.found = found
-        self.remedy = remedy
+        self.problem = printable(problem)
+        self.expected = printable(expected)
+        self.found = printable(found)
+        self.remedy = printable(remedy)
 
     def __str__(self) -> str:
         text = f"{self.subject}: {self.problem}"
@@ -150,10 +150,12 @@ def storage_error(path: str | Path, error: OSError) -> StorageError | StorageRef
     return StorageRefusedError(path, problem, remedy=remedy)
 
 
-def printable(subject: str | Path) -> str:
-    r"""Return a name as text that any terminal and JSON document can carry.
+def printable(text: str | Path) -> str:
+    r"""Return a text, such as a name or what a server said, that any terminal and JSON can carry.
 
     A file name is bytes; those that are not UTF-8 reach Python as lone surrogates, which
-    cannot be written anywhere. They are shown as ``\xNN``.
+    cannot be written anywhere. They are shown as ``\xNN``, and so are control characters,
+    which a terminal would obey.
     """
-    return str(subject).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    whole = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole)

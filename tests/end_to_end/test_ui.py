@@ -37,6 +37,7 @@ def airflow(night: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iter
         PUAVO_REPOSITORY_MIRROR_DIR=str(night.mirror),
         PUAVO_REPOSITORY_PUAVO_OS=str(night.puavo_os),
         PUAVO_REPOSITORY_REMOTE=f"file://{night.root}/remote",
+        PUAVO_REPOSITORY_REPLACE_PAUSE="0",
     ) as found:
         yield found
 

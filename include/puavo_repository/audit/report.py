@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from puavo_repository.errors import RepositoryError
+from puavo_repository.errors import RepositoryError, printable
 from puavo_repository.stages.report import mb
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.state import Records
@@ -84,7 +84,7 @@ def shown(text: object) -> str:
     """Return a text that somebody else may have written, fit for a terminal, a page and JSON."""
     whole = str(text)
     cut = whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]}…"
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+    return printable(cut)
 
 
 @dataclass(frozen=True)
