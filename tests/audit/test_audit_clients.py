@@ -84,6 +84,15 @@ def test_a_certificate_that_keeps_clients_away_is_named(
         assert (rest.severity.value, "could not be checked" in rest.problem) == ("warning", True)
 
 
+def test_one_that_is_not_trusted_may_end_soon_as_well(audited: Audited) -> None:
+    with audited.served(days=5):
+        found = audit(audited, ca_file="")
+    assert [one.problem for one in found.findings if one.severity.value == "error"] == [
+        "the certificate is not trusted",
+        "the certificate ends soon",
+    ]
+
+
 def test_a_ca_file_that_is_none_is_named(audited: Audited) -> None:
     (audited.repository.root / "nonsense").write_text("x")
     found = audit(audited, ca_file=str(audited.repository.root / "nonsense"))

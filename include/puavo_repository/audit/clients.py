@@ -69,7 +69,7 @@ class _Clients:
             findings, notes = self._look_until_settled(turn)
             found = [*first, *self._hidden(), *findings]
         except CertificateError as why:
-            return self._untrusted(why)
+            return self._untrusted(why, first)
         return Checked(self._where, self._tally.counts, tuple(found), notes=tuple(notes))
 
     def _certificate(self) -> Iterator[Finding]:
@@ -81,23 +81,22 @@ class _Clients:
                 remedy="Serve it by https",
             )
             return
-        with contextlib.suppress(CertificateError):  # met again, and told, by the first request
-            ends = self._https.certificate_ends()
-            left = (ends - time.time()) / DAY
-            if left < _VALID:
-                yield error(
-                    self._where,
-                    "",
-                    "the certificate ends soon",
-                    f"at least {_VALID} days",
-                    f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC, {left:.1f} days left",
-                    "Renew it, and see why that is not done by itself",
-                )
+        ends = self._https.certificate_ends()
+        left = (ends - time.time()) / DAY
+        if 0 < left < _VALID:  # one that has ended is told by the first request
+            yield error(
+                self._where,
+                "",
+                "the certificate ends soon",
+                f"at least {_VALID} days",
+                f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC, {left:.1f} days left",
+                "Renew it, and see why that is not done by itself",
+            )
 
-    def _untrusted(self, why: CertificateError) -> Checked:
+    def _untrusted(self, why: CertificateError, first: list[Finding]) -> Checked:
         other = warning(self._where, "", "what clients see could not be checked any further")
         refused = error(self._where, "", why.problem, "", why.found, why.remedy)
-        return Checked(self._where, self._tally.counts, (refused, other))
+        return Checked(self._where, self._tally.counts, (refused, other, *first))
 
     def _look_until_settled(self, turn: int) -> tuple[list[Finding], list[str]]:
         local = take(self._root)

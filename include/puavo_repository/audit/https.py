@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httpx
+from cryptography import x509
 
 from puavo_repository.errors import CertificateError, ConnectionLostError, SettingsError
 from puavo_repository.stages.publish import persist
@@ -89,17 +90,21 @@ class Https:
         self._client.close()
 
     def certificate_ends(self) -> float:
-        """Return when the server's certificate ends, in seconds since the epoch.
+        """Return when the server's certificate ends, trusted or not, in seconds since the epoch.
 
         Raises:
-            CertificateError: It is not to be trusted.
-            ConnectionLostError: The server cannot be reached.
+            ConnectionLostError: The server cannot be reached, or shows none.
         """
+        parts = urlsplit(self.urlbase)
+        server = parts.hostname or "", parts.port or 443
 
         def ask() -> float:
-            with self._errors(), self._client.stream("HEAD", f"{self.urlbase}/") as response:
-                connection = response.extensions["network_stream"].get_extra_info("ssl_object")
-                return float(ssl.cert_time_to_seconds(connection.getpeercert()["notAfter"]))
+            try:
+                shown = ssl.get_server_certificate(server, timeout=TIMEOUT)
+                found = x509.load_pem_x509_certificate(shown.encode())
+            except (OSError, ValueError) as error:
+                raise self._lost(error, late=isinstance(error, TimeoutError)) from error
+            return found.not_valid_after_utc.timestamp()
 
         return persist(ask)
 
@@ -177,13 +182,15 @@ class Https:
             refused = _refused(error)
             if refused is not None:
                 raise _certificate_error(self.urlbase, refused) from error
-            late = isinstance(error, httpx.TimeoutException)
-            raise ConnectionLostError(
-                self.urlbase,
-                "did not answer in time" if late else "the connection could not be made, or broke",
-                found=str(error),
-                remedy="See whether the web server is well and can be reached from here",
-            ) from error
+            raise self._lost(error, late=isinstance(error, httpx.TimeoutException)) from error
+
+    def _lost(self, error: Exception, *, late: bool) -> ConnectionLostError:
+        return ConnectionLostError(
+            self.urlbase,
+            "did not answer in time" if late else "the connection could not be made, or broke",
+            found=str(error),
+            remedy="See whether the web server is well and can be reached from here",
+        )
 
 
 def _refused(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
