@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from puavo_repository.errors import PublishError
 
-
 ANY = st.text(st.characters() | st.characters(categories=["Cs"]), max_size=30)
 
 
