@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from puavo_repository.storage.sftp_session import Kind
+from puavo_repository.storage.sftp_packets import Packet
 
 SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
 
@@ -137,12 +137,12 @@ class _Channel:
 
 
 def _paths(kind: int, body: bytes) -> list[str]:
-    one = {Kind.OPEN, Kind.LSTAT, Kind.OPENDIR, Kind.REMOVE, Kind.MKDIR}
+    one = {Packet.OPEN, Packet.LSTAT, Packet.OPENDIR, Packet.REMOVE, Packet.MKDIR}
     if kind in one:
         return _strings(body, 1)
-    if kind == Kind.RENAME:
+    if kind == Packet.RENAME:
         return _strings(body, 2)
-    if kind == Kind.EXTENDED and body[4:].startswith(b"posix-rename"):
+    if kind == Packet.EXTENDED and body[4:].startswith(b"posix-rename"):
         return _strings(body, 3)[1:]
     return []
 

@@ -29,9 +29,10 @@ from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publisher import Publisher
 from puavo_repository.storage import journal, publisher_lock, sftp, sftp_session
 from puavo_repository.storage.folder import FolderTree
-from puavo_repository.storage.remote import Kind as Is
+from puavo_repository.storage.remote import Kind
 from puavo_repository.storage.sftp import SftpTree
-from puavo_repository.storage.sftp_session import LARGEST_REPLY, Kind
+from puavo_repository.storage.sftp_packets import Packet
+from puavo_repository.storage.sftp_session import LARGEST_REPLY
 from puavo_repository.storage.target import Target
 
 NOW = Options(connections=1, cleaning=Cleaning(grace=0.0, share=1.0, pause=0.0))
@@ -104,13 +105,13 @@ def mischief(kind: str, packet: bytes, chance: random.Random) -> bytes | None:
         return whole(packet[:5] + chance.randbytes(chance.randrange(200)))
     if kind == "twice":
         return whole(packet) * 2
-    if kind == "attributes" and packet[0] in (Kind.ATTRS, Kind.NAME):
+    if kind == "attributes" and packet[0] in (Packet.ATTRS, Packet.NAME):
         at = packet.rfind(b"\0\0\0\x0f")  # the flags of the last attributes
         return whole(packet[: at + 4] + struct.pack(">Q", large) + packet[at + 12 :])
-    if kind == "names" and packet[0] == Kind.NAME:
+    if kind == "names" and packet[0] == Packet.NAME:
         entry = struct.pack(">I", len(name)) + name + bytes(4) + packet[-32:]
         return whole(packet[:5] + struct.pack(">I", 1) + entry)
-    if kind == "count" and packet[0] == Kind.NAME:
+    if kind == "count" and packet[0] == Packet.NAME:
         return whole(packet[:5] + struct.pack(">I", number) + packet[9:])
     return whole(packet)
 
@@ -154,7 +155,7 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> 
     raw = name.encode()
 
     def meddle(_number: int, packet: bytes) -> bytes:
-        if packet[0] == Kind.NAME and packet.count(b"one"):
+        if packet[0] == Packet.NAME and packet.count(b"one"):
             entry = struct.pack(">II", 1, len(raw)) + raw + bytes(4) + bytes(4)
             return whole(packet[:5] + entry)
         return whole(packet)
@@ -178,7 +179,9 @@ def test_a_listing_without_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     def meddle(_number: int, packet: bytes) -> bytes:
         nonlocal listed
-        if (packet[0] == Kind.NAME and b"one" in packet) or (listed and packet[0] == Kind.STATUS):
+        if (packet[0] == Packet.NAME and b"one" in packet) or (
+            listed and packet[0] == Packet.STATUS
+        ):
             names = [f"{listed + n}".encode() for n in range(100)]
             listed += len(names)
             entries = b"".join(struct.pack(">I", len(n)) + n + bytes(8) for n in names)
@@ -289,4 +292,4 @@ def test_a_hostile_remote_metadata_leads_nowhere(mirror: Path) -> None:
             (remote / "meta" / "x.json").write_text(json.dumps(document))
             (remote / journal.PATH).unlink()
             assert publish(mirror, Target(path=str(remote)), NOW).ok
-            assert FolderTree(Target(path=str(remote))).list("")["meta"].kind is Is.FOLDER
+            assert FolderTree(Target(path=str(remote))).list("")["meta"].kind is Kind.FOLDER

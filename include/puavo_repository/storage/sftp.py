@@ -6,31 +6,20 @@ import contextlib
 import stat as stat_bits
 import struct
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from types import TracebackType
+from functools import partial
 
 from puavo_repository.errors import RepositoryError, StorageError, StorageRefusedError
-from puavo_repository.storage.remote import Access, Done, Kind, Range, RemoteStat, ignore
-from puavo_repository.storage.sftp_session import (
-    LARGEST_PACKET,
-    SAFE_PACKET,
-    Reply,
-    SftpSession,
-    Status,
-    StatusError,
-    string,
-)
-from puavo_repository.storage.sftp_session import Kind as Packet
+from puavo_repository.storage.remote import Access, Kind, Range, RemoteStat
+from puavo_repository.storage.sftp_file import SftpFile
+from puavo_repository.storage.sftp_packets import Packet, Reply, Status, StatusError, string
+from puavo_repository.storage.sftp_session import LARGEST_PACKET, SAFE_PACKET, SftpSession
 from puavo_repository.storage.ssh import connect
 from puavo_repository.storage.target import Target
 
 READ, WRITE, CREATE, EXCLUSIVE = 0x01, 0x02, 0x08, 0x20  # flags of OPEN
 # Attributes of what is made: nobody but its owner may write it, whatever the server's umask.
 NEW_FILE, NEW_FOLDER = struct.pack(">II", 0x4, 0o644), struct.pack(">II", 0x4, 0o755)
-COPY_PIECE = 64 << 20  # bytes of one copy-data request: an answer must come before the time-out
-READS_UNDER_WAY = 32
-SYNC_PATIENCE = 600.0  # seconds a server may take to put a large file on a slow disk
 MOST_NAMES = 100_000  # in one folder; a server that lists without end must not fill the memory
 NEARLY_FULL = 1 << 20  # bytes; OpenSSH says only "Failure" for a full disk, so space is asked for
 
@@ -127,7 +116,14 @@ class SftpTree:
             flags |= WRITE | (0 if found else CREATE | EXCLUSIVE)
         body = string(self._full(path)) + struct.pack(">I", flags) + NEW_FILE
         handle = self._ask(Packet.OPEN, body, path, Packet.HANDLE).string()
-        return SftpFile(self, self._session, path, handle)
+        return SftpFile(
+            self._session,
+            f"{self.name}/{path}",
+            handle,
+            packet=self.packet,
+            syncs=self._syncs,
+            refusal=partial(self._refusal, path),
+        )
 
     def rename(self, path: str, new: str) -> None:
         """Give a file another name in one step, in the place of what had that name."""
@@ -259,140 +255,6 @@ class SftpTree:
             free = self.free_space()
             return free is not None and free < NEARLY_FULL
         return False
-
-
-class SftpFile:
-    """An open file on an SFTP server."""
-
-    def __init__(self, tree: SftpTree, session: SftpSession, path: str, handle: bytes) -> None:
-        self._tree = tree
-        self._session = session
-        self._path = path
-        self._handle = handle
-
-    def read(self, ranges: Iterable[Range]) -> Iterator[bytes]:
-        """Read ranges, several requests under way; yields one ``bytes`` a range."""
-        waiting: deque[bytearray] = deque()
-        todo = iter(ranges)
-        for wanted in todo:
-            waiting.append(self._ask_for(wanted))
-            if len(waiting) >= READS_UNDER_WAY:
-                self._session.drain()
-                yield from (bytes(piece) for piece in waiting)
-                waiting.clear()
-        self._session.drain()
-        yield from (bytes(piece) for piece in waiting)
-
-    def _ask_for(self, wanted: Range) -> bytearray:
-        """Request one range; the buffer is filled once the session is drained."""
-        piece = bytearray(wanted.length)
-        for at in range(0, wanted.length, self._tree.packet):
-            length = min(self._tree.packet, wanted.length - at)
-            body = string(self._handle) + struct.pack(">QI", wanted.offset + at, length)
-
-            def put(reply: Reply, at: int = at, length: int = length) -> None:
-                try:
-                    data = reply.expect(Packet.DATA).string()
-                except StatusError as error:
-                    if error.code != Status.EOF:
-                        raise self._tree._refusal(self._path, error) from error
-                    data = b""
-                if len(data) > length:
-                    raise StorageError(self._path, "the server sent more than it was asked for")
-                piece[at : at + len(data)] = data
-                if len(data) < length:
-                    del piece[at + len(data) :]
-
-            self._session.submit(Packet.READ, body, put)
-        return piece
-
-    def write(self, offset: int, data: bytes | memoryview, done: Done = ignore) -> None:
-        """Write ``data`` at ``offset``; ``done`` is called when the server has it."""
-        view = memoryview(data)
-        for at in range(0, len(view), self._tree.packet):
-            block = view[at : at + self._tree.packet]
-            body = string(self._handle) + struct.pack(">QI", offset + at, len(block))
-            self._submit(Packet.WRITE, body, len(block), done, block)
-
-    def copy(
-        self, source: SftpFile, start: int, length: int, offset: int, done: Done = ignore
-    ) -> None:
-        """Have the server copy ``length`` bytes at ``start`` of ``source`` to ``offset`` here.
-
-        OpenSSH's ``PROTOCOL``, 4.10: a length of 0 means "to the end", so it is never sent.
-        """
-        for at in range(0, length, COPY_PIECE):
-            count = min(COPY_PIECE, length - at)
-            body = b"".join(
-                (
-                    string("copy-data"),
-                    string(source._handle),
-                    struct.pack(">QQ", start + at, count),
-                    string(self._handle),
-                    struct.pack(">Q", offset + at),
-                )
-            )
-            self._submit(Packet.EXTENDED, body, count, done)
-
-    def _submit(
-        self,
-        kind: Packet,
-        body: bytes,
-        count: int,
-        done: Done = ignore,
-        data: memoryview | None = None,
-    ) -> None:
-        def check(reply: Reply) -> None:
-            try:
-                reply.expect(Packet.STATUS)
-            except StatusError as error:
-                raise self._tree._refusal(self._path, error) from error
-            done(count)
-
-        self._session.submit(kind, body, check, data if data is not None else b"")
-
-    def flush(self) -> None:
-        """Wait until everything written and copied is acknowledged."""
-        self._session.drain()
-
-    def sync(self) -> None:
-        """Flush, and have the server put the file on its disk where it knows how."""
-        self.flush()
-        if self._tree._syncs:
-            body = string("fsync@openssh.com") + string(self._handle)
-            self._finish(Packet.EXTENDED, body)
-
-    def truncate(self, size: int) -> None:
-        """Cut the file to ``size`` bytes."""
-        self.flush()
-        self._finish(Packet.FSETSTAT, string(self._handle) + struct.pack(">IQ", 1, size))
-
-    def _finish(self, kind: Packet, body: bytes) -> None:
-        try:
-            self._session.request(kind, body, patience=SYNC_PATIENCE).expect(Packet.STATUS)
-        except StatusError as error:
-            raise self._tree._refusal(self._path, error) from error
-
-    def close(self) -> None:
-        """Give the file back to the server."""
-        self._session.forget()
-        self._session.request(Packet.CLOSE, string(self._handle))
-
-    def __enter__(self) -> SftpFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.flush()
-            self.close()
-            return
-        with contextlib.suppress(RepositoryError):  # the first error is the one that counts
-            self.close()
 
 
 def _attributes(reply: Reply) -> RemoteStat:

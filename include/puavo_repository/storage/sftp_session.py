@@ -10,13 +10,13 @@ that a 9 GB upload needs no more memory than a small one.
 
 from __future__ import annotations
 
-import enum
 import struct
 from collections.abc import Callable
 
 import paramiko
 
 from puavo_repository.errors import ConnectionLostError
+from puavo_repository.storage.sftp_packets import Packet, Reply
 from puavo_repository.storage.ssh import SILENCE_TIMEOUT, Watchdog
 
 VERSION = 3
@@ -28,106 +28,7 @@ LARGEST_REPLY = 4 << 20  # bytes; OpenSSH's are at most 256 KiB
 BATCH = 32 << 10  # bytes of small requests that travel together, one SSH packet
 
 
-class Kind(enum.IntEnum):
-    """Types of SFTP packets."""
-
-    INIT = 1
-    VERSION = 2
-    OPEN = 3
-    CLOSE = 4
-    READ = 5
-    WRITE = 6
-    LSTAT = 7
-    FSETSTAT = 10
-    OPENDIR = 11
-    READDIR = 12
-    REMOVE = 13
-    MKDIR = 14
-    REALPATH = 16
-    RENAME = 18
-    STATUS = 101
-    HANDLE = 102
-    DATA = 103
-    NAME = 104
-    ATTRS = 105
-    EXTENDED = 200
-    EXTENDED_REPLY = 201
-
-
-class Status(enum.IntEnum):
-    """What a STATUS packet says."""
-
-    OK = 0
-    EOF = 1
-    NO_SUCH_FILE = 2
-    PERMISSION_DENIED = 3
-    FAILURE = 4
-    OP_UNSUPPORTED = 8
-
-
-class StatusError(Exception):
-    """The server said no to a request."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(code, text)
-        self.code = code
-        self.text = text
-
-
-class Reply:
-    """One packet from the server, read from front to back."""
-
-    def __init__(self, kind: int, body: bytes) -> None:
-        self.kind = kind
-        self._body = body
-        self._at = 0
-
-    def u32(self) -> int:
-        """Take a 32-bit number."""
-        return int.from_bytes(self._take(4), "big")
-
-    def u64(self) -> int:
-        """Take a 64-bit number."""
-        return int.from_bytes(self._take(8), "big")
-
-    def string(self) -> bytes:
-        """Take a string: its length, then its bytes."""
-        return self._take(self.u32())
-
-    def more(self) -> bool:
-        """Say whether anything is left."""
-        return self._at < len(self._body)
-
-    def _take(self, count: int) -> bytes:
-        piece = self._body[self._at : self._at + count]
-        if len(piece) < count:
-            raise ConnectionLostError("SFTP server", "sent a packet that is cut short")
-        self._at += count
-        return piece
-
-    def expect(self, kind: Kind) -> Reply:
-        """Return this packet if it is of that kind.
-
-        Raises:
-            StatusError: It is a status instead, and not a good one.
-        """
-        if self.kind == kind and kind is not Kind.STATUS:
-            return self
-        if self.kind != Kind.STATUS:
-            raise ConnectionLostError("SFTP server", f"answered with a packet of type {self.kind}")
-        code = self.u32()
-        if code == Status.OK and kind is Kind.STATUS:
-            return self
-        raise StatusError(code, self.string().decode("utf-8", "replace") if self.more() else "")
-
-
 Handler = Callable[[Reply], None]
-
-
-def string(text: bytes | str) -> bytes:
-    """Encode a string for a request."""
-    raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
-    return struct.pack(">I", len(raw)) + raw
 
 
 class SftpSession:
@@ -158,9 +59,9 @@ class SftpSession:
             raise self._lost(error) from error
 
     def _greet(self) -> dict[str, str]:
-        self._channel.sendall(struct.pack(">IBI", 5, Kind.INIT, VERSION))
+        self._channel.sendall(struct.pack(">IBI", 5, Packet.INIT, VERSION))
         reply = self._packet()
-        if reply.kind != Kind.VERSION or reply.u32() < VERSION:
+        if reply.kind != Packet.VERSION or reply.u32() < VERSION:
             raise ConnectionLostError(self._name, "is no SFTP server of version 3")
         self._watchdog.rest()
         found = {}
@@ -169,7 +70,7 @@ class SftpSession:
             found[name] = reply.string().decode("utf-8", "replace")
         return found
 
-    def request(self, kind: Kind, body: bytes, *, patience: float | None = None) -> Reply:
+    def request(self, kind: Packet, body: bytes, *, patience: float | None = None) -> Reply:
         """Send one request and wait for its answer, taking others that come before.
 
         Args:
@@ -184,7 +85,7 @@ class SftpSession:
         return answer[0]
 
     def submit(
-        self, kind: Kind, body: bytes, handler: Handler, data: bytes | memoryview = b""
+        self, kind: Packet, body: bytes, handler: Handler, data: bytes | memoryview = b""
     ) -> None:
         """Send a request; ``handler`` is called with its answer, from a later call here.
 
