@@ -27,7 +27,7 @@ from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publisher import Publisher
-from puavo_repository.storage import journal, publisher_lock, sftp, sftp_session
+from puavo_repository.storage import journal, publisher_lock, sftp, sftp_file, sftp_session
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.remote import Kind
 from puavo_repository.storage.sftp import SftpTree
@@ -74,6 +74,7 @@ def meddled(meddle: Meddle) -> Iterator[Meddler]:
     with (
         mock.patch.object(sftp, "connect", meddler.connect),
         mock.patch.object(sftp_session, "SILENCE_TIMEOUT", SILENCE),
+        mock.patch.object(sftp_file, "SYNC_PATIENCE", SILENCE),
         mock.patch.object(publishing, "ATTEMPTS", 1),
     ):
         try:

@@ -45,7 +45,6 @@ class Status(enum.IntEnum):
     NO_SUCH_FILE = 2
     PERMISSION_DENIED = 3
     FAILURE = 4
-    OP_UNSUPPORTED = 8
 
 
 class StatusError(Exception):
