@@ -86,12 +86,14 @@ def prepare(
         entries.append(metadata.image_entry(target, digests(mirror / target), {}, diffs, urlbase))
     document = {series: {"images": entries}}
     (mirror / "meta" / f"{series}.json").write_bytes(metadata.render(document))
-    described = [
-        (file.name, file.digests["cksum"], file.size)
-        for path in sorted((mirror / "meta").glob("*.json"))
-        for file in metadata.described_files(metadata.parse(path.read_bytes()))
-    ]
-    (mirror / "CKSUMS").write_bytes(cksums.render(described))
+    sum_up(mirror)
+
+
+def sum_up(mirror: Path) -> None:
+    """Make CKSUMS say what the metadata says."""
+    paths = sorted((mirror / "meta").glob("*.json"))
+    documents = [metadata.parse(path.read_bytes()) for path in paths]
+    (mirror / "CKSUMS").write_bytes(cksums.render(documents))
 
 
 def make_mirror(mirror: Path, count: int = 3, size: int = 300_000, targets: int = 3) -> list[str]:

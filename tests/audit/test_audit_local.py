@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ import pytest
 from audits import DOCUMENT, NEW, OLD, OLDEST, OTHER, RDIFF, SERIES, Audited, flip, only, said
 from puavo_repository.audit import steps
 from puavo_repository.audit.local import local
-from puavo_repository.formats import cksums, metadata
+from puavo_repository.formats.metadata import Document
 from puavo_repository.progress import Nobody
 from puavo_repository.storage.digests import digest_file
 from puavo_repository.storage.mirror import Mirror
@@ -29,20 +28,11 @@ def rewrite(path: Path, old: str, new: str) -> None:
     path.write_text(re.sub(old, new, text, count=1))
 
 
-def describe(
-    mirror: Path, series: str, change: Callable[[dict[str, dict[str, object]]], None]
-) -> None:
-    """Change a metadata file and make CKSUMS fit."""
-    path = mirror / "meta" / f"{series}.json"
-    document = json.loads(path.read_bytes())
-    change(document)
-    path.write_text(json.dumps(document))
-    files = [
-        (file.name, file.digests.get("cksum", ""), file.size)
-        for one in sorted((mirror / "meta").glob("*.json"))
-        for file in metadata.described_files(metadata.parse(one.read_bytes()))
-    ]
-    (mirror / "CKSUMS").write_bytes(cksums.render(files))
+def describe(mirror: Path, series: str, change: Callable[[Document], None]) -> None:
+    """Have the mirror's own program write something else."""
+    documents = Mirror(mirror).documents()
+    change(documents[f"{series}.json"])
+    Mirror(mirror).describe(documents)
 
 
 def test_a_sound_mirror_is_read_once_and_has_no_finding(audited: Audited) -> None:
@@ -123,7 +113,7 @@ def test_an_old_part_file_is_a_stray(audited: Audited) -> None:
 def test_metadata_that_breaks_what_clients_rely_on_is_found(
     audited: Audited, key: str, value: object, problem: str
 ) -> None:
-    def change(document: dict[str, dict[str, object]]) -> None:
+    def change(document: Document) -> None:
         images = document[f"{FREE}-amd64"]["images"]
         assert isinstance(images, list)
         images[0][key] = value
@@ -136,7 +126,7 @@ def test_metadata_that_breaks_what_clients_rely_on_is_found(
 
 
 def test_one_more_key_beside_images_breaks_every_client(audited: Audited) -> None:
-    describe(audited.mirror, SERIES, lambda document: document[SERIES].update(note="x"))
+    describe(audited.mirror, SERIES, lambda document: document[SERIES].update(note=[]))
     assert "has keys beside images" in only(local(audited.settings(), None, 0)).problem
 
 
@@ -146,7 +136,7 @@ def test_an_rdiff_that_is_described_rightly_but_gives_another_image_is_found(
     shutil.copy(audited.mirror / OTHER, audited.mirror / RDIFF)
     digests = digest_file(audited.mirror / RDIFF, lambda _done: None).to_dict()
 
-    def change(document: dict[str, dict[str, object]]) -> None:
+    def change(document: Document) -> None:
         images = document[SERIES]["images"]
         assert isinstance(images, list)
         for image in images:
@@ -244,3 +234,9 @@ def test_a_file_that_is_withdrawn_while_it_is_read_is_no_finding(audited: Audite
         (audited.mirror / RDIFF).write_bytes(b"anew")
 
     assert said(local(audited.settings(audit_share=1), None, 0, Night(happens))) == []
+
+
+def test_a_wrong_address_that_breaks_no_rule_is_found(audited: Audited) -> None:
+    rewrite(audited.mirror / DOCUMENT, "https://", "https:/x")
+    (found,) = local(audited.settings(), None, 0).findings
+    assert (found.file, found.problem) == (DOCUMENT, "is not as it was written")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -81,5 +82,15 @@ def test_metadata_of_another_shape_is_refused(text: str) -> None:
 
 
 def test_cksums_lists_each_file_once_sorted_by_name() -> None:
-    found = cksums.render([("b", "2", 20), ("a-c", "3", 30), ("a", "1", 10), ("b", "2", 20)])
+    def entry(name: str, cksum: str, size: int, **more: Any) -> dict[str, Any]:
+        return {"filename": name, "cksum": cksum, "size": size, **more}
+
+    shared = entry("b", "2", 20)
+    found = cksums.render(
+        [
+            {"one": {"images": [shared, entry("a", "1", 10, diffs=[entry("a-c", "3", 30)])]}},
+            {"two": {"images": [shared]}},
+        ]
+    )
     assert found == b"1 10 a\n3 30 a-c\n2 20 b\n"
+    assert cksums.render([]) == b""

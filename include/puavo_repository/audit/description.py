@@ -14,12 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from puavo_repository.errors import PublishError, storage_error
+from puavo_repository.errors import PublishError
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
 from puavo_repository.formats.names import ImageName, image_name, rdiff_name
 from puavo_repository.stages.publish_plan import source_image
-from puavo_repository.storage import files
 from puavo_repository.storage.mirror import Mirror
 
 _DIGESTS = {"cksum": r"[0-9]{1,10}", "sha256": r"[0-9a-f]{64}", "sha512": r"[0-9a-f]{128}"}
@@ -69,8 +68,7 @@ class Description:
 
     def cksums_agree(self) -> bool:
         """Say whether CKSUMS says exactly what the metadata says."""
-        described = ((f.name, f.digests.get("cksum", ""), f.size) for f in self.files.values())
-        return self.cksums == cksums.render(described)
+        return self.cksums == cksums.render(self.parsed.values())
 
     def named_by(self, path: str) -> list[str]:
         """Return the documents that describe a file."""
@@ -95,15 +93,9 @@ def take(mirror_dir: Path) -> Description:
     mirror = Mirror(mirror_dir)
     if not mirror.meta.is_dir():
         raise PublishError(mirror_dir, "there is no mirror", remedy="Prepare one first")
-    try:
-        with files.locked(mirror.state.metadata_lock, "auditing", shared=True, wait=True):
-            documents = {
-                f"meta/{path.name}": path.read_bytes()
-                for path in sorted(mirror.meta.glob("[!.]*.json"))
-            }
-            content = mirror.cksums.read_bytes() if mirror.cksums.is_file() else None
-    except OSError as error:
-        raise storage_error(mirror_dir, error) from error
+    with mirror.at_rest("auditing"):
+        documents = mirror.contents()
+    content = documents.pop(mirror.cksums.name, None)
     return Description.of(documents, content)
 
 

@@ -26,8 +26,10 @@ from puavo_repository.formats.metadata import DIGESTS, DescribedFile, described_
 from puavo_repository.progress import Nobody, Watcher
 from puavo_repository.settings import Settings
 from puavo_repository.stages.publish import persist
+from puavo_repository.storage import vouched
 from puavo_repository.storage.digests import digest_file
 from puavo_repository.storage.files import Identity
+from puavo_repository.storage.mirror import Mirror
 
 _LOOKS = 3  # times that a file is looked at whose description changes meanwhile
 _AGAIN = "Prepare again: it is made anew from the files"
@@ -87,8 +89,20 @@ class _Local:
             now = take(self._root)
             if not now.damaged:  # what is not described could not be told from what was
                 findings += [] if now.cksums_agree() else [_cksums()]
+                findings += self._strangers({finding.file for finding in findings})
                 findings += local_strays(self._root)
         return Checked(LOCAL, self._tally.counts, tuple(findings))
+
+    def _strangers(self, told: Collection[str]) -> Iterator[Finding]:
+        """Yield what was rewritten by anybody else, and breaks no rule: a wrong address, say."""
+        mirror = Mirror(self._root)
+        with mirror.at_rest("auditing"):
+            changed = vouched.strangers(mirror.state, mirror.contents())
+        for path in changed:
+            if path not in told:
+                yield Finding(
+                    Severity.ERROR, LOCAL, path, "is not as it was written", remedy=_AGAIN
+                )
 
     def files(self, paths: Collection[str], turn: int) -> list[Finding]:
         described = take(self._root)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from puavo_repository.formats.metadata import DescribedFile, Document, described_files
 
-def render(files: Iterable[tuple[str, str, int]]) -> bytes:
+
+def render(documents: Iterable[Document]) -> bytes:
     """Render the file.
 
     Args:
-        files: (name without folder, POSIX cksum in decimal, size in bytes), in any order; a
-            file that two series share may come twice.
+        documents: The metadata of all series; they may share files.
 
     Returns:
-        Each file once, sorted by name.
+        A line a file, each once, sorted by name.
     """
-    lines = {name: f"{cksum} {size} {name}\n" for name, cksum, size in files}
+    files = (file for document in documents for file in described_files(document))
+    lines = {file.name: _line(file) for file in files}
     return "".join(lines[name] for name in sorted(lines)).encode()
+
+
+def _line(file: DescribedFile) -> str:
+    return f"{file.digests.get('cksum', '')} {file.size} {file.name}\n"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from puavo_repository.errors import PublishError, storage_error
+from puavo_repository.errors import PublishError
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.stages.compare import check_local, every_range, same_bytes, samples
@@ -17,35 +16,15 @@ from puavo_repository.stages.publish_plan import (
     Presence,
     Wanted,
     plan_transfers,
-    source_image,
 )
-from puavo_repository.storage import files, journal
+from puavo_repository.stages.publish_snapshot import Snapshot
+from puavo_repository.storage import journal
 from puavo_repository.storage.journal import Journal
-from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree, read_whole
 
 logger = logging.getLogger(__name__)
 
 CKSUMS = "CKSUMS"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What the local mirror describes at one moment.
-
-    Attributes:
-        root: The mirror.
-        documents: Content of each metadata file by its path, such as ``meta/x.json``.
-        parsed: The same, parsed.
-        cksums: Content of CKSUMS.
-        wanted: Every file that the metadata describes, by path.
-    """
-
-    root: Path
-    documents: dict[str, bytes]
-    parsed: dict[str, Document]
-    cksums: bytes
-    wanted: dict[str, Wanted]
 
 
 @dataclass
@@ -81,74 +60,6 @@ class Facts:
     def named(self) -> set[str]:
         """Return the paths that the remote's metadata names."""
         return {f.path for doc in self.documents.values() for f in metadata.described_files(doc)}
-
-
-def snapshot(mirror_dir: Path) -> Snapshot:
-    """Read the local mirror's description, while nobody rewrites it.
-
-    Raises:
-        LockedError: The mirror is being prepared.
-        PublishError: It describes nothing, or cannot be read.
-    """
-    mirror = Mirror(mirror_dir)
-    try:
-        if not mirror.meta.is_dir():
-            raise PublishError(mirror_dir, "there is no mirror", remedy="Prepare one first")
-        with files.locked(mirror.state.lock, "publishing", shared=True):
-            documents = {
-                f"meta/{path.name}": path.read_bytes()
-                for path in sorted(mirror.meta.glob("[!.]*.json"))
-            }
-            cksums = mirror.cksums.read_bytes()
-    except OSError as error:
-        raise storage_error(mirror_dir, error) from error
-    parsed = {path: _parse(mirror_dir / path, text) for path, text in documents.items()}
-    wanted = wanted_files(parsed)
-    if not wanted:
-        raise PublishError(
-            mirror_dir,
-            "the mirror describes no file",
-            remedy="Prepare it; an empty mirror is "
-            "not published, since every client would lose its images",
-        )
-    return Snapshot(mirror_dir, documents, parsed, cksums, wanted)
-
-
-def _parse(path: Path, content: bytes) -> Document:
-    try:
-        return metadata.parse(content)
-    except ValueError as error:
-        raise PublishError(
-            path, f"the metadata is damaged: {error}", remedy="Prepare again"
-        ) from error
-
-
-def wanted_files(parsed: Mapping[str, Document]) -> dict[str, Wanted]:
-    """Return every file that some documents describe, by path.
-
-    Raises:
-        PublishError: One is described without a digest, or in two ways.
-    """
-    recipes: dict[str, set[tuple[str, str]]] = {}
-    for document in parsed.values():
-        for series in document.values():
-            for image in series["images"]:
-                pairs = recipes.setdefault(image["filename"], set())
-                names = (diff["filename"] for diff in image.get("diffs", []))
-                pairs.update((f"rdiffs/{name}", source_image(name)) for name in names)
-    wanted: dict[str, Wanted] = {}
-    for document in parsed.values():
-        for file in metadata.described_files(document):
-            digest = file.digests.get("sha256", "")
-            ways = tuple(sorted(recipes.get(file.path, ())))
-            made = Wanted(file.path, file.size, digest, ways)
-            if len(digest) != 64 or wanted.setdefault(file.path, made) != made:
-                raise PublishError(
-                    file.path,
-                    "has no sha256, or two, in the metadata",
-                    remedy="Prepare the mirror again",
-                )
-    return wanted
 
 
 def survey(tree: RemoteTree, local: Snapshot, *, allow_rolled_back: bool = False) -> Facts:

@@ -16,12 +16,11 @@ from puavo_repository.stages.prune import Pruned, prune
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_plan import Plan, Transfer, mega
 from puavo_repository.stages.publish_report import PublishReport
+from puavo_repository.stages.publish_snapshot import Snapshot, snapshot
 from puavo_repository.stages.publish_survey import (
     Facts,
-    Snapshot,
     check_not_inside,
     make_plan,
-    snapshot,
     survey,
 )
 from puavo_repository.stages.rollback import RolledBack, Step, roll_back, steps

@@ -22,7 +22,8 @@ from puavo_repository.formats.metadata import Document
 from puavo_repository.stages.compare import every_range
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish_plan import Presence, Wanted
-from puavo_repository.stages.publish_survey import Facts, Snapshot, listing, wanted_files
+from puavo_repository.stages.publish_snapshot import Snapshot, wanted_files
+from puavo_repository.stages.publish_survey import Facts, listing
 from puavo_repository.stages.switch import Switch
 from puavo_repository.storage import journal, published
 from puavo_repository.storage.journal import Journal
@@ -221,8 +222,7 @@ def _chosen(
 
 def _snapshot(tree: RemoteTree, documents: dict[str, bytes]) -> Snapshot:
     parsed = _parsed(tree, documents)
-    files = [file for document in parsed.values() for file in metadata.described_files(document)]
-    text = cksums.render((file.name, file.digests.get("cksum", ""), file.size) for file in files)
+    text = cksums.render(parsed.values())
     return Snapshot(Path(), documents, parsed, text, wanted_files(parsed))
 
 

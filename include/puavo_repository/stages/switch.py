@@ -19,7 +19,8 @@ from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.stages.prune import Cleaning, guard
 from puavo_repository.stages.publish_plan import Presence, Transfer
-from puavo_repository.stages.publish_survey import CKSUMS, Facts, Snapshot, sha256
+from puavo_repository.stages.publish_snapshot import Snapshot
+from puavo_repository.stages.publish_survey import CKSUMS, Facts, sha256
 from puavo_repository.stages.transfer import Placed, settle
 from puavo_repository.storage import journal
 from puavo_repository.storage.remote import RemoteTree, read_whole, write_whole
@@ -202,11 +203,7 @@ class Switch:
         documents = self._facts.documents
         if self._facts.current == set(documents) == set(self._local.documents):
             return self._local.cksums
-        return cksums.render(
-            (file.name, file.digests.get("cksum", ""), file.size)
-            for document in documents.values()
-            for file in metadata.described_files(document)
-        )
+        return cksums.render(documents.values())
 
     def _cksums_differ(self) -> bool:
         entry = self._facts.journal.files.get(CKSUMS)

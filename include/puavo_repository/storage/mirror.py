@@ -24,7 +24,7 @@ from puavo_repository.errors import (
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.formats.names import ImageName, is_rdiff_name
-from puavo_repository.storage import files
+from puavo_repository.storage import files, vouched
 from puavo_repository.storage.files import Identity
 from puavo_repository.storage.state import ImageRecord, State
 
@@ -91,6 +91,17 @@ class Mirror:
             except ValueError as error:
                 logger.warning("%s is damaged and will be made anew: %s", path, error)
                 found[path.name] = {}
+            except OSError as error:
+                raise storage_error(path, error) from error
+        return found
+
+    def contents(self) -> dict[str, bytes]:
+        """Return what metadata and CKSUMS hold, by path."""
+        paths = [*files.listed(self.meta, "[!.]*.json"), *files.listed(self.root, self.cksums.name)]
+        found = {}
+        for path in paths:
+            try:
+                found[str(path.relative_to(self.root))] = path.read_bytes()
             except OSError as error:
                 raise storage_error(path, error) from error
         return found
@@ -201,24 +212,28 @@ class Mirror:
         return image is None or found in {image.identity, image.copy}
 
     @contextmanager
+    def at_rest(self, holder: str) -> Iterator[None]:
+        """Keep metadata and CKSUMS from being rewritten for a moment; waits for one that is."""
+        with files.locked(self.state.metadata_lock, holder, shared=True, wait=True):
+            yield
+
+    @contextmanager
     def _rewriting(self) -> Iterator[None]:
         with files.locked(self.state.metadata_lock, "rewriting metadata", wait=True):
             yield
 
     def _write(self, documents: dict[str, Document]) -> bool:
-        changed = False
-        for name, document in documents.items():
-            changed |= files.write(self.meta / name, metadata.render(document))
-        described = [
-            (entry.name, entry.digests.get("cksum", ""), entry.size)
-            for document in documents.values()
-            for entry in metadata.described_files(document)
-        ]
-        changed |= files.write(self.cksums, cksums.render(described))
-        for path in files.listed(self.meta, "[!.]*.json"):
-            if path.name not in documents:
-                changed |= files.remove(path)
-        return changed
+        wanted = {f"meta/{name}": metadata.render(doc) for name, doc in documents.items()}
+        wanted[self.cksums.name] = cksums.render(documents.values())
+        present = self.contents()
+        if present != wanted:
+            vouched.vouch(self.state, present, wanted)
+            for path, content in wanted.items():
+                files.write(self.root / path, content)
+            for path in present.keys() - wanted.keys():
+                files.remove(self.root / path)
+        vouched.vouch(self.state, wanted)
+        return present != wanted
 
 
 def _link_or_copy(image: Path, part: Path, record: ImageRecord) -> Placed:
