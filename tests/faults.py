@@ -18,10 +18,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from disturbed import Clock, Injection, Kill, Run, run, why_not_traced
-from mirrors import tree_of
+from mirrors import tree_of, walk
 from nights import AT_ONCE, Nights, Watch, prepare, publish
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.storage.journal import FOLDER as JOURNAL
+from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.state import FOLDER as STATE
 from puavo_repository.storage.target import Target
 from servers import Proxy, Sshd, running
@@ -409,6 +410,12 @@ class DamagedMetadata(Damaged, OfPrepare):
         return self.watch.closed()
 
 
+class DamagedDescription(Damaged, OfPrepare):
+    """The record that tells which bytes metadata was given."""
+
+    patterns = (f"{STATE}/description.json",)
+
+
 class OfRemote(Damaged, OfPublish):
     """There is a remote, and the next night is about to be published."""
 
@@ -439,6 +446,32 @@ class DamagedRemoteMetadata(OfRemote):
 
     def looking(self) -> AbstractContextManager[None]:
         return self.watch.closed()
+
+
+class DamagedBeforePublish(OfRemote):
+    """Of the mirror, between a night and its publishing: it must not reach the remote."""
+
+    def fall(self) -> None:
+        super().fall()
+        self._good = [Mirror(tree).contents() for tree in self.trees]
+
+    def candidates(self) -> list[Path]:
+        return [self.nights.mirror / path for path in self._good[0]]
+
+    def looking(self) -> AbstractContextManager[None]:
+        return self.watch.closed()  # to the mirror; the remote is looked at below
+
+    def strike(self) -> Run:
+        damaged, done = super().strike(), self.step()
+        found = Mirror(self.nights.remote).contents()
+        lies = [path for path in found if found[path] not in [x.get(path) for x in self._good]]
+        wrong = [*(f"{path} is damaged" for path in lies), *walk(self.nights.remote)]
+        trace = f"Traceback: published: {wrong}" if wrong else ""
+        return Run(done.status, damaged.struck, unexpected=done.unexpected + trace)
+
+    def mend(self) -> Run:
+        run(prepare, self.nights.repository)
+        return super().mend()
 
 
 class DamagedPublisherLock(OfRemote):
@@ -548,6 +581,8 @@ FAULTS: dict[str, type[Fault]] = {
     "damaged-rdiff-records": DamagedRdiffs,
     "damaged-failures": DamagedFailures,
     "damaged-anchors": DamagedAnchors,
+    "damaged-description": DamagedDescription,
+    "damaged-before-publish": DamagedBeforePublish,
     "damaged-remotes": DamagedRemotes,
     "damaged-locks": DamagedLocks,
     "damaged-metadata": DamagedMetadata,
