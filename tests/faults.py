@@ -425,6 +425,11 @@ class OfRemote(Damaged, OfPublish):
         self.mend()
         yield
 
+    def fall(self) -> None:
+        """In some nights there is nothing new, and what is damaged must be seen all the same."""
+        if self.chance.random() < 0.7:
+            super().fall()
+
 
 class DamagedRemotes(OfRemote):
     """What the mirror keeps of its remotes."""
@@ -452,7 +457,7 @@ class DamagedBeforePublish(OfRemote):
     """Of the mirror, between a night and its publishing: it must not reach the remote."""
 
     def fall(self) -> None:
-        super().fall()
+        OfPublish.fall(self)
         self._good = [Mirror(tree).contents() for tree in self.trees]
 
     def candidates(self) -> list[Path]:
@@ -543,6 +548,9 @@ class ClockPublish(OfRemote):
     """Nothing is pruned before its grace, and no lock stays for ever."""
 
     cleaning = Cleaning(grace=3 * 24 * 3600.0, share=1.0, pause=0.0)
+
+    def fall(self) -> None:
+        OfPublish.fall(self)  # where nothing is new, nobody asks for the lock
 
     def strike(self) -> Run:
         kept = {p for p in tree_of(self.nights.remote) if not p.startswith("meta/")}

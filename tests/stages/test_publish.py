@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -270,6 +271,18 @@ def test_a_journal_that_was_worked_out_again_does_not_count_what_is_gone(
     publish(mirror, folder, KEEP)
     now = Options(cleaning=Cleaning(grace=0.0, share=0.0, pause=0.0))
     assert publish(mirror, folder, now).ok
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("1 1 x\n")])
+def test_cksums_is_mended_where_nothing_else_is_new(
+    mirror: Path, remote: Path, folder: Target, harm: Callable[[Path], object]
+) -> None:
+    publish(mirror, folder, NOW)
+    harm(remote / "CKSUMS")
+    assert "CKSUMS: written" in publish(mirror, folder, NOW, dry_run=True).plan
+    publish(mirror, folder, NOW)
+    assert tree_of(remote) == tree_of(mirror)
+    assert "CKSUMS: written" not in publish(mirror, folder, NOW, dry_run=True).plan
 
 
 def test_what_we_did_not_put_there_is_left_alone(

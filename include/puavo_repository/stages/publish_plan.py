@@ -96,7 +96,7 @@ class Plan:
         transfers: In an order that can be followed one by one: what an assembly needs, first.
         present: How many files the remote has already.
         present_bytes: Their bytes.
-        documents: Metadata files to write.
+        documents: Metadata files to write, and CKSUMS where it is wrong already.
         dropped: Metadata files to remove: their series is gone.
         prune: Files of ours that no metadata names, and that would go when their grace is over.
         foreign: How many files there are not ours and are left alone.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from puavo_repository.errors import PublishError
-from puavo_repository.formats import metadata
+from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.stages.compare import check_local, every_range, same_bytes, samples
 from puavo_repository.stages.publish_plan import (
@@ -60,6 +60,18 @@ class Facts:
     def named(self) -> set[str]:
         """Return the paths that the remote's metadata names."""
         return {f.path for doc in self.documents.values() for f in metadata.described_files(doc)}
+
+    def cksums(self, local: Snapshot) -> bytes:
+        """Return the CKSUMS that goes with the metadata that the remote has."""
+        if self.current == set(self.documents) == set(local.documents):
+            return local.cksums
+        return cksums.render(self.documents.values())
+
+    def has_cksums(self, local: Snapshot) -> bool:
+        """Say whether the remote has it."""
+        entry = self.journal.files.get(CKSUMS)
+        known = entry is not None and entry.sha256 == sha256(self.cksums(local))
+        return known and entry is not None and entry.agrees(self.listing.get(CKSUMS))
 
 
 def survey(tree: RemoteTree, local: Snapshot, *, allow_rolled_back: bool = False) -> Facts:
@@ -169,6 +181,9 @@ def make_plan(tree: RemoteTree, local: Snapshot, facts: Facts, *, assemble: bool
     named = facts.named()
     transfers = plan_transfers(wanted, facts.presence, named, can_copy=tree.can_copy and assemble)
     present = [f for f in wanted if facts.presence[f.path] is Presence.PRESENT]
+    documents = [path for path in local.documents if path not in facts.current]
+    if not facts.has_cksums(local):
+        documents.append(CKSUMS)
     dropped = [path for path in facts.documents if path not in local.documents]
     ours = facts.journal.files
     waiting = {path: facts.documents[path] for path in facts.problems if path in facts.documents}
@@ -180,7 +195,7 @@ def make_plan(tree: RemoteTree, local: Snapshot, facts: Facts, *, assemble: bool
         transfers=transfers,
         present=len(present),
         present_bytes=sum(file.size for file in present),
-        documents=tuple(path for path in local.documents if path not in facts.current),
+        documents=tuple(documents),
         dropped=tuple(path for path in dropped if path in ours),
         prune=tuple(sorted(unnamed)),
         foreign=len(foreign),

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from puavo_repository.errors import StorageError
-from puavo_repository.formats import cksums, metadata
+from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.stages.prune import Cleaning, guard
 from puavo_repository.stages.publish_plan import Presence, Transfer
@@ -99,8 +99,8 @@ class Switch:
             self._describe(path)
         for path in self._dropped():
             self._drop(path)
-        if self._cksums_differ():
-            self._write(CKSUMS, self._cksums())
+        if not self._facts.has_cksums(self._local):
+            self._write(CKSUMS, self._facts.cksums(self._local))
         return self._result
 
     def _begin_generation(self, withdrawn: set[str]) -> None:
@@ -143,7 +143,7 @@ class Switch:
             if kept != document:
                 self._write_document(path, metadata.render(kept), kept)
                 self._facts.current.discard(path)
-        self._write(CKSUMS, self._cksums())
+        self._write(CKSUMS, self._facts.cksums(self._local))
         self._result.withdrawn = sorted(paths)
         logger.info("withdrawn before they are replaced: %s", ", ".join(sorted(paths)))
         time.sleep(self._cleaning.pause)
@@ -197,15 +197,3 @@ class Switch:
             raise StorageError(f"{self._tree.name}/{path}", "was removed while it was published")
         self._facts.journal.placed(path, len(content), sha256(content), found.mtime)
         self._facts.listing[path] = found
-
-    def _cksums(self) -> bytes:
-        """Render CKSUMS for the metadata that the remote has now."""
-        documents = self._facts.documents
-        if self._facts.current == set(documents) == set(self._local.documents):
-            return self._local.cksums
-        return cksums.render(documents.values())
-
-    def _cksums_differ(self) -> bool:
-        entry = self._facts.journal.files.get(CKSUMS)
-        same = entry is not None and entry.sha256 == sha256(self._cksums())
-        return not (same and entry and entry.agrees(self._facts.listing.get(CKSUMS)))
