@@ -19,7 +19,7 @@ from pathlib import Path
 
 from disturbed import Clock, Injection, Kill, Run, run, why_not_traced
 from mirrors import tree_of, walk
-from nights import AT_ONCE, Nights, Watch, prepare, publish
+from nights import AT_ONCE, KEPT, Nights, Watch, prepare, publish, publish_after_all, step_back
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.storage.journal import FOLDER as JOURNAL
 from puavo_repository.storage.mirror import Mirror
@@ -32,6 +32,7 @@ WRITES = ("write", "pwrite64", "copy_file_range", "mkdir", "link", "linkat", "re
 CHANGES = (*WRITES, "unlink", "unlinkat", "rmdir", "ftruncate", "fsync")
 READS = ("read", "pread64", "preadv", "preadv2", "readv", "copy_file_range", "openat")
 LOOKS = ("stat", "lstat", "newfstatat", "statx", "getdents64")
+GRACE = Cleaning(grace=3 * 24 * 3600.0, share=1.0, pause=0.0)
 CLIENTS = Cleaning(grace=2.0, share=1.0, pause=0.5)  # a walk takes a small part of either
 
 
@@ -158,6 +159,34 @@ class KillPrepare(Killed, OfPrepare):
 
 class KillPublishFolder(Killed, OfPublish):
     """Killed at a random step of publishing into a folder."""
+
+
+class KillRollback(Killed, OfPublish):
+    """Killed at a random step of a step back from a night that was published whole."""
+
+    def fall(self) -> None:
+        """Nothing comes under another's name: what was replaced cannot be put back."""
+        self._token = f"{self.chance.randrange(1 << 30)}"
+        for _ in range(1 if self.nights.remote.joinpath("CKSUMS").exists() else 2):
+            self._before = Mirror(self.nights.remote).contents()
+            self.nights.add()
+            for old in self.nights.series()[:-KEPT]:
+                old.unlink()
+            run(prepare, self.nights.repository)
+            run(publish, self.nights.mirror, self.target, GRACE)
+
+    @property
+    def step(self) -> Callable[..., Run]:
+        return partial(run, step_back, self.nights.mirror, self.target, self._token)
+
+    def mend(self) -> Run:
+        """Step back in the end; then the night was good after all."""
+        done = self.step()
+        if Mirror(self.nights.remote).contents() != self._before:
+            return Run(1, said="not what clients saw before")
+        with self.watch.closed():
+            last = run(publish_after_all, self.nights.mirror, self.target)
+        return done if done.status else last
 
 
 class KillPublish(OverSftp):
@@ -547,7 +576,7 @@ class ClockPrepare(OfPrepare):
 class ClockPublish(OfRemote):
     """Nothing is pruned before its grace, and no lock stays for ever."""
 
-    cleaning = Cleaning(grace=3 * 24 * 3600.0, share=1.0, pause=0.0)
+    cleaning = GRACE
 
     def fall(self) -> None:
         OfPublish.fall(self)  # where nothing is new, nobody asks for the lock
@@ -575,6 +604,7 @@ FAULTS: dict[str, type[Fault]] = {
     "kill-prepare": KillPrepare,
     "kill-publish": KillPublish,
     "kill-publish-folder": KillPublishFolder,
+    "kill-rollback": KillRollback,
     "full-prepare": FullPrepare,
     "full-publish-folder": FullPublishFolder,
     "full-publish-remote": FullRemote,

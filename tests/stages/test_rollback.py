@@ -10,6 +10,7 @@ import pytest
 
 from mirrors import SERIES, add_image, image, make_mirror, prepare, tree_of, walk
 from puavo_repository.errors import LockedError, PublishError, SettingsError
+from puavo_repository.stages import switch
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
@@ -17,6 +18,7 @@ from puavo_repository.stages.publisher import Publisher
 from puavo_repository.storage import journal
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
+from puavo_repository.storage.remote import RemoteTree, write_whole
 from puavo_repository.storage.target import Target
 from servers import Sshd
 
@@ -250,3 +252,50 @@ def test_a_step_that_was_cut_short_goes_on_in_the_same_direction(
         seen[1][f"meta/{SERIES}.json"]
     )
     assert documents(remote) == seen[1]
+
+
+@pytest.mark.parametrize("writes", range(7))
+def test_a_killed_step_is_ended_by_the_next_one_and_goes_no_further(
+    mirror: Path, remote: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    target = Target(path=str(remote))
+    seen, left = nights(mirror, target, remote, 3), writes
+
+    class KilledError(Exception):
+        pass
+
+    def until_killed(tree: RemoteTree, path: str, content: bytes) -> None:
+        nonlocal left
+        if left == 0:
+            raise KilledError
+        left -= 1
+        write_whole(tree, path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(switch, "write_whole", until_killed)
+        patched.setattr(journal, "write_whole", until_killed)
+        try:
+            step_back(mirror, target)
+        except KilledError:
+            killed = True
+        else:
+            killed = False
+    assert killed == (writes < 5), "record, journal, a document, CKSUMS, the journal again"
+    if killed:
+        step_back(mirror, target)
+    assert documents(remote) == seen[1]
+    step_back(mirror, target)
+    assert documents(remote) == seen[0], "the next one is a step of its own"
+
+
+def test_a_task_that_is_tried_again_makes_the_same_step(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    seen = nights(mirror, target, remote, 3)
+    for _ in range(2):
+        with Publisher(mirror, target, KEEP, Holder.run("one")) as publisher:
+            assert publisher.roll_back(None).restored == 2
+        assert documents(remote) == seen[1]
+    with Publisher(mirror, target, KEEP, Holder.run("another")) as publisher:
+        publisher.roll_back(None)
+    assert documents(remote) == seen[0]

@@ -216,7 +216,7 @@ class Publisher:
             lock.acquire()
             try:
                 with self.alive():
-                    return roll_back(tree, lock.check, to, series)
+                    return roll_back(tree, lock.check, to, series, token=self._holder.token)
             finally:
                 with contextlib.suppress(RepositoryError):
                     self.end()

@@ -26,7 +26,7 @@ from puavo_repository.stages.publish_snapshot import Snapshot, wanted_files
 from puavo_repository.stages.publish_survey import Facts, listing
 from puavo_repository.stages.switch import Switch
 from puavo_repository.storage import journal, published
-from puavo_repository.storage.journal import Journal
+from puavo_repository.storage.journal import Journal, StepBack
 from puavo_repository.storage.remote import Kind, RemoteTree, read_whole
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,12 @@ def steps(tree: RemoteTree) -> list[Step]:
 
 
 def roll_back(
-    tree: RemoteTree, check: Callable[[], None], to: int | None, series: Collection[str] = ()
+    tree: RemoteTree,
+    check: Callable[[], None],
+    to: int | None,
+    series: Collection[str] = (),
+    *,
+    token: str,
 ) -> RolledBack:
     """Give clients the metadata of an earlier generation.
 
@@ -111,8 +116,10 @@ def roll_back(
         tree: The remote; its lock is held.
         check: Called before each step that clients see; raises where the lock was lost.
         to: Number of the generation; None for the last one that has other metadata and names
-            nothing that was stepped back from before.
+            nothing that was stepped back from before, or the one that a killed step was on its
+            way to.
         series: Only these; empty for all.
+        token: Of the run: when it does the step once more, nothing changes.
 
     Raises:
         SettingsError: There is no such generation or series.
@@ -121,6 +128,7 @@ def roll_back(
     facts = _look(tree)
     now, *before = _history(tree, facts.journal)
     facts.documents = _parsed(tree, now.documents)
+    to = _begun(tree, facts, token) if to is None else to
     past = _chosen(tree, facts, now, before, to, series)
     local = _snapshot(tree, past.documents)
     facts.current = {p for p, text in past.documents.items() if now.documents.get(p) == text}
@@ -131,7 +139,9 @@ def roll_back(
     # In the journal before clients see a thing: a step that is cut short stays a step back.
     facts.journal.rejected = {p: digest for p, digest in known.items() if kept.get(p) != digest}
     try:
-        done = Switch(tree, local, facts, Cleaning(allow_mass_delete=True), check).run([], [])
+        whole = Cleaning(allow_mass_delete=True)
+        step = StepBack(past.number, token)
+        done = Switch(tree, local, facts, whole, check, step).run([], [])
         _check_in_place(tree, _look(tree), local, past.number)
         facts.journal.verified = True
     finally:
@@ -182,6 +192,15 @@ def _history(tree: RemoteTree, record: Journal) -> Iterator[_Past]:
                 documents[path] = text.encode()
         if not documents:
             return
+
+
+def _begun(tree: RemoteTree, facts: Facts, token: str) -> int | None:
+    """Return where a step back was on its way to that was killed, or this very one, killed late."""
+    made = journal.load_generation(tree, facts.journal.generation)
+    if made is None or made.step_back is None:
+        return None
+    own = made.step_back.token == token
+    return made.step_back.restores if own or not facts.journal.verified else None
 
 
 def _chosen(

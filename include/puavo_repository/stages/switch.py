@@ -23,6 +23,7 @@ from puavo_repository.stages.publish_snapshot import Snapshot
 from puavo_repository.stages.publish_survey import CKSUMS, Facts, sha256
 from puavo_repository.stages.transfer import Placed, settle
 from puavo_repository.storage import journal
+from puavo_repository.storage.journal import StepBack
 from puavo_repository.storage.remote import RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Switch:
         facts: What the remote has; brought up to date here.
         cleaning: When and how much may be removed.
         check: Called before each step that clients see; raises where the lock was lost.
+        step_back: What ``local`` puts back, if it does.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class Switch:
         facts: Facts,
         cleaning: Cleaning,
         check: Callable[[], None],
+        step_back: StepBack | None = None,
     ) -> None:
+        self._step_back = step_back
         self._tree = tree
         self._local = local
         self._facts = facts
@@ -123,6 +127,7 @@ class Switch:
             record,
             {p: None if c is None else c.decode("utf-8", "replace") for p, c in old.items()},
             self._cleaning.generations,
+            self._step_back,
         )
         journal.save(self._tree, record)
 

@@ -19,7 +19,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from puavo_repository.formats import metadata, sealed
@@ -165,6 +165,19 @@ class Journal:
 
 
 @dataclass(frozen=True)
+class StepBack:
+    """What makes a generation a step back.
+
+    Attributes:
+        restores: The generation whose metadata it puts back.
+        token: Of the run that does it: a task that is tried again does the same step.
+    """
+
+    restores: int
+    token: str
+
+
+@dataclass(frozen=True)
 class Generation:
     """The record of one generation.
 
@@ -174,12 +187,14 @@ class Generation:
         replaced: The metadata before it, by path, as far as it changed; None where there was
             none.
         rejected: The journal's ``rejected`` since then.
+        step_back: What it puts back, if it is one.
     """
 
     number: int
     at: int
     replaced: Mapping[str, str | None]
     rejected: Mapping[str, str]
+    step_back: StepBack | None = None
 
 
 def load(tree: RemoteTree) -> Journal:
@@ -204,7 +219,11 @@ def save(tree: RemoteTree, journal: Journal) -> None:
 
 
 def save_generation(
-    tree: RemoteTree, record: Journal, replaced: Mapping[str, str | None], kept: int
+    tree: RemoteTree,
+    record: Journal,
+    replaced: Mapping[str, str | None],
+    kept: int,
+    step_back: StepBack | None = None,
 ) -> None:
     """Keep what a generation replaces, so that a step back is possible, and drop the oldest.
 
@@ -213,9 +232,15 @@ def save_generation(
         record: The journal, which has the number of the new generation.
         replaced: As ``Generation.replaced``.
         kept: How many generations before this one can be gone back to.
+        step_back: As ``Generation.step_back``.
     """
     tree.make_folder(GENERATIONS)
-    values = {"at": int(time.time()), "rejected": record.rejected, "replaced": dict(replaced)}
+    values = {
+        "at": int(time.time()),
+        "step_back": asdict(step_back) if step_back else None,
+        "rejected": record.rejected,
+        "replaced": dict(replaced),
+    }
     write_whole(tree, f"{GENERATIONS}/{record.generation}.json", sealed.dumps(values))
     for number in _kept(tree):
         if number <= record.generation - kept:
@@ -229,7 +254,10 @@ def load_generation(tree: RemoteTree, number: int) -> Generation | None:
         found = sealed.loads(content or b"")
         replaced = {_ours(p, "meta/"): text for p, text in found["replaced"].items()}
         _texts({p: text for p, text in replaced.items() if text is not None})
-        return Generation(number, _whole(found["at"]), replaced, _texts(found["rejected"]))
+        at, rejected, step = _whole(found["at"]), _texts(found["rejected"]), found["step_back"]
+        if step is not None:
+            step = StepBack(_whole(step["restores"], 0), str(step["token"]))
+        return Generation(number, at, replaced, rejected, step)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
