@@ -21,7 +21,7 @@ from disturbed import Clock, Injection, Kill, Run, run, why_not_traced
 from mirrors import tree_of, walk
 from nights import AT_ONCE, KEPT, Nights, Watch, prepare, publish, publish_after_all, step_back
 from puavo_repository.stages.prune import Cleaning
-from puavo_repository.storage.journal import FOLDER as JOURNAL
+from puavo_repository.storage.generations import FOLDER as JOURNAL
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.state import FOLDER as STATE
 from puavo_repository.storage.target import Target

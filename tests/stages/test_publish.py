@@ -36,6 +36,7 @@ from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.storage import files, journal
+from puavo_repository.storage.generations import GENERATIONS
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
 from puavo_repository.storage.target import Target
 from servers import Sshd, running
@@ -459,9 +460,9 @@ def test_a_generation_keeps_what_it_replaced(mirror: Path, remote: Path, folder:
     old = (remote / "meta" / f"{SERIES}.json").read_text()
     add_image(mirror, names(mirror))
     publish(mirror, folder, KEEP)
-    kept = json.loads((remote / journal.GENERATIONS / "2.json").read_bytes())["replaced"]
+    kept = json.loads((remote / GENERATIONS / "2.json").read_bytes())["replaced"]
     assert kept[f"meta/{SERIES}.json"] == old
-    first = json.loads((remote / journal.GENERATIONS / "1.json").read_bytes())["replaced"]
+    first = json.loads((remote / GENERATIONS / "1.json").read_bytes())["replaced"]
     assert first[f"meta/{SERIES}.json"] is None
 
 

@@ -15,8 +15,9 @@ from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publisher import Publisher
-from puavo_repository.storage import journal
+from puavo_repository.storage import generations, journal
 from puavo_repository.storage.folder import FolderTree
+from puavo_repository.storage.generations import GENERATIONS
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
 from puavo_repository.storage.remote import RemoteTree, write_whole
 from puavo_repository.storage.target import Target
@@ -205,7 +206,7 @@ def test_a_generation_with_a_flipped_bit_is_no_way_back(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     seen = nights(mirror, target, remote, 3)
-    kept = remote / journal.GENERATIONS / "3.json"
+    kept = remote / GENERATIONS / "3.json"
     kept.write_bytes(kept.read_bytes().replace(b"size", b"sizf", 1))
     with pytest.raises(SettingsError, match="no way back"):
         step_back(mirror, target)
@@ -274,6 +275,7 @@ def test_a_killed_step_is_ended_by_the_next_one_and_goes_no_further(
     with monkeypatch.context() as patched:
         patched.setattr(switch, "write_whole", until_killed)
         patched.setattr(journal, "write_whole", until_killed)
+        patched.setattr(generations, "write_whole", until_killed)
         try:
             step_back(mirror, target)
         except KilledError:

@@ -29,6 +29,7 @@ from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publisher import Publisher
 from puavo_repository.storage import journal, publisher_lock, sftp, sftp_file, sftp_session
 from puavo_repository.storage.folder import FolderTree
+from puavo_repository.storage.generations import GENERATIONS
 from puavo_repository.storage.remote import Kind
 from puavo_repository.storage.sftp import SftpTree
 from puavo_repository.storage.sftp_packets import Packet
@@ -270,9 +271,9 @@ def test_a_hostile_journal_leads_nowhere(
 ) -> None:
     with remote_of(mirror) as remote:
         (remote / journal.PATH).write_bytes(own)
-        (remote / journal.GENERATIONS / "1.json").write_bytes(past)
-        (remote / journal.GENERATIONS / "0.json").write_bytes(past)
-        (remote / journal.GENERATIONS / f"{'9' * 100}.json").write_bytes(past)
+        (remote / GENERATIONS / "1.json").write_bytes(past)
+        (remote / GENERATIONS / "0.json").write_bytes(past)
+        (remote / GENERATIONS / f"{'9' * 100}.json").write_bytes(past)
         if lock is not None:
             path = remote / publisher_lock.PATH
             path.write_bytes(lock)

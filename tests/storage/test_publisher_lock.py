@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.errors import LockedError
-from puavo_repository.storage import journal, publisher_lock
+from puavo_repository.storage import generations, publisher_lock
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.publisher_lock import PATH, Holder, PublisherLock, server_time
 from puavo_repository.storage.target import Target
@@ -114,7 +114,7 @@ def test_a_sign_of_life_keeps_it(tree: FolderTree, tmp_path: Path) -> None:
 
 
 def test_an_unreadable_lock_holds_until_it_expires(tree: FolderTree, tmp_path: Path) -> None:
-    tree.make_folder(journal.FOLDER)
+    tree.make_folder(generations.FOLDER)
     (tmp_path / PATH).write_bytes(b"")
     with pytest.raises(LockedError, match="not said who"):
         lock_of(tree, "second").acquire()
@@ -139,8 +139,8 @@ def test_it_is_kept_alive_from_a_thread(
 
 
 def test_what_dead_publishers_left_is_cleared(tree: FolderTree, tmp_path: Path) -> None:
-    tree.make_folder(journal.FOLDER)
+    tree.make_folder(generations.FOLDER)
     (tmp_path / f"{PATH}.gone").write_bytes(b"x")
-    (tmp_path / journal.FOLDER / ".now.gone").touch()
+    (tmp_path / generations.FOLDER / ".now.gone").touch()
     lock_of(tree, "first").acquire()
-    assert [path.name for path in (tmp_path / journal.FOLDER).iterdir()] == ["publisher.lock"]
+    assert [path.name for path in (tmp_path / generations.FOLDER).iterdir()] == ["publisher.lock"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from puavo_repository.audit.description import take
 from puavo_repository.audit.report import LOCAL, Finding, Severity
 from puavo_repository.audit.steps import DAY
-from puavo_repository.storage import journal
+from puavo_repository.storage import generations
 from puavo_repository.storage.files import PART
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.remote import Kind, RemoteStat
@@ -84,7 +84,7 @@ def remote_strays(
     for path, found in sorted(listing.items()):
         name = path.rpartition("/")[2]
         part = name.startswith(".") and name.endswith(PART) and found.kind is Kind.FILE
-        if path in known or path in {*_OF_A_MIRROR, journal.FOLDER}:
+        if path in known or path in {*_OF_A_MIRROR, generations.FOLDER}:
             continue
         if part and now - found.mtime < DAY:
             continue  # on its way

@@ -10,7 +10,8 @@ from typing import Any
 from puavo_repository.errors import MassDeleteError
 from puavo_repository.stages.publish_plan import mega
 from puavo_repository.stages.publish_survey import CKSUMS, Facts
-from puavo_repository.storage.journal import GENERATIONS_KEPT, Moment
+from puavo_repository.storage.generations import GENERATIONS_KEPT
+from puavo_repository.storage.journal import Moment
 from puavo_repository.storage.remote import Kind, RemoteTree
 
 logger = logging.getLogger(__name__)

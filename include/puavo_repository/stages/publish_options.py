@@ -10,7 +10,7 @@ from typing import Any
 from puavo_repository.errors import SettingsError
 from puavo_repository.settings import ENVIRONMENT
 from puavo_repository.stages.prune import Cleaning
-from puavo_repository.storage.journal import GENERATIONS_KEPT
+from puavo_repository.storage.generations import GENERATIONS_KEPT
 from puavo_repository.storage.target import Target, parse_target
 from puavo_repository.storage.throttle import Bandwidth
 

@@ -25,8 +25,9 @@ from puavo_repository.stages.publish_plan import Presence, Wanted
 from puavo_repository.stages.publish_snapshot import Snapshot, wanted_files
 from puavo_repository.stages.publish_survey import Facts, listing
 from puavo_repository.stages.switch import Switch
-from puavo_repository.storage import journal, published
-from puavo_repository.storage.journal import Journal, StepBack
+from puavo_repository.storage import generations, journal, published
+from puavo_repository.storage.generations import StepBack
+from puavo_repository.storage.journal import Journal
 from puavo_repository.storage.remote import Kind, RemoteTree, read_whole
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def _history(tree: RemoteTree, record: Journal) -> Iterator[_Past]:
         if "/." not in path and (content := read_whole(tree, path)) is not None
     }
     for number in range(record.generation, -1, -1):
-        made = journal.load_generation(tree, number)
+        made = generations.load(tree, number)
         yield _Past(number, made.at if made else None, dict(documents))
         if made is None:
             return
@@ -196,7 +197,7 @@ def _history(tree: RemoteTree, record: Journal) -> Iterator[_Past]:
 
 def _begun(tree: RemoteTree, facts: Facts, token: str) -> int | None:
     """Return where a step back was on its way to that was killed, or this very one, killed late."""
-    made = journal.load_generation(tree, facts.journal.generation)
+    made = generations.load(tree, facts.journal.generation)
     if made is None or made.step_back is None:
         return None
     own = made.step_back.token == token

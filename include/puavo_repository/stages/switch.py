@@ -22,8 +22,8 @@ from puavo_repository.stages.publish_plan import Presence, Transfer
 from puavo_repository.stages.publish_snapshot import Snapshot
 from puavo_repository.stages.publish_survey import CKSUMS, Facts, sha256
 from puavo_repository.stages.transfer import Placed, settle
-from puavo_repository.storage import journal
-from puavo_repository.storage.journal import StepBack
+from puavo_repository.storage import generations, journal
+from puavo_repository.storage.generations import Generation, StepBack
 from puavo_repository.storage.remote import RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
@@ -122,13 +122,14 @@ class Switch:
         record.generation += 1
         record.verified = False
         old = {path: read_whole(self._tree, path) for path in sorted(changing)}
-        journal.save_generation(
-            self._tree,
-            record,
+        new = Generation(
+            record.generation,
+            int(time.time()),
             {p: None if c is None else c.decode("utf-8", "replace") for p, c in old.items()},
-            self._cleaning.generations,
+            record.rejected,
             self._step_back,
         )
+        generations.save(self._tree, new, self._cleaning.generations)
         journal.save(self._tree, record)
 
     def _take_note(self, placed: Placed) -> None:

@@ -5,7 +5,7 @@ It lies on the remote itself, so that it survives the loss of the machine that p
     .puavo-publish/
         journal.json            this
         publisher.lock          held by the run that publishes (``publisher_lock``)
-        generations/<n>.json    what generation n replaced: the way back
+        generations/<n>.json    what generation n replaced: the way back (``generations``)
 
 A file is entered *before* it is sent: whatever happens, what we put there is known to be ours,
 and nothing else is ever removed. A journal that is damaged is worked out again from the metadata
@@ -16,24 +16,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from puavo_repository.formats import metadata, sealed
+from puavo_repository.storage import generations
+from puavo_repository.storage.generations import (
+    FOLDER,
+    NO_TIME,
+    Generation,
+    own_path,
+    texts,
+    whole,
+)
 from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
 
-FOLDER = ".puavo-publish"
 PATH = f"{FOLDER}/journal.json"
-GENERATIONS = f"{FOLDER}/generations"
-GENERATIONS_KEPT = 10
-_PATH = re.compile(r"(?:(?:meta|rdiffs)/)?[^/\0.][^/\0]*")
-_NUMBER = re.compile("[0-9]{1,18}")
-_NO_TIME = -1  # seconds; no server has a file from before the epoch
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ class Entry:
     def from_list(cls, values: list[Any]) -> Entry:
         """Read what ``to_list`` returned."""
         size, sha256, mtime, since = values
-        unnamed = Moment(*map(_whole, since)) if since else None
-        return cls(_whole(size, 0), str(sha256), None if mtime is None else _whole(mtime), unnamed)
+        unnamed = Moment(*map(whole, since)) if since else None
+        return cls(whole(size, 0), str(sha256), None if mtime is None else whole(mtime), unnamed)
 
 
 @dataclass
@@ -127,7 +128,7 @@ class Journal:
         """
         known = self.files.get(path)
         same = known is not None and (known.size, known.sha256) == (size, sha256)
-        self.files[path] = Entry(size, sha256, _NO_TIME, known.unnamed if known and same else None)
+        self.files[path] = Entry(size, sha256, NO_TIME, known.unnamed if known and same else None)
         self.verified = False  # a run that finds nothing new must not end before it looked
 
     def name(self, path: str, since: Moment | None) -> None:
@@ -157,44 +158,11 @@ class Journal:
         """
         try:
             found = sealed.loads(content)
-            entries = {_ours(p): Entry.from_list(values) for p, values in found["files"].items()}
-            generation, verified = _whole(found["generation"], 0), bool(found["verified"])
-            return cls(generation, verified, entries, _texts(found["rejected"]))
+            entries = {own_path(p): Entry.from_list(values) for p, values in found["files"].items()}
+            generation, verified = whole(found["generation"], 0), bool(found["verified"])
+            return cls(generation, verified, entries, texts(found["rejected"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a journal: {error!r}") from error
-
-
-@dataclass(frozen=True)
-class StepBack:
-    """What makes a generation a step back.
-
-    Attributes:
-        restores: The generation whose metadata it puts back.
-        token: Of the run that does it: a task that is tried again does the same step.
-    """
-
-    restores: int
-    token: str
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The record of one generation.
-
-    Attributes:
-        number: Which.
-        at: When it was published, in seconds since the epoch on the publisher's clock.
-        replaced: The metadata before it, by path, as far as it changed; None where there was
-            none.
-        rejected: The journal's ``rejected`` since then.
-        step_back: What it puts back, if it is one.
-    """
-
-    number: int
-    at: int
-    replaced: Mapping[str, str | None]
-    rejected: Mapping[str, str]
-    step_back: StepBack | None = None
 
 
 def load(tree: RemoteTree) -> Journal:
@@ -206,7 +174,7 @@ def load(tree: RemoteTree) -> Journal:
         problem = "is missing"
     except ValueError as error:
         problem = f"is damaged ({error})"
-    kept = _kept(tree)
+    kept = generations.kept(tree)
     if content is None and not kept:
         return Journal()
     logger.warning("%s/%s %s: it is worked out again", tree.name, PATH, problem)
@@ -218,82 +186,12 @@ def save(tree: RemoteTree, journal: Journal) -> None:
     write_whole(tree, PATH, journal.render())
 
 
-def save_generation(
-    tree: RemoteTree,
-    record: Journal,
-    replaced: Mapping[str, str | None],
-    kept: int,
-    step_back: StepBack | None = None,
-) -> None:
-    """Keep what a generation replaces, so that a step back is possible, and drop the oldest.
-
-    Args:
-        tree: The remote.
-        record: The journal, which has the number of the new generation.
-        replaced: As ``Generation.replaced``.
-        kept: How many generations before this one can be gone back to.
-        step_back: As ``Generation.step_back``.
-    """
-    tree.make_folder(GENERATIONS)
-    values = {
-        "at": int(time.time()),
-        "step_back": asdict(step_back) if step_back else None,
-        "rejected": record.rejected,
-        "replaced": dict(replaced),
-    }
-    write_whole(tree, f"{GENERATIONS}/{record.generation}.json", sealed.dumps(values))
-    for number in _kept(tree):
-        if number <= record.generation - kept:
-            tree.remove(f"{GENERATIONS}/{number}.json")
-
-
-def load_generation(tree: RemoteTree, number: int) -> Generation | None:
-    """Read the record of a generation; None where there is none, or none that can be read."""
-    content = read_whole(tree, f"{GENERATIONS}/{number}.json")
-    try:
-        found = sealed.loads(content or b"")
-        replaced = {_ours(p, "meta/"): text for p, text in found["replaced"].items()}
-        _texts({p: text for p, text in replaced.items() if text is not None})
-        at, rejected, step = _whole(found["at"]), _texts(found["rejected"]), found["step_back"]
-        if step is not None:
-            step = StepBack(_whole(step["restores"], 0), str(step["token"]))
-        return Generation(number, at, replaced, rejected, step)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _kept(tree: RemoteTree) -> list[int]:
-    """Return the numbers of the generations that there are records of, ascending."""
-    found = tree.list(GENERATIONS) if FOLDER in tree.list("") else {}
-    stems = (name.removesuffix(".json") for name in found)
-    return sorted(int(stem) for stem in stems if _NUMBER.fullmatch(stem))
-
-
-def _ours(path: str, folder: str = "") -> str:
-    """Return a path that a document of ours may name: whoever wrote it, it stays in the tree."""
-    if not _PATH.fullmatch(path) or not path.startswith(folder):
-        raise ValueError(f"{path!r} is no path of ours")
-    return path
-
-
-def _whole(value: Any, least: int = _NO_TIME) -> int:
-    if type(value) is not int or not least <= value < 1 << 63:
-        raise ValueError(f"{value!r} is no whole number, or none that can be here")
-    return value
-
-
-def _texts(values: Any) -> dict[str, str]:
-    if not all(isinstance(text, str) for text in values.values()):
-        raise ValueError("it holds something else than text")
-    return dict(values)
-
-
 def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
     """Make a journal anew: what metadata names there, or named a while ago, is ours.
 
     Nothing counts as proven: the next survey compares the files with the mirror's.
     """
-    records = [record for n in kept if (record := load_generation(tree, n)) is not None]
+    records = [record for n in kept if (record := generations.load(tree, n)) is not None]
     journal = Journal(generation=kept[-1] if kept else 0)
     if records:
         journal.rejected = dict(records[-1].rejected)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from puavo_repository.errors import LockedError, RepositoryError
 from puavo_repository.formats import jsonfile
-from puavo_repository.storage.journal import FOLDER
+from puavo_repository.storage.generations import FOLDER
 from puavo_repository.storage.remote import Access, RemoteTree, read_whole
 
 logger = logging.getLogger(__name__)

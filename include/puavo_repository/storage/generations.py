@@ -1,0 +1,118 @@
+"""The generations of a remote mirror: what each one replaced, so that there is a way back.
+
+They lie on the remote beside the journal. Whatever is read there may be somebody else's work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from puavo_repository.formats import sealed
+from puavo_repository.storage.remote import RemoteTree, read_whole, write_whole
+
+FOLDER = ".puavo-publish"
+GENERATIONS = f"{FOLDER}/generations"
+GENERATIONS_KEPT = 10
+NO_TIME = -1  # seconds; no server has a file from before the epoch
+_PATH = re.compile(r"(?:(?:meta|rdiffs)/)?[^/\0.][^/\0]*")
+_NUMBER = re.compile("[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class StepBack:
+    """What makes a generation a step back.
+
+    Attributes:
+        restores: The generation whose metadata it puts back.
+        token: Of the run that does it: a task that is tried again does the same step.
+    """
+
+    restores: int
+    token: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The record of one generation.
+
+    Attributes:
+        number: Which.
+        at: When it was published, in seconds since the epoch on the publisher's clock.
+        replaced: The metadata before it, by path, as far as it changed; None where there was
+            none.
+        rejected: The journal's ``rejected`` since then.
+        step_back: What it puts back, if it is one.
+    """
+
+    number: int
+    at: int
+    replaced: Mapping[str, str | None]
+    rejected: Mapping[str, str]
+    step_back: StepBack | None = None
+
+
+def save(tree: RemoteTree, new: Generation, before: int) -> None:
+    """Keep what a generation replaces, so that a step back is possible, and drop the oldest.
+
+    Args:
+        tree: The remote.
+        new: The generation that begins.
+        before: How many generations before it can be gone back to.
+    """
+    tree.make_folder(GENERATIONS)
+    values = {
+        "at": new.at,
+        "step_back": asdict(new.step_back) if new.step_back else None,
+        "rejected": dict(new.rejected),
+        "replaced": dict(new.replaced),
+    }
+    write_whole(tree, f"{GENERATIONS}/{new.number}.json", sealed.dumps(values))
+    for number in kept(tree):
+        if number <= new.number - before:
+            tree.remove(f"{GENERATIONS}/{number}.json")
+
+
+def load(tree: RemoteTree, number: int) -> Generation | None:
+    """Read the record of a generation; None where there is none, or none that can be read."""
+    content = read_whole(tree, f"{GENERATIONS}/{number}.json")
+    try:
+        found = sealed.loads(content or b"")
+        replaced = {own_path(p, "meta/"): text for p, text in found["replaced"].items()}
+        texts({p: text for p, text in replaced.items() if text is not None})
+        at, rejected, step = whole(found["at"]), texts(found["rejected"]), found["step_back"]
+        if step is not None:
+            step = StepBack(whole(step["restores"], 0), str(step["token"]))
+        return Generation(number, at, replaced, rejected, step)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def kept(tree: RemoteTree) -> list[int]:
+    """Return the numbers of the generations that there are records of, ascending."""
+    found = tree.list(GENERATIONS) if FOLDER in tree.list("") else {}
+    stems = (name.removesuffix(".json") for name in found)
+    return sorted(int(stem) for stem in stems if _NUMBER.fullmatch(stem))
+
+
+def own_path(path: str, folder: str = "") -> str:
+    """Return a path that a document of ours may name: whoever wrote it, it stays in the tree."""
+    if not _PATH.fullmatch(path) or not path.startswith(folder):
+        raise ValueError(f"{path!r} is no path of ours")
+    return path
+
+
+def whole(value: Any, least: int = NO_TIME) -> int:
+    """Return a whole number that a document of ours may have."""
+    if type(value) is not int or not least <= value < 1 << 63:
+        raise ValueError(f"{value!r} is no whole number, or none that can be here")
+    return value
+
+
+def texts(values: Any) -> dict[str, str]:
+    """Return an object that has only texts."""
+    if not all(isinstance(text, str) for text in values.values()):
+        raise ValueError("it holds something else than text")
+    return dict(values)
