@@ -20,6 +20,9 @@ from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_plan import How, Transfer
 from puavo_repository.stages.publisher import Publisher
 from puavo_repository.storage import ssh
+from puavo_repository.storage.folder import FolderFile
+from puavo_repository.storage.remote import Done, ignore
+from puavo_repository.storage.target import Target
 from puavo_repository.storage.throttle import Bandwidth
 from servers import Proxy, Sshd
 
@@ -130,6 +133,54 @@ def test_a_bandwidth_limit_is_kept_over_several_connections(
         begun = time.monotonic()
         publisher.transfer(item)
         assert time.monotonic() - begun >= item.size / 20_000_000 - 0.5
+
+
+def test_an_image_that_was_assembled_wrongly_is_uploaded_instead(
+    tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(path=str(remote))
+    names = make_mirror(tmp_path / "mirror")
+    assert publish(tmp_path / "mirror", target, KEEP).ok
+    add_image(tmp_path / "mirror", names, keep=4, seed=1)
+    copy = FolderFile.copy
+
+    def from_one_byte_before(
+        self: FolderFile, source: FolderFile, start: int, length: int, offset: int, done: Done
+    ) -> None:
+        copy(self, source, max(0, start - 1), length, offset, done)
+
+    monkeypatch.setattr(FolderFile, "copy", from_one_byte_before)
+    found = publish(tmp_path / "mirror", target, KEEP)
+    assert found.ok, found.failed
+    assert not found.assembled
+    assert found.uploaded
+    assert walk(remote) == []
+    assert tree_of(remote) == tree_of(tmp_path / "mirror")
+
+
+def test_what_arrived_wrongly_gets_no_name(
+    tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "ATTEMPTS", 1)
+    make_mirror(tmp_path / "mirror")
+    write = FolderFile.write
+
+    def flipped(
+        self: FolderFile, offset: int, data: bytes | memoryview, done: Done = ignore
+    ) -> None:
+        wrong = bytearray(data)
+        if len(wrong) > 10_000:
+            wrong[len(wrong) // 2] ^= 1
+        write(self, offset, bytes(wrong), done)
+
+    monkeypatch.setattr(FolderFile, "write", flipped)
+    found = publish(tmp_path / "mirror", Target(path=str(remote)), KEEP)
+    assert "differs from the file that was sent" in str(found.failed)
+    assert not list(remote.glob("*.img"))
+    assert walk(remote) == []
+    monkeypatch.undo()
+    assert publish(tmp_path / "mirror", Target(path=str(remote)), KEEP).ok
+    assert tree_of(remote) == tree_of(tmp_path / "mirror")
 
 
 def _large_file(folder: Path, size: int) -> Transfer:
