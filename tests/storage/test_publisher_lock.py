@@ -93,6 +93,25 @@ def test_a_silent_holder_loses_it_and_notices(tree: FolderTree, tmp_path: Path) 
     lock_of(tree, "second").check()
 
 
+def test_who_is_slower_does_not_take_the_lock_from_who_was_faster(
+    tree: FolderTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_of(tree, "gone").acquire()
+    long_ago = time.time() - publisher_lock.EXPIRY - 5
+    os.utime(tmp_path / PATH, (long_ago, long_ago))
+    rename = FolderTree.rename
+
+    def too_late(self: FolderTree, path: str, new: str) -> None:
+        monkeypatch.undo()
+        lock_of(tree, "faster").acquire()
+        rename(self, path, new)
+
+    monkeypatch.setattr(FolderTree, "rename", too_late)
+    with pytest.raises(LockedError):
+        lock_of(tree, "slower").acquire()
+    lock_of(tree, "faster").check()
+
+
 def test_a_lock_of_the_future_does_not_stay_for_ever(tree: FolderTree, tmp_path: Path) -> None:
     first = lock_of(tree, "first")
     first.acquire()
