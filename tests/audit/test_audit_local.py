@@ -240,3 +240,18 @@ def test_a_wrong_address_that_breaks_no_rule_is_found(audited: Audited) -> None:
     rewrite(audited.mirror / DOCUMENT, "https://", "https:/x")
     (found,) = local(audited.settings(), None, 0).findings
     assert (found.file, found.problem) == (DOCUMENT, "is not as it was written")
+
+
+@pytest.mark.parametrize("key", ["size", "cksum", "sha256", "sha512"])
+def test_every_digest_counts(audited: Audited, key: str) -> None:
+    def change(document: Document) -> None:
+        image = document[SERIES]["images"][-1]
+        last = "1" if str(image[key])[-1] == "0" else "0"
+        image[key] = image["size"] + 1 if key == "size" else image[key][:-1] + last
+        assert image["filename"] == NEW
+
+    describe(audited.mirror, SERIES, change)
+    found = [one for one in local(audited.settings(), None, 0).findings if one.file == NEW]
+    assert [one.problem for one in found] == [
+        f"is not the file that the metadata describes: its {key} differs"
+    ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirrors import SERIES, add_image, image, make_mirror, prepare, tree_of, walk
-from puavo_repository.errors import LockedError, PublishError, SettingsError
+from puavo_repository.errors import LockedError, PublishError, SettingsError, StorageRefusedError
 from puavo_repository.stages import switch
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
@@ -301,3 +301,21 @@ def test_a_task_that_is_tried_again_makes_the_same_step(
     with Publisher(mirror, target, KEEP, Holder.run("another")) as publisher:
         publisher.roll_back(None)
     assert documents(remote) == seen[0]
+
+
+def test_a_night_that_could_not_be_recorded_leaves_no_gap_in_the_way_back(
+    mirror: Path, remote: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights(mirror, target, remote, 2)
+    add_image(mirror, sorted(path.name for path in mirror.glob("*.img")), keep=3, seed=7)
+
+    def refused(*_: object) -> None:
+        raise StorageRefusedError(remote, "is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(generations, "save", refused)
+        with pytest.raises(StorageRefusedError):
+            publish(mirror, target, KEEP)
+    assert publish(mirror, target, KEEP).ok
+    with Publisher(mirror, target, KEEP) as publisher:
+        assert [step.number for step in publisher.steps()] == [3, 2, 1]

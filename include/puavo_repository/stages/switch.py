@@ -119,17 +119,17 @@ class Switch:
             return
         self._check()
         record = self._facts.journal
-        record.generation += 1
-        record.verified = False
         old = {path: read_whole(self._tree, path) for path in sorted(changing)}
         new = Generation(
-            record.generation,
+            record.generation + 1,
             int(time.time()),
             {p: None if c is None else c.decode("utf-8", "replace") for p, c in old.items()},
             record.rejected,
             self._step_back,
         )
         generations.save(self._tree, new, self._cleaning.generations)
+        # Only now: a generation without a record would cut off the way back behind it.
+        record.generation, record.verified = new.number, False
         journal.save(self._tree, record)
 
     def _take_note(self, placed: Placed) -> None:
