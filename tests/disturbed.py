@@ -186,13 +186,13 @@ def run(
         tracer = _traced(injection, process.pid or 0, log) if injection else None
         gate.set()
         struck = meanwhile(process) if meanwhile else False
-        process.join(PATIENCE)
+        heard = _heard(ears, process)
         if process.is_alive():
             process.terminate()  # it tells where it is
             process.join(1)
             process.kill()
             process.join()
-        heard = _heard(ears)
+            heard += ["Traceback: it hung", *_heard(ears, process)]
     steps = [int(text.split()[1]) for text in heard if text.startswith("steps ")]
     struck = struck or "killed" in heard or "struck" in heard
     if tracer:
@@ -219,13 +219,18 @@ def _traced(injection: Injection, process: int, log: Path) -> subprocess.Popen[s
     return tracer
 
 
-def _heard(ears: socket.socket) -> list[str]:
-    heard = []
+def _heard(ears: socket.socket, process: multiprocessing.process.BaseProcess) -> list[str]:
+    """Listen until a process has ended, or patience has: few words wait where nobody listens."""
+    heard, end = [], time.monotonic() + PATIENCE
     while True:
+        alive = process.is_alive() and time.monotonic() < end
         try:
-            heard.append(ears.recv(1 << 17).decode())
+            while True:
+                heard.append(ears.recv(1 << 17).decode())
         except BlockingIOError:
-            return heard
+            if not alive:
+                return heard
+        process.join(0.01)
 
 
 def _live(
