@@ -11,6 +11,8 @@ import pytest
 from audits import DOCUMENT, KEEP, NEW, OLD, RDIFF, Audited, flip, said
 from mirrors import tree_of, walk
 from puavo_repository.audit.audit import audit
+from puavo_repository.audit.local import local
+from puavo_repository.audit.repair import repair_local
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.stages import publish
 from puavo_repository.stages.publisher import open_tree
@@ -184,3 +186,15 @@ def test_a_remote_is_repaired_by_what_is_right_here_although_something_else_is_n
     assert [(one.where, one.file) for one in report.findings] == [("local", OLD)]
     assert said(report.checks[1]) == []
     assert (audited.remote / NEW).read_bytes() == (audited.mirror / NEW).read_bytes()
+
+
+def test_what_a_night_made_anew_before_the_repair_stays(audited: Audited) -> None:
+    good = (audited.mirror / RDIFF).read_bytes()
+    flip(audited.mirror / RDIFF)
+    settings = audited.settings(audit_share=1)
+    found = local(settings, None, 0)
+    assert audited.repository.prepare(repository=audited.url).ok
+    repaired = repair_local(settings, found, "a test")
+    assert repaired.notes == ()
+    assert (audited.mirror / RDIFF).read_bytes() == good
+    assert audited.repository.check() == 6

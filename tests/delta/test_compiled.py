@@ -101,3 +101,14 @@ def test_code_is_kept_only_where_nobody_else_could_change_it(
     folder.mkdir()
     folder.chmod(mode)
     assert compiled._cache_folder() == (str(folder) if kept else "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_no_code_is_kept_in_a_folder_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_bases", lambda: [tmp_path])
+    folder = tmp_path / f"kernels-{compiled._sources()}"
+    folder.mkdir(0o700)
+    os.chown(folder, 1234, 0)
+    assert compiled._cache_folder() == ""

@@ -137,3 +137,22 @@ def test_a_full_disk_leaves_no_part_behind(
     with pytest.raises(StorageRefusedError, match="Free some space"):
         diff(settings, PAIR)
     assert os.listdir(rdiff_path(settings).parent) == []
+
+
+def test_an_image_that_changes_while_the_rdiff_is_made_is_left_for_later(
+    repository: Repository, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = settings.delta_engine()
+
+    class Slow:
+        name, threads = "slow", 1
+
+        def delta(self, source: Any, target: Any, sink: Any, progress: Any) -> None:
+            engine.delta(source, target, sink, progress)
+            os.utime(source.path, (1, 1))
+
+    monkeypatch.setattr(Settings, "delta_engine", lambda _: Slow())
+    with pytest.raises(ImageChangingError, match=PAIR.source):
+        diff(settings, PAIR)
+    assert os.listdir(rdiff_path(settings).parent) == []
+    assert Mirror(settings.mirror_dir).state.rdiffs.get(PAIR.rdiff) is None

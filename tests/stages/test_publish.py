@@ -178,6 +178,19 @@ def test_a_file_that_someone_changed_is_withdrawn_and_replaced(
     assert tree_of(remote) == tree_of(mirror)
 
 
+def test_a_touched_file_is_compared_whole(mirror: Path, remote: Path, target: Target) -> None:
+    big = image(9)
+    (mirror / big).write_bytes(content(9, 6 << 20))
+    prepare(mirror, [*names(mirror)], pairs=[])
+    publish(mirror, target, KEEP)
+    with (remote / big).open("r+b") as stream:  # one byte, which samples would not meet
+        stream.seek(3_000_000)
+        stream.write(bytes([(mirror / big).read_bytes()[3_000_000] ^ 1]))
+    os.utime(remote / big, (1, 1))
+    assert publish(mirror, target, KEEP).withdrawn == [big]
+    assert (remote / big).read_bytes() == (mirror / big).read_bytes()
+
+
 def test_a_touched_but_unchanged_file_stays(mirror: Path, remote: Path, target: Target) -> None:
     publish(mirror, target, KEEP)
     os.utime(remote / image(2), (1, 1))

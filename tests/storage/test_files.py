@@ -158,3 +158,24 @@ def test_nobody_else_may_write_what_is_made(
         assert stat.S_IMODE(path.stat().st_mode) == file
     for path in (tmp_path / "a", tmp_path / "a" / "b"):
         assert stat.S_IMODE(path.stat().st_mode) == folder
+
+
+def test_content_is_durable_before_its_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        steps.append(f"sync {path.name}: {path.read_text() if path.is_file() else ''}")
+        fsync(descriptor)
+
+    def renamed(self: Path, goal: Path) -> Path:
+        steps.append(f"rename {goal.name}")
+        return rename(self, goal)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    files.write(tmp_path / "f", b"x")
+    assert steps == ["sync .f.part: x", "rename f", f"sync {tmp_path.name}: "]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,3 +102,18 @@ def test_damaged_metadata_counts_as_empty(mirror: Mirror) -> None:
     path = mirror.meta / f"{AMXA}-amd64.json"
     path.write_bytes(path.read_bytes()[:-20])
     assert mirror.documents() == {path.name: {}}
+
+
+def test_a_copy_that_is_not_what_was_fingerprinted_gets_no_name(
+    repository: Repository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mirror.root / ONE).unlink()
+    monkeypatch.setattr(os, "link", _refuse)
+    monkeypatch.setattr("fcntl.ioctl", _refuse)
+    record = mirror.state.images.get(ONE)
+    assert record is not None
+    other = replace(record, digests=replace(record.digests, sha512="0" * 128))
+    with pytest.raises(ImageChangingError):
+        mirror.place(repository.images / ONE, other)
+    assert not (mirror.root / ONE).exists()
+    assert mirror.place(repository.images / ONE, record) is Placed.COPIED
