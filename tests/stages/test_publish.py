@@ -36,6 +36,7 @@ from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.storage import files, journal
+from puavo_repository.storage.folder import FolderFile, FolderTree
 from puavo_repository.storage.generations import GENERATIONS
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
 from puavo_repository.storage.target import Target
@@ -224,6 +225,30 @@ def test_an_rdiff_that_was_made_anew_is_never_described_wrongly(
     assert seen == [False], "withdrawn before the pause"
     assert tree_of(remote) == tree_of(mirror)
     assert found.generation == 2
+
+
+def test_everything_is_durable_before_it_gets_its_name(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, named = set(), []
+    sync, rename = FolderFile.sync, FolderTree.rename
+
+    def noted(self: FolderFile) -> None:
+        sync(self)
+        synced.add(Path(f"/proc/self/fd/{self._descriptor}").readlink())
+
+    def checked(self: FolderTree, path: str, new: str) -> None:
+        named.append(new)
+        assert remote / path in synced
+        rename(self, path, new)
+
+    publish(mirror, folder, KEEP)
+    add_image(mirror, names(mirror), keep=4, seed=3)
+    monkeypatch.setattr(FolderFile, "sync", noted)
+    monkeypatch.setattr(FolderTree, "rename", checked)
+    found = publish(mirror, folder, KEEP)
+    assert {*found.uploaded, *found.assembled, *found.switched, "CKSUMS"} <= set(named)
+    assert journal.PATH in named
 
 
 def test_what_no_metadata_names_goes_after_its_grace(
