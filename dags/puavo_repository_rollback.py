@@ -65,6 +65,12 @@ def puavo_repository_rollback() -> None:
     @task
     def mirrors() -> list[Facts]:
         names = remotes.mirrors()
+        if not names:
+            raise SettingsError(
+                "PUAVO_REPOSITORY_REMOTE",
+                "no published mirror is named",
+                remedy="Set it, or name a mirror in the form",
+            )
         if get_current_context()["params"]["generation"] is not None and len(names) != 1:
             raise SettingsError(
                 "generation", "each mirror counts its own", remedy="Name one mirror as well"

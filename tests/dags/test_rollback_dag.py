@@ -65,3 +65,11 @@ def test_a_generation_is_that_of_one_mirror(
     found = roll_back(airflow, mirror, urls, generation=1)
     assert found["state"] == "failed"
     assert "each mirror counts its own" in found["log"]
+
+
+def test_without_a_mirror_nothing_looks_like_success(
+    airflow: dict[str, str], mirror: Path, tmp_path: Path
+) -> None:
+    found = roll_back(airflow, mirror, [])
+    assert found["state"] == "failed"
+    assert "no published mirror is named" in found["log"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -319,3 +320,71 @@ def test_a_night_that_could_not_be_recorded_leaves_no_gap_in_the_way_back(
     assert publish(mirror, target, KEEP).ok
     with Publisher(mirror, target, KEEP) as publisher:
         assert [step.number for step in publisher.steps()] == [3, 2, 1]
+
+
+def test_only_what_was_published_is_put_back(mirror: Path, remote: Path, target: Target) -> None:
+    document = remote / "meta" / f"{SERIES}.json"
+    (first,) = nights(mirror, target, remote, 1)
+    document.unlink()
+    assert publish(mirror, target, KEEP).ok, "mended, by a generation that changes nothing"
+    with pytest.raises(SettingsError, match="no way back"):
+        step_back(mirror, target)
+    document.write_bytes(document.read_bytes()[:300])
+    names = sorted(path.name for path in mirror.glob("*.img"))
+    add_image(mirror, names, keep=3, seed=5)
+    assert publish(mirror, target, KEEP).ok
+    step_back(mirror, target)
+    assert documents(remote) == first, "the damaged one is passed over"
+    with pytest.raises(PublishError, match="was damaged before it was replaced"):
+        step_back(mirror, target, 2)
+
+
+def test_from_damaged_metadata_nobody_steps_back(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    seen = nights(mirror, target, remote, 2)
+    document = remote / "meta" / f"{SERIES}.json"
+    document.write_bytes(document.read_bytes()[:200])
+    with pytest.raises(PublishError, match="Publish once, which mends it"):
+        step_back(mirror, target)
+    assert publish(mirror, target, KEEP).ok
+    step_back(mirror, target)
+    assert documents(remote) == seen[0]
+    assert not publish(mirror, target, KEEP).ok, "what was bad stays away"
+
+
+def test_what_another_series_lacks_does_not_stop_a_step_of_this_one(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    lost = image(9)
+    (mirror / lost).write_bytes(b"hsqs" + bytes(5000))
+    prepare(mirror, [lost], series=OTHER, pairs=[])
+    seen = nights(mirror, target, remote, 2)
+    (remote / lost).unlink()
+    foreign = remote / "meta" / "theirs.json"
+    foreign.write_text('{"x": {"images": [{"filename": "y", "size": 1}]}}')
+    step_back(mirror, target, None, SERIES)
+    now = documents(remote)
+    assert now.pop("meta/theirs.json")
+    assert now == seen[0]
+
+
+def test_after_a_step_forward_nothing_good_stays_away(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    nights(mirror, target, remote, 2)
+    step_back(mirror, target)
+    step_back(mirror, target, 2)
+    prepare(mirror, [image(1), image(2)])
+    assert publish(mirror, target, KEEP).ok
+
+
+def test_a_step_back_keeps_as_many_generations_as_are_wanted(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    nights(mirror, target, remote, 4)
+    few = replace(KEEP, cleaning=replace(KEEP.cleaning, generations=2))
+    with Publisher(mirror, target, few) as publisher:
+        publisher.roll_back(None)
+    kept = sorted(path.name for path in (remote / GENERATIONS).iterdir())
+    assert kept == ["3.json", "4.json", "5.json"], "one more: the step must be able to end"

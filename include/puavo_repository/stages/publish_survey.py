@@ -120,10 +120,12 @@ def _reject(facts: Facts, local: Snapshot) -> None:
     facts.presence |= dict.fromkeys(facts.rejected, Presence.MISSING)
     for path, document in local.parsed.items():
         named = [f.path for f in metadata.described_files(document) if f.path in facts.rejected]
-        if named:
+        whole = known.get(path) == sha256(local.documents[path])
+        if named or whole:
+            more = f" and {len(named) - 1} more" if len(named) > 1 else ""
             error = PublishError(
                 path,
-                f"names {min(named)}" + (f" and {len(named) - 1} more" if len(named) > 1 else ""),
+                f"names {min(named)}{more}" if named else "describes what it did",
                 found="what a step back took from clients",
                 remedy="Take the bad image out of its folder or configuration and prepare again; "
                 "or, if it is good after all, publish once with allow_rolled_back",

@@ -216,7 +216,14 @@ class Publisher:
             lock.acquire()
             try:
                 with self.alive():
-                    return roll_back(tree, lock.check, to, series, token=self._holder.token)
+                    return roll_back(
+                        tree,
+                        lock.check,
+                        to,
+                        series,
+                        token=self._holder.token,
+                        generations_kept=self.options.cleaning.generations,
+                    )
             finally:
                 with contextlib.suppress(RepositoryError):
                     self.end()

@@ -23,10 +23,10 @@ from puavo_repository.stages.compare import every_range
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish_plan import Presence, Wanted
 from puavo_repository.stages.publish_snapshot import Snapshot, wanted_files
-from puavo_repository.stages.publish_survey import Facts, listing
+from puavo_repository.stages.publish_survey import Facts, listing, sha256
 from puavo_repository.stages.switch import Switch
 from puavo_repository.storage import generations, journal, published
-from puavo_repository.storage.generations import StepBack
+from puavo_repository.storage.generations import GENERATIONS_KEPT, StepBack
 from puavo_repository.storage.journal import Journal
 from puavo_repository.storage.remote import Kind, RemoteTree, read_whole
 
@@ -110,6 +110,7 @@ def roll_back(
     series: Collection[str] = (),
     *,
     token: str,
+    generations_kept: int = GENERATIONS_KEPT,
 ) -> RolledBack:
     """Give clients the metadata of an earlier generation.
 
@@ -121,35 +122,52 @@ def roll_back(
             way to.
         series: Only these; empty for all.
         token: Of the run: when it does the step once more, nothing changes.
+        generations_kept: How many can be gone back to.
 
     Raises:
         SettingsError: There is no such generation or series.
-        PublishError: A file that it names is not there any more. Nothing was changed.
+        PublishError: A file that it names is not there any more, or the metadata there is
+            damaged. Nothing was changed.
     """
     facts = _look(tree)
     now, *before = _history(tree, facts.journal)
     facts.documents = _parsed(tree, now.documents)
-    to = _begun(tree, facts, token) if to is None else to
+    made = generations.load(tree, facts.journal.generation)
+    last = made.step_back if made else None
+    if to is None and last and (last.token == token or not facts.journal.verified):
+        to = last.restores  # it was killed before its end, or is tried again
     past = _chosen(tree, facts, now, before, to, series)
     local = _snapshot(tree, past.documents)
     facts.current = {p for p, text in past.documents.items() if now.documents.get(p) == text}
-    _check_in_place(tree, facts, local, past.number)
+    changing = (past.documents.keys() | now.documents.keys()) - facts.current
+    _check_whole(tree, now, changing)
+    _check_in_place(tree, facts, local, changing, past.number)
     offered, kept = _digests(facts.documents), _digests(local.parsed)
+    offered |= {path: sha256(now.documents[path]) for path in changing & now.documents.keys()}
+    kept |= {path: sha256(content) for path, content in past.documents.items()}
     rejected = {path: digest for path, digest in offered.items() if kept.get(path) != digest}
+    if last and past.number > last.restores:
+        rejected = {}  # a step forward: what it leaves behind was good
     known = facts.journal.rejected | rejected
     # In the journal before clients see a thing: a step that is cut short stays a step back.
     facts.journal.rejected = {p: digest for p, digest in known.items() if kept.get(p) != digest}
     try:
-        whole = Cleaning(allow_mass_delete=True)
+        whole = Cleaning(allow_mass_delete=True, generations=generations_kept)
         step = StepBack(past.number, token)
         done = Switch(tree, local, facts, whole, check, step).run([], [])
-        _check_in_place(tree, _look(tree), local, past.number)
+        _check_in_place(tree, _look(tree), local, changing, past.number)
+        for path in local.wanted:
+            facts.journal.name(path, None)  # the grace begins anew when they go once more
         facts.journal.verified = True
     finally:
         journal.save(tree, facts.journal)
     changed = (*done.documents, *done.dropped)
     found = RolledBack(
-        tree.name, facts.journal.generation, past.number, changed, tuple(sorted(rejected))
+        tree.name,
+        facts.journal.generation,
+        past.number,
+        changed,
+        tuple(path for path in sorted(rejected) if not path.startswith("meta/")),
     )
     logger.info("%s", found)
     return found
@@ -176,11 +194,10 @@ def _look(tree: RemoteTree) -> Facts:
 
 def _history(tree: RemoteTree, record: Journal) -> Iterator[_Past]:
     """Yield the current generation and those before it, as far as there are records of them."""
-    names = (p for p in listing(tree) if p.startswith("meta/") and p.endswith(".json"))
+    ours = record.files
+    names = (p for p in listing(tree) if p in ours and p.startswith("meta/"))
     documents = {
-        path: content
-        for path in sorted(names)
-        if "/." not in path and (content := read_whole(tree, path)) is not None
+        path: content for path in sorted(names) if (content := read_whole(tree, path)) is not None
     }
     for number in range(record.generation, -1, -1):
         made = generations.load(tree, number)
@@ -195,13 +212,23 @@ def _history(tree: RemoteTree, record: Journal) -> Iterator[_Past]:
             return
 
 
-def _begun(tree: RemoteTree, facts: Facts, token: str) -> int | None:
-    """Return where a step back was on its way to that was killed, or this very one, killed late."""
-    made = generations.load(tree, facts.journal.generation)
-    if made is None or made.step_back is None:
-        return None
-    own = made.step_back.token == token
-    return made.step_back.restores if own or not facts.journal.verified else None
+def _check_whole(tree: RemoteTree, now: _Past, changing: Collection[str]) -> None:
+    """Refuse to step back from metadata that is damaged: nobody knows what it offered."""
+    for path in sorted(changing & now.documents.keys()):
+        if not _is_sound(now.documents[path]):
+            raise PublishError(
+                f"{tree.name}/{path}",
+                "is damaged, so what it offered cannot be taken back",
+                remedy="Nothing was changed. Publish once, which mends it, and step back then",
+            )
+
+
+def _is_sound(content: bytes) -> bool:
+    try:
+        metadata.parse(content)
+    except ValueError:
+        return False
+    return True
 
 
 def _chosen(
@@ -225,6 +252,15 @@ def _chosen(
         return replace(past, documents=left | put_back)
 
     for past in map(mixed, before):
+        lost = [path for path in sorted(only) if not _is_sound(past.documents.get(path, b"{}"))]
+        if lost and past.number == to:
+            raise PublishError(
+                f"{tree.name}/{lost[0]}",
+                f"of generation {to} was damaged before it was replaced",
+                remedy="Choose another generation",
+            )
+        if lost:
+            continue
         if to is None and past.documents != now.documents:
             named = _digests(_parsed(tree, past.documents))
             if not set(named.items()) & set(facts.journal.rejected.items()):
@@ -275,10 +311,20 @@ def _newest(parsed: Mapping[str, Document]) -> dict[str, str]:
     }
 
 
-def _check_in_place(tree: RemoteTree, facts: Facts, local: Snapshot, number: int) -> None:
-    """Make sure that every file is there; what the journal is not sure of is read whole."""
-    missing = []
+def _check_in_place(
+    tree: RemoteTree, facts: Facts, local: Snapshot, changing: Collection[str], number: int
+) -> None:
+    """Make sure that every file is there that changing documents name.
+
+    What the journal is not sure of is read whole. What stays as it is, is another's business.
+    """
+    missing, named = [], set[str]()
+    for path in changing:
+        named.update(f.path for f in metadata.described_files(local.parsed.get(path, {})))
     for path, file in local.wanted.items():
+        if path not in named:
+            facts.presence[path] = Presence.PRESENT
+            continue
         there = _in_place(facts, file)
         if there is None and _digest(tree, file) == file.sha256:
             facts.journal.placed(path, file.size, file.sha256, facts.listing[path].mtime)

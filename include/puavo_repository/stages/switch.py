@@ -23,7 +23,7 @@ from puavo_repository.stages.publish_snapshot import Snapshot
 from puavo_repository.stages.publish_survey import CKSUMS, Facts, sha256
 from puavo_repository.stages.transfer import Placed, settle
 from puavo_repository.storage import generations, journal
-from puavo_repository.storage.generations import Generation, StepBack
+from puavo_repository.storage.generations import LOST, Generation, StepBack
 from puavo_repository.storage.remote import RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
@@ -119,11 +119,10 @@ class Switch:
             return
         self._check()
         record = self._facts.journal
-        old = {path: read_whole(self._tree, path) for path in sorted(changing)}
         new = Generation(
             record.generation + 1,
             int(time.time()),
-            {p: None if c is None else c.decode("utf-8", "replace") for p, c in old.items()},
+            {path: self._published(path) for path in sorted(changing)},
             record.rejected,
             self._step_back,
         )
@@ -131,6 +130,14 @@ class Switch:
         # Only now: a generation without a record would cut off the way back behind it.
         record.generation, record.verified = new.number, False
         journal.save(self._tree, record)
+
+    def _published(self, path: str) -> str | None:
+        """Return a document as it was published; ``LOST`` where somebody changed it since."""
+        content, entry = read_whole(self._tree, path), self._facts.journal.files.get(path)
+        if entry is not None and (content is None or sha256(content) != entry.sha256):
+            ours = self._local.documents.get(path)
+            content = ours if ours is not None and sha256(ours) == entry.sha256 else LOST
+        return None if content is None else content.decode("utf-8", "replace")
 
     def _take_note(self, placed: Placed) -> None:
         if placed.mtime is not None:

@@ -16,6 +16,7 @@ from puavo_repository.storage.remote import RemoteTree, read_whole, write_whole
 FOLDER = ".puavo-publish"
 GENERATIONS = f"{FOLDER}/generations"
 GENERATIONS_KEPT = 10
+LOST = b"lost"  # stands for a document that was not as we had published it any more
 NO_TIME = -1  # seconds; no server has a file from before the epoch
 _PATH = re.compile(r"(?:(?:meta|rdiffs)/)?[^/\0.][^/\0]*")
 _NUMBER = re.compile("[0-9]{1,18}")
@@ -60,7 +61,8 @@ def save(tree: RemoteTree, new: Generation, before: int) -> None:
     Args:
         tree: The remote.
         new: The generation that begins.
-        before: How many generations before it can be gone back to.
+        before: How many generations before it can be gone back to; after a step back one more,
+            or it could not be ended once it was killed.
     """
     tree.make_folder(GENERATIONS)
     values = {
@@ -71,7 +73,7 @@ def save(tree: RemoteTree, new: Generation, before: int) -> None:
     }
     write_whole(tree, f"{GENERATIONS}/{new.number}.json", sealed.dumps(values))
     for number in kept(tree):
-        if number <= new.number - before:
+        if number <= new.number - before - (new.step_back is not None):
             tree.remove(f"{GENERATIONS}/{number}.json")
 
 
