@@ -23,7 +23,7 @@ from puavo_repository.audit.clients import clients as audit_clients
 from puavo_repository.audit.local import local as audit_local
 from puavo_repository.audit.remote import remote as audit_remote
 from puavo_repository.audit.repair import repair_local, repair_remote
-from puavo_repository.audit.report import Checked, Severity
+from puavo_repository.audit.report import Checked, Finding, Severity
 from puavo_repository.errors import PermanentError
 from puavo_repository.progress import LoggedWatcher
 from puavo_repository.settings import Settings
@@ -75,6 +75,12 @@ def chosen() -> Settings:
 def repairs() -> bool:
     """Tell whether this run repairs."""
     return bool(get_current_context()["params"]["repair"])
+
+
+def unmade(count: int) -> Finding:
+    """Return the finding that some checks were not made."""
+    problem = f"checks that did not come to their end: {count}"
+    return Finding(Severity.ERROR, "audit", "", problem, remedy="See the log of their tasks")
 
 
 @dag(
@@ -137,13 +143,13 @@ def puavo_repository_audit() -> None:
     def report(audit: Facts, local: Any, remote: Any, clients: Any) -> None:
         parts = [local, *(remote[index] for index in range(len(remote or ()))), clients]
         checks = [Checked.from_dict(part) for part in parts if part]
+        missing = len(audit["mirrors"]) + 1 + chosen().audit_https - len(checks)
+        if missing:
+            checks.append(Checked("audit", findings=(unmade(missing),)))
         found = conclude(chosen(), audit["begun"], audit["turn"], checks)
         get_current_context()["ti"].xcom_push("audit", found.to_dict())
         sys.stdout.write("\n".join(found.lines()) + "\n")
         errors = [str(one) for one in found.findings if one.severity is Severity.ERROR]
-        missing = len(audit["mirrors"]) + 1 + chosen().audit_https - len(checks)
-        if missing:
-            errors.append(f"{missing} checks did not come to their end: see the log of their tasks")
         if errors:
             raise PermanentError("audit", f"{len(errors)} errors", found="; ".join(errors[:10]))
 

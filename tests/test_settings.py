@@ -70,6 +70,8 @@ def test_a_host_or_a_url_names_the_repository(images: Path, given: str, url: str
         {"repository": "ftp://x"},
         {"repository": "https://"},
         {"repository": "a b"},
+        {"repository": "host:99999"},
+        {"repository": "https://[::1"},
         {"repository": "https://u:secret@host/"},
         {"sources": "newest"},
         {"targets": "-1"},

@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         audit_https=False if options.no_https else None,
     )
     how = publish_options.load({})
-    urls = options.upload or [remote for remote in chosen.remotes if "://" in remote]
+    urls = options.upload or cli_options.urls(chosen)
     targets = [how.target(url) for url in urls]
     with bars.shown() as watcher:
         report = audit(

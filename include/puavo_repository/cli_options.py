@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from puavo_repository import settings
+from puavo_repository.errors import SettingsError
 from puavo_repository.printed import PROGRAM
 
 
@@ -58,3 +59,19 @@ def chosen(options: argparse.Namespace, **more: object) -> settings.Settings:
     """
     names = ("image_dir", "mirror_dir", "repository", "puavo_os")
     return settings.load({**{name: getattr(options, name) for name in names}, **more})
+
+
+def urls(chosen: settings.Settings) -> list[str]:
+    """Return the remotes of the settings, which a command reaches without Airflow.
+
+    Raises:
+        SettingsError: One is an Airflow connection: to leave it out would look like success.
+    """
+    ids = [remote for remote in chosen.remotes if "://" not in remote]
+    if ids:
+        raise SettingsError(
+            "PUAVO_REPOSITORY_REMOTE",
+            f"{ids[0]} is an Airflow connection, which only the DAGs can use",
+            remedy="Name the mirror with --upload sftp://user@host/path, or run the DAG",
+        )
+    return list(chosen.remotes)

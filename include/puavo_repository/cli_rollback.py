@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     chosen = cli_options.chosen(options)
     how = publish_options.load({})
-    urls = options.upload or [remote for remote in chosen.remotes if "://" in remote]
+    urls = options.upload or cli_options.urls(chosen)
     if not urls:
         raise SettingsError(
             "rollback",

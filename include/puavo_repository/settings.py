@@ -237,7 +237,13 @@ def _check_apart(image_dir: Path, mirror_dir: Path) -> None:
 
 def _urlbase(repository: str) -> str:
     url = repository if "://" in repository else f"https://{repository}"
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise SettingsError(
+            "repository", "this is no URL", expected="a host name or an https URL", found=str(error)
+        ) from None
     if parts.query or parts.fragment or "@" in url:
         # not quoted: it may hold a password
         raise SettingsError(

@@ -177,6 +177,19 @@ def test_older_metadata_is_a_warning_that_names_the_first_difference(audited: Au
     assert f".{SERIES}.images[0].diffs" in finding.problem
 
 
+def test_metadata_that_gives_a_file_other_digests_is_an_error(audited: Audited) -> None:
+    path = audited.remote / DOCUMENT
+    document = json.loads(path.read_bytes())
+    document[SERIES]["images"][0]["sha512"] = "0" * 128
+    path.write_text(json.dumps(document))
+    with audited.served():
+        found = audit(audited)
+    (finding,) = [one for one in found.findings if one.severity.value == "error"]
+    assert finding.file == DOCUMENT
+    assert finding.problem == f"describes {OLDEST} otherwise than the local mirror does"
+    assert finding.found == "0" * 128
+
+
 def test_records_that_are_served_are_a_warning(audited: Audited) -> None:
     with audited.served(more="autoindex off;"):
         finding = only(audit(audited))

@@ -255,3 +255,14 @@ def test_every_digest_counts(audited: Audited, key: str) -> None:
     assert [one.problem for one in found] == [
         f"is not the file that the metadata describes: its {key} differs"
     ]
+
+
+@pytest.mark.parametrize("path", ["CKSUMS", DOCUMENT])
+def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(audited: Audited, path: str) -> None:
+    good = (audited.mirror / path).read_bytes()
+    (audited.mirror / path).unlink()
+    os.mkfifo(audited.mirror / path)
+    assert path in {one.file for one in local(audited.settings(), None, 0).findings}
+    assert audited.repository.prepare(repository=audited.url).ok
+    assert (audited.mirror / path).read_bytes() == good
+    assert said(local(audited.settings(), None, 0)) == []

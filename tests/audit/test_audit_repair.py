@@ -14,9 +14,11 @@ from puavo_repository.audit.audit import audit
 from puavo_repository.audit.local import local
 from puavo_repository.audit.repair import repair_local
 from puavo_repository.audit.report import AuditReport
+from puavo_repository.errors import StorageRefusedError
 from puavo_repository.stages import publish
 from puavo_repository.stages.publisher import open_tree
 from puavo_repository.storage import files
+from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
 from puavo_repository.storage.target import Target
@@ -198,3 +200,35 @@ def test_what_a_night_made_anew_before_the_repair_stays(audited: Audited) -> Non
     assert repaired.notes == ()
     assert (audited.mirror / RDIFF).read_bytes() == good
     assert audited.repository.check() == 6
+
+
+def test_a_repair_that_failed_is_no_repair(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(audited.remote / NEW)
+    rename = FolderTree.rename
+
+    def refused(self: FolderTree, path: str, new: str) -> None:
+        if new == NEW:
+            raise StorageRefusedError(f"{self.name}/{new}", "the server denies permission")
+        rename(self, path, new)
+
+    monkeypatch.setattr(FolderTree, "rename", refused)
+    report = run(audited, audited.target)
+    assert not report.ok
+    assert report.repaired == ()
+    assert [one.file for one in report.findings] == [NEW]
+    monkeypatch.undo()
+    assert publish.publish(audited.mirror, audited.target, KEEP).ok
+    assert problems(run(audited, audited.target)) == []
+    assert walk(audited.remote) == []
+
+
+def test_findings_are_not_lost_where_the_report_cannot_be_kept(audited: Audited) -> None:
+    flip(audited.remote / NEW)
+    record = audited.mirror / ".puavo-repository" / "audit.json"
+    record.unlink(missing_ok=True)
+    record.mkdir()
+    report = run(audited, audited.target, repair=False)
+    assert {one.file for one in report.findings} == {NEW, ""}
+    assert any("audit.json" in problem for problem in problems(report))

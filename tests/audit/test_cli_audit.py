@@ -41,7 +41,7 @@ def test_a_sound_repository_is_told_so(audited: Audited) -> None:
 def test_an_error_is_named_on_stderr_and_in_the_exit_status(audited: Audited) -> None:
     flip(audited.remote / NEW)
     (audited.remote / "stray").touch()
-    remotes = {"PUAVO_REPOSITORY_REMOTE": f"connection-id {audited.target.url}"}
+    remotes = {"PUAVO_REPOSITORY_REMOTE": audited.target.url}
     done = command(audited, "--no-https", "--share", "1", **remotes)
     assert done.returncode == 1
     first, second = done.stderr.splitlines()[-2:]
@@ -86,3 +86,10 @@ def test_help_names_every_option(audited: Audited) -> None:
     assert done.returncode == 0
     for option in ("--repository", "--upload", "--share", "--no-https", "--repair", "--json"):
         assert option in done.stdout
+
+
+def test_a_connection_of_airflow_is_not_left_out_in_silence(audited: Audited) -> None:
+    done = command(audited, "--no-https", PUAVO_REPOSITORY_REMOTE=f"www {audited.target.url}")
+    assert done.returncode == 2
+    assert "www is an Airflow connection" in done.stderr
+    assert "--upload" in done.stderr

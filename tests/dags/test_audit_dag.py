@@ -78,7 +78,7 @@ def test_a_remote_that_cannot_be_reached_is_a_finding_and_stops_nothing_else(
     conf = {
         "image_dir": str(repository.images),
         "mirror_dir": str(repository.mirror),
-        "mirrors": [f"file://{tmp_path}/missing"],
+        "mirrors": [f"file://{tmp_path}/missing", "no-such-connection"],
         "audit_https": False,
     }
     found = run_dag(airflow, AUDIT, conf)
@@ -87,3 +87,5 @@ def test_a_remote_that_cannot_be_reached_is_a_finding_and_stops_nothing_else(
     assert report is not None
     assert report.counts.local_files == 1
     assert "no such folder" in str(report.findings[0])
+    assert report.findings[1].problem == "checks that did not come to their end: 1"
+    assert not report.ok

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from puavo_repository.audit.clients import clients
 from puavo_repository.audit.local import local
 from puavo_repository.audit.remote import remote
 from puavo_repository.audit.repair import repair_local, repair_remote
-from puavo_repository.audit.report import AuditReport, Checked, last, remember
+from puavo_repository.audit.report import LOCAL, AuditReport, Checked, Finding, last, remember
+from puavo_repository.errors import RepositoryError
 from puavo_repository.progress import Nobody, TransferProgress, Watcher, no_transfer_progress
 from puavo_repository.settings import Settings
 from puavo_repository.stages.publish_options import Options
@@ -72,5 +74,9 @@ def conclude(settings: Settings, begun: float, turn: int, checks: Sequence[Check
     """
     report = AuditReport(begun, time.time() - begun, turn, tuple(checks))
     if settings.mirror_dir.is_dir():
-        remember(settings.mirror_dir, report)
+        try:
+            remember(settings.mirror_dir, report)
+        except RepositoryError as error:
+            unkept = Checked(LOCAL, findings=(Finding.of(LOCAL, error),))
+            return replace(report, checks=(*report.checks, unkept))
     return report

@@ -141,7 +141,19 @@ class _Clients:
         return served, findings
 
     def _other(self, path: str, content: bytes, local: Description) -> Iterator[Finding]:
-        found = Description.of({path: content}).parsed.get(path)
+        served = Description.of({path: content})
+        found = served.parsed.get(path)
+        for name, file in served.files.items():
+            ours = local.files.get(name)
+            if ours is not None and ours != file:
+                yield error(
+                    self._where,
+                    path,
+                    f"describes {name} otherwise than the local mirror does",
+                    ours.digests.get("sha512", f"{ours.size} bytes"),
+                    file.digests.get("sha512", f"{file.size} bytes"),
+                    "Publish; if that is done, see who else writes there",
+                )
         if found is not None:
             where, expected, seen = difference(local.parsed[path], found)
             yield warning(

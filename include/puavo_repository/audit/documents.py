@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from puavo_repository.audit.description import Description
 from puavo_repository.audit.report import Finding, Severity
+from puavo_repository.formats.metadata import Document, described_files
 from puavo_repository.stages.publish_survey import CKSUMS, listing, sha256
 from puavo_repository.storage import journal, publisher_lock
 from puavo_repository.storage.journal import Journal
@@ -76,11 +77,13 @@ def of_documents(where: str, seen: View, local: Description | None) -> Iterator[
         yield finding
     if not wrong:  # CKSUMS follows the metadata
         yield from _of_cksums(where, seen, local)
-    for path, content in local.documents.items() if local else ():
+    if local is None:
+        return
+    for path, content in local.documents.items():
         if path not in wrong and seen.described.documents.get(path) != content:
-            yield _behind(where, path, seen)
+            yield _behind(where, path, seen, local.parsed.get(path, {}))
     for path in seen.described.documents:
-        if local and path not in local.documents and path not in wrong:
+        if path not in local.documents and path not in wrong:
             yield Finding(
                 Severity.WARNING,
                 where,
@@ -168,14 +171,16 @@ def _of_cksums(where: str, seen: View, local: Description | None) -> Iterator[Fi
         )
 
 
-def _behind(where: str, path: str, seen: View) -> Finding:
-    back = seen.journal.rejected
+def _behind(where: str, path: str, seen: View, ours: Document) -> Finding:
+    known = seen.journal.rejected
+    files = described_files(ours)
+    back = [file.path for file in files if known.get(file.path, "") == file.digests.get("sha256")]
     return Finding(
         Severity.WARNING,
         where,
         path,
         "is not what the local mirror has: that is not published yet",
-        found=f"a step back, which took {len(back)} files from clients" if back else "",
+        found=f"a step back, which took {len(back)} files of it from clients" if back else "",
         remedy="Take the bad image out and prepare again, then publish" if back else "Publish",
     )
 

@@ -93,6 +93,8 @@ def repair_remote(
             (report,) = publish_all(mirror_dir, [target], how, progress=progress)
             notes += [f"while repairing: {line}" for line in report.lines()[1:]]
         left = {one.file for one in look(mirror_dir, target, 0, 0, options, only=paths).findings}
+        if wanted and not report.ok:
+            left |= paths  # it may not be described any more, and so not be looked for
     except RepositoryError as error:
         return replace(found, notes=(*found.notes, *notes, f"not repaired: {error}"))
     return _concluded(found, left, notes)

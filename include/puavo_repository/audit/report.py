@@ -257,7 +257,10 @@ def remember(mirror: Path, report: AuditReport) -> None:
 
 def last(mirror: Path) -> AuditReport | None:
     """Return the last audit's report; None where there is none, or none that can be read."""
-    return records(mirror).get(_RECORD)
+    try:
+        return records(mirror).get(_RECORD)
+    except RepositoryError:
+        return None  # keeping the next one will say why
 
 
 def records(mirror: Path) -> Records[AuditReport]:

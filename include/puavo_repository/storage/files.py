@@ -123,7 +123,7 @@ def discard(part: Path) -> None:
 def write(path: Path, content: bytes) -> bool:
     """Give a file this content; return False where it has it already and nothing was done."""
     try:
-        if path.read_bytes() == content:
+        if Identity.at(path) is not None and path.read_bytes() == content:
             return False
     except FileNotFoundError:
         pass

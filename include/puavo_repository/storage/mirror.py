@@ -87,7 +87,8 @@ class Mirror:
         found: dict[str, Document] = {}
         for path in files.listed(self.meta, "[!.]*.json"):
             try:
-                found[path.name] = metadata.parse(path.read_bytes())
+                plain = Identity.at(path) is not None
+                found[path.name] = metadata.parse(path.read_bytes() if plain else b"")
             except ValueError as error:
                 logger.warning("%s is damaged and will be made anew: %s", path, error)
                 found[path.name] = {}
@@ -96,10 +97,12 @@ class Mirror:
         return found
 
     def contents(self) -> dict[str, bytes]:
-        """Return what metadata and CKSUMS hold, by path."""
+        """Return what metadata and CKSUMS hold, by path; only plain files are any of them."""
         paths = [*files.listed(self.meta, "[!.]*.json"), *files.listed(self.root, self.cksums.name)]
         found = {}
         for path in paths:
+            if Identity.at(path) is None:
+                continue  # a pipe would keep whoever reads it waiting for ever
             try:
                 found[str(path.relative_to(self.root))] = path.read_bytes()
             except OSError as error:
