@@ -129,6 +129,9 @@ _REMEDIES = {
     errno.EACCES: "Give the user that runs this access to it, or choose another folder",
     errno.EPERM: "Give the user that runs this access to it, or choose another folder",
     errno.ENAMETOOLONG: "Choose a shorter name or folder",
+    errno.EISDIR: "A folder has the name of a file: move it away and run again",
+    errno.ENOTEMPTY: "A folder has the name of a file: move it away and run again",
+    errno.ENOTDIR: "A file has the name of a folder: move it away and run again",
     errno.EFBIG: "Use a file system that can hold files of this size",
 }
 

@@ -22,7 +22,7 @@ from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
 from puavo_repository.storage.target import Target
-from repository import snapshot
+from repository import V4, name, snapshot
 from servers import Sshd
 
 
@@ -222,6 +222,51 @@ def test_a_repair_that_failed_is_no_repair(
     assert publish.publish(audited.mirror, audited.target, KEEP).ok
     assert problems(run(audited, audited.target)) == []
     assert walk(audited.remote) == []
+
+
+def test_a_repair_publishes_nothing_that_waits(audited: Audited, target: Target) -> None:
+    published = {**tree_of(audited.remote)}
+    audited.repository.add(name(V4))
+    assert audited.repository.prepare(repository=audited.url).ok
+    flip(audited.remote / OLD)
+    report = run(audited, target)
+    assert [one.file for one in report.repaired] == [OLD]
+    assert [(one.severity.value, one.file) for one in report.findings] == [("warning", DOCUMENT)]
+    assert tree_of(audited.remote) == published
+    flip(audited.remote / DOCUMENT, 0)
+    report = run(audited, target)
+    assert report.repaired == (), "the one that is here waits to be published"
+    (finding,) = [one for one in report.findings if one.file == DOCUMENT]
+    assert finding.remedy.endswith("then publish again")
+    audited.publish()
+    assert (audited.remote / DOCUMENT).read_bytes() == (audited.mirror / DOCUMENT).read_bytes()
+    assert walk(audited.remote) == []
+
+
+def test_one_that_cannot_be_repaired_does_not_hold_back_another(audited: Audited) -> None:
+    flip(audited.remote / NEW)
+    (audited.remote / OLD).unlink()
+    (audited.mirror / OLD).unlink()
+    report = run(audited, audited.target)
+    assert [one.file for one in report.repaired] == [NEW]
+    there = [one for one in report.findings if one.where == audited.target.url]
+    assert [one.file for one in there] == [OLD]
+    assert (audited.remote / NEW).read_bytes() == (audited.mirror / NEW).read_bytes()
+
+
+@pytest.mark.parametrize("file", [NEW, RDIFF, DOCUMENT, "CKSUMS"])
+def test_a_folder_in_the_place_of_a_file_is_moved_away_by_hand(
+    audited: Audited, target: Target, file: str
+) -> None:
+    (audited.remote / file).unlink()
+    (audited.remote / file).mkdir()
+    before = snapshot(audited.remote)
+    report = run(audited, target)
+    assert report.repaired == ()
+    (finding,) = report.findings
+    assert (finding.file, finding.problem) == (file, "is a folder, no plain file")
+    assert finding.remedy == "Move it away there, then publish"
+    assert snapshot(audited.remote) == before
 
 
 def test_findings_are_not_lost_where_the_report_cannot_be_kept(audited: Audited) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from audits import flip
 from mirrors import (
     SERIES,
     add_image,
@@ -35,11 +36,13 @@ from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_report import PublishReport
+from puavo_repository.stages.publisher import open_tree
 from puavo_repository.storage import files, journal
 from puavo_repository.storage.folder import FolderFile, FolderTree
 from puavo_repository.storage.generations import GENERATIONS
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
 from puavo_repository.storage.target import Target
+from repository import V1, Repository, name
 from servers import Sshd, running
 
 NOW = Options(cleaning=Cleaning(grace=0.0, share=1.0, pause=0.0))
@@ -177,6 +180,58 @@ def test_a_file_that_someone_changed_is_withdrawn_and_replaced(
     assert found.ok, found.failed
     assert image(2) in found.withdrawn
     assert tree_of(remote) == tree_of(mirror)
+
+
+def test_a_file_is_described_again_although_its_series_waits(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    assert publish(mirror, folder, KEEP).ok
+    before = tree_of(remote)
+    names = add_image(mirror, [image(1), image(2), image(3)], keep=4)
+    (mirror / names[-1]).unlink()
+    (remote / image(1)).write_bytes(bytes((remote / image(1)).stat().st_size))
+    os.utime(remote / image(1), (1, 1))
+    found = publish(mirror, folder, KEEP)
+    assert found.withdrawn == [image(1)]
+    assert not found.ok
+    now = tree_of(remote)
+    assert {path: now[path] for path in before} == before
+    assert walk(remote) == []
+
+
+@pytest.mark.parametrize("path", [image(1), "rdiff", f"meta/{SERIES}.json", "CKSUMS"])
+def test_a_folder_in_the_place_of_a_file_changes_nothing(
+    mirror: Path, remote: Path, target: Target, path: str
+) -> None:
+    assert publish(mirror, target, KEEP).ok
+    if path == "rdiff":
+        path = f"rdiffs/{min(found.name for found in (remote / 'rdiffs').iterdir())}"
+    (remote / path).unlink()
+    (remote / path).mkdir()
+    (remote / path / "theirs").touch()
+    before, record = tree_of(remote), journal.load(open_tree(target))
+    try:
+        told = publish(mirror, target, KEEP).failed[path]
+    except PublishError as error:
+        told = str(error)
+    assert f"{path}: is a folder, in the place of a file. Move it away there" in told
+    assert tree_of(remote) == before
+    assert journal.load(open_tree(target)).generation == record.generation
+    shutil.rmtree(remote / path)
+    assert publish(mirror, target, KEEP).ok
+    assert walk(remote) == []
+
+
+def test_bytes_that_the_disk_forgot_are_not_published(
+    repository: Repository, remote: Path, target: Target
+) -> None:
+    """Neither size nor time tells of them; what is sent is read anyway."""
+    victim = repository.add(name(V1))
+    assert repository.prepare().ok
+    flip(victim)
+    found = publish(repository.mirror, target, KEEP)
+    assert "its content is not what the metadata describes" in found.failed[name(V1)]
+    assert not (remote / name(V1)).exists()
 
 
 def test_a_touched_file_is_compared_whole(mirror: Path, remote: Path, target: Target) -> None:
@@ -485,11 +540,11 @@ def test_a_base_that_is_not_the_right_one_is_not_assembled_from(
     target = sshd.target(remote)
     publish(mirror, target, KEEP)
     every = add_image(mirror, names(mirror))
-    for name in every[:-1]:
-        data = changed((remote / name).read_bytes(), 5)
-        before = (remote / name).stat()
-        (remote / name).write_bytes(data[: before.st_size].ljust(before.st_size))
-        os.utime(remote / name, (before.st_atime, before.st_mtime))
+    for one in every[:-1]:
+        data = changed((remote / one).read_bytes(), 5)
+        before = (remote / one).stat()
+        (remote / one).write_bytes(data[: before.st_size].ljust(before.st_size))
+        os.utime(remote / one, (before.st_atime, before.st_mtime))
     # The journal believes in them: size and time agree. The samples do not.
     found = publish(mirror, target, KEEP)
     assert every[-1] in found.uploaded

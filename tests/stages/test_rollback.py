@@ -388,3 +388,16 @@ def test_a_step_back_keeps_as_many_generations_as_are_wanted(
         publisher.roll_back(None)
     kept = sorted(path.name for path in (remote / GENERATIONS).iterdir())
     assert kept == ["3.json", "4.json", "5.json"], "one more: the step must be able to end"
+
+
+def test_a_file_that_is_mended_after_a_step_back_is_described_again(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    seen = nights(mirror, target, remote, 2)
+    step_back(mirror, target)
+    (remote / image(1)).write_bytes(bytes((remote / image(1)).stat().st_size))
+    os.utime(remote / image(1), (1, 1))
+    found = publish(mirror, target, KEEP)
+    assert list(found.failed) == [f"meta/{SERIES}.json"], "what is bad stays away"
+    assert documents(remote) == seen[0], "and what was good is offered again"
+    assert walk(remote) == []

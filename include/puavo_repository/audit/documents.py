@@ -15,7 +15,10 @@ from puavo_repository.storage.journal import Journal
 from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree, read_whole
 
 _PUBLISH = "Publish again"
-_SEE = "See who else writes there, then publish again or let the audit repair it"
+_SEE = "See who else writes there, then publish again"
+_OR_REPAIR = f"{_SEE} or let the audit repair it"
+MOVE_AWAY = "Move it away there, then publish"
+_NOT_OURS = "It is not ours: see who wrote it there, and remove it or have it mended"
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def _of_journal(where: str, seen: View) -> Iterator[Finding]:
             "the last publishing run did not come to its end",
             remedy=_PUBLISH,
         )
-    if not any(_is_document(path) for path in seen.listing):
+    if not any(map(_is_document, [*seen.listing, *seen.journal.files])):
         yield Finding(
             Severity.ERROR,
             where,
@@ -121,28 +124,33 @@ def _of_journal(where: str, seen: View) -> Iterator[Finding]:
         )
 
 
+def no_file(kind: Kind) -> str:
+    """Say what lies in the place of a file."""
+    return "is no plain file" if kind is Kind.OTHER else f"is a {kind.value}, no plain file"
+
+
 def _of_metadata(where: str, seen: View, local: Description | None) -> Iterator[Finding]:
-    ours = local.documents if local else {}
+    ours, entries = local.documents if local else {}, seen.journal.files
 
     def error(path: str, problem: str, found: str = "") -> Finding:
+        there, entry = seen.listing.get(path), entries.get(path)
+        # What was published is put back, not what waits to be published.
+        same = entry is not None and path in ours and entry.sha256 == sha256(ours[path])
+        remedy = _OR_REPAIR if same else _SEE if path in ours or entry else _NOT_OURS
+        if there is not None and there.kind is Kind.FOLDER:
+            same, remedy = False, MOVE_AWAY
         return Finding(
-            Severity.ERROR,
-            where,
-            path,
-            problem,
-            found=found,
-            remedy=_SEE,
-            repairable=path in ours,
+            Severity.ERROR, where, path, problem, found=found, remedy=remedy, repairable=same
         )
 
-    entered = {path for path, e in seen.journal.files.items() if e.mtime is not None}
+    entered = {path for path, e in entries.items() if e.mtime is not None}
     known = {path for path in seen.listing if _is_document(path)}
     for path in sorted(known | {path for path in entered if _is_document(path)}):
         content = seen.described.documents.get(path)
         if path not in known and not seen.publishing:
             yield error(path, "is missing")
         elif path in known and seen.listing[path].kind is not Kind.FILE:
-            yield error(path, f"is a {seen.listing[path].kind.value}, no plain file")
+            yield error(path, no_file(seen.listing[path].kind))
         elif path in seen.described.damaged:
             yield error(path, "is damaged", seen.described.damaged[path])
         elif path in known and content is None:
@@ -150,25 +158,28 @@ def _of_metadata(where: str, seen: View, local: Description | None) -> Iterator[
         elif content is not None and path in entered and content != ours.get(path):
             # In the middle of a change the journal is written last.
             settled = seen.journal.verified and not seen.publishing
-            if settled and seen.journal.files[path].sha256 != sha256(content):
+            if settled and entries[path].sha256 != sha256(content):
                 yield error(path, "was changed on the server")
     for path, problem in seen.described.problems():
         yield error(path, f"breaks what clients rely on: {problem}")
 
 
 def _of_cksums(where: str, seen: View, local: Description | None) -> Iterator[Finding]:
-    if seen.publishing or not seen.described.documents:
+    if seen.publishing or not seen.described.documents or seen.described.cksums_agree():
         return
-    if not seen.described.cksums_agree():
-        missing = seen.described.cksums is None
-        yield Finding(
-            Severity.ERROR,
-            where,
-            CKSUMS,
-            "is missing" if missing else "does not say what the metadata there says",
-            remedy=_SEE,
-            repairable=local is not None and local.cksums is not None,
-        )
+    there = seen.listing.get(CKSUMS)
+    folder = there is not None and there.kind is Kind.FOLDER
+    problem = "does not say what the metadata there says" if there else "is missing"
+    if there is not None and there.kind is not Kind.FILE:
+        problem = no_file(there.kind)
+    yield Finding(
+        Severity.ERROR,
+        where,
+        CKSUMS,
+        problem,
+        remedy=MOVE_AWAY if folder else _OR_REPAIR if local else _SEE,
+        repairable=local is not None and not folder,
+    )
 
 
 def _behind(where: str, path: str, seen: View, ours: Document) -> Finding:

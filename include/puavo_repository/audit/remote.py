@@ -11,10 +11,11 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from puavo_repository.audit.description import Description, take
-from puavo_repository.audit.documents import View, of_documents, view
+from puavo_repository.audit.documents import MOVE_AWAY, View, no_file, of_documents, view
 from puavo_repository.audit.report import Checked, Counts, Finding, Severity
 from puavo_repository.audit.steps import Tally, attempted, due, side_by_side
 from puavo_repository.audit.strays import remote_strays
@@ -56,7 +57,7 @@ def remote(
     """
 
     def check() -> Checked:
-        return look(mirror_dir, target, turn, share, options, watcher)
+        return look(mirror_dir, target, turn, share, options, watcher)[1]
 
     return attempted(target.url, lambda: persist(check))
 
@@ -69,8 +70,8 @@ def look(
     options: Options | None = None,
     watcher: Watcher | None = None,
     only: Collection[str] | None = None,
-) -> Checked:
-    """Do the same once; see ``remote``.
+) -> tuple[View, Checked]:
+    """Do the same once; see ``remote``. Returns what lies there as well.
 
     Args:
         mirror_dir: The local mirror.
@@ -95,7 +96,7 @@ def look(
             seen, findings = check.look(turn, share, {finding.file for finding in findings})
             if seen.described.documents == before.described.documents:
                 break
-        return Checked(target.url, check.tally.counts, tuple(findings))
+        return seen, Checked(target.url, check.tally.counts, tuple(findings))
 
 
 class _Remote:
@@ -125,7 +126,10 @@ class _Remote:
         described = seen.described.files
         known = {*described, *seen.described.documents, *seen.journal.files}
         findings = list(of_documents(self._where, seen, local))
-        findings += remote_strays(self._where, seen.listing, known, time.time())
+        if local is not None:
+            known |= {*local.files, *local.documents}
+        if not (seen.damage and seen.described.damaged):  # else nobody knows what was ours
+            findings += remote_strays(self._where, seen.listing, known, time.time())
         files = [file for path, file in described.items() if only is None or path in only]
         if only is not None:
             findings = [finding for finding in findings if finding.file in only]
@@ -163,11 +167,14 @@ class _Remote:
             if found is not None and (found.kind, found.size) == (Kind.FILE, file.size):
                 there.append(file)
                 continue
-            problem = "has the wrong size"
-            if found is None or found.kind is not Kind.FILE:
-                problem = f"is a {found.kind.value}, no plain file" if found else "is missing"
+            problem = "has the wrong size" if found else "is missing"
+            if found is not None and found.kind is not Kind.FILE:
+                problem = no_file(found.kind)
             size = f"{found.size} bytes" if found and found.kind is Kind.FILE else ""
-            absent.append(self._finding(file, local, problem, f"{file.size} bytes", size))
+            finding = self._finding(file, local, problem, f"{file.size} bytes", size)
+            if found is not None and found.kind is Kind.FOLDER:
+                finding = replace(finding, remedy=MOVE_AWAY, repairable=False)
+            absent.append(finding)
         return there, absent
 
     def _samples_agree(self, file: DescribedFile, local: Description | None) -> bool:
@@ -219,7 +226,13 @@ class _Remote:
         expected: str,
         found: str,
     ) -> Finding:
-        ours = local is not None and file.path in local.files
+        ours = local.files.get(file.path) if local else None
+        same = ours is not None and ours.digests.get("sha256") == file.digests.get("sha256")
+        remedy = "The local mirror does not have it: publish, so that clients are not told of it"
+        if ours is not None:
+            remedy = "The local mirror has another one by now: publish"
+        if same:
+            remedy = "Let the audit repair it: it is sent again"
         return Finding(
             Severity.ERROR,
             self._where,
@@ -227,10 +240,8 @@ class _Remote:
             problem,
             expected,
             found,
-            "Let the audit repair it: it is sent again"
-            if ours
-            else "The local mirror does not have it: publish, so that clients are not told of it",
-            repairable=ours,
+            remedy,
+            repairable=same,
         )
 
 

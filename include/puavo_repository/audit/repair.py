@@ -82,22 +82,23 @@ def repair_remote(
     paths = {finding.file for finding in found.findings if finding.repairable}
     if not paths:
         return found
-    # What lies there is not trusted: no image is made from it, its bytes travel.
-    how = replace(options or Options(), assemble=False)
     notes: list[str] = []
     try:
         wanted = _verified(mirror_dir, take(mirror_dir), paths, notes)
         if wanted:
+            # What lies there is not trusted: no image is made from it, its bytes travel. What
+            # else waits to be published goes on waiting: this is no night.
+            how = replace(options or Options(), assemble=False, only=frozenset(wanted))
             with Publisher(mirror_dir, target, how) as publisher:
                 persist(lambda: publisher.distrust(wanted))
             (report,) = publish_all(mirror_dir, [target], how, progress=progress)
             notes += [f"while repairing: {line}" for line in report.lines()[1:]]
-        left = {one.file for one in look(mirror_dir, target, 0, 0, options, only=paths).findings}
-        if wanted and not report.ok:
-            left |= paths  # it may not be described any more, and so not be looked for
+        seen, again = look(mirror_dir, target, 0, 0, options, only=paths)
     except RepositoryError as error:
         return replace(found, notes=(*found.notes, *notes, f"not repaired: {error}"))
-    return _concluded(found, left, notes)
+    # What clients are not told of any more is not looked for, and not repaired either.
+    told = {CKSUMS, *seen.described.documents, *seen.described.files}
+    return _concluded(found, {one.file for one in again.findings} | (paths - told), notes)
 
 
 def _verified(

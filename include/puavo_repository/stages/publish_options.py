@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,8 @@ class Options:
         known_hosts: The only file to look host keys up in; empty for the usual ones.
         allow_rolled_back: Whether to publish what a step back took from clients.
         assemble: Whether images may be made on the server from files that lie there.
+        only: Files, metadata and CKSUMS among them, that are published, and nothing else: what
+            a repair puts right. None for all.
     """
 
     connections: int = 6
@@ -41,6 +43,7 @@ class Options:
     known_hosts: str = ""
     allow_rolled_back: bool = False
     assemble: bool = True
+    only: Collection[str] | None = None
 
     def target(self, url: str) -> Target:
         """Return the remote that an URL names."""

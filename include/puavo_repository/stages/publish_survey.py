@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,9 +100,22 @@ def survey(tree: RemoteTree, local: Snapshot, *, allow_rolled_back: bool = False
             facts.presence[path] = Presence.MISSING
             facts.problems[path] = str(error)
     for path, found in facts.listing.items():
+        if path == CKSUMS:
+            _check_replaceable(tree, found, path)
         if path.startswith("meta/") and path.endswith(".json") and "/." not in path:
+            _check_replaceable(tree, found, path)
             facts.documents[path] = _document(tree, facts, local, path, found)
     return facts
+
+
+def _check_replaceable(tree: RemoteTree, found: RemoteStat, path: str) -> None:
+    """Refuse a folder in the place of a file before anything is withdrawn because of it."""
+    if found.kind is Kind.FOLDER:
+        raise PublishError(
+            f"{tree.name}/{path}",
+            "is a folder, in the place of a file",
+            remedy="Move it away there, and publish again",
+        )
 
 
 def listing(tree: RemoteTree) -> dict[str, RemoteStat]:
@@ -139,6 +153,7 @@ def _presence(tree: RemoteTree, facts: Facts, local: Path, file: Wanted) -> Pres
     if found is None:
         check_local(local, file.size)
         return Presence.MISSING
+    _check_replaceable(tree, found, file.path)
     if found.kind is not Kind.FILE or found.size != file.size:
         check_local(local, file.size)
         return Presence.WRONG
@@ -176,8 +191,23 @@ def _document(
         return {}
 
 
-def make_plan(tree: RemoteTree, local: Snapshot, facts: Facts, *, assemble: bool = True) -> Plan:
-    """Plan from the facts; without ``assemble``, the bytes of every file travel."""
+def make_plan(
+    tree: RemoteTree,
+    local: Snapshot,
+    facts: Facts,
+    *,
+    assemble: bool = True,
+    only: Collection[str] | None = None,
+) -> Plan:
+    """Plan from the facts.
+
+    Args:
+        tree: The remote.
+        local: What the mirror describes.
+        facts: What the remote has.
+        assemble: Whether images may be made there; otherwise the bytes of every file travel.
+        only: The files, metadata and CKSUMS among them, that are wanted now; None for all.
+    """
     left_out = facts.rejected.union(facts.problems)
     wanted = [file for path, file in local.wanted.items() if path not in left_out]
     named = facts.named()
@@ -192,6 +222,10 @@ def make_plan(tree: RemoteTree, local: Snapshot, facts: Facts, *, assemble: bool
     named_still = {f.path for doc in waiting.values() for f in metadata.described_files(doc)}
     kept = named_still.union(local.wanted)
     unnamed = [p for p in ours if p not in kept and p in facts.listing and _is_data(p)]
+    if only is not None:
+        transfers = tuple(item for item in transfers if item.path in only)
+        documents = [path for path in documents if path in only or path == CKSUMS]
+        dropped, unnamed = [], []
     foreign = [p for p in facts.listing if p not in ours and p not in local.wanted and _is_data(p)]
     return Plan(
         transfers=transfers,

@@ -86,8 +86,8 @@ class Publisher:
         with self.pool.tree() as tree:
             check_not_inside(tree, local)
             facts = self._survey(tree, local)
-            assemble = self.options.assemble
-            return local, facts, make_plan(tree, local, facts, assemble=assemble)
+            assemble, only = self.options.assemble, self.options.only
+            return local, facts, make_plan(tree, local, facts, assemble=assemble, only=only)
 
     def prepare(self, facts: Facts, plan: Plan) -> None:
         """Make sure that the plan can be followed, and enter what it intends into the journal.
@@ -140,7 +140,9 @@ class Publisher:
             lock.acquire()
             facts = self._survey_after(tree, local, done)
             waiting = [item for item in transfers if item.replaces]
-            switch = Switch(tree, local, facts, self.options.cleaning, lock.check)
+            switch = Switch(
+                tree, local, facts, self.options.cleaning, lock.check, only=self.options.only
+            )
             try:
                 return switch.run(waiting, done)
             finally:
@@ -148,6 +150,8 @@ class Publisher:
 
     def prune(self) -> Pruned:
         """Remove what no metadata names, when its grace is over."""
+        if self.options.only is not None:
+            return Pruned()
         local = snapshot(self._mirror_dir)
         with self.pool.tree() as tree:
             lock = self._lock(tree)
@@ -175,19 +179,22 @@ class Publisher:
         """
         local = snapshot(self._mirror_dir)
         with self.pool.tree() as tree:
-            facts = self._survey(tree, local)
-            for document in facts.documents.values():
-                for file in metadata.described_files(document):
-                    found = facts.listing.get(file.path)
-                    if found is None or found.kind is not Kind.FILE or found.size != file.size:
-                        raise StorageError(
-                            f"{tree.name}/{file.path}", "is not as the metadata there says"
-                        )
+            facts, only = self._survey(tree, local), self.options.only
+            wrong = [
+                file.path
+                for document in facts.documents.values()
+                for file in metadata.described_files(document)
+                if (found := facts.listing.get(file.path)) is None
+                or (found.kind, found.size) != (Kind.FILE, file.size)
+            ]
+            for path in wrong:
+                if only is None or path in only:
+                    raise StorageError(f"{tree.name}/{path}", "is not as the metadata there says")
             for path in fresh:
                 size = local.wanted[path].size if path in local.wanted else 0
                 if not same_bytes(tree, path, self._mirror_dir / path, samples(size)[:4]):
                     raise StorageError(f"{tree.name}/{path}", "was changed on the server")
-            if not facts.journal.verified:
+            if not facts.journal.verified and not wrong:
                 facts.journal.verified = True
                 journal.save(tree, facts.journal)
             return facts.journal.generation

@@ -60,6 +60,7 @@ class Switch:
         cleaning: When and how much may be removed.
         check: Called before each step that clients see; raises where the lock was lost.
         step_back: What ``local`` puts back, if it does.
+        only: The metadata files of ``local`` that are written, among other paths; None for all.
     """
 
     def __init__(
@@ -70,7 +71,11 @@ class Switch:
         cleaning: Cleaning,
         check: Callable[[], None],
         step_back: StepBack | None = None,
+        only: Collection[str] | None = None,
     ) -> None:
+        every = local.documents
+        self._ours = list(every) if only is None else [path for path in every if path in only]
+        self._whole = only is None
         self._step_back = step_back
         self._tree = tree
         self._local = local
@@ -78,6 +83,7 @@ class Switch:
         self._cleaning = cleaning
         self._check = check
         self._result = Switched()
+        self._before: dict[str, tuple[bytes, Document]] = {}  # of what is withdrawn
 
     def run(self, waiting: Collection[Transfer], done: Collection[Placed]) -> Switched:
         """Do all of it.
@@ -99,17 +105,18 @@ class Switch:
         for item in proven:
             self._check()
             self._take_note(settle(self._tree, item, how[item.path]))
-        for path in self._local.documents:
+        for path in self._ours:
             self._describe(path)
         for path in self._dropped():
             self._drop(path)
+        self._restore(withdrawn)
         if not self._facts.has_cksums(self._local):
             self._write(CKSUMS, self._facts.cksums(self._local))
         return self._result
 
     def _begin_generation(self, withdrawn: set[str]) -> None:
         """Keep what is about to be replaced, so that a step back is possible."""
-        ready = [path for path in self._local.documents if not self._absent(path, withdrawn)]
+        ready = [path for path in self._ours if not self._absent(path, withdrawn)]
         changing = {path for path in ready if path not in self._facts.current}
         changing.update(self._dropped())
         for path, document in self._facts.documents.items():
@@ -154,12 +161,31 @@ class Switch:
         for path, document in self._facts.documents.items():
             kept = metadata.without(document, paths)
             if kept != document:
+                self._before[path] = read_whole(self._tree, path) or b"", document
                 self._write_document(path, metadata.render(kept), kept)
                 self._facts.current.discard(path)
         self._write(CKSUMS, self._facts.cksums(self._local))
         self._result.withdrawn = sorted(paths)
         logger.info("withdrawn before they are replaced: %s", ", ".join(sorted(paths)))
         time.sleep(self._cleaning.pause)
+
+    def _restore(self, withdrawn: Collection[str]) -> None:
+        """Describe again what was withdrawn only for a moment, where ours does not say it."""
+        files = self._facts.journal.files
+        for path, (content, document) in self._before.items():
+            if path in self._facts.current or path not in self._facts.documents:
+                continue
+            other = {
+                file.path
+                for file in metadata.described_files(document)
+                if file.path in withdrawn and files[file.path].sha256 != file.digests.get("sha256")
+            }
+            kept = metadata.without(document, other)
+            if kept != self._facts.documents[path]:
+                content = content if kept == document else metadata.render(kept)
+                self._write_document(path, content, kept)
+                if content == self._local.documents.get(path):
+                    self._facts.current.add(path)
 
     def _describe(self, path: str) -> None:
         document = self._local.parsed[path]
@@ -183,7 +209,7 @@ class Switch:
     def _dropped(self) -> list[str]:
         ours = self._facts.journal.files
         gone = [path for path in self._facts.documents if path not in self._local.documents]
-        return [path for path in gone if path in ours]
+        return [path for path in gone if path in ours and self._whole]
 
     def _guard_dropped(self) -> None:
         """Series that vanish locally are like a mass deletion, only quicker for the clients."""

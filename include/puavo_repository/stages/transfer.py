@@ -178,12 +178,14 @@ def _prove(tree: RemoteTree, item: Transfer, local: Path, seams: list[int]) -> N
 def _vouched(mirror_dir: Path, item: Transfer) -> Iterator[Callable[[], None]]:
     """Watch a local file while it is sent; yields how to make sure it is what is described.
 
-    Where the mirror's records know the file by its identity, that must hold until the end.
-    Where they do not, its sha256 is computed beside the transfer.
+    Of a file whose bytes travel the sha256 is computed beside the transfer: a disk may have
+    forgotten some since the mirror was prepared. Where the server makes the file, its identity
+    must be the one that the mirror's records know, until the end.
     """
     local = mirror_dir / item.path
     identity = Identity.at(local)
-    known = _recorded(Mirror(mirror_dir), item) == identity is not None
+    made = item.how is How.ASSEMBLED
+    known = made and _recorded(Mirror(mirror_dir), item) == identity is not None
     ended = threading.Event()
     digest = None if known else _Digest(local, ended)
 
@@ -191,7 +193,9 @@ def _vouched(mirror_dir: Path, item: Transfer) -> Iterator[Callable[[], None]]:
         found = digest.result() if digest else item.sha256
         if found != item.sha256 or Identity.at(local) != identity:
             raise PublishError(
-                local, "its content is not what the metadata describes", remedy="Prepare again"
+                local,
+                "its content is not what the metadata describes",
+                remedy="Prepare again; if that does not help, the audit says which file is damaged",
             )
 
     try:
