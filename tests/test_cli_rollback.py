@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirrors import walk
-from repository import AMXA, COMMAND, V1, V2, V3, Repository, environment, name
+from repository import AMXA, COMMAND, FREE, V1, V2, V3, Repository, environment, name
 
 SERIES = f"{AMXA}-amd64"
 
@@ -73,3 +73,26 @@ def test_bad_usage_is_told(repository: Repository, remote: Path, tmp_path: Path)
     assert fresh.returncode == 1
     assert "there is no way back" in fresh.stderr
     assert "there is no such folder" in fresh.stderr
+
+
+def test_a_step_back_needs_no_images(repository: Repository, remote: Path) -> None:
+    url = f"file://{remote}"
+    for version in (V1, V2):
+        repository.add(name(version))
+        assert repository.command("-u", url).returncode == 0
+    repository.images.rename(repository.root / "unmounted")
+    done = rollback(repository, "-u", url)
+    assert done.returncode == 0, done.stderr
+    assert name(V2) not in (remote / "meta" / f"{SERIES}.json").read_text()
+
+
+def test_one_series_is_listed_alone(repository: Repository, remote: Path) -> None:
+    url = f"file://{remote}"
+    repository.add(name(V1))
+    repository.add(name(V2, FREE))
+    assert repository.command("-u", url).returncode == 0
+    listed = rollback(repository, "-u", url, "--list", "--series", SERIES)
+    assert listed.stdout.endswith(f": {SERIES} {V1.replace('-', '')}\n")
+    unknown = rollback(repository, "-u", url, "--list", "--series", "nobody")
+    assert unknown.returncode == 1
+    assert f"one of {SERIES}, {FREE}-amd64, found nobody" in unknown.stderr

@@ -47,18 +47,22 @@ def parser(
     return made
 
 
-def chosen(options: argparse.Namespace, **more: object) -> settings.Settings:
+def chosen(
+    options: argparse.Namespace, *, images: bool = True, **more: object
+) -> settings.Settings:
     """Return the settings that the options choose.
 
     Args:
         options: What was parsed.
+        images: Whether the images are needed.
         more: Further ones by their names; None counts as not given.
 
     Raises:
         SettingsError: They cannot be used.
     """
     names = ("image_dir", "mirror_dir", "repository", "puavo_os")
-    return settings.load({**{name: getattr(options, name) for name in names}, **more})
+    given = {name: getattr(options, name) for name in names}
+    return settings.load({**given, **more}, images=images)
 
 
 def urls(chosen: settings.Settings) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from puavo_repository import cli_options, printed
 from puavo_repository.errors import RepositoryError, SettingsError
 from puavo_repository.stages import publish_options
 from puavo_repository.stages.publisher import Publisher
-from puavo_repository.stages.rollback import Step, remember
+from puavo_repository.stages.rollback import Step, no_such_series, remember
 from puavo_repository.storage.target import Target
 
 
@@ -30,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
         RepositoryError: Bad settings.
     """
     options = _parser().parse_args(arguments)
-    chosen = cli_options.chosen(options)
+    chosen = cli_options.chosen(options, images=False)
     how = publish_options.load({})
     urls = options.upload or cli_options.urls(chosen)
     if not urls:
@@ -60,7 +61,7 @@ def _one(
 ) -> dict[str, Any]:
     with Publisher(mirror_dir, target, how) as publisher:
         if options.list:
-            found = publisher.steps()
+            found = _only(publisher.steps(), target, options.series)
             if not options.json:
                 _show(target, found)
             return {"target": target.url, "generations": [step.to_dict() for step in found]}
@@ -70,6 +71,17 @@ def _one(
     if not options.json:
         sys.stdout.write(f"{done}\n")
     return done.to_dict()
+
+
+def _only(found: Sequence[Step], target: Target, series: Sequence[str]) -> Sequence[Step]:
+    """Return the generations with the newest images of some series alone; of none for all."""
+    there = {name for step in found for name in step.newest}
+    for name in series:
+        if name not in there:
+            raise no_such_series(target.url, name, there)
+    if not series:
+        return found
+    return [replace(s, newest={name: s.newest.get(name, "") for name in series}) for s in found]
 
 
 def _show(target: Target, found: Sequence[Step]) -> None:

@@ -128,7 +128,12 @@ class Settings:
         return engine_named(self.engine, threads=self.cores, memory=self.memory << 20)
 
 
-def load(options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Settings:
+def load(
+    options: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    *,
+    images: bool = True,
+) -> Settings:
     """Bring the sources of settings together.
 
     Args:
@@ -136,6 +141,7 @@ def load(options: Mapping[str, Any], environment: Mapping[str, str] | None = Non
             for the URL base, ``no_config`` for the negation of ``write_config``, ``remote``
             for the list of remotes); None and empty texts count as not given.
         environment: The process' environment by default.
+        images: Whether the images are needed. A step back works where their disk is lost.
 
     Raises:
         SettingsError: A value cannot be used, or something needed is missing.
@@ -148,7 +154,7 @@ def load(options: Mapping[str, Any], environment: Mapping[str, str] | None = Non
         image_dir = _folder(from_file.get("image_dir"))
     if image_dir is None:
         raise SettingsError("IMAGE_DIR", "is not set", remedy="Give the folder with the images")
-    if not _is_folder(image_dir):
+    if images and not _is_folder(image_dir):
         raise SettingsError(image_dir, "there is no such folder", expected="a folder of images")
     mirror_dir = _folder(chosen.get("mirror_dir"))
     # The file's mirror belongs to the file's images: taken for other images, it would have
@@ -222,7 +228,7 @@ def _is_folder(path: Path) -> bool:
 def _check_apart(image_dir: Path, mirror_dir: Path) -> None:
     """Refuse a mirror that would feed on its own images; below them it is safe."""
     try:
-        same = mirror_dir.exists() and mirror_dir.samefile(image_dir)
+        same = mirror_dir.exists() and image_dir.exists() and mirror_dir.samefile(image_dir)
     except OSError as error:
         raise storage_error(mirror_dir, error) from error
     if same or image_dir.is_relative_to(mirror_dir):

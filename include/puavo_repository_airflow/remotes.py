@@ -45,7 +45,7 @@ def chosen() -> settings.Settings:
     given = {
         name: context["params"][name] or known.get(name) for name in ("image_dir", "mirror_dir")
     }
-    return settings.load(given)
+    return settings.load(given, images=False)
 
 
 def mirrors() -> list[str]:

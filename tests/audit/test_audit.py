@@ -89,6 +89,13 @@ def test_a_mirror_that_is_not_there_is_one_finding_and_is_not_made(audited: Audi
     assert not nowhere.exists()
 
 
+def test_a_folder_that_is_no_mirror_does_not_become_one(audited: Audited) -> None:
+    settings = audited.settings(mirror_dir=audited.mirror.parent / "empty", audit_https=False)
+    settings.mirror_dir.mkdir()
+    assert not audit(settings, []).ok
+    assert not list(settings.mirror_dir.iterdir())
+
+
 def test_findings_and_reports_travel_as_plain_values() -> None:
     finding = Finding.of("local", PublishError("x", "is wrong", expected="a", found="b"), "file")
     checked = Checked("local", Counts(1, 2), (finding,), (finding,), ("note",))

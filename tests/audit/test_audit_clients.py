@@ -77,7 +77,7 @@ def test_a_certificate_that_keeps_clients_away_is_named(
     if problem.endswith("soon"):
         assert more == []
         assert time.strftime("%Y-%m-%d", time.gmtime(time.time() + 5 * 86400)) in first.found
-        assert "5.0 days left" in first.found
+        assert "5.00 days left" in first.found
         assert found.counts.urls == 12, "the rest is checked all the same"
     else:
         (rest,) = more
@@ -368,6 +368,19 @@ def test_a_refusal_is_named(local_http: Check, status: int) -> None:
     found = [one for one in local_http(behave).findings if one.file == NEW]
     assert [(one.severity.value, one.problem) for one in found] == [("error", "is not served")]
     assert f"status {status}" in found[0].found
+
+
+def test_a_server_that_compresses_although_nobody_asked_is_named(local_http: Check) -> None:
+    def behave(handler: Handler) -> bool:
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return True
+
+    found = local_http(behave)
+    assert ("error", DOCUMENT, "is not served as it is") in said(found)
+    assert "gzip" in {one.found for one in found.findings}
 
 
 def test_a_server_that_refuses_everything_is_told_by_its_metadata(local_http: Check) -> None:

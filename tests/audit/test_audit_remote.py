@@ -19,7 +19,7 @@ from puavo_repository.errors import StorageRefusedError
 from puavo_repository.progress import Nobody
 from puavo_repository.stages import compare, publish
 from puavo_repository.stages.publisher import Publisher
-from puavo_repository.storage import journal, publisher_lock
+from puavo_repository.storage import generations, journal, publisher_lock
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.remote import Access, Range
 from puavo_repository.storage.target import Target
@@ -206,7 +206,9 @@ def test_a_lock_that_a_dead_publisher_left_hides_nothing(audited: Audited) -> No
     lock = audited.remote / publisher_lock.PATH
     lock.write_text("{}")
     (audited.remote / "CKSUMS").unlink()
-    assert said(audit(audited)) == []
+    busy = audit(audited)
+    assert said(busy) == []
+    assert "somebody publishes" in busy.notes[0]
     os.utime(lock, (1, 1))
     assert only(audit(audited)).file == "CKSUMS"
 
@@ -220,6 +222,20 @@ def test_a_step_back_is_a_warning_that_says_so(audited: Audited) -> None:
     finding = only(audit(audited))
     assert (finding.severity.value, finding.file) == ("warning", DOCUMENT)
     assert "a step back" in finding.found
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, flip])
+def test_a_way_back_that_is_cut_off_is_a_warning(
+    audited: Audited, target: Target, harm: Callable[[Path], object]
+) -> None:
+    audited.repository.add(name(V4))
+    assert audited.repository.prepare(repository=audited.url).ok
+    audited.publish()
+    harm(audited.remote / generations.GENERATIONS / "2.json")
+    finding = only(audit(audited, target))
+    assert finding.severity.value == "warning"
+    assert finding.file == f"{generations.GENERATIONS}/2.json"
+    assert "no step back leads beyond it" in finding.problem
 
 
 def test_a_folder_that_is_a_link_is_not_entered(audited: Audited, target: Target) -> None:

@@ -269,6 +269,19 @@ def test_a_folder_in_the_place_of_a_file_is_moved_away_by_hand(
     assert snapshot(audited.remote) == before
 
 
+def test_a_folder_in_the_place_of_a_local_rdiff_stays_described(audited: Audited) -> None:
+    (audited.mirror / RDIFF).unlink()
+    (audited.mirror / RDIFF).mkdir()
+    before = (audited.mirror / DOCUMENT).read_bytes()
+    (finding,) = run(audited).findings
+    assert (finding.file, finding.found) == (RDIFF, "a folder")
+    assert finding.remedy == "Move it away, and prepare again"
+    assert (audited.mirror / DOCUMENT).read_bytes() == before
+    (audited.mirror / RDIFF).rmdir()
+    assert audited.repository.prepare(repository=audited.url).ok
+    assert problems(run(audited)) == []
+
+
 def test_findings_are_not_lost_where_the_report_cannot_be_kept(audited: Audited) -> None:
     flip(audited.remote / NEW)
     record = audited.mirror / ".puavo-repository" / "audit.json"

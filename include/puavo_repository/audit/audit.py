@@ -21,6 +21,7 @@ from puavo_repository.errors import RepositoryError
 from puavo_repository.progress import Nobody, TransferProgress, Watcher, no_transfer_progress
 from puavo_repository.settings import Settings
 from puavo_repository.stages.publish_options import Options
+from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.target import Target
 
 
@@ -73,7 +74,7 @@ def conclude(settings: Settings, begun: float, turn: int, checks: Sequence[Check
         checks: What each check found.
     """
     report = AuditReport(begun, time.time() - begun, turn, tuple(checks))
-    if settings.mirror_dir.is_dir():
+    if Mirror(settings.mirror_dir).meta.is_dir():
         try:
             remember(settings.mirror_dir, report)
         except RepositoryError as error:

@@ -17,7 +17,7 @@ from puavo_repository.audit.canary import canary
 from puavo_repository.audit.description import Description, take
 from puavo_repository.audit.https import Https
 from puavo_repository.audit.report import Checked, Counts, Finding
-from puavo_repository.audit.served import ServedFiles, error, not_served, warning
+from puavo_repository.audit.served import ServedFiles, encoded, error, not_served, warning
 from puavo_repository.audit.steps import DAY, Tally, attempted
 from puavo_repository.errors import CertificateError, ConnectionLostError
 from puavo_repository.progress import Nobody, Watcher
@@ -28,6 +28,7 @@ from puavo_repository.storage.state import FOLDER
 _VALID = 14  # days that a certificate must still be valid
 _LARGEST = 64 << 20  # bytes of a document
 _LOOKS = 3  # times that the same is looked at while it is published anew
+_AGAIN = "Publish; if that is done, see what the web server serves instead"
 _HIDDEN = (journal.PATH, f"{FOLDER}/metadata.lock")
 
 
@@ -89,7 +90,7 @@ class _Clients:
                 "",
                 "the certificate ends soon",
                 f"at least {_VALID} days",
-                f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC, {left:.1f} days left",
+                f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC, {left:.2f} days left",
                 "Renew it, and see why that is not done by itself",
             )
 
@@ -124,18 +125,21 @@ class _Clients:
             if answer.status != 200 or answer.leads:
                 findings.append(not_served(self._where, path, "200", str(answer)))
             elif answer.more:
-                findings.append(error(self._where, path, "is larger than any metadata"))
+                problem = "is larger than any metadata"
+                findings.append(error(self._where, path, problem, remedy=_AGAIN))
+            elif (encoding := answer.headers.get("content-encoding", "identity")) != "identity":
+                findings.append(encoded(self._where, path, encoding))
             else:
                 contents[path] = answer.body
                 if answer.body != ours and path in local.parsed:
                     findings += self._other(path, answer.body, local)
         served = Description.of(contents)
         findings += [
-            error(self._where, path, "is no metadata that clients can read", found=problem)
+            error(self._where, path, "is no metadata that clients can read", "", problem, _AGAIN)
             for path, problem in served.damaged.items()
         ]
         findings += [
-            error(self._where, path, f"breaks what clients rely on: {problem}")
+            error(self._where, path, f"breaks what clients rely on: {problem}", remedy=_AGAIN)
             for path, problem in served.problems()
         ]
         return served, findings

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from puavo_repository.audit.description import Description
 from puavo_repository.audit.report import Finding, Severity
+from puavo_repository.audit.strays import KINDS
 from puavo_repository.formats.metadata import Document, described_files
 from puavo_repository.stages.publish_survey import CKSUMS, listing, sha256
-from puavo_repository.storage import journal, publisher_lock
+from puavo_repository.storage import generations, journal, publisher_lock
 from puavo_repository.storage.journal import Journal
 from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree, read_whole
 
@@ -31,6 +32,7 @@ class View:
         journal: What we put there; worked out anew where it cannot be read.
         damage: Why it cannot be read; empty where it can.
         publishing: Whether somebody publishes at this moment.
+        way_back: By number of each generation that should have a record, whether it can be read.
     """
 
     listing: dict[str, RemoteStat]
@@ -38,6 +40,7 @@ class View:
     journal: Journal
     damage: str
     publishing: bool
+    way_back: Mapping[int, bool]
 
 
 def view(tree: RemoteTree) -> View:
@@ -56,7 +59,10 @@ def view(tree: RemoteTree) -> View:
         if _is_document(path) and (text := read_whole(tree, path)) is not None
     }
     described = Description.of(documents, read_whole(tree, CKSUMS))
-    return View(found, described, record, damage, _is_published_to(tree))
+    kept = generations.kept(tree)
+    numbers = range(min(kept, default=record.generation), record.generation + 1)
+    way_back = {n: generations.load(tree, n) is not None for n in numbers if n}
+    return View(found, described, record, damage, _is_published_to(tree), way_back)
 
 
 def _is_published_to(tree: RemoteTree) -> bool:
@@ -114,6 +120,15 @@ def _of_journal(where: str, seen: View) -> Iterator[Finding]:
             "the last publishing run did not come to its end",
             remedy=_PUBLISH,
         )
+    lost = [number for number, readable in seen.way_back.items() if not readable]
+    if lost and not seen.damage and not seen.publishing:
+        yield Finding(
+            Severity.WARNING,
+            where,
+            f"{generations.GENERATIONS}/{max(lost)}.json",
+            "is missing or damaged: no step back leads beyond it",
+            remedy="See what happened there; what is published from now on can be gone back to",
+        )
     if not any(map(_is_document, [*seen.listing, *seen.journal.files])):
         yield Finding(
             Severity.ERROR,
@@ -126,7 +141,7 @@ def _of_journal(where: str, seen: View) -> Iterator[Finding]:
 
 def no_file(kind: Kind) -> str:
     """Say what lies in the place of a file."""
-    return "is no plain file" if kind is Kind.OTHER else f"is a {kind.value}, no plain file"
+    return f"is {KINDS[kind]}, no plain file"
 
 
 def _of_metadata(where: str, seen: View, local: Description | None) -> Iterator[Finding]:

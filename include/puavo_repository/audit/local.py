@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from puavo_repository.audit.description import Description, take
 from puavo_repository.audit.proofs import Proofs
@@ -90,7 +91,8 @@ class _Local:
             if not now.damaged:  # what is not described could not be told from what was
                 findings += [] if now.cksums_agree() else [_cksums()]
                 findings += self._strangers({finding.file for finding in findings})
-                findings += local_strays(self._root)
+                told = {finding.file for finding in findings}
+                findings += [one for one in local_strays(self._root) if one.file not in told]
         return Checked(LOCAL, self._tally.counts, tuple(findings))
 
     def _strangers(self, told: Collection[str]) -> Iterator[Finding]:
@@ -135,7 +137,7 @@ class _Local:
         try:
             identity = Identity.at(path)
             if identity is None:
-                return _missing(file, "is no plain file" if os.path.lexists(path) else "is missing")
+                return _missing(file, path)
             if identity.size != file.size:
                 return _differs(file, "size", str(file.size), str(identity.size))
             found = digest_file(path, self._watcher.advance).to_dict()
@@ -193,15 +195,17 @@ def _cksums() -> Finding:
     )
 
 
-def _missing(file: DescribedFile, problem: str) -> Finding:
+def _missing(file: DescribedFile, path: Path) -> Finding:
+    folder = path.is_dir() and not path.is_symlink()
     return Finding(
         Severity.ERROR,
         LOCAL,
         file.path,
-        problem,
+        "is no plain file" if os.path.lexists(path) else "is missing",
         expected=f"{file.size} bytes",
-        remedy=_remedy(file),
-        repairable=_is_rdiff(file),
+        found="a folder" if folder else "",
+        remedy="Move it away, and prepare again" if folder else _remedy(file),
+        repairable=_is_rdiff(file) and not folder,
     )
 
 

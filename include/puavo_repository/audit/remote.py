@@ -96,7 +96,9 @@ def look(
             seen, findings = check.look(turn, share, {finding.file for finding in findings})
             if seen.described.documents == before.described.documents:
                 break
-        return seen, Checked(target.url, check.tally.counts, tuple(findings))
+        busy = f"{target.url}: somebody publishes: what that changes is left to a later audit"
+        notes = (busy,) if seen.publishing else ()
+        return seen, Checked(target.url, check.tally.counts, tuple(findings), notes=notes)
 
 
 class _Remote:

@@ -28,6 +28,7 @@ _PATIENCE = 3  # addresses without an answer after which no more are asked
 _RANGE = 4 << 10  # bytes of a range
 _RANGES = 3  # of each file
 _MOST_RANGES = 600
+_ELSEWHERE = "Prepare with PUAVO_REPOSITORY_REPOSITORY set to where it is served, and publish"
 _PLAIN = re.compile(r"/[A-Za-z0-9._+~%/-]*")
 
 
@@ -52,8 +53,9 @@ class ServedFiles:
 
     def check(self, served: Description, local: Description) -> list[Finding]:
         """Ask for every address of every file, and compare some ranges."""
+        base = f"{self._where}/…"
         findings = [
-            error(self._where, path, f"names {count} addresses elsewhere", f"{self._where}/…", url)
+            error(self._where, path, f"names {count} addresses elsewhere", base, url, _ELSEWHERE)
             for path, count, url in outside(served, self._where)
         ]
         urls = served_urls(served, self._where)
@@ -96,6 +98,9 @@ class ServedFiles:
         self._watcher.finish(file.path)
         if answer.status != 200 or answer.leads:
             return not_served(self._where, file.path, "200", f"{answer} for {url}")
+        encoding = answer.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            return encoded(self._where, file.path, encoding)
         length = answer.headers.get("content-length", "none")
         if length != str(file.size):
             return error(
@@ -104,6 +109,7 @@ class ServedFiles:
                 "is served with another length",
                 str(file.size),
                 f"{length} for {url}",
+                "See the web server's root and what stands before it, such as a cache; publish",
             )
         return None
 
@@ -159,6 +165,12 @@ def not_served(where: str, path: str, status: str, found: str) -> Finding:
     """Return the finding of a file that the server does not give."""
     remedy = "See the web server's log and its root; publish if the file is missing there"
     return error(where, path, "is not served", f"status {status}", found, remedy)
+
+
+def encoded(where: str, path: str, encoding: str) -> Finding:
+    """Return the finding of a file that the server encodes though nobody asked for it."""
+    remedy = "Have the web server send files as they are: no compression in this tree"
+    return error(where, path, "is not served as it is", "no Content-Encoding", encoding, remedy)
 
 
 def _lost(where: str, file: DescribedFile, url: str, lost: ConnectionLostError) -> Finding:

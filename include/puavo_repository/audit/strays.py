@@ -17,6 +17,12 @@ from puavo_repository.storage.state import FOLDER
 
 _FOLDERS = {FOLDER, ".checksums", ".signatures"}  # ours, and the old system's
 _OF_A_MIRROR = {"CKSUMS", "meta", "rdiffs"}
+KINDS = {
+    Kind.FILE: "a file",
+    Kind.FOLDER: "a folder",
+    Kind.LINK: "a link",
+    Kind.OTHER: "a pipe or device",
+}
 _REMEDY = "Remove it if nobody needs it"
 
 
@@ -92,8 +98,8 @@ def remote_strays(
             "was left by a transfer that nobody continued"
             if part
             else (
-                f"is a {found.kind.value} that is not part of the mirror: neither metadata nor the "
-                "journal knows it"
+                f"is {KINDS[found.kind]} that is not part of the mirror: neither metadata nor "
+                "the journal knows it"
             )
         )
         yield Finding(

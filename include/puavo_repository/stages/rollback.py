@@ -243,8 +243,7 @@ def _chosen(
     every = {path for past in (now, *before) for path in past.documents}
     only = {f"meta/{name}.json" for name in series} or every
     if not only <= every:
-        unknown = ", ".join(sorted(only - every))
-        raise SettingsError(tree.name, "has no such series", found=unknown)
+        raise no_such_series(tree.name, min(only - every), every)
 
     def mixed(past: _Past) -> _Past:
         left = {path: text for path, text in now.documents.items() if path not in only}
@@ -273,7 +272,14 @@ def _chosen(
         "there is no such generation to go back to" if to is not None else "there is no way back",
         expected=f"one of those that are kept: {numbers}",
         found="" if to is None else str(to),
+        remedy="Choose one of them by its number" if before else "",
     )
+
+
+def no_such_series(where: str, name: str, there: Collection[str]) -> SettingsError:
+    """Return the error for a series that a remote does not have."""
+    known = ", ".join(sorted(there))
+    return SettingsError(where, "has no such series", expected=f"one of {known}", found=name)
 
 
 def _snapshot(tree: RemoteTree, documents: dict[str, bytes]) -> Snapshot:

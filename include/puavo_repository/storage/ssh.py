@@ -73,7 +73,11 @@ def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
 
 def lost(target: Target, error: BaseException) -> ConnectionLostError:
     """Return the error for a connection that could not be made or broke."""
-    return ConnectionLostError(target.url, str(error) or "the connection was lost")
+    return ConnectionLostError(
+        target.url,
+        str(error) or "the connection was lost",
+        remedy="Run again when the server answers at this address",
+    )
 
 
 def _prefer(transport: paramiko.Transport, expected: list[paramiko.PKey]) -> None:
