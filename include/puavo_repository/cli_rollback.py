@@ -13,8 +13,9 @@ from typing import Any
 from puavo_repository import cli_options, printed
 from puavo_repository.errors import RepositoryError, SettingsError
 from puavo_repository.stages import publish_options
+from puavo_repository.stages.history import Step
 from puavo_repository.stages.publisher import Publisher
-from puavo_repository.stages.rollback import Step, no_such_series, remember
+from puavo_repository.stages.rollback import no_such_series, remember
 from puavo_repository.storage.target import Target
 
 

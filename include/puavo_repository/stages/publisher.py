@@ -12,6 +12,7 @@ from puavo_repository.errors import RepositoryError, StorageError, StorageRefuse
 from puavo_repository.formats import metadata
 from puavo_repository.progress import TransferProgress, no_transfer_progress
 from puavo_repository.stages.compare import same_bytes, samples
+from puavo_repository.stages.history import Step, steps
 from puavo_repository.stages.prune import Pruned, prune
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_plan import Plan, Transfer, mega
@@ -23,7 +24,7 @@ from puavo_repository.stages.publish_survey import (
     make_plan,
     survey,
 )
-from puavo_repository.stages.rollback import RolledBack, Step, roll_back, steps
+from puavo_repository.stages.rollback import RolledBack, roll_back
 from puavo_repository.stages.switch import Switch, Switched
 from puavo_repository.stages.transfer import Placed, transfer
 from puavo_repository.stages.upload import Ways

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,38 +20,17 @@ from puavo_repository.errors import PublishError, SettingsError
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.stages.compare import every_range
+from puavo_repository.stages.history import Past, history, in_place, is_sound, look, parse
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish_plan import Presence, Wanted
 from puavo_repository.stages.publish_snapshot import Snapshot, wanted_files
-from puavo_repository.stages.publish_survey import Facts, listing, sha256
+from puavo_repository.stages.publish_survey import Facts, sha256
 from puavo_repository.stages.switch import Switch
 from puavo_repository.storage import generations, journal, published
 from puavo_repository.storage.generations import GENERATIONS_KEPT, StepBack
-from puavo_repository.storage.journal import Journal
-from puavo_repository.storage.remote import Kind, RemoteTree, read_whole
+from puavo_repository.storage.remote import RemoteTree
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One generation that was published.
-
-    Attributes:
-        number: Which.
-        at: When it was published, in seconds since the epoch; None where that is not kept.
-        newest: Version of the newest image of each series then.
-        missing: How many of the files that it names are not there any more.
-    """
-
-    number: int
-    at: int | None
-    newest: Mapping[str, str]
-    missing: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -84,25 +63,6 @@ class RolledBack:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Past:
-    """One generation as it was: its number, when it was published, its metadata by path."""
-
-    number: int
-    at: int | None
-    documents: dict[str, bytes]
-
-
-def steps(tree: RemoteTree) -> list[Step]:
-    """Return the generations that are kept, the current one first."""
-    facts, found = _look(tree), []
-    for past in _history(tree, facts.journal):
-        parsed = _parsed(tree, past.documents)
-        missing = sum(_in_place(facts, file) is False for file in wanted_files(parsed).values())
-        found.append(Step(past.number, past.at, _newest(parsed), missing))
-    return found
-
-
 def roll_back(
     tree: RemoteTree,
     check: Callable[[], None],
@@ -129,9 +89,9 @@ def roll_back(
         PublishError: A file that it names is not there any more, or the metadata there is
             damaged. Nothing was changed.
     """
-    facts = _look(tree)
-    now, *before = _history(tree, facts.journal)
-    facts.documents = _parsed(tree, now.documents)
+    facts = look(tree)
+    now, *before = history(tree, facts.journal)
+    facts.documents = parse(tree, now.documents)
     made = generations.load(tree, facts.journal.generation)
     last = made.step_back if made else None
     if to is None and last and (last.token == token or not facts.journal.verified):
@@ -155,7 +115,7 @@ def roll_back(
         whole = Cleaning(allow_mass_delete=True, generations=generations_kept)
         step = StepBack(past.number, token)
         done = Switch(tree, local, facts, whole, check, step).run([], [])
-        _check_in_place(tree, _look(tree), local, changing, past.number)
+        _check_in_place(tree, look(tree), local, changing, past.number)
         for path in local.wanted:
             facts.journal.name(path, None)  # the grace begins anew when they go once more
         facts.journal.verified = True
@@ -188,34 +148,10 @@ def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
     published.remember(mirror_dir, address, done.generation, {"stepped back": text})
 
 
-def _look(tree: RemoteTree) -> Facts:
-    return Facts(journal.load(tree), listing(tree))
-
-
-def _history(tree: RemoteTree, record: Journal) -> Iterator[_Past]:
-    """Yield the current generation and those before it, as far as there are records of them."""
-    ours = record.files
-    names = (p for p in listing(tree) if p in ours and p.startswith("meta/"))
-    documents = {
-        path: content for path in sorted(names) if (content := read_whole(tree, path)) is not None
-    }
-    for number in range(record.generation, -1, -1):
-        made = generations.load(tree, number)
-        yield _Past(number, made.at if made else None, dict(documents))
-        if made is None:
-            return
-        for path, text in made.replaced.items():
-            documents.pop(path, None)
-            if text is not None:
-                documents[path] = text.encode()
-        if not documents:
-            return
-
-
-def _check_whole(tree: RemoteTree, now: _Past, changing: Collection[str]) -> None:
+def _check_whole(tree: RemoteTree, now: Past, changing: Collection[str]) -> None:
     """Refuse to step back from metadata that is damaged: nobody knows what it offered."""
     for path in sorted(changing & now.documents.keys()):
-        if not _is_sound(now.documents[path]):
+        if not is_sound(now.documents[path]):
             raise PublishError(
                 f"{tree.name}/{path}",
                 "is damaged, so what it offered cannot be taken back",
@@ -223,35 +159,27 @@ def _check_whole(tree: RemoteTree, now: _Past, changing: Collection[str]) -> Non
             )
 
 
-def _is_sound(content: bytes) -> bool:
-    try:
-        metadata.parse(content)
-    except ValueError:
-        return False
-    return True
-
-
 def _chosen(
     tree: RemoteTree,
     facts: Facts,
-    now: _Past,
-    before: Sequence[_Past],
+    now: Past,
+    before: Sequence[Past],
     to: int | None,
     series: Collection[str],
-) -> _Past:
+) -> Past:
     """Return the metadata that clients shall see: of one generation, in some series or in all."""
     every = {path for past in (now, *before) for path in past.documents}
     only = {f"meta/{name}.json" for name in series} or every
     if not only <= every:
         raise no_such_series(tree.name, min(only - every), every)
 
-    def mixed(past: _Past) -> _Past:
+    def mixed(past: Past) -> Past:
         left = {path: text for path, text in now.documents.items() if path not in only}
         put_back = {path: text for path, text in past.documents.items() if path in only}
         return replace(past, documents=left | put_back)
 
     for past in map(mixed, before):
-        lost = [path for path in sorted(only) if not _is_sound(past.documents.get(path, b"{}"))]
+        lost = [path for path in sorted(only) if not is_sound(past.documents.get(path, b"{}"))]
         if lost and past.number == to:
             raise PublishError(
                 f"{tree.name}/{lost[0]}",
@@ -261,7 +189,7 @@ def _chosen(
         if lost:
             continue
         if to is None and past.documents != now.documents:
-            named = _digests(_parsed(tree, past.documents))
+            named = _digests(parse(tree, past.documents))
             if not set(named.items()) & set(facts.journal.rejected.items()):
                 return past
         if past.number == to:
@@ -283,20 +211,9 @@ def no_such_series(where: str, name: str, there: Collection[str]) -> SettingsErr
 
 
 def _snapshot(tree: RemoteTree, documents: dict[str, bytes]) -> Snapshot:
-    parsed = _parsed(tree, documents)
+    parsed = parse(tree, documents)
     text = cksums.render(parsed.values())
     return Snapshot(Path(), documents, parsed, text, wanted_files(parsed))
-
-
-def _parsed(tree: RemoteTree, documents: Mapping[str, bytes]) -> dict[str, Document]:
-    parsed: dict[str, Document] = {}
-    for path, content in documents.items():
-        try:
-            parsed[path] = metadata.parse(content)
-        except ValueError as error:
-            logger.warning("%s/%s is damaged: %s", tree.name, path, error)
-            parsed[path] = {}
-    return parsed
 
 
 def _digests(parsed: Mapping[str, Document]) -> dict[str, str]:
@@ -305,15 +222,6 @@ def _digests(parsed: Mapping[str, Document]) -> dict[str, str]:
         file.path: file.digests.get("sha256", "")
         for document in parsed.values()
         for file in metadata.described_files(document)
-    }
-
-
-def _newest(parsed: Mapping[str, Document]) -> dict[str, str]:
-    return {
-        name: str(content["images"][-1].get("version", ""))
-        for document in parsed.values()
-        for name, content in document.items()
-        if content["images"]
     }
 
 
@@ -331,7 +239,7 @@ def _check_in_place(
         if path not in named:
             facts.presence[path] = Presence.PRESENT
             continue
-        there = _in_place(facts, file)
+        there = in_place(facts, file)
         if there is None and _digest(tree, file) == file.sha256:
             facts.journal.placed(path, file.size, file.sha256, facts.listing[path].mtime)
         elif not there:
@@ -344,16 +252,6 @@ def _check_in_place(
             f"which generation {number} names, is not there any more",
             remedy="Nothing was changed. Choose a later generation, or prepare and publish again",
         )
-
-
-def _in_place(facts: Facts, file: Wanted) -> bool | None:
-    """Say whether a file is there as it was published; None where only its bytes can tell."""
-    found, entry = facts.listing.get(file.path), facts.journal.files.get(file.path)
-    if found is None or found.kind is not Kind.FILE or found.size != file.size:
-        return False
-    if entry is not None and entry.agrees(found):
-        return entry.sha256 == file.sha256
-    return None
 
 
 def _digest(tree: RemoteTree, file: Wanted) -> str:
