@@ -18,12 +18,12 @@ from typing import Any
 from airflow.sdk import dag, get_current_context, task
 
 from puavo_repository import settings
-from puavo_repository.audit.audit import conclude, next_turn
+from puavo_repository.audit.audit import conclude, turns_before
 from puavo_repository.audit.clients import clients as audit_clients
 from puavo_repository.audit.local import local as audit_local
 from puavo_repository.audit.remote import remote as audit_remote
 from puavo_repository.audit.repair import repair_local, repair_remote
-from puavo_repository.audit.report import Checked, Finding, Severity
+from puavo_repository.audit.report import LOCAL, Checked, Finding, Severity
 from puavo_repository.errors import PermanentError
 from puavo_repository.progress import LoggedWatcher
 from puavo_repository.settings import Settings
@@ -101,12 +101,12 @@ def puavo_repository_audit() -> None:
     def begin() -> Facts:
         found = chosen()
         mirrors = [{"mirror": name} for name in remotes.mirrors()]
-        return {"begun": time.time(), "turn": next_turn(found), "mirrors": mirrors}
+        return {"begun": time.time(), "turns": dict(turns_before(found)), "mirrors": mirrors}
 
     @task
     def local(audit: Facts) -> Facts:
         os.nice(10)
-        found = audit_local(chosen(), None, audit["turn"], LoggedWatcher())
+        found = audit_local(chosen(), None, audit["turns"].get(LOCAL, 0), LoggedWatcher())
         if repairs():
             run = f"DAG run {get_current_context()['run_id']}"
             found = repair_local(chosen(), found, run)
@@ -114,7 +114,7 @@ def puavo_repository_audit() -> None:
 
     @task
     def mirrors(audit: Facts) -> list[Facts]:
-        return [{**mirror, "turn": audit["turn"]} for mirror in audit["mirrors"]]
+        return [{**mirror, "turns": audit["turns"]} for mirror in audit["mirrors"]]
 
     @task(map_index_template="{{ label }}")
     def remote(work: Facts) -> Facts:
@@ -124,7 +124,7 @@ def puavo_repository_audit() -> None:
         found = audit_remote(
             here.mirror_dir,
             target,
-            work["turn"],
+            work["turns"].get(target.url, 0),
             options,
             share=here.audit_share,
             watcher=LoggedWatcher(),
@@ -137,7 +137,8 @@ def puavo_repository_audit() -> None:
     def clients(audit: Facts) -> Facts | None:
         if not chosen().audit_https:
             return None
-        return audit_clients(chosen(), audit["turn"], LoggedWatcher()).to_dict()
+        turn = audit["turns"].get(chosen().urlbase, 0)
+        return audit_clients(chosen(), turn, LoggedWatcher()).to_dict()
 
     @task(trigger_rule="all_done")
     def report(audit: Facts, local: Any, remote: Any, clients: Any) -> None:
@@ -146,7 +147,7 @@ def puavo_repository_audit() -> None:
         missing = len(audit["mirrors"]) + 1 + chosen().audit_https - len(checks)
         if missing:
             checks.append(Checked("audit", findings=(unmade(missing),)))
-        found = conclude(chosen(), audit["begun"], audit["turn"], checks)
+        found = conclude(chosen(), audit["begun"], checks)
         get_current_context()["ti"].xcom_push("audit", found.to_dict())
         sys.stdout.write("\n".join(found.lines()) + "\n")
         errors = [str(one) for one in found.findings if one.severity is Severity.ERROR]

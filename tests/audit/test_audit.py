@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from audits import NEW, OLD, Audited
-from puavo_repository.audit.audit import audit, next_turn
+from puavo_repository.audit import steps
+from puavo_repository.audit.audit import audit, turns_before
 from puavo_repository.audit.report import (
     AuditReport,
     Checked,
@@ -46,15 +48,29 @@ def test_a_sound_repository_has_no_finding_and_an_update_was_made(audited: Audit
 def test_the_report_is_kept_and_the_next_audit_has_the_next_turn(audited: Audited) -> None:
     settings = audited.settings(audit_https=False)
     assert last(audited.mirror) is None
-    assert next_turn(settings) == 0
     first = audit(settings, [])
     assert (audited.mirror / ".puavo-repository" / "audit.json").is_file()
     kept = last(audited.mirror)
     assert kept is not None
     assert kept.to_dict() == first.to_dict()
     assert audit(settings, []).turn == 1
+    assert turns_before(settings) == {"local": 2}
     (audited.mirror / ".puavo-repository" / "audit.json").write_text("{}")
-    assert next_turn(settings) == 0
+    assert turns_before(settings) == {}
+
+
+def test_each_place_has_its_own_turns(
+    audited: Audited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever audits two mirrors by turns, or one that is down at times, gets round each."""
+    monkeypatch.setattr(steps, "FEW", 0)
+    settings = audited.settings(audit_https=False, audit_share=0.5)
+    other = Target(path=str(tmp_path / "away"))
+    read = 0
+    for target in [audited.target, other, audited.target, other]:
+        read += audit(settings, [target]).counts.remote_read
+    assert read == 10
+    assert turns_before(settings) == {"local": 4, audited.target.url: 2}
 
 
 def test_any_few_audits_in_a_row_cover_everything() -> None:

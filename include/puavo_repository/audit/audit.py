@@ -9,14 +9,22 @@ and end with ``conclude``. A check that cannot be made is a finding, and the oth
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from puavo_repository.audit.clients import clients
 from puavo_repository.audit.local import local
 from puavo_repository.audit.remote import remote
 from puavo_repository.audit.repair import repair_local, repair_remote
-from puavo_repository.audit.report import LOCAL, AuditReport, Checked, Finding, last, remember
+from puavo_repository.audit.report import (
+    LOCAL,
+    AuditReport,
+    Checked,
+    Counts,
+    Finding,
+    last,
+    remember,
+)
 from puavo_repository.errors import RepositoryError
 from puavo_repository.progress import Nobody, TransferProgress, Watcher, no_transfer_progress
 from puavo_repository.settings import Settings
@@ -46,34 +54,39 @@ def audit(
         watcher: Told how it goes.
         progress: Told of what a repair sends.
     """
-    begun, turn, eye = time.time(), next_turn(settings), watcher or Nobody()
-    found = local(settings, None, turn, eye)
+    begun, turns, eye = time.time(), turns_before(settings), watcher or Nobody()
+    found = local(settings, None, turns.get(LOCAL, 0), eye)
     checks = [repair_local(settings, found, holder) if repair else found]
     for target in targets:
         root, share = settings.mirror_dir, settings.audit_share
+        turn = turns.get(target.url, 0)
         found = remote(root, target, turn, options, share=share, watcher=eye)
         checks.append(repair_remote(root, target, found, options, progress) if repair else found)
     if settings.audit_https:
-        checks.append(clients(settings, turn, eye))
-    return conclude(settings, begun, turn, checks)
+        checks.append(clients(settings, turns.get(settings.urlbase, 0), eye))
+    return conclude(settings, begun, checks)
 
 
-def next_turn(settings: Settings) -> int:
-    """Return the number of the audit that begins now: one more than the last one's."""
+def turns_before(settings: Settings) -> Mapping[str, int]:
+    """Return how often each place was checked in the audits until now, by its name."""
     before = last(settings.mirror_dir)
-    return before.turn + 1 if before else 0
+    return before.turns if before else {}
 
 
-def conclude(settings: Settings, begun: float, turn: int, checks: Sequence[Checked]) -> AuditReport:
+def conclude(settings: Settings, begun: float, checks: Sequence[Checked]) -> AuditReport:
     """Put the checks of an audit together, and keep the report beside the mirror.
 
     Args:
         settings: Where the mirror is.
         begun: When the audit began, in seconds since the epoch.
-        turn: Its number.
         checks: What each check found.
     """
-    report = AuditReport(begun, time.time() - begun, turn, tuple(checks))
+    before, turns = last(settings.mirror_dir), dict(turns_before(settings))
+    for check in checks:
+        if check.counts != Counts():  # one that could not be made leaves its turn to the next
+            turns[check.where] = turns.get(check.where, 0) + 1
+    number = before.turn + 1 if before else 0
+    report = AuditReport(begun, time.time() - begun, number, tuple(checks), turns)
     if Mirror(settings.mirror_dir).meta.is_dir():
         try:
             remember(settings.mirror_dir, report)

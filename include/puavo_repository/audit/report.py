@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,14 +164,16 @@ class AuditReport:
     Attributes:
         begun: When it began, in seconds since the epoch.
         seconds: How long it took.
-        turn: Counts the audits; says which files' turn it was.
+        turn: Counts the audits.
         checks: What each check found: the local tree, each remote, clients.
+        turns: How often each place was checked until now: says which files' turn is next there.
     """
 
     begun: float
     seconds: float
     turn: int
     checks: tuple[Checked, ...]
+    turns: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -209,6 +212,7 @@ class AuditReport:
             "begun": self.begun,
             "seconds": round(self.seconds, 3),
             "turn": self.turn,
+            "turns": dict(self.turns),
             "ok": self.ok,
             "counts": asdict(self.counts),
             "checks": [check.to_dict() for check in self.checks],
@@ -218,7 +222,8 @@ class AuditReport:
     def from_dict(cls, values: dict[str, Any]) -> AuditReport:
         """Read what ``to_dict`` returned."""
         checks = tuple(Checked.from_dict(one) for one in values["checks"])
-        return cls(values["begun"], values["seconds"], values["turn"], checks)
+        turns = dict(values.get("turns", {}))
+        return cls(values["begun"], values["seconds"], values["turn"], checks, turns)
 
     def looked_at(self) -> list[str]:
         """Return what was looked at, as lines for people."""
