@@ -9,6 +9,7 @@ file, what was expected and found, and what to do.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -67,6 +68,9 @@ PARAMS = {
 }
 
 
+logger = logging.getLogger("puavo_repository.audit")
+
+
 def chosen() -> Settings:
     """Return the settings of this run: the environment, then its params."""
     return settings.load(get_current_context()["params"])
@@ -75,6 +79,13 @@ def chosen() -> Settings:
 def repairs() -> bool:
     """Tell whether this run repairs."""
     return bool(get_current_context()["params"]["repair"])
+
+
+def told(found: Checked) -> Facts:
+    """Return what a check found, after its task's log has it."""
+    for finding in found.findings:
+        logger.warning("%s: %s", finding.severity.value, finding)
+    return found.to_dict()
 
 
 def unmade(count: int) -> Finding:
@@ -110,7 +121,7 @@ def puavo_repository_audit() -> None:
         if repairs():
             run = f"DAG run {get_current_context()['run_id']}"
             found = repair_local(chosen(), found, run)
-        return found.to_dict()
+        return told(found)
 
     @task
     def mirrors(audit: Facts) -> list[Facts]:
@@ -131,14 +142,14 @@ def puavo_repository_audit() -> None:
         )
         if repairs():
             found = repair_remote(here.mirror_dir, target, found, options)
-        return found.to_dict()
+        return told(found)
 
     @task(trigger_rule="all_done")
     def clients(audit: Facts) -> Facts | None:
         if not chosen().audit_https:
             return None
         turn = audit["turns"].get(chosen().urlbase, 0)
-        return audit_clients(chosen(), turn, LoggedWatcher()).to_dict()
+        return told(audit_clients(chosen(), turn, LoggedWatcher()))
 
     @task(trigger_rule="all_done")
     def report(audit: Facts, local: Any, remote: Any, clients: Any) -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from puavo_repository import bars, cli_options, prepare, printed
-from puavo_repository.errors import RepositoryError, SettingsError, printable
+from puavo_repository.errors import RepositoryError, SettingsError, as_storage_error, printable
 from puavo_repository.printed import PROGRAM, print_json, say
 from puavo_repository.progress import TransferProgress
 from puavo_repository.stages.plan import Plan
@@ -34,21 +34,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
-        if given[:1] == ["rollback"]:
-            from puavo_repository import cli_rollback  # the SSH library is slow to load
-
-            return cli_rollback.run(given[1:])
-        if given[:1] == ["audit"]:
-            from puavo_repository import cli_audit
-
-            return cli_audit.run(given[1:])
-        return _run(_parser().parse_args(given))
+        with as_storage_error("a local file"):
+            return _dispatch(given)
     except RepositoryError as error:
         _complain(error)
         return error.exit_status
     except KeyboardInterrupt:
         say("interrupted; what was done is kept, and the next run goes on from there")
         return _EXIT_INTERRUPTED
+
+
+def _dispatch(given: list[str]) -> int:
+    # The SSH library is slow to load: a run that publishes nothing does without it.
+    if given[:1] == ["rollback"]:
+        from puavo_repository import cli_rollback
+
+        return cli_rollback.run(given[1:])
+    if given[:1] == ["audit"]:
+        from puavo_repository import cli_audit
+
+        return cli_audit.run(given[1:])
+    return _run(_parser().parse_args(given))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -74,7 +80,6 @@ def _publishing(
     options: argparse.Namespace,
 ) -> Callable[[Path, TransferProgress], list[PublishReport]]:
     """Check the targets before hours of work; return what publishes to them after it."""
-    # The SSH library is slow to load: a run that publishes nothing does without it.
     from puavo_repository.stages import publish_options
     from puavo_repository.stages.publish import publish_all
 

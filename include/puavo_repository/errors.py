@@ -8,6 +8,8 @@ The DAGs' retry policy looks at the branch alone.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -151,6 +153,19 @@ def storage_error(path: str | Path, error: OSError) -> StorageError | StorageRef
     if remedy is None:
         return StorageError(path, problem, remedy="Run again when the cause is gone")
     return StorageRefusedError(path, problem, remedy=remedy)
+
+
+@contextmanager
+def as_storage_error(subject: str | Path) -> Iterator[None]:
+    """Put an ``OSError`` that gets out of a block on its branch of the tree.
+
+    Args:
+        subject: What the block works on, for an error that names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error.filename or subject, error) from error
 
 
 def printable(text: str | Path) -> str:

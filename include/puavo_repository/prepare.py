@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from puavo_repository import tools
 from puavo_repository.delta.engine import Progress
-from puavo_repository.errors import RepositoryError, SettingsError
+from puavo_repository.errors import RepositoryError, SettingsError, as_storage_error
 from puavo_repository.formats.names import image_name
 from puavo_repository.progress import Watcher
 from puavo_repository.settings import Settings
@@ -58,7 +58,7 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
     started = time.monotonic()
     inventory = discover(settings)
     mirror = Mirror(settings.mirror_dir)
-    with mirror.writing(holder):
+    with as_storage_error(settings.mirror_dir), mirror.writing(holder):
         catalogue = configure(settings, inventory)
         withdraw(settings)
         first = plan(settings, inventory, catalogue)

@@ -54,7 +54,7 @@ def test_an_error_is_named_on_stderr_and_in_the_exit_status(audited: Audited) ->
     })  # fmt: skip
     assert repaired.returncode == 0, "a warning is left"
     report = json.loads(repaired.stdout)
-    assert (report["ok"], report["turn"]) == (True, 1)
+    assert (report["ok"], report["turn"]) == (True, 2)
     assert [one["file"] for one in report["checks"][1]["repaired"]] == [NEW]
     assert [one["file"] for one in report["checks"][1]["findings"]] == ["stray"]
 

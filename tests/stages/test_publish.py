@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from mirrors import (
 from puavo_repository.errors import (
     LockedError,
     PublishError,
+    StorageError,
     StorageRefusedError,
 )
 from puavo_repository.formats import sealed
@@ -571,6 +573,18 @@ def test_one_failing_mirror_does_not_hold_back_another(
     assert [report.ok for report in found] == [False, True]
     assert "no such folder" in found[0].failed["connecting"]
     assert tree_of(remote) == tree_of(mirror)
+
+
+def test_an_error_of_the_system_is_one_of_ours_wherever_it_comes_from(
+    mirror: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(publishing, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(Path, "is_dir", broken)
+    with pytest.raises(StorageError, match="mirror/meta: Input/output error"):
+        publish(mirror, folder, KEEP)
 
 
 def test_a_disk_that_is_full_stops_before_clients_notice(mirror: Path, tmp_path: Path) -> None:

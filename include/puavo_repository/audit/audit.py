@@ -25,7 +25,7 @@ from puavo_repository.audit.report import (
     last,
     remember,
 )
-from puavo_repository.errors import RepositoryError
+from puavo_repository.errors import RepositoryError, as_storage_error
 from puavo_repository.progress import Nobody, TransferProgress, Watcher, no_transfer_progress
 from puavo_repository.settings import Settings
 from puavo_repository.stages.publish_options import Options
@@ -85,12 +85,13 @@ def conclude(settings: Settings, begun: float, checks: Sequence[Checked]) -> Aud
     for check in checks:
         if check.counts != Counts():  # one that could not be made leaves its turn to the next
             turns[check.where] = turns.get(check.where, 0) + 1
-    number = before.turn + 1 if before else 0
+    number = before.turn + 1 if before else 1
     report = AuditReport(begun, time.time() - begun, number, tuple(checks), turns)
-    if Mirror(settings.mirror_dir).meta.is_dir():
-        try:
-            remember(settings.mirror_dir, report)
-        except RepositoryError as error:
-            unkept = Checked(LOCAL, findings=(Finding.of(LOCAL, error),))
-            return replace(report, checks=(*report.checks, unkept))
+    try:
+        with as_storage_error(settings.mirror_dir):
+            if Mirror(settings.mirror_dir).meta.is_dir():
+                remember(settings.mirror_dir, report)
+    except RepositoryError as error:
+        unkept = Checked(LOCAL, findings=(Finding.of(LOCAL, error),))
+        return replace(report, checks=(*report.checks, unkept))
     return report

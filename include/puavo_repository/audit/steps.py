@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,6 @@ from typing import TypeVar
 from puavo_repository.audit.report import Checked, Counts, Finding
 from puavo_repository.errors import RepositoryError, storage_error
 from puavo_repository.formats.metadata import DescribedFile
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,14 +55,11 @@ def due(files: Collection[DescribedFile], turn: int, share: float) -> set[str]:
 def attempted(where: str, check: Callable[[], Checked]) -> Checked:
     """Make a check; what keeps it from being made is a finding."""
     try:
-        found = check()
+        return check()
     except RepositoryError as error:
-        found = Checked(where, findings=(Finding.of(where, error),))
+        return Checked(where, findings=(Finding.of(where, error),))
     except OSError as error:
-        found = Checked(where, findings=(Finding.of(where, storage_error(where, error)),))
-    for finding in found.findings:
-        logger.info("%s: %s", finding.severity.value, finding)  # who asked tells them aloud
-    return found
+        return Checked(where, findings=(Finding.of(where, storage_error(where, error)),))
 
 
 def side_by_side(step: Callable[[T], R], work: Iterable[T], workers: int) -> list[R]:

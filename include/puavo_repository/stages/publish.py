@@ -24,6 +24,7 @@ from puavo_repository.errors import (
     PublishError,
     RepositoryError,
     TransientError,
+    as_storage_error,
 )
 from puavo_repository.progress import TransferProgress, no_transfer_progress
 from puavo_repository.stages.publish_options import Options
@@ -168,13 +169,18 @@ def persist(step: Callable[[], Result]) -> Result:
     Raises:
         RepositoryError: What the last attempt raised; where a retry cannot help, the first.
     """
+
+    def once() -> Result:
+        with as_storage_error("a local file"):
+            return step()
+
     for attempt in range(ATTEMPTS - 1):
         try:
-            return step()
+            return once()
         except LockedError:
             raise
         except TransientError as error:
             delay = FIRST_DELAY * 2**attempt
             logger.warning("%s; again in %.0f s", error, delay)
             time.sleep(delay)
-    return step()
+    return once()
