@@ -118,10 +118,14 @@ def puavo_repository_publish() -> None:
         label(without_password(mirror["mirror"]))
         with remotes.publisher(mirror) as remote:
             _, facts, made = remote.look()
-            idle = (made.is_empty and facts.settled) or get_current_context()["params"]["dry_run"]
             logger.info("%s:\n%s", mirror["mirror"], "\n".join(made.lines()))
-            if not idle:
-                remote.prepare(facts, made)
+            idle = True
+            if not get_current_context()["params"]["dry_run"]:
+                idle = made.is_empty and facts.settled
+                if idle:
+                    remote.tidy()
+                else:
+                    remote.prepare(facts, made)
         return {**mirror, "idle": idle, "transfers": [item.to_dict() for item in made.transfers]}
 
     @task(trigger_rule="all_done")

@@ -39,7 +39,7 @@ from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_report import PublishReport
 from puavo_repository.stages.publisher import open_tree
-from puavo_repository.storage import files, journal
+from puavo_repository.storage import files, journal, publisher_lock
 from puavo_repository.storage.folder import FolderFile, FolderTree
 from puavo_repository.storage.generations import GENERATIONS
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
@@ -473,6 +473,19 @@ def test_two_publishers_at_once_are_noticed(mirror: Path, folder: Target) -> Non
         publish(mirror, folder, KEEP)
     other.release()
     assert publish(mirror, folder, KEEP).ok
+
+
+def test_a_dead_publishers_lock_goes_although_there_is_nothing_to_do(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    assert publish(mirror, target, KEEP).ok
+    dead, lock = Holder.this_process(), remote / publisher_lock.PATH
+    PublisherLock(open_tree(target), dead).acquire()
+    assert publish(mirror, target, KEEP).ok
+    assert lock.exists(), "it lives"
+    dead.retire()
+    assert publish(mirror, target, KEEP).ok
+    assert not lock.exists()
 
 
 def test_an_empty_or_missing_mirror_is_not_published(tmp_path: Path, folder: Target) -> None:

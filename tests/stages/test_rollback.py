@@ -401,3 +401,30 @@ def test_a_file_that_is_mended_after_a_step_back_is_described_again(
     assert list(found.failed) == [f"meta/{SERIES}.json"], "what is bad stays away"
     assert documents(remote) == seen[0], "and what was good is offered again"
     assert walk(remote) == []
+
+
+def test_a_step_that_was_killed_before_the_journal_knew_is_no_change_by_others(
+    mirror: Path, remote: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where what it wrote has the size and the second of what was there."""
+    seen = nights(mirror, target, remote, 2)
+    save, when = journal.save, (remote / "CKSUMS").stat().st_mtime
+    saved: list[journal.Journal] = []
+
+    def once(tree: RemoteTree, record: journal.Journal) -> None:
+        if not saved:
+            save(tree, record)
+        saved.append(record)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(journal, "save", once)
+        step_back(mirror, target)
+    assert len(saved) > 1
+    assert documents(remote) == seen[0]
+    for path in seen[0]:
+        os.utime(remote / path, (when, when))
+    after_all = replace(KEEP, allow_rolled_back=True)
+    assert publish(mirror, target, after_all).ok
+    assert documents(remote) == seen[1]
+    step_back(mirror, target)
+    assert documents(remote) == seen[0], "it is known as what was published"

@@ -113,7 +113,10 @@ def _publish(publisher: Publisher, report: PublishReport) -> None:
     report.generation = facts.journal.generation
     for line in report.plan:
         logger.info("%s%s", "would: " if report.dry_run else "", line)
-    if report.dry_run or (plan.is_empty and facts.settled):
+    if report.dry_run:
+        return
+    if plan.is_empty and facts.settled:
+        publisher.tidy()
         return
     persist(lambda: publisher.prepare(facts, plan))
     try:

@@ -71,8 +71,10 @@ class Facts:
     def has_cksums(self, local: Snapshot) -> bool:
         """Say whether the remote has it."""
         entry = self.journal.files.get(CKSUMS)
-        known = entry is not None and entry.sha256 == sha256(self.cksums(local))
-        return known and entry is not None and entry.agrees(self.listing.get(CKSUMS))
+        if entry is None or not self.journal.verified:
+            return False
+        same = entry.sha256 == sha256(self.cksums(local))
+        return same and entry.agrees(self.listing.get(CKSUMS))
 
 
 def survey(tree: RemoteTree, local: Snapshot, *, allow_rolled_back: bool = False) -> Facts:
@@ -176,11 +178,16 @@ def _document(
 ) -> Document:
     ours = local.documents.get(path)
     entry = facts.journal.files.get(path)
-    known = ours is not None and entry is not None and entry.sha256 == sha256(ours)
+    known = (
+        facts.journal.verified  # else it may have been written in the very second that is known
+        and ours is not None
+        and entry is not None
+        and entry.sha256 == sha256(ours)
+    )
     content = ours if known and entry and entry.agrees(found) else read_whole(tree, path)
     if content is not None and content == ours:
         facts.current.add(path)
-        if entry is None or not entry.agrees(found):
+        if entry is None or not entry.agrees(found) or entry.sha256 != sha256(content):
             facts.journal.placed(path, len(content), sha256(content), found.mtime)
             facts.news = True
         return local.parsed[path]

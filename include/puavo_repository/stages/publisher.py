@@ -28,7 +28,7 @@ from puavo_repository.stages.rollback import RolledBack, roll_back
 from puavo_repository.stages.switch import Switch, Switched
 from puavo_repository.stages.transfer import Placed, transfer
 from puavo_repository.stages.upload import Ways
-from puavo_repository.storage import journal
+from puavo_repository.storage import journal, publisher_lock
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.journal import Moment
 from puavo_repository.storage.pool import Pool
@@ -258,6 +258,14 @@ class Publisher:
         self._holder.retire()
         with self.pool.tree() as tree:
             self._lock(tree).release()
+
+    def tidy(self) -> None:
+        """Remove the lock that somebody who died left, where nothing else is to be done."""
+        with contextlib.suppress(RepositoryError), self.pool.tree() as tree:
+            if tree.stat(publisher_lock.PATH) is not None:
+                lock = self._lock(tree)
+                lock.acquire()
+                lock.release()
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:

@@ -99,6 +99,9 @@ def roll_back(
     past = _chosen(tree, facts, now, before, to, series)
     local = _snapshot(tree, past.documents)
     facts.current = {p for p, text in past.documents.items() if now.documents.get(p) == text}
+    for path in facts.current:  # a step that was killed may have written it, and not said so
+        content = past.documents[path]
+        facts.journal.placed(path, len(content), sha256(content), facts.listing[path].mtime)
     changing = (past.documents.keys() | now.documents.keys()) - facts.current
     _check_whole(tree, now, changing)
     _check_in_place(tree, facts, local, changing, past.number)

@@ -126,22 +126,31 @@ class Switch:
             return
         self._check()
         record = self._facts.journal
+        last = generations.load(self._tree, record.generation)
+        ours = last.written if last else {}
         new = Generation(
             record.generation + 1,
             int(time.time()),
-            {path: self._published(path) for path in sorted(changing)},
+            {path: self._published(path, ours.get(path, "")) for path in sorted(changing)},
             record.rejected,
             self._step_back,
+            {path: sha256(self._local.documents[path]) for path in ready},
         )
         generations.save(self._tree, new, self._cleaning.generations)
         # Only now: a generation without a record would cut off the way back behind it.
         record.generation, record.verified = new.number, False
         journal.save(self._tree, record)
 
-    def _published(self, path: str) -> str | None:
-        """Return a document as it was published; ``LOST`` where somebody changed it since."""
+    def _published(self, path: str, written: str) -> str | None:
+        """Return a document as it was published; ``LOST`` where somebody changed it since.
+
+        Args:
+            path: The document.
+            written: The sha256 that the last generation was to give it, if it was.
+        """
         content, entry = read_whole(self._tree, path), self._facts.journal.files.get(path)
-        if entry is not None and (content is None or sha256(content) != entry.sha256):
+        found = "" if content is None else sha256(content)
+        if entry is not None and found not in {entry.sha256, written}:
             ours = self._local.documents.get(path)
             content = ours if ours is not None and sha256(ours) == entry.sha256 else LOST
         return None if content is None else content.decode("utf-8", "replace")

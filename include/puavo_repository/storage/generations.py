@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from puavo_repository.formats import sealed
@@ -46,6 +46,8 @@ class Generation:
             none.
         rejected: The journal's ``rejected`` since then.
         step_back: What it puts back, if it is one.
+        written: sha256 of each metadata file that it writes, by path: so it is known as ours
+            where whoever wrote it was killed before the journal said so.
     """
 
     number: int
@@ -53,6 +55,7 @@ class Generation:
     replaced: Mapping[str, str | None]
     rejected: Mapping[str, str]
     step_back: StepBack | None = None
+    written: Mapping[str, str] = field(default_factory=dict)
 
 
 def save(tree: RemoteTree, new: Generation, before: int) -> None:
@@ -70,6 +73,7 @@ def save(tree: RemoteTree, new: Generation, before: int) -> None:
         "step_back": asdict(new.step_back) if new.step_back else None,
         "rejected": dict(new.rejected),
         "replaced": dict(new.replaced),
+        "written": dict(new.written),
     }
     write_whole(tree, f"{GENERATIONS}/{new.number}.json", sealed.dumps(values))
     for number in kept(tree):
@@ -87,7 +91,8 @@ def load(tree: RemoteTree, number: int) -> Generation | None:
         at, rejected, step = whole(found["at"]), texts(found["rejected"]), found["step_back"]
         if step is not None:
             step = StepBack(whole(step["restores"], 0), str(step["token"]))
-        return Generation(number, at, replaced, rejected, step)
+        written = texts(found.get("written", {}))
+        return Generation(number, at, replaced, rejected, step, written)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
