@@ -91,6 +91,7 @@ def _show(target: Target, found: Sequence[Step]) -> None:
         at = f"{datetime.fromtimestamp(step.at, UTC):%Y-%m-%d %H:%M} UTC" if step.at else "unknown"
         newest = ", ".join(f"{name} {version}" for name, version in step.newest.items())
         lost = f"; {step.missing} files of it are not there any more" if step.missing else ""
+        lost += "; its metadata is not known any more, so it is no way back" if step.lost else ""
         sys.stdout.write(f"  generation {step.number}, published {at}: {newest}{lost}\n")
 
 

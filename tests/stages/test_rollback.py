@@ -337,6 +337,8 @@ def test_only_what_was_published_is_put_back(mirror: Path, remote: Path, target:
     assert documents(remote) == first, "the damaged one is passed over"
     with pytest.raises(PublishError, match="was damaged before it was replaced"):
         step_back(mirror, target, 2)
+    with Publisher(mirror, target, KEEP) as publisher:
+        assert [step.number for step in publisher.steps() if step.lost] == [2]
 
 
 def test_from_damaged_metadata_nobody_steps_back(

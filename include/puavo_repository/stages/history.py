@@ -28,12 +28,14 @@ class Step:
         at: When it was published, in seconds since the epoch; None where that is not kept.
         newest: Version of the newest image of each series then.
         missing: How many of the files that it names are not there any more.
+        lost: How many of its metadata files are not known any more: it cannot be gone back to.
     """
 
     number: int
     at: int | None
     newest: Mapping[str, str]
     missing: int
+    lost: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -61,7 +63,8 @@ def steps(tree: RemoteTree) -> list[Step]:
     for past in history(tree, facts.journal):
         parsed = parse(tree, past.documents)
         missing = sum(in_place(facts, file) is False for file in wanted_files(parsed).values())
-        found.append(Step(past.number, past.at, _newest(parsed), missing))
+        lost = sum(not is_sound(content) for content in past.documents.values())
+        found.append(Step(past.number, past.at, _newest(parsed), missing, lost))
     return found
 
 
