@@ -15,7 +15,7 @@ from puavo_repository.stages import switch
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
-from puavo_repository.stages.publisher import Publisher
+from puavo_repository.stages.publisher import Publisher, open_tree
 from puavo_repository.storage import generations, journal
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.generations import GENERATIONS
@@ -430,3 +430,27 @@ def test_a_step_that_was_killed_before_the_journal_knew_is_no_change_by_others(
     assert documents(remote) == seen[1]
     step_back(mirror, target)
     assert documents(remote) == seen[0], "it is known as what was published"
+
+
+def test_a_night_that_was_killed_before_the_journal_knew_can_be_gone_back_to(
+    mirror: Path, remote: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights(mirror, target, remote, 1)
+    save, saved = journal.save, set()
+
+    def once(tree: RemoteTree, record: journal.Journal) -> None:
+        if 2 not in saved:  # generation 2 has begun, and its metadata comes now
+            save(tree, record)
+        saved.add(record.generation)
+
+    names = add_image(mirror, [image(1), image(2)], keep=3)
+    with monkeypatch.context() as killed:
+        killed.setattr(journal, "save", once)
+        publish(mirror, target, KEEP)
+    good = documents(remote)
+    assert image(3) in good["CKSUMS"].decode()
+    assert not journal.load(open_tree(target)).verified
+    add_image(mirror, names, keep=3, seed=2)
+    assert publish(mirror, target, KEEP).ok
+    step_back(mirror, target)
+    assert documents(remote) == good
