@@ -17,7 +17,7 @@ from puavo_repository.audit.report import AuditReport
 from puavo_repository.errors import StorageRefusedError
 from puavo_repository.stages import publish
 from puavo_repository.stages.publisher import open_tree
-from puavo_repository.storage import files
+from puavo_repository.storage import files, journal
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
@@ -251,6 +251,7 @@ def test_one_that_cannot_be_repaired_does_not_hold_back_another(audited: Audited
     assert [one.file for one in report.repaired] == [NEW]
     there = [one for one in report.findings if one.where == audited.target.url]
     assert [one.file for one in there] == [OLD]
+    assert not journal.load(open_tree(audited.target)).verified, "not all of it is right"
     assert (audited.remote / NEW).read_bytes() == (audited.mirror / NEW).read_bytes()
 
 

@@ -38,6 +38,7 @@ from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_report import PublishReport
+from puavo_repository.stages.publish_survey import sha256
 from puavo_repository.stages.publisher import open_tree
 from puavo_repository.storage import files, journal, publisher_lock
 from puavo_repository.storage.folder import FolderFile, FolderTree
@@ -234,6 +235,45 @@ def test_bytes_that_the_disk_forgot_are_not_published(
     found = publish(repository.mirror, target, KEEP)
     assert "its content is not what the metadata describes" in found.failed[name(V1)]
     assert not (remote / name(V1)).exists()
+
+
+def test_a_file_that_came_anew_is_not_described_as_the_old_one_by_a_series_that_waits(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    assert publish(mirror, folder, KEEP).ok
+    (mirror / image(1)).write_bytes(content(7, (mirror / image(1)).stat().st_size))
+    for rdiff in (mirror / "rdiffs").glob("*.rdiff"):
+        rdiff.unlink()
+    names = add_image(mirror, [image(1), image(2), image(3)], keep=4)
+    (mirror / names[-1]).unlink()
+    found = publish(mirror, folder, KEEP)
+    assert image(1) in found.withdrawn
+    assert not found.ok
+    assert walk(remote) == []
+    document = (remote / "meta" / f"{SERIES}.json").read_text()
+    assert (image(1) in document, image(2) in document) == (False, True)
+
+
+@pytest.mark.parametrize("path", [f"meta/{SERIES}.json", "CKSUMS"])
+def test_after_a_run_that_was_killed_what_clients_read_is_not_taken_for_granted(
+    mirror: Path, remote: Path, target: Target, path: str
+) -> None:
+    """It may have been written in the very second that the journal knows, in the same length."""
+    assert publish(mirror, target, KEEP).ok
+    good, tree = tree_of(remote), open_tree(target)
+    flip(remote / path)
+    record = journal.load(tree)
+    record.verified = False
+    journal.save(tree, record)
+    assert publish(mirror, target, KEEP).ok
+    assert tree_of(remote) == good
+    # And the other way round: it is right, and the journal knows another one.
+    record = journal.load(tree)
+    record.verified = False
+    record.files[path] = replace(record.files[path], sha256="0" * 64)
+    journal.save(tree, record)
+    assert publish(mirror, target, KEEP).ok
+    assert journal.load(tree).files[path].sha256 == sha256(good[path])
 
 
 def test_a_touched_file_is_compared_whole(mirror: Path, remote: Path, target: Target) -> None:
