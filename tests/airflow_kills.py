@@ -1,7 +1,8 @@
 """Kills in the middle of a run of the real DAG, under a real Airflow that is told to notice soon.
 
-A task that is killed is tried again. A worker that is killed takes the heartbeats of its task
-with it, and a scheduler all of its workers; it is started again, as the service's unit does.
+A task that is killed is tried again, and so is that of a worker that is killed, whether it has
+begun with it or not. A scheduler takes all of its workers with it; it is started again, as the
+service's unit does.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ class AirflowKilled(Fault):
         nights, self._schedulers = self.nights, list[subprocess.Popen[bytes]]()
         with running_airflow(
             self.log.parent / "airflow",
-            AIRFLOW__CORE__EXECUTOR="LocalExecutor",
             PUAVO_REPOSITORY_RETRIES="3",
             PUAVO_REPOSITORY_IMAGE_DIR=str(nights.repository.images),
             PUAVO_REPOSITORY_MIRROR_DIR=str(nights.mirror),
@@ -58,7 +58,8 @@ class AirflowKilled(Fault):
     def strike(self) -> Run:
         done = len(self.airflow.runs(PREPARE))
         self.airflow.trigger(PREPARE)
-        time.sleep(self.chance.random() * 15)
+        # Not too seldom in the moment in which the first task is handed out.
+        time.sleep(max(0.0, self.chance.uniform(-5, 15)))
         struck = self._kill()
         return Run(0 if self._ended(done + 1) == "success" else 1, struck)
 
@@ -74,12 +75,12 @@ class AirflowKilled(Fault):
         return str(self.airflow.ended(PREPARE, count, PATIENCE)[0]["state"])
 
     def _kill(self) -> bool:
-        for _ in range(200):
+        for _ in range(500):  # of 20 ms: to ask takes that long
             found = [p for p in self._processes() if title(p).startswith(self.victim)]
             if found:
-                kill(self.chance.choice(found))
+                for one in found if self.chance.random() < 0.2 else [self.chance.choice(found)]:
+                    kill(one)
                 return True
-            time.sleep(0.05)
         return False
 
     def _processes(self) -> list[int]:
@@ -88,7 +89,11 @@ class AirflowKilled(Fault):
 
 
 class WorkerKilled(AirflowKilled):
-    victim = "airflow worker -- LocalExecutor: 0"
+    """One worker, or all; that has a task, or waits for one."""
+
+    def _kill(self) -> bool:
+        self.victim = "airflow worker -- LocalExecutor: " + self.chance.choice(("0", "0", ""))
+        return super()._kill()
 
 
 class SchedulerKilled(AirflowKilled):
