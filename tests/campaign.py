@@ -34,7 +34,7 @@ AIRFLOW: dict[str, type[Fault]] = {
     "airflow-scheduler-killed": SchedulerKilled,
 }
 EVERY = FAULTS | AIRFLOW
-TRIES = {"kill-prepare": 150, "kill-publish": 150} | dict.fromkeys(AIRFLOW, 20)
+TRIES = {"kill-prepare": 150, "kill-publish": 150} | dict.fromkeys(AIRFLOW, 10)
 FEWER = 40  # of each other fault
 
 

@@ -363,6 +363,29 @@ def test_what_no_metadata_names_goes_after_its_grace(
     assert walk(remote) == []
 
 
+@pytest.mark.parametrize("step", ["stat", "remove"])
+def test_what_could_not_be_removed_goes_the_next_time(
+    step: str, mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, folder, NOW)
+    monkeypatch.setattr(publishing, "FIRST_DELAY", 0.0)
+    every, real = names(mirror), getattr(FolderTree, step)
+    prepare(mirror, every[1:])
+
+    def broken(tree: FolderTree, path: str) -> object:
+        if path == every[0]:
+            raise StorageError(path, "Input/output error")
+        return real(tree, path)
+
+    with monkeypatch.context() as fault:
+        fault.setattr(FolderTree, step, broken)
+        with pytest.raises(StorageError):
+            publish(mirror, folder, NOW)
+        assert (remote / every[0]).exists()
+    assert every[0] in publish(mirror, folder, NOW).pruned
+    assert not (remote / every[0]).exists()
+
+
 def test_the_grace_counts_by_both_clocks(
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,37 +36,6 @@ def test_a_failure_leaves_the_old_content_and_no_part_file(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["f"]
 
 
-def test_two_processes_that_make_one_file_do_not_write_into_each_others(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    script = f"""
-from pathlib import Path
-from puavo_repository.storage import files
-with files.new_file(Path({str(path)!r})) as stream:
-    stream.write(b"first half, ")
-    stream.flush()
-    print("half done", flush=True)
-    input()
-    stream.write(b"second half")
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "half done\n"
-    with files.new_file(path) as stream:
-        stream.write(b"first half, ")
-        process.communicate("\n")
-        assert process.returncode == 0
-        assert path.read_bytes() == b"first half, second half"
-        stream.write(b"second half")
-    assert path.read_bytes() == b"first half, second half"
-    assert os.listdir(tmp_path) == ["f"]
-
-
 def test_writing_the_same_content_touches_nothing(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "f"
     assert files.write(path, b"x")

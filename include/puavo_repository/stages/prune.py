@@ -104,18 +104,19 @@ def prune(
 
 
 def _remove(tree: RemoteTree, facts: Facts, path: str, result: Pruned) -> None:
-    entry = facts.journal.files.pop(path)
-    found = tree.stat(path)
+    entry, found = facts.journal.files[path], tree.stat(path)
+    if found is None:
+        pass  # somebody was faster
+    elif found.kind is not Kind.FILE or (entry.mtime is not None and not entry.agrees(found)):
+        logger.warning("%s/%s: somebody changed it, so it is left there", tree.name, path)
+    else:
+        tree.remove(path)
+        result.removed[path] = entry.size
+        logger.info("%s/%s: removed, %s", tree.name, path, mega(entry.size))
+    # Only now: what could not be removed must stay known as ours, or it would stay for ever.
+    del facts.journal.files[path]
     if path in result.waiting:
         result.waiting.remove(path)
-    if found is None:
-        return
-    if found.kind is not Kind.FILE or (entry.mtime is not None and not entry.agrees(found)):
-        logger.warning("%s/%s: somebody changed it, so it is left there", tree.name, path)
-        return
-    tree.remove(path)
-    result.removed[path] = entry.size
-    logger.info("%s/%s: removed, %s", tree.name, path, mega(entry.size))
 
 
 def _sweep(

@@ -1,9 +1,8 @@
 """Files that are either whole and durable, or not there.
 
-Every output is made as ``.<name>.<process>.part`` in its own folder, fsynced, renamed, and the
-folder fsynced. What a killed process leaves behind are such part files only; ``sweep`` removes
-them when the mirror's lock says that nobody is writing them. Each process has part files of its
-own: a task that Airflow lost sight of may go on for a while beside its next try.
+Every output is made as ``.<name>.part`` in its own folder, fsynced, renamed, and the folder
+fsynced. What a killed process leaves behind are such part files only; ``sweep`` removes them
+when the mirror's lock says that nobody is writing them.
 
 Whatever the umask, nobody but the owner may write what is made here; who may read it is the
 umask's to say, for a web server often has to.
@@ -78,7 +77,7 @@ class Identity:
 
 def part_path(path: Path) -> Path:
     """Return where a file is made before it gets its name."""
-    return path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    return path.with_name(f".{path.name}{PART}")
 
 
 def create(path: Path, buffering: int = -1) -> BinaryIO:
