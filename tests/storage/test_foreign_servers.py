@@ -32,7 +32,7 @@ from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.generations import GENERATIONS
 from puavo_repository.storage.remote import Kind
 from puavo_repository.storage.sftp import SftpTree
-from puavo_repository.storage.sftp_packets import Packet
+from puavo_repository.storage.sftp_packets import Packet, Status
 from puavo_repository.storage.sftp_session import LARGEST_REPLY
 from puavo_repository.storage.target import Target
 
@@ -103,6 +103,8 @@ def mischief(kind: str, packet: bytes, chance: random.Random) -> bytes | None:
         return whole(bytes([chance.choice([0, 2, 101, 102, 103, 104, 105, 201, 255])]) + packet[1:])
     if kind == "status":
         return whole(b"\x65" + packet[1:5] + struct.pack(">I", chance.randrange(12)) + bytes(8))
+    if kind == "failure":
+        return failure(packet)
     if kind == "noise":
         return whole(packet[:5] + chance.randbytes(chance.randrange(200)))
     if kind == "twice":
@@ -118,12 +120,19 @@ def mischief(kind: str, packet: bytes, chance: random.Random) -> bytes | None:
     return whole(packet)
 
 
-MISCHIEF = ("huge", "cut", "unfinished", "id", "type", "status", "noise", "twice", "attributes")
+def failure(packet: bytes) -> bytes:
+    return whole(b"\x65" + packet[1:5] + struct.pack(">I", Status.FAILURE) + bytes(8))
+
+
+MISCHIEF = (
+    *("silence", "huge", "cut", "unfinished", "id", "type", "status", "failure", "noise", "twice"),
+    *("attributes", "names", "count"),
+)
 
 
 @examples(0.7)
 @given(
-    kind=st.sampled_from(("silence", "names", "count", *MISCHIEF)),
+    kind=st.sampled_from(MISCHIEF),
     first=st.integers(0, 60),
     often=st.booleans(),
     seed=st.integers(0, 1 << 30),
@@ -148,6 +157,19 @@ def test_meddled_replies_end_in_an_error_or_do_not_matter(
             for _, path in meddler.paths:
                 assert path == root or path.startswith(f"{root}/")
                 assert ".." not in path.split("/")
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 6, 11])
+def test_a_server_that_fails_whatever_it_is_asked_ends_in_an_error(
+    mirror: Path, first: int
+) -> None:
+    def meddle(number: int, packet: bytes) -> bytes:
+        return failure(packet) if number >= first and packet[0] != Packet.VERSION else whole(packet)
+
+    with remote_of(mirror) as remote, meddled(meddle):
+        target = Target(path=str(remote), host="meddled")
+        with pytest.raises(RepositoryError, match="the server says: 4"):
+            publish(mirror, target, NOW)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ class SftpTree:
     ) -> None:
         self.name = target.url
         self._target = target
+        self._root = target.path
         self._silence = silence
         self._session = SftpSession(target.url, connect(target, compressed=compressed), silence)
         self._folders: set[str] = set()
@@ -162,12 +163,10 @@ class SftpTree:
 
     def free_space(self) -> int | None:
         """Return the bytes that may still be written, or None where the server does not say."""
-        if "statvfs@openssh.com" not in self._session.extensions:
-            return None
-        body = string("statvfs@openssh.com") + string(self._root)
-        reply = self._ask(Packet.EXTENDED, body, "", Packet.EXTENDED_REPLY)
-        _block, fragment, _blocks, _free, available = (reply.u64() for _ in range(5))
-        return fragment * available
+        try:
+            return self._ask_free_space()
+        except StatusError as error:
+            raise self._refusal("", error) from error
 
     def another(self, *, compressed: bool = False) -> SftpTree:
         """Return a new connection to the same tree."""
@@ -252,9 +251,17 @@ class SftpTree:
     def _is_full(self) -> bool:
         with contextlib.suppress(StatusError, RepositoryError):
             self._session.forget()
-            free = self.free_space()
+            free = self._ask_free_space()
             return free is not None and free < NEARLY_FULL
         return False
+
+    def _ask_free_space(self) -> int | None:
+        if "statvfs@openssh.com" not in self._session.extensions:
+            return None
+        body = string("statvfs@openssh.com") + string(self._root)
+        reply = self._session.request(Packet.EXTENDED, body).expect(Packet.EXTENDED_REPLY)
+        _block, fragment, _blocks, _free, available = (reply.u64() for _ in range(5))
+        return fragment * available
 
 
 def _attributes(reply: Reply) -> RemoteStat:
