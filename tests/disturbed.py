@@ -121,13 +121,12 @@ class Injection:
     when: str
     paths: tuple[Path, ...] = ()
 
-    def command(self, process: int, log: Path) -> list[str]:
+    def command(self) -> list[str]:
+        """Return the command that brings them about; its log and its process are still to say."""
         calls = ",".join(f"?{name}" for name in self.calls)
-        command = [tool("strace"), "-f", "-o", str(log), "-p", str(process)]
-        for path in self.paths:
-            command += ["-P", str(path)]
+        paths = [word for path in self.paths for word in ("-P", str(path))]
         rule = f"inject={calls}:error={self.error}:when={self.when}"
-        return [*command, "-e", f"trace={calls}", "-e", rule]
+        return [tool("strace"), "-f", *paths, "-e", f"trace={calls}", "-e", rule]
 
 
 @dataclass(frozen=True)
@@ -197,18 +196,24 @@ def run(
     struck = struck or "killed" in heard or "struck" in heard
     if tracer:
         tracer.wait(PATIENCE)
-        traced = log.read_text()
-        struck = "(INJECTED)" in traced
-        steps = list(Counter(line.split()[0] for line in traced.splitlines()).values())
+        struck, most = injected(log)
+        steps = [most]
     unexpected = [text for text in heard if text.startswith("Traceback")]
     said = [text.removeprefix("said ") for text in heard if text.startswith("said ")]
     status = process.exitcode or 0
     return Run(status, struck, max(steps, default=0), "\n".join(unexpected), "\n".join(said))
 
 
+def injected(*logs: Path) -> tuple[bool, int]:
+    """Return from the logs of ``strace`` whether a call failed, and the calls of the busiest."""
+    lines = [line for log in logs for line in log.read_text().splitlines()]
+    steps = Counter(line.split()[0] for line in lines)
+    return any("(INJECTED)" in line for line in lines), max(steps.values(), default=0)
+
+
 def _traced(injection: Injection, process: int, log: Path) -> subprocess.Popen[str]:
     log.write_text("")
-    command = injection.command(process, log)
+    command = [*injection.command(), "-o", str(log), "-p", str(process)]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     said = [tracer.stderr.readline()]

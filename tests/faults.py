@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from disturbed import Clock, Injection, Kill, Run, run, why_not_traced
+from disturbed import Clock, Injection, Kill, Run, injected, run, why_not_traced
 from mirrors import tree_of, walk
 from nights import AT_ONCE, KEPT, Nights, Watch, prepare, publish, publish_after_all, step_back
 from puavo_repository.stages.prune import Cleaning
@@ -25,13 +26,15 @@ from puavo_repository.storage.generations import FOLDER as JOURNAL
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.state import FOLDER as STATE
 from puavo_repository.storage.target import Target
-from servers import Proxy, Sshd, running
+from servers import Proxy, Sshd, running, sftp_server
 
 YEAR = 365 * 24 * 3600.0  # seconds
 WRITES = ("write", "pwrite64", "copy_file_range", "mkdir", "link", "linkat", "rename", "renameat")
 CHANGES = (*WRITES, "unlink", "unlinkat", "rmdir", "ftruncate", "fsync")
 READS = ("read", "pread64", "preadv", "preadv2", "readv", "copy_file_range", "openat")
+STRUCTURE = ("mkdir", "link", "rename", "unlink", "rmdir", "ftruncate", "fsync", "utimensat")
 LOOKS = ("stat", "lstat", "newfstatat", "statx", "getdents64")
+SERVES = ("openat", "lseek", "copy_file_range", "statfs", *LOOKS, *STRUCTURE)
 GRACE = Cleaning(grace=3 * 24 * 3600.0, share=1.0, pause=0.0)
 CLIENTS = Cleaning(grace=2.0, share=1.0, pause=0.5)  # a walk takes a small part of either
 
@@ -323,6 +326,42 @@ class EioPublishFolder(Unreadable, OfPublish):
         return self.some("mirror/*", "mirror/*/*", "../remote/*", "../remote/*/*", "../remote/.*/*")
 
 
+class ServerFails(OverSftp):
+    """System calls of the server fail, which says so or goes away."""
+
+    again = 2
+    _usual = 100  # calls of a run
+
+    @classmethod
+    def why_not(cls) -> str:
+        return why_not_traced()
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        self._script = self.log.with_name("sftp")
+        self._serve()
+        with running(Sshd(self.log.parent / "sshd", sftp=f"/bin/sh {self._script}")) as self.server:
+            yield
+
+    def _serve(self, *tracer: str) -> None:
+        self._script.write_text(f"exec {' '.join((*tracer, sftp_server()))}\n")
+
+    def strike(self) -> Run:
+        error = self.chance.choice(("EIO", "EACCES", "ENOSPC", "EROFS"))
+        lasting = "+" if self.chance.random() < 0.4 else ""
+        when = f"{self.chance.randint(1, self._usual)}{lasting}"
+        injection = Injection(SERVES, error, when)
+        self._serve(shlex.join(injection.command()), f"-o {self.log}.$$")
+        done = self.step()
+        self._serve()
+        logs = list(self.log.parent.glob(f"{self.log.name}.*"))
+        struck, calls = injected(*logs)
+        for log in logs:
+            log.unlink()
+        self._usual = max(10, calls) if not struck else max(self._usual, calls)
+        return Run(done.status, struck, calls, done.unexpected)
+
+
 class FullRemote(OverSftp):
     """The server's disk is a small one, and something else fills it."""
 
@@ -607,6 +646,7 @@ FAULTS: dict[str, type[Fault]] = {
     "kill-rollback": KillRollback,
     "full-prepare": FullPrepare,
     "full-publish-folder": FullPublishFolder,
+    "server-fails": ServerFails,
     "full-publish-remote": FullRemote,
     "full-publish-mirror": FullMirrorPublish,
     "read-only-prepare": ReadOnlyPrepare,

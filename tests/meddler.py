@@ -13,12 +13,10 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from puavo_repository.storage.sftp_packets import Packet
-
-SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
+from servers import sftp_server
 
 Meddle = Callable[[int, bytes], bytes | None]
 """Takes the number of a reply and its packet without the length; returns what is sent instead,
@@ -68,9 +66,11 @@ class _Transport:
 class _Channel:
     def __init__(self, meddler: Meddler) -> None:
         self._meddler = meddler
-        program = next(path for path in SERVERS if Path(path).exists())
         self._server = subprocess.Popen(
-            [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sftp_server()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         self._came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._asked = bytearray()

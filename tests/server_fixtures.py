@@ -19,5 +19,6 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 @pytest.fixture(scope="session")
 def sshd_without_copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     """One that denies copy-data, as servers before OpenSSH 9.0 do."""
-    with running(Sshd(tmp_path_factory.mktemp("sshd"), options="-P copy-data")) as server:
+    home = tmp_path_factory.mktemp("sshd")
+    with running(Sshd(home, sftp="internal-sftp -P copy-data")) as server:
         yield server

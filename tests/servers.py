@@ -30,6 +30,12 @@ def tool(name: str) -> str:
     return found
 
 
+def sftp_server() -> str:
+    """Return the path of OpenSSH's server for SFTP, which is a command of its own."""
+    folders = ("/usr/lib/openssh", "/usr/libexec/openssh")
+    return next(path for folder in folders if Path(path := f"{folder}/sftp-server").exists())
+
+
 def free_port() -> int:
     with socket.socket() as plug:
         plug.bind(("127.0.0.1", 0))
@@ -54,10 +60,10 @@ def make_key(path: Path) -> Path:
 
 @dataclass
 class Sshd:
-    """An ``sshd`` on loopback; ``options`` are given to its internal-sftp."""
+    """An ``sshd`` on loopback; ``sftp`` is the command that serves, with its options."""
 
     home: Path
-    options: str = ""
+    sftp: str = "internal-sftp"
     full_disk: Path | None = None  # a folder that is a file system of `disk_size` for the server
     disk_size: str = "24m"
     port: int = field(default_factory=free_port)
@@ -83,7 +89,7 @@ class Sshd:
             f"AuthorizedKeysFile {self.home}/authorized_keys\nPidFile none\nStrictModes no\n"
             f"UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             f"PermitRootLogin prohibit-password\nMaxStartups 100\n"
-            f"Subsystem sftp internal-sftp {self.options}\n"
+            f"Subsystem sftp {self.sftp}\n"
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # where sshd confines its unprivileged half

@@ -549,6 +549,10 @@ def test_a_dead_publishers_lock_goes_although_there_is_nothing_to_do(
     dead.retire()
     assert publish(mirror, target, KEEP).ok
     assert not lock.exists()
+    on_the_way = lock.with_name(f"{lock.name}.{dead.token}")
+    on_the_way.touch()
+    assert publish(mirror, target, KEEP).ok
+    assert not on_the_way.exists()
 
 
 def test_an_empty_or_missing_mirror_is_not_published(tmp_path: Path, folder: Target) -> None:

@@ -96,7 +96,7 @@ def test_a_refused_connection_may_come_back(tmp_path: Path, sshd: Sshd) -> None:
 
 
 def test_a_read_only_server_is_refused_for_good(tmp_path: Path) -> None:
-    with running(Sshd(tmp_path / "sshd", options="-R")) as server:
+    with running(Sshd(tmp_path / "sshd", sftp="internal-sftp -R")) as server:
         tree = SftpTree(server.target(tmp_path))
         with pytest.raises(StorageRefusedError, match="permission"):
             tree.open("file", Access.CREATE)

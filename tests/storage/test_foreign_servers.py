@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from foreign import NAMES, changed_bytes, changed_json, changed_values, examples
 from meddler import Meddle, Meddler, whole
-from mirrors import image, make_mirror
+from mirrors import changed, image, make_mirror, prepare, tree_of, walk
 from puavo_repository.errors import ConnectionLostError, RepositoryError, StorageRefusedError
 from puavo_repository.formats import sealed
 from puavo_repository.stages import publish as publishing
@@ -102,9 +102,9 @@ def mischief(kind: str, packet: bytes, chance: random.Random) -> bytes | None:
     if kind == "type":
         return whole(bytes([chance.choice([0, 2, 101, 102, 103, 104, 105, 201, 255])]) + packet[1:])
     if kind == "status":
-        return whole(b"\x65" + packet[1:5] + struct.pack(">I", chance.randrange(12)) + bytes(8))
+        return status(packet, chance.randrange(12))
     if kind == "failure":
-        return failure(packet)
+        return status(packet, Status.FAILURE)
     if kind == "noise":
         return whole(packet[:5] + chance.randbytes(chance.randrange(200)))
     if kind == "twice":
@@ -120,8 +120,8 @@ def mischief(kind: str, packet: bytes, chance: random.Random) -> bytes | None:
     return whole(packet)
 
 
-def failure(packet: bytes) -> bytes:
-    return whole(b"\x65" + packet[1:5] + struct.pack(">I", Status.FAILURE) + bytes(8))
+def status(packet: bytes, code: int) -> bytes:
+    return whole(b"\x65" + packet[1:5] + struct.pack(">I", code) + bytes(8))
 
 
 MISCHIEF = (
@@ -164,7 +164,8 @@ def test_a_server_that_fails_whatever_it_is_asked_ends_in_an_error(
     mirror: Path, first: int
 ) -> None:
     def meddle(number: int, packet: bytes) -> bytes:
-        return failure(packet) if number >= first and packet[0] != Packet.VERSION else whole(packet)
+        fails = number >= first and packet[0] != Packet.VERSION
+        return status(packet, Status.FAILURE) if fails else whole(packet)
 
     with remote_of(mirror) as remote, meddled(meddle):
         target = Target(path=str(remote), host="meddled")
@@ -195,6 +196,30 @@ def test_a_name_that_is_no_text_is_a_name(tmp_path: Path) -> None:
     os.close(os.open(os.fsencode(tmp_path) + b"/bad-\xff", os.O_CREAT))
     with meddled(lambda _number, packet: whole(packet)):
         assert list(SftpTree(Target(path=str(tmp_path), host="meddled")).list("")) == ["bad-\udcff"]
+
+
+def test_what_a_listing_leaves_out_does_not_count_as_gone(tmp_path: Path) -> None:
+    """OpenSSH's ends a listing where it cannot read on, and leaves out what it cannot look at."""
+    mirror, remote = tmp_path / "mirror", tmp_path / "remote"
+    remote.mkdir()
+    names = make_mirror(mirror, size=20_000)
+    wrong: list[str] = []
+    assert publish(mirror, Target(path=str(remote)), NOW).ok
+    for rdiff in (mirror / "rdiffs").iterdir():
+        rdiff.unlink()
+    (mirror / names[1]).write_bytes(changed((mirror / names[1]).read_bytes(), 9, length=100))
+    prepare(mirror, names[1:])
+
+    def meddle(_number: int, packet: bytes) -> bytes:
+        wrong.extend(walk(remote))
+        listed = packet[0] == Packet.NAME and struct.unpack_from(">I", packet, 5)[0] > 1
+        return status(packet, Status.EOF) if listed else whole(packet)
+
+    with meddled(meddle):
+        assert publish(mirror, Target(path=str(remote), host="meddled"), NOW).ok
+    assert wrong == []
+    (mirror / names[0]).unlink()
+    assert tree_of(remote) == tree_of(mirror)
 
 
 def test_a_listing_without_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,7 @@ def test_free_space_is_that_of_the_file_system(tree: RemoteTree, root: Path) -> 
 @pytest.mark.parametrize("kind", ["folder", "sftp"])
 def test_nobody_else_may_write_what_is_made_there(tmp_path: Path, kind: str) -> None:
     before = os.umask(0)
-    server = Sshd(tmp_path / "sshd", options="-u 000")
+    server = Sshd(tmp_path / "sshd", sftp="internal-sftp -u 000")
     (tmp_path / "remote").mkdir(0o755)
     try:
         with running(server):

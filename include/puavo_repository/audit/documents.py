@@ -52,7 +52,7 @@ def view(tree: RemoteTree) -> View:
         record = Journal.parse(content) if content is not None else Journal()
     except ValueError as error:
         record, damage = journal.load(tree), str(error)
-    found = listing(tree)
+    found = listing(tree, record.files)
     documents = {
         path: text
         for path in sorted(found)

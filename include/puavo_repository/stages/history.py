@@ -70,16 +70,16 @@ def steps(tree: RemoteTree) -> list[Step]:
 
 def look(tree: RemoteTree) -> Facts:
     """Read the journal of a remote, and what lies there."""
-    return Facts(journal.load(tree), listing(tree))
+    record = journal.load(tree)
+    return Facts(record, listing(tree, record.files))
 
 
 def history(tree: RemoteTree, record: Journal) -> Iterator[Past]:
     """Yield the current generation and those before it, as far as there are records of them."""
     ours = record.files
-    names = (p for p in listing(tree) if p in ours and p.startswith("meta/"))
-    documents = {
-        path: content for path in sorted(names) if (content := read_whole(tree, path)) is not None
-    }
+    names = sorted(path for path in ours if path.startswith("meta/"))
+    read = ((path, read_whole(tree, path)) for path in names)
+    documents = {path: content for path, content in read if content is not None}
     for number in range(record.generation, -1, -1):
         made = generations.load(tree, number)
         yield Past(number, made.at if made else None, dict(documents))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from puavo_repository.stages.publish_snapshot import Snapshot
 from puavo_repository.storage import journal
 from puavo_repository.storage.journal import Journal
 from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree, read_whole
+from puavo_repository.storage.state import FOLDER as STATE
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +90,18 @@ def survey(tree: RemoteTree, local: Snapshot, *, allow_rolled_back: bool = False
         local: What the mirror describes.
         allow_rolled_back: Whether to forget what a step back took from clients.
     """
-    facts = Facts(journal.load(tree), listing(tree))
+    record = journal.load(tree)
+    facts = Facts(record, listing(tree, [*record.files, *local.documents]))
     if allow_rolled_back and facts.journal.rejected:
         facts.journal.rejected, facts.news = {}, True
     _reject(facts, local)
+    for path, found in facts.listing.items():
+        if path == CKSUMS:
+            _check_replaceable(tree, found, path)
+        if path.startswith("meta/") and path.endswith(".json") and "/." not in path:
+            _check_replaceable(tree, found, path)
+            facts.documents[path] = _document(tree, facts, local, path, found)
+    _ask_for(tree, facts.named(), facts.listing)
     for path, file in local.wanted.items():
         if path in facts.rejected:
             continue
@@ -101,12 +110,6 @@ def survey(tree: RemoteTree, local: Snapshot, *, allow_rolled_back: bool = False
         except PublishError as error:
             facts.presence[path] = Presence.MISSING
             facts.problems[path] = str(error)
-    for path, found in facts.listing.items():
-        if path == CKSUMS:
-            _check_replaceable(tree, found, path)
-        if path.startswith("meta/") and path.endswith(".json") and "/." not in path:
-            _check_replaceable(tree, found, path)
-            facts.documents[path] = _document(tree, facts, local, path, found)
     return facts
 
 
@@ -120,13 +123,28 @@ def _check_replaceable(tree: RemoteTree, found: RemoteStat, path: str) -> None:
         )
 
 
-def listing(tree: RemoteTree) -> dict[str, RemoteStat]:
-    """Return everything in the folders of a mirror, by path."""
+def listing(tree: RemoteTree, expected: Iterable[str]) -> dict[str, RemoteStat]:
+    """Return everything in the folders of a mirror, by path.
+
+    Args:
+        tree: The remote.
+        expected: Paths that are looked for by name where the folders do not list them.
+    """
     every = dict(tree.list(""))
     for folder in ("meta", "rdiffs"):
-        found = tree.list(folder) if folder in every else {}
-        every |= {f"{folder}/{name}": stat for name, stat in found.items()}
+        every |= {f"{folder}/{name}": stat for name, stat in tree.list(folder).items()}
+    _ask_for(tree, expected, every)
     return every
+
+
+def _ask_for(tree: RemoteTree, paths: Iterable[str], found: dict[str, RemoteStat]) -> None:
+    """Complete a listing: a server leaves out what it cannot look at, or ends it, and says nothing.
+
+    OpenSSH's does (``process_readdir`` in its ``sftp-server.c``).
+    """
+    for path in paths:
+        if path not in found and (there := tree.stat(path)) is not None:
+            found[path] = there
 
 
 def _reject(facts: Facts, local: Snapshot) -> None:
@@ -266,8 +284,7 @@ def check_not_inside(tree: RemoteTree, local: Snapshot) -> None:
     Raises:
         PublishError: Its folder of state shows that it is one.
     """
-    found = tree.list("")
-    if ".puavo-repository" in found:
+    if tree.stat(STATE) is not None:
         raise PublishError(
             tree.name,
             "is itself a mirror that is prepared, not a place to publish to",

@@ -260,9 +260,9 @@ class Publisher:
             self._lock(tree).release()
 
     def tidy(self) -> None:
-        """Remove the lock that somebody who died left, where nothing else is to be done."""
+        """Remove what somebody who died left of a lock, where nothing else is to be done."""
         with contextlib.suppress(RepositoryError), self.pool.tree() as tree:
-            if tree.stat(publisher_lock.PATH) is not None:
+            if publisher_lock.left_behind(tree):
                 lock = self._lock(tree)
                 lock.acquire()
                 lock.release()

@@ -97,7 +97,7 @@ class Switch:
         """
         self._guard_dropped()
         how = {placed.path: placed.how for placed in done}
-        proven = [i for i in waiting if i.path in how and i.part in self._facts.listing]
+        proven = [i for i in waiting if i.path in how and self._tree.stat(i.part) is not None]
         withdrawn = {item.path for item in proven}
         self._begin_generation(withdrawn)
         if proven:

@@ -99,8 +99,7 @@ def load(tree: RemoteTree, number: int) -> Generation | None:
 
 def kept(tree: RemoteTree) -> list[int]:
     """Return the numbers of the generations that there are records of, ascending."""
-    found = tree.list(GENERATIONS) if FOLDER in tree.list("") else {}
-    stems = (name.removesuffix(".json") for name in found)
+    stems = (name.removesuffix(".json") for name in tree.list(GENERATIONS))
     return sorted(int(stem) for stem in stems if _NUMBER.fullmatch(stem))
 
 

@@ -211,7 +211,6 @@ def _documents(tree: RemoteTree, records: list[Generation]) -> Iterator[tuple[st
         for path, content in record.replaced.items():
             if content is not None:
                 yield path, content.encode()
-    names = tree.list("meta") if "meta" in tree.list("") else {}
-    for name, found in names.items():
+    for name, found in tree.list("meta").items():
         if found.kind is Kind.FILE and name.endswith(".json") and not name.startswith("."):
             yield f"meta/{name}", read_whole(tree, f"meta/{name}") or b""

@@ -185,10 +185,9 @@ class PublisherLock:
                 raise
             self._tree.remove(aside)
             return False
-        # Whoever died on the way to the lock left such files.
-        for name in self._tree.list(FOLDER):
-            if name.startswith((f"{PATH.rpartition('/')[2]}.", _NOW)):
-                self._tree.remove(f"{FOLDER}/{name}")
+        for path in left_behind(self._tree):
+            if path != PATH:
+                self._tree.remove(path)
         return True
 
     def _is_stale(self, holder: Holder | None) -> bool:
@@ -223,6 +222,12 @@ def _parse(content: bytes) -> Holder | None:
         return None
     kinds = [type(value) for value in astuple(found)]
     return found if kinds == [str, str, str, int, str] else None
+
+
+def left_behind(tree: RemoteTree) -> list[str]:
+    """Return the files of whoever has the lock, had it, or died on the way to it."""
+    paths = [f"{FOLDER}/{name}" for name in tree.list(FOLDER)]
+    return [path for path in paths if path.startswith((PATH, f"{FOLDER}/{_NOW}"))]
 
 
 def server_time(tree: RemoteTree, token: str) -> int | None:
