@@ -13,6 +13,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -230,6 +231,52 @@ class KillPublish(OverSftp):
         return done if done.status else last
 
 
+class CutPublish(KillPublish):
+    """The connection breaks when a random number of bytes went through it."""
+
+    def strike(self) -> Run:
+        begin = self.proxy.sent
+        self.proxy.cut_after = begin + self.chance.randrange(self._usual)
+        done = self.step()
+        cut = self.proxy.cut_after is None
+        self.proxy.heal()
+        if not cut:
+            self._usual = max(20_000, self.proxy.sent - begin)
+        return Run(done.status, cut, unexpected=done.unexpected)
+
+
+class Together(OverSftp):
+    """Two publish at once while a third prepares, as a nightly run and somebody by hand would."""
+
+    again = 1
+
+    def fall(self) -> None:
+        self.nights.fall()
+        if self.chance.random() < 0.5:
+            run(prepare, self.nights.repository)
+
+    def strike(self) -> Run:
+        steps = [self.step, self.step, partial(run, prepare, self.nights.repository)]
+        delays = [self.chance.random() * 0.3 for _ in steps]
+        kills = [Kill(self.chance.randint(5, 80)) for _ in steps]
+        fates = [kill if self.chance.random() < 0.2 else None for kill in kills]
+
+        def go(step: Callable[..., Run], delay: float, fate: Kill | None) -> Run:
+            time.sleep(delay)
+            return step(disturbance=fate)
+
+        with ThreadPoolExecutor(len(steps)) as pool:
+            done = list(pool.map(go, steps, delays, fates))
+        return Run(0, struck=True, unexpected="".join(each.unexpected for each in done))
+
+    def mend(self) -> Run:
+        """Run again when the lock of whoever was killed has ended."""
+        for lock in self.nights.remote.glob(f"{JOURNAL}/publisher.lock"):
+            os.utime(lock, (0, time.time() - 16 * 60))
+        done = run(prepare, self.nights.repository)
+        return done if done.status else super().mend()
+
+
 class Injected(Fault):
     """System calls fail: one, or all from there on, of each thread."""
 
@@ -360,6 +407,10 @@ class ServerFails(OverSftp):
             log.unlink()
         self._usual = max(10, calls) if not struck else max(self._usual, calls)
         return Run(done.status, struck, calls, done.unexpected)
+
+
+class ServerFailsRollback(ServerFails, KillRollback):
+    """The same in a step back."""
 
 
 class FullRemote(OverSftp):
@@ -644,9 +695,12 @@ FAULTS: dict[str, type[Fault]] = {
     "kill-publish": KillPublish,
     "kill-publish-folder": KillPublishFolder,
     "kill-rollback": KillRollback,
+    "cut-publish": CutPublish,
+    "together": Together,
     "full-prepare": FullPrepare,
     "full-publish-folder": FullPublishFolder,
-    "server-fails": ServerFails,
+    "server-fails-publish": ServerFails,
+    "server-fails-rollback": ServerFailsRollback,
     "full-publish-remote": FullRemote,
     "full-publish-mirror": FullMirrorPublish,
     "read-only-prepare": ReadOnlyPrepare,
