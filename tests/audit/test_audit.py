@@ -95,7 +95,7 @@ def test_one_check_that_cannot_be_made_does_not_stop_the_others(audited: Audited
     assert found[audited.target.url] == ["is missing"]
     assert "could not be checked" in found[audited.url][0]
     assert not report.ok
-    assert report.lines()[-1] == "3 errors, 0 warnings"
+    assert report.lines()[-1] == "errors: 3, warnings: 0"
 
 
 def test_a_mirror_that_is_not_there_is_one_finding_and_is_not_made(audited: Audited) -> None:

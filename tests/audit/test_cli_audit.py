@@ -48,7 +48,7 @@ def test_an_error_is_named_on_stderr_and_in_the_exit_status(audited: Audited) ->
     said = f"puavo-update-repository: error: {audited.target.url}: {NEW}: is not the file"
     assert first.startswith(said)
     assert second.startswith(f"puavo-update-repository: warning: {audited.target.url}: stray: ")
-    assert done.stdout.splitlines()[-1] == "1 errors, 1 warnings"
+    assert done.stdout.splitlines()[-1] == "errors: 1, warnings: 1"
     repaired = command(audited, "--no-https", "--share", "1", "--repair", "--json", **{
         **remotes, "PUAVO_REPOSITORY_REPLACE_PAUSE": "0",
     })  # fmt: skip

@@ -252,7 +252,7 @@ class AuditReport:
 
     def _sum(self) -> str:
         errors = sum(finding.severity is Severity.ERROR for finding in self.findings)
-        return f"{errors} errors, {len(self.findings) - errors} warnings"
+        return f"errors: {errors}, warnings: {len(self.findings) - errors}"
 
 
 def remember(mirror: Path, report: AuditReport) -> None:

@@ -1,0 +1,82 @@
+"""The faults of the campaign: what is done to a repository, and what mends it."""
+
+from __future__ import annotations
+
+from faults.broken_off import (
+    CutPublish,
+    KillPrepare,
+    KillPublish,
+    KillPublishFolder,
+    KillRollback,
+    Together,
+)
+from faults.changing import ChangedImage, ClockPrepare, ClockPublish
+from faults.damaged import (
+    DamagedAnchors,
+    DamagedBeforePublish,
+    DamagedDescription,
+    DamagedFailures,
+    DamagedGenerations,
+    DamagedImages,
+    DamagedJournal,
+    DamagedLocks,
+    DamagedMetadata,
+    DamagedPublisherLock,
+    DamagedRdiffs,
+    DamagedRemoteMetadata,
+    DamagedRemotes,
+)
+from faults.failing import (
+    EioImages,
+    EioPublishFolder,
+    EioRdiffs,
+    EioState,
+    FullMirrorPublish,
+    FullPrepare,
+    FullPublishFolder,
+    FullRemote,
+    ReadOnlyPrepare,
+    ReadOnlyPublishFolder,
+    ServerFails,
+    ServerFailsRollback,
+)
+from faults.fault import Fault
+
+__all__ = ["FAULTS", "Fault"]
+
+FAULTS: dict[str, type[Fault]] = {
+    "kill-prepare": KillPrepare,
+    "kill-publish": KillPublish,
+    "kill-publish-folder": KillPublishFolder,
+    "kill-rollback": KillRollback,
+    "cut-publish": CutPublish,
+    "together": Together,
+    "full-prepare": FullPrepare,
+    "full-publish-folder": FullPublishFolder,
+    "server-fails-publish": ServerFails,
+    "server-fails-rollback": ServerFailsRollback,
+    "full-publish-remote": FullRemote,
+    "full-publish-mirror": FullMirrorPublish,
+    "read-only-prepare": ReadOnlyPrepare,
+    "read-only-publish-folder": ReadOnlyPublishFolder,
+    "eio-images": EioImages,
+    "eio-rdiffs": EioRdiffs,
+    "eio-state": EioState,
+    "eio-publish-folder": EioPublishFolder,
+    "damaged-image-records": DamagedImages,
+    "damaged-rdiff-records": DamagedRdiffs,
+    "damaged-failures": DamagedFailures,
+    "damaged-anchors": DamagedAnchors,
+    "damaged-description": DamagedDescription,
+    "damaged-before-publish": DamagedBeforePublish,
+    "damaged-remotes": DamagedRemotes,
+    "damaged-locks": DamagedLocks,
+    "damaged-metadata": DamagedMetadata,
+    "damaged-remote-journal": DamagedJournal,
+    "damaged-remote-generations": DamagedGenerations,
+    "damaged-remote-metadata": DamagedRemoteMetadata,
+    "damaged-remote-lock": DamagedPublisherLock,
+    "changed-image": ChangedImage,
+    "clock-prepare": ClockPrepare,
+    "clock-publish": ClockPublish,
+}
