@@ -140,3 +140,16 @@ def test_what_an_audit_looks_at_is_set_by_the_environment_too(images: Path) -> N
     found = load(images, environment)
     assert (found.audit_share, found.audit_https, found.ca_file) == (0.5, False, "/etc/ca.pem")
     assert load(images, environment, audit_share="0").audit_share == 0
+
+
+def test_how_much_may_be_removed_at_once_is_a_setting_of_every_run(images: Path) -> None:
+    found = load(images)
+    assert (found.max_delete, found.allow_mass_delete) == (0.3, False)
+    environment = {
+        "PUAVO_REPOSITORY_MAX_DELETE": "0.5",
+        "PUAVO_REPOSITORY_ALLOW_MASS_DELETE": "true",
+    }
+    found = load(images, environment)
+    assert (found.max_delete, found.allow_mass_delete) == (0.5, True)
+    with pytest.raises(SettingsError, match="allow_mass_delete"):
+        load(images, allow_mass_delete="ture")

@@ -36,8 +36,21 @@ def test_params_win_over_the_environment() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"connections": "0"}, {"grace_days": "soon"}, {"max_delete": "2"}, {"bandwidth": "fast"}],
+    [
+        {"connections": "0"},
+        {"grace_days": "soon"},
+        {"max_delete": "2"},
+        {"bandwidth": "fast"},
+        {"allow_mass_delete": "ture"},
+        {"allow_rolled_back": "ture"},
+        {"allow_other_mirror": "ture"},
+    ],
 )
 def test_what_cannot_be_used_is_named(values: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=next(iter(values))):
         load(values, {})
+
+
+def test_another_mirror_may_be_published_to_a_remote_only_when_that_is_said() -> None:
+    assert not load({}, {}).allow_other_mirror
+    assert load({}, {"PUAVO_REPOSITORY_ALLOW_OTHER_MIRROR": "true"}).allow_other_mirror
