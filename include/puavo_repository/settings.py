@@ -82,6 +82,8 @@ class Settings:
             rdiffs that it applies again.
         audit_https: Whether an audit looks at the mirror as clients do, at ``urlbase``.
         ca_file: File with the certificates to trust for ``urlbase``; empty for the system's.
+        max_delete: Largest share of a mirror's files that one run may remove, here or remotely.
+        allow_mass_delete: Whether a run may remove more than that.
     """
 
     image_dir: Path
@@ -97,6 +99,8 @@ class Settings:
     audit_share: float = 0.1
     audit_https: bool = True
     ca_file: str = ""
+    max_delete: float = 0.3
+    allow_mass_delete: bool = False
 
     def __post_init__(self) -> None:
         if self.jobs < 0:
@@ -106,6 +110,10 @@ class Settings:
         if not 0 <= self.audit_share <= 1:
             raise SettingsError(
                 "audit_share", f"{self.audit_share}", expected="a share from 0 to 1, such as 0.1"
+            )
+        if not 0 <= self.max_delete <= 1:
+            raise SettingsError(
+                "max_delete", f"{self.max_delete}", expected="a share from 0 to 1, such as 0.3"
             )
 
     @property
@@ -169,7 +177,7 @@ def load(
         mirror_dir=mirror_dir,
         urlbase=_urlbase(str(repository)),
         puavo_os=puavo_os,
-        write_config=not _flag("no_config", chosen.get("no_config", False)),
+        write_config=not flag("no_config", chosen.get("no_config", False)),
         policy=Policy(
             targets=_number("targets", chosen.get("targets", Policy.targets), int),
             sources=str(chosen.get("sources", Policy.sources)),
@@ -180,8 +188,10 @@ def load(
         memory=_number("memory", chosen.get("memory", Settings.memory), int),
         remotes=tuple(str(chosen.get("remote", "")).split()),
         audit_share=_number("audit_share", chosen.get("audit_share", Settings.audit_share), float),
-        audit_https=_flag("audit_https", chosen.get("audit_https", Settings.audit_https)),
+        audit_https=flag("audit_https", chosen.get("audit_https", Settings.audit_https)),
         ca_file=str(chosen.get("ca_file", "")),
+        max_delete=_number("max_delete", chosen.get("max_delete", Settings.max_delete), float),
+        allow_mass_delete=flag("allow_mass_delete", chosen.get("allow_mass_delete", False)),
     )
 
 
@@ -262,7 +272,12 @@ def _urlbase(repository: str) -> str:
     return url.rstrip("/")
 
 
-def _flag(name: str, value: Any) -> bool:
+def flag(name: str, value: Any) -> bool:
+    """Return a setting that is true or false.
+
+    Raises:
+        SettingsError: It is neither.
+    """
     text = str(value).lower()
     if text not in _TRUE | _FALSE:
         raise SettingsError(name, f"{value!r} is neither", expected="true or false")

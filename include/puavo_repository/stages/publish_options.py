@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from puavo_repository import settings
 from puavo_repository.errors import SettingsError
 from puavo_repository.settings import ENVIRONMENT
 from puavo_repository.stages.prune import Cleaning
@@ -30,6 +31,8 @@ class Options:
             and ``~/.ssh/id_*``.
         known_hosts: The only file to look host keys up in; empty for the usual ones.
         allow_rolled_back: Whether to publish what a step back took from clients.
+        allow_other_mirror: Whether to publish to a remote that holds another mirror, whose
+            series go then.
         assemble: Whether images may be made on the server from files that lie there.
         only: Files, metadata and CKSUMS among them, that are published, and nothing else: what
             a repair puts right. None for all.
@@ -42,6 +45,7 @@ class Options:
     ssh_key: str = ""
     known_hosts: str = ""
     allow_rolled_back: bool = False
+    allow_other_mirror: bool = False
     assemble: bool = True
     only: Collection[str] | None = None
 
@@ -58,7 +62,7 @@ def load(
     ``bandwidth`` (bytes a second, such as ``2M``, or by the hour: ``0 7-19=500k``),
     ``connections``, ``grace_days``, ``max_delete`` (a share, such as 0.3),
     ``allow_mass_delete``, ``replace_pause`` (seconds), ``generations``, ``allow_rolled_back``,
-    ``ssh_key`` and ``known_hosts``; in the environment as ``PUAVO_REPOSITORY_BANDWIDTH`` and so on.
+    ``allow_other_mirror``, ``ssh_key`` and ``known_hosts``; in the environment as ``PUAVO_REPOSITORY_BANDWIDTH`` and so on.
 
     Args:
         values: Params of a DAG run or options of the command; None counts as not given.
@@ -76,7 +80,7 @@ def load(
         return text or found.get(ENVIRONMENT + name.upper(), "") or default
 
     def flag(name: str) -> bool:
-        return value(name, "").lower() in {"1", "true", "yes", "on"}
+        return settings.flag(name, value(name, ""))
 
     return Options(
         connections=int(_number("connections", value("connections", "6"), 1, 64)),
@@ -92,6 +96,7 @@ def load(
             ),
         ),
         allow_rolled_back=flag("allow_rolled_back"),
+        allow_other_mirror=flag("allow_other_mirror"),
         ssh_key=value("ssh_key", ""),
         known_hosts=value("known_hosts", ""),
     )
