@@ -169,7 +169,7 @@ def test_a_step_back_shows_where_clients_are_now(
     assert airflow.ended(ROLLBACK, 2)[0]["state"] == "success"
     assert name(V4) not in (night.root / "remote" / "CKSUMS").read_text()
     chromium.driver.get(f"{airflow.url}/puavo-repository/")
-    assert "Take the bad image away" in chromium.find("#problems", "stepped back").text
+    assert "Take the bad image out" in chromium.find("#problems", "rolled back").text
 
 
 def test_all_of_it_ends_at_once(airflow: Airflow) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.formats.names import rdiff_name
+from puavo_repository.storage import published
 from puavo_repository.storage.state import Failure
 from puavo_repository.web import view
 from puavo_repository.web.disk import Reader
@@ -26,6 +27,7 @@ from web.mirrors import (
     too_large,
 )
 
+WWW = "sftp://mirror@www/srv/mirror"
 STRAY = Finding(Severity.WARNING, "local", "stray.bin", "is described by nothing")
 FLIPPED = Finding(
     Severity.ERROR,
@@ -200,3 +202,14 @@ def test_an_audit_s_errors_are_problems_and_its_warnings_are_shown(tmp_path: Pat
     assert "expected ab, found cd" in found.problems[0].message
     audited(mirror)
     assert look(tmp_path).summary.ok, "the next audit clears it"
+
+
+def test_a_rollback_is_a_problem_until_clients_see_something_else(tmp_path: Path) -> None:
+    make_mirror(tmp_path)
+    files = published.described(tmp_path)
+    published.remember(tmp_path, WWW, 3, files=files, problems={}, restored=1)
+    (problem,) = look(tmp_path).summary.problems
+    assert problem.name == WWW
+    assert "clients see generation 1 again" in problem.message
+    published.remember(tmp_path, WWW, 4, files=files, problems={})
+    assert look(tmp_path).summary.ok

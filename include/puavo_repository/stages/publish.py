@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -102,8 +102,13 @@ def publish_all(
 def remember(mirror_dir: Path, report: PublishReport) -> None:
     """Keep beside the mirror what was left on a remote, for those who look there."""
     waits = {path: f"waits for {', '.join(files[:3])}" for path, files in report.held.items()}
-    address = without_password(report.target)
-    published.remember(mirror_dir, address, report.generation, {**report.failed, **waits})
+    address, problems = without_password(report.target), {**report.failed, **waits}
+    files: Mapping[str, str] | None = published.described(mirror_dir)
+    if "connecting" in report.failed:
+        files = None
+    elif problems:  # not all of it is there
+        files = published.known(mirror_dir, address).files
+    published.remember(mirror_dir, address, report.generation, files=files, problems=problems)
 
 
 def _publish(publisher: Publisher, report: PublishReport) -> None:

@@ -144,11 +144,11 @@ def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
         address: The remote, without any password.
         done: What was done.
     """
-    text = (
-        f"clients see generation {done.restored} again, and {len(done.rejected)} files are "
-        "not offered any more. Take the bad image away and prepare: publishing goes on then"
+    files = published.known(mirror_dir, address).files
+    left = {path: digest for path, digest in files.items() if path not in done.rejected}
+    published.remember(
+        mirror_dir, address, done.generation, files=left, problems={}, restored=done.restored
     )
-    published.remember(mirror_dir, address, done.generation, {"stepped back": text})
 
 
 def _check_whole(tree: RemoteTree, now: Past, changing: Collection[str]) -> None:

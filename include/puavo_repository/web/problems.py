@@ -52,6 +52,15 @@ def _problems(disk: Disk) -> Iterable[Problem]:
     for remote in disk.remotes:
         for subject, why in remote.problems.items():
             yield problem(Failure(remote.address, "publish", f"{subject}: {why}", permanent=False))
+        if remote.restored is not None:
+            yield Problem(
+                name=remote.address,
+                stage="rollback",
+                message=f"It is rolled back: clients see generation {remote.restored} again",
+                remedy="Take the bad image out of the image directory and prepare: "
+                "publishing then goes on",
+                permanent=True,
+            )
 
 
 def _broken(series: Iterable[Series]) -> Iterable[Problem]:
