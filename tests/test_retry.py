@@ -1,0 +1,84 @@
+"""A step is done again where that may help, and only there."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+
+import pytest
+
+from puavo_repository.errors import (
+    ConnectionLostError,
+    LockedError,
+    RepositoryError,
+    StorageError,
+    StorageRefusedError,
+)
+from puavo_repository.retry import with_retries
+
+
+class Step:
+    """Fails with the given errors, one after another, then returns how often it was done."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.done = 0
+
+    def __call__(self) -> int:
+        self.done += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.done
+
+
+def test_what_may_pass_is_tried_again_later_and_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(threading.Event, "wait", lambda _self, delay: waits.append(delay))
+    step = Step(*(ConnectionLostError("host", f"lost {n}") for n in range(4)))
+    with caplog.at_level(logging.WARNING):
+        assert with_retries(step) == 5
+    assert waits == [2, 4, 8, 16]
+    assert "host: lost 2; again in 8 s" in caplog.text
+
+
+def test_the_last_attempt_raises_its_error() -> None:
+    step = Step(*(ConnectionLostError("host", f"lost {n}") for n in range(9)))
+    with pytest.raises(ConnectionLostError, match="lost 2"):
+        with_retries(step, attempts=3, first_delay=0)
+    assert step.done == 3
+
+
+@pytest.mark.parametrize(
+    "error", [LockedError("mirror", "locked"), StorageRefusedError("f", "denied"), KeyError("x")]
+)
+def test_what_a_retry_does_not_cure_is_raised_at_once(error: Exception) -> None:
+    step = Step(error)
+    with pytest.raises(type(error)) as caught:
+        with_retries(step, first_delay=60)
+    assert caught.value is error
+    assert step.done == 1
+
+
+def test_an_error_of_a_local_file_is_put_on_its_branch() -> None:
+    assert with_retries(Step(OSError(errno.EIO, "I/O error", "x")), first_delay=0) == 2
+    with pytest.raises(StorageRefusedError, match="No space left"):
+        with_retries(Step(OSError(errno.ENOSPC, "No space left", "x")), first_delay=60)
+    with pytest.raises(StorageError, match="a local file"):
+        with_retries(Step(OSError(errno.EIO, "I/O error")), attempts=1)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_stop_ends_the_waiting(before: bool) -> None:
+    stop = threading.Event()
+    if before:
+        stop.set()
+    else:
+        threading.Timer(0.05, stop.set).start()
+    step, begun = Step(ConnectionLostError("host", "lost")), time.monotonic()
+    with pytest.raises(RepositoryError, match="lost"):
+        with_retries(step, first_delay=60, stop=stop)
+    assert (step.done, time.monotonic() - begun < 5) == (1, True)
