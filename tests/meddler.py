@@ -137,7 +137,7 @@ class _Channel:
 
 
 def _paths(kind: int, body: bytes) -> list[str]:
-    one = {Packet.OPEN, Packet.LSTAT, Packet.OPENDIR, Packet.REMOVE, Packet.MKDIR}
+    one = {Packet.OPEN, Packet.LSTAT, Packet.OPENDIR, Packet.REMOVE, Packet.MKDIR, Packet.RMDIR}
     if kind in one:
         return _strings(body, 1)
     if kind == Packet.RENAME:

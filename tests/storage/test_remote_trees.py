@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,6 +150,52 @@ def test_a_missing_root_is_named(tmp_path: Path, sshd: Sshd) -> None:
         SftpTree(sshd.target(missing))
     with pytest.raises(StorageRefusedError, match=r"no such folder.*Create it"):
         FolderTree(Target(path=str(missing)))
+
+
+def test_an_empty_folder_is_removed_and_no_other(tree: RemoteTree, root: Path) -> None:
+    tree.remove_folder("gone")
+    tree.make_folder("a")
+    tree.make_folder("a/b")
+    write_whole(tree, "a/b/file", b"x")
+    tree.remove_folder("a/b")
+    assert (root / "a/b/file").exists()
+    tree.remove("a/b/file")
+    tree.remove_folder("a/b")
+    assert not (root / "a/b").exists()
+    with pytest.raises(StorageRefusedError, match="no such folder"):
+        tree.open("a/b/file", Access.CREATE)
+    tree.make_folder("a/b")
+    (root / "a/b").rmdir()  # as another connection would
+    tree.make_folder("a/b")
+    assert (root / "a/b").is_dir()
+    for other, make in (("file", Path.touch), ("link", lambda path: path.symlink_to(root / "a"))):
+        make(root / other)
+        with pytest.raises(StorageRefusedError, match="where a folder should be"):
+            tree.remove_folder(other)
+
+
+def test_a_folder_that_may_not_be_removed_is_named(tree: RemoteTree, root: Path) -> None:
+    (root / "mounted").mkdir()
+    with tempfile.TemporaryDirectory() as other:
+        command = ["mount", "--bind", other, str(root / "mounted")]
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("only root can mount")
+        try:
+            with pytest.raises((StorageError, StorageRefusedError), match="mounted"):
+                tree.remove_folder("mounted")
+        finally:
+            subprocess.run(["umount", str(root / "mounted")], check=True)
+
+
+def test_a_tree_knows_where_it_is(tmp_path: Path, sshd: Sshd) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    folder = FolderTree(Target(path=str(tmp_path / "link")))
+    assert folder.local_path == (tmp_path / "real").resolve()
+    remote = SftpTree(sshd.target(tmp_path / "link"))
+    assert remote.root == folder.root == str(folder.local_path)
+    assert remote.local_path is None
+    remote.close()
 
 
 def test_free_space_is_that_of_the_file_system(tree: RemoteTree, root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat as stat_bits
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ class FolderTree:
     """A local folder, used through the same interface as a server.
 
     Attributes:
+        local_path: Its folder, every link in it resolved.
+        root: The same.
         can_copy: True: ranges are copied by the kernel, shared where the file system can.
     """
 
@@ -28,7 +31,8 @@ class FolderTree:
         self.name = target.url
         self.sent = 0
         self._target = target
-        self._root = Path(os.path.realpath(target.path))
+        self.local_path = self._root = Path(os.path.realpath(target.path))
+        self.root = str(self._root)
         with self._errors(""):
             found = self._root.is_dir()
         if not found:
@@ -101,6 +105,17 @@ class FolderTree:
         if not self._check_folder(path):
             with self._errors(path):
                 (self._root / path).mkdir(0o755)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder, if it is there and nothing is in it."""
+        self._guard(path)
+        if self._check_folder(path):
+            with self._errors(path):
+                try:
+                    (self._root / path).rmdir()
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                        raise
 
     def free_space(self) -> int | None:
         """Return the bytes that may still be written."""

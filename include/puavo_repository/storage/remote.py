@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -107,6 +108,14 @@ class RemoteTree(Protocol):
         """The tree for people: its URL, without a password."""
 
     @property
+    def root(self) -> str:
+        """The tree's folder as its machine knows it: absolute, every link in it resolved."""
+
+    @property
+    def local_path(self) -> Path | None:
+        """The same where that machine is this one for certain; None for a server."""
+
+    @property
     def can_copy(self) -> bool:
         """Whether the server copies ranges between its files."""
 
@@ -141,6 +150,9 @@ class RemoteTree(Protocol):
 
     def make_folder(self, path: str) -> None:
         """Make a folder, if it is missing."""
+
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder, if it is there and nothing is in it."""
 
     def free_space(self) -> int | None:
         """Return the bytes that may still be written, or None where the server does not say."""

@@ -29,16 +29,20 @@ class SftpTree:
 
     Attributes:
         name: The URL, without secrets.
+        root: The folder as the server resolves it; what a link leads to, not the link.
+        local_path: None: it cannot be known whether the server is this machine.
         can_copy: Whether the server announces ``copy-data`` (OpenSSH 9.0 and later).
         round_trip: Seconds one request took when the connection was made.
     """
+
+    local_path = None
 
     def __init__(
         self, target: Target, *, silence: float | None = None, compressed: bool = False
     ) -> None:
         self.name = target.url
         self._target = target
-        self._root = target.path
+        self.root = target.path
         self._silence = silence
         self._session = SftpSession(target.url, connect(target, compressed=compressed), silence)
         self._folders: set[str] = set()
@@ -47,7 +51,7 @@ class SftpTree:
         self._syncs = "fsync@openssh.com" in extensions
         try:
             begun = time.monotonic()
-            self._root = self._real_path(target.path)
+            self.root = self._real_path(target.path)
             self.round_trip = time.monotonic() - begun
             self.packet = self._packet_size() if "limits@openssh.com" in extensions else SAFE_PACKET
         except BaseException:
@@ -158,8 +162,23 @@ class SftpTree:
 
     def make_folder(self, path: str) -> None:
         """Make a folder, if it is missing."""
+        self._folders.discard(path)  # another connection may have removed it
         if not self._check_folder(path):
             self._ask(Packet.MKDIR, string(self._full(path)) + NEW_FOLDER, path)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder, if it is there and nothing is in it."""
+        self._guard(path)
+        self._folders.discard(path)
+        if not self._check_folder(path):
+            return
+        self._folders.discard(path)
+        try:
+            self._session.request(Packet.RMDIR, string(self._full(path))).expect(Packet.STATUS)
+        except StatusError as error:
+            # The protocol knows no status for a folder that is not empty: it is looked for.
+            if error.code != Status.NO_SUCH_FILE and not self.list(path):
+                raise self._refusal(path, error) from error
 
     def free_space(self) -> int | None:
         """Return the bytes that may still be written, or None where the server does not say."""
@@ -177,12 +196,12 @@ class SftpTree:
         self._session.close()
 
     def _full(self, path: str) -> str:
-        return f"{self._root.rstrip('/')}/{path}" if path else self._root
+        return f"{self.root.rstrip('/')}/{path}" if path else self.root
 
     def _real_path(self, path: str) -> str:
         reply = self._ask(Packet.REALPATH, string(path), "", Packet.NAME)
         reply.u32()
-        self._root = root = reply.string().decode("utf-8", "surrogateescape")
+        self.root = root = reply.string().decode("utf-8", "surrogateescape")
         if not root.startswith("/") or "\0" in root:
             raise StorageRefusedError(self.name, "the server names no folder", found=ascii(root))
         found = self.stat("")
@@ -258,7 +277,7 @@ class SftpTree:
     def _ask_free_space(self) -> int | None:
         if "statvfs@openssh.com" not in self._session.extensions:
             return None
-        body = string("statvfs@openssh.com") + string(self._root)
+        body = string("statvfs@openssh.com") + string(self.root)
         reply = self._session.request(Packet.EXTENDED, body).expect(Packet.EXTENDED_REPLY)
         _block, fragment, _blocks, _free, available = (reply.u64() for _ in range(5))
         return fragment * available

@@ -26,6 +26,7 @@ class Packet(enum.IntEnum):
     READDIR = 12
     REMOVE = 13
     MKDIR = 14
+    RMDIR = 15
     REALPATH = 16
     RENAME = 18
     STATUS = 101
