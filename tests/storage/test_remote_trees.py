@@ -123,7 +123,8 @@ def test_create_refuses_what_is_there(tree: RemoteTree, root: Path) -> None:
 
 def test_links_are_never_followed(tree: RemoteTree, root: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
-    outside.mkdir()
+    (outside / "deep/empty").mkdir(parents=True)
+    (outside / "deep/file").touch()
     (outside / "precious").write_bytes(b"precious")
     (root / "folder").symlink_to(outside)
     (root / "file").symlink_to(outside / "precious")
@@ -136,11 +137,19 @@ def test_links_are_never_followed(tree: RemoteTree, root: Path, tmp_path: Path) 
         lambda: tree.remove("folder/precious"),
         lambda: tree.list("folder"),
         lambda: tree.make_folder("folder"),
+        lambda: tree.stat("folder/precious"),
+        lambda: list(tree.read("folder/deep/file", [Range(0, 1)])),
+        lambda: tree.list("folder/deep"),
+        lambda: tree.make_folder("folder/deep"),
+        lambda: tree.remove("folder/deep/file"),
+        lambda: tree.remove_folder("folder/deep/empty"),
+        lambda: tree.open("folder/deep/new", Access.CREATE),
         lambda: tree.rename("file", "folder/precious"),
     ):
-        with pytest.raises(StorageRefusedError):
+        with pytest.raises(StorageRefusedError, match="link"):
             refused()
     tree.remove("file")
+    assert sorted(path.name for path in outside.rglob("*")) == ["deep", "empty", "file", "precious"]
     assert (outside / "precious").read_bytes() == b"precious"
 
 
@@ -154,6 +163,7 @@ def test_a_missing_root_is_named(tmp_path: Path, sshd: Sshd) -> None:
 
 def test_an_empty_folder_is_removed_and_no_other(tree: RemoteTree, root: Path) -> None:
     tree.remove_folder("gone")
+    tree.remove_folder("gone/too")
     tree.make_folder("a")
     tree.make_folder("a/b")
     write_whole(tree, "a/b/file", b"x")
