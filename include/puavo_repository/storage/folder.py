@@ -49,6 +49,8 @@ class FolderTree:
 
     def stat(self, path: str) -> RemoteStat | None:
         """Return what is at ``path``, links not followed, or None."""
+        if (folder := path.rpartition("/")[0]) and not self._check_folder(folder):
+            return None
         with self._errors(path):
             try:
                 return _stat((self._root / path).lstat())
@@ -108,7 +110,6 @@ class FolderTree:
 
     def remove_folder(self, path: str) -> None:
         """Remove a folder, if it is there and nothing is in it."""
-        self._guard(path)
         if self._check_folder(path):
             with self._errors(path):
                 try:

@@ -95,6 +95,8 @@ class SftpTree:
 
     def stat(self, path: str) -> RemoteStat | None:
         """Return what is at ``path``, links not followed, or None."""
+        if (folder := path.rpartition("/")[0]) and not self._check_folder(folder):
+            return None
         try:
             reply = self._session.request(Packet.LSTAT, string(self._full(path)))
             return _attributes(reply.expect(Packet.ATTRS))
@@ -168,7 +170,6 @@ class SftpTree:
 
     def remove_folder(self, path: str) -> None:
         """Remove a folder, if it is there and nothing is in it."""
-        self._guard(path)
         self._folders.discard(path)
         if not self._check_folder(path):
             return
