@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from puavo_repository import settings
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.errors import SettingsError
 from puavo_repository.settings import Policy
+from puavo_repository.stages import publish_options
 
 
 def load(images: Path, environment: dict[str, str] | None = None, **options: Any) -> Any:
@@ -153,3 +155,167 @@ def test_how_much_may_be_removed_at_once_is_a_setting_of_every_run(images: Path)
     assert (found.max_delete, found.allow_mass_delete) == (0.5, True)
     with pytest.raises(SettingsError, match="allow_mass_delete"):
         load(images, allow_mass_delete="ture")
+
+
+@pytest.fixture
+def production(tmp_path: Path, images: Path) -> dict[str, str]:
+    """Return the environment of an installation with folders of its own."""
+    for name in ("mirror", "puavo-os", "others"):
+        (tmp_path / name).mkdir()
+    return {
+        "PUAVO_REPOSITORY_IMAGE_DIR": str(images),
+        "PUAVO_REPOSITORY_MIRROR_DIR": str(tmp_path / "mirror"),
+        "PUAVO_REPOSITORY_PUAVO_OS": str(tmp_path / "puavo-os"),
+    }
+
+
+def test_other_images_take_neither_the_mirror_nor_the_configuration_of_these(
+    production: dict[str, str], tmp_path: Path
+) -> None:
+    others = tmp_path / "others"
+    found = settings.load({"image_dir": others}, production)
+    assert (found.mirror_dir, found.puavo_os) == (others / "mirror", others / "puavo-os")
+    given = {"image_dir": others, "mirror_dir": tmp_path / "m", "puavo_os": tmp_path / "p"}
+    found = settings.load(given, production)
+    assert (found.mirror_dir, found.puavo_os) == (tmp_path / "m", tmp_path / "p")
+
+
+def test_other_images_take_nothing_from_defaults_mk_either(
+    production: dict[str, str], images: Path, tmp_path: Path
+) -> None:
+    """The images of an installation may be named by its defaults.mk alone."""
+    (tmp_path / "puavo-os" / "defaults.mk").write_text(f"image_dir := {images}\n")
+    del production["PUAVO_REPOSITORY_IMAGE_DIR"]
+    others = tmp_path / "others"
+    found = settings.load({"image_dir": others}, production)
+    assert (found.mirror_dir, found.puavo_os) == (others / "mirror", others / "puavo-os")
+    found = settings.load({}, production)
+    assert (found.image_dir, found.mirror_dir) == (images, tmp_path / "mirror")
+
+
+def test_the_places_of_the_installation_are_known_as_such(
+    production: dict[str, str], images: Path, tmp_path: Path
+) -> None:
+    def configured(environment: dict[str, str] = production, **options: Any) -> bool:
+        return settings.load(options, environment).configured
+
+    (tmp_path / "link").symlink_to(images)
+    assert configured()
+    assert configured(image_dir=tmp_path / "link", mirror_dir=tmp_path / "mirror")
+    assert not configured(image_dir=tmp_path / "others")
+    assert not configured(mirror_dir=tmp_path / "elsewhere")
+    assert not configured({}, image_dir=images)
+
+
+def test_another_mirror_does_not_rewrite_the_configuration(
+    production: dict[str, str], tmp_path: Path
+) -> None:
+    assert settings.load({}, production).write_config
+    found = settings.load({"mirror_dir": tmp_path / "try"}, production)
+    assert (found.puavo_os, found.write_config) == (tmp_path / "puavo-os", False)
+    own = {"mirror_dir": tmp_path / "try", "puavo_os": tmp_path / "p"}
+    assert settings.load(own, production).write_config
+
+
+def test_without_an_installation_the_folders_of_the_environment_hold_for_any_images(
+    images: Path, tmp_path: Path
+) -> None:
+    environment = {"PUAVO_REPOSITORY_MIRROR_DIR": str(tmp_path / "mirror")}
+    assert load(images, environment).mirror_dir == tmp_path / "mirror"
+
+
+BAD = {
+    "IMAGE_DIR": "a\0b",
+    "REPOSITORY": "https://user:pa#ss@host",
+    "NO_CONFIG": "ture",
+    "TARGETS": "3.5",
+    "SOURCES": "nearest",
+    "MAX_SHARE": "inf",
+    "ENGINE": "ancors",
+    "JOBS": "-1",
+    "MEMORY": "0",
+    "SCHEDULE": "30 25 * * *",
+    "RETRIES": "-1",
+    "DEADLINE": "6   # hours",
+    "AUDIT_SCHEDULE": "0 0 30 2 *",
+    "AUDIT_SHARE": "1.1",
+    "AUDIT_HTTPS": "perhaps",
+    "REMOTE": "www   # the server",
+    "BANDWIDTH": "fast",
+    "CONNECTIONS": "65",
+    "GRACE_DAYS": "soon",
+    "MAX_DELETE": "30",
+    "ALLOW_MASS_DELETE": "ture",
+    "ALLOW_ROLLED_BACK": "ture",
+    "ALLOW_OTHER_MIRROR": "ture",
+    "GENERATIONS": "0",
+    "REPLACE_PAUSE": "-1",
+    "NOTIFY_EMAIL": "school",
+    "NOTIFY_WEBHOOK": "https://chat.example/hooks/secret",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_every_setting_is_refused_by_the_name_that_it_was_given(images: Path, name: str) -> None:
+    """A value that is shipped, tried or used by another part is refused by all, alike."""
+    variable = f"PUAVO_REPOSITORY_{name}"
+    for read in (settings.load, publish_options.load):
+        with pytest.raises(SettingsError) as caught:
+            read({"image_dir": images} if name != "IMAGE_DIR" else {}, {variable: BAD[name]})
+        assert caught.value.subject == variable
+        assert caught.value.expected
+        assert "pa" not in caught.value.problem.split()
+        assert not any(word in str(caught.value) for word in ("pa#ss", "'ss", "secret"))
+    with pytest.raises(SettingsError) as caught:
+        load(images, **{name.lower(): BAD[name]})
+    assert caught.value.subject == name.lower()
+
+
+def test_a_refusal_says_what_was_given_and_what_is_expected(images: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(images, {"PUAVO_REPOSITORY_DEADLINE": "6   # hours"})
+    assert str(caught.value).startswith(
+        "PUAVO_REPOSITORY_DEADLINE: '6   # hours' cannot be used (expected hours: a number from 0"
+    )
+    assert "a comment needs a line of its own" in str(caught.value)
+    with pytest.raises(SettingsError) as caught:
+        settings.load({"image_dir": images, "targets": "x"}, {}, command=True)
+    assert str(caught.value) == "--targets: 'x' cannot be used (expected a whole number, 0 or more)"
+
+
+def test_all_that_is_wrong_is_said_at_once(images: Path) -> None:
+    environment = {"PUAVO_REPOSITORY_JOBS": "x", "PUAVO_REPOSITORY_SCHEDULE": "nightly"}
+    with pytest.raises(SettingsError, match=r"PUAVO_REPOSITORY_JOBS: .*PUAVO_REPOSITORY_SCHEDULE"):
+        load(images, environment)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SCHEDULE", ""),
+        ("SCHEDULE", "@daily"),
+        ("SCHEDULE", "*/20 1-3 * * mon-fri"),
+        ("DEADLINE", "0.5"),
+        ("ENGINE", "anchors:small"),
+        ("ENGINE", "librsync"),
+        ("SOURCES", "nearest:2"),
+        ("BANDWIDTH", "0 7-19=500k"),
+        ("REMOTE", "www sftp://u@host/path file:///srv/published"),
+        ("NOTIFY_EMAIL", "a@b.example, c@d.example"),
+        ("ALLOW_MASS_DELETE", "TRUE"),
+        ("JOBS", ""),
+    ],
+)
+def test_what_the_readme_shows_is_accepted(images: Path, name: str, value: str) -> None:
+    load(images, {f"PUAVO_REPOSITORY_{name}": value})
+
+
+def test_a_variable_that_nobody_knows_is_named_with_the_nearest_one(
+    images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        load(images, {"PUAVO_REPOSITORY_ALLOW_MASS_DELET": "true"})
+        load(images, {"PUAVO_REPOSITORY_ALLOW_MASS_DELET": "true"})
+    (record,) = caplog.records
+    assert "PUAVO_REPOSITORY_ALLOW_MASS_DELET " in record.getMessage()
+    assert "PUAVO_REPOSITORY_ALLOW_MASS_DELETE" in record.getMessage()
