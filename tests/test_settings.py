@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from puavo_repository import settings
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.errors import SettingsError
 from puavo_repository.settings import Policy
+from puavo_repository.settings.model import Model, about
 from puavo_repository.stages import publish_options
+from repository import ROOT
 
 
 def load(images: Path, environment: dict[str, str] | None = None, **options: Any) -> Any:
@@ -267,7 +270,7 @@ def test_every_setting_is_refused_by_the_name_that_it_was_given(images: Path, na
         assert "pa" not in caught.value.problem.split()
         assert not any(word in str(caught.value) for word in ("pa#ss", "'ss", "secret"))
     with pytest.raises(SettingsError) as caught:
-        load(images, **{name.lower(): BAD[name]})
+        settings.load({"image_dir": images, name.lower(): BAD[name]}, {})
     assert caught.value.subject == name.lower()
 
 
@@ -319,3 +322,18 @@ def test_a_variable_that_nobody_knows_is_named_with_the_nearest_one(
     (record,) = caplog.records
     assert "PUAVO_REPOSITORY_ALLOW_MASS_DELET " in record.getMessage()
     assert "PUAVO_REPOSITORY_ALLOW_MASS_DELETE" in record.getMessage()
+
+
+def test_the_model_and_the_readme_name_the_same_settings() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in Model.model_fields:
+        assert about(name).text
+        assert about(name).expected
+        named = f"{settings.ENVIRONMENT}{name.upper()}", f"…_{name.upper()}"
+        assert any(f"`{one}`" in readme for one in named), name
+
+
+def test_the_defaults_are_said_once(images: Path) -> None:
+    found = load(images)
+    plain = settings.Settings(images, images / "mirror", puavo_os=images / "puavo-os")
+    assert replace(found, configured=False) == plain

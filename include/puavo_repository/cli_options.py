@@ -62,7 +62,7 @@ def chosen(
     """
     names = ("image_dir", "mirror_dir", "repository", "puavo_os")
     given = {name: getattr(options, name) for name in names}
-    return settings.load({**given, **more}, images=images)
+    return settings.load({**given, **more}, images=images, command=True)
 
 
 def urls(chosen: settings.Settings) -> list[str]:

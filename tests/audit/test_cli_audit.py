@@ -71,7 +71,7 @@ def test_what_clients_see_is_left_out_where_that_is_set(audited: Audited) -> Non
     [
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--share", "2"], "a share from 0 to 1"),
-        (["--share", "x"], "is not a number"),
+        (["--share", "x"], "--share: 'x' cannot be used"),
         (["-u", "ftp://host/path"], "no place to publish to"),
     ],
 )

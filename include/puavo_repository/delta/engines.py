@@ -5,6 +5,8 @@ from __future__ import annotations
 from puavo_repository.delta.engine import DeltaEngine
 from puavo_repository.errors import SettingsError
 
+ENGINES = ("anchors", "anchors:fast", "anchors:small", "librsync")
+
 
 def engine_named(name: str, **limits: int) -> DeltaEngine:
     """Return the engine with that name: ``anchors``, ``anchors:<effort>`` or ``librsync``.
@@ -28,5 +30,5 @@ def engine_named(name: str, **limits: int) -> DeltaEngine:
     raise SettingsError(
         "delta engine",
         f"there is none called {name!r}",
-        expected="anchors, anchors:fast, anchors:small or librsync",
+        expected=f"one of {', '.join(ENGINES)}",
     )

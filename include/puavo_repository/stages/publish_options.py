@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from puavo_repository import settings
-from puavo_repository.errors import SettingsError
-from puavo_repository.settings import ENVIRONMENT
+from puavo_repository.settings.model import default
 from puavo_repository.stages.prune import Cleaning
-from puavo_repository.storage.generations import GENERATIONS_KEPT
 from puavo_repository.storage.target import Target, parse_target
 from puavo_repository.storage.throttle import Bandwidth
 
@@ -38,7 +35,7 @@ class Options:
             a repair puts right. None for all.
     """
 
-    connections: int = 6
+    connections: int = default("connections")
     bandwidth: Bandwidth = field(default_factory=Bandwidth)
     share: float = 1.0
     cleaning: Cleaning = field(default_factory=Cleaning)
@@ -59,10 +56,7 @@ def load(
 ) -> Options:
     """Read the settings of publishing.
 
-    ``bandwidth`` (bytes a second, such as ``2M``, or by the hour: ``0 7-19=500k``),
-    ``connections``, ``grace_days``, ``max_delete`` (a share, such as 0.3),
-    ``allow_mass_delete``, ``replace_pause`` (seconds), ``generations``, ``allow_rolled_back``,
-    ``allow_other_mirror``, ``ssh_key`` and ``known_hosts``; in the environment as ``PUAVO_REPOSITORY_BANDWIDTH`` and so on.
+    See ``settings.Model``, and the README.
 
     Args:
         values: Params of a DAG run or options of the command; None counts as not given.
@@ -72,41 +66,20 @@ def load(
     Raises:
         SettingsError: A value cannot be used.
     """
-    found = os.environ if environment is None else environment
-
-    def value(name: str, default: str) -> str:
-        given = values.get(name)
-        text = str(given) if given not in (None, "") else ""
-        return text or found.get(ENVIRONMENT + name.upper(), "") or default
-
-    def flag(name: str) -> bool:
-        return settings.flag(name, value(name, ""))
-
+    found = settings.read(values, environment)
     return Options(
-        connections=int(_number("connections", value("connections", "6"), 1, 64)),
-        bandwidth=Bandwidth.parse(value("bandwidth", "")),
+        connections=found.connections,
+        bandwidth=Bandwidth.parse(found.bandwidth),
         share=share,
         cleaning=Cleaning(
-            grace=_number("grace_days", value("grace_days", "3"), 0, 3650) * DAY,
-            share=_number("max_delete", value("max_delete", "0.3"), 0, 1),
-            allow_mass_delete=flag("allow_mass_delete"),
-            pause=_number("replace_pause", value("replace_pause", "30"), 0, 3600),
-            generations=int(
-                _number("generations", value("generations", str(GENERATIONS_KEPT)), 1, 1000)
-            ),
+            grace=found.grace_days * DAY,
+            share=found.max_delete,
+            allow_mass_delete=found.allow_mass_delete,
+            pause=found.replace_pause,
+            generations=found.generations,
         ),
-        allow_rolled_back=flag("allow_rolled_back"),
-        allow_other_mirror=flag("allow_other_mirror"),
-        ssh_key=value("ssh_key", ""),
-        known_hosts=value("known_hosts", ""),
+        allow_rolled_back=found.allow_rolled_back,
+        allow_other_mirror=found.allow_other_mirror,
+        ssh_key=found.ssh_key,
+        known_hosts=found.known_hosts,
     )
-
-
-def _number(name: str, text: str, least: float, most: float) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = least - 1
-    if not least <= number <= most:
-        raise SettingsError(name, f"{text!r} is unusable", expected=f"{least:g} to {most:g}")
-    return number
