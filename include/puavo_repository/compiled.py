@@ -86,3 +86,11 @@ def callback(signature: Any) -> Callable[[Callable[..., Any]], Any]:
 def emitted(function: Callable[..., Any]) -> Any:
     """Make a function of kernels from one that emits LLVM code for it."""
     return intrinsic(function)
+
+
+_allocate: Callable[..., Numbers] = np.zeros  # the tests put pages around that nobody may touch
+
+
+def array(shape: int | tuple[int, ...], kind: Any) -> Numbers:
+    """Return an array that kernels write to; each of them comes from here."""
+    return _allocate(shape, kind)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
+import signal
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from delta.pairs import noise
-from puavo_repository.compiled import Numbers
-from puavo_repository.delta.anchor_engine import EFFORTS
-from puavo_repository.delta.anchors import threshold
+from delta.guarded import guard_pages, guarded, in_child
+from delta.pairs import Pair, noise
+from puavo_repository.compiled import Bytes, Numbers, array
+from puavo_repository.delta import anchor_engine, anchors
+from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
+from puavo_repository.delta.anchors import BLOCK, CELL, MOST, Finder, find_anchors, threshold
 from puavo_repository.delta.comparing import WINDOW
 from puavo_repository.delta.dense import REGION, SLOTS, match_dense
+from puavo_repository.delta.encoding import Joiner, encode, out_size, put_copy
+from puavo_repository.delta.librsync import read_basis
 from puavo_repository.delta.machine import buffer
-from puavo_repository.delta.sparse import HEAD
+from puavo_repository.delta.sparse import HEAD, insert, match_sparse, table_for
+from puavo_repository.formats.cksum import PosixCksum, reverse_bits
+from puavo_repository.formats.rdiff import parse
 
 Found = tuple[bytes, bytes, Numbers, list["Canaries"]]
 _CANARY = -7
@@ -45,8 +57,7 @@ def found(tmp_path: Path, request: pytest.FixtureRequest) -> Found:
     source = noise(1, 1 << 17)
     target = with_every_nth_byte_flipped(source, request.param)
     (tmp_path / "source").write_bytes(source)
-    data = buffer(HEAD + len(target))
-    data[HEAD : HEAD + len(target)] = np.frombuffer(target, np.uint8)
+    data = block_of(target)
     step = request.param
     sparse = np.array([(i, i, step - 1) for i in range(1, len(target) - step, 10 * step)])
     scratch = np.empty(SLOTS, np.uint64), buffer(HEAD + REGION), buffer(WINDOW)
@@ -74,3 +85,140 @@ def test_rows_that_are_full_hold_right_copies_and_all_of_the_sparse_level(found:
             assert target[position : position + length] == source[place : place + length]
             done = position + length
         assert {tuple(row) for row in sparse} <= {tuple(row) for row in canaries.rows}
+
+
+def block_of(data: bytes) -> Bytes:
+    """Return a block as kernels want it."""
+    found = buffer(HEAD + len(data))
+    found[HEAD : HEAD + len(data)] = np.frombuffer(data, np.uint8)
+    return found
+
+
+def fill_anchors() -> None:
+    finder = Finder(512)
+    assert len(finder.find(buffer(BLOCK), 0, 2 * BLOCK).keys) == len(finder._keys)
+    keys, offsets = array(5, np.uint32), array(5, np.uint32)
+    limit = threshold(512)
+    assert find_anchors(buffer(BLOCK), BLOCK, 4096, limit, array(1, np.int64), keys, offsets) == 5
+
+
+def fill_table() -> None:
+    table = table_for(10)
+    keys = np.random.default_rng(1).integers(0, 1 << 32, 20_000, np.uint32)
+    insert(keys, keys, (1 << 39), table, 0, 1)
+    assert table.all()
+
+
+def fill_sparse(folder: Path) -> None:
+    unit = np.frombuffer(noise(3, 1 << 16), np.uint8).reshape(-1, 64)
+    mixed = block_of(np.random.default_rng(4).permutation(unit).tobytes())
+    found = Finder(16).find(block_of(unit.tobytes())[HEAD:], 0, unit.size)
+    table = table_for(len(found.keys))
+    insert(found.keys, found.offsets, 0, table, 0, 1)
+    (folder / "source").write_bytes(unit.tobytes())
+    with (folder / "source").open("rb") as stream:
+        for rows in (0, 1, 200):
+            limits = table, CELL * 16, threshold(16), array(MOST, np.int64), buffer(WINDOW)
+            basis = stream.fileno(), unit.size, mixed, unit.size
+            assert match_sparse(*basis, *limits, array((rows, 3), np.int64)) == rows
+
+
+def fill_commands() -> None:
+    """The longest commands that there are, and a literal of one byte between any two."""
+    count, far = 1000, (1 << 62) - 1
+    out = array(out_size(2 * count + 1, count), np.uint8)
+    copies = np.array([(2 * i + 1, far, 1) for i in range(count)])
+    assert encode(buffer(2 * count + 1), 0, 2 * count + 1, copies, out) <= len(out)
+    assert put_copy(array(17, np.uint8), 0, far, far) == 17
+    joiner = Joiner(lambda _: None)
+    joiner.copy(far, far)
+    joiner.commands(out, len(out))
+
+
+def fill_rows_of_an_rdiff() -> None:
+    data, rows = array(1 << 10, np.uint8), array((1 << 9, 3), np.int64)
+    data[:] = 1
+    assert parse(data, len(data), 0, rows) == (len(rows), len(data), 0)
+
+
+def fill_reversed_bits() -> None:
+    for size in (0, 1, 7, 8, 9, 4096):
+        data, out = array(size, np.uint8), array(size, np.uint8)
+        data[:] = 0x0F
+        reverse_bits(data, out)
+        assert (out == 0xF0).all()
+    PosixCksum().update(memoryview(bytes(1 << 20)))
+
+
+def fill_what_librsync_asks_for(folder: Path) -> None:
+    (folder / "source").write_bytes(b"x" * 10_000)
+    out = array(4096, np.uint8)
+    function = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_ssize_t, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
+    )(read_basis.address)
+    place, length = ctypes.c_void_p(out.ctypes.data), ctypes.c_size_t(4096)
+    with (folder / "source").open("rb") as stream:
+        asked = ctypes.byref(length), ctypes.byref(place)
+        assert function(stream.fileno(), 10, *asked) == 0
+    assert (length.value, bytes(out)) == (4096, b"x" * 4096)
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_a_guard_page_ends_the_process(*, at_end: bool) -> None:
+    """The trials below are worth nothing if this does not hold."""
+    found = guarded((3, 5), np.int64, at_end=at_end)
+    found[:] = 1
+    place = found.ctypes.data + (found.nbytes if at_end else -1)
+
+    def touch() -> None:
+        faulthandler.disable()
+        ctypes.memset(place, 1, 1)
+
+    with pytest.raises(AssertionError, match=f"status -{signal.SIGSEGV}"):
+        in_child(touch)
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_no_kernel_leaves_its_arrays_when_they_are_full(tmp_path: Path, *, at_end: bool) -> None:
+    def fill() -> None:
+        with guard_pages(at_end=at_end):
+            fill_anchors()
+            fill_table()
+            fill_sparse(tmp_path)
+            fill_commands()
+            fill_rows_of_an_rdiff()
+            fill_reversed_bits()
+            fill_what_librsync_asks_for(tmp_path)
+
+    in_child(fill)
+
+
+TARGETS = st.one_of(
+    st.integers(17, 200).map(lambda step: with_every_nth_byte_flipped(noise(1, 70_000), step)),
+    st.binary(min_size=1, max_size=70).map(lambda period: period * (70_000 // len(period))),
+    st.lists(st.binary(max_size=40), max_size=30).map(lambda parts: bytes(5_000).join(parts)),
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    source=st.one_of(st.just(noise(1, 70_000)), TARGETS),
+    target=TARGETS,
+    rows=st.integers(1, 400),
+    effort=st.sampled_from([*EFFORTS]),
+)
+def test_whatever_fills_the_arrays_gives_a_right_rdiff(
+    tmp_path: Path, source: bytes, target: bytes, rows: int, effort: str
+) -> None:
+    pair = Pair(tmp_path, source, target)
+
+    def make() -> None:
+        with (
+            mock.patch.object(anchor_engine, "_COPIES", rows),
+            mock.patch.object(anchor_engine, "BLOCK", 1 << 15),
+            mock.patch.object(anchors, "BLOCK", 1 << 15),
+            guard_pages(at_end=True),
+        ):
+            pair.make(AnchorEngine(effort, threads=1))
+
+    in_child(make)

@@ -19,11 +19,11 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from puavo_repository.compiled import Bytes, Numbers
+from puavo_repository.compiled import Bytes, Numbers, array
 from puavo_repository.delta.anchors import BLOCK, CELL, KEY, MOST, BlockAnchors, Finder, threshold
 from puavo_repository.delta.comparing import WINDOW
 from puavo_repository.delta.dense import REGION, SLOTS, match_dense
-from puavo_repository.delta.encoding import ROOM, Joiner, encode
+from puavo_repository.delta.encoding import Joiner, encode, out_size
 from puavo_repository.delta.engine import ImageIndexer, Progress, Side, Sink, no_progress
 from puavo_repository.delta.images import Image
 from puavo_repository.delta.index import Anchors, Indexer
@@ -153,13 +153,13 @@ class _Desk:
 
     def __init__(self) -> None:
         self.data = buffer(HEAD + BLOCK)
-        self.out = buffer(ROOM + BLOCK + BLOCK // 8)
+        self.out = array(out_size(BLOCK, _COPIES), np.uint8)
         self.window = buffer(WINDOW)
         self.region = buffer(HEAD + REGION)
-        self.chosen = np.empty(MOST, np.int64)
-        self.sparse = np.empty((_COPIES, 3), np.int64)
-        self.copies = np.empty((_COPIES, 3), np.int64)
-        self.slots = np.empty(SLOTS, np.uint64)
+        self.chosen = array(MOST, np.int64)
+        self.sparse = array((_COPIES, 3), np.int64)
+        self.copies = array((_COPIES, 3), np.int64)
+        self.slots = array(SLOTS, np.uint64)
 
 
 @dataclass(frozen=True)

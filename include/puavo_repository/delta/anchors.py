@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from puavo_repository.compiled import Bytes, Numbers, Word, inlined, kernel
+from puavo_repository.compiled import Bytes, Numbers, Word, array, inlined, kernel
 from puavo_repository.delta.machine import load64, selected, selector, trailing_zeros
 
 BLOCK = 4 << 20  # bytes of an image that are looked at together; a multiple of every cell
@@ -49,9 +49,9 @@ class Finder:
     def __init__(self, spacing: int) -> None:
         self.spacing = spacing
         self._cell = CELL * spacing
-        self._chosen = np.empty(MOST, np.int64)
-        room = BLOCK // self._cell * MOST
-        self._keys, self._offsets = np.empty(room, np.uint32), np.empty(room, np.uint32)
+        self._chosen = array(MOST, np.int64)
+        room = -(-BLOCK // self._cell) * MOST
+        self._keys, self._offsets = array(room, np.uint32), array(room, np.uint32)
 
     def find(self, data: Bytes, first: int, size: int) -> BlockAnchors:
         """Find the anchors of a block.
@@ -113,7 +113,7 @@ def choose(address: int, start: int, stop: int, limit: int, chosen: Numbers) -> 
             for phase in range(4):
                 position = group + 4 * column + phase
                 if (hits >> np.uint64(16 * phase + column)) & np.uint64(1) and position < stop:
-                    if count == len(chosen):
+                    if count >= len(chosen):
                         return count
                     chosen[count] = position
                     count += 1
@@ -157,6 +157,8 @@ def find_anchors(
     for start in range(0, length, cell):
         found = choose(address, start, min(start + cell, length), limit, chosen)
         for i in range(found):
+            if count >= len(keys):
+                return count
             keys[count] = key_of(address + chosen[i])
             offsets[count] = chosen[i]
             count += 1

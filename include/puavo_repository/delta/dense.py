@@ -102,8 +102,13 @@ def match_gap(
     strays: Numbers,
     copies: Numbers,
     count: int,
+    room: int,
 ) -> int:
-    """Add the copies that are found in one gap; returns how many there are now, or ``SHORT``."""
+    """Add the copies that are found in one gap, up to ``room`` in all; see ``match_dense``.
+
+    Returns:
+        How many there are now, or ``SHORT``.
+    """
     done = start
     last = stop - DENSE_KEY
     group = start
@@ -141,12 +146,12 @@ def match_gap(
                     return SHORT
                 if ahead < DENSE_KEY:
                     continue
+                if count >= room:
+                    return count
                 copies[count, 0] = anchor - behind
                 copies[count, 1] = position - behind
                 copies[count, 2] = ahead + behind
                 count += 1
-                if count == len(copies):
-                    return count
                 done = anchor + ahead
         group = max(group + 64, done)
     return count
@@ -192,7 +197,7 @@ def match_dense(
         table: Scratch, uint64[``SLOTS``].
         region: Scratch of ``HEAD + REGION`` bytes and slack.
         window: Scratch for comparing.
-        copies: Takes all copies, those of ``sparse`` among them.
+        copies: Takes all copies, those of ``sparse`` among them; as many rows at least as that.
 
     Returns:
         Number of copies, or ``SHORT``.
@@ -206,7 +211,8 @@ def match_dense(
     count = done = 0
     for i in range(len(sparse) + 1):
         until = sparse[i, 0] if i < len(sparse) else length
-        if len(sparse) > 0 and until - done >= DENSE_KEY and allowance > 0:
+        room = len(copies) - (len(sparse) - i)  # what follows of ``sparse`` keeps its rows
+        if len(sparse) > 0 and until - done >= DENSE_KEY and allowance > 0 and count < room:
             start, stop = region_between(sparse, i, until - done, size)
             if not held_start <= start <= held_stop or stop - held_start > REGION:
                 held_start = held_stop = start
@@ -231,12 +237,11 @@ def match_dense(
                 strays,
                 copies,
                 count,
+                room,
             )
             if count < 0:
                 return SHORT
-        if count == len(copies):
-            break
-        if i < len(sparse):
+        if i < len(sparse) and count < len(copies):
             copies[count] = sparse[i]
             count += 1
             done = until + sparse[i, 2]

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from puavo_repository.compiled import Bytes, Numbers, inlined, kernel
+from puavo_repository.compiled import Bytes, Numbers, array, inlined, kernel
 from puavo_repository.delta.engine import Sink
 from puavo_repository.formats.rdiff import END, MAGIC
 
 ROOM = 32  # bytes before a block's commands, for the copy that comes before them
-LONGEST = 17  # bytes of the longest copy command
+_LONGEST_COPY, _LONGEST_HEAD = 17, 9  # bytes of the longest commands, literals without theirs
 _SHORT_LITERAL, _LITERAL, _COPY = 0x40, 0x41, 0x45
+
+
+def out_size(size: int, copies: int) -> int:
+    """Return how long ``encode``'s output is at most, for so many bytes and copies."""
+    return ROOM + size + copies * _LONGEST_COPY + (copies + 1) * _LONGEST_HEAD
 
 
 class Joiner:
@@ -24,7 +29,8 @@ class Joiner:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._position = self._length = 0  # the copy that may go on
-        self._out = np.empty(ROOM, np.uint8)
+        self._out = array(ROOM, np.uint8)
+        self._command = array(_LONGEST_COPY, np.uint8)
         sink(memoryview(MAGIC))
 
     def copy(self, position: int, length: int) -> None:
@@ -48,10 +54,9 @@ class Joiner:
     def _flush(self, out: Bytes, stop: int) -> None:
         start = ROOM
         if self._length:
-            command = np.empty(LONGEST, np.uint8)
-            size = put_copy(command, 0, self._position, self._length)
+            size = put_copy(self._command, 0, self._position, self._length)
             start -= size
-            out[start:ROOM] = command[:size]
+            out[start:ROOM] = self._command[:size]
             self._length = 0
         if start < stop:
             self._sink(out.data[start:stop])
@@ -110,7 +115,7 @@ def encode(data: Bytes, start: int, stop: int, copies: Numbers, out: Bytes) -> i
         start: Position of the first byte that the commands make.
         stop: Position after the last one.
         copies: Those within: rows of (position in ``data``, position in the source, length).
-        out: Takes the commands from ``ROOM`` on.
+        out: Takes the commands from ``ROOM`` on; see ``out_size``.
 
     Returns:
         Where they end.

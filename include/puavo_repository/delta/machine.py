@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from puavo_repository.compiled import Bytes, Word, emitted, inlined
+from puavo_repository.compiled import Bytes, Word, array, emitted, inlined
 
 SLACK = 128  # bytes behind the data in every buffer; the widest load is 64 bytes
 
@@ -31,7 +31,7 @@ pread: Any = types.ExternalFunction(
 
 def buffer(size: int) -> Bytes:
     """Return a buffer for ``size`` bytes of data, with the slack that kernels need."""
-    return np.empty(size + SLACK, np.uint8)
+    return array(size + SLACK, np.uint8)
 
 
 @emitted

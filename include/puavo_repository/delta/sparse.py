@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from puavo_repository.compiled import Bytes, Numbers, Word, inlined, kernel
+from puavo_repository.compiled import Bytes, Numbers, Word, array, inlined, kernel
 from puavo_repository.delta.anchors import KEY, choose, key_of
 from puavo_repository.delta.comparing import SHORT, equal_after, equal_before
 from puavo_repository.delta.machine import trailing_zeros
@@ -33,7 +33,7 @@ def table_for(anchors: int) -> Numbers:
     slots = _FEWEST
     while slots * 3 < anchors * 4:
         slots *= 2
-    return np.zeros(slots, np.uint64)
+    return array(slots, np.uint64)
 
 
 @inlined
@@ -170,6 +170,8 @@ def match_sparse(
         for i in range(found):
             if chosen[i] < done:
                 continue
+            if allowance <= 0 or count >= len(copies):
+                return count
             made = longest(source, size, address, chosen[i], done, length, table, window, best)
             if made < 0:
                 return SHORT
@@ -178,7 +180,5 @@ def match_sparse(
                 copies[count] = best
                 count += 1
                 done = best[0] + best[2]
-            if allowance <= 0 or count == len(copies):
-                return count
         at = max(end, done)
     return count

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from isal import isal_zlib
 
-from puavo_repository.compiled import Bytes, Word, inlined, kernel
+from puavo_repository.compiled import Bytes, Word, array, inlined, kernel
 
 _PIECE = 1 << 18  # bytes reversed at a time; stays in the processor's cache
 
@@ -21,7 +21,7 @@ class PosixCksum:
     def __init__(self) -> None:
         self._crc = 0xFFFFFFFF
         self._size = 0
-        self._reversed = np.empty(_PIECE, np.uint8)
+        self._reversed = array(_PIECE, np.uint8)
 
     def update(self, block: memoryview) -> None:
         """Take the next bytes."""
@@ -50,7 +50,7 @@ def swapped(word: Word, bits: Word, mask: Word) -> Word:
 
 @kernel
 def reverse_bits(data: Bytes, out: Bytes) -> None:
-    """Write each byte with its bits in the other order."""
+    """Write each byte with its bits in the other order; ``out`` is as long as ``data`` at least."""
     words = len(data) // 8
     source, target = data[: 8 * words].view(np.uint64), out[: 8 * words].view(np.uint64)
     for i in range(words):

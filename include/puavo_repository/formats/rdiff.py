@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from puavo_repository.compiled import Bytes, Numbers, Word, inlined, kernel
+from puavo_repository.compiled import Bytes, Numbers, Word, array, inlined, kernel
 from puavo_repository.errors import DeltaError, storage_error
 
 MAGIC = bytes.fromhex("72730236")
@@ -100,8 +100,8 @@ def check_commands(path: Path) -> None:
 
 def _blocks(path: Path, descriptor: int) -> Iterator[Commands]:
     size = os.fstat(descriptor).st_size
-    data = np.empty(_WINDOW, np.uint8)
-    rows = np.empty((_WINDOW // 2, 3), np.int64)  # a command takes two bytes at least
+    data = array(_WINDOW, np.uint8)
+    rows = array((_WINDOW // 2, 3), np.int64)  # a command takes two bytes at least
     if os.pread(descriptor, len(MAGIC), 0) != MAGIC:
         raise DeltaError(path, "this is not an rdiff", expected=MAGIC.hex(" "))
     at, status = len(MAGIC), _GOES_ON
