@@ -1,4 +1,4 @@
-"""What is remembered of a remote is what its clients are told, whatever is described here by now."""
+"""What is remembered of a remote is what its clients are told, whatever is described here."""
 
 from __future__ import annotations
 

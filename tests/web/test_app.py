@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import Header, HTTPException, Query
+from fastapi import FastAPI, Header, HTTPException, Query
 from fastapi.testclient import TestClient
 
 from puavo_repository.errors import SettingsError
-from puavo_repository.web.app import Backend, create_app
+from puavo_repository.storage.mirror import Mirror
+from puavo_repository.web.app import Backend, Looker, create_app
 from puavo_repository.web.model import Repository, Run, Summary
 from web.mirrors import fail, make_mirror
 from web.test_view import run
@@ -23,6 +26,7 @@ PATHS = [
     "/static/page.js",
     "/static/icon.svg",
     "/api/v1/summary",
+    "/api/v1/health",
     "/api/v1/repository",
     "/api/v1/series/puavo-os-class00-bookworm-amd64",
     "/api/openapi.json",
@@ -123,3 +127,73 @@ def test_the_description_names_every_field_of_the_summary(good: TestClient) -> N
         Summary.model_fields
     )
     assert "/api/v1/summary" in described["paths"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_head_is_answered_as_get_without_the_body(good: TestClient, path: str) -> None:
+    got, headed = good.get(path), good.head(path)
+    assert headed.status_code == got.status_code == 200
+    assert headed.headers["content-length"] == got.headers["content-length"]
+    assert headed.headers["content-type"] == got.headers["content-type"]
+    assert headed.content == b""
+    assert good.head(path, headers={"token": ""}).status_code == 401
+
+
+def test_who_is_not_known_is_told_how_to_be(good: TestClient) -> None:
+    for accept in ("application/json", "text/html"):
+        answer = good.get("/api/v1/summary", headers={"token": "", "accept": accept})
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        known = good.get("/api/v1/summary", headers={"token": "other", "accept": accept})
+        assert known.status_code == 403
+        assert "www-authenticate" not in known.headers
+
+
+def test_the_description_says_where_the_api_is(good: TestClient, tmp_path: Path) -> None:
+    outer = FastAPI()
+    outer.mount("/puavo-repository", good.app)
+    asked = TestClient(outer, root_path="/airflow", headers={"token": "good"})
+    described = asked.get("/airflow/puavo-repository/api/openapi.json").json()
+    (server,) = described["servers"]
+    assert server["url"] == "/airflow/puavo-repository"
+    assert asked.get(server["url"] + "/api/v1/summary").status_code == 200
+
+
+def test_health_is_503_with_reasons_until_all_is_well(good: TestClient, tmp_path: Path) -> None:
+    well = good.get("/api/v1/health")
+    assert well.status_code == 200
+    assert well.json() == {"ok": True, "status": "Everything is up to date", "reasons": []}
+    fail(Mirror(tmp_path), "bad.img", "bad.img: it is broken. Copy it again")
+    ill = good.get("/api/v1/health")
+    assert ill.status_code == 503
+    assert ill.json() == {
+        "ok": False,
+        "status": "1 problem",
+        "reasons": ["bad.img: it is broken. Copy it again"],
+    }
+    assert good.head("/api/v1/health").status_code == 503
+    assert good.get("/api/v1/summary").status_code == 200, "readers always get it"
+
+
+def test_nobody_is_shown_what_another_may_see(tmp_path: Path) -> None:
+    """Two users with different rights to DAGs, many times at once."""
+    make_mirror(tmp_path, images=1)
+    looker = Looker(lambda: tmp_path)
+    seen = {who: [run("success").model_copy(update={"run_id": who})] for who in ("vera", "otto")}
+    wrong: list[str] = []
+
+    def ask(who: str) -> None:
+        for _ in range(300):
+            found = looker.look(seen[who])
+            shown = looker.page(found)
+            if found.runs != seen[who] or f"runs/{who}" not in shown:
+                wrong.append(who)
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(ask, ["vera", "otto", "vera", "otto"]))
+    finally:
+        sys.setswitchinterval(usual)
+    assert wrong == []
