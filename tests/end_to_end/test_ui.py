@@ -127,7 +127,7 @@ def test_a_good_night_clears_it_and_is_published_by_itself(
     chromium.find("button", "Prepare now").click()
     assert airflow.ended(PREPARE, 3)[0]["state"] == "success"
     assert {run["state"] for run in airflow.ended(PUBLISH, 2)} == {"success"}
-    chromium.wait("The mirror is right")
+    chromium.wait("Everything is up to date")
     chromium.find("#mirrors", "up to date")
     assert "file://" in chromium.find("#mirrors").text
     assert (
@@ -154,7 +154,7 @@ def test_an_audit_shows_what_it_found_and_what_to_do(
     assert airflow.ended(AUDIT, 2)[0]["state"] == "success"
     assert image.read_bytes() == data
     chromium.find("#audit", "1 repaired")
-    chromium.wait("The mirror is right")
+    chromium.wait("Everything is up to date")
 
 
 def test_a_step_back_shows_where_clients_are_now(

@@ -14,8 +14,9 @@ from fastapi.testclient import TestClient
 
 from puavo_repository.errors import SettingsError
 from puavo_repository.storage.mirror import Mirror
-from puavo_repository.web.app import Backend, Looker, create_app
-from puavo_repository.web.model import Repository, Run, Summary
+from puavo_repository.web.app import Backend, Looker, Place, create_app
+from puavo_repository.web.model import Dag, Repository, Run, Summary
+from puavo_repository.web.view import PREPARE
 from web.mirrors import fail, make_mirror
 from web.test_view import run
 
@@ -44,18 +45,22 @@ def runs() -> list[Run]:
     return [run("success")]
 
 
+def dags() -> list[Dag]:
+    return [Dag(dag_id=PREPARE, succeeded=run("success").ended)]
+
+
 def document(dag_id: str = Query(), run_id: str = Query()) -> Mapping[str, Any] | None:
     return None
 
 
 def client(mirror: Any) -> TestClient:
-    return TestClient(create_app(Backend(mirror, [guard], runs, document)))
+    return TestClient(create_app(Backend(mirror, [guard], runs, dags, document)))
 
 
 @pytest.fixture
 def good(tmp_path: Path) -> TestClient:
     make_mirror(tmp_path)
-    found = client(lambda: tmp_path)
+    found = client(lambda: Place(tmp_path))
     found.headers["token"] = "good"
     return found
 
@@ -97,7 +102,7 @@ def test_the_api_serves_what_the_page_shows(good: TestClient, tmp_path: Path) ->
 
 def test_a_failure_shows_and_goes_with_the_record(tmp_path: Path) -> None:
     mirror = make_mirror(tmp_path)
-    found = client(lambda: tmp_path)
+    found = client(lambda: Place(tmp_path))
     found.headers["token"] = "good"
     assert found.get("/api/v1/summary").json()["ok"]
     fail(mirror, "bad.img", "bad.img: it is broken. Mend it")
@@ -110,7 +115,7 @@ def test_a_failure_shows_and_goes_with_the_record(tmp_path: Path) -> None:
 
 
 def test_a_set_up_that_cannot_be_used_is_shown_as_what_it_is() -> None:
-    def refuse() -> Path:
+    def refuse() -> Place:
         raise SettingsError("IMAGE_DIR", "is not set", remedy="Give the folder with the images")
 
     found = client(refuse)
@@ -178,13 +183,13 @@ def test_health_is_503_with_reasons_until_all_is_well(good: TestClient, tmp_path
 def test_nobody_is_shown_what_another_may_see(tmp_path: Path) -> None:
     """Two users with different rights to DAGs, many times at once."""
     make_mirror(tmp_path, images=1)
-    looker = Looker(lambda: tmp_path)
+    looker = Looker(lambda: Place(tmp_path))
     seen = {who: [run("success").model_copy(update={"run_id": who})] for who in ("vera", "otto")}
     wrong: list[str] = []
 
     def ask(who: str) -> None:
         for _ in range(300):
-            found = looker.look(seen[who])
+            found = looker.look(seen[who], [])
             shown = looker.page(found)
             if found.runs != seen[who] or f"runs/{who}" not in shown:
                 wrong.append(who)

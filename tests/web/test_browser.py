@@ -14,9 +14,9 @@ from fastapi import FastAPI
 from selenium.webdriver.common.by import By
 
 from browser import Browser, browser
-from puavo_repository.web.app import Backend, create_app
+from puavo_repository.web.app import Backend, Place, create_app
 from web.mirrors import fail, image_names, make_mirror
-from web.test_app import document, runs
+from web.test_app import dags, document, runs
 
 
 @contextmanager
@@ -30,7 +30,9 @@ def served(root: Path, started: list[str] | None = None) -> Iterator[str]:
         started.append(dag_id)
         return {}
 
-    outer.mount("/puavo-repository", create_app(Backend(lambda: root, [], runs, document)))
+    outer.mount(
+        "/puavo-repository", create_app(Backend(lambda: Place(root), [], runs, dags, document))
+    )
     server = uvicorn.Server(uvicorn.Config(outer, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -64,7 +66,7 @@ def test_both_themes_can_be_read_and_nothing_else_is_asked(
         for theme, dark in (("light", False), ("dark", True)):
             chromium.theme(theme)
             chromium.driver.get(url)
-            chromium.wait("The mirror is right")
+            chromium.wait("Everything is up to date")
             for css in ("body", ".card", "details.series", "td.name", "figcaption"):
                 ground = chromium.colour(
                     css if css in ("body", ".card") else "details", "background-color"
@@ -103,7 +105,7 @@ def test_what_changes_appears_by_itself_and_leaves_open_what_is_open(
     with served(tmp_path) as url:
         chromium.driver.get(url)
         chromium.find("details.series:nth-of-type(2) summary").click()
-        chromium.wait("The mirror is right")
+        chromium.wait("Everything is up to date")
         fail(mirror, image_names(0, 1)[0], "<i>broken</i>. Copy it again")
         chromium.find("#problems", "<i>broken</i>")
         assert "Copy it again" in chromium.find("#problems").text

@@ -34,6 +34,12 @@ class Elements(HTMLParser):
         self.text = ""
         self.feed(html)
 
+    def within(self, section: str) -> list[tuple[str, dict[str, str | None]]]:
+        """Return the elements of a section of the page."""
+        start = self.found.index(("section", {"id": section}))
+        rest = self.found[start + 1 :]
+        return rest[: next((i for i, one in enumerate(rest) if one[0] == "section"), None)]
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
 

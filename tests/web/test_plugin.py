@@ -7,27 +7,78 @@ from typing import Any
 
 import pytest
 
-from airflow_server import beside, migrated
+from airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, beside, migrated
+from puavo_repository.web.model import Repository
 from web.mirrors import make_mirror
 
 # Runs in a process of its own: Airflow reads its settings when it is first imported.
 ASK = """
-import json, sys
-from datetime import UTC, datetime
+import json, sys, uuid
+from datetime import UTC, datetime, timedelta
 from fastapi.testclient import TestClient
 from airflow.api_fastapi.app import create_app, get_auth_manager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.models.dag import DagModel
+from airflow.models.dagbundle import DagBundleModel
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.xcom import XComModel
+from airflow.sdk.serde import serialize
+from airflow.utils.session import create_session
+from sqlalchemy import insert, text
+
+at = datetime.now(UTC) - timedelta(hours=len(json.loads(sys.argv[3])))
+with create_session() as session:
+    session.execute(text("PRAGMA foreign_keys=OFF"))
+    session.merge(DagBundleModel(name="dags-folder"))
+    for name, facts in json.loads(sys.argv[2]).items():
+        session.add(DagModel(dag_id=name, bundle_name="dags-folder", is_stale=False, **facts))
+    for index, run in enumerate(json.loads(sys.argv[3])):
+        begun = at + timedelta(hours=index)
+        ended = begun + timedelta(minutes=5) if run["state"] != "queued" else None
+        found = DagRun(
+            dag_id=run["dag"], run_id=run["id"], run_type=run.get("kind", "manual"),
+            state=run["state"], start_date=begun if ended else None, queued_at=begun,
+            run_after=begun, conf=run.get("conf"),
+        )
+        found.end_date = ended
+        session.add(found)
+        for task, state in run.get("tasks", {}).items():
+            session.execute(insert(TaskInstance).values(
+                id=uuid.uuid4(), dag_id=run["dag"], run_id=run["id"], task_id=task,
+                map_index=-1, state=state, start_date=begun, end_date=ended, pool="default_pool",
+                pool_slots=1,
+            ))
+        session.flush()
+        for task, key, value in run.get("left", []):
+            if task == "report":
+                value = [{**one, "documents": tuple(one["documents"])} for one in value]
+            session.add(XComModel(
+                dag_run_id=found.id, dag_id=run["dag"], run_id=run["id"], task_id=task,
+                map_index=-1, key=key, value=serialize(value),
+            ))
 
 answers, views = {}, {}
 with TestClient(create_app()) as client:
     manager = get_auth_manager()
-    for name, role in {"": "", "admin": "admin", "vera": "viewer", "nobody": ""}.items():
+    allowed = manager.is_authorized_dag
+    def some(*, user, details=None, **more):  # otto may see the runs of prepare alone
+        if user.username == "otto":
+            return details is not None and details.id == "puavo_repository_prepare"
+        return allowed(user=user, details=details, **more)
+    manager.is_authorized_dag = some
+    people = {"": "", "admin": "admin", "vera": "viewer", "nobody": "", "otto": "viewer"}
+    for name, role in people.items():
         user = SimpleAuthManagerUser(username=name, role=role)
         token = manager.generate_jwt(user) if name else ""
         for path in json.loads(sys.argv[1]):
             headers = {"Authorization": f"Bearer {token}"} if token else {}
             answer = client.get("/puavo-repository" + path, headers=headers)
             answers[f"{name} {path}"] = answer.status_code, answer.text[:200_000]
+    for token in ("garbage", token[:-4] + "AAAA"):
+        answer = client.get("/puavo-repository/api/v1/summary",
+                            headers={"Authorization": f"Bearer {token}"})
+        answers[f"wrong {token[:4]}"] = answer.status_code, answer.headers.get("www-authenticate")
     token = manager.generate_jwt(SimpleAuthManagerUser(username="admin", role="admin"))
     client.cookies["_token"] = token
     answers["cookie /"] = client.get("/puavo-repository/").status_code, ""
@@ -45,8 +96,53 @@ PATHS = [
     "/static/page.js",
     "/runs/?dag_id=puavo_repository_prepare&run_id=none",
     "/runs/?dag_id=another&run_id=none",
+    f"/runs/?dag_id={ROLLBACK}&run_id=back",
+    f"/runs/?dag_id={PREPARE}&run_id=other",
     "/docs",
     "/openapi.json",
+]
+
+
+DAGS = {
+    PREPARE: {"next_dagrun_create_after": None, "is_paused": False},
+    PUBLISH: {"is_paused": False},
+    AUDIT: {"is_paused": False},
+    ROLLBACK: {"is_paused": True},
+}
+BACK = {
+    "target": "file:///srv/published",
+    "generation": 9,
+    "restored": 7,
+    "documents": ["meta/one.json", "meta/two.json"],
+    "rejected": [],
+}
+SAID = "/elsewhere: there is no such folder"
+REFUSED = {"tasks": {"discover": "failed"}, "left": [("discover", "error", SAID)]}
+# In the order in which they began, an hour apart until an hour ago.
+RUNS: list[dict[str, Any]] = [
+    {"dag": PREPARE, "id": "night", "state": "success", "kind": "scheduled"},
+    {"dag": PUBLISH, "id": "published", "state": "success"},
+    {
+        "dag": ROLLBACK,
+        "id": "back",
+        "state": "success",
+        "tasks": {"report": "success"},
+        "left": [("report", "rolled_back", [BACK])],
+    },
+    {"dag": PREPARE, "id": "same", "state": "success", "conf": {"image_dir": "", "targets": 1}},
+    *(
+        {"dag": PREPARE, "id": f"dry-{n}", "state": "success", "conf": {"dry_run": True}}
+        for n in range(20)
+    ),
+    {
+        "dag": PREPARE,
+        "id": "other",
+        "state": "failed",
+        "conf": {"image_dir": "/elsewhere", "dry_run": False},
+        **REFUSED,
+    },
+    {"dag": PREPARE, "id": "bad-form", "state": "failed", "conf": {"engine": "steam"}, **REFUSED},
+    {"dag": PREPARE, "id": "waiting", "state": "queued", "conf": {"dry_run": False}},
 ]
 
 
@@ -58,7 +154,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     make_mirror(images / "mirror", images=2)
     secret = {"PUAVO_REPOSITORY_REMOTE": "sftp://user:hunter2@backup.example/mirror"}
     airflow = migrated(home, PUAVO_REPOSITORY_IMAGE_DIR=str(images), **secret)
-    return beside(airflow, ASK, json.dumps(PATHS))
+    return beside(airflow, ASK, json.dumps(PATHS), json.dumps(DAGS), json.dumps(RUNS))
+
+
+def repository_of(asked: dict[str, Any], name: str) -> Repository:
+    return Repository.model_validate_json(asked["answers"][f"{name} /api/v1/repository"][1])
 
 
 def statuses(asked: dict[str, Any], name: str) -> dict[str, int]:
@@ -83,7 +183,53 @@ def test_who_may_see_the_dag_sees_the_repository(asked: dict[str, Any], name: st
     assert found.pop("/docs") == found.pop("/openapi.json") == 404
     assert found.pop("/runs/?dag_id=another&run_id=none") == 404
     assert set(found.values()) == {200}
-    assert "The mirror is right" in asked["answers"][f"{name} /"][1]
+    assert "2 images" in asked["answers"][f"{name} /"][1]
+
+
+def test_a_wrong_token_is_unauthorized_and_told_how_to_be_authorized(asked: dict[str, Any]) -> None:
+    wrong = [answer for name, answer in asked["answers"].items() if name.startswith("wrong ")]
+    assert wrong == [[401, "Bearer"], [401, "Bearer"]]
+
+
+def test_each_user_sees_the_runs_of_the_dags_that_they_may_see(asked: dict[str, Any]) -> None:
+    assert {run.dag_id for run in repository_of(asked, "admin").runs} == {
+        PREPARE,
+        PUBLISH,
+        ROLLBACK,
+    }
+    assert {run.dag_id for run in repository_of(asked, "otto").runs} == {PREPARE}
+    assert statuses(asked, "otto")[f"/runs/?dag_id={ROLLBACK}&run_id=back"] == 403
+
+
+def test_runs_for_their_own_sake_do_not_count(asked: dict[str, Any]) -> None:
+    found = repository_of(asked, "admin")
+    runs = {run.run_id: run for run in found.runs}
+    assert [name for name, run in runs.items() if run.counts] == [
+        "waiting",
+        "same",
+        "back",
+        "published",
+    ], "the last one that tells something is there, however many came after it"
+    assert found.summary.last_success == runs["same"].ended is not None
+    assert runs["other"].error == runs["bad-form"].error == SAID
+    (problem,) = found.summary.problems
+    assert problem.message.startswith("A run waits to start since ")
+    assert runs["waiting"].queued is not None
+    assert runs["waiting"].started is None
+    assert SAID in asked["answers"]["admin /"][1]
+    assert SAID in asked["answers"][f"admin /runs/?dag_id={PREPARE}&run_id=other"][1]
+
+
+def test_a_rollback_s_report_lists_files_as_it_wrote_them(asked: dict[str, Any]) -> None:
+    text = asked["answers"][f"admin /runs/?dag_id={ROLLBACK}&run_id=back"][1]
+    assert "__classname__" not in text
+    assert "(2)</h2>" in text
+    assert "<li>meta/one.json</li><li>meta/two.json</li>" in text
+
+
+def test_the_description_says_where_airflow_has_it(asked: dict[str, Any]) -> None:
+    described = json.loads(asked["answers"]["admin /api/openapi.json"][1])
+    assert described["servers"] == [{"url": "/puavo-repository"}]
 
 
 def test_the_browser_s_own_cookie_is_enough(asked: dict[str, Any]) -> None:

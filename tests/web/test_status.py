@@ -1,0 +1,227 @@
+"""How the repository stands: green only where nothing is wrong, and the same words everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from puavo_repository.audit.report import Finding, Severity
+from puavo_repository.storage import published
+from puavo_repository.storage.mirror import Mirror
+from puavo_repository.web import page, view
+from puavo_repository.web.disk import Reader
+from puavo_repository.web.model import Dag, Repository, Run, State
+from puavo_repository.web.status import PATIENCE
+from web.mirrors import audited, image_names, make_mirror
+from web.test_page import Elements
+from web.test_view import NIGHT, run
+
+WWW, OTHER = "sftp://mirror@www/srv/mirror", "sftp://mirror@other/srv/mirror"
+NEXT = NIGHT + timedelta(days=1)
+TOMORROW = datetime.now(UTC) + timedelta(days=1)
+IDLE = Dag(dag_id=view.PREPARE, due=NEXT, succeeded=NIGHT + timedelta(minutes=5))
+PAUSED = Dag(dag_id=view.PUBLISH, paused=True)
+NEWEST = image_names(0, 2)[1]
+
+
+def look(root: Path, *runs: Run, dags: Any = (), now: datetime | None = None) -> Repository:
+    return view.repository(Reader(root).read(), runs, dags, [WWW], now)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Return what a mirror describes that has been published whole to one remote."""
+    make_mirror(tmp_path, images=2)
+    found = published.described(tmp_path)
+    left(tmp_path, files=found)
+    return found
+
+
+def left(root: Path, address: str = WWW, generation: int = 3, **what: Any) -> None:
+    published.remember(root, address, generation, **{"files": {}, "problems": {}, **what})
+
+
+def publishing(state: str) -> Run:
+    return run(state).model_copy(update={"dag_id": view.PUBLISH})
+
+
+def shown(found: Repository) -> tuple[State, str, bool]:
+    """Return how the one mirror stands; the page says it in the same words."""
+    (remote,) = found.summary.remotes
+    elements = Elements(page.render(found))
+    assert remote.status in elements.text
+    assert found.summary.status in elements.text
+    good = found.summary.ok and remote.state is State.UP_TO_DATE
+    assert (("span", {"class": "chip good"}) in elements.within("mirrors")) is good
+    return remote.state, remote.status, found.summary.ok
+
+
+def test_a_mirror_that_has_everything_is_up_to_date(tmp_path: Path, files: dict[str, str]) -> None:
+    found = look(tmp_path, now=TOMORROW)
+    assert shown(found) == (State.UP_TO_DATE, "up to date", True)
+    assert found.summary.status == "Everything is up to date"
+    paused = look(tmp_path, dags=[PAUSED], now=TOMORROW)
+    assert shown(paused) == (State.UP_TO_DATE, "up to date", True), "nothing waits"
+
+
+def test_files_that_are_not_published_are_behind_and_a_problem_when_they_stay_so(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    left(tmp_path, files={path: digest for path, digest in files.items() if path != NEWEST})
+    words = "1 file (4.00 GB)"
+    text = f"behind: {words} to be published"
+    assert shown(look(tmp_path)) == (State.BEHIND, text, True), "publish is about to start"
+    assert shown(look(tmp_path, now=TOMORROW)) == (State.BEHIND, text, False)
+    running = look(tmp_path, publishing("running"), now=TOMORROW)
+    assert shown(running) == (State.PUBLISHING, f"publishing: {words} to go", True)
+    ended = look(tmp_path, publishing("success"), now=TOMORROW)
+    assert shown(ended) == (State.BEHIND, text, False)
+    other = publishing("running").model_copy(update={"counts": False})
+    assert shown(look(tmp_path, other, now=TOMORROW))[0] is State.BEHIND
+
+
+def test_publishing_that_is_paused_with_files_pending_is_not_green(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    left(tmp_path, files={path: digest for path, digest in files.items() if path != NEWEST})
+    for runs in ([], [publishing("queued")]):
+        found = look(tmp_path, *runs, dags=[PAUSED])
+        text = "paused: 1 file (4.00 GB) to be published"
+        assert shown(found) == (State.PAUSED, text, False)
+        assert "Unpause" in found.summary.problems[0].remedy
+
+
+def test_a_rollback_is_not_green(tmp_path: Path, files: dict[str, str]) -> None:
+    left(tmp_path, files=files, restored=1)
+    found = look(tmp_path)
+    assert shown(found) == (
+        State.ROLLED_BACK,
+        "rolled back: clients see generation 1 again",
+        False,
+    )
+    assert found.summary.status == "1 problem"
+    left(tmp_path, generation=4, files=files)
+    assert shown(look(tmp_path))[0] is State.UP_TO_DATE
+
+
+@pytest.mark.parametrize("where", [WWW, "sftp://mirror@www:22/srv/mirror/"])
+def test_a_mirror_with_audit_errors_is_damaged(
+    tmp_path: Path, files: dict[str, str], where: str
+) -> None:
+    stray = Finding(Severity.WARNING, where, "stray.bin", "is described by nothing")
+    flipped = Finding(Severity.ERROR, where, "rdiffs/x.rdiff", "is wrong", remedy="Repair it")
+    audited(Mirror(tmp_path), stray)
+    assert shown(look(tmp_path))[0] is State.UP_TO_DATE
+    audited(Mirror(tmp_path), stray, flipped)
+    found = look(tmp_path)
+    assert shown(found) == (State.DAMAGED, "damaged: 1 error in the last audit", False)
+    assert [one.remedy for one in found.summary.problems] == ["Repair it"]
+    elsewhere = replace(flipped, where=OTHER)
+    audited(Mirror(tmp_path), elsewhere)
+    assert look(tmp_path).summary.remotes[0].state is State.UP_TO_DATE
+
+
+def test_a_mirror_out_of_reach_says_since_when(tmp_path: Path, files: dict[str, str]) -> None:
+    at = datetime.fromtimestamp(published.known(tmp_path, WWW).checked or 0, UTC)
+    text = f"unreachable; last seen {at:%Y-%m-%d %H:%M} UTC"
+    left(tmp_path, files=None, problems={"connecting": "no answer. Start it"})
+    found = look(tmp_path)
+    assert shown(found) == (State.UNREACHABLE, text, False)
+    (problem,) = found.summary.problems
+    assert problem.remedy == "Start it"
+    left(tmp_path, files=None)
+    assert shown(look(tmp_path)) == (State.UNREACHABLE, text, False), "with no reason at hand too"
+
+
+def test_a_mirror_that_no_run_has_looked_at_is_unknown(tmp_path: Path) -> None:
+    make_mirror(tmp_path, images=2)
+    text = "unknown: no run has looked at it yet"
+    assert shown(look(tmp_path)) == (State.UNKNOWN, text, True), "publish is about to start"
+    assert shown(look(tmp_path, now=TOMORROW)) == (State.UNKNOWN, text, False)
+
+
+def test_what_is_wrong_with_a_mirror_is_a_problem_even_where_it_has_everything(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    left(tmp_path, files=files, problems={"removing": "too much would go. Allow it"})
+    text = "behind: the last run could not do everything"
+    assert shown(look(tmp_path)) == (State.BEHIND, text, False)
+
+
+def test_a_mirror_that_is_not_published_to_any_more_does_not_count(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    left(tmp_path, OTHER, files={}, problems={"connecting": "no answer"})
+    found = look(tmp_path, now=TOMORROW)
+    assert [(one.name, one.configured) for one in found.summary.remotes] == [
+        (WWW, True),
+        (OTHER, False),
+    ]
+    assert found.summary.ok
+    assert "not configured" in Elements(page.render(found)).text
+    nothing_configured = view.repository(Reader(tmp_path).read(), now=TOMORROW)
+    assert not nothing_configured.summary.ok, "then all that were published to count"
+
+
+def test_a_green_page_gets_old_when_the_schedule_is_not_kept(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    good = run("success")
+
+    def problem(now: datetime, *runs: Run, dag: Dag = IDLE) -> str:
+        found = look(tmp_path, *runs, dags=[dag], now=now)
+        assert found.summary.ok is not bool(found.summary.problems)
+        return " ".join(one.message for one in found.summary.problems)
+
+    assert problem(NEXT + PATIENCE, good) == ""
+    late = NEXT + PATIENCE + timedelta(seconds=1)
+    said = problem(late, good)
+    assert "No run has started that was due 2026-01-03 01:30 UTC" in said
+    assert "the last good run ended 2026-01-02 01:35 UTC" in said
+    paused = IDLE.model_copy(update={"paused": True})
+    assert problem(NEXT, good, dag=paused) == ""
+    assert "It is paused, and a run was due" in problem(late, good, dag=paused)
+    hangs = run("running", hours=1)
+    assert problem(NEXT, hangs, good) == ""
+    assert "A run has not ended, and the next one was due" in problem(late, hangs, good)
+    by_hand = IDLE.model_copy(update={"due": None})
+    assert problem(late, good, dag=by_hand) == "", "it has no schedule"
+    broken = by_hand.model_copy(update={"loaded": False})
+    assert "cannot load" in problem(NIGHT, good, dag=broken)
+
+
+def test_a_run_that_waits_and_waits_is_a_problem(tmp_path: Path, files: dict[str, str]) -> None:
+    waiting = run("queued").model_copy(update={"queued": NIGHT, "started": None, "ended": None})
+    dag = Dag(dag_id=view.PREPARE)
+
+    def problems(now: datetime, *runs: Run, paused: bool = False) -> list[str]:
+        dags = [dag.model_copy(update={"paused": paused})]
+        return [one.message for one in look(tmp_path, *runs, dags=dags, now=now).summary.problems]
+
+    assert problems(NIGHT + PATIENCE, waiting) == []
+    late = NIGHT + PATIENCE + timedelta(seconds=1)
+    assert problems(late, waiting) == ["A run waits to start since 2026-01-02 01:30 UTC"]
+    assert problems(late, waiting, run("running")) == [], "one after another"
+    (said,) = problems(NIGHT, waiting, paused=True)
+    assert "It is paused, and a run waits to start" in said
+    text = Elements(page.render(look(tmp_path, waiting, now=NIGHT))).text
+    assert "waiting to start" in text
+    assert "never" not in text
+
+
+def test_runs_that_say_nothing_of_the_repository_do_not_turn_it_red(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    said = "/other: there is no such folder"
+    own = run("failed", hours=2).model_copy(update={"counts": False, "error": said})
+    found = look(tmp_path, own, run("success"))
+    assert found.summary.ok
+    assert said in Elements(page.render(found)).text, "the run itself says it"
+    bad = run("failed", hours=1).model_copy(update={"error": "/srv: there is no such folder"})
+    found = look(tmp_path, own, bad)
+    assert "/srv: there is no such folder" in found.summary.problems[0].message
+    assert not look(tmp_path, own.model_copy(update={"state": "success"}), bad).summary.ok
