@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puavo_repository.errors import RepositoryError, storage_error
 from puavo_repository.storage.state import Failure
 from puavo_repository.web import page, view
 from puavo_repository.web.disk import Disk, Reader
-from puavo_repository.web.model import Repository, Run, Series, Summary
+from puavo_repository.web.model import Dag, Health, Repository, Run, Series, Summary
 
 # Nothing comes from another host, and no other site may frame this.
 HEADERS = {
@@ -31,56 +33,99 @@ HEADERS = {
 _TYPES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
+class Place(NamedTuple):
+    """Which repository is shown.
+
+    Attributes:
+        mirror: The local mirror.
+        remotes: URLs or ids of connections that it is published to by default.
+    """
+
+    mirror: Path
+    remotes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Backend:
     """What the application needs from the world around it.
 
     Attributes:
-        mirror: Returns the mirror's folder; may raise a ``RepositoryError``.
+        place: Returns the mirror's folder, and where it is published to by default; may raise a
+            ``RepositoryError``.
         guard: Dependencies that refuse who may not see the repository.
         runs: Dependency that returns the last runs, newest first.
+        dags: Dependency that returns what Airflow knows of the DAGs.
         document: Dependency, of ``dag_id`` and ``run_id`` in the query, that returns what a
             run left for people to read: ``{"plan": …}`` or ``{"report": …}``, or None.
     """
 
-    mirror: Callable[[], Path]
+    place: Callable[[], Place]
     guard: Sequence[Callable[..., Any]]
     runs: Callable[..., list[Run]]
+    dags: Callable[..., list[Dag]]
     document: Callable[..., Mapping[str, Any] | None]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """All that the page is made of; a minute is as exact as it has to be."""
+
+    disk: Disk
+    remotes: tuple[str, ...]
+    runs: list[Run]
+    dags: list[Dag]
+    minute: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen, what is shown of it, and the page once it was rendered."""
+
+    seen: Seen
+    found: Repository
+    html: str = ""
+
+
 class Looker:
-    """Looks at the mirror; a set-up that cannot be used is shown like any other problem."""
+    """Looks at the mirror; a set-up that cannot be used is shown like any other problem.
 
-    def __init__(self, mirror: Callable[[], Path]) -> None:
-        self._mirror = mirror
+    The last look is kept, and counts only for who would see exactly the same: users may see the
+    runs of different DAGs. It is replaced as a whole, because requests are served side by side.
+    """
+
+    def __init__(self, place: Callable[[], Place]) -> None:
+        self._place = place
         self._reader: Reader | None = None
-        self._seen: tuple[Disk, list[Run]] | None = None
-        self._shown: tuple[Repository, str] | None = None
+        self._last: Look | None = None
 
-    def look(self, runs: list[Run]) -> Repository:
+    def look(self, runs: list[Run], dags: list[Dag]) -> Repository:
         """Return what is to be shown now; the same object while nothing has changed."""
-        seen = (self._disk(), runs)
-        if self._shown is None or self._seen != seen:
-            self._seen, self._shown = seen, (view.repository(seen[0], runs=runs), "")
-        return self._shown[0]
+        now, last = datetime.now(UTC), self._last
+        seen = Seen(*self._disk(), runs, dags, int(now.timestamp() // 60))
+        if last is None or last.seen != seen:
+            found = view.repository(seen.disk, runs, dags, seen.remotes, now)
+            last = self._last = Look(seen, found)
+        return last.found
 
     def page(self, found: Repository) -> str:
         """Return the page for what ``look`` returned, rendered once."""
-        if self._shown is None or self._shown[0] is not found or not self._shown[1]:
-            self._shown = found, page.render(found)
-        return self._shown[1]
+        last = self._last
+        if last is None or last.found is not found:
+            return page.render(found)  # somebody else looked in between
+        if not last.html:
+            last = self._last = replace(last, html=page.render(found))
+        return last.html
 
-    def _disk(self) -> Disk:
+    def _disk(self) -> tuple[Disk, tuple[str, ...]]:
         try:
-            root = self._mirror()
+            place = self._place()
             reader = self._reader
-            if reader is None or reader.root != root:
-                reader = self._reader = Reader(root)
-            return _read(reader)
+            if reader is None or reader.root != place.mirror:
+                reader = self._reader = Reader(place.mirror)
+            return _read(reader), place.remotes
         except RepositoryError as error:
             failure = Failure.of(error.subject, "settings", error)
-            return Disk(Path("?"), exists=True, failures=(failure,))
+            return Disk(Path("?"), exists=True, failures=(failure,)), ()
 
 
 def _read(reader: Reader) -> Disk:
@@ -104,10 +149,12 @@ def create_app(backend: Backend) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    looker = Looker(backend.mirror)
+    looker = Looker(backend.place)
 
-    def now(runs: list[Run] = Depends(backend.runs)) -> Repository:
-        return looker.look(runs)
+    def now(
+        runs: list[Run] = Depends(backend.runs), dags: list[Dag] = Depends(backend.dags)
+    ) -> Repository:
+        return looker.look(runs, dags)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def show(found: Repository = Depends(now)) -> HTMLResponse:
@@ -129,8 +176,15 @@ def create_app(backend: Backend) -> FastAPI:
 
     @app.get("/api/v1/summary", tags=["monitoring"])
     def summary(found: Repository = Depends(now)) -> Summary:
-        """Tell whether all is right, what is wrong, how fresh it is; small, for monitoring."""
+        """Tell whether all is right, what is wrong, how fresh it is: always with status 200."""
         return found.summary
+
+    @app.get("/api/v1/health", tags=["monitoring"], responses={503: {"model": Health}})
+    def health(response: Response, found: Repository = Depends(now)) -> Health:
+        """Answer 200 where all is well, 503 with the reasons where it is not."""
+        if not found.summary.ok:
+            response.status_code = 503
+        return Health.of(found.summary)
 
     @app.get("/api/v1/repository", tags=["repository"])
     def repository(found: Repository = Depends(now)) -> Repository:
@@ -146,9 +200,13 @@ def create_app(backend: Backend) -> FastAPI:
         raise HTTPException(404, f"no series {name}")
 
     @app.get("/api/openapi.json", include_in_schema=False)
-    def description() -> dict[str, Any]:
+    def description(request: Request) -> dict[str, Any]:
         return get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            servers=[{"url": request.scope["root_path"] or "/"}],
         )
 
     @app.middleware("http")
@@ -160,10 +218,30 @@ def create_app(backend: Backend) -> FastAPI:
     @app.exception_handler(AnyHTTPException)
     async def refuse(request: Request, error: AnyHTTPException) -> Response:
         """Answer a person with a page, a program with JSON."""
+        if error.status_code == 401:
+            error.headers = {**(error.headers or {}), "WWW-Authenticate": "Bearer"}
         if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(
-                page.render_refused(error.status_code, str(error.detail)), error.status_code
-            )
+            text = page.render_refused(error.status_code, str(error.detail))
+            return HTMLResponse(text, error.status_code, error.headers)
         return await http_exception_handler(request, error)
 
+    app.add_middleware(HeadAsGet)
     return app
+
+
+class HeadAsGet:
+    """Answers HEAD like GET, without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope.get("method") != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if "body" in message else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)

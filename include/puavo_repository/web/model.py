@@ -85,14 +85,35 @@ class Problem(Shown):
     permanent: bool = Field(description="Whether running again cannot help")
 
 
+class State(StrEnum):
+    """How a mirror stands."""
+
+    UP_TO_DATE = "up to date"
+    BEHIND = "behind"
+    PUBLISHING = "publishing"
+    PAUSED = "paused"
+    ROLLED_BACK = "rolled back"
+    DAMAGED = "damaged"
+    UNREACHABLE = "unreachable"
+    UNKNOWN = "unknown"
+
+
 class Remote(Shown):
-    """One mirror that is published to, as the last publishing run left it."""
+    """One mirror that is published to."""
 
     name: str = Field(description="Its address, without any secret")
+    state: State
+    status: str = Field(description="The state in words: with how much, and since when")
+    configured: bool = Field(
+        description="Whether it is one of those that are published to by default; what is wrong "
+        "with others does not count"
+    )
     generation: int = Field(description="Counts the changes of what clients see")
     published: datetime | None = Field(description="When its metadata last changed")
     verified: datetime | None = Field(description="When it was last found complete")
+    checked: datetime | None = Field(description="When a run last looked at it")
     pending: list[str] = Field(description="Files of the local mirror that are not there yet")
+    pending_bytes: int = Field(description="Their bytes")
 
 
 class Finding(Shown):
@@ -140,10 +161,24 @@ class Run(Shown):
     run_id: str
     state: str = Field(description="queued, running, success or failed")
     kind: str = Field(description="scheduled, manual, asset_triggered, …")
+    queued: datetime | None = Field(
+        default=None, description="Since when it waits, or waited, to start"
+    )
     started: datetime | None
     ended: datetime | None
-    did: str = Field("", description="What it did, in a few words")
+    counts: bool = Field(
+        default=True,
+        description="Whether it says how the repository is: a dry run, one of other folders or "
+        "mirrors, and one that was refused for its own params do not",
+    )
+    error: str = Field(default="", description="What it failed of")
+    did: str = Field(default="", description="What it did, in a few words")
     stages: list[Stage] = []
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits to start, or is under way."""
+        return self.state in {"queued", "running"}
 
     @property
     def busy(self) -> list[str]:
@@ -158,10 +193,23 @@ class Run(Shown):
         return (self.ended - self.started).total_seconds()
 
 
+class Dag(Shown):
+    """What Airflow knows of a DAG."""
+
+    dag_id: str
+    loaded: bool = Field(default=True, description="Whether Airflow can load it")
+    paused: bool = Field(default=False, description="Whether no run starts")
+    due: datetime | None = Field(
+        default=None, description="When its next run is to start by its schedule"
+    )
+    succeeded: datetime | None = Field(default=None, description="When its last good run ended")
+
+
 class Summary(Shown):
     """The repository at a glance: what a monitoring system asks for."""
 
     ok: bool = Field(description="Whether nothing is wrong; a run under way is not wrong")
+    status: str = Field(description="The same in words, as the page says it")
     problems: list[Problem] = Field(description="Everything that is wrong")
     mirror: str = Field(description="Folder of the local mirror")
     series: int
@@ -177,6 +225,7 @@ class Summary(Shown):
     saving: float = Field(description="What they save, as a share")
     changed: datetime | None = Field(description="When clients last got to see something new")
     last_success: datetime | None = Field(description="End of the last good run of prepare")
+    next_run: datetime | None = Field(description="When prepare is to run next by its schedule")
     remotes: list[Remote]
     audit: Audit | None = Field(description="The last audit; None before the first")
 
@@ -187,3 +236,17 @@ class Repository(Shown):
     summary: Summary
     series: list[Series]
     runs: list[Run] = Field(description="Last runs of the DAGs, newest first")
+
+
+class Health(Shown):
+    """Whether all is well, and what is not."""
+
+    ok: bool = Field(description="As in the summary")
+    status: str = Field(description="The same in words, as the page says it")
+    reasons: list[str] = Field(description="What is wrong and what to do, a sentence or two each")
+
+    @classmethod
+    def of(cls, summary: Summary) -> Health:
+        """Return the health that a summary tells."""
+        reasons = [f"{one.name}: {one.message}. {one.remedy}" for one in summary.problems]
+        return cls(ok=summary.ok, status=summary.status, reasons=reasons)

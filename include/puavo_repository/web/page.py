@@ -11,8 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from puavo_repository.audit.report import AuditReport
-from puavo_repository.web import figures, view
-from puavo_repository.web.model import DRY_RUN, Image, Rdiff, RdiffState, Repository, Series
+from puavo_repository.web import figures, view, words
+from puavo_repository.web.model import Image, Rdiff, RdiffState, Repository, Series
 
 STATIC = Path(__file__).with_name("static")
 STAGES = {
@@ -30,14 +30,6 @@ STAGES = {
 }
 
 
-def size(count: float) -> str:
-    """Render bytes in the unit that suits them."""
-    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= limit:
-            return f"{count / limit:.{2 if count < 10 * limit else 1}f} {unit}"
-    return f"{count:.0f} B"
-
-
 def version(number: str) -> str:
     """Render a version as the moment that it names."""
     moment = view.built(number)
@@ -53,8 +45,8 @@ def moment(at: datetime | None) -> Markup:
     """Render a moment; the page's script says how long ago that is."""
     if at is None:
         return Markup("never")
-    return Markup('<time datetime="{}">{} UTC</time>').format(
-        at.isoformat(timespec="seconds"), f"{at:%Y-%m-%d %H:%M}"
+    return Markup('<time datetime="{}">{}</time>').format(
+        at.isoformat(timespec="seconds"), words.when(at)
     )
 
 
@@ -95,7 +87,8 @@ _ENVIRONMENT = Environment(
     auto_reload=False,
 )
 _ENVIRONMENT.filters |= {
-    "size": size,
+    "size": words.size,
+    "count": words.count,
     "version": version,
     "percent": percent,
     "moment": moment,
@@ -128,7 +121,7 @@ def render(found: Repository) -> str:
         summary=found.summary,
         series=found.series,
         runs=found.runs,
-        latest=next((run for run in prepares if run.did != DRY_RUN), None),
+        latest=next((run for run in prepares if run.counts), None),
         sizes=figures.sizes_over_time(found.series),
         savings=figures.savings(found.series),
         durations=figures.durations(prepares, stages),

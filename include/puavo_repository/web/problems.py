@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from puavo_repository.audit.report import Severity
 from puavo_repository.errors import RepositoryError
 from puavo_repository.storage.state import Failure
+from puavo_repository.web import status
 from puavo_repository.web.disk import Disk
-from puavo_repository.web.model import DRY_RUN, Problem, RdiffState, Run, Series
+from puavo_repository.web.model import Dag, Problem, RdiffState, Run, Series, State
+from puavo_repository.web.status import Standing
 
 
-def find_problems(disk: Disk, series: Sequence[Series], runs: Sequence[Run]) -> list[Problem]:
-    """Return all that is wrong with the mirror, what it offers, its remotes and its runs."""
-    return [*_problems(disk), *_broken(series), *_audited(disk), *_run_problems(runs)]
+def find_problems(
+    disk: Disk,
+    series: Sequence[Series],
+    mirrors: Sequence[Standing],
+    runs: Sequence[Run],
+    dags: Sequence[Dag],
+    now: datetime,
+) -> list[Problem]:
+    """Return all that is wrong with the mirror, what it offers, its remotes, its runs and DAGs."""
+    return [
+        *_problems(disk, series),
+        *_broken(series),
+        *(problem for one in mirrors if one.counts for problem in _unpublished(one)),
+        *_audited(disk),
+        *_run_problems(runs),
+        *_late(dags, runs, now),
+    ]
 
 
 def problem(failure: Failure) -> Problem:
@@ -31,7 +48,7 @@ def problem(failure: Failure) -> Problem:
     )
 
 
-def _problems(disk: Disk) -> Iterable[Problem]:
+def _problems(disk: Disk, series: Sequence[Series]) -> Iterable[Problem]:
     if not disk.exists:
         yield Problem(
             name=str(disk.root),
@@ -49,18 +66,26 @@ def _problems(disk: Disk) -> Iterable[Problem]:
             permanent=False,
         )
     yield from (problem(failure) for failure in disk.failures)
-    for remote in disk.remotes:
-        for subject, why in remote.problems.items():
-            yield problem(Failure(remote.address, "publish", f"{subject}: {why}", permanent=False))
-        if remote.restored is not None:
-            yield Problem(
-                name=remote.address,
-                stage="rollback",
-                message=f"It is rolled back: clients see generation {remote.restored} again",
-                remedy="Take the bad image out of the image directory and prepare: "
-                "publishing then goes on",
-                permanent=True,
-            )
+    if disk.exists and not (series or disk.damaged or disk.failures):
+        yield Problem(
+            name=str(disk.root),
+            stage="mirror",
+            message="It offers no image yet",
+            remedy="Put images into the image directory, and run prepare",
+            permanent=False,
+        )
+
+
+def _unpublished(one: Standing) -> Iterable[Problem]:
+    """Yield what is wrong with a remote; what the audit found there is told by itself."""
+    address = one.record.address
+    for subject, why in one.record.problems.items():
+        yield problem(Failure(address, "publish", f"{subject}: {why}", permanent=False))
+    told = one.record.problems and one.state in {State.UNREACHABLE, State.BEHIND, State.UNKNOWN}
+    if one.remedy and not told and one.state is not State.DAMAGED:
+        yield Problem(
+            name=address, stage="publish", message=one.text, remedy=one.remedy, permanent=True
+        )
 
 
 def _broken(series: Iterable[Series]) -> Iterable[Problem]:
@@ -95,16 +120,28 @@ def _audited(disk: Disk) -> Iterable[Problem]:
 
 
 def _run_problems(runs: Sequence[Run]) -> Iterable[Problem]:
-    """Yield the DAGs whose last finished run failed."""
+    """Yield the DAGs whose last finished run failed, of the runs that count."""
     for dag_id in dict.fromkeys(run.dag_id for run in runs):
-        ended = (r for r in runs if r.dag_id == dag_id and r.ended is not None)
-        last = next((r for r in ended if r.did != DRY_RUN), None)
+        ended = (r for r in runs if r.dag_id == dag_id and r.ended is not None and not r.active)
+        last = next((run for run in ended if run.counts), None)
         if last is not None and last.state == "failed":
             stages = ", ".join(stage.name for stage in last.stages if stage.failed)
+            reason = f": {last.error}" if last.error else ""
             yield Problem(
                 name=dag_id,
                 stage="run",
-                message=f"Its last run failed{f' in {stages}' if stages else ''}",
-                remedy="Mend what is named here and trigger it again; what is done is kept",
+                message=f"The last run failed{f' in {stages}' if stages else ''}{reason}",
+                remedy="Fix the problem, then run it again; what is done is kept",
                 permanent=False,
+            )
+
+
+def _late(dags: Iterable[Dag], runs: Sequence[Run], now: datetime) -> Iterable[Problem]:
+    """Yield the DAGs that do not run as they should."""
+    for dag in dags:
+        found = status.late(dag, runs, now)
+        if found:
+            message, remedy = found
+            yield Problem(
+                name=dag.dag_id, stage="schedule", message=message, remedy=remedy, permanent=False
             )

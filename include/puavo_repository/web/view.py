@@ -10,10 +10,11 @@ from puavo_repository.audit import report as audit_report
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.formats import metadata
 from puavo_repository.formats.names import ImageName, rdiff_name
+from puavo_repository.web import status
 from puavo_repository.web.disk import Disk
 from puavo_repository.web.model import (
-    DRY_RUN,
     Audit,
+    Dag,
     Digests,
     Finding,
     Image,
@@ -26,29 +27,45 @@ from puavo_repository.web.model import (
     Summary,
 )
 from puavo_repository.web.problems import find_problems
+from puavo_repository.web.status import Local, Publishing, Standing
 
 PREPARE = "puavo_repository_prepare"
 PUBLISH = "puavo_repository_publish"
 AUDIT = "puavo_repository_audit"
 ROLLBACK = "puavo_repository_rollback"
+DAGS = (PREPARE, PUBLISH, AUDIT, ROLLBACK)
 
 
-def repository(disk: Disk, runs: Sequence[Run] = ()) -> Repository:
+def repository(
+    disk: Disk,
+    runs: Sequence[Run] = (),
+    dags: Sequence[Dag] = (),
+    remotes: Sequence[str] = (),
+    now: datetime | None = None,
+) -> Repository:
     """Bring everything together.
 
     Args:
         disk: What lies in the mirror.
         runs: The last runs of the DAGs, newest first.
+        dags: What Airflow knows of the DAGs.
+        remotes: URLs or ids of connections that are published to by default.
+        now: The time, if it is not now.
     """
+    now = now or datetime.now(UTC)
     failed = {failure.name for failure in disk.failures}
     series = [_series(name, images, disk, failed) for name, images in sorted(disk.series.items())]
-    problems = find_problems(disk, series, runs)
+    publishing = Publishing.of(dags, runs, PUBLISH)
+    mirrors = status.mirrors(disk.remotes, remotes, _local(disk), disk.audit, publishing, now)
+    problems = find_problems(disk, series, mirrors, runs, dags, now)
     rdiffs = [rdiff for one in series for rdiff in offered(one)]
     images = [image for one in series for image in one.images]
     fetched, whole = _updates(series)
+    prepare = next((dag for dag in dags if dag.dag_id == PREPARE), None)
     return Repository(
         summary=Summary(
             ok=not problems,
+            status=status.headline(problems),
             problems=problems,
             mirror=str(disk.root),
             series=len(series),
@@ -60,15 +77,9 @@ def repository(disk: Disk, runs: Sequence[Run] = ()) -> Repository:
             update_whole=whole,
             saving=1 - fetched / whole if whole else 0.0,
             changed=moment(disk.changed),
-            last_success=next(
-                (
-                    run.ended
-                    for run in runs
-                    if run.dag_id == PREPARE and run.state == "success" and run.did != DRY_RUN
-                ),
-                None,
-            ),
-            remotes=_remotes(disk),
+            last_success=prepare.succeeded if prepare else None,
+            next_run=prepare.due if prepare and not prepare.paused else None,
+            remotes=[_remote(one) for one in mirrors],
             audit=audit(disk.audit) if disk.audit else None,
         ),
         series=series,
@@ -184,22 +195,28 @@ def _updates(series: Iterable[Series]) -> tuple[int, int]:
     return fetched, whole
 
 
-def _remotes(disk: Disk) -> list[Remote]:
+def _local(disk: Disk) -> Local:
     described = {
         file.path: file.digests.get("sha256", "")
         for name, images in disk.series.items()
         for file in metadata.described_files({name: {"images": images}})
     }
-    return [
-        Remote(
-            name=one.address,
-            generation=one.generation,
-            published=moment(one.changed),
-            verified=moment(one.verified),
-            pending=sorted(dict(described.items() - one.files.items())),
-        )
-        for one in disk.remotes
-    ]
+    return Local(described, disk.sizes, moment(disk.changed))
+
+
+def _remote(one: Standing) -> Remote:
+    return Remote(
+        name=one.record.address,
+        state=one.state,
+        status=one.text,
+        configured=one.counts,
+        generation=one.record.generation,
+        published=moment(one.record.changed),
+        verified=moment(one.record.verified),
+        checked=moment(one.record.checked),
+        pending=list(one.pending),
+        pending_bytes=one.size,
+    )
 
 
 def audit(found: AuditReport) -> Audit:

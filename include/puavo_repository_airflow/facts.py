@@ -1,0 +1,206 @@
+"""What Airflow's database says of the DAGs and their runs, for the page.
+
+This runs in the API server, with its session; nothing is changed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.xcom import XComModel
+from airflow.sdk.serde import deserialize
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from puavo_repository.settings import Settings
+from puavo_repository.web.model import DRY_RUN, Dag, Run, Stage
+from puavo_repository.web.words import count
+
+RUNS_SHOWN = 15  # of each DAG
+RUNS_READ = 300  # of each DAG, in search of the last good one
+# What a run left for people to read, by the task and key of the XCom.
+DOCUMENTS = {
+    ("dry_run", "plan"): "plan",
+    ("report", "report"): "report",
+    ("report", "published"): "published",
+    ("report", "audit"): "audit",
+    ("report", "rolled_back"): "rolled_back",
+}
+ERROR = "error"  # key of the XCom that a task leaves which failed, whatever its name
+FOLDERS = ("image_dir", "mirror_dir", "puavo_os")
+
+
+def dags(session: Session, dag_ids: Sequence[str], here: Settings | None) -> list[Dag]:
+    """Return what is known of DAGs.
+
+    Args:
+        session: Airflow's database.
+        dag_ids: Which.
+        here: The settings of this installation, None where they cannot be used.
+    """
+    known = {dag.dag_id: dag for dag in session.scalars(_of(DagModel, dag_ids))}
+    return [_dag(dag_id, known.get(dag_id), session, here) for dag_id in dag_ids]
+
+
+def _of(model: Any, dag_ids: Sequence[str]) -> Any:
+    return select(model).where(model.dag_id.in_(dag_ids))
+
+
+def _dag(dag_id: str, dag: DagModel | None, session: Session, here: Settings | None) -> Dag:
+    if dag is None:
+        return Dag(dag_id=dag_id, loaded=False)
+    last = _last(session, dag_id, RUNS_READ)
+    good = (run for run in last if run.state == "success" and _counts(run, here))
+    return Dag(
+        dag_id=dag_id,
+        loaded=not (dag.is_stale or dag.has_import_errors),
+        paused=bool(dag.is_paused),
+        due=dag.next_dagrun_create_after,
+        succeeded=next((run.end_date for run in good), None),
+    )
+
+
+def runs(session: Session, dag_ids: Sequence[str], here: Settings | None) -> list[Run]:
+    """Return the last runs of DAGs, newest first.
+
+    Of each DAG the last run that ended and counts is among them, however many came after it.
+
+    Args:
+        session: Airflow's database.
+        dag_ids: Which.
+        here: The settings of this installation, None where they cannot be used.
+    """
+    chosen: list[tuple[int, Run]] = []
+    for dag_id in dag_ids:
+        found = [(run.id, _run(run, session, here)) for run in _last(session, dag_id, RUNS_SHOWN)]
+        if not any(run.counts and run.ended for _, run in found):
+            every = _last(session, dag_id, RUNS_READ)[RUNS_SHOWN:]
+            older = ((run.id, _run(run, session, here)) for run in every if run.end_date)
+            found += itertools.islice((one for one in older if one[1].counts), 1)
+        chosen += found
+    chosen.sort(key=lambda one: one[0], reverse=True)
+    return [run for _, run in chosen]
+
+
+def _last(session: Session, dag_id: str, number: int) -> Sequence[DagRun]:
+    query = select(DagRun).where(DagRun.dag_id == dag_id)
+    return session.scalars(query.order_by(DagRun.id.desc()).limit(number)).all()
+
+
+def _given(run: DagRun) -> dict[str, Any]:
+    """Return the params that were given with a run; the form sends its empty fields too."""
+    return {name: value for name, value in (run.conf or {}).items() if value not in (None, "", [])}
+
+
+def _counts(run: DagRun, here: Settings | None) -> bool:
+    """Tell whether a run works on this installation's folders and mirrors, and may change them."""
+    given = _given(run)
+    if given.get("dry_run"):
+        return False
+    for name in FOLDERS:
+        if name in given and (here is None or not _same(given[name], getattr(here, name))):
+            return False
+    named = given.get("mirrors")
+    return not named or (here is not None and set(map(str, named)) <= set(here.remotes))
+
+
+def _same(given: object, folder: Path) -> bool:
+    try:
+        return Path(str(given)).expanduser().resolve() == folder
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _run(run: DagRun, session: Session, here: Settings | None) -> Run:
+    stages = _stages(run, session)
+    left = _left(run.dag_id, run.run_id, session)
+    # It was refused before it did anything, and a run without params would not have been.
+    refused = run.state == "failed" and not any(stage.state == "success" for stage in stages)
+    return Run(
+        dag_id=run.dag_id,
+        run_id=run.run_id,
+        state=str(run.state),
+        kind=str(run.run_type),
+        queued=run.queued_at or run.run_after,
+        started=run.start_date,
+        ended=run.end_date,
+        counts=_counts(run, here) and not (refused and any(_given(run).values())),
+        error=str(left.pop(ERROR, "")) if run.state == "failed" else "",
+        did=_did(left),
+        stages=stages,
+    )
+
+
+def _stages(run: DagRun, session: Session) -> list[Stage]:
+    columns = (
+        TaskInstance.task_id,
+        TaskInstance.state,
+        TaskInstance.start_date,
+        TaskInstance.end_date,
+    )
+    tasks = session.execute(
+        select(*columns).where(TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id)
+    ).all()
+    stages: dict[str, list[Any]] = {}
+    for task in tasks:
+        if task.start_date is not None:
+            stages.setdefault(task.task_id, []).append(task)
+    return [_stage(name, parts) for name, parts in stages.items()]
+
+
+def _stage(name: str, tasks: list[Any]) -> Stage:
+    started = min(task.start_date for task in tasks)
+    ended = max((task.end_date for task in tasks if task.end_date), default=started)
+    failed = sum(task.state == "failed" for task in tasks)
+    running = any(task.end_date is None for task in tasks)
+    return Stage(
+        name=name,
+        state="failed" if failed else "running" if running else "success",
+        seconds=(ended - started).total_seconds(),
+        tasks=len(tasks),
+        failed=failed,
+    )
+
+
+def document(dag_id: str, run_id: str, session: Session) -> dict[str, Any] | None:
+    """Return what a run left for people to read, by its kind; None where there is nothing."""
+    return _left(dag_id, run_id, session) or None
+
+
+def _left(dag_id: str, run_id: str, session: Session) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    rows: Any = session.scalars(XComModel.get_many(run_id=run_id, dag_ids=dag_id))
+    for row in rows:
+        kind = ERROR if row.key == ERROR else DOCUMENTS.get((row.task_id, row.key))
+        if kind is not None:
+            # As a task wrote it: its tuples, for one, are objects there.
+            found.setdefault(kind, deserialize(XComModel.deserialize_value(row), full=False))
+    return found
+
+
+def _did(left: Mapping[str, Any]) -> str:
+    """Return what a run did, in a few words."""
+    if "plan" in left:
+        return DRY_RUN
+    if "published" in left:
+        remotes = left["published"]
+        if any(remote["dry_run"] for remote in remotes):
+            return DRY_RUN
+        files = sum(len(remote["uploaded"]) + len(remote["assembled"]) for remote in remotes)
+        return f"{count(files, 'file')} to {count(len(remotes), 'mirror')}"
+    if "audit" in left:
+        return count(sum(len(check["findings"]) for check in left["audit"]["checks"]), "finding")
+    if "rolled_back" in left:
+        done = [remote for remote in left["rolled_back"] if "steps" not in remote]
+        return f"{count(len(done), 'mirror')} rolled back" if done else DRY_RUN
+    if "report" in left:
+        report = left["report"]
+        images, rdiffs = report["images_read"], report["rdiffs_made"]
+        return f"{count(images, 'image')} read, {count(rdiffs, 'rdiff')} made"
+    return ""
