@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,22 @@ class Browser:
         )
         assert isinstance(found, WebElement)
         return found
+
+    def gone(self, css: str) -> None:
+        """Wait until no such element is visible."""
+        self.until(
+            lambda: (
+                not any(
+                    element.is_displayed()
+                    for element in self.driver.find_elements(By.CSS_SELECTOR, css)
+                )
+            )
+        )
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds."""
+        wait = WebDriverWait(self.driver, PATIENCE, 0.1, ignored_exceptions=IGNORED)
+        wait.until(lambda _: holds())
 
     def text(self) -> str:
         return self.driver.find_element(By.TAG_NAME, "body").text

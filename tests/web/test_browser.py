@@ -5,45 +5,82 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
 from selenium.webdriver.common.by import By
 
 from browser import Browser, browser
+from puavo_repository.storage.mirror import Mirror
+from puavo_repository.web import page
 from puavo_repository.web.app import Backend, Place, create_app
 from web.mirrors import fail, image_names, make_mirror
 from web.test_app import dags, document, runs
 
 
+@dataclass
+class Site:
+    """The page of a mirror at the place that it has in Airflow, and what becomes of its server."""
+
+    root: Path
+    started: list[str] = field(default_factory=list)
+    answer: Response | None = None  # in the place of the page
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/puavo-repository/"
+
+    def app(self) -> FastAPI:
+        outer = FastAPI()
+
+        @outer.post("/api/v2/dags/{dag_id}/dagRuns")
+        def start(dag_id: str) -> dict[str, str]:
+            self.started.append(dag_id)
+            return {}
+
+        @outer.get("/login")
+        def login() -> HTMLResponse:
+            return HTMLResponse("<main>Who are you?</main>")
+
+        @outer.middleware("http")
+        async def maybe(request: Request, call_next: Any) -> Response:
+            path = request.url.path
+            if self.answer is not None and path == "/puavo-repository/":
+                return self.answer
+            found: Response = await call_next(request)
+            return found
+
+        backend = Backend(lambda: Place(self.root), [], runs, dags, document)
+        outer.mount("/puavo-repository", create_app(backend))
+        return outer
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        server = uvicorn.Server(uvicorn.Config(self.app(), port=self.port, log_level="error"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            while not server.started:
+                thread.join(0.05)
+            self.port = server.servers[0].sockets[0].getsockname()[1]
+            yield
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
 @contextmanager
-def served(root: Path, started: list[str] | None = None) -> Iterator[str]:
-    """Serve the page of a mirror at the place that it has in Airflow; yield its URL."""
-    outer = FastAPI()
-
-    @outer.post("/api/v2/dags/{dag_id}/dagRuns")
-    def start(dag_id: str) -> dict[str, str]:
-        assert started is not None
-        started.append(dag_id)
-        return {}
-
-    outer.mount(
-        "/puavo-repository", create_app(Backend(lambda: Place(root), [], runs, dags, document))
-    )
-    server = uvicorn.Server(uvicorn.Config(outer, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            thread.join(0.05)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}/puavo-repository/"
-    finally:
-        server.should_exit = True
-        thread.join()
+def served(root: Path) -> Iterator[str]:
+    """Serve the page of a mirror; yield its URL."""
+    site = Site(root)
+    with site.up():
+        yield site.url
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +151,13 @@ def test_what_changes_appears_by_itself_and_leaves_open_what_is_open(
 
 
 def test_an_empty_repository_and_the_button_that_begins(chromium: Browser, tmp_path: Path) -> None:
-    started: list[str] = []
-    with served(tmp_path / "missing", started) as url:
-        chromium.driver.get(url)
+    site = Site(tmp_path / "missing")
+    with site.up():
+        chromium.driver.get(site.url)
         chromium.wait("There is no such folder yet")
         chromium.find("button", "Prepare now").click()
         chromium.find("button", "Started")
-    assert started == ["puavo_repository_prepare"]
+    assert site.started == ["puavo_repository_prepare"]
 
 
 def test_a_digest_is_copied(chromium: Browser, tmp_path: Path) -> None:
@@ -132,3 +169,112 @@ def test_a_digest_is_copied(chromium: Browser, tmp_path: Path) -> None:
         assert len(digest) == 128
         button.click()
         chromium.find("button.done", "sha512")
+
+
+@pytest.fixture
+def site(chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Return the page of a good mirror, that asks several times a second."""
+    monkeypatch.setattr(page, "REFRESH", 0.3)
+    make_mirror(tmp_path)
+    return Site(tmp_path)
+
+
+def is_green(chromium: Browser) -> bool:
+    """Tell whether the page shows a state that is good, and known to be so now."""
+    card = chromium.find("#right")
+    kinds = card.get_attribute("class") or ""
+    stale = "stale" in (chromium.find("html").get_attribute("class") or "")
+    return "good" in kinds and not stale
+
+
+def test_a_lost_connection_is_said_at_once_and_over_when_it_is_back(
+    chromium: Browser, site: Site
+) -> None:
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        assert is_green(chromium)
+        assert chromium.driver.title == "Puavo repository: Everything is up to date"
+    said = chromium.find("#stale", "connection lost").text
+    assert said.startswith("As of ")
+    assert not is_green(chromium)
+    assert "connection lost" in chromium.driver.title
+    icon = chromium.driver.find_element(By.CSS_SELECTOR, "link[rel=icon]")
+    assert "unknown" in (icon.get_attribute("href") or "")
+    with site.up():
+        chromium.gone("#stale")
+        assert is_green(chromium)
+        assert chromium.driver.title == "Puavo repository: Everything is up to date"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Response(status_code=401), "logged out"),
+        (RedirectResponse("/login"), "logged out"),
+        (HTMLResponse("<main>Who are you?</main>"), "logged out"),
+        (Response(status_code=403), "no permission"),
+        (Response(status_code=500), "the server answers 500"),
+    ],
+)
+def test_a_logout_is_said_and_the_old_state_is_not_shown_as_new(
+    chromium: Browser, site: Site, answer: Response, said: str
+) -> None:
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        site.answer = answer
+        assert said in chromium.find("#stale", "As of ").text
+        assert not is_green(chromium)
+        assert "Everything is up to date" in chromium.find("#right").text, "as it was then"
+        site.answer = None
+        chromium.gone("#stale")
+        assert is_green(chromium)
+
+
+def test_a_page_that_gets_no_answer_at_all_gets_old(chromium: Browser, site: Site) -> None:
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        chromium.driver.execute_script("window.fetch = () => new Promise(() => {})")
+        chromium.find("#stale", "no answer")
+        assert not is_green(chromium)
+
+
+def test_a_background_tab_follows_and_says_so_in_its_title(chromium: Browser, site: Site) -> None:
+    def title() -> str:
+        """Return the title of the tab in the background, without bringing it to the front."""
+        targets = chromium.driver.execute_cdp_cmd("Target.getTargets", {})["targetInfos"]
+        (found,) = (one["title"] for one in targets if one["url"] == site.url)
+        return str(found)
+
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        chromium.driver.execute_script(
+            "document.addEventListener('visibilitychange', () => window.was ??= document.hidden)"
+        )
+        first = chromium.driver.current_window_handle
+        chromium.driver.switch_to.new_window("tab")
+        fail(Mirror(site.root), image_names(0, 1)[0], "broken. Copy it again")
+        chromium.until(lambda: title() == "Puavo repository: 1 problem")
+    chromium.until(lambda: "connection lost" in title())
+    chromium.driver.close()
+    chromium.driver.switch_to.window(first)
+    assert chromium.driver.execute_script("return window.was"), "it was hidden meanwhile"
+    assert not is_green(chromium)
+
+
+def test_a_tab_that_comes_to_the_front_is_refreshed_at_once(
+    chromium: Browser, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "REFRESH", 3600)
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        first = chromium.driver.current_window_handle
+        chromium.driver.switch_to.new_window("tab")
+        fail(Mirror(site.root), image_names(0, 1)[0], "broken. Copy it again")
+        chromium.driver.close()
+        chromium.driver.switch_to.window(first)
+        chromium.find("#right", "1 problem")

@@ -14,6 +14,7 @@ from puavo_repository.audit.report import AuditReport
 from puavo_repository.web import figures, view, words
 from puavo_repository.web.model import Image, Rdiff, RdiffState, Repository, Series
 
+REFRESH = 10  # seconds between two looks of a page that is open
 STATIC = Path(__file__).with_name("static")
 STAGES = {
     view.PREPARE: (
