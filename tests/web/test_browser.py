@@ -136,8 +136,9 @@ def test_a_large_mirror_is_shown_whole_and_opens_where_asked(
 
 
 def test_what_changes_appears_by_itself_and_leaves_open_what_is_open(
-    chromium: Browser, tmp_path: Path
+    chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(page, "REFRESH", 0.3)
     mirror = make_mirror(tmp_path, series=5)
     with served(tmp_path) as url:
         chromium.driver.get(url)

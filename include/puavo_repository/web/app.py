@@ -30,7 +30,8 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-_TYPES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_STATIC = {path.name for path in page.STATIC.iterdir()}
 
 
 class Place(NamedTuple):
@@ -170,9 +171,10 @@ def create_app(backend: Backend) -> FastAPI:
 
     @app.get("/static/{name}", include_in_schema=False)
     def static(name: str) -> Response:
-        if name not in _TYPES:
+        if name not in _STATIC:
             raise HTTPException(404)
-        return Response((page.STATIC / name).read_bytes(), media_type=_TYPES[name])
+        path = page.STATIC / name
+        return Response(path.read_bytes(), media_type=_TYPES[path.suffix])
 
     @app.get("/api/v1/summary", tags=["monitoring"])
     def summary(found: Repository = Depends(now)) -> Summary:

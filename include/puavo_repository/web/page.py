@@ -106,6 +106,7 @@ _ENVIRONMENT.globals |= {
     "PUBLISH": view.PUBLISH,
     "AUDIT": view.AUDIT,
     "ROLLBACK": view.ROLLBACK,
+    "refresh": lambda: REFRESH,
     "width": figures.WIDTH,
     "left": figures.LEFT,
     "right": figures.WIDTH - figures.RIGHT,
