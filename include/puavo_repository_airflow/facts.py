@@ -32,7 +32,8 @@ DOCUMENTS = {
     ("report", "audit"): "audit",
     ("report", "rolled_back"): "rolled_back",
 }
-ERROR = "error"  # key of the XCom that a task leaves which failed, whatever its name
+FAILURE = "failure"  # key of the XCom in which a task that failed says why
+KEYS = {FAILURE, *(key for _, key in DOCUMENTS)}
 FOLDERS = ("image_dir", "mirror_dir", "puavo_os")
 
 
@@ -131,10 +132,16 @@ def _run(run: DagRun, session: Session, here: Settings | None) -> Run:
         started=run.start_date,
         ended=run.end_date,
         counts=_counts(run, here) and not (refused and any(_given(run).values())),
-        error=str(left.pop(ERROR, "")) if run.state == "failed" else "",
+        error=_error(left.get(FAILURE, [])) if run.state == "failed" else "",
         did=_did(left),
         stages=stages,
     )
+
+
+def _error(texts: Sequence[str]) -> str:
+    """Return what a run failed of first."""
+    more = f" (and {count(len(texts) - 1, 'more failure')})" if len(texts) > 1 else ""
+    return f"{texts[0]}{more}" if texts else ""
 
 
 def _stages(run: DagRun, session: Session) -> list[Stage]:
@@ -169,18 +176,27 @@ def _stage(name: str, tasks: list[Any]) -> Stage:
 
 
 def document(dag_id: str, run_id: str, session: Session) -> dict[str, Any] | None:
-    """Return what a run left for people to read, by its kind; None where there is nothing."""
+    """Return what a run left for people to read, by its kind; None where there is nothing.
+
+    ``failure`` has what its tasks failed of, in the order in which they failed.
+    """
     return _left(dag_id, run_id, session) or None
 
 
 def _left(dag_id: str, run_id: str, session: Session) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    rows: Any = session.scalars(XComModel.get_many(run_id=run_id, dag_ids=dag_id))
-    for row in rows:
-        kind = ERROR if row.key == ERROR else DOCUMENTS.get((row.task_id, row.key))
-        if kind is not None:
-            # As a task wrote it: its tuples, for one, are objects there.
-            found.setdefault(kind, deserialize(XComModel.deserialize_value(row), full=False))
+    query = XComModel.get_many(run_id=run_id, dag_ids=dag_id)
+    rows: Any = session.scalars(query.where(XComModel.key.in_(KEYS)))
+    for row in sorted(rows, key=lambda row: row.timestamp):
+        kind = DOCUMENTS.get((row.task_id, row.key))
+        if kind is None and row.key != FAILURE:
+            continue
+        # As a task wrote it: its tuples, for one, are objects there.
+        value = deserialize(XComModel.deserialize_value(row), full=False)
+        if kind is None:
+            found.setdefault(FAILURE, []).append(str(value))
+        else:
+            found[kind] = value
     return found
 
 

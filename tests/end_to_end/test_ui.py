@@ -97,7 +97,7 @@ def test_a_bad_image_is_named_with_its_reason_in_both_themes(
         By.PARTIAL_LINK_TEXT, "Plan and report"
     ).click()
     chromium.enter_frame()
-    chromium.wait("What cannot be done")
+    chromium.wait("Problems")
     assert "3 images read" in chromium.text()
     chromium.leave_frame()
 

@@ -211,7 +211,7 @@ def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet(tmp_path: Pat
         "file:///mirror", plan=["upload x"], uploaded={"y": 5}, held={"meta/s.json": ["x"]}
     )
     shown = Elements(page.render_run("dag", "run", {"published": [published.to_dict()]})).text
-    for text in ("file:///mirror", "upload x", "1 files sent", "meta/s.json waits for x"):
+    for text in ("file:///mirror", "upload x", "1 file sent", "meta/s.json waits for x"):
         assert text in shown
     shown = Elements(page.render_run("dag", "run", {"published": []})).text
     assert "PUAVO_REPOSITORY_REMOTE" in shown
@@ -234,7 +234,7 @@ def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet(tmp_path: Pat
     stray = Finding(Severity.WARNING, "local", "<i>.bin", "is described by nothing")
     report = audited(make_mirror(tmp_path), stray, repaired=(stray,)).to_dict()
     shown = Elements(page.render_run("dag", "run", {"audit": report})).text
-    for text in ("1 findings", "<i>.bin", "the canary flew", "number 7", "1 were repaired"):
+    for text in ("1 finding", "<i>.bin", "the canary flew", "number 7", "1 repaired"):
         assert text in shown
     nothing = Elements(page.render_run("dag", "<run>", None)).text
     assert "Nothing to show" in nothing

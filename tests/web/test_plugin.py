@@ -98,6 +98,7 @@ PATHS = [
     "/runs/?dag_id=another&run_id=none",
     f"/runs/?dag_id={ROLLBACK}&run_id=back",
     f"/runs/?dag_id={PREPARE}&run_id=other",
+    f"/runs/?dag_id={PREPARE}&run_id=bad-form",
     "/docs",
     "/openapi.json",
 ]
@@ -117,7 +118,7 @@ BACK = {
     "rejected": [],
 }
 SAID = "/elsewhere: there is no such folder"
-REFUSED = {"tasks": {"discover": "failed"}, "left": [("discover", "error", SAID)]}
+REFUSED = {"tasks": {"discover": "failed"}, "left": [("discover", "failure", SAID)]}
 # In the order in which they began, an hour apart until an hour ago.
 RUNS: list[dict[str, Any]] = [
     {"dag": PREPARE, "id": "night", "state": "success", "kind": "scheduled"},
@@ -141,7 +142,14 @@ RUNS: list[dict[str, Any]] = [
         "conf": {"image_dir": "/elsewhere", "dry_run": False},
         **REFUSED,
     },
-    {"dag": PREPARE, "id": "bad-form", "state": "failed", "conf": {"engine": "steam"}, **REFUSED},
+    {
+        "dag": PREPARE,
+        "id": "bad-form",
+        "state": "failed",
+        "conf": {"engine": "steam"},
+        "tasks": {"discover": "failed"},
+        "left": [("discover", "failure", SAID), ("plan", "failure", "<i>steam</i>: none")],
+    },
     {"dag": PREPARE, "id": "waiting", "state": "queued", "conf": {"dry_run": False}},
 ]
 
@@ -211,7 +219,10 @@ def test_runs_for_their_own_sake_do_not_count(asked: dict[str, Any]) -> None:
         "published",
     ], "the last one that tells something is there, however many came after it"
     assert found.summary.last_success == runs["same"].ended is not None
-    assert runs["other"].error == runs["bad-form"].error == SAID
+    assert runs["other"].error == SAID
+    assert runs["bad-form"].error == f"{SAID} (and 1 more failure)"
+    tab = asked["answers"][f"admin /runs/?dag_id={PREPARE}&run_id=bad-form"][1]
+    assert f"<strong>2 failures</strong><p>{SAID}</p><p>&lt;i&gt;steam" in tab
     (problem,) = found.summary.problems
     assert problem.message.startswith("A run waits to start since ")
     assert runs["waiting"].queued is not None

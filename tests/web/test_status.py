@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -135,6 +136,16 @@ def test_a_mirror_out_of_reach_says_since_when(tmp_path: Path, files: dict[str, 
     assert problem.remedy == "Start it"
     left(tmp_path, files=None)
     assert shown(look(tmp_path)) == (State.UNREACHABLE, text, False), "with no reason at hand too"
+
+
+def test_last_published_is_when_clients_got_it_not_when_it_was_prepared(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    at = look(tmp_path).summary.changed
+    assert at is not None
+    os.utime(tmp_path / "CKSUMS", (at.timestamp() + 500, at.timestamp() + 500))
+    left(tmp_path, OTHER, files=files)
+    assert look(tmp_path).summary.changed == at
 
 
 def test_a_mirror_that_no_run_has_looked_at_is_unknown(tmp_path: Path) -> None:

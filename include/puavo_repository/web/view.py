@@ -76,7 +76,7 @@ def repository(
             update_bytes=fetched,
             update_whole=whole,
             saving=1 - fetched / whole if whole else 0.0,
-            changed=moment(disk.changed),
+            changed=_changed(mirrors) if mirrors else moment(disk.changed),
             last_success=prepare.succeeded if prepare else None,
             next_run=prepare.due if prepare and not prepare.paused else None,
             remotes=[_remote(one) for one in mirrors],
@@ -202,6 +202,12 @@ def _local(disk: Disk) -> Local:
         for file in metadata.described_files({name: {"images": images}})
     }
     return Local(described, disk.sizes, moment(disk.changed))
+
+
+def _changed(mirrors: Iterable[Standing]) -> datetime | None:
+    """Return when clients of any mirror that counts last got to see something new."""
+    every = (one.record.changed for one in mirrors if one.counts)
+    return moment(max((at for at in every if at), default=None))
 
 
 def _remote(one: Standing) -> Remote:
