@@ -1,0 +1,209 @@
+"""What clients have stays theirs: whatever is unmounted, broken, unreadable or taken away."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from puavo_repository.errors import MassDeleteError, StorageRefusedError
+from repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
+
+V5 = "2022-03-01-120000"
+SERIES = f"{AMXA}-amd64"
+OLDER = (V1, V2, V3, V4)
+
+
+@pytest.fixture
+def seeded(repository: Repository) -> Repository:
+    for version in OLDER:
+        repository.add(name(version))
+    assert repository.prepare().ok
+    return repository
+
+
+def offered(repository: Repository) -> list[str]:
+    return [image["filename"] for image in repository.meta()]
+
+
+# 4: mass removal
+
+
+@pytest.mark.parametrize("unmounted", ["images", "images and mirror"])
+def test_an_image_directory_that_has_become_empty_is_an_error(
+    seeded: Repository, unmounted: str
+) -> None:
+    seeded.images.rename(seeded.root / "elsewhere")
+    seeded.images.mkdir()
+    if "mirror" in unmounted:
+        shutil.rmtree(seeded.mirror)
+    before = snapshot(seeded.root)
+    with pytest.raises(MassDeleteError, match=r"holds no image any more.*allow_mass_delete"):
+        seeded.prepare()
+    assert snapshot(seeded.root) == before
+    assert seeded.prepare(allow_mass_delete=True).ok
+    assert public(seeded.mirror) == {"CKSUMS": b""}
+
+
+def test_more_images_gone_than_was_agreed_on_change_nothing(seeded: Repository) -> None:
+    for version in (V1, V2):
+        (seeded.images / name(version)).unlink()
+    seeded.add(name(V1, FREE))
+    before = snapshot(seeded.root)
+    with pytest.raises(MassDeleteError, match=r"2 images would go.*at most 30% at once"):
+        seeded.prepare()
+    assert snapshot(seeded.root) == before
+    assert seeded.prepare(max_delete=0.5).ok
+    assert offered(seeded) == [name(V3), name(V4)]
+
+
+def test_a_configuration_that_names_less_is_refused_as_well(seeded: Repository) -> None:
+    seeded.write_config("buster", {SERIES: [name(V4)]})
+    before = public(seeded.mirror)
+    with pytest.raises(MassDeleteError, match="allow_mass_delete"):
+        seeded.prepare(no_config=True)
+    assert public(seeded.mirror) == before
+
+
+def test_a_newer_image_takes_the_place_of_an_older_one(repository: Repository) -> None:
+    repository.add(name(V1))
+    repository.prepare()
+    (repository.images / name(V1)).unlink()
+    repository.add(name(V2))
+    assert repository.prepare().ok
+    assert offered(repository) == [name(V2)]
+
+
+@pytest.mark.parametrize("other", [name(V1, FREE), name(V1)])
+def test_an_image_of_another_series_or_an_older_one_does_not(
+    repository: Repository, other: str
+) -> None:
+    repository.add(name(V2))
+    repository.prepare()
+    (repository.images / name(V2)).unlink()
+    repository.add(other)
+    with pytest.raises(MassDeleteError):
+        repository.prepare()
+    assert offered(repository) == [name(V2)]
+
+
+def test_a_broken_newcomer_takes_nobody_s_place(repository: Repository) -> None:
+    repository.add(name(V1))
+    repository.prepare()
+    before = public(repository.mirror)
+    (repository.images / name(V1)).unlink()
+    (repository.images / name(V2)).write_bytes(b"hsqs broken")
+    with pytest.raises(MassDeleteError):
+        repository.prepare()
+    assert public(repository.mirror) == before
+
+
+# 5: only what can be used counts
+
+
+@pytest.mark.parametrize(("targets", "rdiffs"), [(3, 9), (1, 3)])
+def test_a_broken_newcomer_pushes_out_no_rdiff(
+    repository: Repository, targets: int, rdiffs: int
+) -> None:
+    for version in OLDER:
+        repository.add(name(version))
+    assert len(repository.prepare(targets=targets).rdiffs) == rdiffs
+    before = public(repository.mirror)
+    whole = repository.add(name(V5)).read_bytes()
+    (repository.images / name(V5)).write_bytes(whole[:5000])
+    for _ in range(2):
+        found = repository.prepare(targets=targets)
+        assert [failure.name for failure in found.failures] == [name(V5)]
+        assert public(repository.mirror) == before
+    (repository.images / name(V5)).write_bytes(whole)
+    assert repository.prepare(targets=targets).ok
+    assert {diff["version"] for diff in repository.meta()[4]["diffs"]} == {
+        version.replace("-", "") for version in OLDER
+    }
+    assert repository.check() == (12 if targets == 3 else 4)
+
+
+# 9 and 26: what cannot be looked at is not gone
+
+
+@pytest.mark.parametrize("how", ["dangling", "unreachable"])
+def test_an_image_behind_a_broken_link_stays_with_the_clients(
+    seeded: Repository, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = public(seeded.mirror)
+    path = seeded.images / name(V2)
+    if how == "dangling":
+        path.unlink()
+        path.symlink_to("/mnt/not-mounted/image")
+    else:
+        _deny(monkeypatch, path)
+    (failure,) = seeded.prepare().failures
+    assert failure.name == name(V2)
+    assert public(seeded.mirror) == before
+    assert seeded.read_config("buster")[SERIES] == [name(version) for version in OLDER]
+
+
+@pytest.mark.parametrize("folder", ["images", "mirror/meta", "puavo-os/config/images"])
+def test_a_folder_that_cannot_be_listed_is_an_error(
+    seeded: Repository, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(seeded.root)
+    with monkeypatch.context() as patched:
+        _deny(patched, seeded.root / folder)
+        with pytest.raises(StorageRefusedError, match=f"{folder}: Permission denied"):
+            seeded.prepare()
+    assert snapshot(seeded.root) == before
+
+
+@pytest.mark.parametrize("folder", ["mirror/meta", "puavo-os/config/images"])
+def test_a_folder_that_is_a_broken_link_is_not_an_empty_one(
+    seeded: Repository, folder: str
+) -> None:
+    path = seeded.root / folder
+    path.rename(seeded.root / "unmounted")
+    path.symlink_to("/mnt/not-mounted")
+    with pytest.raises(StorageRefusedError, match="not-mounted"):
+        seeded.prepare()
+
+
+def _deny(monkeypatch: pytest.MonkeyPatch, denied: Path) -> None:
+    """Have the system refuse a path; root may look everywhere, and tests may run as root."""
+    look, scan, stat = os.listdir, os.scandir, os.stat
+
+    def refused(path: object) -> bool:
+        return isinstance(path, str | Path) and Path(path) == denied
+
+    def denying(real):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+        def checked(path=".", *arguments, **more):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN002, ANN003, ANN202
+            if refused(path):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return real(path, *arguments, **more)
+
+        return checked
+
+    monkeypatch.setattr(os, "listdir", denying(look))
+    monkeypatch.setattr(os, "scandir", denying(scan))
+    if denied.suffix == ".img":
+        monkeypatch.setattr(os, "stat", denying(stat))
+
+
+# 34: somebody's folder
+
+
+@pytest.mark.parametrize("content", [b'{"name": "theirs"}', b"{}", b"not json", b"[1]"])
+def test_somebody_s_files_in_meta_are_neither_removed_nor_replaced(
+    repository: Repository, content: bytes
+) -> None:
+    repository.add(name(V1))
+    for file in ("package.json", f"{SERIES}.json"):
+        theirs = repository.mirror / "meta" / file
+        theirs.parent.mkdir(parents=True, exist_ok=True)
+        theirs.write_bytes(content)
+        with pytest.raises(StorageRefusedError, match=r"package|amxa.*no run wrote it"):
+            repository.prepare()
+        assert theirs.read_bytes() == content
+        theirs.unlink()
+    assert repository.prepare().ok
