@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 from airflow_server import PREPARE, beside, run_dag
-from repository import AMXA, ROOT, V1, V2, V3, V4, Repository, name, public
+from repository import AMXA, COMMAND, ROOT, V1, V2, V3, V4, Repository, name, public, snapshot
 
 INSPECT = """
 import json, sys
@@ -41,15 +44,47 @@ print("RESULT " + json.dumps({"errors": bag.import_errors, "dags": dags}))
 """
 
 
+# Runs the DAG, then does what is given on the command line, then clears one of its tasks.
+CLEARED = """
+import json, subprocess, sys
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.definitions.dag import _run_task
+from airflow.utils.session import create_session
+dag = DagBag(sys.argv[1]).dags["puavo_repository_prepare"]
+run = dag.test()
+subprocess.run(json.loads(sys.argv[3]), check=True)
+with create_session() as session:
+    task = session.merge(run.get_task_instance(sys.argv[2], session=session))
+    task.state, task.try_number = "scheduled", task.try_number + 1
+    session.commit()
+    _run_task(ti=task, task=dag.task_dict[sys.argv[2]])
+    task.refresh_from_db(session=session)
+    print("RESULT " + json.dumps({"run": str(run.state), "state": str(task.state)}))
+"""
+
+EVENTS = """
+import json
+from airflow.models.asset import AssetEvent
+from airflow.utils.session import create_session
+with create_session() as session:
+    events = [event.extra for event in session.query(AssetEvent)]
+    print("RESULT " + json.dumps({"events": events}))
+"""
+
+
+def places(repository: Repository) -> dict[str, str]:
+    """Return how an installation is set up for a repository."""
+    return {
+        "PUAVO_REPOSITORY_IMAGE_DIR": str(repository.images),
+        "PUAVO_REPOSITORY_MIRROR_DIR": str(repository.mirror),
+        "PUAVO_REPOSITORY_PUAVO_OS": str(repository.puavo_os),
+        "PUAVO_REPOSITORY_RETRIES": "0",
+    }
+
+
 def prepare(airflow: dict[str, str], repository: Repository, /, **params: Any) -> Any:
     """Run the prepare DAG over a repository, without waiting for retries."""
-    conf = {
-        "image_dir": str(repository.images),
-        "mirror_dir": str(repository.mirror),
-        "puavo_os": str(repository.puavo_os),
-        **params,
-    }
-    return run_dag(airflow, PREPARE, conf)
+    return run_dag(airflow, PREPARE, params, **places(repository))
 
 
 def test_the_dag_reads_as_designed(airflow: dict[str, str]) -> None:
@@ -58,7 +93,8 @@ def test_the_dag_reads_as_designed(airflow: dict[str, str]) -> None:
     dag = found["dags"]["puavo_repository_prepare"]
     order = ["discover", "configure", "dry_run", "plan", "fingerprint", "pairs", "diff"]
     order += ["describe", "report"]
-    assert dag["tasks"] == sorted(order)
+    assert dag["tasks"] == sorted([*order, "hand_over"])
+    assert ["describe", "hand_over"] in dag["edges"]
     assert all([first, then] in dag["edges"] for first, then in itertools.pairwise(order))
     assert dag["mapped"] == ["diff", "fingerprint"]
     assert dag["max_active_runs"] == 1
@@ -104,6 +140,41 @@ def test_a_dry_run_ends_after_its_plan_and_changes_nothing(
     assert done == {"discover", "configure", "dry_run"}
     assert not repository.mirror.exists()
     assert not repository.config.exists()
+
+
+def test_a_task_that_is_cleared_later_does_what_is_right_then(
+    airflow: dict[str, str], repository: Repository
+) -> None:
+    for version in (V1, V2):
+        repository.add(name(version))
+    aside = repository.root / name(V3)
+    repository.add(name(V3)).rename(aside)
+    move = [sys.executable, "-c", "import os, sys; os.rename(*sys.argv[1:])"]
+    then = [*move, str(aside), str(repository.images / name(V3))]
+    night = [*COMMAND, *repository.arguments()]
+    script = f"{shlex.join(then)} && {shlex.join(night)}"
+    done = json.dumps(["sh", "-c", script])
+    found = beside(airflow, CLEARED, str(ROOT / "dags"), "describe", done, **places(repository))
+    assert (found["run"], found["state"]) == ("success", "success")
+    assert [image["filename"] for image in repository.meta()] == [name(V1), name(V2), name(V3)]
+    assert repository.check() == 6
+
+
+def test_a_run_over_other_folders_touches_nothing_of_the_usual_ones(
+    airflow: dict[str, str], repository: Repository, tmp_path: Path
+) -> None:
+    other = Repository(tmp_path / "other")
+    other.add(name(V2))
+    repository.add(name(V1))
+    assert prepare(airflow, repository)["state"] == "success"
+    before, events = snapshot(repository.root), beside(airflow, EVENTS)["events"]
+    assert events[-1]["mirror_dir"] == str(repository.mirror)
+    found = prepare(airflow, repository, image_dir=str(other.images))
+    assert found["state"] == "success"
+    assert snapshot(repository.root) == before
+    assert public(other.images / "mirror").keys() >= {name(V2)}
+    assert ["hand_over", "", "skipped"] in found["tasks"]
+    assert beside(airflow, EVENTS)["events"] == events
 
 
 def test_one_bad_image_fails_the_run_and_not_the_mirror(
