@@ -1,7 +1,8 @@
 """Prepare the image repository: discover, configure, plan, fingerprint, diff, describe, report.
 
-Nightly, and by hand with a form. Every task calls one stage of ``puavo_repository.stages`` and
-returns a plain dict. One bad image or rdiff fails its own task; the rest goes on and is
+Nightly, and by hand with a form. Every task calls one stage of ``puavo_repository.stages``, which
+looks for itself at what is there: any may be cleared at any time, and does what is right then.
+Tasks hand on names alone. One bad image or rdiff fails its own task; the rest goes on and is
 described, and the run ends failed and says what failed.
 """
 
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from airflow.exceptions import AirflowSkipException
 from airflow.sdk import (
     Param,
     dag,
@@ -21,13 +23,12 @@ from airflow.sdk import (
     task,
 )
 
+import puavo_repository.prepare
 from puavo_repository import printed, settings, stages, tools
+from puavo_repository.errors import SettingsError
 from puavo_repository.progress import LoggedProgress
 from puavo_repository.settings import Policy, Settings
-from puavo_repository.stages.configure import Catalogue
-from puavo_repository.stages.describe import Described
-from puavo_repository.stages.discover import Inventory
-from puavo_repository.stages.plan import DiffState, Pair
+from puavo_repository.stages.plan import DiffState, Pair, look
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository_airflow import notify
 from puavo_repository_airflow.tasks import (
@@ -35,6 +36,7 @@ from puavo_repository_airflow.tasks import (
     PREPARED,
     WHERE,
     Facts,
+    each,
     field,
     label,
     retries,
@@ -84,6 +86,12 @@ PARAMS = {
         "Leave the configuration alone",
         "Offer just what the files in `config/images` say, and write none of them. "
         "Without this, new images are added to their series",
+        WHERE,
+    ),
+    "allow_mass_delete": field(
+        "boolean",
+        "Allow mass removal",
+        "Let this run take more images from the clients than the limit (`max_delete`) allows",
         WHERE,
     ),
     "targets": field(
@@ -153,15 +161,20 @@ def batches(names: list[Any]) -> list[list[Any]]:
     return [names[start : start + size] for start in range(0, len(names), size)] or [[]]
 
 
-def facts(night: Facts) -> tuple[Inventory, Catalogue]:
-    """Decode what discovery and configuration found."""
-    return Inventory.from_dict(night["inventory"]), Catalogue.from_dict(night["catalogue"])
-
-
-def since_start() -> float:
-    """Return the age of this run in seconds."""
+def begun() -> float:
+    """Return when this run began, in seconds since 1970."""
     started = get_current_context()["dag_run"].start_date
-    return (datetime.now(UTC) - started).total_seconds() if started else 0.0
+    return (started or datetime.now(UTC)).timestamp()
+
+
+def elsewhere(found: Settings) -> bool:
+    """Tell whether this run's params name other folders than this installation is set up for."""
+    try:
+        usual = settings.load({})
+    except SettingsError:
+        return True
+    places = [(s.image_dir, s.mirror_dir, s.puavo_os) for s in (found, usual)]
+    return places[0] != places[1]
 
 
 @dag(
@@ -181,32 +194,32 @@ def puavo_repository_prepare() -> None:
     """Bring the local mirror up to date with the image directory."""
 
     @task
-    def discover() -> Facts:
-        return stages.discover.discover(chosen()).to_dict()
+    def discover() -> None:
+        found = chosen()
+        if not is_dry_run():
+            stages.clean.guard(found, look(found))
 
     @task
-    def configure(inventory: Facts) -> Facts:
-        found = Inventory.from_dict(inventory)
+    def configure() -> Facts:
         if is_dry_run():
-            done = stages.configure.configure(chosen(), found, dry_run=True)
-        else:
-            with locked() as at:
-                done = stages.configure.configure(at, found)
-        return {"inventory": inventory, "catalogue": done.to_dict()}
+            return {}
+        with locked() as found:
+            removed = stages.clean.clean(found)
+            notes = stages.configure.configure(found, stages.discover.discover(found)).notes
+        return {"removed": list(removed), "notes": list(notes)}
 
     @task.short_circuit
-    def dry_run(night: Facts) -> bool:
+    def dry_run() -> bool:
         if is_dry_run():
-            made = stages.plan.plan(chosen(), *facts(night))
+            made = puavo_repository.prepare.dry_run(chosen())
             printed.render_plan(made)
             get_current_context()["ti"].xcom_push("plan", made.to_dict())
         return not is_dry_run()
 
     @task
-    def plan(night: Facts) -> list[list[str]]:
+    def plan() -> list[list[str]]:
         with locked() as found:
-            stages.describe.withdraw(found)
-        made = stages.plan.plan(found, *facts(night))
+            made = look(found).plan
         if made.has_work:
             tools.check()
         return batches(list(made.fingerprints))
@@ -215,12 +228,15 @@ def puavo_repository_prepare() -> None:
     def fingerprint(images: list[str]) -> None:
         label(*images)
         with locked(shared=True) as found:
-            for name in images:
-                stages.fingerprint.fingerprint(found, name, LoggedProgress(name))
+            each(
+                images,
+                lambda name: stages.fingerprint.fingerprint(found, name, LoggedProgress(name)),
+            )
 
     @task(trigger_rule="all_done_min_one_success")
-    def pairs(night: Facts) -> list[list[list[str]]]:
-        missing = stages.plan.plan(chosen(), *facts(night)).pairs(DiffState.MISSING)
+    def pairs() -> list[list[list[str]]]:
+        with locked() as found:
+            missing = look(found).plan.pairs(DiffState.MISSING)
         return batches([[pair.source, pair.target] for pair in missing])
 
     @task(map_index_template="{{ label }}")
@@ -228,41 +244,48 @@ def puavo_repository_prepare() -> None:
         wanted = [Pair(*names) for names in rdiffs]
         label(*(pair.rdiff for pair in wanted))
         with locked(shared=True) as found:
-            for pair in wanted:
-                stages.diff.diff(found, pair, LoggedProgress(pair.rdiff))
+            each(wanted, lambda pair: stages.diff.diff(found, pair, LoggedProgress(pair.rdiff)))
 
-    @task(trigger_rule="all_done_min_one_success", outlets=[PREPARED])
-    def describe(night: Facts) -> Facts:
+    @task(trigger_rule="all_done_min_one_success")
+    def describe(images: list[list[str]], rdiffs: list[list[list[str]]]) -> Facts:
+        undertaken = {name for batch in images for name in batch}
+        undertaken |= {Pair(*names).rdiff for batch in rdiffs for names in batch}
         with locked() as found:
-            done = stages.describe.describe(found, *facts(night))
-        places: Facts = {"image_dir": str(found.image_dir), "mirror_dir": str(found.mirror_dir)}
-        get_current_context()["outlet_events"][PREPARED].extra = places
-        return done.to_dict()
+            done = stages.describe.describe(found, undertaken)
+        return {"removed": list(done.removed), "placed": dict(done.placed)}
 
     @task
-    def report(
-        night: Facts, images: list[list[str]], rdiffs: list[list[list[str]]], described: Facts
-    ) -> None:
+    def report(configured: Facts, described: Facts) -> None:
         found = stages.report.report(
             chosen(),
-            *facts(night),
-            Described.from_dict(described),
-            images=[name for batch in images for name in batch],
-            pairs=[Pair(*names) for batch in rdiffs for names in batch],
-            seconds=since_start(),
+            begun(),
+            removed=(*configured["removed"], *described["removed"]),
+            placed=described["placed"],
+            notes=configured["notes"],
         )
         printed.render(found)
         get_current_context()["ti"].xcom_push("report", found.to_dict())
         found.checked()
 
-    night = configure(discover())
-    images = plan(night)
-    dry_run(night) >> images
-    rdiffs = pairs(night)
-    described = describe(night)
+    @task(outlets=[PREPARED])
+    def hand_over() -> None:
+        found = chosen()
+        if elsewhere(found):
+            raise AirflowSkipException(
+                "This run prepared other folders than this installation is set up for: "
+                "nothing is published of them by itself"
+            )
+        places: Facts = {"image_dir": str(found.image_dir), "mirror_dir": str(found.mirror_dir)}
+        get_current_context()["outlet_events"][PREPARED].extra = places
+
+    configured = configure()
+    images = plan()
+    rdiffs = pairs()
+    described = describe(images, rdiffs)
+    discover() >> configured >> dry_run() >> images
     fingerprint.expand(images=images) >> rdiffs
-    diff.expand(rdiffs=rdiffs) >> described
-    report(night, images, rdiffs, described)
+    diff.expand(rdiffs=rdiffs) >> described >> hand_over()
+    report(configured, described)
 
 
 prepare = puavo_repository_prepare()

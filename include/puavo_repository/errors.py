@@ -121,7 +121,7 @@ class PublishError(PermanentError):
 
 
 class MassDeleteError(PublishError):
-    """A cleaning would remove more of a remote mirror than was agreed on."""
+    """A run would remove more of a mirror, here or on a remote, than was agreed on."""
 
 
 _REMEDIES = {

@@ -11,23 +11,31 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from threading import Event
 from typing import TypeVar
 
 from puavo_repository import tools
 from puavo_repository.delta.engine import Progress
-from puavo_repository.errors import RepositoryError, SettingsError, as_storage_error
+from puavo_repository.errors import (
+    MassDeleteError,
+    RepositoryError,
+    SettingsError,
+    as_storage_error,
+)
 from puavo_repository.formats.names import image_name
 from puavo_repository.progress import Watcher
 from puavo_repository.settings import Settings
+from puavo_repository.stages.clean import clean, guard
 from puavo_repository.stages.configure import configure
-from puavo_repository.stages.describe import describe, withdraw
+from puavo_repository.stages.describe import describe
 from puavo_repository.stages.diff import diff
 from puavo_repository.stages.discover import discover
 from puavo_repository.stages.fingerprint import fingerprint
-from puavo_repository.stages.plan import DiffState, Pair, Plan, plan
+from puavo_repository.stages.plan import DiffState, Pair, Plan, look
 from puavo_repository.stages.report import Report, report
 from puavo_repository.storage.mirror import Mirror
+from puavo_repository.storage.state import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +47,13 @@ _SPARE = 1  # more at a time than the cores need: takes what the others leave wh
 
 def dry_run(settings: Settings) -> Plan:
     """Say what a run would do; nothing is written."""
-    inventory = discover(settings)
-    return plan(settings, inventory, configure(settings, inventory, dry_run=True))
+    found = look(settings)
+    try:
+        guard(settings, found)
+    except MassDeleteError as error:
+        refused = Failure.of(str(error.subject), "clean", error)
+        return replace(found.plan, failures=(*found.plan.failures, refused))
+    return found.plan
 
 
 def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
@@ -55,42 +68,37 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
         RepositoryError: The run could not be made at all. What fails for single images and
             rdiffs is in the report.
     """
-    started = time.monotonic()
-    inventory = discover(settings)
+    begun = time.time()
+    guard(settings, look(settings))  # before even a folder is made
     mirror = Mirror(settings.mirror_dir)
     with as_storage_error(settings.mirror_dir), mirror.writing(holder):
-        catalogue = configure(settings, inventory)
-        withdraw(settings)
-        first = plan(settings, inventory, catalogue)
-        if first.has_work:
+        removed = clean(settings)
+        notes = configure(settings, discover(settings)).notes
+        found = look(settings)
+        if found.plan.has_work:
             tools.check()
-        sizes = {name: found.size for name, found in inventory.images.items()}
+        sizes = {name: image.size for name, image in found.inventory.images.items()}
+        images = found.plan.fingerprints
         _each(
             "fingerprint",
-            {name: sizes[name] for name in first.fingerprints},
+            {name: sizes[name] for name in images},
             lambda name, progress: fingerprint(settings, name, progress),
             settings.cores // _FINGERPRINT_THREADS + _SPARE,
             watcher,
         )
-        pairs = plan(settings, inventory, catalogue).pairs(DiffState.MISSING)
+        pairs = (look(settings) if images else found).plan.pairs(DiffState.MISSING)
         # The more time between two images, the longer it takes: those first, none alone at the end.
         pairs.sort(key=_time_apart, reverse=True)
         _each(
             "diff",
-            {pair: 2 * sizes[pair.target] for pair in pairs},
+            {pair: 2 * sizes.get(pair.target, 0) for pair in pairs},
             lambda pair, progress: diff(settings, pair, progress),
             settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1,
             watcher,
         )
-        described = describe(settings, inventory, catalogue)
+        done = describe(settings, {*images, *(pair.rdiff for pair in pairs)})
         return report(
-            settings,
-            inventory,
-            catalogue,
-            described,
-            images=first.fingerprints,
-            pairs=pairs,
-            seconds=time.monotonic() - started,
+            settings, begun, removed=(*removed, *done.removed), placed=done.placed, notes=notes
         )
 
 

@@ -44,7 +44,7 @@ def render(found: Report) -> None:
         )
     if found.series:
         console.print(table)
-    if found.rdiffs_made or found.images_read:
+    if found.rdiffs_made or found.rdiffs_adopted or found.images_read:
         _render_rdiffs(found, console)
     for note in found.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
@@ -79,7 +79,8 @@ def _summary(found: Report) -> str:
         f"{found.mirror}: {images} images in {len(found.series)} series",
         f"{len(found.rdiffs)} rdiffs ({mb(total)})",
         f"{found.images_read} images read ({mb(found.bytes_read)})",
-        f"{found.rdiffs_made} rdiffs made",
+        f"{found.rdiffs_made} rdiffs made"
+        + (f" and {found.rdiffs_adopted} adopted" if found.rdiffs_adopted else ""),
         f"{found.seconds:.1f} s",
     ]
     if found.failures:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow.sdk import (
     DAG,
@@ -17,6 +18,17 @@ from airflow.sdk import (
     RetryRule,
     get_current_context,
 )
+
+from puavo_repository.errors import (
+    PermanentError,
+    RepositoryError,
+    SettingsError,
+    TransientError,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Facts = dict[str, Any]
 PREPARED = Asset("puavo-repository-prepared")
@@ -52,6 +64,32 @@ def field(kind: str, title: str, description: str, section: str, **more: Any) ->
     return Param(
         None, type=["null", kind], title=title, description_md=description, section=section, **more
     )
+
+
+def each(items: Sequence[T], step: Callable[[T], object]) -> None:
+    """Do a step for every item of a task; what fails stops none of the others.
+
+    Raises:
+        Exception: What the only one that failed raised.
+        PermanentError: Several failed, and no retry can help any of them.
+        TransientError: Several failed, and a retry may help some.
+    """
+    errors: list[Exception] = []
+    for item in items:
+        try:
+            step(item)
+        except SettingsError:
+            raise  # the same for every item
+        except Exception as error:
+            logger.error("%s", error, exc_info=not isinstance(error, RepositoryError))
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        permanent = all(isinstance(error, PermanentError) for error in errors)
+        raise (PermanentError if permanent else TransientError)(
+            "this task", f"{len(errors)} of {len(items)} failed", found="; ".join(map(str, errors))
+        )
 
 
 def label(*names: str) -> None:

@@ -159,7 +159,7 @@ def test_an_rdiff_whose_extra_source_is_gone_is_a_warning(audited: Audited) -> N
     repository.add(extra)
     config = {SERIES: {"images": [OLD, NEW], "extra_rdiffs": {NEW: [extra]}}}
     repository.write_config("buster", config)
-    assert repository.prepare(repository=audited.url, no_config=True).ok
+    assert repository.prepare(repository=audited.url, no_config=True, max_delete=1).ok
     settings = audited.settings(audit_share=1)
     assert said(local(settings, None, 0)) == []
     (repository.images / extra).unlink()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.errors import ConfigError, SettingsError
+from puavo_repository.errors import ConfigError, SettingsError, storage_error
 from puavo_repository.stages.configure import Catalogue, configure
 from puavo_repository.stages.discover import discover
+from puavo_repository.storage import files
 from repository import AMXA, FREE, V1, V2, V3, Repository, name, snapshot
 
 SERIES = f"{AMXA}-amd64"
@@ -102,9 +103,15 @@ def test_a_series_belongs_into_one_file(repository: Repository) -> None:
         run(repository)
 
 
-def test_a_folder_that_cannot_be_written_names_the_way_out(repository: Repository) -> None:
+def test_a_folder_that_cannot_be_written_names_the_way_out(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (repository.images / name(V1)).touch()
-    repository.puavo_os.write_text("a file, not a folder")
+
+    def refuse(path: Path, _: bytes) -> bool:
+        raise storage_error(path, PermissionError(13, "Permission denied"))
+
+    monkeypatch.setattr(files, "write", refuse)
     with pytest.raises(SettingsError, match="--no-config"):
         run(repository)
 

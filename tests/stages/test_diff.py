@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from puavo_repository.delta.proof import prove
 from puavo_repository.errors import ImageChangingError, ProofError, StorageRefusedError
 from puavo_repository.settings import Settings
-from puavo_repository.stages.diff import ADOPTED, diff
+from puavo_repository.stages.diff import diff
 from puavo_repository.stages.fingerprint import fingerprint
 from puavo_repository.stages.plan import Pair
 from puavo_repository.storage.mirror import Mirror
+from puavo_repository.storage.state import ADOPTED
 from repository import V1, V2, Repository, name
 
 PAIR = Pair(name(V1), name(V2))
@@ -98,12 +100,24 @@ def test_what_is_larger_than_the_policy_wants_is_remembered_not_kept(
     assert diff(settings, PAIR).identity is not None
 
 
-def test_an_image_that_changed_since_is_left_for_later(
+def test_an_image_that_was_replaced_since_is_fingerprinted_again(
     repository: Repository, settings: Settings
 ) -> None:
-    repository.add(PAIR.target, size=70_000)
+    target = repository.add(PAIR.target, size=70_000)
+    record = diff(settings, PAIR)
+    assert record.target == hashlib.sha512(target.read_bytes()).hexdigest()
+    prove(settings.image_dir / PAIR.source, target, rdiff_path(settings))
+
+
+def test_an_image_that_changes_meanwhile_is_left_for_later(
+    repository: Repository, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "puavo_repository.delta.proof.prove", lambda *_: repository.add(PAIR.target, size=70_000)
+    )
     with pytest.raises(ImageChangingError, match="after it was fingerprinted"):
         diff(settings, PAIR)
+    assert os.listdir(rdiff_path(settings).parent) == []
 
 
 def test_a_wrong_rdiff_never_gets_its_name(

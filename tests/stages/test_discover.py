@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.errors import StorageError
-from puavo_repository.stages.discover import Inventory, discover
+from puavo_repository.stages.discover import discover
 from repository import AMXA, FREE, V1, V2, Repository, name
 
 
@@ -53,13 +53,6 @@ def test_a_link_to_nowhere_is_reported(repository: Repository) -> None:
     (repository.images / name(V1)).symlink_to("nowhere")
     (failure,) = discover(repository.settings()).failures
     assert failure.name == name(V1)
-
-
-def test_an_inventory_passes_between_tasks(repository: Repository) -> None:
-    repository.add(name(V1))
-    (repository.images / name(V2)).symlink_to("nowhere")
-    found = discover(repository.settings())
-    assert Inventory.from_dict(found.to_dict()) == found
 
 
 def test_an_image_that_cannot_be_looked_at_does_not_count_as_gone(

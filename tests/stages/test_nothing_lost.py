@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,8 +177,8 @@ def _deny(monkeypatch: pytest.MonkeyPatch, denied: Path) -> None:
     def refused(path: object) -> bool:
         return isinstance(path, str | Path) and Path(path) == denied
 
-    def denying(real):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-        def checked(path=".", *arguments, **more):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN002, ANN003, ANN202
+    def denying(real: Any) -> Any:
+        def checked(path: Any = ".", *arguments: Any, **more: Any) -> Any:
             if refused(path):
                 raise PermissionError(errno.EACCES, "Permission denied", str(path))
             return real(path, *arguments, **more)

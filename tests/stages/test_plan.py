@@ -23,7 +23,7 @@ POLICY = Policy()
 
 
 def inventory(*names: str) -> Inventory:
-    return Inventory({name: Identity(1000, 1, 1) for name in names})
+    return Inventory({name: Identity(1000, 1) for name in names})
 
 
 def catalogue(*names: str, extra: dict[str, tuple[str, ...]] | None = None) -> Catalogue:
@@ -32,7 +32,7 @@ def catalogue(*names: str, extra: dict[str, tuple[str, ...]] | None = None) -> C
 
 def known(*names: str) -> dict[str, ImageRecord]:
     return {
-        name: ImageRecord(name, Identity(1000, 1, 1), Digests(1000, "1", "2", f"sha of {name}"), {})
+        name: ImageRecord(name, Identity(1000, 1), Digests(1000, "1", "2", f"sha of {name}"), {})
         for name in names
     }
 
@@ -43,7 +43,7 @@ def rdiff(pair: Pair, size: int = 10, *, kept: bool = True) -> RdiffRecord:
         f"sha of {pair.source}",
         f"sha of {pair.target}",
         Digests(size, "1", "2", "3"),
-        Identity(size, 1, 1) if kept else None,
+        Identity(size, 1) if kept else None,
         "test",
     )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -132,7 +133,7 @@ def test_a_part_that_cannot_be_removed_does_not_hide_the_error(
 
 def test_a_disk_that_fails_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "lstat", _refuse)
-    monkeypatch.setattr(Path, "glob", _refuse)
+    monkeypatch.setattr(os, "scandir", _refuse)
     with pytest.raises(StorageError):
         Identity.at(Path("a"))
     with pytest.raises(StorageError):
@@ -178,5 +179,6 @@ def test_content_is_durable_before_its_name_and_the_name_before_the_end(
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "rename", renamed)
     files.write(tmp_path / "f", b"x")
-    part = files.part_path(tmp_path / "f").name
+    part = steps[0].removeprefix("sync ").removesuffix(": x")
+    assert re.fullmatch(r"\.f\.[0-9a-f]{8}\.part", part)
     assert steps == [f"sync {part}: x", "rename f", f"sync {tmp_path.name}: "]

@@ -14,7 +14,13 @@ from typing import Any
 
 from puavo_repository.errors import ConfigError
 from puavo_repository.formats import jsonfile
-from puavo_repository.formats.names import ImageName, distribution_of, is_plain_name
+from puavo_repository.formats.names import (
+    LONGEST_IMAGE,
+    LONGEST_SERIES,
+    ImageName,
+    distribution_of,
+    is_plain_name,
+)
 
 _TYPE_NAMES: dict[type[Any], str] = {
     dict: "an object {…}",
@@ -41,20 +47,6 @@ class SeriesConfig:
     extra_rdiffs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     others: Mapping[str, Any] = field(default_factory=dict)
     as_object: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a task's result."""
-        return {
-            "name": self.name,
-            "images": list(self.images),
-            "extra_rdiffs": {target: list(found) for target, found in self.extra_rdiffs.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SeriesConfig:
-        """Read what ``to_dict`` returned."""
-        extra = {target: tuple(found) for target, found in values["extra_rdiffs"].items()}
-        return cls(values["name"], tuple(values["images"]), extra)
 
 
 def parse(data: bytes, path: Path) -> tuple[SeriesConfig, ...]:
@@ -112,11 +104,11 @@ def generate(
 
 
 def _parse_series(path: Path, name: str, value: Any) -> SeriesConfig:
-    if not is_plain_name(name):
+    if not is_plain_name(name) or len(name) > LONGEST_SERIES:
         raise ConfigError(
             path,
             f"the series name {name!r} cannot be a file name",
-            expected="letters, digits and . _ + ~ - only",
+            expected=f"letters, digits and . _ + ~ - only, at most {LONGEST_SERIES} of them",
         )
     if isinstance(value, list):
         return SeriesConfig(name, _image_names(path, f"series {name}", value))
@@ -168,6 +160,14 @@ def _checked_name(path: Path, where: str, name: Any) -> str:
             f"{where} names {name!r}, which is not the file name of an image",
             expected="<prefix>-<YYYY-MM-DD-HHMMSS>-<arch>.img, without any folder",
             remedy="Correct the name; images are looked for in IMAGE_DIR only",
+        )
+    if len(name) > LONGEST_IMAGE:
+        raise ConfigError(
+            path,
+            f"{where} names {name!r}: that is too long, its rdiffs could not be published",
+            expected=f"at most {LONGEST_IMAGE} bytes",
+            found=f"{len(name)}",
+            remedy="Give the image a shorter name",
         )
     return str(name)
 

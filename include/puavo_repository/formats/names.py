@@ -17,6 +17,12 @@ _IMAGE = re.compile(
     rf"(?P<prefix>[A-Za-z0-9][A-Za-z0-9._+~-]*?)-(?P<version>{_VERSION})-(?P<arch>{_WORD})\.img"
 )
 _SERIES = re.compile(rf"{_WORD}-os-{_WORD}-(?P<distribution>{_WORD})-(?:{_ARCHITECTURE})")
+# A remote makes a file under ``.<name>.<16 hex digits>.<8 hex digits>.part``: 32 bytes more, of
+# the 255 that a file system allows. An rdiff's name has 21 more than its source's, and the
+# metadata file of a series 5 more than the series'.
+LONGEST = 220  # bytes, of any file in a mirror
+LONGEST_IMAGE = LONGEST - 21
+LONGEST_SERIES = LONGEST - 5
 _RDIFF = re.compile(rf"{_PLAIN.pattern}-{_VERSION}--{_VERSION}-{_WORD}\.rdiff")
 
 
@@ -95,4 +101,4 @@ def is_rdiff_name(name: str) -> bool:
 
 def is_plain_name(name: str) -> bool:
     """Tell whether this is one harmless file name: no folder, not hidden, printable ASCII."""
-    return _PLAIN.fullmatch(name) is not None and len(name) <= 200
+    return _PLAIN.fullmatch(name) is not None and len(name) <= LONGEST

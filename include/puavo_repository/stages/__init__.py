@@ -1,10 +1,11 @@
 """The night's work, one module a stage, in the order in which they run.
 
-discover, configure, plan, fingerprint, diff, describe, report. Each takes settings and small
-frozen dataclasses, and may be repeated.
+discover, configure, plan, fingerprint, diff, describe, report; clean is a part of the second and
+of the last but one. Each looks for itself at what is there, and may be repeated.
 """
 
 from puavo_repository.stages import (
+    clean,
     configure,
     describe,
     diff,
@@ -14,4 +15,4 @@ from puavo_repository.stages import (
     report,
 )
 
-__all__ = ["configure", "describe", "diff", "discover", "fingerprint", "plan", "report"]
+__all__ = ["clean", "configure", "describe", "diff", "discover", "fingerprint", "plan", "report"]

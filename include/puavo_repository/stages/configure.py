@@ -6,10 +6,10 @@ nothing changed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from puavo_repository.errors import (
     ConfigError,
@@ -33,20 +33,12 @@ class Catalogue:
         series: Every series of every distribution, with the images that its file names,
             whether they exist or not.
         notes: What the operator should know about the configuration files.
+        named: Whether the files, as they lie there, name any image.
     """
 
     series: tuple[SeriesConfig, ...]
     notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a task's result."""
-        return {"series": [one.to_dict() for one in self.series], "notes": list(self.notes)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Catalogue:
-        """Read what ``to_dict`` returned."""
-        series = tuple(SeriesConfig.from_dict(one) for one in values["series"])
-        return cls(series, tuple(values["notes"]))
+    named: bool = False
 
 
 def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False) -> Catalogue:
@@ -82,7 +74,9 @@ def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False
         notes.append(
             f"{settings.config_dir} has no configuration: every image that was found is offered"
         )
-    return Catalogue(tuple(one for series in wanted.values() for one in series), tuple(notes))
+    named = any(one.images for series in present.values() for one in series)
+    series = tuple(one for series in wanted.values() for one in series)
+    return Catalogue(series, tuple(notes), named)
 
 
 def _read_all(folder: Path) -> dict[str, tuple[SeriesConfig, ...]]:
@@ -115,11 +109,13 @@ def _generated(
 def _set_aside(folder: Path, distribution: str) -> tuple[SeriesConfig, ...]:
     """Read what was set aside while a distribution had no image: its ``extra_rdiffs`` count."""
     backups = files.listed(folder, f"{distribution}.json.bak*")
-    backups.sort(key=lambda path: path.stat().st_mtime_ns)
     try:
-        return _read(backups[-1]) if backups else ()
+        last = max(backups, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return _read(last) if last else ()
     except ConfigError:
         return ()
+    except OSError as error:
+        raise storage_error(error.filename or folder, error) from error
 
 
 def _check_unique(folder: Path, wanted: Mapping[str, tuple[SeriesConfig, ...]]) -> None:
@@ -149,6 +145,7 @@ def _write_all(
     for distribution in present.keys() - wanted.keys():
         path = settings.config_dir / f"{distribution}.json"
         backup = _free_name(path.with_name(f"{path.name}.bak"))
+        path.touch()  # the last one that was set aside is the one that counts
         path.rename(backup)
         files.sync_folder(backup.parent)
         notes.append(f"{distribution} has no image any more: {path} is now {backup.name}")
@@ -157,9 +154,9 @@ def _write_all(
         "images_urlbase": settings.urlbase,
         "mirror_dir": str(settings.mirror_dir),
     }
-    before = (
-        settings.defaults_mk.read_text(encoding="utf-8") if settings.defaults_mk.exists() else ""
-    )
+    before = ""
+    if files.exists(settings.defaults_mk):
+        before = settings.defaults_mk.read_text(encoding="utf-8")
     files.write(settings.defaults_mk, defaults_mk.update(before, values).encode())
     return notes
 
@@ -167,7 +164,7 @@ def _write_all(
 def _free_name(path: Path) -> Path:
     """Return the path itself or, where that is taken, with a number: nothing is overwritten."""
     candidate, number = path, 1
-    while candidate.exists():
+    while os.path.lexists(candidate):
         number += 1
         candidate = path.with_name(f"{path.name}{number}")
     return candidate

@@ -17,23 +17,23 @@ from puavo_repository.errors import (
 )
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.settings import Settings
+from puavo_repository.stages.fingerprint import fingerprint
 from puavo_repository.stages.plan import Pair, is_too_large
 from puavo_repository.storage import files
 from puavo_repository.storage.digests import BLOCK_SIZE, Digester
 from puavo_repository.storage.files import Identity
 from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.state import Failure, ImageRecord, RdiffRecord
+from puavo_repository.storage.state import ADOPTED, Failure, ImageRecord, RdiffRecord
 
 logger = logging.getLogger(__name__)
 
-ADOPTED = "adopted"
-
 
 def diff(settings: Settings, pair: Pair, progress: Progress = no_progress) -> RdiffRecord:
-    """Have the mirror hold the rdiff of a pair; both images are fingerprinted.
+    """Have the mirror hold the rdiff of a pair.
 
-    One that is there and proven is left alone. One without a record, which the old system
-    made, is proven and adopted. A larger one than the policy wants is recorded and not kept.
+    An image that was replaced since it was fingerprinted is fingerprinted again. An rdiff that
+    is there and proven is left alone. One without a record, which the old system made, is proven
+    and adopted. A larger one than the policy wants is recorded and not kept.
 
     Args:
         settings: Where things are.
@@ -43,7 +43,8 @@ def diff(settings: Settings, pair: Pair, progress: Progress = no_progress) -> Rd
 
     Raises:
         DeltaError, ProofError: The rdiff could not be made or proven.
-        ImageChangingError: An image is not the one that was fingerprinted.
+        ImageError: An image cannot be used.
+        ImageChangingError: An image changed meanwhile.
         StorageError, StorageRefusedError: Reading or writing failed.
     """
     mirror = Mirror(settings.mirror_dir)
@@ -80,7 +81,7 @@ class _Job:
 
     @classmethod
     def of(cls, settings: Settings, mirror: Mirror, pair: Pair) -> _Job:
-        source, target = _image(mirror, pair.source), _image(mirror, pair.target)
+        source, target = (fingerprint(settings, name) for name in (pair.source, pair.target))
         job = cls(
             mirror.rdiff(pair.rdiff),
             _side(settings, mirror, source),
@@ -96,7 +97,7 @@ class _Job:
         return self.path.name
 
     def record(self, digests: Digests, engine: str, identity: Identity | None) -> RdiffRecord:
-        return RdiffRecord(self.name, *self.contents, digests, identity, engine)
+        return RdiffRecord(self.name, *self.contents, digests, identity, engine, time.time())
 
     def check_images(self) -> None:
         """Make sure that both images are still the files that were fingerprinted."""
@@ -111,15 +112,6 @@ class _Job:
                     "this image changed after it was fingerprinted",
                     remedy="Run again when it is at rest",
                 )
-
-
-def _image(mirror: Mirror, name: str) -> ImageRecord:
-    record = mirror.state.images.get(name)
-    if record is None:
-        raise ImageChangingError(
-            name, "this image is not fingerprinted", remedy="Run again from the beginning"
-        )
-    return record
 
 
 def _side(settings: Settings, mirror: Mirror, record: ImageRecord) -> Side:
@@ -175,7 +167,7 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
             return job.record(digests, engine.name, None)
         prove(job.source.path, job.target.path, part, progress)
         job.check_images()
-        if job.path.exists():
+        if os.path.lexists(job.path):
             mirror.withdraw({f"rdiffs/{job.name}"})
             mirror.state.rdiffs.remove(job.name)
         part.rename(job.path)

@@ -91,7 +91,7 @@ def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) ->
         seconds,
         digests.size / 1e6 / seconds,
     )
-    return ImageRecord(path.name, identity, digests, puavo_conf)
+    return ImageRecord(path.name, identity, digests, puavo_conf, read=time.time())
 
 
 def _keep_index(indexer: ImageIndexer, mirror: Mirror, name: str, identity: Identity) -> None:

@@ -1,15 +1,18 @@
 """plan: what there is to do, as data. Facts in, plan out; nothing is read here but records.
 
-It is made twice a night: before the images are fingerprinted, to know which are new, and after,
-when the content of every image is known and with it which rdiffs are really missing. The
-``describe`` stage makes it once more to know what is proven by then.
+Every step makes it anew, from what is there at that moment (``look``). Before the images are
+fingerprinted it says which are new; after that, which rdiffs are really missing; at the end,
+what is proven and can be described.
+
+The policy counts images that can be used. One that was not read yet, or cannot be, is hoped for:
+what it would push out stays until it is whole, and what it needs stays until it is gone.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,9 @@ from puavo_repository.errors import storage_error
 from puavo_repository.formats.image_config import SeriesConfig
 from puavo_repository.formats.names import image_name, rdiff_name
 from puavo_repository.settings import Policy, Settings
-from puavo_repository.stages.configure import Catalogue
-from puavo_repository.stages.discover import Inventory
+from puavo_repository.stages.configure import Catalogue, configure
+from puavo_repository.stages.discover import Inventory, discover
+from puavo_repository.storage import files
 from puavo_repository.storage.files import Identity
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.state import Failure, ImageRecord, RdiffRecord
@@ -32,6 +36,9 @@ class DiffState(Enum):
     TOO_LARGE = "too large"  # made once, and larger than the policy's share
     MISSING = "missing"  # to be made
     WAITING = "waiting"  # one of its images is not fingerprinted yet
+
+
+_TO_DO = (DiffState.MISSING, DiffState.WAITING)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,9 @@ class Facts:
     """What is known before planning.
 
     Attributes:
-        images: Records of the images that are still the files that were read.
+        images: Records of the images that clients can have: the file that was read is still
+            in the image directory, or the mirror still has it where the other was replaced or
+            cannot be reached.
         rdiffs: Records of rdiffs whose file, if it was kept, is still the one that was proven.
         owned: What lies in the mirror, as ``Mirror.owned`` says.
     """
@@ -85,6 +94,7 @@ class Plan:
         states: Every rdiff of it to what is known of it, in the order of the series.
         fingerprints: Images to read, sorted.
         stale: Files of the mirror that nothing names any more, sorted.
+        known: Images and rdiffs whose records are of use, whether they can be had now or not.
         failures: What the configuration asks for and cannot be had.
         space_needed: The most bytes that new rdiffs and copies can take.
         space_free: Bytes free in the mirror's file system.
@@ -94,6 +104,7 @@ class Plan:
     states: Mapping[Pair, DiffState]
     fingerprints: tuple[str, ...]
     stale: tuple[str, ...] = ()
+    known: frozenset[str] = frozenset()
     failures: tuple[Failure, ...] = ()
     space_needed: int = 0
     space_free: int = 0
@@ -105,7 +116,7 @@ class Plan:
     @property
     def has_work(self) -> bool:
         """Whether there is anything to read or make."""
-        return bool(self.fingerprints or self.pairs(DiffState.MISSING, DiffState.WAITING))
+        return bool(self.fingerprints or self.pairs(*_TO_DO))
 
     @property
     def images(self) -> list[str]:
@@ -130,28 +141,35 @@ class Plan:
         }
 
 
-def plan(settings: Settings, inventory: Inventory, catalogue: Catalogue) -> Plan:
-    """Gather the facts and make the plan.
+@dataclass(frozen=True)
+class Outlook:
+    """What is there at this moment, and what there is to do about it."""
+
+    inventory: Inventory
+    catalogue: Catalogue
+    facts: Facts
+    plan: Plan
+
+
+def look(settings: Settings) -> Outlook:
+    """Look at the image directory, the configuration and the mirror; nothing is written.
 
     Raises:
+        ConfigError: A configuration file cannot be used.
         StorageError, StorageRefusedError: Something cannot be read.
     """
     mirror = Mirror(settings.mirror_dir)
-    made = make_plan(inventory, catalogue, gather(mirror, inventory), settings.policy)
+    inventory = discover(settings)
+    catalogue = configure(settings, inventory, dry_run=True)
+    facts = gather(mirror, inventory)
+    made = make_plan(inventory, catalogue, facts, settings.policy)
     try:
-        copied = _copied_bytes(settings, mirror, inventory, made.images)
+        copied = _copied_bytes(settings, inventory, facts, made.images)
         space_free = shutil.disk_usage(_existing(settings.mirror_dir)).free
     except OSError as error:
         raise storage_error(error.filename or settings.mirror_dir, error) from error
-    return Plan(
-        made.series,
-        made.states,
-        made.fingerprints,
-        made.stale,
-        made.failures,
-        made.space_needed + copied,
-        space_free,
-    )
+    made = replace(made, space_needed=made.space_needed + copied, space_free=space_free)
+    return Outlook(inventory, catalogue, facts, made)
 
 
 def gather(mirror: Mirror, inventory: Inventory) -> Facts:
@@ -160,6 +178,7 @@ def gather(mirror: Mirror, inventory: Inventory) -> Facts:
         record.name: record
         for record in mirror.state.images
         if inventory.images.get(record.name) == record.identity
+        or (record.name in inventory.names and mirror.has(record))
     }
     rdiffs = {
         record.name: record
@@ -172,54 +191,95 @@ def gather(mirror: Mirror, inventory: Inventory) -> Facts:
 def make_plan(inventory: Inventory, catalogue: Catalogue, facts: Facts, policy: Policy) -> Plan:
     """Decide what to do; pure."""
     failures = list(inventory.failures)
-    series = tuple(_plan_series(one, inventory, policy, failures) for one in catalogue.series)
+    there = inventory.names
+    series = tuple(_plan_series(one, there, facts, policy, failures) for one in catalogue.series)
     pairs = dict.fromkeys(pair for one in series for found in one.diffs.values() for pair in found)
     _refuse_collisions(pairs, failures)
-    states = {pair: _state(pair, facts, policy) for pair in pairs}
     wanted = {name for one in series for name in one.diffs} | {pair.source for pair in pairs}
+    unread = {
+        name
+        for name in wanted & inventory.images.keys()
+        if name not in facts.images or facts.images[name].identity != inventory.images[name]
+    }
+    unreadable = inventory.unreachable & wanted
+    states = {pair: _state(pair, facts, policy, unread | unreadable) for pair in pairs}
+    listed = {name for one in catalogue.series for name in one.images}
+    stale = facts.owned - _named(listed, series, states)
+    # No rdiff can be made now with an image that cannot be reached: what is there of it stays.
+    for pair in [pair for pair, state in states.items() if state in _TO_DO]:
+        if pair.source in unreadable or pair.target in unreadable:
+            del states[pair]
+    offered = facts.images.keys() | inventory.images.keys()
     return Plan(
-        series=tuple(_only(one, states) for one in series),
+        series=tuple(_only(one, offered, states) for one in series),
         states=states,
-        fingerprints=tuple(sorted(wanted - facts.images.keys())),
-        stale=tuple(sorted(facts.owned - _named(catalogue, series, states))),
+        fingerprints=tuple(sorted(unread)),
+        stale=tuple(sorted(stale)),
+        known=frozenset({*wanted, *listed, *(pair.rdiff for pair in pairs)}),
         failures=tuple(dict.fromkeys(failures)),
         space_needed=sum(
             int(policy.max_share * inventory.images[pair.target].size)
             for pair, state in states.items()
-            if state in {DiffState.MISSING, DiffState.WAITING}
+            if state in _TO_DO
         ),
     )
 
 
 def _plan_series(
-    config: SeriesConfig, inventory: Inventory, policy: Policy, failures: list[Failure]
+    config: SeriesConfig,
+    there: Collection[str],
+    facts: Facts,
+    policy: Policy,
+    failures: list[Failure],
 ) -> PlannedSeries:
-    images = list(_usable(config, inventory, failures))
+    """Choose the rdiffs for the images that clients can have now, and for all hoped for."""
+    images = list(_usable(config, there, failures))
+    everything = range(len(images))
+    now = [index for index in everything if images[index] in facts.images]
+    sources: dict[int, set[int]] = {}
+    for some in (everything, now) if len(now) < len(images) else (everything,):
+        for place in range(max(0, len(some) - policy.targets), len(some)):
+            found = sources.setdefault(some[place], set())
+            found.update(some[one] for one in sources_of(policy, place, len(some)))
     diffs: dict[str, tuple[Pair, ...]] = {}
     for index, target in enumerate(images):
-        sources: list[str] = []
-        if index >= len(images) - policy.targets:
-            sources += [images[i] for i in policy.sources_of(index, len(images))]
+        chosen = dict.fromkeys(images[one] for one in sorted(sources.get(index, ())))
         for source in config.extra_rdiffs.get(target, ()):
-            if source == target or source in sources:
-                continue
-            if source in inventory.images:
-                sources.append(source)
+            if source in there:
+                chosen.setdefault(source)
             else:
                 failures.append(_absent(source, f"'extra_rdiffs' of series {config.name}"))
-        diffs[target] = tuple(Pair(source, target) for source in sources)
+        diffs[target] = tuple(Pair(source, target) for source in chosen if source != target)
     return PlannedSeries(config.name, diffs)
 
 
-def _usable(config: SeriesConfig, inventory: Inventory, failures: list[Failure]) -> Iterator[str]:
+def sources_of(policy: Policy, target: int, count: int) -> Iterable[int]:
+    """Return the places of the source images for the image at place ``target``.
+
+    Args:
+        policy: Which rdiffs are made.
+        target: Place of the target in its series, oldest first.
+        count: How many images the series has.
+    """
+    if policy.sources == "older":
+        return range(target)
+    if policy.sources.startswith("nearest:"):
+        number = int(policy.sources.partition(":")[2])
+        near = range(max(0, target - number), min(count, target + number + 1))
+        others = [one for one in near if one != target]
+        return sorted(others, key=lambda one: (abs(one - target), one))[:number]
+    return [one for one in range(count) if one != target]
+
+
+def _usable(config: SeriesConfig, there: Collection[str], failures: list[Failure]) -> Iterator[str]:
     """Yield the images of a series that exist, each version once."""
     versions: dict[str, str] = {}
-    for name in config.images:
-        if name not in inventory.images:
+    for name in dict.fromkeys(config.images):
+        if name not in there:
             failures.append(_absent(name, f"series {config.name}"))
             continue
         first = versions.setdefault(image_name(name).number, name)
-        if first is not name:
+        if first != name:
             failures.append(
                 Failure(
                     name,
@@ -260,27 +320,33 @@ def _refuse_collisions(pairs: dict[Pair, None], failures: list[Failure]) -> None
             )
 
 
-def _only(series: PlannedSeries, states: Mapping[Pair, DiffState]) -> PlannedSeries:
+def _only(
+    series: PlannedSeries, images: Collection[str], states: Mapping[Pair, DiffState]
+) -> PlannedSeries:
     kept = {
         image: tuple(pair for pair in pairs if pair in states)
         for image, pairs in series.diffs.items()
+        if image in images
     }
     return PlannedSeries(series.name, kept)
 
 
-def _state(pair: Pair, facts: Facts, policy: Policy) -> DiffState:
+def _state(pair: Pair, facts: Facts, policy: Policy, unread: Collection[str]) -> DiffState:
     source, target = facts.images.get(pair.source), facts.images.get(pair.target)
     if source is None or target is None:
         return DiffState.WAITING
+    missing = (
+        DiffState.WAITING if pair.source in unread or pair.target in unread else DiffState.MISSING
+    )
     record = facts.rdiffs.get(pair.rdiff)
     if record is None or (record.source, record.target) != (
         source.digests.sha512,
         target.digests.sha512,
     ):
-        return DiffState.MISSING
+        return missing
     if is_too_large(record.digests.size, target.digests.size, policy):
         return DiffState.TOO_LARGE
-    return DiffState.PRESENT if record.identity is not None else DiffState.MISSING
+    return DiffState.PRESENT if record.identity is not None else missing
 
 
 def is_too_large(rdiff: int, target: int, policy: Policy) -> bool:
@@ -289,7 +355,9 @@ def is_too_large(rdiff: int, target: int, policy: Policy) -> bool:
 
 
 def _named(
-    catalogue: Catalogue, series: tuple[PlannedSeries, ...], states: Mapping[Pair, DiffState]
+    listed: Collection[str],
+    series: tuple[PlannedSeries, ...],
+    states: Mapping[Pair, DiffState],
 ) -> set[str]:
     """Return the mirror's paths that the plan has a use for.
 
@@ -297,7 +365,7 @@ def _named(
     it is mended, its rdiffs may still be right.
     """
     return {
-        *(name for one in catalogue.series for name in one.images),
+        *listed,
         *(
             f"rdiffs/{pair.rdiff}"
             for pair, state in states.items()
@@ -307,17 +375,16 @@ def _named(
     }
 
 
-def _copied_bytes(
-    settings: Settings, mirror: Mirror, inventory: Inventory, images: list[str]
-) -> int:
+def _copied_bytes(settings: Settings, inventory: Inventory, facts: Facts, images: list[str]) -> int:
     """Return the bytes of the images that cannot be hard links, and are not there yet."""
     device = _existing(settings.mirror_dir).stat().st_dev
     if settings.image_dir.stat().st_dev == device:
         return 0
-    return sum(inventory.images[name].size for name in images if not (mirror.root / name).exists())
+    absent = inventory.images.keys() & set(images) - facts.owned
+    return sum(inventory.images[name].size for name in absent)
 
 
 def _existing(folder: Path) -> Path:
-    while not folder.exists():
+    while not files.exists(folder):
         folder = folder.parent
     return folder

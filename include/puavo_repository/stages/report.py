@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from puavo_repository.errors import PermanentError
 from puavo_repository.settings import Settings
-from puavo_repository.stages.configure import Catalogue
-from puavo_repository.stages.describe import Described
-from puavo_repository.stages.discover import Inventory
-from puavo_repository.stages.plan import Pair
+from puavo_repository.stages.configure import Catalogue, configure
+from puavo_repository.stages.discover import Inventory, discover
+from puavo_repository.storage import files
 from puavo_repository.storage.mirror import Mirror, Placed
-from puavo_repository.storage.state import Failure
+from puavo_repository.storage.state import ADOPTED, Failure
 
 _OLD_SIGNATURES = ".signatures"
-_WIDE = 160  # columns
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,9 @@ class Report:
         mirror: The mirror's folder.
         series: Every series on offer.
         rdiffs: Every rdiff on offer.
-        images_read: How many images were fingerprinted in this run.
-        rdiffs_made: How many rdiffs were made or adopted in this run.
+        images_read: How many images were read in this run.
+        rdiffs_made: How many rdiffs were made in this run and kept.
+        rdiffs_adopted: How many that another system made were proven and kept as they are.
         bytes_read: Bytes of images that were fingerprinted.
         removed: Files that were removed from the mirror.
         notes: What the operator should know.
@@ -110,6 +110,7 @@ class Report:
     rdiffs: tuple[RdiffLine, ...]
     images_read: int
     rdiffs_made: int
+    rdiffs_adopted: int
     bytes_read: int
     removed: tuple[str, ...]
     notes: tuple[str, ...]
@@ -144,6 +145,7 @@ class Report:
             "rdiffs": [line.to_dict() for line in self.rdiffs],
             "images_read": self.images_read,
             "rdiffs_made": self.rdiffs_made,
+            "rdiffs_adopted": self.rdiffs_adopted,
             "bytes_read": self.bytes_read,
             "removed": list(self.removed),
             "notes": list(self.notes),
@@ -155,45 +157,52 @@ class Report:
 
 def report(
     settings: Settings,
-    inventory: Inventory,
-    catalogue: Catalogue,
-    described: Described,
+    begun: float,
     *,
-    images: Sequence[str],
-    pairs: Sequence[Pair],
-    seconds: float,
+    removed: Sequence[str] = (),
+    placed: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
 ) -> Report:
-    """Sum up a run; what is on offer is read from the mirror's own metadata.
+    """Sum up a run, from what lies in the mirror after it.
 
     Args:
         settings: Of the run.
-        inventory: What was discovered.
-        catalogue: What was configured.
-        described: What was done to the mirror.
-        images: Images that the run had to fingerprint.
-        pairs: Rdiffs that the run had to make.
-        seconds: How long it took.
+        begun: When it began, in seconds since 1970. What was read or made since then counts.
+        removed: Files that it removed.
+        placed: How images came into the mirror (``Placed`` value) to how many did.
+        notes: What its steps want the operator to know.
     """
-    failed = {(failure.stage, failure.name) for failure in described.failures}
-    read = [name for name in images if ("fingerprint", name) not in failed]
+    mirror = Mirror(settings.mirror_dir)
+    inventory = discover(settings)
+    catalogue = configure(settings, inventory, dry_run=True)
     offered = {
         name: content["images"]
-        for document in Mirror(settings.mirror_dir).documents().values()
+        for document in mirror.documents().values()
         for name, content in document.items()
     }
+    read = [record.digests.size for record in mirror.state.images if record.read >= begun]
+    made = [record for record in mirror.state.rdiffs if record.made >= begun]
+    kept = [record.engine == ADOPTED for record in made if record.identity is not None]
+    notes = [*notes, *catalogue.notes, *_notes(settings, inventory, catalogue, placed or {})]
+    if len(made) > len(kept):
+        notes.append(
+            f"{len(made) - len(kept)} rdiffs were made and not kept: they are larger than "
+            f"{settings.policy.max_share:.0%} of their image"
+        )
     return Report(
         mirror=settings.mirror_dir,
-        series=tuple(_series_line(name, entries) for name, entries in offered.items()),
+        series=tuple(_series_line(name, entries) for name, entries in offered.items() if entries),
         rdiffs=tuple(
             line for name, entries in offered.items() for line in _rdiff_lines(name, entries)
         ),
         images_read=len(read),
-        rdiffs_made=sum(("diff", pair.rdiff) not in failed for pair in pairs),
-        bytes_read=sum(inventory.images[name].size for name in read),
-        removed=described.removed,
-        notes=(*catalogue.notes, *_notes(settings, inventory, catalogue, described)),
-        failures=described.failures,
-        seconds=seconds,
+        rdiffs_made=kept.count(False),
+        rdiffs_adopted=kept.count(True),
+        bytes_read=sum(read),
+        removed=tuple(removed),
+        notes=tuple(dict.fromkeys(notes)),
+        failures=tuple(mirror.state.failures),
+        seconds=time.time() - begun,
     )
 
 
@@ -227,10 +236,10 @@ def _rdiff_lines(series: str, images: list[dict[str, Any]]) -> list[RdiffLine]:
 
 
 def _notes(
-    settings: Settings, inventory: Inventory, catalogue: Catalogue, described: Described
+    settings: Settings, inventory: Inventory, catalogue: Catalogue, placed: Mapping[str, int]
 ) -> list[str]:
     notes = []
-    if not inventory.images:
+    if not inventory.names:
         notes.append(f"{settings.image_dir} holds no image: the mirror is empty")
     if inventory.others:
         notes.append(f"{inventory.others} other files in {settings.image_dir} were left alone")
@@ -240,15 +249,16 @@ def _notes(
         names = ", ".join(unlisted[:3]) + ("…" if len(unlisted) > 3 else "")
         notes.append(f"{len(unlisted)} images are in no configured series: {names}")
     for how in (Placed.REFLINKED, Placed.COPIED):
-        count = described.placed.get(how.value, 0)
+        count = placed.get(how.value, 0)
         if count:
             notes.append(
                 f"{count} images were {how.value}: hard links from {settings.image_dir} to "
                 f"{settings.mirror_dir} are not possible"
             )
     signatures = settings.mirror_dir / _OLD_SIGNATURES
-    if signatures.is_dir():
-        size = sum(path.stat().st_size for path in signatures.iterdir() if path.is_file())
+    old = [files.Identity.at(path) for path in files.listed(signatures, "*")]
+    if files.is_folder(signatures):
+        size = sum(found.size for found in old if found is not None)
         notes.append(f"{signatures} of the old system ({mb(size)}) is not needed any more")
     return notes
 

@@ -1,8 +1,13 @@
 """Files that are either whole and durable, or not there.
 
-Every output is made as ``.<name>.part`` in its own folder, fsynced, renamed, and the folder
-fsynced. What a killed process leaves behind are such part files only; ``sweep`` removes them
-when the mirror's lock says that nobody is writing them.
+Every output is made as ``.<name>.<try>.part`` in its own folder, fsynced, renamed, and the
+folder fsynced. Each try has a part file of its own: one that is thought dead may still write.
+What a killed process leaves behind are such part files only; ``sweep`` removes them when the
+mirror's lock says that nobody is writing them.
+
+A file or folder is missing only where the system says so. One that cannot be looked at (no
+permission, a link to a disk that is not mounted) is an error: taken for missing, it would be
+taken from the clients as well.
 
 Whatever the umask, nobody but the owner may write what is made here; who may read it is the
 umask's to say, for a web server often has to.
@@ -13,15 +18,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from puavo_repository.errors import LockedError, storage_error
+from puavo_repository.errors import LockedError, StorageRefusedError, storage_error
 
 PART = ".part"
 _FILE, _FOLDER = 0o644, 0o755  # most that a new one permits
@@ -31,20 +38,20 @@ _FILE, _FOLDER = 0o644, 0o755  # most that a new one permits
 class Identity:
     """What tells that a file is still the one that was looked at.
 
+    Neither inode nor device: two machines on one shared file system must agree.
+
     Attributes:
         size: In bytes.
         mtime: Time of last modification in ns.
-        inode: Its inode number.
     """
 
     size: int
     mtime: int
-    inode: int
 
     @classmethod
     def of(cls, found: os.stat_result) -> Identity:
         """Return the identity in what ``stat`` found."""
-        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
+        return cls(found.st_size, found.st_mtime_ns)
 
     @classmethod
     def at(cls, path: Path) -> Identity | None:
@@ -63,21 +70,21 @@ class Identity:
 
     def to_list(self) -> list[int]:
         """Return it as JSON carries it."""
-        return [self.size, self.mtime, self.inode]
+        return [self.size, self.mtime]
 
     @classmethod
     def from_list(cls, values: list[Any]) -> Identity:
-        """Read what ``to_list`` returned."""
-        size, mtime, inode = (int(value) for value in values)
-        return cls(size, mtime, inode)
+        """Read what ``to_list`` returned, now or when it had the inode as well."""
+        size, mtime = (int(value) for value in values[:2])
+        return cls(size, mtime)
 
     def __str__(self) -> str:
-        return f"{self.size}-{self.mtime}-{self.inode}"
+        return f"{self.size}-{self.mtime}"
 
 
 def part_path(path: Path) -> Path:
-    """Return where a file is made before it gets its name."""
-    return path.with_name(f".{path.name}{PART}")
+    """Return where a file is made before it gets its name, another one for each try."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
 
 
 def create(path: Path, buffering: int = -1) -> BinaryIO:
@@ -137,7 +144,7 @@ def write(path: Path, content: bytes) -> bool:
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, durably, where they are missing."""
     try:
-        if folder.is_dir():
+        if is_folder(folder):
             return
         if folder.parent != folder:
             make_folder(folder.parent)
@@ -172,12 +179,68 @@ def listed(folder: Path, pattern: str) -> list[Path]:
     """Return what in a folder has such a name, sorted; nothing where there is no folder.
 
     Raises:
-        StorageError, StorageRefusedError: The system refused.
+        StorageError, StorageRefusedError: The system refused, or a link leads nowhere.
+    """
+    return [folder / name for name in names_in(folder) if fnmatchcase(name, pattern)]
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return all names in a folder, sorted; none where there is no folder.
+
+    ``Path.glob`` and its like take a folder that they may not read for an empty one.
+
+    Raises:
+        StorageError, StorageRefusedError: The system refused, or a link leads nowhere.
     """
     try:
-        return sorted(folder.glob(pattern))
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries)
+    except FileNotFoundError:
+        _refuse_broken_link(folder)
+        return []
     except OSError as error:
         raise storage_error(folder, error) from error
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is anything under a name; a link is followed.
+
+    Raises:
+        StorageError, StorageRefusedError: The system refused, or a link leads nowhere.
+    """
+    return _mode(path) is not None
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether there is a folder, or a link to one.
+
+    Raises:
+        StorageError, StorageRefusedError: The system refused, or a link leads nowhere.
+    """
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        _refuse_broken_link(path)
+        return None
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _refuse_broken_link(path: Path) -> None:
+    """Refuse a path through a link that leads nowhere: its disk may not be mounted."""
+    for link in (path, *path.parents):
+        if link.is_symlink() and not os.path.exists(link):  # noqa: PTH110
+            raise StorageRefusedError(
+                path,
+                f"the link {link} leads nowhere" if link != path else "this link leads nowhere",
+                found=str(link.readlink()),
+                remedy="Mount the disk that it leads to, or correct it",
+            )
 
 
 def sweep(folder: Path) -> None:

@@ -14,11 +14,13 @@ import logging
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
 from puavo_repository.errors import (
     ImageChangingError,
+    StorageRefusedError,
     storage_error,
 )
 from puavo_repository.formats import cksums, metadata
@@ -158,15 +160,13 @@ class Mirror:
             StorageError, StorageRefusedError: The system refused.
         """
         goal = self.root / record.name
-        present = Identity.at(goal)
-        if present is not None and present in {record.identity, record.copy}:
+        if self.has(record):
             return Placed.PRESENT
-        if present is not None:
+        if Identity.at(goal) is not None:
             self.withdraw({record.name})
         part = files.part_path(goal)
         try:
             files.make_folder(self.root)
-            part.unlink(missing_ok=True)
             how = _link_or_copy(image, part, record)
             copy = None if how is Placed.LINKED else Identity.at(part)
             part.replace(goal)
@@ -176,10 +176,32 @@ class Mirror:
         finally:
             files.discard(part)
         if copy is not None:
-            self.state.images.put(
-                ImageRecord(record.name, record.identity, record.digests, record.puavo_conf, copy)
-            )
+            self.state.images.put(replace(record, copy=copy))
         return how
+
+    def has(self, record: ImageRecord) -> bool:
+        """Tell whether the mirror's own file is the image that ``record`` speaks of."""
+        present = Identity.at(self.root / record.name)
+        return present is not None and present in {record.identity, record.copy}
+
+    def refuse_foreign(self) -> None:
+        """Refuse a folder with files in the place of metadata that no mirror has.
+
+        They would be replaced or removed. A file that a run wrote is ours however damaged it
+        is now; one without a record is ours if it reads like a mirror's, such as an old one's.
+
+        Raises:
+            StorageRefusedError: There is such a file.
+        """
+        known = vouched.paths(self.state)
+        for path, content in self.contents().items():
+            if path not in known and not _is_a_mirror_s(path, content):
+                raise StorageRefusedError(
+                    self.root / path,
+                    "this is no file of a mirror, and no run wrote it",
+                    expected="metadata of images, or nothing",
+                    remedy="Choose another mirror directory, or move this file away",
+                )
 
     def owned(self) -> set[str]:
         """Return the paths of the images, rdiffs and metadata that a preparation put here.
@@ -188,13 +210,12 @@ class Mirror:
         named by mistake must not lose the images that somebody else keeps there.
         """
         known = set(self.state.images.names())
-        checksums = self.root / ".checksums"
+        known |= {path.stem for path in files.listed(self.root / ".checksums", "*.cksum")}
         return {
             *(
                 path.name
                 for path in files.listed(self.root, "[!.]*.img")
-                if ImageName.parse(path.name)
-                and (path.name in known or (checksums / f"{path.name}.cksum").exists())
+                if ImageName.parse(path.name) and path.name in known
             ),
             *(
                 f"rdiffs/{path.name}"
@@ -237,6 +258,15 @@ class Mirror:
                 files.remove(self.root / path)
         vouched.vouch(self.state, wanted)
         return present != wanted
+
+
+def _is_a_mirror_s(path: str, content: bytes) -> bool:
+    if not path.startswith("meta/"):
+        return cksums.is_one(content)
+    try:
+        return bool(metadata.parse(content))
+    except ValueError:
+        return False
 
 
 def _link_or_copy(image: Path, part: Path, record: ImageRecord) -> Placed:

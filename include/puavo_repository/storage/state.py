@@ -11,13 +11,14 @@
         anchors/<image>         the delta engine's index of an image
         scratch/                what is unpacked from an image for a moment
 
-A record speaks of a file with one identity (size, mtime, inode) or of content with one digest;
+A record speaks of a file with one identity (size, mtime) or of content with one digest;
 when that changes the record does not count any more. Records are replaced by rename, carry a
 checksum, and may be deleted at any time: what is missing or damaged is worked out again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -28,10 +29,12 @@ from typing import Any, Generic, Protocol, TypeVar
 from puavo_repository.errors import PermanentError, RepositoryError, printable, storage_error
 from puavo_repository.formats import sealed
 from puavo_repository.formats.metadata import Digests
+from puavo_repository.formats.names import LONGEST
 from puavo_repository.storage import files
 from puavo_repository.storage.files import Identity
 
 FOLDER = ".puavo-repository"
+ADOPTED = "adopted"  # in place of the engine of an rdiff that another system made
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class ImageRecord:
         digests: Its size and checksums.
         puavo_conf: The definitions inside it, merged.
         copy: The mirror's own file, where a hard link was not possible.
+        read: When it was read, in seconds since 1970; 0 where that was not recorded.
     """
 
     name: str
@@ -51,6 +55,7 @@ class ImageRecord:
     digests: Digests
     puavo_conf: dict[str, Any]
     copy: Identity | None = None
+    read: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -59,6 +64,7 @@ class ImageRecord:
             **self.digests.to_dict(),
             "puavo-conf": self.puavo_conf,
             "copy": self.copy.to_list() if self.copy else None,
+            "read": self.read,
         }
 
     @classmethod
@@ -71,6 +77,7 @@ class ImageRecord:
             Digests.from_dict(values),
             values["puavo-conf"],
             Identity.from_list(copy) if copy else None,
+            float(values.get("read", 0.0)),
         )
 
 
@@ -85,7 +92,8 @@ class RdiffRecord:
         digests: Size and checksums of the rdiff itself.
         identity: The proven file; None where it was larger than the policy's share of its
             target and was not kept.
-        engine: Name of the engine that made it; ``adopted`` for one of the old system's.
+        engine: Name of the engine that made it; ``ADOPTED`` for one of the old system's.
+        made: When it was made or adopted, in seconds since 1970; 0 where that was not recorded.
     """
 
     name: str
@@ -94,6 +102,7 @@ class RdiffRecord:
     digests: Digests
     identity: Identity | None
     engine: str
+    made: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -103,6 +112,7 @@ class RdiffRecord:
             **self.digests.to_dict(),
             "identity": self.identity.to_list() if self.identity else None,
             "engine": self.engine,
+            "made": self.made,
         }
 
     @classmethod
@@ -116,6 +126,7 @@ class RdiffRecord:
             Digests.from_dict(values),
             Identity.from_list(identity) if identity else None,
             values["engine"],
+            float(values.get("made", 0.0)),
         )
 
 
@@ -138,7 +149,7 @@ class Failure:
     @classmethod
     def of(cls, name: str, stage: str, error: RepositoryError) -> Failure:
         """Return what an error means for one file."""
-        return cls(printable(name), stage, str(error), isinstance(error, PermanentError))
+        return cls(_as_record(name), stage, str(error), isinstance(error, PermanentError))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -152,6 +163,15 @@ class Failure:
     def from_dict(cls, name: str, values: dict[str, Any]) -> Failure:
         """Read what ``to_dict`` returned."""
         return cls(name, values["stage"], values["message"], values["permanent"])
+
+
+def _as_record(name: str) -> str:
+    """Return a file's name as that of a record: printable, and never too long for one."""
+    text = printable(name).replace("/", "_")
+    if len(text.encode()) <= LONGEST:
+        return text
+    start = text.encode()[: LONGEST - 20].decode(errors="ignore")
+    return f"{start}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 class Record(Protocol):

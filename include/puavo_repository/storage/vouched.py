@@ -51,6 +51,12 @@ def vouch(state: State, *versions: Contents) -> None:
     _records(state).put(Vouched(_NAME, found))
 
 
+def paths(state: State) -> set[str]:
+    """Return the paths of the files that were written, or were about to be."""
+    known = _records(state).get(_NAME)
+    return set(known.digests) if known else set()
+
+
 def strangers(state: State, contents: Contents) -> list[str]:
     """Return the paths of files that are not, or not there, as they were written."""
     known = _records(state).get(_NAME)
