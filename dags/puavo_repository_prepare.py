@@ -25,7 +25,6 @@ from airflow.sdk import (
 
 import puavo_repository.prepare
 from puavo_repository import printed, settings, stages, tools
-from puavo_repository.errors import SettingsError
 from puavo_repository.progress import LoggedProgress
 from puavo_repository.settings import Policy, Settings
 from puavo_repository.stages.plan import DiffState, Pair, look
@@ -167,16 +166,6 @@ def begun() -> float:
     return (started or datetime.now(UTC)).timestamp()
 
 
-def elsewhere(found: Settings) -> bool:
-    """Tell whether this run's params name other folders than this installation is set up for."""
-    try:
-        usual = settings.load({})
-    except SettingsError:
-        return True
-    places = [(s.image_dir, s.mirror_dir, s.puavo_os) for s in (found, usual)]
-    return places[0] != places[1]
-
-
 @dag(
     # An empty one is none: only by hand.
     schedule=os.environ.get("PUAVO_REPOSITORY_SCHEDULE", "30 1 * * *") or None,
@@ -270,7 +259,7 @@ def puavo_repository_prepare() -> None:
     @task(outlets=[PREPARED])
     def hand_over() -> None:
         found = chosen()
-        if elsewhere(found):
+        if not found.configured:
             raise AirflowSkipException(
                 "This run prepared other folders than this installation is set up for: "
                 "nothing is published of them by itself"

@@ -43,13 +43,14 @@ class Policy:
             target: Index of the target in its series, oldest first.
             count: How many images the series has.
         """
-        others = [index for index in range(count) if index != target]
         if self.sources == "older":
-            return [index for index in others if index < target]
-        if self.sources.startswith("nearest:"):
-            near = sorted(others, key=lambda index: (abs(index - target), index))
-            return sorted(near[: int(self.sources.partition(":")[2])])
-        return others
+            return list(range(target))
+        if not self.sources.startswith("nearest:"):
+            return [index for index in range(count) if index != target]
+        number = int(self.sources.partition(":")[2])
+        near = range(max(0, target - number), min(count, target + number + 1))
+        others = sorted(near, key=lambda index: (abs(index - target), index))[1:]
+        return sorted(others[:number])
 
 
 @dataclass(frozen=True)

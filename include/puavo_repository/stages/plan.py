@@ -11,7 +11,7 @@ what it would push out stays until it is whole, and what it needs stays until it
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -240,7 +240,7 @@ def _plan_series(
     for some in (everything, now) if len(now) < len(images) else (everything,):
         for place in range(max(0, len(some) - policy.targets), len(some)):
             found = sources.setdefault(some[place], set())
-            found.update(some[one] for one in sources_of(policy, place, len(some)))
+            found.update(some[one] for one in policy.sources_of(place, len(some)))
     diffs: dict[str, tuple[Pair, ...]] = {}
     for index, target in enumerate(images):
         chosen = dict.fromkeys(images[one] for one in sorted(sources.get(index, ())))
@@ -251,24 +251,6 @@ def _plan_series(
                 failures.append(_absent(source, f"'extra_rdiffs' of series {config.name}"))
         diffs[target] = tuple(Pair(source, target) for source in chosen if source != target)
     return PlannedSeries(config.name, diffs)
-
-
-def sources_of(policy: Policy, target: int, count: int) -> Iterable[int]:
-    """Return the places of the source images for the image at place ``target``.
-
-    Args:
-        policy: Which rdiffs are made.
-        target: Place of the target in its series, oldest first.
-        count: How many images the series has.
-    """
-    if policy.sources == "older":
-        return range(target)
-    if policy.sources.startswith("nearest:"):
-        number = int(policy.sources.partition(":")[2])
-        near = range(max(0, target - number), min(count, target + number + 1))
-        others = [one for one in near if one != target]
-        return sorted(others, key=lambda one: (abs(one - target), one))[:number]
-    return [one for one in range(count) if one != target]
 
 
 def _usable(config: SeriesConfig, there: Collection[str], failures: list[Failure]) -> Iterator[str]:
