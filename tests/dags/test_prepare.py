@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from airflow_server import PREPARE, beside, run_dag
 from repository import AMXA, COMMAND, ROOT, V1, V2, V3, V4, Repository, name, public, snapshot
 
@@ -161,9 +163,9 @@ def test_a_task_that_is_cleared_later_does_what_is_right_then(
 
 
 def test_a_run_over_other_folders_touches_nothing_of_the_usual_ones(
-    airflow: dict[str, str], repository: Repository, tmp_path: Path
+    airflow: dict[str, str], repository: Repository, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    other = Repository(tmp_path / "other")
+    other = Repository(tmp_path_factory.mktemp("other"))
     other.add(name(V2))
     repository.add(name(V1))
     assert prepare(airflow, repository)["state"] == "success"
