@@ -59,6 +59,9 @@ class _Transport:
     def open_session(self, timeout: float) -> _Channel:
         return self._channel
 
+    def is_active(self) -> bool:
+        return not self._channel.closed
+
     def close(self) -> None:
         self._channel.close()
 
@@ -74,7 +77,7 @@ class _Channel:
         )
         self._came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._asked = bytearray()
-        self._closed = False
+        self.closed = False
         threading.Thread(target=self._pump, daemon=True).start()
 
     def invoke_subsystem(self, name: str) -> None:
@@ -98,11 +101,11 @@ class _Channel:
         return not self._came.empty()
 
     def recv(self, _size: int) -> bytes:
-        return b"" if self._closed and self._came.empty() else self._came.get()
+        return b"" if self.closed and self._came.empty() else self._came.get()
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self._server.kill()
             self._server.wait()
             for pipe in (self._server.stdin, self._server.stdout):
