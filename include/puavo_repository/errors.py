@@ -104,6 +104,10 @@ class ConnectionLostError(TransientError):
     """The connection to a server could not be made, broke, or went silent."""
 
 
+class StoppedError(PermanentError):
+    """The run is being ended from outside; what was done is kept."""
+
+
 class HostKeyError(PermanentError):
     """A server's host key is unknown or not the one that it should be."""
 

@@ -10,7 +10,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from puavo_repository.errors import RepositoryError, StorageRefusedError, storage_error
+from puavo_repository.errors import (
+    ConnectionLostError,
+    RepositoryError,
+    StorageRefusedError,
+    storage_error,
+)
 from puavo_repository.storage.remote import Access, Done, Kind, Range, RemoteStat, ignore
 from puavo_repository.storage.target import Target
 
@@ -30,6 +35,7 @@ class FolderTree:
     def __init__(self, target: Target) -> None:
         self.name = target.url
         self.sent = 0
+        self.is_alive = True
         self._target = target
         self.local_path = self._root = Path(os.path.realpath(target.path))
         self.root = str(self._root)
@@ -129,7 +135,8 @@ class FolderTree:
         return FolderTree(self._target)
 
     def close(self) -> None:
-        """Do nothing: there is no connection."""
+        """Do no more: what other threads write ends."""
+        self.is_alive = False
 
     def _guard(self, path: str) -> None:
         folder = path.rpartition("/")[0]
@@ -148,6 +155,8 @@ class FolderTree:
 
     @contextlib.contextmanager
     def _errors(self, path: str) -> Iterator[None]:
+        if not self.is_alive:
+            raise ConnectionLostError(self.name, "the folder was closed")
         try:
             yield
         except FileNotFoundError as error:
@@ -196,7 +205,9 @@ class FolderFile:
                 done(count)
 
     def flush(self) -> None:
-        """Do nothing: writes are done when they return."""
+        """Wait for nothing: writes are done when they return."""
+        with self._tree._errors(self._path):
+            pass
 
     def sync(self) -> None:
         """Put the file on the disk."""
@@ -209,9 +220,11 @@ class FolderFile:
             os.ftruncate(self._descriptor, size)
 
     def close(self) -> None:
-        """Close the file."""
-        with self._tree._errors(self._path):
+        """Close the file, also after its tree."""
+        try:
             os.close(self._descriptor)
+        except OSError as error:
+            raise storage_error(f"{self._tree.name}/{self._path}", error) from error
 
     def __enter__(self) -> FolderFile:
         return self
@@ -222,7 +235,7 @@ class FolderFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(RepositoryError):
+        with contextlib.suppress(RepositoryError) if error else contextlib.nullcontext():
             self.close()
 
 

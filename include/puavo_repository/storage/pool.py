@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from puavo_repository.errors import ConnectionLostError, StoppedError
 from puavo_repository.storage.remote import RemoteTree
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 class Pool:
@@ -23,6 +27,8 @@ class Pool:
         self._idle: list[RemoteTree] = []
         self._all: list[RemoteTree] = []
         self._lock = threading.Lock()
+        self._aborted_by: int | None = None  # the thread that did
+        _pools.add(self)
 
     @property
     def sent(self) -> int:
@@ -31,13 +37,28 @@ class Pool:
             return sum(tree.sent for tree in self._all)
 
     def take(self) -> RemoteTree:
-        """Return a connection; it is given back, or closed after an error."""
+        """Return a connection that is not known to be dead.
+
+        It is given back, or closed after an error; see ``tree``, which does so.
+
+        Raises:
+            StoppedError: The work was aborted.
+        """
+        self._check()
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                tree = self._idle.pop()
+                if tree.is_alive:
+                    return tree
+                tree.close()
         tree = self._connect()
         with self._lock:
             self._all.append(tree)
+        try:
+            self._check()  # an abort meanwhile did not know of it
+        except StoppedError:
+            tree.close()
+            raise
         return tree
 
     def give(self, tree: RemoteTree) -> None:
@@ -45,14 +66,32 @@ class Pool:
         with self._lock:
             self._idle.append(tree)
 
+    def drop_idle(self) -> None:
+        """Close what waits to be used: one connection was lost, and these may be as well.
+
+        A server that went away without a word shows only when it is asked. Without this a
+        retry would find one dead connection after another.
+        """
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for tree in idle:
+            tree.close()
+
     @contextmanager
     def tree(self) -> Iterator[RemoteTree]:
-        """Lend a connection for a block; one on which anything failed is not used again."""
+        """Lend a connection for a block; one on which anything failed is not used again.
+
+        Raises:
+            StoppedError: The work was aborted, whatever error that led to here.
+        """
         tree = self.take()
         try:
             yield tree
-        except BaseException:
+        except BaseException as error:
             tree.close()
+            if isinstance(error, ConnectionLostError):
+                self.drop_idle()
+                self._check()
             raise
         self.give(tree)
 
@@ -67,9 +106,34 @@ class Pool:
         finally:
             opened.close()
 
+    def abort(self) -> None:
+        """End the work of every other thread: its connections break, and it gets no new ones.
+
+        The thread that calls this may still open connections, to put things in order. This
+        takes no lock and does not wait, so a signal's handler may call it.
+        """
+        self._aborted_by = threading.get_ident()
+        # To close one waits for its threads, which may wait for what the handler interrupted.
+        threading.Thread(target=_close, args=(list(self._all),), daemon=True).start()
+
     def close(self) -> None:
         """Close every connection."""
         with self._lock:
             for tree in self._all:
                 tree.close()
             self._idle.clear()
+
+    def _check(self) -> None:
+        if self._aborted_by not in (None, threading.get_ident()):
+            raise StoppedError("the remote", "the run is being ended; what was sent is kept")
+
+
+def _close(trees: list[RemoteTree]) -> None:
+    for tree in trees:
+        tree.close()
+
+
+def abort_all() -> None:
+    """Abort the work of every pool of this process; see ``Pool.abort``."""
+    for pool in list(_pools):
+        pool.abort()

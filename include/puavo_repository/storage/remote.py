@@ -116,6 +116,10 @@ class RemoteTree(Protocol):
         """The same where that machine is this one for certain; None for a server."""
 
     @property
+    def is_alive(self) -> bool:
+        """Whether more can be asked of it: False once it is closed, or known to be lost."""
+
+    @property
     def can_copy(self) -> bool:
         """Whether the server copies ranges between its files."""
 
@@ -161,7 +165,11 @@ class RemoteTree(Protocol):
         """Return a new connection to the same tree; compressed if it is for requests alone."""
 
     def close(self) -> None:
-        """Close the connection; pending work is lost."""
+        """Close the connection, from any thread.
+
+        Pending work is lost: who waits for it, and who asks for more, gets a
+        ``ConnectionLostError``.
+        """
 
 
 def read_whole(tree: RemoteTree, path: str, limit: int = 64 << 20) -> bytes | None:

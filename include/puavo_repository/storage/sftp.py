@@ -59,6 +59,11 @@ class SftpTree:
             raise
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the connection is open, as far as it is known here."""
+        return self._session.is_alive
+
+    @property
     def sent(self) -> int:
         """Bytes of SFTP packets sent so far."""
         return self._session.sent

@@ -113,8 +113,15 @@ class SftpSession:
             self._send()
             self._take_what_came()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the connection is open, as far as it is known here."""
+        return self._transport.is_active()
+
     def drain(self) -> None:
         """Wait until nothing is under way."""
+        if not self.is_alive:
+            raise self._lost(EOFError())
         while self._pending:
             self._turn()
 
