@@ -1,0 +1,54 @@
+"""The command ends promptly when it is told to, and loses nothing by it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from repository import Repository, environment, public
+from servers import Sshd
+
+
+@pytest.mark.parametrize("kind", ["file", "sftp"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_small_uploads_at_once(
+    repository: Repository, sshd: Sshd, tmp_path: Path, kind: str, number: signal.Signals
+) -> None:
+    repository.seed()
+    assert repository.prepare().ok
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    known = tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{sshd.port} {sshd.host_key}\n")
+    url = f"file://{remote}" if kind == "file" else f"sftp://127.0.0.1:{sshd.port}{remote}"
+    more = {"SSH_KEY": str(sshd.client_key), "KNOWN_HOSTS": str(known)}
+    slowly = {f"PUAVO_REPOSITORY_{key}": value for key, value in more.items()}
+    command = [sys.executable, "-m", "puavo_repository.cli", *repository.arguments()]
+    command += ["--upload", url.replace(" ", "%20")]
+    slow = environment(**slowly, PUAVO_REPOSITORY_BANDWIDTH="50")
+    with subprocess.Popen(command, env=slow, stderr=subprocess.PIPE, text=True) as run:
+        end = time.monotonic() + 60
+        while not list(remote.glob("rdiffs/.*.part")):
+            assert run.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        run.send_signal(number)
+        begun = time.monotonic()
+        try:
+            _, said = run.communicate(timeout=20)
+        finally:
+            run.kill()
+        assert time.monotonic() - begun < 5
+    assert run.returncode == 130
+    assert "the next run goes on" in said
+    assert "Traceback" not in said
+    assert not list(remote.glob(".puavo-publish/publisher.lock")), "others need not wait"
+    if (kind, number) == ("sftp", signal.SIGTERM):
+        done = subprocess.run(command, env=environment(**slowly), check=False, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert public(remote) == public(repository.mirror)
