@@ -21,7 +21,7 @@ from puavo_repository.errors import (
 from puavo_repository.storage import ssh
 from puavo_repository.storage.remote import Access
 from puavo_repository.storage.sftp import SftpTree
-from puavo_repository.storage.target import Target, parse_target, target_of_connection
+from puavo_repository.storage.target import Target, parse_target
 from servers import Proxy, Sshd, free_port, make_key, running, tool
 
 
@@ -163,60 +163,3 @@ def test_a_connection_with_a_round_trip_reports_it(sshd: Sshd, tmp_path: Path) -
         tree = SftpTree(sshd.target(tmp_path, proxy.port))
         assert tree.round_trip >= 0.1
         tree.close()
-
-
-@pytest.mark.parametrize(
-    ("url", "path", "host", "port", "user"),
-    [
-        ("sftp://me@host/srv/mirror", "/srv/mirror", "host", 22, "me"),
-        ("sftp://host:2222/a%20b/%C3%A4/", "/a b/ä", "host", 2222, ""),
-        ("sftp://me@[::1]:22/a/../b", "/a/../b", "::1", 22, "me"),
-        ("file:///srv/my%20mirror", "/srv/my mirror", "", 22, ""),
-        ("file:///ä b", "/ä b", "", 22, ""),
-    ],
-)
-def test_urls_are_read(url: str, path: str, host: str, port: int, user: str) -> None:
-    target = parse_target(url)
-    assert (target.path, target.host, target.port, target.user) == (path, host, port, user)
-    assert parse_target(target.url) == target
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "host:/path",
-        "http://host/x",
-        "sftp:///x",
-        "sftp://host",
-        "file://host/x",
-        "sftp://host:99999/x",
-        "file:relative",
-        "sftp://u:p@host/x",
-    ],
-)
-def test_bad_urls_are_refused(url: str) -> None:
-    with pytest.raises(SettingsError):
-        parse_target(url)
-
-
-def test_a_connection_becomes_a_target() -> None:
-    target = target_of_connection(
-        "mirror",
-        host="h",
-        port=None,
-        login="me",
-        password="p",
-        extra={"path": "/srv/m/", "host_key": "ssh-ed25519 AAAA", "key_file": "k"},
-    )
-    assert target == Target(
-        path="/srv/m",
-        host="h",
-        port=22,
-        user="me",
-        password="p",
-        host_key="ssh-ed25519 AAAA",
-        key_file="k",
-    )
-    with pytest.raises(SettingsError, match=r"connection mirror.*path"):
-        target_of_connection("mirror", host="h", port=1, login="", password="", extra={})
