@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
+import unicodedata
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote, unquote_to_bytes
 
 from puavo_repository.errors import SettingsError
 
 SSH_PORT = 22
+_FORMS = "sftp://user@host[:port]/path or file:///path"
+_URL = re.compile(r"(sftp|file)://([^/?#]*)([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_SERVER = re.compile(r"(\[[^\[\]]*\]|[^\[\]:/?#]*)(?::([0-9]{0,5}))?")
+_HOST = re.compile(r"[^\W_][\w.-]*")
+_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HIDDEN = "…"
 KNOWN_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 
 
@@ -27,7 +37,7 @@ class Target:
         private_key: The key itself in OpenSSH's or PEM form. Never shown.
         key_file: Or the file it is in. With neither, the SSH agent and ``~/.ssh/id_*`` serve.
         host_key: The server's key as in ``known_hosts``: type and base64. Empty: look it up there.
-        known_hosts: Files to look in, the first that knows the host decides.
+        known_hosts: Files to look in; keys from all of them count.
     """
 
     path: str
@@ -43,19 +53,21 @@ class Target:
     @property
     def url(self) -> str:
         """The target as people read it; there is no secret in it."""
+        path = quote(self.path, errors="surrogateescape")
         if not self.host:
-            return f"file://{quote(self.path)}"
+            return f"file://{path}"
         user = f"{quote(self.user, safe='')}@" if self.user else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = f":{self.port}" if self.port != SSH_PORT else ""
-        return f"sftp://{user}{host}{port}{quote(self.path)}"
+        return f"sftp://{user}{host}{port}{path}"
 
 
 def parse_target(url: str, *, key_file: str = "", known_hosts: str = "") -> Target:
     """Read ``sftp://user@host[:port]/path`` or ``file:///path``.
 
-    The path is absolute and percent-encoded where it must be: a space is ``%20``; other
-    characters, non-ASCII ones too, may stand as they are.
+    The path is absolute and percent-encoded where it must be: ``%`` is ``%25``, ``?`` is
+    ``%3F``, ``#`` is ``%23``, and after a host ``@`` is ``%40``. Other characters may stand as
+    they are. A name that is not UTF-8 is written byte by byte, as ``%FF``.
 
     Args:
         url: The target.
@@ -63,30 +75,37 @@ def parse_target(url: str, *, key_file: str = "", known_hosts: str = "") -> Targ
         known_hosts: The only file to look the host key up in; empty for the usual ones.
 
     Raises:
-        SettingsError: It is no such URL, or has a password in it.
+        SettingsError: It is no such URL, or has a password in it. Its text shows nothing of
+            what stands before the last ``@``.
     """
-    parts = urlsplit(url)
-    forms = "sftp://user@host[:port]/path or file:///path"
-    if parts.scheme not in ("sftp", "file"):
-        raise SettingsError(without_password(url), "is no place to publish to", expected=forms)
-    if parts.password is not None:
+    subject = _shown(url)
+    _no_control(url, subject)
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise SettingsError(subject, "is no place to publish to", expected=_FORMS)
+    scheme, authority, path, more = match.groups()
+    user, _, server = authority.rpartition("@")
+    remote = scheme.lower() == "sftp"
+    if ":" in user:
         raise SettingsError(
-            without_password(url),
+            subject,
             "has a password in it, which other users and logs would see",
             remedy="Use a key (an SSH agent, ~/.ssh/id_ed25519) or an Airflow connection",
         )
-    path = str(PurePosixPath(unquote(parts.path, errors="surrogateescape")))
-    if not path.startswith("/") or (parts.scheme == "sftp") != bool(parts.hostname):
-        raise SettingsError(url, "is no place to publish to", expected=forms)
-    try:
-        port = parts.port or SSH_PORT
-    except ValueError as error:
-        raise SettingsError(url, "has an unusable port", expected="1 to 65535") from error
+    if more or (remote and "@" in path):
+        raise SettingsError(
+            subject,
+            f"has a {more[:1] or '@'} in it, which cannot stand there as it is",
+            remedy="Write %23 for #, %3F for ?, %40 for @",
+        )
+    if remote != bool(server) or (user and not remote):
+        raise SettingsError(subject, "is no place to publish to", expected=_FORMS)
+    host, port = _server(server, subject) if remote else ("", SSH_PORT)
     return Target(
-        path=path,
-        host=parts.hostname or "",
+        path=_path(_decoded(path, subject), subject),
+        host=host,
         port=port,
-        user=unquote(parts.username or ""),
+        user=_login(_decoded(user, subject), subject),
         key_file=key_file,
         known_hosts=(known_hosts,) if known_hosts else KNOWN_HOSTS,
     )
@@ -103,36 +122,138 @@ def target_of_connection(
 ) -> Target:
     """Build a target from the fields of an Airflow connection, whatever its type.
 
-    Read from ``extra``: ``path`` (the folder on the server, needed), ``host_key`` (type and
-    base64, or base64 alone), ``key_file``, ``private_key``, ``private_key_passphrase``.
+    Read from ``extra``: ``path`` (the folder on the server as it is called there, nothing is
+    percent-encoded; needed), ``host_key`` (type and base64, or base64 alone), ``key_file``,
+    ``private_key``, ``private_key_passphrase``.
 
     Raises:
-        SettingsError: Host or path is missing.
+        SettingsError: Host or path is missing or unusable.
     """
-    path = str(extra.get("path", ""))
+    subject = f"connection {name}"
+    given = {key: str(value) for key, value in extra.items() if value is not None}
+    path = given.get("path", "")
     if not host or not path.startswith("/"):
         raise SettingsError(
-            f"connection {name}",
+            subject,
             "does not say where to publish to",
             expected='a host, and the folder in its extra as "path": "/srv/mirror"',
         )
     return Target(
-        path=str(PurePosixPath(path)),
-        host=host,
-        port=port or SSH_PORT,
-        user=login or "",
-        password=password or str(extra.get("private_key_passphrase", "")),
-        private_key=str(extra.get("private_key", "")),
-        key_file=str(extra.get("key_file", "")),
-        host_key=str(extra.get("host_key", "")),
+        path=_path(path, subject),
+        host=_host(host, subject),
+        port=_port(port or SSH_PORT, subject),
+        user=_login(login or "", subject),
+        password=password or given.get("private_key_passphrase", ""),
+        private_key=given.get("private_key", ""),
+        key_file=given.get("key_file", ""),
+        host_key=given.get("host_key", ""),
     )
 
 
 def without_password(url: str) -> str:
-    """Return an URL that can be shown."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=user.partition(":")[0] + at + host).geturl()
+    """Return an URL, or an Airflow connection's id, that can be shown."""
+    try:
+        return parse_target(url).url
+    except SettingsError:
+        return _shown(url)
+
+
+def _shown(url: str) -> str:
+    """Return what can be shown of a text that may be no URL: nothing before its last ``@``.
+
+    A password may have ``/``, ``?`` or ``#`` in it, where an URL's user would end.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        scheme, separator, rest = "", "", url
+    hidden, at, rest = rest.rpartition("@")
+    server = re.split("[/?#]", rest, maxsplit=1)[0]
+    if not _SERVER.fullmatch(server):
+        rest = _HIDDEN  # what stands in a port's place may be a password
+    return f"{scheme}{separator}{_HIDDEN if hidden else ''}{at}{rest}" or "the remote"
+
+
+def _no_control(text: str, subject: str) -> None:
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise SettingsError(subject, "has a control character in it")
+
+
+def _decoded(text: str, subject: str) -> str:
+    if _ESCAPE.search(text):
+        raise SettingsError(
+            subject,
+            "has a % that no two hexadecimal digits follow",
+            remedy="Write %25 for %",
+        )
+    try:
+        raw = unquote_to_bytes(text.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        _no_name(subject)
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _no_name(subject: str) -> NoReturn:
+    # Without the cause: it holds the whole text.
+    raise SettingsError(subject, "has a character in it that is in no name of a file") from None
+
+
+def _path(path: str, subject: str) -> str:
+    """Return a folder in its only form: absolute, and each part of it the name of something."""
+    _no_control(path, subject)
+    try:
+        path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        _no_name(subject)
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise SettingsError(
+            subject, "has .. in its path, which leads upwards", remedy="Write where it leads to"
+        )
+    if not parts:
+        raise SettingsError(
+            subject,
+            "names no folder, or the root of the file system",
+            expected="a folder of its own for the mirror, such as /srv/mirror",
+        )
+    return "/" + "/".join(parts)
+
+
+def _login(user: str, subject: str) -> str:
+    _no_control(user, subject)
+    try:
+        user.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(subject, "has a user in it whose name is not UTF-8") from None
+    return user
+
+
+def _server(text: str, subject: str) -> tuple[str, int]:
+    match = _SERVER.fullmatch(text)
+    if match is None:
+        raise SettingsError(subject, "has an unusable host or port", expected=_FORMS)
+    return _host(match[1], subject), _port(int(match[2] or SSH_PORT), subject)
+
+
+def _host(text: str, subject: str) -> str:
+    """Return a host's name, or its address without the brackets that an URL needs."""
+    try:
+        if text.startswith("[") or ":" in text:
+            return str(ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]")))
+        text.encode("idna")  # what the resolver is given
+    except ValueError:
+        pass
+    else:
+        if _HOST.fullmatch(text):
+            return text.lower()
+    raise SettingsError(
+        subject, "has an unusable host or port", expected="a name or an address, and a number"
+    ) from None
+
+
+def _port(number: int, subject: str) -> int:
+    if not 0 < number < 1 << 16:
+        raise SettingsError(subject, "has an unusable port", expected="1 to 65535")
+    return number
 
 
 def existing(files: tuple[str, ...]) -> list[Path]:
