@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from puavo_repository import bars, cli_options, prepare, printed
+from puavo_repository import bars, cli_options, interrupts, prepare, printed
 from puavo_repository.errors import RepositoryError, SettingsError, as_storage_error, printable
 from puavo_repository.printed import PROGRAM, print_json, say
 from puavo_repository.progress import TransferProgress
@@ -32,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2 for bad usage or settings, 130 when it was interrupted.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    signal.signal(signal.SIGTERM, _interrupted)
+    interrupts.install()
     try:
         with as_storage_error("a local file"):
             return _dispatch(given)
@@ -145,10 +143,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "an unknown user"
-
-
-def _interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class Pool:
         self._idle: list[RemoteTree] = []
         self._all: list[RemoteTree] = []
         self._lock = threading.Lock()
-        self._aborted_by: int | None = None  # the thread that did
+        self._aborted = False
         _pools.add(self)
 
     @property
@@ -107,12 +107,12 @@ class Pool:
             opened.close()
 
     def abort(self) -> None:
-        """End the work of every other thread: its connections break, and it gets no new ones.
+        """End what is under way: connections break, and only the main thread gets new ones.
 
-        The thread that calls this may still open connections, to put things in order. This
-        takes no lock and does not wait, so a signal's handler may call it.
+        It needs them to put things in order. This takes no lock and does not wait, so a
+        signal's handler may call it.
         """
-        self._aborted_by = threading.get_ident()
+        self._aborted = True
         # To close one waits for its threads, which may wait for what the handler interrupted.
         threading.Thread(target=_close, args=(list(self._all),), daemon=True).start()
 
@@ -124,7 +124,7 @@ class Pool:
             self._idle.clear()
 
     def _check(self) -> None:
-        if self._aborted_by not in (None, threading.get_ident()):
+        if self._aborted and threading.current_thread() is not threading.main_thread():
             raise StoppedError("the remote", "the run is being ended; what was sent is kept")
 
 

@@ -14,6 +14,7 @@ _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmg]?)", re.IGNORECASE)
 _HOURS = re.compile(r"([0-9]{1,2})-([0-9]{1,2})=(.+)")
 _BURST = 0.25  # seconds of the rate that may pass at once
+_LONGEST_WAIT = 0.5  # seconds after which a waiting connection is looked at again
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ class Throttle:
 
         Args:
             count: Bytes.
-            before_wait: Called before a wait, to take the answers that are due: a connection
-                whose answers nobody takes would count as stalled.
+            before_wait: Called before a wait and during a long one, to take the answers that
+                are due: a connection whose answers nobody takes would count as stalled. What
+                it raises, for one that was closed or lost, ends the wait.
         """
         rate = self._bandwidth.at(time.localtime().tm_hour) * self._share
         if not rate:
@@ -90,7 +92,7 @@ class Throttle:
         now = time.monotonic()
         with self._lock:
             self._free_at = max(self._free_at, now - _BURST) + count / rate
-            wait = self._free_at - now
-        if wait > 0:
+            free_at = self._free_at
+        while free_at > time.monotonic():
             before_wait()
-            time.sleep(max(0.0, now + wait - time.monotonic()))
+            time.sleep(max(0.0, min(_LONGEST_WAIT, free_at - time.monotonic())))
