@@ -154,7 +154,7 @@ def test_a_revoked_key_is_refused(sshd: Sshd, tmp_path: Path, key: str) -> None:
 
 def test_an_authority_is_no_host_key(sshd: Sshd, tmp_path: Path) -> None:
     for hosts in ("*", f"[127.0.0.1]:{sshd.port}"):
-        with pytest.raises(HostKeyError, match=r"certificates.*ssh-keyscan"):
+        with pytest.raises(HostKeyError, match=r"is unknown.*certificates.*ssh-keyscan"):
             connect(sshd, tmp_path, f"@cert-authority {hosts} {sshd.host_key}\n")
     with pytest.raises(HostKeyError, match=r"is unknown"):
         connect(sshd, tmp_path, f"@cert-authority other {sshd.host_key}\n")

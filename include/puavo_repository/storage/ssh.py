@@ -23,6 +23,7 @@ from typing import Any
 import paramiko
 
 from puavo_repository.errors import ConnectionLostError, HostKeyError, LoginError
+from puavo_repository.storage.known_hosts import lookup, parse_key
 from puavo_repository.storage.target import SSH_PORT, Target, existing
 
 logger = logging.getLogger(__name__)
@@ -96,11 +97,13 @@ def known_keys(target: Target) -> Iterator[paramiko.PKey]:
     if target.host_key:
         yield _parse_host_key(target)
         return
-    name = target.host if target.port == SSH_PORT else f"[{target.host}]:{target.port}"
-    for path in existing(target.known_hosts):
-        keys = paramiko.HostKeys()
-        keys.load(str(path))
-        yield from (keys.lookup(name) or {}).values()
+    for known in lookup(target.known_hosts, _known_name(target)):
+        if not known.marker:
+            yield known.key
+
+
+def _known_name(target: Target) -> str:
+    return target.host if target.port == SSH_PORT else f"[{target.host}]:{target.port}"
 
 
 def _parse_host_key(target: Target) -> paramiko.PKey:
@@ -110,26 +113,35 @@ def _parse_host_key(target: Target) -> paramiko.PKey:
     try:
         blob = base64.b64decode(text, validate=True)
         kind = blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode("ascii")
-        return paramiko.PKey.from_type_string(kind, blob)
-    except (ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType) as error:
+        return parse_key(kind, text)
+    except ValueError as error:
         raise HostKeyError(
             target.url, "the connection's host_key is no key", expected="ssh-ed25519 AAAA…"
         ) from error
 
 
 def check_host_key(target: Target, expected: list[paramiko.PKey], found: paramiko.PKey) -> None:
-    """Refuse a server whose key is not one of those expected.
+    """Refuse a server whose key is not one of those expected, or was revoked.
 
     Raises:
         HostKeyError: With the fingerprint, and how to accept the key.
     """
+    marked = [] if target.host_key else lookup(target.known_hosts, _known_name(target))
+    for known in marked:
+        if known.marker == "@revoked" and known.key == found:
+            raise HostKeyError(
+                target.url,
+                f"the server's host key is revoked in {known.where}",
+                found=fingerprint(found),
+                remedy="Do not trust this server before it has another key",
+            )
     if any(key == found for key in expected):
         return
     where = f"-p {target.port} {target.host}" if target.port != SSH_PORT else target.host
-    name = f"[{target.host}]:{target.port}" if target.port != SSH_PORT else target.host
+    file = next(iter(target.known_hosts), "~/.ssh/known_hosts")
     accept = (
         f"Compare that fingerprint with the server's own, then accept the key with "
-        f"'ssh-keyscan {where} >> ~/.ssh/known_hosts' or put '{found.get_name()} "
+        f"'ssh-keyscan {where} >> {file}' or put '{found.get_name()} "
         f"{found.get_base64()}' into the Airflow connection's extra as host_key"
     )
     if expected:
@@ -138,11 +150,12 @@ def check_host_key(target: Target, expected: list[paramiko.PKey], found: paramik
             "the server's host key has changed: someone may be in between",
             expected=" or ".join(fingerprint(key) for key in expected),
             found=fingerprint(found),
-            remedy=f"If the server has a new key: 'ssh-keygen -R {name}'. {accept}",
+            remedy=f"If the server has a new key: 'ssh-keygen -R {_known_name(target)}'. {accept}",
         )
-    raise HostKeyError(
-        target.url, "the server's host key is unknown", found=fingerprint(found), remedy=accept
-    )
+    problem = "the server's host key is unknown"
+    if any(known.marker == "@cert-authority" for known in marked):
+        problem += "; there is only an authority for it, and host certificates are not supported"
+    raise HostKeyError(target.url, problem, found=fingerprint(found), remedy=accept)
 
 
 def fingerprint(key: paramiko.PKey) -> str:
