@@ -1,0 +1,68 @@
+"""A setting that cannot be used never hides a DAG: the run says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, beside, run_dag
+from repository import ROOT, Repository
+
+BAD = {
+    "SCHEDULE": "30 25 * * *",
+    "AUDIT_SCHEDULE": "weekly",
+    "RETRIES": "3 # at most",
+    "DEADLINE": "6   # hours",
+    "NOTIFY_EMAIL": "school",
+    "NOTIFY_WEBHOOK": "a b",
+    "JOBS": "many",
+}
+IMPORTS = """
+import json, os, sys
+from airflow.dag_processing.dagbag import DagBag
+found = {}
+for name, value in json.loads(sys.argv[2]).items():
+    os.environ["PUAVO_REPOSITORY_" + name] = value
+    bag = DagBag(sys.argv[1])
+    found[name] = {
+        "errors": list(bag.import_errors.values()),
+        "dags": {
+            name: [str(dag.timetable.summary), sorted({t.retries for t in dag.tasks})]
+            for name, dag in bag.dags.items()
+        },
+    }
+    del os.environ["PUAVO_REPOSITORY_" + name]
+print("RESULT " + json.dumps(found))
+"""
+
+
+def test_the_dags_are_there_whatever_a_setting_says(airflow: dict[str, str]) -> None:
+
+    usual = {"JOBS": "1", "SCHEDULE": "", "AUDIT_SCHEDULE": "@daily", "RETRIES": "1"}
+    found = beside(airflow, IMPORTS, str(ROOT / "dags"), json.dumps(BAD))
+    good = beside(airflow, IMPORTS, str(ROOT / "dags"), json.dumps(usual))
+    for name in BAD:
+        assert found[name]["errors"] == [], name
+        assert found[name]["dags"] == good["JOBS"]["dags"], name
+    assert good["JOBS"]["dags"][PREPARE] == ["30 1 * * *", [3]]
+    assert good["JOBS"]["dags"][AUDIT] == ["0 12 * * 0", [2]]
+    assert good["SCHEDULE"]["dags"][PREPARE][0] == "None"
+    assert good["AUDIT_SCHEDULE"]["dags"][AUDIT][0] == "0 0 * * *"
+    assert good["RETRIES"]["dags"][PREPARE][1] == [1]
+
+
+@pytest.mark.parametrize("dag_id", [PREPARE, PUBLISH, AUDIT, ROLLBACK])
+def test_the_run_says_which_setting_cannot_be_used(
+    airflow: dict[str, str], repository: Repository, dag_id: str
+) -> None:
+    found = run_dag(
+        airflow,
+        dag_id,
+        {"mirrors": [f"file://{repository.root}"]} if dag_id != PREPARE else {},
+        PUAVO_REPOSITORY_IMAGE_DIR=str(repository.images),
+        PUAVO_REPOSITORY_DEADLINE=BAD["DEADLINE"],
+    )
+    assert found["state"] == "failed"
+    assert "PUAVO_REPOSITORY_DEADLINE: '6   # hours' cannot be used" in found["log"]
+    assert [state for task, _, state in found["tasks"]].count("failed") >= 1
