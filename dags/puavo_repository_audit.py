@@ -30,7 +30,7 @@ from puavo_repository.progress import LoggedWatcher
 from puavo_repository.settings import Settings
 from puavo_repository.stages import publish_options
 from puavo_repository.storage.target import without_password
-from puavo_repository_airflow import notify, remotes
+from puavo_repository_airflow import dag_settings, notify, remotes
 from puavo_repository_airflow.tasks import WHERE, Facts, field, label, retries, run_here
 
 HOW = "How"
@@ -95,8 +95,8 @@ def unmade(count: int) -> Finding:
 
 
 @dag(
-    # An empty one is none: only by hand. Without a start date the first one waits for its hour.
-    schedule=os.environ.get("PUAVO_REPOSITORY_AUDIT_SCHEDULE", "0 12 * * 0") or None,
+    # Without a start date the first one waits for its hour.
+    schedule=dag_settings.audit_schedule(),
     catchup=False,
     max_active_runs=1,
     default_args=retries(2, timedelta(minutes=5), timedelta(hours=24)),

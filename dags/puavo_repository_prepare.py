@@ -29,7 +29,7 @@ from puavo_repository.progress import LoggedProgress
 from puavo_repository.settings import Policy, Settings
 from puavo_repository.stages.plan import DiffState, Pair, look
 from puavo_repository.storage.mirror import Mirror
-from puavo_repository_airflow import notify
+from puavo_repository_airflow import dag_settings, notify
 from puavo_repository_airflow.tasks import (
     MAPPED_TASKS,
     PREPARED,
@@ -167,8 +167,7 @@ def begun() -> float:
 
 
 @dag(
-    # An empty one is none: only by hand.
-    schedule=os.environ.get("PUAVO_REPOSITORY_SCHEDULE", "30 1 * * *") or None,
+    schedule=dag_settings.schedule(),
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,

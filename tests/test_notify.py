@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from puavo_repository.audit.report import AuditReport, Checked, Finding, Severity, remember
+from puavo_repository.storage import published
+from puavo_repository.storage.published import Published
 from repository import ROOT, V1, Repository, environment, name
+from sinks import Mail, Webhook, serving
 
 # Runs in a process of its own: Airflow reads its settings when it is first imported.
 NOTIFY = """
@@ -33,32 +34,11 @@ if alert is not None:
 """
 
 
-class Webhook:
-    """A server that takes POSTs, or refuses them."""
-
-    def __init__(self, status: int = 200) -> None:
-        self.got: list[tuple[str, Any]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.got.append((self.path, json.loads(body)))
-                self.send_response(status)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None: ...
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hooks/secret-token"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
 def webhook() -> Iterator[Webhook]:
     found = Webhook()
-    yield found
-    found.server.shutdown()
+    with serving(found):
+        yield found
 
 
 def notify(tmp_path: Path, *dag_id: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -80,7 +60,7 @@ def notify(tmp_path: Path, *dag_id: str, **more: str) -> subprocess.CompletedPro
 
 def configured(webhook: Webhook) -> dict[str, str]:
     return {
-        "AIRFLOW_CONN_HOOK": json.dumps({"conn_type": "http", "password": webhook.url}),
+        "AIRFLOW_CONN_HOOK": webhook.connection,
         "PUAVO_REPOSITORY_NOTIFY_WEBHOOK": "hook",
     }
 
@@ -141,10 +121,61 @@ def test_a_late_run_is_reported(tmp_path: Path, webhook: Webhook) -> None:
     assert "scheduled__2" in sent["text"]
 
 
-def test_a_refusal_does_not_give_the_secret_away(tmp_path: Path) -> None:
-    refusing = Webhook(status=500)
-    done = notify(tmp_path, **configured(refusing))
-    refusing.server.shutdown()
-    assert len(refusing.got) == 1
-    assert "could not be sent" in done.stdout + done.stderr
-    assert "secret-token" not in done.stdout + done.stderr
+def test_a_failed_publish_names_the_remote_and_what_it_could_not_do(
+    tmp_path: Path, repository: Repository, webhook: Webhook
+) -> None:
+    repository.add(name(V1))
+    repository.prepare()
+    problems = {f"{name(V1)}": f"{name(V1)}: the server's disk is full. Make room there"}
+    record = Published(quote("sftp://u@host/mirror", safe=""), problems=problems)
+    published.records(repository.mirror).put(record)
+    places = {
+        "PUAVO_REPOSITORY_IMAGE_DIR": str(repository.images),
+        "PUAVO_REPOSITORY_MIRROR_DIR": str(repository.mirror),
+    }
+    for dag_id in ("puavo_repository_publish", "puavo_repository_rollback"):
+        done = notify(tmp_path / "airflow", dag_id, **places, **configured(webhook))
+        assert done.returncode == 0, done.stderr
+    publish, rollback = webhook.texts()
+    assert f"sftp://u@host/mirror: {problems[name(V1)]}" in publish
+    assert "disk is full" not in rollback
+
+
+def test_what_cannot_be_sent_is_an_error_that_holds_no_secret(tmp_path: Path) -> None:
+    """One way that fails does not hold back the other."""
+    refusing, mail = Webhook(status=500), Mail()
+    ways = {
+        **configured(refusing),
+        "PUAVO_REPOSITORY_NOTIFY_EMAIL": "ict@school.example",
+        "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,
+    }
+    with serving(refusing, mail):
+        done = notify(tmp_path, **ways)
+        assert len(refusing.got) == len(mail.got) == 1
+        assert done.returncode == 1
+        assert "could not be sent by_webhook: HTTP Error 500" in done.stderr
+        assert "secret-token" not in done.stdout + done.stderr
+
+        ways["AIRFLOW_CONN_HOOK"] = json.dumps({"conn_type": "http", "password": "secret-token"})
+        done = notify(tmp_path, **ways)
+        assert "the password of the connection hook is not an http or https URL" in done.stderr
+        assert "secret-token" not in done.stdout + done.stderr
+
+        del ways["AIRFLOW_CONN_HOOK"], ways["AIRFLOW_CONN_SMTP_DEFAULT"]
+        done = notify(tmp_path, **ways)
+        assert done.returncode == 1
+        for connection in ("AIRFLOW_CONN_HOOK", "AIRFLOW_CONN_SMTP_DEFAULT"):
+            assert f"set {connection} in the environment" in done.stderr
+
+
+def test_a_mail_that_is_refused_is_an_error(tmp_path: Path) -> None:
+    mail = Mail(refuses=True)
+    with serving(mail):
+        done = notify(
+            tmp_path,
+            PUAVO_REPOSITORY_NOTIFY_EMAIL="ict@school.example",
+            AIRFLOW_CONN_SMTP_DEFAULT=mail.connection,
+        )
+    assert done.returncode == 1
+    assert "by_email: " in done.stderr
+    assert "nobody here" in done.stderr

@@ -49,8 +49,13 @@ def chosen() -> settings.Settings:
 
 
 def mirrors() -> list[str]:
-    """Return the remotes of this run, URLs or ids of connections."""
-    return list(get_current_context()["params"]["mirrors"] or chosen().remotes)
+    """Return the remotes of this run, URLs or ids of connections.
+
+    Raises:
+        SettingsError: A setting of this installation cannot be used, whichever it is.
+    """
+    configured = chosen().remotes
+    return list(get_current_context()["params"]["mirrors"] or configured)
 
 
 def target(mirror: str, options: publish_options.Options) -> Target:

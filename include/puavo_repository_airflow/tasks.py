@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from puavo_repository.errors import (
     SettingsError,
     TransientError,
 )
+from puavo_repository_airflow import dag_settings, failures
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ MAPPED_TASKS = 1000  # Airflow maps at most 1024; beyond, a task takes several f
 def retries(times: int, delay: timedelta, timeout: timedelta) -> Facts:
     """Return how tasks are tried again: with back-off, and not where that cannot help.
 
+    What a task failed of at last is kept for the message about its run.
+
     Args:
         times: How often, unless the environment says otherwise (`make run` waits for nobody).
         delay: Before the second try; each later one waits three times as long.
@@ -50,12 +52,13 @@ def retries(times: int, delay: timedelta, timeout: timedelta) -> Facts:
         reason="only the operator can help: see the message",
     )
     return {
-        "retries": int(os.environ.get("PUAVO_REPOSITORY_RETRIES", str(times))),
+        "retries": dag_settings.retries(times),
         "retry_delay": delay,
         "retry_exponential_backoff": 3.0,
         "max_retry_delay": timedelta(minutes=30),
         "execution_timeout": timeout,
         "retry_policy": ExceptionRetryPolicy(rules=[permanent]),
+        "on_failure_callback": failures.keep,
     }
 
 

@@ -28,7 +28,7 @@ for name, value in json.loads(sys.argv[2]).items():
     found[name] = {
         "errors": list(bag.import_errors.values()),
         "dags": {
-            name: [str(dag.timetable.summary), sorted({t.retries for t in dag.tasks})]
+            name: [str(dag.schedule), sorted({t.retries for t in dag.tasks})]
             for name, dag in bag.dags.items()
         },
     }
@@ -48,7 +48,7 @@ def test_the_dags_are_there_whatever_a_setting_says(airflow: dict[str, str]) -> 
     assert good["JOBS"]["dags"][PREPARE] == ["30 1 * * *", [3]]
     assert good["JOBS"]["dags"][AUDIT] == ["0 12 * * 0", [2]]
     assert good["SCHEDULE"]["dags"][PREPARE][0] == "None"
-    assert good["AUDIT_SCHEDULE"]["dags"][AUDIT][0] == "0 0 * * *"
+    assert good["AUDIT_SCHEDULE"]["dags"][AUDIT][0] == "@daily"
     assert good["RETRIES"]["dags"][PREPARE][1] == [1]
 
 
