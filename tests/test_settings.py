@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -337,3 +339,20 @@ def test_the_defaults_are_said_once(images: Path) -> None:
     found = load(images)
     plain = settings.Settings(images, images / "mirror", puavo_os=images / "puavo-os")
     assert replace(found, configured=False) == plain
+
+
+def test_what_the_readme_has_typed_into_the_environment_is_taken_so_by_systemd(
+    images: Path,
+) -> None:
+    """An EnvironmentFile has no comments behind a value: they belong to the value there."""
+    readme = (ROOT / "README.md").read_text()
+    lines = re.findall(r"^((?:PUAVO_REPOSITORY|AIRFLOW_CONN)_[A-Z_]+)=(.*)$", readme, re.MULTILINE)
+    given = {}
+    for name, value in lines:
+        quoted = re.fullmatch(r"""(['"])(.*)\1""", value)
+        assert quoted or "#" not in value, name
+        given[name] = quoted[2] if quoted else value
+    load(images, {name: value for name, value in given.items() if "PUAVO_OS" not in name})
+    assert {"PUAVO_REPOSITORY_SCHEDULE", "PUAVO_REPOSITORY_DEADLINE"} <= given.keys()
+    for name in ("AIRFLOW_CONN_SMTP_DEFAULT", "AIRFLOW_CONN_CHAT"):
+        assert json.loads(given[name])["password"]
