@@ -1,8 +1,10 @@
-# make run | test | airflow | setup | benchmark | campaign | fuzz | dependencies | lock: see README.md
+# make run | test | test-newest | airflow | setup | benchmark | campaign | fuzz | dependencies | lock: see README.md
 
 SHELL := /bin/bash
 PYTHON ?= python3
-VENV := .venv
+# Another Python than the usual one has a virtual environment of its own beside it.
+VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+NEWEST := 3.14
 BIN := $(CURDIR)/$(VENV)/bin
 RUN_PACKAGES := python3-venv librsync2 squashfs-tools
 TEST_PACKAGES := rdiff openssh-server openssh-client nginx-light openssl strace wget jq chromium \
@@ -43,7 +45,7 @@ run: export PUAVO_REPOSITORY_RETRIES := 0
 run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
 run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
 
-.PHONY: setup run test campaign fuzz benchmark airflow dependencies lock demo packages test-packages
+.PHONY: setup run test test-newest campaign fuzz benchmark airflow dependencies lock demo packages test-packages
 .DEFAULT_GOAL := run
 
 setup: packages $(VENV)/.complete
@@ -107,6 +109,14 @@ test: setup test-packages
 	ruff check .
 	mypy
 	python -m pytest
+
+# With the newest Python that Airflow supports; uv brings it where the system has none.
+test-newest:
+	@python=$$(command -v python$(NEWEST) \
+	    || { uv python install --quiet $(NEWEST) && uv python find $(NEWEST); }) \
+	    || { echo "python$(NEWEST) is missing, and uv could not bring it;" \
+	        "another one: make test PYTHON=python3.13" >&2; exit 1; }; \
+	$(MAKE) test PYTHON="$$python"
 
 # The long forms of what the suite tries in short: every fault that may strike a run, 10,000 pairs
 # of files for the delta engine, and foreign bytes for everything that reads some.

@@ -19,6 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -47,12 +48,14 @@ def main() -> int:
     airflow = _start(log, "standalone", AIRFLOW__CORE__EXECUTION_API_SERVER_URL=tasks_url)
     started = [airflow]
     try:
-        if _wait(airflow, url):
+        if _wait(airflow, lambda: _healthy(url)):
             # Only now: the first start of Airflow makes its database and its secrets.
             tasks = ["api-server", "--apps", "execution", "--host", "127.0.0.1"]
             started.append(_start(log, *tasks, "--port", tasks_port))
-            _announce(home, url)
-            return airflow.wait()
+            # A task that finds no server fails after some seconds, for no fault of its own.
+            if _wait(started[-1], lambda: _taken(tasks_url)):
+                _announce(home, url)
+                return airflow.wait()
         say(f"Airflow did not come up; the end of {log}:\n{_tail(log)}")
         return 1
     except KeyboardInterrupt:
@@ -93,17 +96,18 @@ def _start(log: Path, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait(airflow: subprocess.Popen[bytes], url: str) -> bool:
-    """Wait until every part of Airflow is at work; return whether it came to that."""
+def _wait(process: subprocess.Popen[bytes], is_up: Callable[[], bool]) -> bool:
+    """Wait until a part of Airflow is at work; return whether it came to that."""
     deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline and airflow.poll() is None:
-        if _healthy(url):
+    while time.monotonic() < deadline and process.poll() is None:
+        if is_up():
             return True
         time.sleep(0.5)
     return False
 
 
 def _healthy(url: str) -> bool:
+    """Tell whether every part of Airflow is at work."""
     try:
         with urllib.request.urlopen(f"{url}/api/v2/monitor/health", timeout=5) as answer:  # noqa: S310
             found = json.load(answer)
