@@ -88,6 +88,14 @@ class ProofError(DeltaError):
     """An rdiff, applied to its source, does not give its target."""
 
 
+class EngineCrashError(DeltaError):
+    """The process that worked on a file died by its own fault."""
+
+
+class EngineKilledError(TransientError):
+    """The process that worked on a file was killed, by the system or by somebody."""
+
+
 class LockedError(TransientError):
     """Another run is writing the mirror."""
 

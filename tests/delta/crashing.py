@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import logging
 import os
 import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from puavo_repository import cli
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.engine import ImageIndexer, Progress, Side, Sink, no_progress
+from puavo_repository.errors import ImageError
 from puavo_repository.settings import Settings
 
-VICTIM = "-amxa-"
+VICTIM, MARK = "-amxa-", b"this image kills"
 
 
 class _CrashingIndexer:
-    """Dies of the first bytes."""
+    """Dies of an image that has ``MARK`` in it."""
 
     def update(self, block: memoryview) -> None:
-        ctypes.string_at(0)
+        if MARK in bytes(block):
+            ctypes.string_at(0)
 
     def save(self, path: Path, identity: str) -> None: ...
 
@@ -32,7 +37,7 @@ class Crashing:
     """An engine that dies, or goes on for ever, at images of one series.
 
     Attributes:
-        how: ``segv``, ``abort``, ``kill``, ``exit``, ``hang``, ``index`` or ``sigterm``.
+        how: ``segv``, ``abort``, ``kill``, ``exit``, ``hang`` or ``index``.
     """
 
     how: str
@@ -47,25 +52,70 @@ class Crashing:
     ) -> None:
         if VICTIM in source.path.name and self.how != "index":
             sink(memoryview(b"half an rdiff"))
-            self._die(progress)
+            die(self.how, progress)
         AnchorEngine(threads=1).delta(source, target, sink, progress)
 
-    def _die(self, progress: Progress) -> None:
-        if self.how == "segv":
-            ctypes.string_at(0)
-        elif self.how == "abort":
-            os.write(2, b"corrupted size vs. prev_size\n")
-            os.abort()
-        elif self.how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif self.how == "exit":
-            os._exit(3)
-        while self.how == "hang":
-            progress(0)
-            time.sleep(0.01)
+
+def die(how: str, progress: Progress) -> None:
+    """End this process so, or go on for ever."""
+    if how == "segv":
+        ctypes.string_at(0)
+    elif how == "abort":
+        os.write(2, b"corrupted size vs. prev_size\n")
+        os.abort()
+    elif how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "exit":
+        os._exit(3)
+    while how == "hang":
+        progress(0)
+        time.sleep(0.01)
+
+
+def double(number: int, _progress: Progress) -> int:
+    return 2 * number
+
+
+def fail(subject: Path, problem: str, expected: str, found: str, remedy: str, _: Progress) -> None:
+    raise ImageError(subject, problem, expected=expected, found=found, remedy=remedy)
+
+
+def run_out_of_space(_progress: Progress) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def raise_what_cannot_be_told(_progress: Progress) -> None:
+    class UnspeakableError(Exception): ...
+
+    raise UnspeakableError
+
+
+def count_to(number: int, progress: Progress) -> None:
+    for _ in range(number):
+        progress(1)
+    logging.getLogger(__name__).info("counted to %d", number)
+
+
+def tell_pid_for_ever(progress: Progress) -> None:
+    time.sleep(0.2)
+    progress(os.getpid())
+    time.sleep(1000)
+
+
+def helper_of_this(_progress: Progress) -> int:
+    """Return the process that forked what watches this one."""
+    stat = Path(f"/proc/{os.getppid()}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def main(how: str, arguments: list[str]) -> int:
+    """Run the command with such an engine."""
+    with mock.patch.object(Settings, "delta_engine", return_value=Crashing(how)):
+        return cli.main(arguments)
 
 
 if __name__ == "__main__":
-    engine = Crashing(sys.argv[1])
-    Settings.delta_engine = lambda _: engine  # type: ignore[method-assign]
-    sys.exit(cli.main(sys.argv[2:]))
+    # Imported: what is in __main__ cannot be told to another process.
+    from delta import crashing
+
+    sys.exit(crashing.main(sys.argv[1], sys.argv[2:]))

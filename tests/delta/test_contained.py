@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from delta.crashing import (
+    MARK,
+    count_to,
+    die,
+    double,
+    fail,
+    helper_of_this,
+    raise_what_cannot_be_told,
+    run_out_of_space,
+    tell_pid_for_ever,
+)
+from puavo_repository.delta import contained
+from puavo_repository.errors import EngineCrashError, ImageError, PermanentError
 from repository import AMXA, FREE, ROOT, V1, V2, Repository, environment, name
 
 
@@ -43,9 +63,7 @@ def two_series(repository: Repository) -> Repository:
     ("how", "problem"),
     [
         ("segv", "the delta engine died (signal SIGSEGV) while it made this rdiff"),
-        ("abort", "died (signal SIGABRT) while it made this rdiff (found corrupted size vs. prev"),
         ("kill", "died (signal SIGKILL) while it made this rdiff. Most often the machine's memory"),
-        ("exit", "the delta engine ended (exit status 3) while it made this rdiff"),
     ],
 )
 def test_a_crash_fails_its_rdiff_alone(two_series: Repository, how: str, problem: str) -> None:
@@ -60,6 +78,105 @@ def test_a_crash_fails_its_rdiff_alone(two_series: Repository, how: str, problem
     assert [len(image["diffs"]) for image in two_series.meta(f"{AMXA}-amd64")] == [0, 0]
     assert two_series.check() == 2
     assert not [*two_series.mirror.rglob(".*.part")]
-    # The next night has an engine that is well.
-    assert two_series.command().returncode == 0
-    assert two_series.check() == 4
+
+
+def test_an_index_that_crashes_fails_its_image_alone(two_series: Repository) -> None:
+    with (two_series.images / name(V2)).open("ab") as stream:
+        stream.write(MARK)
+    done = run(two_series, "index", "--json")
+    assert done.returncode == 1, done.stderr
+    assert f"/{name(V2)}: the delta engine died (signal SIGSEGV) while it read this" in done.stderr
+    assert two_series.check() == 2
+    assert [image["filename"] for image in two_series.meta()] == [name(V1)]
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [
+        ("segv", r"file: the delta engine died \(signal SIGSEGV\) so\. "),
+        ("abort", r"died \(signal SIGABRT\) so \(found corrupted size vs\. prev_size\)"),
+        ("exit", r"file: the delta engine ended \(exit status 3\) so"),
+    ],
+)
+def test_a_function_that_crashes_is_an_error_here(tmp_path: Path, how: str, problem: str) -> None:
+    with pytest.raises(EngineCrashError, match=problem):
+        contained.call(tmp_path / "file", "so", die, how)
+    assert contained.call(tmp_path, "so", double, 21) == 42
+
+
+def test_what_is_raised_there_is_raised_here_with_all_its_parts(tmp_path: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        contained.call(tmp_path, "so", fail, Path("x"), "no", "this", "that", "do something")
+    error = caught.value
+    assert isinstance(error, PermanentError)
+    assert str(error) == "x: no (expected this, found that). do something"
+    with pytest.raises(OSError, match="No space") as system:
+        contained.call(tmp_path, "so", run_out_of_space)
+    assert system.value.errno == errno.ENOSPC
+    assert "in run_out_of_space" in system.value.__notes__[0]
+    with pytest.raises(RuntimeError, match="Unspeakable"):
+        contained.call(tmp_path, "so", raise_what_cannot_be_told)
+
+
+def test_progress_and_log_come_from_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[int] = []
+    with caplog.at_level(logging.INFO):
+        contained.call(tmp_path, "so", count_to, 1000, progress=told.append)
+    assert sum(told) == 1000
+    assert ("delta.crashing", logging.INFO, "counted to 1000") in caplog.record_tuples
+
+
+def test_who_watches_may_stop_it_and_it_is_gone_then(tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def stop(done: int) -> None:
+        pids.append(done)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        contained.call(tmp_path, "so", tell_pid_for_ever, progress=stop)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+def test_a_helper_that_somebody_killed_is_replaced(tmp_path: Path) -> None:
+    parent = contained.call(tmp_path, "so", helper_of_this)
+    os.kill(parent, signal.SIGKILL)
+    time.sleep(0.1)
+    assert contained.call(tmp_path, "so", double, 2) == 4
+
+
+def children_of(pid: int) -> list[int]:
+    """Return all processes below one."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *children_of(int(child))]
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_command_that_is_ended(
+    two_series: Repository, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        command(two_series, "hang"),
+        env=surroundings(),
+        stderr=subprocess.PIPE,
+        process_group=0,
+    )
+    until(lambda: len(children_of(process.pid)) >= 3)  # what forks, what watches, what works
+    family = children_of(process.pid)
+    assert {os.getpgid(pid) for pid in family} == {process.pid}
+    # As a terminal and Airflow do it: all of the group, but for the kill, which strikes one alone.
+    os.kill(process.pid if number == signal.SIGKILL else -process.pid, number)
+    process.communicate(timeout=10)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not come to that")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.proof import prove
 from puavo_repository.errors import ImageChangingError, ProofError, StorageRefusedError
 from puavo_repository.settings import Settings
@@ -19,6 +20,37 @@ from puavo_repository.storage.state import ADOPTED
 from repository import V1, V2, Repository, name
 
 PAIR = Pair(name(V1), name(V2))
+
+
+class Liar:
+    """Makes a sound rdiff that gives the source instead of the target."""
+
+    name, threads = "liar", 1
+
+    def delta(self, source: Any, target: Any, sink: Any, progress: Any) -> None:
+        size = source.path.stat().st_size
+        command = b"\x50" + bytes(4) + size.to_bytes(8, "big")
+        sink(memoryview(bytes.fromhex("72730236") + command + b"\x00"))
+
+
+class FullDisk:
+    """Finds no space for the rdiff."""
+
+    name, threads = "full disk", 1
+
+    def delta(self, source: Any, target: Any, sink: Any, progress: Any) -> None:
+        sink(memoryview(b"some bytes"))
+        raise OSError(28, "No space left on device")
+
+
+class Slow:
+    """Has an image written to before it is done."""
+
+    name, threads = "slow", 1
+
+    def delta(self, source: Any, target: Any, sink: Any, progress: Any) -> None:
+        AnchorEngine().delta(source, target, sink, progress)
+        os.utime(source.path, (1, 1))
 
 
 @pytest.fixture
@@ -123,15 +155,6 @@ def test_an_image_that_changes_meanwhile_is_left_for_later(
 def test_a_wrong_rdiff_never_gets_its_name(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Liar:
-        name, threads = "liar", 1
-
-        def delta(self, source: Any, target: Any, sink: Any, progress: Any) -> None:
-            # a sound rdiff that gives the source instead of the target
-            size = source.path.stat().st_size
-            command = b"\x50" + bytes(4) + size.to_bytes(8, "big")
-            sink(memoryview(bytes.fromhex("72730236") + command + b"\x00"))
-
     monkeypatch.setattr(Settings, "delta_engine", lambda _: Liar())
     with pytest.raises(ProofError, match=PAIR.rdiff):
         diff(settings, PAIR)
@@ -144,10 +167,7 @@ def test_a_wrong_rdiff_never_gets_its_name(
 def test_a_full_disk_leaves_no_part_behind(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("puavo_repository.stages.diff.os.write", full)
+    monkeypatch.setattr(Settings, "delta_engine", lambda _: FullDisk())
     with pytest.raises(StorageRefusedError, match="Free some space"):
         diff(settings, PAIR)
     assert os.listdir(rdiff_path(settings).parent) == []
@@ -156,15 +176,6 @@ def test_a_full_disk_leaves_no_part_behind(
 def test_an_image_that_changes_while_the_rdiff_is_made_is_left_for_later(
     repository: Repository, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = settings.delta_engine()
-
-    class Slow:
-        name, threads = "slow", 1
-
-        def delta(self, source: Any, target: Any, sink: Any, progress: Any) -> None:
-            engine.delta(source, target, sink, progress)
-            os.utime(source.path, (1, 1))
-
     monkeypatch.setattr(Settings, "delta_engine", lambda _: Slow())
     with pytest.raises(ImageChangingError, match=PAIR.source):
         diff(settings, PAIR)

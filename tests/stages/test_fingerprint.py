@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from puavo_repository.delta import contained
 from puavo_repository.errors import (
     ImageChangingError,
     ImageError,
@@ -163,14 +164,14 @@ def test_an_image_that_grows_meanwhile_is_left_for_later(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = repository.add(IMAGE)
-    feed = stage._feed
+    call = contained.call
 
-    def grow(*arguments: Any) -> None:
+    def grow(*arguments: Any, **more: Any) -> Any:
         with path.open("ab") as stream:
             stream.write(b"more")
-        feed(*arguments)
+        return call(*arguments, **more)
 
-    monkeypatch.setattr(stage, "_feed", grow)
+    monkeypatch.setattr(contained, "call", grow)
     assert "changed while it was read" in refused(repository, ImageChangingError)
 
 
@@ -178,15 +179,16 @@ def test_an_image_that_is_replaced_meanwhile_is_left_for_later(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = repository.add(IMAGE)
-    feed = stage._feed
+    call = contained.call
 
-    def replace(*arguments: Any) -> None:
-        feed(*arguments)
+    def replace(*arguments: Any, **more: Any) -> Any:
+        read = call(*arguments, **more)
         other = path.with_name("other")
         other.write_bytes(path.read_bytes())
         other.rename(path)
+        return read
 
-    monkeypatch.setattr(stage, "_feed", replace)
+    monkeypatch.setattr(contained, "call", replace)
     refused(repository, ImageChangingError)
 
 

@@ -212,7 +212,7 @@ def match_dense(
     for i in range(len(sparse) + 1):
         until = sparse[i, 0] if i < len(sparse) else length
         room = len(copies) - (len(sparse) - i)  # what follows of ``sparse`` keeps its rows
-        if len(sparse) > 0 and until - done >= DENSE_KEY and allowance > 0 and count < room:
+        if len(sparse) > 0 and until - done >= DENSE_KEY and allowance > 0:
             start, stop = region_between(sparse, i, until - done, size)
             if not held_start <= start <= held_stop or stop - held_start > REGION:
                 held_start = held_stop = start

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from puavo_repository.delta.engine import DeltaEngine, Progress, Side, no_progress
+from puavo_repository.delta import contained
+from puavo_repository.delta.engine import Progress, Side, no_progress
 from puavo_repository.errors import (
     DeltaError,
     ImageChangingError,
@@ -20,7 +20,6 @@ from puavo_repository.settings import Settings
 from puavo_repository.stages.fingerprint import fingerprint
 from puavo_repository.stages.plan import Pair, is_too_large
 from puavo_repository.storage import files
-from puavo_repository.storage.digests import BLOCK_SIZE, Digester
 from puavo_repository.storage.files import Identity
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.state import ADOPTED, Failure, ImageRecord, RdiffRecord
@@ -134,16 +133,20 @@ def _known(settings: Settings, mirror: Mirror, job: _Job) -> RdiffRecord | None:
 
 def _adopt(mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord | None:
     """Prove an rdiff that another system made; None if there is none, or it is not sound."""
-    from puavo_repository.delta.proof import prove  # compiled code: only a run with work loads it
+    from puavo_repository.delta.work import adopt_rdiff  # compiled code, slow to load
 
     if Identity.at(job.path) is None or mirror.state.rdiffs.get(job.name) is not None:
         return None
+    images = job.source.path, job.target.path
     try:
-        prove(job.source.path, job.target.path, job.path, progress)
-        with job.path.open("rb", buffering=0) as stream, Digester() as digester:
-            while block := stream.read(BLOCK_SIZE):
-                digester.update(block)
-            digests = digester.digests()
+        digests = contained.call(
+            job.path,
+            "while it proved this rdiff",
+            adopt_rdiff,
+            *images,
+            job.path,
+            progress=progress,
+        )
     except DeltaError as error:
         logger.warning("%s is not sound and will be made anew: %s", job.name, error)
         return None
@@ -154,18 +157,28 @@ def _adopt(mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord | None:
 
 
 def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord:
-    from puavo_repository.delta.proof import prove
+    from puavo_repository.delta.work import prove, write_rdiff
 
     started = time.monotonic()
     part = files.part_path(job.path)
     try:
         files.make_folder(job.path.parent)
         engine = settings.delta_engine()
-        digests = _write(engine, job, part, progress)
+        images = job.source, job.target
+        digests = contained.call(
+            job.path,
+            "while it made this rdiff",
+            write_rdiff,
+            engine,
+            *images,
+            part,
+            progress=progress,
+        )
         if is_too_large(digests.size, job.target_size, settings.policy):
             job.check_images()
             return job.record(digests, engine.name, None)
-        prove(job.source.path, job.target.path, part, progress)
+        paths = job.source.path, job.target.path, part
+        contained.call(job.path, "while it proved this rdiff", prove, *paths, progress=progress)
         job.check_images()
         if os.path.lexists(job.path):
             mirror.withdraw({f"rdiffs/{job.name}"})
@@ -184,20 +197,3 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
         time.monotonic() - started,
     )
     return job.record(digests, engine.name, Identity.at(job.path))
-
-
-def _write(engine: DeltaEngine, job: _Job, part: Path, progress: Progress) -> Digests:
-    """Write the rdiff into its part file, digested in the same pass, and make it durable."""
-    with files.create(part, buffering=0) as stream, Digester() as digester:
-
-        def sink(block: memoryview) -> None:
-            owned = bytes(block)
-            digester.update(owned)
-            rest = memoryview(owned)
-            while rest:
-                rest = rest[os.write(stream.fileno(), rest) :]
-
-        engine.delta(job.source, job.target, sink, progress)
-        digests = digester.digests()
-        os.fsync(stream.fileno())
-    return digests

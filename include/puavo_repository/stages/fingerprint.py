@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from puavo_repository import tools
-from puavo_repository.delta.engine import ImageIndexer, Progress, no_progress
+from puavo_repository.delta import contained
+from puavo_repository.delta.engine import Progress, no_progress
 from puavo_repository.errors import (
     ImageChangingError,
     ImageError,
@@ -24,7 +25,6 @@ from puavo_repository.formats import jsonfile
 from puavo_repository.formats.squashfs import SUPERBLOCK_SIZE, Superblock
 from puavo_repository.settings import Settings
 from puavo_repository.storage import files
-from puavo_repository.storage.digests import BLOCK_SIZE, Digester
 from puavo_repository.storage.files import Identity
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.state import Failure, ImageRecord
@@ -68,21 +68,27 @@ def fingerprint(settings: Settings, name: str, progress: Progress = no_progress)
 
 
 def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) -> ImageRecord:
+    from puavo_repository.delta.work import read_image  # compiled code, slow to load
+
     started = time.monotonic()
     try:
         with path.open("rb", buffering=0) as image:
             identity = Identity.of(os.fstat(image.fileno()))
             _check_squashfs(path, image, identity.size)
             puavo_conf = read_puavo_conf(path, mirror.state.scratch)
-            indexer = settings.delta_engine().indexer(identity.size)
-            with Digester([indexer.update] if indexer else []) as digester:
-                _feed(image, digester, progress)
-                digests = digester.digests()
+            index = settings.delta_engine(), mirror.state.anchors / path.name
+            digests = contained.call(
+                path,
+                "while it read this image",
+                read_image,
+                path,
+                identity,
+                *index,
+                progress=progress,
+            )
             _check_at_rest(path, image, identity, digests.size)
     except OSError as error:
         raise storage_error(path, error) from error
-    if indexer is not None:
-        _keep_index(indexer, mirror, path.name, identity)
     seconds = time.monotonic() - started
     logger.info(
         "%s: %.0f MB fingerprinted in %.1f s, %.0f MB/s",
@@ -92,10 +98,6 @@ def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) ->
         digests.size / 1e6 / seconds,
     )
     return ImageRecord(path.name, identity, digests, puavo_conf, read=time.time())
-
-
-def _keep_index(indexer: ImageIndexer, mirror: Mirror, name: str, identity: Identity) -> None:
-    indexer.save(mirror.state.anchors / name, str(identity))
 
 
 def _identity(path: Path) -> Identity:
@@ -125,13 +127,6 @@ def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
             found=f"{size} bytes",
             remedy=remedy,
         )
-
-
-def _feed(image: BinaryIO, digester: Digester, progress: Progress) -> None:
-    os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    while block := image.read(BLOCK_SIZE):
-        digester.update(block)
-        progress(len(block))
 
 
 def _check_at_rest(path: Path, image: BinaryIO, before: Identity, size: int) -> None:
