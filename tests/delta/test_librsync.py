@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from delta.pairs import Pair, noise
 from puavo_repository.delta import proof
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.librsync import LibrsyncEngine
-from puavo_repository.errors import ProofError, StorageError
+from puavo_repository.errors import ImageChangingError, ProofError, StorageError
 from puavo_repository.formats.rdiff import END, MAGIC, Copy
 
 A, B = noise(1, 9_000_000), noise(2, 70_000)
@@ -71,6 +72,26 @@ def test_one_for_a_longer_target_is_no_proof(pair: Pair) -> None:
     (pair.folder / "target").write_bytes(pair.target[:-1])
     with pytest.raises(ProofError, match="first difference is at byte"):
         prove(pair)
+
+
+@pytest.mark.parametrize("victim", ["source", "target"])
+@pytest.mark.parametrize("change", [b"x" * 100_000, b""], ids=["written to", "truncated"])
+def test_an_image_that_changes_during_the_proof_is_named_and_may_pass(
+    pair: Pair, victim: str, change: bytes
+) -> None:
+    pair.make(AnchorEngine())
+    path = pair.folder / victim
+    os.utime(path, (1, 1))
+
+    def write(_done: int) -> None:
+        with path.open("r+b") as stream:
+            stream.truncate(1_000_000 if not change else None)
+            for at in range(0, 9_000_000, 300_000) if change else ():
+                os.pwrite(stream.fileno(), change, at)
+
+    source, target = pair.sides
+    with pytest.raises(ImageChangingError, match=f"{victim}: this image changed"):
+        proof.prove(source.path, target.path, pair.rdiff, write)
 
 
 def test_a_missing_source_names_itself(pair: Pair) -> None:

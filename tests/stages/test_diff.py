@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from puavo_repository.delta import contained
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.proof import prove
 from puavo_repository.errors import ImageChangingError, ProofError, StorageRefusedError
@@ -162,6 +163,32 @@ def test_a_wrong_rdiff_never_gets_its_name(
     failure = Mirror(settings.mirror_dir).state.failures.get(PAIR.rdiff)
     assert failure is not None
     assert failure.permanent
+
+
+def test_a_wrong_rdiff_is_named_as_itself_not_as_its_part(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "delta_engine", lambda _: Liar())
+    with pytest.raises(ProofError) as caught:
+        diff(settings, PAIR)
+    assert Path(caught.value.subject).name == PAIR.rdiff
+    assert ".part" not in str(caught.value)
+
+
+def test_an_image_that_changes_between_making_and_proving_is_left_for_later(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = contained.call
+
+    def change(*arguments: Any, **more: Any) -> Any:
+        result = call(*arguments, **more)
+        with (settings.image_dir / PAIR.target).open("ab") as stream:
+            stream.write(b"more")
+        return result
+
+    monkeypatch.setattr(contained, "call", change)
+    with pytest.raises(ImageChangingError, match=PAIR.target):
+        diff(settings, PAIR)
 
 
 def test_a_full_disk_leaves_no_part_behind(
