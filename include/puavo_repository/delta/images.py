@@ -66,7 +66,7 @@ class Image:
         """Return the error that says so."""
         return ImageChangingError(
             self.path,
-            "this image changed while its rdiff was made",
+            "this image changed while its rdiff was made or proven",
             expected=f"{self.size} bytes at rest",
             found=f"{os.fstat(self.descriptor).st_size} bytes",
             remedy="Run again when it is at rest",

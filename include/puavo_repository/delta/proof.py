@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from puavo_repository.delta.engine import Progress, no_progress
+from puavo_repository.delta.images import Image
 from puavo_repository.delta.librsync import OUTPUT, address_of, patch
 from puavo_repository.errors import DeltaError, ProofError
 from puavo_repository.formats.rdiff import check_commands
@@ -31,19 +32,23 @@ def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progr
 
     Raises:
         ProofError: It does not; the text says where.
-        ImageChangingError: The target is shorter than it was a moment ago.
+        ImageChangingError: It does not, and one of the images was written to meanwhile.
+        StorageError, StorageRefusedError: A file cannot be read.
     """
-    try:
-        check_commands(rdiff)
-        with _Comparison(target, rdiff, progress) as comparison:
-            patch(source, rdiff, comparison.feed)
-            comparison.finish()
-    except ProofError:
-        raise
-    except DeltaError as error:
-        raise ProofError(
-            rdiff, f"this rdiff cannot be applied: {error.problem}", found=error.found
-        ) from error
+    with Image.open(source) as basis, Image.open(target) as image:
+        try:
+            check_commands(rdiff)
+            with _Comparison(target, rdiff, progress) as comparison:
+                patch(source, rdiff, comparison.feed)
+                comparison.finish()
+        except DeltaError as error:
+            for one in (basis, image):
+                one.check_unchanged()  # the rdiff may be right, and the image was another one
+            if isinstance(error, ProofError):
+                raise
+            raise ProofError(
+                rdiff, f"this rdiff cannot be applied: {error.problem}", found=error.found
+            ) from error
 
 
 class _Comparison:

@@ -13,6 +13,7 @@ from puavo_repository.errors import (
     DeltaError,
     ImageChangingError,
     RepositoryError,
+    printable,
     storage_error,
 )
 from puavo_repository.formats.metadata import Digests
@@ -157,7 +158,7 @@ def _adopt(mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord | None:
 
 
 def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord:
-    from puavo_repository.delta.work import prove, write_rdiff
+    from puavo_repository.delta.work import write_rdiff
 
     started = time.monotonic()
     part = files.part_path(job.path)
@@ -177,9 +178,7 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
         if is_too_large(digests.size, job.target_size, settings.policy):
             job.check_images()
             return job.record(digests, engine.name, None)
-        paths = job.source.path, job.target.path, part
-        contained.call(job.path, "while it proved this rdiff", prove, *paths, progress=progress)
-        job.check_images()
+        _prove(job, part, progress)
         if os.path.lexists(job.path):
             mirror.withdraw({f"rdiffs/{job.name}"})
             mirror.state.rdiffs.remove(job.name)
@@ -197,3 +196,16 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
         time.monotonic() - started,
     )
     return job.record(digests, engine.name, Identity.at(job.path))
+
+
+def _prove(job: _Job, part: Path, progress: Progress) -> None:
+    from puavo_repository.delta.work import prove
+
+    paths = job.source.path, job.target.path, part
+    try:
+        contained.call(job.path, "while it proved this rdiff", prove, *paths, progress=progress)
+    except DeltaError as error:
+        job.check_images()  # one that changed is the cause, and that may pass
+        error.subject = printable(job.path)  # not its part, which nobody finds
+        raise
+    job.check_images()
