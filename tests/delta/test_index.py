@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from delta.pairs import Pair, noise
+from puavo_repository.compiled import Numbers
+from puavo_repository.delta import anchor_engine
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.anchors import BLOCK, Finder
 from puavo_repository.delta.engine import Side
@@ -107,6 +110,42 @@ def test_with_damaged_anchors_the_rdiff_is_the_same(kept: Path) -> None:
     source, target = pair.sides
     ENGINE.delta(Side(source.path, kept, "image 1"), target, out.extend)
     assert out == pair.rdiff.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [bytes(16 << 20), noise(9, 96) * ((16 << 20) // 96), bytes(12 << 20) + noise(9, 4 << 20)],
+    ids=["zeros", "a short period", "zeros and noise"],
+)
+@pytest.mark.parametrize("kept", [True, False])
+def test_runs_and_periods_stay_within_the_memory_too(
+    tmp_path: Path, data: bytes, *, kept: bool
+) -> None:
+    engine = AnchorEngine(threads=2, memory=1 << 20)
+    assert engine.spacing(len(data)) == 512  # of ordinary data, as many as the memory holds
+    made: list[int] = []
+
+    def watched(table_for: Callable[[int], Numbers]) -> Callable[[int], Numbers]:
+        def make(anchors: int) -> Numbers:
+            table = table_for(anchors)
+            made.append(table.nbytes + 8 * anchors)
+            return table
+
+        return make
+
+    pair = Pair(tmp_path, data, data[1000:])
+    source, target = pair.sides
+    if kept:
+        indexer = engine.indexer(len(data))
+        indexer.update(memoryview(data))
+        indexer.save(tmp_path / "anchors", "it")
+        assert (tmp_path / "anchors").stat().st_size < engine.memory
+        source = Side(source.path, tmp_path / "anchors", "it")
+    out = bytearray()
+    with mock.patch.object(anchor_engine, "table_for", watched(anchor_engine.table_for)):
+        engine.delta(source, target, out.extend)
+    assert made[0] <= engine.memory
+    assert len(out) < 100
 
 
 def test_larger_images_get_fewer_anchors_within_the_budget() -> None:
