@@ -16,6 +16,7 @@ from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.anchors import BLOCK, Finder
 from puavo_repository.delta.engine import Side
 from puavo_repository.delta.index import Anchors, Indexer
+from puavo_repository.delta.sparse import table_for
 
 ENGINE = AnchorEngine(threads=2)
 DATA = noise(1, BLOCK + 300_000)
@@ -24,7 +25,7 @@ SPACING = ENGINE.spacing(len(DATA))
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
-    indexer = Indexer(SPACING)
+    indexer = Indexer(SPACING, 1 << 30)
     indexer.update(memoryview(DATA))
     indexer.save(tmp_path / "anchors", "image 1")
     return tmp_path / "anchors"
@@ -38,7 +39,7 @@ def load(path: Path, identity: str = "image 1", size: int = len(DATA)) -> Anchor
 @pytest.mark.parametrize("step", [1_000_003, 3 * BLOCK])
 def test_the_stream_s_blocks_do_not_matter(tmp_path: Path, size: int, step: int) -> None:
     data = DATA[:size]
-    whole, parts = Indexer(SPACING), Indexer(SPACING)
+    whole, parts = Indexer(SPACING, 1 << 30), Indexer(SPACING, 1 << 30)
     whole.update(memoryview(data))
     for start in range(0, size, step):
         parts.update(memoryview(data)[start : start + step])
@@ -142,7 +143,7 @@ def test_runs_and_periods_stay_within_the_memory_too(
         assert (tmp_path / "anchors").stat().st_size < engine.memory
         source = Side(source.path, tmp_path / "anchors", "it")
     out = bytearray()
-    with mock.patch.object(anchor_engine, "table_for", watched(anchor_engine.table_for)):
+    with mock.patch.object(anchor_engine, "table_for", watched(table_for)):
         engine.delta(source, target, out.extend)
     assert made[0] <= engine.memory
     assert len(out) < 100

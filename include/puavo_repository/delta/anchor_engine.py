@@ -14,13 +14,23 @@ the effort, so neither does the rdiff: whatever the threads do, it has the same 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import numpy as np
 
 from puavo_repository.compiled import Bytes, Numbers, array
-from puavo_repository.delta.anchors import BLOCK, CELL, KEY, MOST, BlockAnchors, Finder, threshold
+from puavo_repository.delta.anchors import (
+    BLOCK,
+    CELL,
+    KEY,
+    MOST,
+    BlockAnchors,
+    Collector,
+    Finder,
+    threshold,
+)
 from puavo_repository.delta.comparing import WINDOW
 from puavo_repository.delta.dense import REGION, SLOTS, match_dense
 from puavo_repository.delta.encoding import Joiner, encode, out_size
@@ -29,7 +39,7 @@ from puavo_repository.delta.images import Image
 from puavo_repository.delta.index import Anchors, Indexer
 from puavo_repository.delta.lanes import Lanes
 from puavo_repository.delta.machine import buffer
-from puavo_repository.delta.sparse import HEAD, insert, match_sparse, table_for
+from puavo_repository.delta.sparse import HEAD, insert, match_sparse, most_anchors, table_for
 from puavo_repository.errors import SettingsError
 
 _COPIES = BLOCK // 64  # in a block at most; what more could be found stays literal
@@ -86,13 +96,13 @@ class AnchorEngine:
     def spacing(self, size: int) -> int:
         """Return the spacing of the anchors of an image of ``size`` bytes."""
         spacing = EFFORTS[self.effort].spacing
-        while spacing * CELL < BLOCK and 20 * size // spacing > self.memory:
-            spacing *= 2  # 8 bytes an anchor in the list, 10.7 to 21.3 in the table
+        while spacing * CELL < BLOCK and size // spacing > most_anchors(self.memory):
+            spacing *= 2
         return spacing
 
     def indexer(self, size: int) -> ImageIndexer:
         """Return an indexer for an image of ``size`` bytes."""
-        return Indexer(self.spacing(size))
+        return Indexer(self.spacing(size), most_anchors(self.memory))
 
     def delta(
         self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
@@ -104,18 +114,24 @@ class AnchorEngine:
             Lanes.open(self.threads) as lanes,
         ):
             spacing = self.spacing(basis.size)
-            table = _table(lanes, _anchors(lanes, source, basis, spacing, progress))
+            found = Collector(spacing, most_anchors(self.memory))
+            for block in _anchors(lanes, source, basis, spacing, progress):
+                found.add(block)
+            table = _table(lanes, found.blocks)
             _Search(basis, image, table, spacing, EFFORTS[self.effort]).write(lanes, sink, progress)
             basis.check_unchanged()
             image.check_unchanged()
 
 
-def _anchors(lanes: Lanes, side: Side, image: Image, spacing: int, progress: Progress) -> Anchors:
+def _anchors(
+    lanes: Lanes, side: Side, image: Image, spacing: int, progress: Progress
+) -> Iterator[BlockAnchors]:
     """Load the anchors of an image, or find them."""
     if side.anchors is not None:
         kept = Anchors.load(side.anchors, side.identity, image.size, spacing)
         if kept is not None:
-            return kept
+            yield from kept.blocks
+            return
     spare: SimpleQueue[tuple[Finder, Bytes]] = SimpleQueue()
     for _ in range(lanes.width):
         spare.put((Finder(spacing), buffer(BLOCK)))
@@ -128,19 +144,17 @@ def _anchors(lanes: Lanes, side: Side, image: Image, spacing: int, progress: Pro
         finally:
             spare.put((finder, data))
 
-    blocks = []
     for block in lanes.map(find, range(0, image.size - KEY + 1, BLOCK)):
-        blocks.append(block)
+        yield block
         progress(0)
-    return Anchors(image.size, spacing, blocks)
 
 
-def _table(lanes: Lanes, anchors: Anchors) -> Numbers:
+def _table(lanes: Lanes, blocks: list[BlockAnchors]) -> Numbers:
     """Put all anchors into a table."""
-    table = table_for(anchors.count)
+    table = table_for(sum(len(block.keys) for block in blocks))
 
     def fill(part: int) -> None:
-        for block in anchors.blocks:
+        for block in blocks:
             insert(block.keys, block.offsets, block.first, table, part, lanes.width)
 
     for _ in lanes.map(fill, range(lanes.width)):

@@ -42,6 +42,41 @@ class BlockAnchors:
     keys: Numbers
     offsets: Numbers
 
+    def thinned(self, cell: int, each: int) -> BlockAnchors:
+        """Return the first ``each`` anchors of every cell."""
+        cells = self.offsets // cell
+        kept = np.arange(len(cells)) - np.searchsorted(cells, cells) < each
+        return BlockAnchors(self.first, self.keys[kept], self.offsets[kept])
+
+
+class Collector:
+    """Takes the anchors of an image, block by block, and keeps no more than it may.
+
+    Runs and short periods have up to ``MOST`` anchors in a cell, four times as many as other
+    content. Where that makes too many in all, every cell keeps half of ``MOST``, or half of that,
+    and so on: what is left depends on the image alone, not on the order of the work.
+
+    Args:
+        spacing: Of the anchors in bytes, on average.
+        most: How many to keep.
+    """
+
+    def __init__(self, spacing: int, most: int) -> None:
+        self.blocks: list[BlockAnchors] = []
+        self._cell, self._most, self._each = CELL * spacing, most, MOST
+        self._count = 0
+
+    def add(self, block: BlockAnchors) -> None:
+        """Take the anchors of the next block."""
+        if self._each < MOST:
+            block = block.thinned(self._cell, self._each)
+        self.blocks.append(block)
+        self._count += len(block.keys)
+        while self._count > self._most and self._each > 1:
+            self._each //= 2
+            self.blocks = [one.thinned(self._cell, self._each) for one in self.blocks]
+            self._count = sum(len(one.keys) for one in self.blocks)
+
 
 class Finder:
     """Finds anchors, block by block; one for each thread."""

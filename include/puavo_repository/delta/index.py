@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from puavo_repository.compiled import Bytes
-from puavo_repository.delta.anchors import BLOCK, KEY, BlockAnchors, Finder
+from puavo_repository.delta.anchors import BLOCK, KEY, BlockAnchors, Collector, Finder
 from puavo_repository.delta.machine import SLACK, buffer
 from puavo_repository.storage import files
 
@@ -98,14 +98,19 @@ def _padded(identity: str) -> bytes:
 
 
 class Indexer:
-    """Finds the anchors of an image that comes in blocks of any size (an ``ImageIndexer``)."""
+    """Finds the anchors of an image that comes in blocks of any size (an ``ImageIndexer``).
 
-    def __init__(self, spacing: int) -> None:
+    Args:
+        spacing: Of the anchors in bytes, on average.
+        most: How many anchors to keep.
+    """
+
+    def __init__(self, spacing: int, most: int) -> None:
         self._finder = Finder(spacing)
+        self._found = Collector(spacing, most)
         self._buffer = buffer(BLOCK)
         self._filled = 0
         self._first = 0  # position of the buffer in the image
-        self._blocks: list[BlockAnchors] = []
 
     def update(self, block: memoryview) -> None:
         """Take the next bytes of the image."""
@@ -127,11 +132,11 @@ class Indexer:
         size = self._first + self._filled
         while self._first + KEY <= size:
             self._find(size)
-        return Anchors(size, self._finder.spacing, self._blocks)
+        return Anchors(size, self._finder.spacing, self._found.blocks)
 
     def _find(self, size: int) -> None:
         """Find the anchors of the block in the buffer; what follows it moves to the front."""
-        self._blocks.append(self._finder.find(self._buffer, self._first, size))
+        self._found.add(self._finder.find(self._buffer, self._first, size))
         self._buffer[:SLACK] = self._buffer[BLOCK:]
         self._filled = max(0, self._filled - BLOCK)
         self._first += BLOCK

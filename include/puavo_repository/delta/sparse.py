@@ -36,6 +36,12 @@ def table_for(anchors: int) -> Numbers:
     return array(slots, np.uint64)
 
 
+def most_anchors(memory: int) -> int:
+    """Return how many anchors fit into so many bytes: 8 bytes each, and their table."""
+    tables = (1 << bits for bits in range(_FEWEST.bit_length() - 1, 40))
+    return max(min(slots * 3 // 4, memory // 8 - slots) for slots in tables)
+
+
 @inlined
 def first_slot(table: Numbers, key: Word) -> Word:
     """Return where the search for a 32-bit key begins: its top bits."""
