@@ -67,6 +67,12 @@ def rdiff_path(settings: Settings) -> Path:
     return Mirror(settings.mirror_dir).rdiff(PAIR.rdiff)
 
 
+def written(path: Path) -> tuple[int, int]:
+    """Return what changes when a file is written again; that it was read does not count."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
+
+
 def make_with_rdiff(settings: Settings) -> Path:
     """Make the rdiff as the old system did."""
     path = rdiff_path(settings)
@@ -94,16 +100,16 @@ def test_an_rdiff_applies_and_is_recorded(settings: Settings) -> None:
 
 def test_a_repeated_step_finds_its_result(settings: Settings) -> None:
     record = diff(settings, PAIR)
-    before = rdiff_path(settings).stat()
+    before = written(rdiff_path(settings))
     assert diff(settings, PAIR) == record
-    assert rdiff_path(settings).stat() == before
+    assert written(rdiff_path(settings)) == before
 
 
 def test_a_sound_rdiff_of_the_old_system_is_adopted(settings: Settings) -> None:
     path = make_with_rdiff(settings)
-    before = path.stat()
+    before = written(path)
     assert diff(settings, PAIR).engine == ADOPTED
-    assert path.stat() == before
+    assert written(path) == before
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "append", "other"])
