@@ -151,9 +151,14 @@ def test_an_image_that_was_replaced_since_is_fingerprinted_again(
 def test_an_image_that_changes_meanwhile_is_left_for_later(
     repository: Repository, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "puavo_repository.delta.proof.prove", lambda *_: repository.add(PAIR.target, size=70_000)
-    )
+    call = contained.call
+
+    def change(*arguments: Any, **more: Any) -> Any:
+        if prove in arguments:
+            return repository.add(PAIR.target, size=70_000)
+        return call(*arguments, **more)
+
+    monkeypatch.setattr(contained, "call", change)
     with pytest.raises(ImageChangingError, match="after it was fingerprinted"):
         diff(settings, PAIR)
     assert os.listdir(rdiff_path(settings).parent) == []
