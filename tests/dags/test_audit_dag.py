@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,17 @@ def test_a_remote_that_cannot_be_reached_is_a_finding_and_stops_nothing_else(
     conf = {
         "image_dir": str(repository.images),
         "mirror_dir": str(repository.mirror),
-        "mirrors": [f"file://{tmp_path}/missing", "no-such-connection"],
+        "mirrors": [f"file://{tmp_path}/missing", "backup", "no-such-connection"],
         "audit_https": False,
     }
-    found = run_dag(airflow, AUDIT, conf)
+    there = {"path": "/srv/mirror", "host_key": "ssh-ed25519 nonsense"}
+    connection = json.dumps({"conn_type": "generic", "host": "localhost", "extra": there})
+    found = run_dag(airflow, AUDIT, conf, AIRFLOW_CONN_BACKUP=connection)
     assert found["state"] == "failed"
     report = audit_report.last(repository.mirror)
     assert report is not None
     assert report.counts.local_files == 1
     assert "no such folder" in str(report.findings[0])
-    assert report.findings[1].problem == "checks that did not come to their end: 1"
+    assert report.findings[1].where == "backup", "as the mirror is named wherever it is shown"
+    assert report.findings[2].problem == "checks that did not come to their end: 1"
     assert not report.ok
