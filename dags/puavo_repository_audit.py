@@ -132,17 +132,19 @@ def puavo_repository_audit() -> None:
         label(without_password(work["mirror"]))
         options, here = publish_options.load({}), chosen()
         target = remotes.target(work["mirror"], options)
+        # A connection's id is the mirror's name wherever it is shown.
+        where = target.url if "://" in work["mirror"] else work["mirror"]
         found = audit_remote(
             here.mirror_dir,
             target,
-            work["turns"].get(target.url, 0),
+            work["turns"].get(where, 0),
             options,
             share=here.audit_share,
             watcher=LoggedWatcher(),
         )
         if repairs():
             found = repair_remote(here.mirror_dir, target, found, options)
-        return told(found)
+        return told(found.named(where))
 
     @task(trigger_rule="all_done")
     def clients(audit: Facts) -> Facts | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,15 @@ class Checked:
     findings: tuple[Finding, ...] = ()
     repaired: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def named(self, where: str) -> Checked:
+        """Return the same of a place that is known by this name."""
+
+        def named(found: tuple[Finding, ...]) -> tuple[Finding, ...]:
+            return tuple(replace(one, where=where) for one in found)
+
+        findings, repaired = named(self.findings), named(self.repaired)
+        return replace(self, where=where, findings=findings, repaired=repaired)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
