@@ -50,6 +50,7 @@ def test_a_rollback_is_known_until_clients_see_something_else(tmp_path: Path) ->
     back = published.remember(tmp_path, WWW, 5, files={"a.img": "aa"}, problems={}, restored=3)
     assert back.restored == 3
     same = published.remember(tmp_path, WWW, 5, files={"a.img": "aa"}, problems={SERIES: "waits"})
+    assert same.changed == back.changed
     assert same.restored == 3, "a night that published nothing leaves it as it is"
     new = published.remember(tmp_path, WWW, 6, files={"a.img": "aa", "b.img": "bb"}, problems={})
     assert new.restored is None

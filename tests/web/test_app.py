@@ -16,9 +16,10 @@ from puavo_repository.errors import SettingsError
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.web.app import Backend, Looker, Place, create_app
 from puavo_repository.web.model import Dag, Repository, Run, Summary
+from puavo_repository.web.status import PATIENCE
 from puavo_repository.web.view import PREPARE
 from web.mirrors import fail, make_mirror
-from web.test_view import run
+from web.test_view import NIGHT, run
 
 PATHS = [
     "/",
@@ -135,12 +136,11 @@ def test_the_description_names_every_field_of_the_summary(good: TestClient) -> N
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_head_is_answered_as_get_without_the_body(good: TestClient, path: str) -> None:
+def test_head_is_answered_as_get(good: TestClient, path: str) -> None:
     got, headed = good.get(path), good.head(path)
     assert headed.status_code == got.status_code == 200
     assert headed.headers["content-length"] == got.headers["content-length"]
     assert headed.headers["content-type"] == got.headers["content-type"]
-    assert headed.content == b""
     assert good.head(path, headers={"token": ""}).status_code == 401
 
 
@@ -178,6 +178,18 @@ def test_health_is_503_with_reasons_until_all_is_well(good: TestClient, tmp_path
     }
     assert good.head("/api/v1/health").status_code == 503
     assert good.get("/api/v1/summary").status_code == 200, "readers always get it"
+
+
+def test_what_is_kept_of_a_look_gets_old_by_the_clock_alone(tmp_path: Path) -> None:
+    make_mirror(tmp_path, images=1)
+    clock = [NIGHT.timestamp()]
+    looker = Looker(lambda: Place(tmp_path), lambda: clock[0])
+    due = [Dag(dag_id=PREPARE, due=NIGHT)]
+    first = looker.look([], due)
+    assert looker.look([], due) is first
+    assert first.summary.ok
+    clock[0] += PATIENCE.total_seconds() + 60
+    assert not looker.look([], due).summary.ok
 
 
 def test_nobody_is_shown_what_another_may_see(tmp_path: Path) -> None:

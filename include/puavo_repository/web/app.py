@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException as AnyHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from puavo_repository.errors import RepositoryError, storage_error
 from puavo_repository.storage.state import Failure
@@ -94,17 +95,19 @@ class Looker:
     runs of different DAGs. It is replaced as a whole, because requests are served side by side.
     """
 
-    def __init__(self, place: Callable[[], Place]) -> None:
+    def __init__(self, place: Callable[[], Place], clock: Callable[[], float] = time.time) -> None:
         self._place = place
+        self._clock = clock
         self._reader: Reader | None = None
         self._last: Look | None = None
 
     def look(self, runs: list[Run], dags: list[Dag]) -> Repository:
         """Return what is to be shown now; the same object while nothing has changed."""
-        now, last = datetime.now(UTC), self._last
-        seen = Seen(*self._disk(), runs, dags, int(now.timestamp() // 60))
+        now, last = self._clock(), self._last
+        seen = Seen(*self._disk(), runs, dags, int(now // 60))
         if last is None or last.seen != seen:
-            found = view.repository(seen.disk, runs, dags, seen.remotes, now)
+            at = datetime.fromtimestamp(now, UTC)
+            found = view.repository(seen.disk, runs, dags, seen.remotes, at)
             last = self._last = Look(seen, found)
         return last.found
 
@@ -232,18 +235,12 @@ def create_app(backend: Backend) -> FastAPI:
 
 
 class HeadAsGet:
-    """Answers HEAD like GET, without the body."""
+    """Answers HEAD like GET; the server leaves the body out."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope.get("method") != "HEAD":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_head(message: Message) -> None:
-            await send({**message, "body": b""} if "body" in message else message)
-
-        await self._app({**scope, "method": "GET"}, receive, send_head)
+        head = scope.get("method") == "HEAD"
+        await self._app({**scope, "method": "GET"} if head else scope, receive, send)

@@ -176,7 +176,7 @@ def _standing(
         text = f"paused: {amount} to be published"
         return found(State.PAUSED, text, "Unpause the DAG that publishes, in the Airflow UI")
     # What was prepared a moment ago is published by a run that is about to start.
-    soon = local.changed is not None and now - local.changed < PATIENCE and not publishing.paused
+    soon = local.changed is not None and now - local.changed < PATIENCE
     remedy = "" if soon and not record.problems else "Run publish"
     if record.checked is None:
         text = "unknown: no run has looked at it yet"
