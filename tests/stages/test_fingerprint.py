@@ -231,3 +231,50 @@ def test_success_clears_the_failure(repository: Repository) -> None:
     repository.add(IMAGE)
     fingerprint(repository.settings(), IMAGE)
     assert Mirror(repository.mirror).state.failures.names() == []
+
+
+def _with_definitions(repository: Repository, tmp_path: Path, files: dict[str, int]) -> None:
+    """Make an image whose definitions are objects of one long string, of so many bytes."""
+    folder = tmp_path / "tree/usr/share/puavo-conf/definitions"
+    folder.mkdir(parents=True)
+    for file, size in files.items():
+        (folder / file).write_text(f'{{"{file}": "{"x" * size}"}}')
+    image = repository.images / IMAGE
+    subprocess.run(["mksquashfs", tmp_path / "tree", image, "-quiet", "-no-progress"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "says"),
+    [(3, 6 << 20, "together larger than 16 MiB"), (4097, 1, "more than 4096")],
+)
+def test_many_definitions_that_would_fill_the_disk_are_refused_before_they_are_unpacked(
+    repository: Repository, tmp_path: Path, count: int, size: int, says: str
+) -> None:
+    _with_definitions(repository, tmp_path, {f"{n:04}.json": size for n in range(count)})
+    assert says in refused(repository)
+
+
+def test_a_good_image_on_a_full_disk_is_not_called_damaged(
+    repository: Repository, tmp_path: Path
+) -> None:
+    _with_definitions(repository, tmp_path, {"a.json": 1 << 20})
+    scratch = Mirror(repository.mirror).state.scratch
+    scratch.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(scratch)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system may be mounted here")
+    try:
+        assert "No space left on device" in refused(repository, StorageRefusedError)
+    finally:
+        subprocess.run(["umount", str(scratch)], check=True)
+    assert fingerprint(repository.settings(), IMAGE).puavo_conf
+
+
+def test_a_file_in_place_of_the_definitions_is_refused(
+    repository: Repository, tmp_path: Path
+) -> None:
+    (tmp_path / "tree/usr/share/puavo-conf").mkdir(parents=True)
+    (tmp_path / "tree/usr/share/puavo-conf/definitions").write_text("{}")
+    image = repository.images / IMAGE
+    subprocess.run(["mksquashfs", tmp_path / "tree", image, "-quiet", "-no-progress"], check=True)
+    assert "not a plain folder" in refused(repository)
