@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +211,39 @@ def test_somebody_s_files_in_meta_are_neither_removed_nor_replaced(
         assert theirs.read_bytes() == content
         theirs.unlink()
     assert repository.prepare().ok
+
+
+# 29: room
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Repository]:
+    """Yield a repository on a file system that is soon full."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system may be mounted here")
+    try:
+        yield Repository(tmp_path / "repository")
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize(("targets", "rdiffs"), [(3, 6), (0, 0)])
+def test_what_the_operator_removes_makes_room_on_a_full_disk(
+    small_disk: Repository, targets: int, rdiffs: int
+) -> None:
+    for version in OLDER:
+        small_disk.add(name(version))
+    assert small_disk.prepare(targets=targets).ok
+    (small_disk.images / name(V1)).unlink()
+    if not rdiffs:  # nothing goes that no client sees: only what can be made again makes room
+        (small_disk.mirror / ".puavo-repository/anchors" / name(V1)).unlink()
+    filler = small_disk.root / "filler"
+    with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(bytes(4096))
+    report = small_disk.prepare(targets=targets)
+    assert report.ok
+    assert name(V1) in report.removed
+    assert offered(small_disk) == [name(V2), name(V3), name(V4)]
+    assert small_disk.check() == rdiffs
