@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from puavo_repository.formats import sealed
+from puavo_repository.stages import fingerprint
 from puavo_repository.stages.clean import withdraw
 from puavo_repository.storage.mirror import Mirror
 from repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
@@ -180,6 +182,39 @@ def test_a_manual_series_is_described_as_it_is_written(repository: Repository) -
     assert any("2 images are in no configured series" in note for note in report.notes)
 
 
+def test_what_came_meanwhile_is_the_next_run_s(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.add(name(V1))
+    read = fingerprint._read
+
+    def slowly(*arguments: Any) -> Any:
+        repository.add(name(V2))
+        return read(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fingerprint, "_read", slowly)
+        assert repository.prepare().ok
+    assert images(repository) == [name(V1)]
+    assert repository.prepare().ok
+    assert images(repository) == [name(V1), name(V2)]
+
+
+def test_records_that_name_an_inode_still_count(repository: Repository) -> None:
+    for version in (V1, V2):
+        repository.add(name(version))
+    repository.prepare()
+    state = Mirror(repository.mirror).state
+    for folder in (state.images.folder, state.rdiffs.folder):
+        for path in folder.iterdir():
+            values = sealed.loads(path.read_bytes())
+            values["identity"].append(4711)
+            path.write_bytes(sealed.dumps(values))
+    report = repository.prepare()
+    assert report.ok
+    assert (report.images_read, report.rdiffs_made) == (0, 0)
+
+
 def test_foreign_files_in_the_mirror_stay(repository: Repository) -> None:
     repository.add(name(V1))
     repository.mirror.mkdir()
@@ -210,4 +245,5 @@ def test_the_old_system_s_mirror_is_adopted(repository: Repository) -> None:
     assert public(repository.mirror) == wanted
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert report.removed == (gone,)
+    assert (report.rdiffs_made, report.rdiffs_adopted) == (0, 2)
     assert any(".signatures" in note for note in report.notes)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.errors import StorageError
+from puavo_repository.formats.names import LONGEST_IMAGE, image_name, rdiff_name
 from puavo_repository.stages.discover import discover
 from repository import AMXA, FREE, V1, V2, Repository, name
 
@@ -69,3 +70,24 @@ def test_an_image_that_cannot_be_looked_at_does_not_count_as_gone(
     monkeypatch.setattr(Path, "stat", fail)
     with pytest.raises(StorageError, match="Input/output"):
         discover(settings)
+
+
+def test_a_name_whose_derived_names_would_be_too_long_is_refused(repository: Repository) -> None:
+    def named(length: int) -> str:
+        return name(V1, f"puavo-os-{'a' * (length - len(name(V1, 'puavo-os--buster')))}-buster")
+
+    longest, longer = named(LONGEST_IMAGE), named(LONGEST_IMAGE + 1)
+    for image in (longest, longer, named(254)):
+        (repository.images / image).touch()
+    found = discover(repository.settings())
+    assert list(found.images) == [longest]
+    assert all("at most 199 bytes" in failure.message for failure in found.failures)
+    # as a remote has it, while it is being sent
+    part = f".{rdiff_name(longest, name(V2))}.{'0' * 16}.{'0' * 8}.part"
+    assert len(part) <= 255
+    # What one run writes, the next one reads.
+    (repository.images / longest).unlink()
+    repository.add(longest)
+    for _ in range(2):
+        assert {failure.stage for failure in repository.prepare().failures} == {"discover"}
+    assert [image["filename"] for image in repository.meta(image_name(longest).series)] == [longest]

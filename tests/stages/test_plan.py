@@ -103,6 +103,13 @@ def test_a_version_counts_once_in_a_series() -> None:
     assert [failure.name for failure in found.failures] == [other]
 
 
+def test_an_image_that_is_named_twice_counts_once() -> None:
+    again = "".join(list(ONE))  # equal, and not the same object
+    found = plan((ONE, TWO, again, TWO), extra={TWO: (again, ONE)})
+    assert [list(series.diffs) for series in found.series] == [[ONE, TWO]]
+    assert not found.failures
+
+
 def test_two_rdiffs_never_share_a_name() -> None:
     other = TWO.replace("a-os-b", "x-os-y")
     series = (

@@ -52,6 +52,18 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_each_try_has_a_part_file_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    with files.new_file(path) as dead:
+        dead.write(b"of a try that is")
+        with files.new_file(path) as alive:
+            alive.write(b"whole")
+        dead.write(b" thought dead")
+        dead.flush()
+        assert path.read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == ["f"]
+
+
 def test_sweeping_removes_part_files_only(tmp_path: Path) -> None:
     for name in (".a.part", "a.part", ".keep", "b"):
         (tmp_path / name).touch()

@@ -1,0 +1,53 @@
+"""A task that takes several files tries them all."""
+
+from __future__ import annotations
+
+import pytest
+
+from puavo_repository.errors import (
+    ImageError,
+    PermanentError,
+    RepositoryError,
+    SettingsError,
+    StorageError,
+    TransientError,
+)
+from puavo_repository_airflow.tasks import each
+
+
+def test_the_first_error_stops_none_of_the_others() -> None:
+    done = []
+
+    def step(name: str) -> None:
+        done.append(name)
+        if name in errors:
+            raise errors[name]
+
+    errors: dict[str, Exception] = {"a": ImageError("a", "bad")}
+    with pytest.raises(ImageError, match="a: bad"):
+        each(["a", "b", "c"], step)
+    assert done == ["a", "b", "c"]
+    errors["c"] = ImageError("c", "bad as well")
+    with pytest.raises(PermanentError, match=r"2 of 3 failed.*a: bad; c: bad as well"):
+        each(["a", "b", "c"], step)
+
+
+@pytest.mark.parametrize("passing", [StorageError("b", "busy"), ValueError("a bug")])
+def test_a_retry_is_worth_it_where_it_may_help_one(passing: Exception) -> None:
+    def step(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(TransientError, match="2 of 2 failed"):
+        each([ImageError("a", "bad"), passing], step)
+
+
+def test_a_wrong_setting_ends_it_all() -> None:
+    tried: list[RepositoryError] = []
+
+    def step(error: RepositoryError) -> None:
+        tried.append(error)
+        raise error
+
+    with pytest.raises(SettingsError):
+        each([SettingsError("engine", "unknown"), ImageError("a", "bad")], step)
+    assert len(tried) == 1
