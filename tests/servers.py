@@ -66,6 +66,8 @@ class Sshd:
     sftp: str = "internal-sftp"
     full_disk: Path | None = None  # a folder that is a file system of `disk_size` for the server
     disk_size: str = "24m"
+    subsystem: str = "sftp"
+    more: str = ""  # further lines of its configuration
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -89,7 +91,7 @@ class Sshd:
             f"AuthorizedKeysFile {self.home}/authorized_keys\nPidFile none\nStrictModes no\n"
             f"UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             f"PermitRootLogin prohibit-password\nMaxStartups 100\n"
-            f"Subsystem sftp {self.sftp}\n"
+            f"Subsystem {self.subsystem} {self.sftp}\n{self.more}\n"
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # where sshd confines its unprivileged half

@@ -118,6 +118,26 @@ def test_a_full_disk_is_told_from_other_failures(tmp_path: Path) -> None:
         tree.close()
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sftp": "/bin/echo hello from .profile"}, r"prints 'hello from .profile\\n'.*login"),
+        ({"sftp": "/bin/echo no"}, r"prints 'no\\n'.*login"),
+        ({"sftp": "/bin/sh -c 'echo not for you >&2; exit 3'"}, r"ended.*'not for you\\n'"),
+        ({"sftp": "/nowhere/sftp-server"}, r"ended.*nowhere.*Subsystem"),
+        ({"more": "MaxSessions 0"}, r"MaxSessions.*sshd_config"),
+        ({"subsystem": "other"}, r"has no SFTP.*Subsystem sftp"),
+    ],
+)
+def test_a_server_without_sftp_is_told_in_a_sentence(
+    tmp_path: Path, options: dict[str, str], says: str
+) -> None:
+    with running(Sshd(tmp_path / "sshd", **options)) as server:  # type: ignore[arg-type]
+        with pytest.raises(StorageRefusedError, match=says) as caught:
+            SftpTree(server.target(tmp_path))
+        assert "(" not in caught.value.problem
+
+
 @pytest.mark.parametrize("after", [0, 500, 3_000, 4_500, 200_000, 900_000])
 def test_a_silent_server_is_given_up(
     sshd: Sshd, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch

@@ -222,26 +222,38 @@ def test_what_a_listing_leaves_out_does_not_count_as_gone(tmp_path: Path) -> Non
     assert tree_of(remote) == tree_of(mirror)
 
 
-def test_a_listing_without_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sftp, "MOST_NAMES", 500)
+@contextmanager
+def long_listing(folder: Path, count: int) -> Iterator[SftpTree]:
+    """Have a server that lists so many names of a folder in which one lies."""
     listed = 0
 
     def meddle(_number: int, packet: bytes) -> bytes:
         nonlocal listed
-        if (packet[0] == Packet.NAME and b"one" in packet) or (
-            listed and packet[0] == Packet.STATUS
-        ):
-            names = [f"{listed + n}".encode() for n in range(100)]
+        one = packet[0] == Packet.NAME and b"one" in packet
+        if one or (0 < listed < count and packet[0] == Packet.STATUS):
+            names = [f"{listed + n}".encode() for n in range(5_000)]
             listed += len(names)
             entries = b"".join(struct.pack(">I", len(n)) + n + bytes(8) for n in names)
             return whole(b"\x68" + packet[1:5] + struct.pack(">I", len(names)) + entries)
         return whole(packet)
 
-    (tmp_path / "one").touch()
+    (folder / "one").touch()
     with meddled(meddle):
-        tree = SftpTree(Target(path=str(tmp_path), host="meddled"))
-        with pytest.raises(StorageRefusedError, match="at most 500"):
-            tree.list("")
+        yield SftpTree(Target(path=str(folder), host="meddled"))
+
+
+def test_a_listing_without_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp, "LARGEST_LISTING", 10_000_000)
+    with (
+        long_listing(tmp_path, 1 << 40) as tree,
+        pytest.raises(StorageRefusedError, match="without end"),
+    ):
+        tree.list("")
+
+
+def test_a_folder_with_many_foreign_files_is_listed(tmp_path: Path) -> None:
+    with long_listing(tmp_path, 150_000) as tree:
+        assert len(tree.list("")) == 150_000
 
 
 @pytest.mark.parametrize("length", [0, LARGEST_REPLY + 1, 2**32 - 1])
@@ -249,7 +261,7 @@ def test_a_packet_of_an_impossible_length_is_not_waited_for(tmp_path: Path, leng
     with (
         meddled(lambda _number, packet: struct.pack(">I", length) + packet),
         mock.patch.object(sftp_session, "SILENCE_TIMEOUT", 600.0),
-        pytest.raises(ConnectionLostError, match="announced"),
+        pytest.raises(ConnectionLostError, match="not SFTP"),
     ):
         SftpTree(Target(path=str(tmp_path), host="meddled"))
 

@@ -215,19 +215,28 @@ def test_free_space_is_that_of_the_file_system(tree: RemoteTree, root: Path) -> 
     assert abs(free - space.f_bavail * space.f_frsize) < 1 << 30
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o077])
 @pytest.mark.parametrize("kind", ["folder", "sftp"])
-def test_nobody_else_may_write_what_is_made_there(tmp_path: Path, kind: str) -> None:
-    before = os.umask(0)
-    server = Sshd(tmp_path / "sshd", sftp="internal-sftp -u 000")
-    (tmp_path / "remote").mkdir(0o755)
+def test_everybody_may_read_what_is_made_and_nobody_else_write_it(
+    tmp_path: Path, kind: str, umask: int
+) -> None:
+    """A server's umask, or ours, neither opens it nor keeps a web server away."""
+    root = tmp_path / "remote"
+    root.mkdir()
+    root.chmod(0o755)
+    (root / ".left.part").touch()
+    (root / ".left.part").chmod(0o600)
+    before = os.umask(umask)
     try:
-        with running(server):
-            folder = Target(path=str(tmp_path / "remote"))
+        with running(Sshd(tmp_path / "sshd", sftp=f"internal-sftp -u {umask:03o}")) as server:
+            folder = Target(path=str(root))
             tree = FolderTree(folder) if kind == "folder" else SftpTree(server.target(folder.path))
             tree.make_folder("meta")
             write_whole(tree, "meta/f", b"new")
+            with tree.open(".left.part", Access.WRITE) as file:
+                file.write(0, b"more")
             tree.close()
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "remote" / "meta").stat().st_mode) == 0o755
-    assert stat.S_IMODE((tmp_path / "remote" / "meta" / "f").stat().st_mode) == 0o644
+    modes = {str(p.relative_to(root)): stat.S_IMODE(p.stat().st_mode) for p in root.rglob("*")}
+    assert modes == {"meta": 0o755, "meta/f": 0o644, ".left.part": 0o644}
