@@ -141,6 +141,7 @@ class _Channel:
 
 def _paths(kind: int, body: bytes) -> list[str]:
     one = {Packet.OPEN, Packet.LSTAT, Packet.OPENDIR, Packet.REMOVE, Packet.MKDIR, Packet.RMDIR}
+    one.add(Packet.SETSTAT)
     if kind in one:
         return _strings(body, 1)
     if kind == Packet.RENAME:

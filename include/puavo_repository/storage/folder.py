@@ -81,7 +81,12 @@ class FolderTree:
         flags |= os.O_RDONLY if access is Access.READ else os.O_RDWR | os.O_CREAT
         flags |= os.O_EXCL if access is Access.CREATE else 0
         with self._errors(path):
-            return FolderFile(self, path, os.open(self._root / path, flags, 0o644))
+            descriptor = os.open(self._root / path, flags, 0o644)
+        if access is not Access.READ:
+            # Whatever the umask made of it. It may be another user's, and right as it is.
+            with contextlib.suppress(PermissionError):
+                os.fchmod(descriptor, 0o644)
+        return FolderFile(self, path, descriptor)
 
     def rename(self, path: str, new: str) -> None:
         """Give a file another name in one step, in the place of what had that name."""
@@ -113,6 +118,7 @@ class FolderTree:
         if not self._check_folder(path):
             with self._errors(path):
                 (self._root / path).mkdir(0o755)
+                (self._root / path).chmod(0o755)  # whatever the umask made of it
 
     def remove_folder(self, path: str) -> None:
         """Remove a folder, if it is there and nothing is in it."""

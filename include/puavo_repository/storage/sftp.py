@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import stat as stat_bits
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -11,16 +10,28 @@ from functools import partial
 
 from puavo_repository.errors import RepositoryError, StorageError, StorageRefusedError
 from puavo_repository.storage.remote import Access, Kind, Range, RemoteStat
-from puavo_repository.storage.sftp_file import SftpFile
-from puavo_repository.storage.sftp_packets import Packet, Reply, Status, StatusError, string
+from puavo_repository.storage.sftp_file import SftpFile, take_or_leave
+from puavo_repository.storage.sftp_packets import (
+    Packet,
+    Reply,
+    Status,
+    StatusError,
+    attributes,
+    names,
+    string,
+)
 from puavo_repository.storage.sftp_session import LARGEST_PACKET, SAFE_PACKET, SftpSession
 from puavo_repository.storage.ssh import connect
 from puavo_repository.storage.target import Target
 
 READ, WRITE, CREATE, EXCLUSIVE = 0x01, 0x02, 0x08, 0x20  # flags of OPEN
-# Attributes of what is made: nobody but its owner may write it, whatever the server's umask.
+# Attributes of what is made, whatever the server's umask: nobody but its owner may write it,
+# everybody may read it, the web server among them.
 NEW_FILE, NEW_FOLDER = struct.pack(">II", 0x4, 0o644), struct.pack(">II", 0x4, 0o755)
-MOST_NAMES = 100_000  # in one folder; a server that lists without end must not fill the memory
+# Bytes that a folder's names and their records take here: some two million of them. A server
+# that lists without end must not fill the memory.
+LARGEST_LISTING = 512 << 20
+RECORD = 200  # bytes of each, beside its name
 NEARLY_FULL = 1 << 20  # bytes; OpenSSH says only "Failure" for a full disk, so space is asked for
 
 
@@ -75,6 +86,7 @@ class SftpTree:
         handle = self._ask(Packet.OPENDIR, string(self._full(folder)), folder, Packet.HANDLE)
         owned = handle.string()
         found: dict[str, RemoteStat] = {}
+        size = 0
         while True:
             try:
                 reply = self._session.request(Packet.READDIR, string(owned)).expect(Packet.NAME)
@@ -83,20 +95,21 @@ class SftpTree:
                 if error.code != Status.EOF:
                     raise self._refusal(folder, error) from error
                 return found
-            for _ in range(reply.u32()):
-                name = reply.string().decode("utf-8", "surrogateescape")
-                reply.string()
-                attributes = _attributes(reply)
-                if not name or "/" in name or "\0" in name or len(found) == MOST_NAMES:
-                    raise StorageRefusedError(
-                        f"{self.name}/{folder}",
-                        "the server lists what cannot be in a folder",
-                        expected=f"at most {MOST_NAMES} plain names",
-                        found=ascii(name[:80]),
-                        remedy="Use another server; this one is broken, or means harm",
-                    )
-                if name not in (".", ".."):
-                    found[name] = attributes
+            for raw, there in names(reply):
+                size += RECORD + len(raw)
+                self._check_listed(folder, raw, size)
+                if raw not in (b".", b".."):
+                    found[raw.decode("utf-8", "surrogateescape")] = there
+
+    def _check_listed(self, folder: str, name: bytes, size: int) -> None:
+        if name and b"/" not in name and b"\0" not in name and size <= LARGEST_LISTING:
+            return
+        raise StorageRefusedError(
+            f"{self.name}/{folder}",
+            "the server lists what cannot be in a folder, or more names than fit, or without end",
+            found=ascii(name[:80]),
+            remedy="Use a folder of the mirror's own; or another server: this one means harm",
+        )
 
     def stat(self, path: str) -> RemoteStat | None:
         """Return what is at ``path``, links not followed, or None."""
@@ -104,7 +117,7 @@ class SftpTree:
             return None
         try:
             reply = self._session.request(Packet.LSTAT, string(self._full(path)))
-            return _attributes(reply.expect(Packet.ATTRS))
+            return attributes(reply.expect(Packet.ATTRS))
         except StatusError as error:
             if error.code == Status.NO_SUCH_FILE:
                 return None
@@ -128,7 +141,7 @@ class SftpTree:
             flags |= WRITE | (0 if found else CREATE | EXCLUSIVE)
         body = string(self._full(path)) + struct.pack(">I", flags) + NEW_FILE
         handle = self._ask(Packet.OPEN, body, path, Packet.HANDLE).string()
-        return SftpFile(
+        file = SftpFile(
             self._session,
             f"{self.name}/{path}",
             handle,
@@ -136,14 +149,17 @@ class SftpTree:
             syncs=self._syncs,
             refusal=partial(self._refusal, path),
         )
+        if access is not Access.READ:
+            file.set_mode(NEW_FILE)
+        return file
 
     def rename(self, path: str, new: str) -> None:
         """Give a file another name in one step, in the place of what had that name."""
         self._guard(path)
         self._guard(new)
-        names = string(self._full(path)) + string(self._full(new))
+        both = string(self._full(path)) + string(self._full(new))
         if "posix-rename@openssh.com" in self._session.extensions:
-            self._ask(Packet.EXTENDED, string("posix-rename@openssh.com") + names, new)
+            self._ask(Packet.EXTENDED, string("posix-rename@openssh.com") + both, new)
         elif self.stat(new) is None:
             self.claim(path, new)
         else:
@@ -171,7 +187,9 @@ class SftpTree:
         """Make a folder, if it is missing."""
         self._folders.discard(path)  # another connection may have removed it
         if not self._check_folder(path):
-            self._ask(Packet.MKDIR, string(self._full(path)) + NEW_FOLDER, path)
+            body = string(self._full(path)) + NEW_FOLDER
+            self._ask(Packet.MKDIR, body, path)
+            take_or_leave(self._session.request(Packet.SETSTAT, body))
 
     def remove_folder(self, path: str) -> None:
         """Remove a folder, if it is there and nothing is in it."""
@@ -287,26 +305,3 @@ class SftpTree:
         reply = self._session.request(Packet.EXTENDED, body).expect(Packet.EXTENDED_REPLY)
         _block, fragment, _blocks, _free, available = (reply.u64() for _ in range(5))
         return fragment * available
-
-
-def _attributes(reply: Reply) -> RemoteStat:
-    """Read the ATTRS structure (section 5 of the draft)."""
-    flags = reply.u32()
-    size = reply.u64() if flags & 0x1 else 0
-    if flags & 0x2:
-        reply.u64()  # user and group
-    mode = reply.u32() if flags & 0x4 else 0
-    mtime = 0
-    if flags & 0x8:
-        reply.u32()
-        mtime = reply.u32()
-    if flags & 0x80000000:
-        for _ in range(reply.u32()):
-            reply.string()
-            reply.string()
-    kinds = {
-        stat_bits.S_IFREG: Kind.FILE,
-        stat_bits.S_IFDIR: Kind.FOLDER,
-        stat_bits.S_IFLNK: Kind.LINK,
-    }
-    return RemoteStat(kinds.get(stat_bits.S_IFMT(mode), Kind.OTHER), size, mtime)

@@ -128,6 +128,13 @@ class SftpFile:
 
         self._session.submit(kind, body, check, data if data is not None else b"")
 
+    def set_mode(self, attributes: bytes) -> None:
+        """Have the server set the file's mode, whatever its umask made of it.
+
+        It may refuse: the file may be another user's, and right as it is.
+        """
+        self._session.submit(Packet.FSETSTAT, string(self._handle) + attributes, take_or_leave)
+
     def flush(self) -> None:
         """Wait until everything written and copied is acknowledged."""
         self._session.drain()
@@ -170,3 +177,9 @@ class SftpFile:
             return
         with contextlib.suppress(RepositoryError):  # the first error is the one that counts
             self.close()
+
+
+def take_or_leave(reply: Reply) -> None:
+    """Take an answer to what the server may refuse."""
+    with contextlib.suppress(StatusError):
+        reply.expect(Packet.STATUS)

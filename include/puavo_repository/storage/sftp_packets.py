@@ -6,9 +6,12 @@ Format: draft-ietf-secsh-filexfer-02, sections 3 to 7.
 from __future__ import annotations
 
 import enum
+import stat as stat_bits
 import struct
+from collections.abc import Iterator
 
 from puavo_repository.errors import ConnectionLostError
+from puavo_repository.storage.remote import Kind, RemoteStat
 
 
 class Packet(enum.IntEnum):
@@ -21,6 +24,7 @@ class Packet(enum.IntEnum):
     READ = 5
     WRITE = 6
     LSTAT = 7
+    SETSTAT = 9
     FSETSTAT = 10
     OPENDIR = 11
     READDIR = 12
@@ -108,3 +112,34 @@ def string(text: bytes | str) -> bytes:
     """Encode a string for a request."""
     raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     return struct.pack(">I", len(raw)) + raw
+
+
+def names(reply: Reply) -> Iterator[tuple[bytes, RemoteStat]]:
+    """Yield what a NAME packet lists."""
+    for _ in range(reply.u32()):
+        name = reply.string()
+        reply.string()  # the same as a line for people
+        yield name, attributes(reply)
+
+
+def attributes(reply: Reply) -> RemoteStat:
+    """Read the ATTRS structure (section 5 of the draft)."""
+    flags = reply.u32()
+    size = reply.u64() if flags & 0x1 else 0
+    if flags & 0x2:
+        reply.u64()  # user and group
+    mode = reply.u32() if flags & 0x4 else 0
+    mtime = 0
+    if flags & 0x8:
+        reply.u32()
+        mtime = reply.u32()
+    if flags & 0x80000000:
+        for _ in range(reply.u32()):
+            reply.string()
+            reply.string()
+    kinds = {
+        stat_bits.S_IFREG: Kind.FILE,
+        stat_bits.S_IFDIR: Kind.FOLDER,
+        stat_bits.S_IFLNK: Kind.LINK,
+    }
+    return RemoteStat(kinds.get(stat_bits.S_IFMT(mode), Kind.OTHER), size, mtime)

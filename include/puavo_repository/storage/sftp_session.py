@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import paramiko
 
-from puavo_repository.errors import ConnectionLostError
+from puavo_repository.errors import ConnectionLostError, StorageRefusedError
 from puavo_repository.storage.sftp_packets import Packet, Reply
 from puavo_repository.storage.ssh import SILENCE_TIMEOUT, Watchdog
 
@@ -25,6 +25,8 @@ LARGEST_PACKET = 255 << 10  # OpenSSH's; a server announces it in its limits
 UNDER_WAY = 3 << 20  # bytes of data not yet acknowledged: more than OpenSSH's window of 2 MiB
 REQUESTS_UNDER_WAY = 1024  # requests without data, such as copy-data: two batches
 LARGEST_REPLY = 4 << 20  # bytes; OpenSSH's are at most 256 KiB
+_NO_ROOM = 4  # SSH_OPEN_RESOURCE_SHORTAGE: may pass
+_NO_SFTP = "Have 'Subsystem sftp internal-sftp' in its sshd_config, and a login that may use it"
 BATCH = 32 << 10  # bytes of small requests that travel together, one SSH packet
 
 
@@ -51,16 +53,39 @@ class SftpSession:
         self.sent = 0
         try:
             self._watchdog.expect()
-            self._channel = transport.open_session(timeout=self._watchdog.limit)
-            self._channel.invoke_subsystem("sftp")
+            self._channel = self._open_channel()
             self.extensions = self._greet()
         except BaseException as error:
             self.close()
             raise self._lost(error) from error
 
+    def _open_channel(self) -> paramiko.Channel:
+        try:
+            channel = self._transport.open_session(timeout=self._watchdog.limit)
+        except paramiko.ChannelException as error:
+            refusal = ConnectionLostError if error.code == _NO_ROOM else StorageRefusedError
+            raise refusal(
+                self._name,
+                "the server refuses to open a session",
+                found=error.text,
+                remedy="See MaxSessions in its sshd_config, and what is said in its log",
+            ) from error
+        try:
+            channel.invoke_subsystem("sftp")
+        except paramiko.SSHException as error:
+            if not self.is_alive:
+                raise
+            raise StorageRefusedError(
+                self._name, "the server has no SFTP", remedy=_NO_SFTP
+            ) from error
+        return channel
+
     def _greet(self) -> dict[str, str]:
         self._channel.sendall(struct.pack(">IBI", 5, Packet.INIT, VERSION))
-        reply = self._packet()
+        try:
+            reply = self._packet()
+        except ConnectionLostError as error:
+            raise self._what_it_says() or error from error
         if reply.kind != Packet.VERSION or reply.u32() < VERSION:
             raise ConnectionLostError(self._name, "is no SFTP server of version 3")
         self._watchdog.rest()
@@ -69,6 +94,19 @@ class SftpSession:
             name = reply.string().decode("utf-8", "replace")
             found[name] = reply.string().decode("utf-8", "replace")
         return found
+
+    def _what_it_says(self) -> StorageRefusedError | None:
+        """Return the error for a server that answers with text, or ends; None if it is neither."""
+        text = bytes(self._inbox[:200]).decode("utf-8", "ignore")
+        if text and all(c.isprintable() or c.isspace() for c in text[:3]):
+            return StorageRefusedError(
+                self._name,
+                f"the server does not speak SFTP, but prints {text!r}",
+                remedy="Have the login scripts of that user (such as ~/.bashrc) print nothing",
+            )
+        if self._inbox or self._watchdog.fired or not self.is_alive:
+            return None
+        return StorageRefusedError(self._name, "the server's SFTP ended at once", remedy=_NO_SFTP)
 
     def request(self, kind: Packet, body: bytes, *, patience: float | None = None) -> Reply:
         """Send one request and wait for its answer, taking others that come before.
@@ -184,7 +222,9 @@ class SftpSession:
             return False
         length = int.from_bytes(self._inbox[:4], "big")
         if not 0 < length <= LARGEST_REPLY:
-            raise ConnectionLostError(self._name, f"the server announced {length} bytes at once")
+            raise ConnectionLostError(
+                self._name, f"the server sent what is not SFTP: a packet of {length} bytes"
+            )
         return have >= 4 + length
 
     def _packet(self) -> Reply:
