@@ -34,6 +34,23 @@ if alert is not None:
 """
 
 
+# Why tasks failed, without an Airflow to ask.
+KEPT = """
+import json
+from types import SimpleNamespace
+from puavo_repository.errors import ImageError
+from puavo_repository_airflow import failures, notify
+kept = []
+ti = SimpleNamespace(task_id="upload", xcom_push=lambda key, value: kept.append(value))
+for error in (ImageError("a.img", "is bad"), ValueError("secret-token"), None):
+    failures.keep({"ti": ti, "exception": error})
+dag = SimpleNamespace(dag_id="puavo_repository_prepare", task_ids=["discover"])
+unread = failures.kept({"dag": dag, "run_id": "manual__1"})
+told = notify.causes("puavo_repository_rollback", [f"cause {number}" for number in range(12)])
+print("RESULT", json.dumps([kept, unread, told]))
+"""
+
+
 @pytest.fixture
 def webhook() -> Iterator[Webhook]:
     found = Webhook()
@@ -41,9 +58,11 @@ def webhook() -> Iterator[Webhook]:
         yield found
 
 
-def notify(tmp_path: Path, *dag_id: str, **more: str) -> subprocess.CompletedProcess[str]:
+def notify(
+    tmp_path: Path, *dag_id: str, code: str = NOTIFY, **more: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", NOTIFY, *dag_id],
+        [sys.executable, "-c", code, *dag_id],
         env=environment(
             AIRFLOW_HOME=str(tmp_path),
             AIRFLOW__CORE__LOAD_EXAMPLES="False",
@@ -119,6 +138,17 @@ def test_a_late_run_is_reported(tmp_path: Path, webhook: Webhook) -> None:
     _, (_, sent) = webhook.got
     assert "not done after 5.5 hours" in sent["text"]
     assert "scheduled__2" in sent["text"]
+
+
+def test_why_tasks_failed_is_kept_and_told_within_bounds(tmp_path: Path) -> None:
+    """What others raise may hold a secret; what cannot be read holds no message back."""
+    done = notify(tmp_path, code=KEPT)
+    assert "RESULT" in done.stdout, done.stderr
+    kept, unread, told = json.loads(done.stdout.partition("RESULT ")[2].splitlines()[0])
+    assert kept == ["a.img: is bad", "upload: ValueError, see the task's log"]
+    assert unread == ["No task said why: one was killed, or ended by hand. See their logs"]
+    # One more is that no mirror is set up here whose records could be read.
+    assert told == [*(f"cause {number}" for number in range(10)), "and 3 more"]
 
 
 def test_a_failed_publish_names_the_remote_and_what_it_could_not_do(

@@ -315,6 +315,38 @@ def test_what_the_readme_shows_is_accepted(images: Path, name: str, value: str) 
     load(images, {f"PUAVO_REPOSITORY_{name}": value})
 
 
+@pytest.mark.parametrize("name", ["schedule", "audit_schedule"])
+@pytest.mark.parametrize("value", ["30 1 * * * # nightly", "0 30 1 * * *", "@sometimes"])
+def test_a_schedule_that_airflow_would_read_otherwise_is_refused(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}: "):
+        settings.read({name: value}, {})
+
+
+def test_what_is_empty_is_not_given_but_for_a_schedule(images: Path) -> None:
+    nothing = {"schedule": "", "retries": "", "jobs": "", "engine": "", "remote": ""}
+    found = settings.read({}, {f"PUAVO_REPOSITORY_{k.upper()}": v for k, v in nothing.items()})
+    assert (found.schedule, found.retries, found.jobs, found.engine) == ("", None, 0, "anchors")
+    given: dict[str, Any] = {"sources": "", "jobs": None, "remote": [], "mirror_dir": ""}
+    assert load(images, {"PUAVO_REPOSITORY_REMOTE": "www"}, **given).remotes == ("www",)
+
+
+def test_a_remote_is_reached_by_sftp_or_is_a_folder() -> None:
+    with pytest.raises(SettingsError, match="neither sftp:// nor file://"):
+        settings.read({"remote": "ftp://host/path"}, {})
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(SettingsError, match=r"is no path|no such folder"):
+        load(tmp_path / "loop")
+
+
+def test_the_images_may_be_lost_where_they_are_not_needed(tmp_path: Path) -> None:
+    options = {"image_dir": tmp_path / "lost", "no_config": True}
+    found = settings.load(options, {}, images=False)
+    assert (found.mirror_dir, found.write_config) == (tmp_path / "lost" / "mirror", False)
+
+
 def test_a_variable_that_nobody_knows_is_named_with_the_nearest_one(
     images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

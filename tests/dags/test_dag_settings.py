@@ -39,7 +39,7 @@ print("RESULT " + json.dumps(found))
 
 def test_the_dags_are_there_whatever_a_setting_says(airflow: dict[str, str]) -> None:
 
-    usual = {"JOBS": "1", "SCHEDULE": "", "AUDIT_SCHEDULE": "@daily", "RETRIES": "1"}
+    usual = {"JOBS": "1", "SCHEDULE": "", "AUDIT_SCHEDULE": "@daily", "RETRIES": "0"}
     found = beside(airflow, IMPORTS, str(ROOT / "dags"), json.dumps(BAD))
     good = beside(airflow, IMPORTS, str(ROOT / "dags"), json.dumps(usual))
     for name in BAD:
@@ -49,7 +49,7 @@ def test_the_dags_are_there_whatever_a_setting_says(airflow: dict[str, str]) -> 
     assert good["JOBS"]["dags"][AUDIT] == ["0 12 * * 0", [2]]
     assert good["SCHEDULE"]["dags"][PREPARE][0] == "None"
     assert good["AUDIT_SCHEDULE"]["dags"][AUDIT][0] == "@daily"
-    assert good["RETRIES"]["dags"][PREPARE][1] == [1]
+    assert good["RETRIES"]["dags"][PREPARE][1] == [0]
 
 
 @pytest.mark.parametrize("dag_id", [PREPARE, PUBLISH, AUDIT, ROLLBACK])

@@ -20,6 +20,8 @@ def test_params_win_over_the_environment() -> None:
             "PUAVO_REPOSITORY_GRACE_DAYS": "1.5",
             "PUAVO_REPOSITORY_MAX_DELETE": "0.5",
             "PUAVO_REPOSITORY_CONNECTIONS": "2",
+            "PUAVO_REPOSITORY_REPLACE_PAUSE": "7",
+            "PUAVO_REPOSITORY_GENERATIONS": "4",
             "PUAVO_REPOSITORY_KNOWN_HOSTS": "/known",
             "PUAVO_REPOSITORY_SSH_KEY": "/key",
         },
@@ -29,6 +31,7 @@ def test_params_win_over_the_environment() -> None:
     assert found.cleaning.grace == 1.5 * DAY
     assert found.cleaning.share == 0.5
     assert found.cleaning.allow_mass_delete
+    assert (found.cleaning.pause, found.cleaning.generations) == (7, 4)
     assert (found.connections, found.share) == (2, 0.25)
     target = found.target("sftp://host/path")
     assert (target.key_file, target.known_hosts) == ("/key", ("/known",))

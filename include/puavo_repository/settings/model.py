@@ -64,7 +64,6 @@ class Model(BaseSettings):
         env_prefix=ENVIRONMENT,
         extra="ignore",
         frozen=True,
-        allow_inf_nan=False,
         validate_default=False,
     )
 
