@@ -44,10 +44,6 @@ class Site:
             self.started.append(dag_id)
             return {}
 
-        @outer.get("/login")
-        def login() -> HTMLResponse:
-            return HTMLResponse("<main>Who are you?</main>")
-
         @outer.middleware("http")
         async def maybe(request: Request, call_next: Any) -> Response:
             path = request.url.path
@@ -212,7 +208,7 @@ def test_a_lost_connection_is_said_at_once_and_over_when_it_is_back(
     ("answer", "said"),
     [
         (Response(status_code=401), "logged out"),
-        (RedirectResponse("/login"), "logged out"),
+        (RedirectResponse("https://login.example/"), "logged out"),
         (HTMLResponse("<main>Who are you?</main>"), "logged out"),
         (Response(status_code=403), "no permission"),
         (Response(status_code=500), "the server answers 500"),
