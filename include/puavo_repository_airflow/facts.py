@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from puavo_repository.settings import Settings
 from puavo_repository.web.model import DRY_RUN, Dag, Run, Stage
 from puavo_repository.web.words import count
+from puavo_repository_airflow import failures
 
 RUNS_SHOWN = 15  # of each DAG
 RUNS_READ = 300  # of each DAG, in search of the last good one
@@ -32,7 +33,7 @@ DOCUMENTS = {
     ("report", "audit"): "audit",
     ("report", "rolled_back"): "rolled_back",
 }
-FAILURE = "failure"  # key of the XCom in which a task that failed says why
+FAILURE = failures.KEY  # of the XCom in which a task that failed says why
 KEYS = {FAILURE, *(key for _, key in DOCUMENTS)}
 FOLDERS = ("image_dir", "mirror_dir", "puavo_os")
 
