@@ -1,0 +1,358 @@
+"""What a review found in publishing: a lock that is not held, samples that prove, others' files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mirrors import SERIES, add_image, content, image, make_mirror, prepare, tree_of, walk
+from puavo_repository.errors import (
+    ConnectionLostError,
+    LockedError,
+    PublishError,
+    RepositoryError,
+    StorageError,
+)
+from puavo_repository.stages import publish as publishing
+from puavo_repository.stages import upload
+from puavo_repository.stages.prune import Cleaning
+from puavo_repository.stages.publish import publish
+from puavo_repository.stages.publish_options import Options
+from puavo_repository.stages.publisher import Publisher
+from puavo_repository.storage import journal, publisher_lock
+from puavo_repository.storage.folder import FolderFile, FolderTree
+from puavo_repository.storage.publisher_lock import PublisherLock
+from puavo_repository.storage.target import Target
+from servers import Sshd
+
+NOW = Options(cleaning=Cleaning(grace=0.0, share=1.0, pause=0.0))
+KEEP = Options(cleaning=Cleaning(share=1.0, pause=0.0))
+OTHER = "puavo-os-other-bookworm-amd64"
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    make_mirror(tmp_path / "mirror", count=2)
+    return tmp_path / "mirror"
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    (tmp_path / "remote").mkdir()
+    return tmp_path / "remote"
+
+
+@pytest.fixture
+def folder(remote: Path) -> Target:
+    return Target(path=str(remote))
+
+
+def documents(remote: Path) -> dict[str, bytes]:
+    """Return metadata and CKSUMS, as clients see them."""
+    found = tree_of(remote)
+    return {p: data for p, data in found.items() if p == "CKSUMS" or p.startswith("meta/")}
+
+
+def roll_back(mirror: Path, target: Target, to: int | None = None) -> None:
+    with Publisher(mirror, target, KEEP) as publisher:
+        publisher.roll_back(to)
+
+
+def of_now(target: Target) -> journal.Journal:
+    return journal.load(FolderTree(target))
+
+
+def make_stale(remote: Path) -> None:
+    """Have the lock look as if nobody had given a sign of life for long."""
+    long_ago = time.time() - publisher_lock.EXPIRY - 5
+    os.utime(remote / publisher_lock.PATH, (long_ago, long_ago))
+
+
+def test_a_rollback_between_a_look_and_the_lock_is_not_undone(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(mirror, folder, KEEP).ok
+    good = documents(remote)
+    names = add_image(mirror, [image(1), image(2)])
+    assert publish(mirror, folder, KEEP).ok
+    add_image(mirror, names, seed=5)
+    acquire = PublisherLock.acquire
+
+    def later(lock: PublisherLock) -> None:
+        monkeypatch.setattr(PublisherLock, "acquire", acquire)
+        roll_back(mirror, folder)
+        acquire(lock)
+
+    monkeypatch.setattr(PublisherLock, "acquire", later)
+    assert not publish(mirror, folder, KEEP).ok
+    assert documents(remote) == good
+    assert image(3) in of_now(folder).rejected
+
+
+def test_who_lost_the_lock_writes_nothing(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one took over while this one slept before it replaced a file, and rolled back."""
+    assert publish(mirror, folder, KEEP).ok
+    good = documents(remote)
+    names = add_image(mirror, [image(1), image(2)])
+    assert publish(mirror, folder, KEEP).ok
+    rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
+    rdiff.write_bytes(rdiff.read_bytes()[:-1] + b"\x01a\x00")
+    prepare(mirror, names)
+    left: list[dict[str, bytes]] = []
+
+    def sleep(_seconds: float) -> None:
+        monkeypatch.undo()
+        make_stale(remote)
+        roll_back(mirror, folder, 1)
+        left.append(tree_of(remote))
+
+    monkeypatch.setattr("puavo_repository.stages.switch.time.sleep", sleep)
+    with pytest.raises(LockedError):
+        publish(mirror, folder, replace(KEEP, cleaning=replace(KEEP.cleaning, pause=1000.0)))
+    assert left == [tree_of(remote)]
+    assert documents(remote)[f"meta/{SERIES}.json"] == good[f"meta/{SERIES}.json"]
+    assert image(3) in of_now(folder).rejected
+
+
+def test_the_lock_is_kept_alive_for_as_long_as_clients_are_given_time(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(mirror, folder, KEEP).ok
+    rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
+    rdiff.write_bytes(rdiff.read_bytes()[:-1] + b"\x01a\x00")
+    prepare(mirror, [image(1), image(2)])
+    monkeypatch.setattr(publisher_lock, "BEAT", 0.02)
+    alive: list[bool] = []
+    real = time.sleep
+
+    def sleep(_seconds: float) -> None:
+        make_stale(remote)
+        end = time.monotonic() + 5
+        while (remote / publisher_lock.PATH).stat().st_mtime < time.time() - 60:
+            if time.monotonic() > end:
+                break
+            real(0.01)
+        alive.append(time.monotonic() < end)
+
+    monkeypatch.setattr("puavo_repository.stages.switch.time.sleep", sleep)
+    assert publish(mirror, folder, KEEP).ok
+    assert alive == [True]
+
+
+def test_a_mirror_does_not_take_the_clients_of_another(
+    mirror: Path, remote: Path, folder: Target, tmp_path: Path
+) -> None:
+    assert publish(mirror, folder, KEEP).ok
+    before = tree_of(remote)
+    other = tmp_path / "other"
+    make_mirror(other, count=1)
+    (other / "meta" / f"{SERIES}.json").unlink()
+    prepare(other, [image(1)], series=OTHER, pairs=[])
+    with pytest.raises(PublishError, match=rf"another mirror.*{SERIES}"):
+        publish(other, folder, KEEP)
+    assert tree_of(remote) == before
+    assert publish(mirror, folder, KEEP).ok
+
+
+def test_what_others_put_there_is_used_and_never_removed(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    for name in (image(1), image(2)):
+        shutil.copy(mirror / name, remote / name)
+    found = publish(mirror, folder, NOW)
+    assert found.ok
+    assert not {image(1), image(2)} & {*found.uploaded, *found.assembled}
+    names = add_image(mirror, [image(1), image(2)])
+    prepare(mirror, names[-1:], pairs=[])
+    for _ in range(2):
+        assert publish(mirror, folder, NOW).ok
+    assert (remote / image(1)).exists()
+    assert (remote / image(2)).exists()
+    assert not list((remote / "rdiffs").iterdir()), "these were ours"
+
+
+def test_what_others_put_there_is_read_whole_before_it_is_described(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    big = image(9)
+    (mirror / big).write_bytes(content(9, 12 << 20))
+    prepare(mirror, [image(1), image(2), big], pairs=[])
+    wrong = bytearray((mirror / big).read_bytes())
+    wrong[5_000_000:5_000_001] = bytes([wrong[5_000_000] ^ 1])
+    (remote / big).write_bytes(wrong)
+    assert publish(mirror, folder, KEEP).ok
+    assert walk(remote) == []
+
+
+def test_a_remote_that_has_to_do_with_our_own_folders_is_refused(
+    mirror: Path, tmp_path: Path, sshd: Sshd
+) -> None:
+    images = tmp_path / "images"
+    (images / "below").mkdir(parents=True)
+    (images / image(1)).hardlink_to(mirror / image(1))
+    before = [tree_of(folder) for folder in (images, mirror)]
+    how = replace(NOW, own_folders=(images,))
+    places = [images, images / "below", tmp_path, mirror, mirror / "rdiffs"]
+    for place in places:
+        for target in (Target(path=str(place)), sshd.target(place)):
+            with pytest.raises(PublishError, match="own folder"):
+                publish(mirror, target, how)
+    assert [tree_of(folder) for folder in (images, mirror)] == before
+    assert not [path for path in tmp_path.rglob(".puavo-publish") if any(path.iterdir())]
+
+
+class PowerCut:
+    """What a server's disk has after its power was cut: of each file what was synced last."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._synced: dict[int, bytes] = {}
+        sync = FolderFile.sync
+
+        def noted(file: FolderFile) -> None:
+            sync(file)
+            descriptor = file._descriptor
+            found = os.fstat(descriptor)
+            self._synced[found.st_ino] = os.pread(descriptor, found.st_size, 0)
+
+        monkeypatch.setattr(FolderFile, "sync", noted)
+
+    def strike(self, remote: Path) -> int:
+        """Lose a piece of each part that was not synced; return how many lost one."""
+        struck = 0
+        for part in remote.rglob(".*.part"):
+            synced = self._synced.get(part.stat().st_ino, b"")
+            length = part.stat().st_size
+            if length - len(synced) < 2 << 20:
+                continue
+            hole = min(max(len(synced), 2 << 20), length - (1 << 20))
+            with part.open("r+b") as stream:
+                stream.seek(hole)
+                stream.write(bytes(1 << 20))
+            struck += 1
+        return struck
+
+
+@pytest.mark.parametrize("how", ["upload", "assembly"])
+def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(publishing, "ATTEMPTS", 1)
+    monkeypatch.setattr(publishing, "LARGE", 1 << 20)
+    monkeypatch.setattr(upload, "AHEAD", 2 << 20)
+    if how == "assembly":
+        big = [image(1), image(2)]
+        (mirror / big[0]).write_bytes(content(9, 40 << 20))
+        prepare(mirror, big[:1], pairs=[])
+        assert publish(mirror, folder, KEEP).ok
+        old = (mirror / big[0]).read_bytes()
+        (mirror / big[1]).write_bytes(old[: 20 << 20] + b"new" + old[20 << 20 :])
+        for rdiff in (mirror / "rdiffs").glob("*"):
+            rdiff.unlink()
+        prepare(mirror, big, pairs=[(big[0], big[1])])
+    else:
+        (mirror / image(2)).write_bytes(content(9, 40 << 20))
+        prepare(mirror, [image(1), image(2)], pairs=[])
+    cut = PowerCut(monkeypatch)
+    step = {"upload": "write", "assembly": "copy"}[how]
+    real: Callable[..., None] = getattr(FolderFile, step)
+    left = 30 << 20
+
+    def broken(file: FolderFile, *arguments: object) -> None:
+        nonlocal left
+        size = arguments[2] if step == "copy" else len(arguments[1])  # type: ignore[arg-type]
+        if isinstance(size, int) and size > 1000:
+            left -= size
+        if left < 0:
+            raise StorageError("the server", "went dark")
+        real(file, *arguments)
+
+    if how == "assembly":
+        # The kernel copies in one piece; a server is asked for many.
+        whole = FolderFile.copy
+
+        def in_pieces(
+            file: FolderFile, source: FolderFile, start: int, length: int, offset: int, done: object
+        ) -> None:
+            nonlocal left
+            for at in range(0, length, 1 << 20):
+                count = min(1 << 20, length - at)
+                left -= count
+                if left < 0:
+                    raise ConnectionLostError("the server", "went dark")
+                whole(file, source, start + at, count, offset + at, done)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(FolderFile, "copy", in_pieces)
+    else:
+        monkeypatch.setattr(FolderFile, "write", broken)
+    try:
+        assert not publish(mirror, folder, KEEP).ok
+    except RepositoryError:
+        pass
+    assert cut.strike(remote) == 1
+    left = 1 << 40
+    assert publish(mirror, folder, KEEP).ok
+    assert walk(remote) == []
+
+
+def test_a_rollback_that_is_made_again_goes_no_further(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    """The first one may have failed late: in writing down here what it did."""
+    seen = []
+    names = [image(1), image(2)]
+    for night in range(3):
+        if night:
+            names = add_image(mirror, names, seed=night)
+        assert publish(mirror, folder, KEEP).ok
+        seen.append(documents(remote))
+    for _ in range(3):
+        roll_back(mirror, folder)
+        assert documents(remote) == seen[1]
+    roll_back(mirror, folder, 1)
+    assert documents(remote) == seen[0]
+
+
+def test_room_is_made_on_a_full_server_before_it_is_filled(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(mirror, folder, NOW).ok
+    for name in (image(1), image(2)):
+        (mirror / name).unlink()
+    (mirror / image(3)).write_bytes(content(33, 300_000))
+    (mirror / image(4)).write_bytes(content(44, 300_000))
+    prepare(mirror, [image(3), image(4)], pairs=[])
+    size = 900_000
+
+    def free(_tree: FolderTree) -> int:
+        return size - sum(path.stat().st_size for path in remote.rglob("*") if path.is_file())
+
+    monkeypatch.setattr(FolderTree, "free_space", free)
+    monkeypatch.setattr("puavo_repository.stages.publisher.SPARE", 1000)
+    stop, wrong = threading.Event(), list[str]()
+
+    def watch() -> None:
+        while not stop.is_set():
+            before = documents(remote)
+            found = walk(remote)
+            if found and documents(remote) == before:
+                wrong.extend(found)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        found = publish(mirror, folder, NOW)
+    finally:
+        stop.set()
+        watcher.join()
+    assert found.ok, found.failed
+    assert wrong == []
+    assert tree_of(remote).keys() == {image(3), image(4), f"meta/{SERIES}.json", "CKSUMS"}
