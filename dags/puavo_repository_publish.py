@@ -1,43 +1,34 @@
-"""Publish the mirror: plan, upload, assemble, switch, prune, verify, report.
+"""Publish the mirror: upload, switch, clean, report.
 
 Runs whenever the mirror was prepared, and by hand with a form. A remote is an URL
 (`sftp://user@host/path`, `file:///path`) or the id of an Airflow connection with host, login, and
 `{"path": "/folder/on/the/server", "host_key": "ssh-ed25519 AAAA…"}` in its extra. Each remote
 goes its own way: one that cannot be reached does not hold back another. Clients find a
-complete repository at every moment, whatever is interrupted.
+complete repository at every moment, whatever is interrupted. Every task may be cleared: it looks
+for itself what there is to do today.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from airflow.sdk import dag, get_current_context, task
+from airflow.sdk import dag, get_current_context, task, task_group
+from airflow.sdk.exceptions import AirflowSkipException
 
 from puavo_repository.errors import RepositoryError
 from puavo_repository.stages.publish import remember
-from puavo_repository.stages.publish_plan import How, Transfer
 from puavo_repository.stages.publish_report import PublishReport
-from puavo_repository.stages.transfer import Placed
+from puavo_repository.stages.publisher import Publisher
 from puavo_repository.storage.target import without_password
 from puavo_repository_airflow import notify, remotes
 from puavo_repository_airflow.remotes import flag
-from puavo_repository_airflow.tasks import (
-    MAPPED_TASKS,
-    PREPARED,
-    Facts,
-    field,
-    label,
-    retries,
-    run_here,
-)
+from puavo_repository_airflow.tasks import PREPARED, Facts, field, label, retries, run_here
 
-UPLOADS = 4  # side by side; each gets its share of the bandwidth
 logger = logging.getLogger("puavo_repository.publish")
-
+STEPS = ("upload", "switch", "clean")
 
 HOW = "How"
 PARAMS = {
@@ -61,7 +52,7 @@ PARAMS = {
         examples=["2M", "0 7-19=500k"],
     ),
     "allow_rolled_back": flag(
-        "Publish what was stepped back from",
+        "Publish what was rolled back from",
         "What `puavo_repository_rollback` took from clients stays away until it is no longer "
         "described. Check this once where it is good after all",
         HOW,
@@ -70,29 +61,36 @@ PARAMS = {
 }
 
 
-def works(plans: Any, how: How) -> list[Facts]:
-    """Cut the transfers of one kind into as many works as tasks can be mapped."""
-    plans = each(plans)
-    total = sum(len(plan["transfers"]) for plan in plans)
-    size = max(1, -(-total // (MAPPED_TASKS - len(plans))))
-    made = []
-    for plan in plans:
-        items = [item for item in plan["transfers"] if item["how"] == how.value]
-        for start in range(0, len(items), size):
-            part = items[start : start + size]
-            made.append({"mirror": plan["mirror"], "token": plan["token"], "items": part})
-    return made
+def is_dry_run() -> bool:
+    """Tell whether this run is to change nothing."""
+    return bool(get_current_context()["params"]["dry_run"])
 
 
-def placed_at(mirror: str, *results: Any) -> list[Placed]:
-    """Return what tasks put on one remote; of those that failed or were skipped, nothing."""
-    done = [work for result in results for work in each(result) if work["mirror"] == mirror]
-    return [Placed.from_dict(values) for work in done for values in work["placed"]]
+def done(mirror: str, step: str) -> Facts | None:
+    """Return what a step of this run did to a mirror; None where it did not come to its end."""
+    ti, index = get_current_context()["ti"], remotes.mirrors().index(mirror)
+    found: Facts | None = ti.xcom_pull(task_ids=f"publish.{step}", map_indexes=index, key="done")
+    return found
 
 
-def each(results: Any) -> list[Facts]:
-    """Return what mapped tasks returned; iterating Airflow's sequence logs an error at its end."""
-    return [results[index] for index in range(len(results))] if results else []
+def follow(mirror: str, step: Callable[[Publisher, PublishReport], object]) -> None:
+    """Do one step on a mirror; what it did is kept for the report, whether it went well or not."""
+    report = PublishReport(without_password(mirror))
+    label(report.target)
+    try:
+        with remotes.publisher(mirror) as remote:
+            step(remote, report)
+    except RepositoryError as error:
+        report.failed.setdefault("publishing", str(error))
+        raise
+    finally:
+        get_current_context()["ti"].xcom_push("done", report.changes())
+
+
+def after_upload(mirror: str) -> None:
+    """Skip what comes after an upload that could not be made at all."""
+    if is_dry_run() or (done(mirror, "upload") or {}).get("failed", {}).get("publishing"):
+        raise AirflowSkipException("a dry run, or the upload did not come to its end")
 
 
 @dag(
@@ -110,109 +108,58 @@ def puavo_repository_publish() -> None:
     """Bring every remote mirror up to date with the local one."""
 
     @task
-    def mirrors() -> list[Facts]:
-        return [{"mirror": name, "token": secrets.token_hex(8)} for name in remotes.mirrors()]
+    def mirrors() -> list[str]:
+        return remotes.mirrors()
 
     @task(map_index_template="{{ label }}")
-    def plan(mirror: Facts) -> Facts:
-        label(without_password(mirror["mirror"]))
-        with remotes.publisher(mirror) as remote:
-            _, facts, made = remote.look()
-            logger.info("%s:\n%s", mirror["mirror"], "\n".join(made.lines()))
-            idle = True
-            if not get_current_context()["params"]["dry_run"]:
-                idle = made.is_empty and facts.settled
-                if idle:
-                    remote.tidy()
-                else:
-                    remote.prepare(facts, made)
-        return {**mirror, "idle": idle, "transfers": [item.to_dict() for item in made.transfers]}
+    def upload(mirror: str) -> None:
+        def step(remote: Publisher, report: PublishReport) -> None:
+            if is_dry_run():
+                logger.info("%s:\n%s", report.target, "\n".join(remote.look()[1].lines()))
+                return
+            done = remote.upload(report.placed)
+            report.failed |= done.failed
+            done.checked(report.target)
 
-    @task(trigger_rule="all_done")
-    def todo(plans: list[Facts]) -> list[Facts]:
-        return [found for found in each(plans) if not found["idle"]]
-
-    @task
-    def uploads(plans: list[Facts]) -> list[Facts]:
-        return works(plans, How.UPLOADED)
-
-    @task(map_index_template="{{ label }}", max_active_tis_per_dag=UPLOADS)
-    def upload(work: Facts) -> Facts:
-        label(*(item["path"] for item in work["items"]))
-        with remotes.publisher(work, 1 / UPLOADS) as remote, remote.alive():
-            placed = [remote.transfer(Transfer.from_dict(item)) for item in work["items"]]
-        return {"mirror": work["mirror"], "placed": [file.to_dict() for file in placed]}
-
-    @task(trigger_rule="all_done")
-    def assemblies(plans: list[Facts]) -> list[Facts]:
-        return works(plans, How.ASSEMBLED)
-
-    # One after another: an image may be made from the one before it.
-    @task(map_index_template="{{ label }}", max_active_tis_per_dag=1)
-    def assemble(work: Facts) -> Facts:
-        label(*(item["path"] for item in work["items"]))
-        with remotes.publisher(work) as remote, remote.alive():
-            placed = [remote.transfer(Transfer.from_dict(item)) for item in work["items"]]
-        return {"mirror": work["mirror"], "placed": [file.to_dict() for file in placed]}
+        follow(mirror, step)
 
     @task(map_index_template="{{ label }}", trigger_rule="all_done")
-    def switch(plan: Facts, uploaded: Any, assembled: Any) -> Facts:
-        label(without_password(plan["mirror"]))
-        done = placed_at(plan["mirror"], uploaded, assembled)
-        with remotes.publisher(plan) as remote:
-            switched = remote.switch(done, [Transfer.from_dict(i) for i in plan["transfers"]])
-        return {"mirror": plan["mirror"], "switched": switched.to_dict()}
+    def switch(mirror: str) -> None:
+        after_upload(mirror)
+        follow(mirror, lambda remote, report: report.switched_to(remote.switch()[1]))
 
     @task(map_index_template="{{ label }}", trigger_rule="all_done")
-    def prune(plan: Facts) -> Facts:
-        label(without_password(plan["mirror"]))
-        with remotes.publisher(plan) as remote:
-            return {"mirror": plan["mirror"], "pruned": remote.prune().to_dict()}
+    def clean(mirror: str) -> None:
+        after_upload(mirror)
+        follow(mirror, lambda remote, report: report.cleaned(remote.clean()))
 
-    @task(map_index_template="{{ label }}", trigger_rule="all_done")
-    def verify(plan: Facts, uploaded: Any, assembled: Any) -> int:
-        label(without_password(plan["mirror"]))
-        fresh = [file.path for file in placed_at(plan["mirror"], uploaded, assembled)]
-        with remotes.publisher(plan) as remote:
-            return remote.verify(fresh)
+    @task_group
+    def publish(mirror: str) -> None:
+        upload(mirror) >> switch(mirror) >> clean(mirror)
 
     @task(trigger_rule="all_done")
-    def report(
-        mirrors: list[Facts], uploaded: Any, assembled: Any, switched: Any, pruned: Any
-    ) -> list[Facts]:
-        reports = [
-            concluded(work, placed_at(work["mirror"], uploaded, assembled), switched, pruned)
-            for work in mirrors
-        ]
+    def report(mirrors: list[str]) -> None:
+        reports = [concluded(mirror) for mirror in mirrors]
         logger.info("\n".join(line for found in reports for line in found.lines()))
-        documents = [found.to_dict() for found in reports]
-        get_current_context()["ti"].xcom_push("published", documents)
-        return [found.checked().to_dict() for found in sorted(reports, key=lambda r: not r.ok)]
+        get_current_context()["ti"].xcom_push("published", [found.to_dict() for found in reports])
+        for found in reports:
+            found.checked()
 
     every = mirrors()
-    plans = todo(plan.expand(mirror=every))
-    uploaded = upload.expand(work=uploads(plans))
-    to_assemble = assemblies(plans)
-    assembled = assemble.expand(work=to_assemble)
-    switched = switch.partial(uploaded=uploaded, assembled=assembled).expand(plan=plans)
-    pruned = prune.expand(plan=plans)
-    verified = verify.partial(uploaded=uploaded, assembled=assembled).expand(plan=plans)
-    uploaded >> to_assemble
-    switched >> pruned >> verified >> report(every, uploaded, assembled, switched, pruned)
+    publish.expand(mirror=every) >> report(every)
 
 
-def concluded(work: Facts, placed: list[Placed], switched: Any, pruned: Any) -> PublishReport:
+def concluded(mirror: str) -> PublishReport:
     """Return the report on one remote, by looking at it once more."""
-    found = PublishReport(work["mirror"], bool(get_current_context()["params"]["dry_run"]))
-    found.placed(placed)
-    for done in (*each(switched), *each(pruned)):
-        if done["mirror"] == work["mirror"]:
-            found.took(done)
+    found = PublishReport(without_password(mirror), is_dry_run())
+    for step in STEPS:
+        found.add(done(mirror, step) or {})
     try:
-        with remotes.publisher(work) as remote:
-            found = remote.conclude(found)
+        with remotes.publisher(mirror) as remote:
+            found.left(*remote.look())
     except RepositoryError as error:
-        found.failed["connecting"] = str(error)
+        found.reached = False
+        found.failed["publishing"] = str(error)
     if not found.dry_run:
         remember(remotes.chosen().mirror_dir, found)
     return found

@@ -1,4 +1,4 @@
-"""Step back after a bad night: clients see an earlier generation of the published mirrors again.
+"""Roll back after a bad night: clients see an earlier generation of the published mirrors again.
 
 By hand only. Metadata and CKSUMS are put back, after every file that they name was found in
 place; images and rdiffs stay as they are. What is taken from clients so is not published again
@@ -8,7 +8,6 @@ before it is gone from the local mirror, or a run of publish allows it.
 from __future__ import annotations
 
 import logging
-import secrets
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -38,10 +37,9 @@ PARAMS = {
     "series": field(
         "array",
         "Series",
-        "Only these, one a line. Default: all",
+        "Only these, one a line, such as `puavo-os-amxa-bookworm-amd64`. Default: all",
         WHAT,
         items={"type": "string"},
-        examples=["puavo-os-amxa-bookworm-amd64"],
     ),
     **remotes.PARAMS,
 }
@@ -63,7 +61,7 @@ def puavo_repository_rollback() -> None:
     """Give clients an earlier generation of every mirror."""
 
     @task
-    def mirrors() -> list[Facts]:
+    def mirrors() -> list[str]:
         names = remotes.mirrors()
         if not names:
             raise SettingsError(
@@ -75,11 +73,11 @@ def puavo_repository_rollback() -> None:
             raise SettingsError(
                 "generation", "each mirror counts its own", remedy="Name one mirror as well"
             )
-        return [{"mirror": name, "token": secrets.token_hex(8)} for name in names]
+        return names
 
     @task(map_index_template="{{ label }}")
-    def roll_back(mirror: Facts) -> Facts:
-        params, address = get_current_context()["params"], without_password(mirror["mirror"])
+    def roll_back(mirror: str) -> Facts:
+        params, address = get_current_context()["params"], without_password(mirror)
         label(address)
         with remotes.publisher(mirror) as remote:
             if params["dry_run"]:
@@ -89,14 +87,14 @@ def puavo_repository_rollback() -> None:
         return {**done.to_dict(), "target": address}
 
     @task(trigger_rule="all_done")
-    def report(mirrors: list[Facts], done: list[Facts]) -> None:
+    def report(mirrors: list[str], done: list[Facts]) -> None:
         found = [done[index] for index in range(len(done))] if done else []
         get_current_context()["ti"].xcom_push("rolled_back", found)
         lost = len(mirrors) - len(found)
         if lost:
             raise PublishError(
                 f"{lost} of {len(mirrors)} mirrors",
-                "did not step back",
+                "did not roll back",
                 remedy="See the log of their tasks",
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import json
@@ -13,6 +14,15 @@ from pathlib import Path
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import image_name, rdiff_name
+from puavo_repository.stages.held import held
+from puavo_repository.stages.publish_options import Options
+from puavo_repository.stages.publish_plan import Transfer
+from puavo_repository.stages.publisher import open_tree
+from puavo_repository.stages.transfer import Placed, transfer
+from puavo_repository.stages.upload import Uplink
+from puavo_repository.storage.pool import Pool
+from puavo_repository.storage.target import Target
+from puavo_repository.storage.throttle import Throttle
 from servers import tool
 
 SERIES = "puavo-os-test-bookworm-amd64"
@@ -151,3 +161,15 @@ def tree_of(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
     }
+
+
+def send(
+    item: Transfer, mirror: Path, target: Target, options: Options | None = None
+) -> tuple[Placed, int]:
+    """Bring one file to a remote, as a step does; return it, and the bytes that were sent."""
+    how = options or Options()
+    with contextlib.closing(Pool(lambda: open_tree(target), how.connections)) as pool:
+        with pool.tree() as tree, held(tree) as remote:
+            throttle, token = Throttle(how.bandwidth), remote.lock.token
+            placed = transfer(item, mirror, Uplink(pool, throttle, remote.parts, token))
+        return placed, pool.sent

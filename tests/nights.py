@@ -13,13 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mirrors import tree_of, walk
-from puavo_repository.stages import publish as publishing
+from puavo_repository import retry
 from puavo_repository.stages import publisher
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish_all
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publisher import Publisher
-from puavo_repository.storage.publisher_lock import Holder
 from puavo_repository.storage.target import Target
 from repository import AMXA, FREE, V1, Repository, name
 
@@ -41,7 +40,7 @@ def publish(
     mirror: Path, target: Target, cleaning: Cleaning = AT_ONCE, *, allow: bool = False
 ) -> bool:
     """Publish a mirror; a step that runs in a process of its own."""
-    publishing.FIRST_DELAY = 0.02
+    retry.FIRST_DELAY = 0.02
     publisher.SPARE = -(1 << 40)  # the disk is to be found full in the middle
     options = Options(connections=2, cleaning=cleaning, allow_rolled_back=allow)
     (report,) = publish_all(mirror, [target], options)
@@ -55,9 +54,9 @@ def publish_after_all(mirror: Path, target: Target) -> bool:
     return publish(mirror, target, allow=True)
 
 
-def step_back(mirror: Path, target: Target, token: str) -> bool:
+def step_back(mirror: Path, target: Target) -> bool:
     """Give clients what they saw before, as the task of a DAG run does."""
-    with Publisher(mirror, target, Options(connections=2), Holder.run(token)) as publisher:
+    with Publisher(mirror, target, Options(connections=2)) as publisher:
         publisher.roll_back(None)
     return True
 

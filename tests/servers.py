@@ -20,7 +20,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from puavo_repository.storage.publisher_lock import Holder
 from puavo_repository.storage.target import Target
+
+
+def elsewhere(token: str) -> Holder:
+    """Return a publisher on another machine."""
+    return Holder(token, token, "another machine", 7, "")
 
 
 def tool(name: str) -> str:

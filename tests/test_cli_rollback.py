@@ -55,7 +55,7 @@ def test_a_bad_night_is_undone_by_one_command(repository: Repository, remote: Pa
 
     night = repository.command("-u", url)
     assert night.returncode == 1
-    assert "a step back took from clients" in night.stderr
+    assert "a rollback took from clients" in night.stderr
     assert (remote / "meta" / f"{SERIES}.json").read_bytes() == good
     (repository.images / name(V3)).unlink()
     assert repository.command("-u", url).returncode == 0

@@ -6,6 +6,7 @@ import argparse
 import getpass
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from puavo_repository import bars, cli_options, interrupts, prepare, printed
 from puavo_repository.errors import RepositoryError, SettingsError, as_storage_error, printable
 from puavo_repository.printed import PROGRAM, print_json, say
 from puavo_repository.progress import TransferProgress
+from puavo_repository.settings import Settings
 from puavo_repository.stages.plan import Plan
 from puavo_repository.stages.report import Report
 
@@ -57,7 +59,7 @@ def _dispatch(given: list[str]) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     chosen = cli_options.chosen(options, no_config=options.no_config or None)
-    publish = _publishing(options) if options.upload else None
+    publish = _publishing(options, chosen) if options.upload else None
     with bars.shown() as watcher:
         if options.dry_run:
             done: Plan | Report = prepare.dry_run(chosen)
@@ -75,13 +77,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _publishing(
-    options: argparse.Namespace,
+    options: argparse.Namespace, chosen: Settings
 ) -> Callable[[Path, TransferProgress], list[PublishReport]]:
     """Check the targets before hours of work; return what publishes to them after it."""
     from puavo_repository.stages import publish_options
     from puavo_repository.stages.publish import publish_all
 
-    how = publish_options.load({})
+    how = replace(publish_options.load({}), own_folders=(chosen.image_dir,))
     targets = [how.target(url) for url in options.upload]
 
     def publish(mirror: Path, progress: TransferProgress) -> list[PublishReport]:

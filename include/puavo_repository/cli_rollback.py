@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
         arguments: What follows the word ``rollback``.
 
     Returns:
-        0 when every remote stepped back (or was listed), 1 when one did not.
+        0 when every remote rolled back (or was listed), 1 when one did not.
 
     Raises:
         RepositoryError: Bad settings.

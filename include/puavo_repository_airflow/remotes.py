@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from airflow.sdk import Connection, Param, get_current_context
 
@@ -11,9 +12,8 @@ from puavo_repository import settings
 from puavo_repository.progress import TransferLog
 from puavo_repository.stages import publish_options
 from puavo_repository.stages.publisher import Publisher
-from puavo_repository.storage.publisher_lock import Holder
 from puavo_repository.storage.target import Target, target_of_connection
-from puavo_repository_airflow.tasks import WHERE, Facts, field
+from puavo_repository_airflow.tasks import WHERE, field
 
 PARAMS = {
     "mirrors": field(
@@ -24,8 +24,8 @@ PARAMS = {
         WHERE,
         items={"type": "string"},
     ),
-    "image_dir": field("string", "Image directory", "Default: as the mirror was prepared", WHERE),
-    "mirror_dir": field("string", "Mirror directory", "Default: as the mirror was prepared", WHERE),
+    "image_dir": field("string", "Image directory", "Default: this installation's", WHERE),
+    "mirror_dir": field("string", "Mirror directory", "Default: this installation's", WHERE),
 }
 
 
@@ -37,15 +37,8 @@ def flag(title: str, description: str, section: str) -> Param:
 
 
 def chosen() -> settings.Settings:
-    """Return the settings of this run: the environment, what was prepared, then the params."""
-    context = get_current_context()
-    known: Facts = {}
-    for events in (context.get("triggering_asset_events") or {}).values():
-        known |= {k: v for event in events for k, v in (event.extra or {}).items()}
-    given = {
-        name: context["params"][name] or known.get(name) for name in ("image_dir", "mirror_dir")
-    }
-    return settings.load(given, images=False)
+    """Return the settings of this run: the environment, then its params."""
+    return settings.load(get_current_context()["params"], images=False)
 
 
 def mirrors() -> list[str]:
@@ -74,15 +67,16 @@ def target(mirror: str, options: publish_options.Options) -> Target:
 
 
 @contextmanager
-def publisher(work: Facts, share: float = 1.0) -> Iterator[Publisher]:
-    """Open a remote in the name of this run; secrets are looked up here, and stay here.
+def publisher(mirror: str) -> Iterator[Publisher]:
+    """Open a remote; secrets are looked up here, and stay here.
 
     Args:
-        work: Has the ``mirror``, and the ``token`` that the run's tasks share.
-        share: What part of the bandwidth is this task's.
+        mirror: Its URL, or the id of a connection.
     """
-    options = publish_options.load(get_current_context()["params"], share=share)
-    mirror = target(work["mirror"], options)
-    holder = Holder.run(work["token"])
-    with Publisher(chosen().mirror_dir, mirror, options, holder, TransferLog()) as found:
+    params, here = get_current_context()["params"], chosen()
+    options = publish_options.load(params)
+    # Whoever names the mirror with this very run means it.
+    meant = options.allow_other_mirror or bool(params["mirrors"])
+    how = replace(options, allow_other_mirror=meant, own_folders=(here.image_dir,))
+    with Publisher(here.mirror_dir, target(mirror, options), how, TransferLog()) as found:
         yield found

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from audits import NEW, OLD, Audited
+from puavo_repository import retry
 from puavo_repository.audit import steps
 from puavo_repository.audit.audit import audit, turns_before
 from puavo_repository.audit.report import (
@@ -20,13 +21,12 @@ from puavo_repository.audit.report import (
 )
 from puavo_repository.audit.steps import is_due
 from puavo_repository.errors import PublishError
-from puavo_repository.stages import publish
 from puavo_repository.storage.target import Target
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
 
 
 def test_a_sound_repository_has_no_finding_and_an_update_was_made(audited: Audited) -> None:

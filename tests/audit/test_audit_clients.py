@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from audits import DOCUMENT, NEW, OLD, OLDEST, RDIFF, SERIES, Audited, flip, only, said
+from puavo_repository import retry
 from puavo_repository.audit import https as audit_https
 from puavo_repository.audit.clients import clients
 from puavo_repository.audit.report import Checked
 from puavo_repository.progress import Nobody
 from puavo_repository.settings import Settings
-from puavo_repository.stages import publish
 from repository import V4, name
 
 Check = Callable[[Callable[["Handler"], bool]], Checked]
@@ -29,7 +29,7 @@ HTTP = ("warning", "", "is not https: there is no certificate to check")
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
 
 
 def audit(audited: Audited, turn: int = 0, **options: Any) -> Checked:
@@ -431,7 +431,7 @@ def test_a_server_that_falls_silent_is_given_up(
     local_http: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit_https, "TIMEOUT", 0.2)
-    monkeypatch.setattr(publish, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
 
     def behave(handler: Handler) -> bool:
         silent = not handler.path.startswith("/meta/")
@@ -453,7 +453,7 @@ def test_a_server_that_drips_is_given_up(
 ) -> None:
     monkeypatch.setattr(audit_https, "TIMEOUT", 0.3)
     monkeypatch.setattr(audit_https, "SLOWEST", 1 << 30)
-    monkeypatch.setattr(publish, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
 
     def behave(handler: Handler) -> bool:
         handler.send_response(200)

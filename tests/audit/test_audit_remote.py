@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from audits import DOCUMENT, KEEP, NEW, OLD, OLDEST, RDIFF, Audited, flip, only, said
+from puavo_repository import retry
 from puavo_repository.audit import steps
 from puavo_repository.audit.local import local
 from puavo_repository.audit.remote import remote
 from puavo_repository.audit.report import Checked
 from puavo_repository.errors import StorageRefusedError
 from puavo_repository.progress import Nobody
-from puavo_repository.stages import compare, publish
-from puavo_repository.stages.publisher import Publisher
+from puavo_repository.stages import compare
+from puavo_repository.stages.held import held
+from puavo_repository.stages.publisher import Publisher, open_tree
 from puavo_repository.storage import generations, journal, publisher_lock
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.remote import Access, Range
@@ -29,7 +31,7 @@ from servers import Proxy, Sshd
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
 
 
 @pytest.fixture(params=["folder", "sftp"])
@@ -221,7 +223,7 @@ def test_a_step_back_is_a_warning_that_says_so(audited: Audited) -> None:
         publisher.roll_back(None)
     finding = only(audit(audited))
     assert (finding.severity.value, finding.file) == ("warning", DOCUMENT)
-    assert "a step back" in finding.found
+    assert "a rollback" in finding.found
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, flip])
@@ -235,7 +237,7 @@ def test_a_way_back_that_is_cut_off_is_a_warning(
     finding = only(audit(audited, target))
     assert finding.severity.value == "warning"
     assert finding.file == f"{generations.GENERATIONS}/2.json"
-    assert "no step back leads beyond it" in finding.problem
+    assert "no rollback leads beyond it" in finding.problem
 
 
 def test_a_folder_that_is_a_link_is_not_entered(audited: Audited, target: Target) -> None:
@@ -270,14 +272,12 @@ def test_the_middle_of_a_publishing_run_is_no_finding(audited: Audited) -> None:
     audited.repository.add(name(V4))
     assert audited.repository.prepare(repository=audited.url).ok
     with Publisher(audited.mirror, audited.target, KEEP) as publisher:
-        _, facts, plan = publisher.look()
-        publisher.prepare(facts, plan)
-        done = [publisher.transfer(item) for item in plan.transfers]
-        found = audit(audited)
+        assert publisher.upload().failed == {}
+        with held(open_tree(audited.target)):
+            found = audit(audited)
         assert [one.problem for one in found.findings if one.severity.value == "error"] == []
-        assert (audited.remote / publisher_lock.PATH).exists()
         before = (audited.remote / journal.PATH).read_bytes()
-        publisher.switch(done, plan.transfers)
+        publisher.switch()
         after = (audited.remote / journal.PATH).read_bytes()
         old = json.loads(before)["files"][DOCUMENT]
         assert json.loads(after)["files"][DOCUMENT] != old

@@ -10,25 +10,26 @@ import pytest
 
 from audits import DOCUMENT, KEEP, NEW, OLD, RDIFF, Audited, flip, said
 from mirrors import tree_of, walk
+from puavo_repository import retry
 from puavo_repository.audit.audit import audit
 from puavo_repository.audit.local import local
 from puavo_repository.audit.repair import repair_local
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.errors import StorageRefusedError
-from puavo_repository.stages import publish
+from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publisher import open_tree
 from puavo_repository.storage import files, journal
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.publisher_lock import Holder, PublisherLock
+from puavo_repository.storage.publisher_lock import PublisherLock
 from puavo_repository.storage.target import Target
 from repository import V4, name, snapshot
-from servers import Sshd
+from servers import Sshd, elsewhere
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
 
 
 @pytest.fixture(params=["folder", "sftp"])
@@ -143,7 +144,7 @@ def test_a_night_at_work_is_not_disturbed_by_a_repair(audited: Audited) -> None:
 
 def test_somebody_who_publishes_is_not_disturbed_by_a_repair(audited: Audited) -> None:
     flip(audited.remote / NEW)
-    other = PublisherLock(open_tree(audited.target), Holder.run("other"))
+    other = PublisherLock(open_tree(audited.target), elsewhere("other"))
     other.acquire()
     report = run(audited, audited.target)
     assert [one.file for one in report.findings] == [NEW]
@@ -195,6 +196,7 @@ def test_what_a_night_made_anew_before_the_repair_stays(audited: Audited) -> Non
     flip(audited.mirror / RDIFF)
     settings = audited.settings(audit_share=1)
     found = local(settings, None, 0)
+    os.utime(audited.mirror / RDIFF)  # only by its time a night sees it
     assert audited.repository.prepare(repository=audited.url).ok
     repaired = repair_local(settings, found, "a test")
     assert repaired.notes == ()
@@ -219,7 +221,7 @@ def test_a_repair_that_failed_is_no_repair(
     assert report.repaired == ()
     assert [one.file for one in report.findings] == [NEW]
     monkeypatch.undo()
-    assert publish.publish(audited.mirror, audited.target, KEEP).ok
+    assert publish(audited.mirror, audited.target, KEEP).ok
     assert problems(run(audited, audited.target)) == []
     assert walk(audited.remote) == []
 

@@ -24,11 +24,10 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "include")]
 
+from mirrors import send
 from puavo_repository import prepare, settings
 from puavo_repository.stages.publish import publish
-from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_plan import How, Transfer
-from puavo_repository.stages.publisher import Publisher
 from puavo_repository.storage.mirror import Mirror
 from repository import Quiet
 from servers import Proxy, Sshd, running, tool
@@ -53,8 +52,7 @@ class Bench:
     def ours(self, port: int) -> None:
         target = self._server.target(self.remote, port)
         item = Transfer(self._image.name, self._size, self._sha256, How.UPLOADED)
-        with Publisher(self._mirror, target, Options()) as publisher:
-            publisher.transfer(item)
+        send(item, self._mirror, target)
 
     def openssh(self, port: int, flags: str = "") -> None:
         command = [tool("sftp"), "-q", "-b", "-", "-P", str(port)]

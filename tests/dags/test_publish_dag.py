@@ -23,7 +23,13 @@ dag = bag.dags["puavo_repository_publish"]
 print("RESULT " + json.dumps({
     "errors": bag.import_errors,
     "tasks": sorted(dag.task_ids),
-    "mapped": sorted(t.task_id for t in dag.tasks if t.is_mapped),
+    "arrays": [
+        [each.dag_id, name]
+        for each in bag.dags.values()
+        for name, param in each.params.items()
+        if "array" in each.params.get_param(name).schema.get("type", ())
+        and "examples" in each.params.get_param(name).schema
+    ],
     "leaves": sorted(t.task_id for t in dag.leaves),
     "params": sorted(dag.params.keys()),
     "schedule": str(dag.timetable.asset_condition),
@@ -59,7 +65,9 @@ def mirror(tmp_path: Path) -> Path:
 def test_the_dag_reads_as_designed(airflow: dict[str, str]) -> None:
     found = beside(airflow, INSPECT, str(ROOT / "dags"))
     assert found["errors"] == {}
-    assert found["mapped"] == ["assemble", "plan", "prune", "switch", "upload", "verify"]
+    steps = ["publish.clean", "publish.switch", "publish.upload"]
+    assert found["tasks"] == ["mirrors", *steps, "report"]
+    assert found["arrays"] == [], "a form offers the examples of an array instead of taking a text"
     assert found["leaves"] == ["report"]
     assert "puavo-repository-prepared" in found["schedule"]
     assert found["runs"] == 1
@@ -81,10 +89,15 @@ def test_every_mirror_is_published_and_a_bad_one_holds_nobody_back(
     found = publish(airflow, mirror, urls)
     assert found["state"] == "failed", "the last task says that something failed"
     assert tree_of(good) == tree_of(mirror)
-    labels = {label for task, label, _ in found["tasks"] if task in ("upload", "assemble")}
-    assert len(labels) == 3
-    states = {(task, state) for task, _, state in found["tasks"]}
-    assert {("plan", "failed"), ("plan", "success"), ("report", "failed")} <= states
+    states = {task: [] for task, _, _ in found["tasks"]}  # type: dict[str, list[str]]
+    for task, _, state in found["tasks"]:
+        states[task].append(state)
+    assert sorted(states["publish.upload"]) == ["failed", "success"]
+    assert sorted(states["publish.switch"]) == ["skipped", "success"]
+    assert sorted(states["publish.clean"]) == ["skipped", "success"]
+    assert states["report"] == ["failed"]
+    labels = {label for task, label, _ in found["tasks"] if task == "publish.upload"}
+    assert labels == set(urls)
     assert "no such folder" in found["log"]
 
 
@@ -108,7 +121,7 @@ def test_a_night_over_an_airflow_connection(
         dry = publish(airflow, mirror, ["puavo_mirror"], dry_run=True, **secret)
         assert dry["state"] == "success"
         skipped = {(task, state) for task, _, state in dry["tasks"]}
-        assert {("upload", "skipped"), ("report", "success")} <= skipped
+        assert {("publish.switch", "skipped"), ("report", "success")} <= skipped
         assert list(remote.iterdir()) == []
         assert publish_directly(mirror, server.target(remote)).ok
         rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
@@ -117,7 +130,7 @@ def test_a_night_over_an_airflow_connection(
         secret["PUAVO_REPOSITORY_REPLACE_PAUSE"] = "0"
         night = publish(airflow, mirror, ["puavo_mirror"], **secret)
         assert night["state"] == "success"
-        assert [task for task, _, _ in night["tasks"]].count("assemble") == 1
+        assert "1 assembled there" in night["log"]
         assert tree_of(remote) == tree_of(mirror)
         assert walk(remote) == []
         assert server.client_key.read_text().splitlines()[1] not in night["log"]

@@ -54,7 +54,6 @@ class KillRollback(Killed, OfPublish):
 
     def fall(self) -> None:
         """Nothing comes under another's name: what was replaced cannot be put back."""
-        self._token = f"{self.chance.randrange(1 << 30)}"
         for _ in range(1 if self.nights.remote.joinpath("CKSUMS").exists() else 2):
             self._before = Mirror(self.nights.remote).contents()
             self.nights.add()
@@ -65,7 +64,7 @@ class KillRollback(Killed, OfPublish):
 
     @property
     def step(self) -> Callable[..., Run]:
-        return partial(run, step_back, self.nights.mirror, self.target, self._token)
+        return partial(run, step_back, self.nights.mirror, self.target)
 
     def mend(self) -> Run:
         """Step back in the end; then the night was good after all."""

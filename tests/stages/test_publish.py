@@ -25,6 +25,7 @@ from mirrors import (
     tree_of,
     walk,
 )
+from puavo_repository import retry
 from puavo_repository.errors import (
     LockedError,
     PublishError,
@@ -46,7 +47,7 @@ from puavo_repository.storage.generations import GENERATIONS
 from puavo_repository.storage.publisher_lock import Holder, PublisherLock
 from puavo_repository.storage.target import Target
 from repository import V1, Repository, name
-from servers import Sshd, running
+from servers import Sshd, elsewhere, running
 
 NOW = Options(cleaning=Cleaning(grace=0.0, share=1.0, pause=0.0))
 KEEP = Options(cleaning=Cleaning(pause=0.0))
@@ -368,7 +369,7 @@ def test_what_could_not_be_removed_goes_the_next_time(
     step: str, mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(mirror, folder, NOW)
-    monkeypatch.setattr(publishing, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
     every, real = names(mirror), getattr(FolderTree, step)
     prepare(mirror, every[1:])
 
@@ -530,7 +531,7 @@ def test_a_mirror_that_is_being_prepared_is_not_published(mirror: Path, folder: 
 
 
 def test_two_publishers_at_once_are_noticed(mirror: Path, folder: Target) -> None:
-    other = PublisherLock(publisher.open_tree(folder), Holder.run("other"))
+    other = PublisherLock(publisher.open_tree(folder), elsewhere("other"))
     other.acquire()
     with pytest.raises(LockedError, match="somebody else is publishing"):
         publish(mirror, folder, KEEP)
@@ -651,7 +652,7 @@ def test_one_failing_mirror_does_not_hold_back_another(
         mirror, [Target(path=str(tmp_path / "missing")), Target(path=str(remote))], KEEP
     )
     assert [report.ok for report in found] == [False, True]
-    assert "no such folder" in found[0].failed["connecting"]
+    assert "no such folder" in found[0].failed["publishing"]
     assert tree_of(remote) == tree_of(mirror)
 
 
@@ -661,7 +662,7 @@ def test_an_error_of_the_system_is_one_of_ours_wherever_it_comes_from(
     def broken(path: Path) -> bool:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr(publishing, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
     monkeypatch.setattr(Path, "is_dir", broken)
     with pytest.raises(StorageError, match="mirror/meta: Input/output error"):
         publish(mirror, folder, KEEP)

@@ -10,17 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from mirrors import add_image, make_mirror, tree_of, walk
+from mirrors import add_image, make_mirror, send, tree_of, walk
+from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError
-from puavo_repository.stages import publish as publishing
 from puavo_repository.stages import upload
+from puavo_repository.stages.held import held
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_plan import How, Transfer
-from puavo_repository.stages.publisher import Publisher
+from puavo_repository.stages.publisher import open_tree
 from puavo_repository.storage import ssh
 from puavo_repository.storage.folder import FolderFile
+from puavo_repository.storage.generations import FOLDER
+from puavo_repository.storage.parts import Part
 from puavo_repository.storage.remote import Done, ignore
 from puavo_repository.storage.target import Target
 from puavo_repository.storage.throttle import Bandwidth
@@ -38,7 +41,7 @@ def remote(tmp_path: Path) -> Path:
 def test_a_connection_lost_at_any_stage_is_made_again(
     tmp_path: Path, remote: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.01)
     names = make_mirror(tmp_path / "mirror", size=60_000)
     chance = random.Random(5)
     with Proxy(sshd.port) as proxy:
@@ -55,7 +58,7 @@ def test_a_connection_lost_at_any_stage_is_made_again(
 def test_a_stalled_server_fails_in_time_and_the_retry_goes_on(
     tmp_path: Path, remote: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
     monkeypatch.setattr("puavo_repository.storage.sftp_session.SILENCE_TIMEOUT", 0.5)
     monkeypatch.setattr(ssh, "CONNECT_TIMEOUT", 0.5)
     make_mirror(tmp_path / "mirror")
@@ -78,47 +81,40 @@ def test_an_interrupted_upload_goes_on_where_it_was(
     with Proxy(sshd.port) as proxy:
         target = sshd.target(remote, proxy.port)
         proxy.cut_after = 120 << 20
-        with Publisher(tmp_path, target, options) as first, pytest.raises(ConnectionLostError):
-            first.transfer(item)
-        with Publisher(tmp_path, target, options) as second:
-            second.transfer(item)
-        assert proxy.sent - item.size <= 64 << 20
+        with pytest.raises(ConnectionLostError):
+            send(item, tmp_path, target, options)
+        send(item, tmp_path, target, options)
+        assert proxy.sent - item.size <= upload.SYNC_EVERY + upload.AHEAD + (4 << 20)
     assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
-    assert [path.name for path in remote.iterdir()] == [item.path]
-
-
-def test_a_finished_transfer_is_not_sent_again_by_a_retry(
-    tmp_path: Path, remote: Path, sshd: Sshd
-) -> None:
-    item = _large_file(tmp_path, 4 << 20)
-    with Publisher(tmp_path, sshd.target(remote)) as publisher:
-        first = publisher.transfer(item)
-        sent = publisher.pool.sent
-        assert publisher.transfer(item) == first
-        assert publisher.pool.sent - sent < 10_000
-        (remote / item.path).write_bytes(bytes(item.size))
-        publisher.transfer(item)
-    assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
+    assert sorted(path.name for path in remote.iterdir()) == [FOLDER, item.path]
+    assert not list((remote / FOLDER).iterdir())
 
 
 def test_a_part_with_other_content_is_not_gone_on_with(
     tmp_path: Path, remote: Path, sshd: Sshd
 ) -> None:
     item = _large_file(tmp_path, 60 << 20)
-    (remote / item.part).write_bytes(bytes(50 << 20))
-    with Publisher(tmp_path, sshd.target(remote)) as publisher:
-        publisher.transfer(item)
+    target = sshd.target(remote)
+    with held(open_tree(target)) as before:
+        left = Part(item.part("0" * 16), item.size, item.sha256, synced=50 << 20)
+        (remote / left.name).write_bytes(bytes(50 << 20))
+        before.parts.put(item.path, left)
+    send(item, tmp_path, target)
     assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
+    assert not list(remote.glob(".*.part"))
 
 
 def test_a_part_that_is_a_link_is_not_written_through(
     tmp_path: Path, remote: Path, sshd: Sshd
 ) -> None:
     item = _large_file(tmp_path, 1 << 20)
+    target = sshd.target(remote)
     (tmp_path / "outside").write_bytes(b"precious")
-    (remote / item.part).symlink_to(tmp_path / "outside")
-    with Publisher(tmp_path, sshd.target(remote)) as publisher:
-        publisher.transfer(item)
+    with held(open_tree(target)) as before:
+        left = Part(item.part("0" * 16), item.size, item.sha256, synced=5)
+        (remote / left.name).symlink_to(tmp_path / "outside")
+        before.parts.put(item.path, left)
+    send(item, tmp_path, target)
     assert (tmp_path / "outside").read_bytes() == b"precious"
     assert (remote / item.path).stat().st_size == item.size
 
@@ -129,10 +125,9 @@ def test_a_bandwidth_limit_is_kept_over_several_connections(
     monkeypatch.setattr(upload, "LONG_TRIP", 0.0)
     item = _large_file(tmp_path, 30 << 20)
     options = Options(connections=3, bandwidth=Bandwidth(20_000_000))
-    with Publisher(tmp_path, sshd.target(remote), options) as publisher:
-        begun = time.monotonic()
-        publisher.transfer(item)
-        assert time.monotonic() - begun >= item.size / 20_000_000 - 0.5
+    begun = time.monotonic()
+    send(item, tmp_path, sshd.target(remote), options)
+    assert time.monotonic() - begun >= item.size / 20_000_000 - 0.5
 
 
 def test_an_image_that_was_assembled_wrongly_is_uploaded_instead(
@@ -161,7 +156,7 @@ def test_an_image_that_was_assembled_wrongly_is_uploaded_instead(
 def test_what_arrived_wrongly_gets_no_name(
     tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
     make_mirror(tmp_path / "mirror")
     write = FolderFile.write
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mirrors import SERIES, add_image, content, image, make_mirror, prepare, tree_of, walk
+from puavo_repository import retry
 from puavo_repository.errors import (
     ConnectionLostError,
     LockedError,
@@ -20,14 +22,17 @@ from puavo_repository.errors import (
     RepositoryError,
     StorageError,
 )
-from puavo_repository.stages import publish as publishing
-from puavo_repository.stages import upload
+from puavo_repository.stages import switch, transfers, upload
+from puavo_repository.stages.held import held
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
+from puavo_repository.stages.publish_plan import Transfer
+from puavo_repository.stages.publish_survey import sha256
 from puavo_repository.stages.publisher import Publisher
-from puavo_repository.storage import journal, publisher_lock
+from puavo_repository.storage import generations, journal, parts, publisher_lock
 from puavo_repository.storage.folder import FolderFile, FolderTree
+from puavo_repository.storage.parts import Part
 from puavo_repository.storage.publisher_lock import PublisherLock
 from puavo_repository.storage.target import Target
 from servers import Sshd
@@ -231,7 +236,7 @@ class PowerCut:
         for part in remote.rglob(".*.part"):
             synced = self._synced.get(part.stat().st_ino, b"")
             length = part.stat().st_size
-            if length - len(synced) < 2 << 20:
+            if length - len(synced) < 1 << 20:
                 continue
             hole = min(max(len(synced), 2 << 20), length - (1 << 20))
             with part.open("r+b") as stream:
@@ -245,9 +250,10 @@ class PowerCut:
 def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(publishing, "ATTEMPTS", 1)
-    monkeypatch.setattr(publishing, "LARGE", 1 << 20)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+    monkeypatch.setattr(transfers, "LARGE", 1 << 20)
     monkeypatch.setattr(upload, "AHEAD", 2 << 20)
+    monkeypatch.setattr(upload, "SYNC_EVERY", 8 << 20)
     if how == "assembly":
         big = [image(1), image(2)]
         (mirror / big[0]).write_bytes(content(9, 40 << 20))
@@ -261,7 +267,7 @@ def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
     else:
         (mirror / image(2)).write_bytes(content(9, 40 << 20))
         prepare(mirror, [image(1), image(2)], pairs=[])
-    cut = PowerCut(monkeypatch)
+    cut, one = PowerCut(monkeypatch), replace(KEEP, connections=1)
     step = {"upload": "write", "assembly": "copy"}[how]
     real: Callable[..., None] = getattr(FolderFile, step)
     left = 30 << 20
@@ -293,10 +299,8 @@ def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
         monkeypatch.setattr(FolderFile, "copy", in_pieces)
     else:
         monkeypatch.setattr(FolderFile, "write", broken)
-    try:
-        assert not publish(mirror, folder, KEEP).ok
-    except RepositoryError:
-        pass
+    with contextlib.suppress(RepositoryError), Publisher(mirror, folder, one) as killed:
+        assert killed.upload().failed
     assert cut.strike(remote) == 1
     left = 1 << 40
     assert publish(mirror, folder, KEEP).ok
@@ -340,10 +344,10 @@ def test_room_is_made_on_a_full_server_before_it_is_filled(
     stop, wrong = threading.Event(), list[str]()
 
     def watch() -> None:
+        document = remote / "meta" / f"{SERIES}.json"
         while not stop.is_set():
-            before = documents(remote)
-            found = walk(remote)
-            if found and documents(remote) == before:
+            before, found = document.read_bytes(), walk(remote)
+            if found and document.read_bytes() == before:
                 wrong.extend(found)
 
     watcher = threading.Thread(target=watch)
@@ -356,3 +360,127 @@ def test_room_is_made_on_a_full_server_before_it_is_filled(
     assert found.ok, found.failed
     assert wrong == []
     assert tree_of(remote).keys() == {image(3), image(4), f"meta/{SERIES}.json", "CKSUMS"}
+
+
+def test_the_lock_is_looked_at_before_each_write_that_others_rely_on(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(mirror, folder, NOW).ok
+    rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
+    rdiff.write_bytes(rdiff.read_bytes()[:-1] + b"\x01a\x00")
+    names = add_image(mirror, [image(1), image(2)])
+    writes: dict[str, list[bool]] = {}
+    sure = threading.local()
+    check = PublisherLock.check
+
+    def checked(lock: PublisherLock) -> None:
+        check(lock)
+        sure.now = True
+
+    def noted(kind: str, real: Callable[..., object]) -> Callable[..., object]:
+        def write(*arguments: object) -> object:
+            writes.setdefault(kind, []).append(getattr(sure, "now", False))
+            sure.now = False
+            return real(*arguments)
+
+        return write
+
+    def of_clients(real: Callable[..., object], at: int) -> Callable[..., object]:
+        known = noted("data", real)
+
+        def write(*arguments: object) -> object:
+            path = str(arguments[at])
+            name = path.rpartition("/")[2]
+            named = not path.startswith(".") and not name.startswith(".")
+            known_there = (remote / path).exists() and path.endswith((".img", ".rdiff"))
+            return (known if named and known_there else real)(*arguments)
+
+        return write
+
+    monkeypatch.setattr(PublisherLock, "check", checked)
+    for module in (journal, switch, generations, parts):
+        monkeypatch.setattr(module, "write_whole", noted(module.__name__, module.write_whole))
+    monkeypatch.setattr(FolderTree, "remove", of_clients(FolderTree.remove, 1))
+    monkeypatch.setattr(FolderTree, "rename", of_clients(FolderTree.rename, 2))
+    assert publish(mirror, folder, NOW).withdrawn
+    prepare(mirror, names[1:])
+    assert publish(mirror, folder, NOW).pruned
+    assert len(writes) == 5
+    assert {kind: all(found) for kind, found in writes.items()} == dict.fromkeys(writes, True)
+
+
+def test_what_arrived_before_a_kill_is_known_as_ours(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(mirror, folder, NOW).ok
+    names = add_image(mirror, [image(1), image(2)])
+
+    class KilledError(Exception):
+        pass
+
+    def killed(_placed: object) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError), Publisher(mirror, folder, NOW) as publisher:
+        publisher.upload(killed)
+    arrived = {path.name for path in remote.rglob("*") if path.is_file()} - {
+        path.name for path in mirror.rglob("*") if image(3) not in path.name
+    }
+    assert arrived
+    (mirror / image(3)).unlink()
+    prepare(mirror, names[:2])
+    for _ in range(2):
+        assert publish(mirror, folder, NOW).ok
+    assert tree_of(remote).keys() == {path for path in tree_of(mirror) if "2026-01-03" not in path}
+
+
+def test_what_others_put_where_ours_could_not_go_is_left_alone(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    names = add_image(mirror, [image(1), image(2)])
+    prepare(mirror, names, pairs=[])
+    (remote / image(3)).write_bytes(b"theirs".ljust((mirror / image(3)).stat().st_size))
+    content_of_3 = (mirror / image(3)).read_bytes()
+    (mirror / image(3)).write_bytes(content_of_3[:-1] + b"?")  # not what is described
+    assert not publish(mirror, folder, NOW).ok
+    prepare(mirror, names[:2], pairs=[])
+    for _ in range(2):
+        assert publish(mirror, folder, NOW).ok
+    assert (remote / image(3)).read_bytes().startswith(b"theirs")
+
+
+def test_parts_that_nobody_goes_on_with_are_removed_and_others_stay(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    assert publish(mirror, folder, KEEP).ok
+    add_image(mirror, [image(1), image(2)])
+    wanted = f".{image(3)}.{sha256((mirror / image(3)).read_bytes())[:16]}.{'1' * 8}.part"
+    debris = remote / f".{image(9)}.{'0' * 16}.{'0' * 8}.part"
+    foreign = remote / ".theirs.part"
+    for path in (remote / wanted, debris, foreign):
+        path.write_bytes(b"x")
+    with held(FolderTree(folder)) as other:
+        digest = sha256((mirror / image(3)).read_bytes())
+        other.parts.put(image(3), Part(wanted, 10, digest, synced=1))
+    with Publisher(mirror, folder, KEEP) as publisher:
+        publisher.clean()
+    assert [path.exists() for path in (remote / wanted, debris, foreign)] == [True, False, True]
+    assert publish(mirror, folder, KEEP).ok
+    assert [path.name for path in remote.glob(".*.part")] == [foreign.name]
+
+
+def test_a_file_that_vanishes_while_clients_are_told_of_it_fails_the_step(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+    run = switch.Switch.run
+
+    def robbed(self: switch.Switch, waiting: list[Transfer]) -> switch.Switched:
+        done = run(self, waiting)
+        (remote / image(1)).unlink()
+        return done
+
+    monkeypatch.setattr(switch.Switch, "run", robbed)
+    with pytest.raises(StorageError, match=r"2026-01-01.*not as the metadata there says"):
+        publish(mirror, folder, KEEP)
+    assert not of_now(folder).verified

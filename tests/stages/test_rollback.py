@@ -20,10 +20,10 @@ from puavo_repository.stages.publisher import Publisher, open_tree
 from puavo_repository.storage import generations, journal
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.generations import GENERATIONS
-from puavo_repository.storage.publisher_lock import Holder, PublisherLock
+from puavo_repository.storage.publisher_lock import PublisherLock
 from puavo_repository.storage.remote import RemoteTree, write_whole
 from puavo_repository.storage.target import Target
-from servers import Sshd
+from servers import Sshd, elsewhere
 
 KEEP = Options(cleaning=Cleaning(share=1.0, pause=0.0))
 OTHER = "puavo-os-other-bookworm-amd64"
@@ -82,8 +82,10 @@ def test_a_step_back_puts_metadata_and_cksums_back_and_nothing_else(
     assert {p: d for p, d in tree_of(remote).items() if p not in seen[0]} == data
     assert walk(remote) == []
     assert image(4) in found.rejected
-    # And again: not to the bad night, nor to where it is already.
-    assert step_back(mirror, target) == 5
+    # And again: it is done already, and goes no further by itself.
+    assert step_back(mirror, target) == 4
+    assert documents(remote) == seen[1]
+    assert step_back(mirror, target, 1) == 5
     assert documents(remote) == seen[0]
 
 
@@ -94,7 +96,7 @@ def test_what_was_stepped_back_from_stays_away_until_it_is_allowed(
     step_back(mirror, target)
     again = publish(mirror, target, KEEP)
     assert not again.ok
-    assert "a step back took" in again.failed[f"meta/{SERIES}.json"]
+    assert "a rollback took" in again.failed[f"meta/{SERIES}.json"]
     assert "allow_rolled_back" in again.failed[f"meta/{SERIES}.json"]
     assert not again.uploaded
     assert documents(remote) == seen[0]
@@ -234,7 +236,7 @@ def test_a_series_that_a_bad_night_dropped_comes_back(
 def test_a_publisher_at_work_is_not_disturbed(mirror: Path, remote: Path, target: Target) -> None:
     nights(mirror, target, remote, 2)
     tree = FolderTree(Target(path=str(remote)))
-    PublisherLock(tree, Holder.run("another")).acquire()
+    PublisherLock(tree, elsewhere("another")).acquire()
     with pytest.raises(LockedError):
         step_back(mirror, target)
 
@@ -289,20 +291,19 @@ def test_a_killed_step_is_ended_by_the_next_one_and_goes_no_further(
         step_back(mirror, target)
     assert documents(remote) == seen[1]
     step_back(mirror, target)
-    assert documents(remote) == seen[0], "the next one is a step of its own"
+    assert documents(remote) == seen[1], "and asked for once more, it goes no further"
 
 
-def test_a_task_that_is_tried_again_makes_the_same_step(
+def test_a_step_back_of_one_series_is_another_than_that_of_all(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     seen = nights(mirror, target, remote, 3)
     for _ in range(2):
-        with Publisher(mirror, target, KEEP, Holder.run("one")) as publisher:
-            assert publisher.roll_back(None).restored == 2
+        step_back(mirror, target)
         assert documents(remote) == seen[1]
-    with Publisher(mirror, target, KEEP, Holder.run("another")) as publisher:
-        publisher.roll_back(None)
-    assert documents(remote) == seen[0]
+    for _ in range(2):
+        step_back(mirror, target, None, SERIES)
+        assert documents(remote) == seen[0]
 
 
 def test_a_night_that_could_not_be_recorded_leaves_no_gap_in_the_way_back(

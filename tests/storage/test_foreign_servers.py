@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from foreign import NAMES, changed_bytes, changed_json, changed_values, examples
 from meddler import Meddle, Meddler, whole
 from mirrors import changed, image, make_mirror, prepare, tree_of, walk
+from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError, RepositoryError, StorageRefusedError
 from puavo_repository.formats import sealed
-from puavo_repository.stages import publish as publishing
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
@@ -76,7 +76,7 @@ def meddled(meddle: Meddle) -> Iterator[Meddler]:
         mock.patch.object(sftp, "connect", meddler.connect),
         mock.patch.object(sftp_session, "SILENCE_TIMEOUT", SILENCE),
         mock.patch.object(sftp_file, "SYNC_PATIENCE", SILENCE),
-        mock.patch.object(publishing, "ATTEMPTS", 1),
+        mock.patch.object(retry, "ATTEMPTS", 1),
     ):
         try:
             yield meddler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from puavo_repository.storage import generations, publisher_lock
 from puavo_repository.storage.folder import FolderTree
 from puavo_repository.storage.publisher_lock import PATH, Holder, PublisherLock, server_time
 from puavo_repository.storage.target import Target
+from servers import elsewhere
 
 
 @pytest.fixture
@@ -23,23 +25,26 @@ def tree(tmp_path: Path) -> FolderTree:
 
 
 def lock_of(tree: FolderTree, token: str) -> PublisherLock:
-    return PublisherLock(tree, Holder.run(token))
+    return PublisherLock(tree, elsewhere(token))
 
 
 def test_a_second_publisher_is_told_who_holds_it(tree: FolderTree) -> None:
     first = lock_of(tree, "first")
     first.acquire()
-    with pytest.raises(LockedError, match="run first on"):
+    with pytest.raises(LockedError, match="process 7 on first"):
         lock_of(tree, "second").acquire()
     first.check()
     first.release()
     lock_of(tree, "second").acquire()
 
 
-def test_tasks_of_one_run_share_it(tree: FolderTree) -> None:
-    lock_of(tree, "run").acquire()
-    lock_of(tree, "run").acquire()
-    lock_of(tree, "run").check()
+def test_a_token_is_what_counts_and_no_other_step_has_it(tree: FolderTree, tmp_path: Path) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    written = json.loads((tmp_path / PATH).read_bytes())
+    (tmp_path / PATH).write_text(json.dumps({**written, "host": "renamed", "process": 1}))
+    first.check()
+    assert Holder.this_process().token != Holder.this_process().token
 
 
 def test_a_holder_that_died_here_does_not_hold_it_up(tree: FolderTree) -> None:
@@ -142,19 +147,31 @@ def test_an_unreadable_lock_holds_until_it_expires(tree: FolderTree, tmp_path: P
     lock_of(tree, "second").acquire()
 
 
-def test_it_is_kept_alive_from_a_thread(
+def test_it_is_kept_alive_while_it_is_held_and_then_given_back(
     tree: FolderTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher_lock, "BEAT", 0.01)
-    lock = lock_of(tree, "first")
-    lock.acquire()
-    os.utime(tmp_path / PATH, (1, 1))
-    ended = lock.keep_alive()
-    end = time.monotonic() + 20
-    while (tmp_path / PATH).stat().st_mtime < 2 and time.monotonic() < end:
-        time.sleep(0.01)
-    ended.set()
-    assert (tmp_path / PATH).stat().st_mtime > 2
+    with lock_of(tree, "first").held():
+        os.utime(tmp_path / PATH, (1, 1))
+        end = time.monotonic() + 20
+        while (tmp_path / PATH).stat().st_mtime < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert (tmp_path / PATH).stat().st_mtime > 2
+    assert tree.stat(PATH) is None
+
+
+def test_a_sign_of_life_is_not_given_for_another(tree: FolderTree, tmp_path: Path) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    long_ago = time.time() - publisher_lock.EXPIRY - 5
+    os.utime(tmp_path / PATH, (long_ago, long_ago))
+    lock_of(tree, "second").acquire()
+    with pytest.raises(LockedError, match="taken over"):
+        first.beat(tree)
+    lock_of(tree, "second").check()
+    (tmp_path / PATH).unlink()
+    with pytest.raises(LockedError, match="taken over"):
+        first.check()
 
 
 def test_what_dead_publishers_left_is_cleared(tree: FolderTree, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from puavo_repository.errors import (
     StorageRefusedError,
 )
 from puavo_repository.formats.names import ImageName, rdiff_name
-from puavo_repository.stages.publish import persist
+from puavo_repository.retry import with_retries
 from puavo_repository.stages.report import mb
 from puavo_repository.storage.digests import digest_file
 from puavo_repository.storage.mirror import Mirror
@@ -136,7 +136,7 @@ def _try(root: Path, https: Https, update: Update) -> Wrong | None:
     # A file without a name: nothing is left behind, whatever happens.
     with tempfile.TemporaryFile(dir=Mirror(root).state.folder) as file:
         try:
-            problem = persist(lambda: _fetch(https, update, file))
+            problem = with_retries(lambda: _fetch(https, update, file))
         except ConnectionLostError as error:
             return f"its rdiff cannot be fetched: {error.problem}", "", error.found
         return problem or _apply(root, update, Path(f"/proc/self/fd/{file.fileno()}"))

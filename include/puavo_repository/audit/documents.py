@@ -126,7 +126,7 @@ def _of_journal(where: str, seen: View) -> Iterator[Finding]:
             Severity.WARNING,
             where,
             f"{generations.GENERATIONS}/{max(lost)}.json",
-            "is missing or damaged: no step back leads beyond it",
+            "is missing or damaged: no rollback leads beyond it",
             remedy="See what happened there; what is published from now on can be gone back to",
         )
     if not any(map(_is_document, [*seen.listing, *seen.journal.files])):
@@ -206,7 +206,7 @@ def _behind(where: str, path: str, seen: View, ours: Document) -> Finding:
         where,
         path,
         "is not what the local mirror has: that is not published yet",
-        found=f"a step back, which took {len(back)} files of it from clients" if back else "",
+        found=f"a rollback, which took {len(back)} files of it from clients" if back else "",
         remedy="Take the bad image out and prepare again, then publish" if back else "Publish",
     )
 

@@ -17,7 +17,7 @@ import httpx
 from cryptography import x509
 
 from puavo_repository.errors import CertificateError, ConnectionLostError, SettingsError
-from puavo_repository.stages.publish import persist
+from puavo_repository.retry import with_retries
 
 TIMEOUT = 30.0  # seconds for each wait
 SLOWEST = 20_000  # bytes a second; what is slower is given up
@@ -106,20 +106,20 @@ class Https:
                 raise self._lost(error, late=isinstance(error, TimeoutError)) from error
             return found.not_valid_after_utc.timestamp()
 
-        return persist(ask)
+        return with_retries(ask)
 
     def head(self, url: str) -> Answer:
         """Ask whether something is there, and how long it is."""
-        return persist(lambda: self._ask("HEAD", url, {}, 200, 0))
+        return with_retries(lambda: self._ask("HEAD", url, {}, 200, 0))
 
     def get(self, url: str, limit: int) -> Answer:
         """Fetch a document of at most ``limit`` bytes."""
-        return persist(lambda: self._ask("GET", url, {}, 200, limit))
+        return with_retries(lambda: self._ask("GET", url, {}, 200, limit))
 
     def range(self, url: str, offset: int, length: int) -> Answer:
         """Fetch a range; a server that would send the whole file is cut off."""
         wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
-        return persist(lambda: self._ask("GET", url, wanted, 206, length))
+        return with_retries(lambda: self._ask("GET", url, wanted, 206, length))
 
     def fetch(self, url: str, limit: int, sink: Callable[[bytes], object]) -> Answer:
         """Fetch a file of at most ``limit`` bytes into a sink, once and without retries."""

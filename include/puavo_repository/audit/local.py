@@ -25,8 +25,8 @@ from puavo_repository.audit.steps import (
 from puavo_repository.audit.strays import local_strays
 from puavo_repository.formats.metadata import DIGESTS, DescribedFile, described_files
 from puavo_repository.progress import Nobody, Watcher
+from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
-from puavo_repository.stages.publish import persist
 from puavo_repository.storage import vouched
 from puavo_repository.storage.digests import digest_file
 from puavo_repository.storage.files import Identity
@@ -55,7 +55,7 @@ def local(
     def check() -> Checked:
         return _Local(settings, watcher or Nobody()).check(series, turn)
 
-    return attempted(LOCAL, lambda: persist(check))
+    return attempted(LOCAL, lambda: with_retries(check))
 
 
 def still_wrong(settings: Settings, rdiffs: Collection[str]) -> dict[str, Finding]:

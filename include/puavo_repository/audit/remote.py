@@ -22,9 +22,9 @@ from puavo_repository.audit.strays import remote_strays
 from puavo_repository.errors import PermanentError, PublishError
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.progress import Nobody, Watcher
+from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
 from puavo_repository.stages.compare import every_range, same_bytes, samples
-from puavo_repository.stages.publish import persist
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publisher import open_tree
 from puavo_repository.storage.files import Identity
@@ -59,7 +59,7 @@ def remote(
     def check() -> Checked:
         return look(mirror_dir, target, turn, share, options, watcher)[1]
 
-    return attempted(target.url, lambda: persist(check))
+    return attempted(target.url, lambda: with_retries(check))
 
 
 def look(
@@ -196,11 +196,14 @@ class _Remote:
                 return same_bytes(tree, file.path, path, ranges)
 
         self.tally.add(Counts(ranges=len(ranges)))
-        return persist(compare)
+        return with_retries(compare)
 
     def _whole(self, file: DescribedFile, local: Description | None) -> Finding | None:
         """Read a file in full. Samples that differ may be the local file's fault as well."""
-        expected, found = file.digests.get("sha256", "none"), persist(lambda: self._sha256(file))
+        expected, found = (
+            file.digests.get("sha256", "none"),
+            with_retries(lambda: self._sha256(file)),
+        )
         self.tally.add(Counts(remote_read=1, remote_bytes=file.size))
         self._watcher.finish(file.path)
         if found == expected:

@@ -17,8 +17,9 @@ from puavo_repository.audit.report import Checked, Finding
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats.metadata import DIGESTS
 from puavo_repository.progress import TransferProgress, no_transfer_progress
+from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
-from puavo_repository.stages.publish import persist, publish_all
+from puavo_repository.stages.publish import publish_all
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_survey import CKSUMS, sha256
 from puavo_repository.stages.publisher import Publisher
@@ -90,7 +91,7 @@ def repair_remote(
             # else waits to be published goes on waiting: this is no night.
             how = replace(options or Options(), assemble=False, only=frozenset(wanted))
             with Publisher(mirror_dir, target, how) as publisher:
-                persist(lambda: publisher.distrust(wanted))
+                with_retries(lambda: publisher.distrust(wanted))
             (report,) = publish_all(mirror_dir, [target], how, progress=progress)
             notes += [f"while repairing: {line}" for line in report.lines()[1:]]
         seen, again = look(mirror_dir, target, 0, 0, options, only=paths)

@@ -14,12 +14,11 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from puavo_repository.errors import DeltaError, PublishError
+from puavo_repository.errors import DeltaError
 from puavo_repository.formats import rdiff as rdiff_format
 from puavo_repository.formats.rdiff import Copy, Literal
-from puavo_repository.stages.compare import same_bytes, samples
 from puavo_repository.stages.publish_plan import Transfer
-from puavo_repository.storage.remote import Access, Kind, RemoteFile, RemoteTree
+from puavo_repository.storage.remote import Access, RemoteFile, RemoteTree
 
 logger = logging.getLogger(__name__)
 
@@ -29,36 +28,36 @@ SEAMS = 64  # how many places where two ranges meet are looked at afterwards
 def assemble(
     tree: RemoteTree,
     item: Transfer,
-    mirror_dir: Path,
-    begin: int,
+    part: str,
+    local_rdiff: Path,
     done: Callable[[int], None],
 ) -> list[int]:
-    """Have the server write the part of an image from its base and its rdiff.
+    """Have the server write a part from its base and its rdiff, from the begin, onto its disk.
+
+    That the remote has the very files, the plan took from the journal (size and time); whoever
+    calls this proves the result.
 
     Args:
         tree: The remote.
         item: The image, with base and rdiff.
-        mirror_dir: The local mirror, which has the rdiff and perhaps the base.
-        begin: Bytes of the part that are there already.
+        part: Where to write it; there is nothing yet.
+        local_rdiff: The same rdiff here.
         done: Told how many bytes of the image are there.
 
     Returns:
         Offsets at which ranges meet, some of them: where a mistake would show.
 
     Raises:
-        PublishError: Base or rdiff are not there, or not the right ones.
         DeltaError: The rdiff is damaged, or does not make this image.
-        StorageError: The server cannot do it.
+        StorageError, StorageRefusedError: The server cannot do it, or has no such file any more.
     """
-    for path in (item.base, item.rdiff):
-        _check_source(tree, path, mirror_dir / path)
     with (
         tree.open(item.base, Access.READ) as base,
         tree.open(item.rdiff, Access.READ) as rdiff,
-        tree.open(item.part, Access.WRITE) as part,
+        tree.open(part, Access.CREATE) as out,
     ):
-        seams = _copy_ranges(item, mirror_dir / item.rdiff, base, rdiff, part, begin, done)
-        part.sync()
+        seams = _copy_ranges(item, local_rdiff, base, rdiff, out, done)
+        out.sync()
     return random.SystemRandom().sample(seams, min(SEAMS, len(seams)))
 
 
@@ -67,11 +66,10 @@ def _copy_ranges(
     local_rdiff: Path,
     base: RemoteFile,
     rdiff: RemoteFile,
-    part: RemoteFile,
-    begin: int,
+    out: RemoteFile,
     done: Callable[[int], None],
 ) -> list[int]:
-    seams, at, there = [], 0, begin
+    seams, at, there = [], 0, 0
 
     def copied(count: int) -> None:
         nonlocal there
@@ -79,11 +77,9 @@ def _copy_ranges(
         done(there)
 
     for piece in _joined(rdiff_format.commands(local_rdiff)):
-        skip = min(piece.length, max(0, begin - at))  # what an earlier attempt made of it
-        if skip < piece.length:
-            source = base if isinstance(piece, Copy) else rdiff
-            part.copy(source, piece.position + skip, piece.length - skip, at + skip, copied)
-            seams.append(at)
+        source = base if isinstance(piece, Copy) else rdiff
+        out.copy(source, piece.position, piece.length, at, copied)
+        seams.append(at)
         at += piece.length
     if at != item.size:
         raise DeltaError(
@@ -104,18 +100,3 @@ def _joined(parts: Iterable[Copy | Literal]) -> Iterator[Copy | Literal]:
         last = part
     if last is not None:
         yield last
-
-
-def _check_source(tree: RemoteTree, path: str, local: Path) -> None:
-    """Make sure that the remote has the very file that an assembly reads.
-
-    The plan took it from the journal (size and time); some of its bytes are compared too where
-    the mirror still has it.
-    """
-    found = tree.stat(path)
-    if found is None or found.kind is not Kind.FILE:
-        raise PublishError(f"{tree.name}/{path}", "is not there to assemble from")
-    if local.exists() and (
-        local.stat().st_size != found.size or not same_bytes(tree, path, local, samples(found.size))
-    ):
-        raise PublishError(f"{tree.name}/{path}", "is not the file to assemble from")

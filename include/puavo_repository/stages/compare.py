@@ -1,14 +1,16 @@
-"""Telling a remote file from another by reading some of it back."""
+"""Telling a remote file from another by reading some of it back, or all."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections.abc import Iterable, Iterator
+from itertools import tee
 from pathlib import Path
 
 from puavo_repository.errors import PublishError, storage_error
-from puavo_repository.storage.remote import Kind, Range, RemoteStat, RemoteTree
+from puavo_repository.storage.remote import Range, RemoteTree
 
 SAMPLE = 4 << 10  # bytes of one sampled range
 EDGE = 64 << 10  # bytes compared at both ends
@@ -62,23 +64,25 @@ def every_range(size: int) -> Iterator[Range]:
     return (Range(at, min(BLOCK, size - at)) for at in range(0, size, BLOCK))
 
 
-def same_bytes(tree: RemoteTree, path: str, local: Path, ranges: list[Range]) -> bool:
+def same_bytes(tree: RemoteTree, path: str, local: Path, ranges: Iterable[Range]) -> bool:
     """Say whether a remote file has the local one's bytes in some ranges."""
     try:
         descriptor = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise storage_error(local, error) from error
     try:
-        here: Iterator[bytes] = (os.pread(descriptor, r.length, r.offset) for r in ranges)
-        return all(a == b for a, b in zip(tree.read(path, ranges), here, strict=True))
+        asked, wanted = tee(ranges)
+        here: Iterator[bytes] = (os.pread(descriptor, r.length, r.offset) for r in wanted)
+        return all(a == b for a, b in zip(tree.read(path, asked), here, strict=True))
     except OSError as error:
         raise storage_error(local, error) from error
     finally:
         os.close(descriptor)
 
 
-def same_file(tree: RemoteTree, path: str, found: RemoteStat, local: Path, size: int) -> bool:
-    """Say whether what a server has at ``path`` is the local file, by its size and samples."""
-    if found.kind is not Kind.FILE or found.size != size:
-        return False
-    return same_bytes(tree, path, local, samples(size))
+def sha256_of(tree: RemoteTree, path: str, size: int) -> str:
+    """Read a remote file whole and return its sha256."""
+    digest = hashlib.sha256()
+    for block in tree.read(path, every_range(size)):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The generations of a remote as they were: the way that a step back goes."""
+"""The generations of a remote as they were: the way that a rollback goes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Past:
 
 def steps(tree: RemoteTree) -> list[Step]:
     """Return the generations that are kept, the current one first."""
-    facts, found = look(tree), []
+    facts, found = look(tree, journal.load(tree)), []
     for past in history(tree, facts.journal):
         parsed = parse(tree, past.documents)
         missing = sum(in_place(facts, file) is False for file in wanted_files(parsed).values())
@@ -68,9 +68,8 @@ def steps(tree: RemoteTree) -> list[Step]:
     return found
 
 
-def look(tree: RemoteTree) -> Facts:
-    """Read the journal of a remote, and what lies there."""
-    record = journal.load(tree)
+def look(tree: RemoteTree, record: Journal) -> Facts:
+    """Return what lies on a remote, beside its journal."""
     return Facts(record, listing(tree, record.files))
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import re
+import time
+from dataclasses import dataclass, field
 
 from puavo_repository.errors import MassDeleteError
-from puavo_repository.stages.publish_plan import mega
+from puavo_repository.stages.compare import sha256_of
+from puavo_repository.stages.held import Held
+from puavo_repository.stages.publish_plan import Presence, mega
+from puavo_repository.stages.publish_snapshot import Snapshot
 from puavo_repository.stages.publish_survey import CKSUMS, Facts
 from puavo_repository.storage.generations import GENERATIONS_KEPT
-from puavo_repository.storage.journal import Moment
-from puavo_repository.storage.remote import Kind, RemoteTree
+from puavo_repository.storage.journal import Entry, Moment
+from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree
 
 logger = logging.getLogger(__name__)
+
+_PART = re.compile(r"\..+\.[0-9a-f]{16}(\.[0-9a-f]{8})?\.part")  # without the token: an older one
 
 
 @dataclass(frozen=True)
@@ -50,41 +55,29 @@ class Pruned:
     removed: dict[str, int] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
-
-def prune(
-    tree: RemoteTree,
-    facts: Facts,
-    keep: Collection[str],
-    cleaning: Cleaning,
-    now: Moment,
-    check: Callable[[], None],
-) -> Pruned:
+def prune(held: Held, facts: Facts, local: Snapshot, cleaning: Cleaning) -> Pruned:
     """Remove what we put there and no metadata names, when its grace is over.
 
     Args:
-        tree: The remote; its lock is held.
-        facts: What it has; the journal in it is brought up to date.
-        keep: Files that the local metadata names: some may be there before the remote's do.
+        held: The remote; its journal is brought up to date, and still to be saved.
+        facts: What it has.
+        local: What the mirror describes: some may be there before the remote's metadata says so.
         cleaning: When and how much may be removed.
-        now: The moment, on both clocks.
-        check: Called before each removal; raises where the lock was lost.
 
     Raises:
         MassDeleteError: More would go than was agreed on. Nothing was removed.
     """
-    named, record, result = facts.named().union(keep), facts.journal, Pruned()
+    named, record, result = facts.named() | local.wanted.keys(), facts.journal, Pruned()
+    now = Moment(held.lock.beat(held.tree), int(time.time()))
     due = []
     for path, entry in list(record.files.items()):
         if path == CKSUMS or path.startswith("meta/"):
             continue
         if path in named:
             record.name(path, None)
-        elif facts.listing.get(path) is None and entry.mtime is not None:
-            del record.files[path]  # somebody removed it
+        elif not entry.ours or (facts.listing.get(path) is None and entry.mtime is not None):
+            del record.files[path]  # it is nobody's business of ours any more, or gone
         elif entry.unnamed is None or entry.unnamed.age(now) < 0:
             # Since a moment that is still to come: some clock was wrong then. It is put right.
             record.name(path, now)
@@ -95,11 +88,12 @@ def prune(
             due.append(path)
         else:
             result.waiting.append(path)
-    guard(tree.name, facts, set(due), cleaning)
+    guard(held.tree.name, facts, set(due), cleaning)
     for path in due:
-        check()
-        _remove(tree, facts, path, result)
-    _sweep(tree, facts, now, cleaning, check)
+        held.check()
+        _remove(held.tree, facts, path, result)
+    _sweep(held, facts, local)
+    result.waiting = [path for path in result.waiting if path in record.files]
     return result
 
 
@@ -107,7 +101,7 @@ def _remove(tree: RemoteTree, facts: Facts, path: str, result: Pruned) -> None:
     entry, found = facts.journal.files[path], tree.stat(path)
     if found is None:
         pass  # somebody was faster
-    elif found.kind is not Kind.FILE or (entry.mtime is not None and not entry.agrees(found)):
+    elif not _is_as_we_left_it(tree, path, entry, found):
         logger.warning("%s/%s: somebody changed it, so it is left there", tree.name, path)
     else:
         tree.remove(path)
@@ -115,22 +109,43 @@ def _remove(tree: RemoteTree, facts: Facts, path: str, result: Pruned) -> None:
         logger.info("%s/%s: removed, %s", tree.name, path, mega(entry.size))
     # Only now: what could not be removed must stay known as ours, or it would stay for ever.
     del facts.journal.files[path]
-    if path in result.waiting:
-        result.waiting.remove(path)
 
 
-def _sweep(
-    tree: RemoteTree, facts: Facts, now: Moment, cleaning: Cleaning, check: Callable[[], None]
-) -> None:
-    """Remove parts of ours that nobody continued for as long as the grace."""
+def _is_as_we_left_it(tree: RemoteTree, path: str, entry: Entry, found: RemoteStat) -> bool:
+    """Say whether a file is the one that we put there.
+
+    One that we meant to send, and do not know whether we did, is read.
+    """
+    if entry.mtime is not None:
+        return entry.agrees(found)
+    same_size = found.kind is Kind.FILE and found.size == entry.size
+    return same_size and sha256_of(tree, path, entry.size) == entry.sha256
+
+
+def _sweep(held: Held, facts: Facts, local: Snapshot) -> None:
+    """Remove the parts of files that nobody wants any more, or that nobody knows how far they are.
+
+    The lock is ours, so nobody is writing them.
+    """
+    wanted = {path for path in held.parts.paths() if _is_wanted(held, facts, local, path)}
+    held.parts.forget(held.parts.paths() - wanted)
+    kept = held.parts.names()
     for path, found in facts.listing.items():
-        name = path.rpartition("/")[2]
-        words = name.rsplit(".", 2)
-        ours = len(words) == 3 and words[2] == "part" and len(words[1]) == 16
-        old = now.server - found.mtime >= max(cleaning.grace, 3600.0)
-        if name.startswith(".") and ours and found.kind is Kind.FILE and old:
-            check()
-            tree.remove(path)
+        if path not in kept and found.kind is Kind.FILE and is_part(path):
+            held.check()
+            held.tree.remove(path)
+
+
+def _is_wanted(held: Held, facts: Facts, local: Snapshot, path: str) -> bool:
+    """Say whether a part will be gone on with: its file is wanted as it is, and not there yet."""
+    part, file = held.parts.get(path), local.wanted.get(path)
+    same = part is not None and file is not None and part.sha256 == file.sha256
+    return same and facts.presence.get(path) is not Presence.PRESENT
+
+
+def is_part(path: str) -> bool:
+    """Say whether this is the hidden name of a part of ours; see ``Transfer.part``."""
+    return _PART.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def guard(remote: str, facts: Facts, paths: set[str], cleaning: Cleaning) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from puavo_repository import settings
@@ -27,12 +28,14 @@ class Options:
         ssh_key: File of the private key for remotes given as URLs; empty for the SSH agent
             and ``~/.ssh/id_*``.
         known_hosts: The only file to look host keys up in; empty for the usual ones.
-        allow_rolled_back: Whether to publish what a step back took from clients.
+        allow_rolled_back: Whether to publish what a rollback took from clients.
         allow_other_mirror: Whether to publish to a remote that holds another mirror, whose
             series go then.
         assemble: Whether images may be made on the server from files that lie there.
         only: Files, metadata and CKSUMS among them, that are published, and nothing else: what
             a repair puts right. None for all.
+        own_folders: Folders whose files are the operator's own, such as the image directory:
+            what has to do with them is no place to publish to.
     """
 
     connections: int = default("connections")
@@ -45,6 +48,7 @@ class Options:
     allow_other_mirror: bool = False
     assemble: bool = True
     only: Collection[str] | None = None
+    own_folders: tuple[Path, ...] = ()
 
     def target(self, url: str) -> Target:
         """Return the remote that an URL names."""

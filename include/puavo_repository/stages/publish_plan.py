@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from puavo_repository.formats.names import ImageName
 
@@ -67,20 +68,14 @@ class Transfer:
     wrong: bool = False
     replaces: bool = False
 
-    @property
-    def part(self) -> str:
-        """The hidden name it has until it is proven, tied to its content."""
+    def part(self, token: str) -> str:
+        """Return the hidden name it has until it is proven: tied to its content and to who sends.
+
+        Args:
+            token: Of the step that sends it: two of them never write the same file.
+        """
         folder, slash, name = self.path.rpartition("/")
-        return f"{folder}{slash}.{name}.{self.sha256[:16]}.part"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {**asdict(self), "how": self.how.value}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Transfer:
-        """Read what ``to_dict`` returned."""
-        return cls(**{**values, "how": How(values["how"])})
+        return f"{folder}{slash}.{name}.{self.sha256[:16]}.{token[:8]}.part"
 
     def __str__(self) -> str:
         if self.how is How.ASSEMBLED:
@@ -143,14 +138,6 @@ class Plan:
             sums,
         ]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            **asdict(self),
-            "transfers": [item.to_dict() for item in self.transfers],
-            "problems": dict(self.problems or {}),
-        }
-
 
 def mega(count: int) -> str:
     """Return a number of bytes for people."""
@@ -171,13 +158,13 @@ def plan_transfers(
     *,
     can_copy: bool,
 ) -> tuple[Transfer, ...]:
-    """Decide what travels, how, and in which order.
+    """Decide what travels, how, and in which order; in a time that grows with the files.
 
     An image is assembled from the cheapest pair of an rdiff and an image that the remote has
-    or will have by then; one that must itself be assembled first is the last choice, since
-    the tasks of a DAG keep no order among assemblies. Rdiffs are published for the clients
-    anyway, so they cost nothing here, and the smallest makes the cheapest assembly. Where no
-    image of a series is there yet, the one from which most others can be made travels.
+    or will have by then; one that must itself be assembled first is the last choice. Rdiffs are
+    published for the clients anyway, so they cost nothing here, and the smallest makes the
+    cheapest assembly. Where no image of a series is there yet, the one from which most others
+    can be made travels.
 
     Args:
         wanted: Every file that the local metadata describes.
@@ -187,8 +174,7 @@ def plan_transfers(
     """
     every = {file.path: file for file in wanted}
     named = set(named)
-    there = {path for path in every if presence[path] is Presence.PRESENT}
-    missing = {path: file for path, file in every.items() if path not in there}
+    missing = {p: file for p, file in every.items() if presence[p] is not Presence.PRESENT}
     images = {path: file for path, file in missing.items() if file.recipes or _is_image(path)}
 
     def transfer(file: Wanted, how: How, rdiff: str = "", base: str = "") -> Transfer:
@@ -198,31 +184,101 @@ def plan_transfers(
 
     plan = [transfer(f, How.UPLOADED) for path, f in missing.items() if path not in images]
     # An rdiff or image that waits under its part name is no help to others yet.
-    usable = there | {item.path for item in plan if not item.replaces}
-    assembled: set[str] = set()
+    usable = every.keys() - missing.keys() | {item.path for item in plan if not item.replaces}
+    choices = _Choices(images, every, usable) if can_copy else _Choices({}, {}, usable)
+    uploads = _Uploads(images)
     while images:
-        choices = [
-            (base in assembled, every[rdiff].size, path, rdiff, base)
-            for path, file in images.items()
-            for rdiff, base in file.recipes
-            if can_copy and rdiff in usable and base in usable
-        ]
-        if choices:
-            *_, path, rdiff, base = min(choices)
-            plan.append(transfer(images.pop(path), How.ASSEMBLED, rdiff, base))
-            assembled.add(path)
-        else:
-            path = max(images, key=lambda p: (_helps(p, images), -images[p].size, p))
-            plan.append(transfer(images.pop(path), How.UPLOADED))
+        choice = choices.cheapest(images)
+        path, rdiff, base = choice or (uploads.most_helpful(images), "", "")
+        how = How.ASSEMBLED if choice else How.UPLOADED
+        plan.append(transfer(images.pop(path), how, rdiff, base))
+        uploads.planned(every[path])
         if not plan[-1].replaces:
-            usable.add(path)
+            choices.add_base(path, assembled=how is How.ASSEMBLED)
     return tuple(plan)
+
+
+class _Choices:
+    """The assemblies that are possible by now, cheapest first.
+
+    Args:
+        images: Those that are missing.
+        every: Every wanted file by path.
+        usable: Rdiffs and images that are there, or will be before any image is.
+    """
+
+    def __init__(
+        self, images: Mapping[str, Wanted], every: Mapping[str, Wanted], usable: set[str]
+    ) -> None:
+        self._heap: list[tuple[bool, int, str, str, str]] = []
+        self._from: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+        for path, file in images.items():
+            for rdiff, base in file.recipes:
+                if rdiff in usable and rdiff in every:
+                    self._from[base].append((every[rdiff].size, path, rdiff))
+        for base in self._from.keys() & usable:
+            self.add_base(base, assembled=False)
+
+    def add_base(self, base: str, *, assembled: bool) -> None:
+        """Note that an image will be there: others can be made from it."""
+        for size, path, rdiff in self._from.get(base, ()):
+            heappush(self._heap, (assembled, size, path, rdiff, base))
+
+    def cheapest(self, images: Mapping[str, Wanted]) -> tuple[str, str, str] | None:
+        """Return (path, rdiff, base) of the cheapest assembly of an image still to be planned."""
+        while self._heap:
+            *_, path, rdiff, base = heappop(self._heap)
+            if path in images:
+                return path, rdiff, base
+        return None
+
+
+class _Uploads:
+    """The images in the order in which they are worth their bytes: what most can be made from.
+
+    Args:
+        images: Those that are missing.
+    """
+
+    def __init__(self, images: Mapping[str, Wanted]) -> None:
+        self._sizes = {path: file.size for path, file in images.items()}
+        self._helps = dict.fromkeys(images, 0)
+        for file in images.values():
+            for base in self._bases(file):
+                self._helps[base] += 1
+        self._heap = [self._entry(path) for path in images]
+        heapify(self._heap)
+
+    def most_helpful(self, images: Mapping[str, Wanted]) -> str:
+        """Return the image from which most others can be made that are still to be planned."""
+        while True:
+            entry = heappop(self._heap)
+            path = entry[2].path
+            if path in images and entry == self._entry(path):
+                return path
+
+    def planned(self, file: Wanted) -> None:
+        """Note that an image is planned: it needs no help any more."""
+        for base in self._bases(file):
+            self._helps[base] -= 1
+            heappush(self._heap, self._entry(base))
+
+    def _bases(self, file: Wanted) -> set[str]:
+        return {base for _, base in file.recipes if base in self._sizes}
+
+    def _entry(self, path: str) -> tuple[int, int, _Last]:
+        return -self._helps[path], self._sizes[path], _Last(path)
+
+
+@dataclass(frozen=True)
+class _Last:
+    """A path that comes first where it is the last in order: the newest image."""
+
+    path: str
+
+    def __lt__(self, other: _Last) -> bool:
+        return self.path > other.path
 
 
 def _is_image(path: str) -> bool:
     return "/" not in path and path.endswith(".img")
-
-
-def _helps(path: str, images: Mapping[str, Wanted]) -> int:
-    """Return how many of these images can be made from that one."""
-    return sum(any(base == path for _, base in file.recipes) for file in images.values())

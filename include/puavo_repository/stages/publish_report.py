@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from puavo_repository.errors import PublishError
 from puavo_repository.stages.prune import Pruned
-from puavo_repository.stages.publish_plan import How, mega
+from puavo_repository.stages.publish_plan import How, Plan, mega
+from puavo_repository.stages.publish_survey import Facts
 from puavo_repository.stages.switch import Switched
 from puavo_repository.stages.transfer import Placed
+
+_CHANGES = ["uploaded", "assembled", "switched", "withdrawn", "held", "pruned", "waiting", "failed"]
 
 
 @dataclass
@@ -26,12 +29,14 @@ class PublishReport:
         assembled: Files that the server made from others, and their size.
         present: How many files were there already.
         switched: Metadata files that were written or removed.
+        reached: Whether it could be looked at.
         withdrawn: Files that clients were not told of while they were replaced.
         held: Metadata files left as they are, and the files they wait for.
         pruned: Files that were removed, and their size.
         waiting: Files that no metadata names and whose grace is not over.
         foreign: How many files there are not ours.
         failed: What could not be done, by file or step, and why.
+        files: What its clients are told of, sha256 by path; None where nobody could look.
         bytes_sent: Bytes given to the connections.
         seconds: Time it took.
     """
@@ -40,6 +45,7 @@ class PublishReport:
     dry_run: bool = False
     plan: list[str] = field(default_factory=list)
     generation: int = 0
+    reached: bool = True
     uploaded: dict[str, int] = field(default_factory=dict)
     assembled: dict[str, int] = field(default_factory=dict)
     present: int = 0
@@ -50,21 +56,38 @@ class PublishReport:
     waiting: list[str] = field(default_factory=list)
     foreign: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] | None = None
     bytes_sent: int = 0
     seconds: float = 0.0
 
-    def placed(self, files: Iterable[Placed]) -> None:
-        """Take note of files that are proven on the remote."""
-        for file in files:
-            into = self.assembled if file.how is How.ASSEMBLED else self.uploaded
-            into[file.path] = file.size
+    def placed(self, file: Placed) -> None:
+        """Take note of a file that is proven on the remote."""
+        into = self.assembled if file.how is How.ASSEMBLED else self.uploaded
+        into[file.path] = file.size
 
-    def took(self, done: dict[str, Any]) -> None:
-        """Take note of what a task says, ``switched`` or ``pruned``, as plain values."""
-        if "switched" in done:
-            self.switched_to(Switched(**done["switched"]))
-        if "pruned" in done:
-            self.cleaned(Pruned(**done["pruned"]))
+    def saw(self, facts: Facts) -> None:
+        """Take note of what clients are told, as it was found just now."""
+        self.generation, self.files = facts.journal.generation, facts.told()
+
+    def left(self, facts: Facts, plan: Plan) -> None:
+        """Take note of what is still to be done, as it was found just now."""
+        self.saw(facts)
+        self.plan, self.present, self.foreign = plan.lines(), plan.present, plan.foreign
+        if not self.dry_run:
+            missing = {item.path: "is not on the remote" for item in plan.transfers}
+            missing |= dict.fromkeys(plan.documents, "is not published")
+            self.failed = {**missing, **(plan.problems or {}), **self.failed}
+
+    def changes(self) -> dict[str, Any]:
+        """Return what was done and what failed, as plain values, for ``add``."""
+        return {name: getattr(self, name) for name in _CHANGES}
+
+    def add(self, changes: Mapping[str, Any]) -> None:
+        """Take note of what another step did."""
+        for name in _CHANGES:
+            known, more = getattr(self, name), changes.get(name)
+            if more:
+                setattr(self, name, {**known, **more} if isinstance(more, dict) else more)
 
     def switched_to(self, done: Switched) -> None:
         """Take note of what clients are told now."""
@@ -92,21 +115,22 @@ class PublishReport:
         return not (self.failed or self.held)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
+        """Return plain values, without what clients are told of: that is in the metadata."""
+        return {name: value for name, value in asdict(self).items() if name != "files"}
 
     def lines(self) -> list[str]:
         """Return the report as lines for people."""
+        return [
+            self._done() if self.reached else f"{self.target}: nothing could be published",
+            *(f"{subject}: {problem}" for subject, problem in self.failed.items()),
+            *(f"{path} waits for {', '.join(files[:3])}" for path, files in self.held.items()),
+        ]
+
+    def _done(self) -> str:
         up, made = sum(self.uploaded.values()), sum(self.assembled.values())
         done = (
             f"{self.target}: generation {self.generation}, {len(self.uploaded)} uploaded "
             f"({mega(up)}), {len(self.assembled)} assembled there ({mega(made)}), {self.present} "
             f"present, {len(self.pruned)} removed"
         )
-        if self.seconds:  # the DAG's report is not one run's, but of many tasks
-            done += f"; {mega(self.bytes_sent)} sent in {self.seconds:.0f} s"
-        return [
-            done,
-            *(f"{subject}: {problem}" for subject, problem in self.failed.items()),
-            *(f"{path} waits for {', '.join(files[:3])}" for path, files in self.held.items()),
-        ]
+        return f"{done}; {mega(self.bytes_sent)} sent in {self.seconds:.0f} s"

@@ -1,4 +1,8 @@
-"""The facts that publishing is planned on: what the mirror describes, what the remote has."""
+"""The facts that publishing is planned on: what the mirror describes, what the remote has.
+
+A step acts on the survey that it made itself, under the remote's lock (``held``). One that was
+made without it is for printing a plan.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,8 @@ from puavo_repository.stages.publish_plan import (
     plan_transfers,
 )
 from puavo_repository.stages.publish_snapshot import Snapshot
-from puavo_repository.storage import journal
 from puavo_repository.storage.journal import Journal
 from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree, read_whole
-from puavo_repository.storage.state import FOLDER as STATE
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class Facts:
         documents: The remote's metadata by path, parsed; a damaged one counts as empty.
         current: Paths of those of our documents that it has byte for byte.
         problems: Files that cannot be published as they stand, and why.
-        rejected: Files that a step back took from clients: they and the documents that name
+        rejected: Files that a rollback took from clients: they and the documents that name
             them wait.
         news: Whether the journal learned something that is worth saving.
     """
@@ -59,9 +61,25 @@ class Facts:
         """Whether nothing is left to be written into the journal."""
         return self.journal.verified and not self.news
 
+    def is_ours(self, path: str) -> bool:
+        """Say whether we put a file there."""
+        entry = self.journal.files.get(path)
+        return entry is not None and entry.ours
+
     def named(self) -> set[str]:
         """Return the paths that the remote's metadata names."""
         return {f.path for doc in self.documents.values() for f in metadata.described_files(doc)}
+
+    def told(self) -> dict[str, str]:
+        """Return what clients are told of: sha256 by path."""
+        files = (f for doc in self.documents.values() for f in metadata.described_files(doc))
+        return {file.path: file.digests.get("sha256", "") for file in files}
+
+    def kept(self, local: Snapshot) -> set[str]:
+        """Return the paths that the mirror describes, or that clients are told of until it can."""
+        waiting = (self.documents[path] for path in self.problems if path in self.documents)
+        named = {file.path for doc in waiting for file in metadata.described_files(doc)}
+        return named.union(local.wanted)
 
     def cksums(self, local: Snapshot) -> bytes:
         """Return the CKSUMS that goes with the metadata that the remote has."""
@@ -78,19 +96,26 @@ class Facts:
         return same and entry.agrees(self.listing.get(CKSUMS))
 
 
-def survey(tree: RemoteTree, local: Snapshot, *, allow_rolled_back: bool = False) -> Facts:
+def survey(
+    tree: RemoteTree,
+    local: Snapshot,
+    record: Journal,
+    *,
+    allow_rolled_back: bool = False,
+    thorough: bool = True,
+) -> Facts:
     """Find out what the remote has. It is not changed.
 
-    A file is known by its journal entry (size, mtime). One that the journal does not know, as
-    on a remote that somebody else filled, is compared in samples; one that was touched since
-    we put it there is compared whole.
+    A file is known by its journal entry (size, mtime). One that is not, as on a remote that
+    somebody else filled, is read whole: samples would take one with a wrong megabyte for right.
 
     Args:
         tree: The remote.
         local: What the mirror describes.
-        allow_rolled_back: Whether to forget what a step back took from clients.
+        record: The journal there; what the survey learns is entered.
+        allow_rolled_back: Whether to forget what a rollback took from clients.
+        thorough: Whether to read such files whole. A plan that is only printed samples them.
     """
-    record = journal.load(tree)
     facts = Facts(record, listing(tree, [*record.files, *local.documents]))
     if allow_rolled_back and facts.journal.rejected:
         facts.journal.rejected, facts.news = {}, True
@@ -106,7 +131,7 @@ def survey(tree: RemoteTree, local: Snapshot, *, allow_rolled_back: bool = False
         if path in facts.rejected:
             continue
         try:
-            facts.presence[path] = _presence(tree, facts, local.root / path, file)
+            facts.presence[path] = _presence(tree, facts, local.root / path, file, thorough)
         except PublishError as error:
             facts.presence[path] = Presence.MISSING
             facts.problems[path] = str(error)
@@ -148,7 +173,7 @@ def _ask_for(tree: RemoteTree, paths: Iterable[str], found: dict[str, RemoteStat
 
 
 def _reject(facts: Facts, local: Snapshot) -> None:
-    """Leave out what a step back took from clients, and say so by the documents that name it."""
+    """Leave out what a rollback took from clients, and say so by the documents that name it."""
     known = facts.journal.rejected
     facts.rejected = {path for path, file in local.wanted.items() if known.get(path) == file.sha256}
     facts.presence |= dict.fromkeys(facts.rejected, Presence.MISSING)
@@ -160,14 +185,20 @@ def _reject(facts: Facts, local: Snapshot) -> None:
             error = PublishError(
                 path,
                 f"names {min(named)}{more}" if named else "describes what it did",
-                found="what a step back took from clients",
+                found="what a rollback took from clients",
                 remedy="Take the bad image out of its folder or configuration and prepare again; "
                 "or, if it is good after all, publish once with allow_rolled_back",
             )
             facts.problems[path] = str(error).removeprefix(f"{path}: ")
 
 
-def _presence(tree: RemoteTree, facts: Facts, local: Path, file: Wanted) -> Presence:
+def _presence(
+    tree: RemoteTree,
+    facts: Facts,
+    local: Path,
+    file: Wanted,
+    thorough: bool,  # noqa: FBT001
+) -> Presence:
     found = facts.listing.get(file.path)
     entry = facts.journal.files.get(file.path)
     if found is None:
@@ -177,16 +208,18 @@ def _presence(tree: RemoteTree, facts: Facts, local: Path, file: Wanted) -> Pres
     if found.kind is not Kind.FILE or found.size != file.size:
         check_local(local, file.size)
         return Presence.WRONG
-    if entry is not None and entry.sha256 == file.sha256 and entry.agrees(found):
-        return Presence.PRESENT
-    check_local(local, file.size)
-    touched = entry is not None and entry.sha256 == file.sha256 and entry.mtime is not None
-    ranges = list(every_range(file.size)) if touched else samples(file.size)
-    if entry is not None and entry.sha256 != file.sha256 and entry.agrees(found):
+    if entry is not None and entry.agrees(found):
+        if entry.sha256 == file.sha256:
+            return Presence.PRESENT
+        check_local(local, file.size)
         return Presence.WRONG  # the content that we put there before
+    check_local(local, file.size)
+    if thorough:
+        logger.info("%s/%s: not as it was left there, so it is read whole", tree.name, file.path)
+    ranges = every_range(file.size) if thorough else samples(file.size)
     if not same_bytes(tree, file.path, local, ranges):
         return Presence.WRONG
-    facts.journal.placed(file.path, file.size, file.sha256, found.mtime)
+    facts.journal.found(file.path, file.size, file.sha256, found.mtime)
     facts.news = True
     return Presence.PRESENT
 
@@ -206,7 +239,7 @@ def _document(
     if content is not None and content == ours:
         facts.current.add(path)
         if entry is None or not entry.agrees(found) or entry.sha256 != sha256(content):
-            facts.journal.placed(path, len(content), sha256(content), found.mtime)
+            facts.journal.found(path, len(content), sha256(content), found.mtime)
             facts.news = True
         return local.parsed[path]
     try:
@@ -243,25 +276,31 @@ def make_plan(
         documents.append(CKSUMS)
     dropped = [path for path in facts.documents if path not in local.documents]
     ours = facts.journal.files
-    waiting = {path: facts.documents[path] for path in facts.problems if path in facts.documents}
-    named_still = {f.path for doc in waiting.values() for f in metadata.described_files(doc)}
-    kept = named_still.union(local.wanted)
-    unnamed = [p for p in ours if p not in kept and p in facts.listing and _is_data(p)]
+    kept = facts.kept(local)
+    unnamed = [
+        path
+        for path, entry in ours.items()
+        if entry.ours and path not in kept and path in facts.listing and _is_data(path)
+    ]
     if only is not None:
         transfers = tuple(item for item in transfers if item.path in only)
         documents = [path for path in documents if path in only or path == CKSUMS]
         dropped, unnamed = [], []
-    foreign = [p for p in facts.listing if p not in ours and p not in local.wanted and _is_data(p)]
+    foreign = [path for path in facts.listing if _is_foreign(path, facts, local)]
     return Plan(
         transfers=transfers,
         present=len(present),
         present_bytes=sum(file.size for file in present),
         documents=tuple(documents),
-        dropped=tuple(path for path in dropped if path in ours),
+        dropped=tuple(path for path in dropped if facts.is_ours(path)),
         prune=tuple(sorted(unnamed)),
         foreign=len(foreign),
         problems=facts.problems,
     )
+
+
+def _is_foreign(path: str, facts: Facts, local: Snapshot) -> bool:
+    return path not in local.wanted and _is_data(path) and not facts.is_ours(path)
 
 
 def _is_data(path: str) -> bool:
@@ -278,15 +317,35 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def check_not_inside(tree: RemoteTree, local: Snapshot) -> None:
-    """Refuse a remote that is the local mirror itself.
+def check_owner(tree: RemoteTree, facts: Facts, local: Snapshot, mirror: str) -> None:
+    """Refuse a remote whose clients are another mirror's, and enter this one where it has none.
+
+    The id of a mirror may be lost with its records. So what counts is whether clients would lose
+    a series: a mirror that describes all that is there may go on with it.
+
+    Args:
+        tree: The remote.
+        facts: What it has.
+        local: What the mirror describes.
+        mirror: Its id; see ``identity.mirror_id``.
 
     Raises:
-        PublishError: Its folder of state shows that it is one.
+        PublishError: That is so. Nothing was changed.
     """
-    if tree.stat(STATE) is not None:
+    known = facts.journal.mirror
+    if known == mirror:
+        return
+    theirs = sorted(path for path in facts.documents if facts.is_ours(path))
+    lost = [path for path in theirs if path not in local.documents]
+    if lost and (known or len(lost) == len(theirs)):
+        names = ", ".join(path.removeprefix("meta/").removesuffix(".json") for path in lost[:5])
+        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
         raise PublishError(
             tree.name,
-            "is itself a mirror that is prepared, not a place to publish to",
-            remedy=f"Choose another folder than {local.root}",
+            "another mirror is published there: its clients would lose their series",
+            expected=f"a mirror that describes {names}{more} too",
+            found=f"{local.root}, which does not",
+            remedy="Publish to another folder; or, if this mirror is to take its place, publish "
+            "once with allow_other_mirror",
         )
+    facts.journal.mirror, facts.news = mirror, True

@@ -1,39 +1,46 @@
-"""The steps of publishing a mirror to one remote, each of which can be done again at any time."""
+"""The steps of publishing a mirror to one remote, each of which can be done again at any time.
+
+``upload``, ``switch``, ``clean``; and ``roll_back``. A step looks for itself: it takes the remote's
+lock, reads the journal and surveys under it, acts, and gives the lock back. Nothing that another
+step saw decides what it does.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from puavo_repository.errors import RepositoryError, StorageError, StorageRefusedError
 from puavo_repository.formats import metadata
 from puavo_repository.progress import TransferProgress, no_transfer_progress
-from puavo_repository.stages.compare import same_bytes, samples
+from puavo_repository.stages.held import Held, held
 from puavo_repository.stages.history import Step, steps
+from puavo_repository.stages.places import check_place
 from puavo_repository.stages.prune import Pruned, prune
 from puavo_repository.stages.publish_options import Options
-from puavo_repository.stages.publish_plan import Plan, Transfer, mega
-from puavo_repository.stages.publish_report import PublishReport
+from puavo_repository.stages.publish_plan import Plan, mega
 from puavo_repository.stages.publish_snapshot import Snapshot, snapshot
 from puavo_repository.stages.publish_survey import (
     Facts,
-    check_not_inside,
+    check_owner,
+    listing,
     make_plan,
     survey,
 )
 from puavo_repository.stages.rollback import RolledBack, roll_back
 from puavo_repository.stages.switch import Switch, Switched
-from puavo_repository.stages.transfer import Placed, transfer
-from puavo_repository.stages.upload import Ways
+from puavo_repository.stages.transfer import Placed
+from puavo_repository.stages.transfers import Transfers, Uploaded
+from puavo_repository.stages.upload import Uplink
 from puavo_repository.storage import journal, publisher_lock
 from puavo_repository.storage.folder import FolderTree
-from puavo_repository.storage.journal import Moment
+from puavo_repository.storage.generations import FOLDER
+from puavo_repository.storage.identity import mirror_id
 from puavo_repository.storage.pool import Pool
-from puavo_repository.storage.publisher_lock import Holder, PublisherLock
-from puavo_repository.storage.remote import Kind, RemoteTree
+from puavo_repository.storage.publisher_lock import PublisherLock
+from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree
 from puavo_repository.storage.sftp import SftpTree
 from puavo_repository.storage.target import Target
 from puavo_repository.storage.throttle import Throttle
@@ -55,7 +62,6 @@ class Publisher:
         mirror_dir: The local mirror.
         target: The remote.
         options: How.
-        holder: Who publishes; several processes of one run give the same.
         progress: Told of the bytes that the server has.
     """
 
@@ -64,16 +70,13 @@ class Publisher:
         mirror_dir: Path,
         target: Target,
         options: Options | None = None,
-        holder: Holder | None = None,
         progress: TransferProgress = no_transfer_progress,
     ) -> None:
         self.options = options or Options()
-        self._mirror_dir = mirror_dir
-        self._target = target
-        self._holder = holder or Holder.this_process()
         self.pool = Pool(lambda: open_tree(target), self.options.connections)
-        throttle = Throttle(self.options.bandwidth, self.options.share)
-        self._ways = Ways(self.pool, throttle, progress)
+        self._mirror_dir = mirror_dir
+        self._throttle = Throttle(self.options.bandwidth)
+        self._progress = progress
 
     def __enter__(self) -> Publisher:
         return self
@@ -81,136 +84,95 @@ class Publisher:
     def __exit__(self, *_: object) -> None:
         self.pool.close()
 
-    def look(self) -> tuple[Snapshot, Facts, Plan]:
-        """Survey both sides and plan; nothing is changed."""
+    def look(self) -> tuple[Facts, Plan]:
+        """Survey both sides and plan, for a person to read; nothing is changed.
+
+        Raises:
+            PublishError: There is nothing to publish, or the remote is not for this mirror.
+        """
         local = snapshot(self._mirror_dir)
         with self.pool.tree() as tree:
-            check_not_inside(tree, local)
-            facts = self._survey(tree, local)
-            assemble, only = self.options.assemble, self.options.only
-            return local, facts, make_plan(tree, local, facts, assemble=assemble, only=only)
+            check_place(tree, self._own_folders())
+            facts = self._survey(tree, local, journal.load(tree), thorough=False)
+            self._check_owner(tree, facts, local)
+            return facts, self._plan(tree, facts, local)
 
-    def prepare(self, facts: Facts, plan: Plan) -> None:
-        """Make sure that the plan can be followed, and enter what it intends into the journal.
+    def upload(self, told: Callable[[Placed], object] = lambda _placed: None) -> Uploaded:
+        """Bring every file there that is missing; clients are not told of any yet.
+
+        Args:
+            told: Called with each file that arrived.
+
+        Returns:
+            What could not be brought there. The others are there.
 
         Raises:
             LockedError: Somebody else publishes.
+            PublishError: There is nothing to publish, or the remote is not for this mirror.
             StorageRefusedError: There is too little space, or the server refuses.
         """
-        with self.pool.tree() as tree:
-            self._lock(tree).acquire()
-            need = sum(item.size for item in plan.transfers)
-            free = tree.free_space()
-            there = sum(
-                found.size for path, found in facts.listing.items() if path.endswith(".part")
-            )
-            if free is not None and need - there + SPARE > free and need:
-                raise StorageRefusedError(
-                    tree.name,
-                    "the server's disk is too full for what is to be published",
-                    expected=f"{mega(need - there + SPARE)} free",
-                    found=mega(free),
-                    remedy="Free some space there, or publish fewer images",
-                )
+        local = snapshot(self._mirror_dir)
+        with self._held() as remote:
+            facts = self._facts(remote, local)
+            self._check_owner(remote.tree, facts, local)
+            plan = self._plan(remote.tree, facts, local)
+            if self._need(remote.tree, facts, plan) > 0:
+                facts, plan = self._make_room(remote, facts, local)
             for folder in ("rdiffs", "meta"):
-                tree.make_folder(folder)
+                remote.tree.make_folder(folder)
             for item in plan.transfers:
                 if not item.replaces:
                     facts.journal.intend(item.path, item.size, item.sha256)
-            journal.save(tree, facts.journal)
+            if plan.transfers or facts.news:
+                remote.save()
+            uplink = Uplink(
+                self.pool, self._throttle, remote.parts, remote.lock.token, self._progress
+            )
+            done = Transfers(self._mirror_dir, remote, uplink, told).run(plan.transfers)
+            done.failed |= plan.problems or {}
+            return done
 
-    def transfer(self, item: Transfer) -> Placed:
-        """Bring one file to the remote."""
-        begun = time.monotonic()
-        placed = transfer(item, self._mirror_dir, self._ways)
-        seconds = time.monotonic() - begun
-        rate = item.size / 1e6 / max(seconds, 1e-3)
-        logger.info("%s: %s, %s, %.0f MB/s", item.path, placed.how.value, mega(item.size), rate)
-        return placed
+    def switch(self) -> tuple[int, Switched]:
+        """Tell clients of what is in place, and look whether all of it is.
 
-    def switch(self, done: list[Placed], transfers: Sequence[Transfer]) -> Switched:
-        """Tell clients of what is in place.
+        Returns:
+            The generation that clients see, and what was done.
 
-        Args:
-            done: Files that this run proved.
-            transfers: What was planned; of these, files that replace one get their place here.
+        Raises:
+            LockedError: Somebody else publishes, or has taken over: nothing more was written.
+            MassDeleteError: Too many files would lose their description.
+            StorageError: A file that clients are told of is missing or wrong.
         """
         local = snapshot(self._mirror_dir)
-        with self.pool.tree() as tree:
-            lock = self._lock(tree)
-            lock.acquire()
-            facts = self._survey_after(tree, local, done)
-            waiting = [item for item in transfers if item.replaces]
-            switch = Switch(
-                tree, local, facts, self.options.cleaning, lock.check, only=self.options.only
-            )
+        with self._held() as remote:
+            facts = self._facts(remote, local)
+            self._check_owner(remote.tree, facts, local)
+            plan = self._plan(remote.tree, facts, local)
+            switch = Switch(remote, local, facts, self.options.cleaning, only=self.options.only)
             try:
-                return switch.run(waiting, done)
-            finally:
-                journal.save(tree, facts.journal)
+                done = switch.run([item for item in plan.transfers if item.replaces])
+            except BaseException:
+                with contextlib.suppress(RepositoryError):  # the first error is what counts
+                    remote.save()
+                raise
+            remote.save()
+            self._verify(remote, facts)
+            return facts.journal.generation, done
 
-    def prune(self) -> Pruned:
-        """Remove what no metadata names, when its grace is over."""
+    def clean(self) -> Pruned:
+        """Remove what no metadata names, when its grace is over.
+
+        Raises:
+            LockedError: Somebody else publishes, or has taken over: nothing more was removed.
+            MassDeleteError: More would go than was agreed on. Nothing was removed.
+        """
         if self.options.only is not None:
             return Pruned()
         local = snapshot(self._mirror_dir)
-        with self.pool.tree() as tree:
-            lock = self._lock(tree)
-            lock.acquire()
-            facts = self._survey(tree, local)
-            now = Moment(lock.beat(tree), int(time.time()))
-            before = facts.journal.render()
-            try:
-                return prune(tree, facts, local.wanted, self.options.cleaning, now, lock.check)
-            finally:
-                if facts.journal.render() != before:
-                    journal.save(tree, facts.journal)
-
-    def verify(self, fresh: list[str]) -> int:
-        """Look whether every file that the remote's metadata names is there; end the run.
-
-        Args:
-            fresh: Files of this run: some ranges of them are read back once more.
-
-        Returns:
-            The generation that was found right.
-
-        Raises:
-            StorageError: A file is missing or wrong.
-        """
-        local = snapshot(self._mirror_dir)
-        with self.pool.tree() as tree:
-            facts, only = self._survey(tree, local), self.options.only
-            wrong = [
-                file.path
-                for document in facts.documents.values()
-                for file in metadata.described_files(document)
-                if (found := facts.listing.get(file.path)) is None
-                or (found.kind, found.size) != (Kind.FILE, file.size)
-            ]
-            for path in wrong:
-                if only is None or path in only:
-                    raise StorageError(f"{tree.name}/{path}", "is not as the metadata there says")
-            for path in fresh:
-                size = local.wanted[path].size if path in local.wanted else 0
-                if not same_bytes(tree, path, self._mirror_dir / path, samples(size)[:4]):
-                    raise StorageError(f"{tree.name}/{path}", "was changed on the server")
-            if not facts.journal.verified and not wrong:
-                facts.journal.verified = True
-                journal.save(tree, facts.journal)
-            return facts.journal.generation
-
-    def conclude(self, report: PublishReport) -> PublishReport:
-        """Look once more, and report as failed what is still to be done; end the run."""
-        _, facts, plan = self.look()
-        report.generation, report.foreign = facts.journal.generation, plan.foreign
-        report.present, report.plan = plan.present, plan.lines()
-        if not report.dry_run:
-            report.failed |= {item.path: "is not on the remote" for item in plan.transfers}
-            report.failed |= dict.fromkeys(plan.documents, "is not published")
-            report.failed |= dict(plan.problems or {})
-            self.end()
-        return report
+        with self._held() as remote:
+            facts = self._facts(remote, local)
+            self._check_owner(remote.tree, facts, local)
+            return self._clean(remote, facts, local)
 
     def steps(self) -> list[Step]:
         """Return the generations that can be gone back to, the current one first."""
@@ -219,22 +181,8 @@ class Publisher:
 
     def roll_back(self, to: int | None, series: Collection[str] = ()) -> RolledBack:
         """Give clients the metadata of an earlier generation; see ``rollback.roll_back``."""
-        with self.pool.tree() as tree:
-            lock = self._lock(tree)
-            lock.acquire()
-            try:
-                with self.alive():
-                    return roll_back(
-                        tree,
-                        lock.check,
-                        to,
-                        series,
-                        token=self._holder.token,
-                        generations_kept=self.options.cleaning.generations,
-                    )
-            finally:
-                with contextlib.suppress(RepositoryError):
-                    self.end()
+        with self._held() as remote:
+            return roll_back(remote, to, series, generations_kept=self.options.cleaning.generations)
 
     def distrust(self, files: Mapping[str, tuple[int, str]]) -> None:
         """Have the next run compare files that the journal believes in; see ``Journal.distrust``.
@@ -242,53 +190,118 @@ class Publisher:
         Args:
             files: Size in bytes and sha256 that each should have, by path.
         """
-        with self.pool.tree() as tree:
-            self._lock(tree).acquire()
-            try:
-                record = journal.load(tree)
-                for path, (size, digest) in files.items():
-                    record.distrust(path, size, digest)
-                journal.save(tree, record)
-            finally:
-                with contextlib.suppress(RepositoryError):
-                    self.end()
-
-    def end(self) -> None:
-        """Give the remote's lock back."""
-        self._holder.retire()
-        with self.pool.tree() as tree:
-            self._lock(tree).release()
+        with self._held() as remote:
+            for path, (size, digest) in files.items():
+                remote.journal.distrust(path, size, digest)
+            remote.save()
 
     def tidy(self) -> None:
         """Remove what somebody who died left of a lock, where nothing else is to be done."""
         with contextlib.suppress(RepositoryError), self.pool.tree() as tree:
             if publisher_lock.left_behind(tree):
-                lock = self._lock(tree)
-                lock.acquire()
-                lock.release()
+                with PublisherLock(tree).held():
+                    pass
 
     @contextlib.contextmanager
-    def alive(self) -> Iterator[None]:
-        """Keep the remote's lock alive during a block."""
+    def _held(self) -> Iterator[Held]:
         with self.pool.tree() as tree:
-            ended = self._lock(tree).keep_alive()
+            check_place(tree, self._own_folders())
+            try:
+                with held(tree) as remote:
+                    check_place(tree, self._own_folders())  # the lock shows a server's folder
+                    yield remote
+            finally:
+                with contextlib.suppress(RepositoryError):
+                    tree.remove_folder(FOLDER)  # empty where the remote was refused
+
+    def _own_folders(self) -> list[Path]:
+        return [self._mirror_dir, *self.options.own_folders]
+
+    def _facts(self, remote: Held, local: Snapshot) -> Facts:
+        return self._survey(remote.tree, local, remote.journal, thorough=True)
+
+    def _survey(
+        self, tree: RemoteTree, local: Snapshot, record: journal.Journal, *, thorough: bool
+    ) -> Facts:
+        allowed = self.options.allow_rolled_back
+        return survey(tree, local, record, allow_rolled_back=allowed, thorough=thorough)
+
+    def _plan(self, tree: RemoteTree, facts: Facts, local: Snapshot) -> Plan:
+        assemble, only = self.options.assemble, self.options.only
+        return make_plan(tree, local, facts, assemble=assemble, only=only)
+
+    def _check_owner(self, tree: RemoteTree, facts: Facts, local: Snapshot) -> None:
+        mirror = mirror_id(self._mirror_dir)
+        if self.options.allow_other_mirror:
+            facts.journal.mirror, facts.news = mirror, facts.news or facts.journal.mirror != mirror
+        check_owner(tree, facts, local, mirror)
+
+    def _need(self, tree: RemoteTree, facts: Facts, plan: Plan) -> int:
+        """Return how many bytes are missing on the server's disk for a plan, 0 or less for none."""
+        need, free = sum(item.size for item in plan.transfers), tree.free_space()
+        if not need or free is None:
+            return 0
+        there = sum(found.size for path, found in facts.listing.items() if path.endswith(".part"))
+        return need - there + SPARE - free
+
+    def _make_room(self, remote: Held, facts: Facts, local: Snapshot) -> tuple[Facts, Plan]:
+        """Remove what may go before anything is sent to a disk that is too small for both.
+
+        First what no metadata names and whose grace is over; then the mirror's old files are taken
+        out of the metadata, so that they may go too, at once or when their grace is over.
+
+        Raises:
+            StorageRefusedError: That is not enough.
+        """
+        logger.info("%s: too full for all that is new; room is made first", remote.tree.name)
+        self._clean(remote, facts, local)
+        gone = facts.named() - facts.kept(local)
+        if self._missing(remote, facts, local) > 0 and gone and self.options.only is None:
+            Switch(remote, local, facts, self.options.cleaning).withdraw(gone)
+            self._clean(remote, facts, local)
+        facts = self._facts(remote, local)
+        plan = self._plan(remote.tree, facts, local)
+        missing = self._need(remote.tree, facts, plan)
+        if missing > 0:
+            free = remote.tree.free_space() or 0
+            raise StorageRefusedError(
+                remote.tree.name,
+                "the server's disk is too full for what is to be published",
+                expected=f"{mega(missing + free)} free",
+                found=mega(free),
+                remedy="Free some space there, or publish fewer images",
+            )
+        return facts, plan
+
+    def _missing(self, remote: Held, facts: Facts, local: Snapshot) -> int:
+        return self._need(remote.tree, facts, self._plan(remote.tree, facts, local))
+
+    def _clean(self, remote: Held, facts: Facts, local: Snapshot) -> Pruned:
+        before = facts.journal.render()
         try:
-            yield
+            return prune(remote, facts, local, self.options.cleaning)
         finally:
-            ended.set()
+            if facts.journal.render() != before:
+                remote.save()
 
-    def _lock(self, tree: RemoteTree) -> PublisherLock:
-        return PublisherLock(tree, self._holder)
+    def _verify(self, remote: Held, facts: Facts) -> None:
+        """Look whether every file that our metadata there names is there, with its size."""
+        only, there = self.options.only, listing(remote.tree, facts.named())
+        wrong = [
+            file.path
+            for path, document in facts.documents.items()
+            for file in metadata.described_files(document)
+            if facts.is_ours(path) and not _is_there(there.get(file.path), file.size)
+        ]
+        for path in wrong:
+            if only is None or path in only:
+                raise StorageError(
+                    f"{remote.tree.name}/{path}", "is not as the metadata there says"
+                )
+        if not wrong and not facts.journal.verified:
+            facts.journal.verified = True
+            remote.save()
 
-    def _survey(self, tree: RemoteTree, local: Snapshot) -> Facts:
-        return survey(tree, local, allow_rolled_back=self.options.allow_rolled_back)
 
-    def _survey_after(self, tree: RemoteTree, local: Snapshot, done: list[Placed]) -> Facts:
-        """Survey the remote, trusting what this run proved a moment ago."""
-        record = journal.load(tree)
-        for placed in done:
-            if placed.mtime is not None:
-                record.placed(placed.path, placed.size, placed.sha256, placed.mtime)
-        if done:
-            journal.save(tree, record)
-        return self._survey(tree, local)
+def _is_there(found: RemoteStat | None, size: int) -> bool:
+    return found is not None and (found.kind, found.size) == (Kind.FILE, size)

@@ -1,33 +1,33 @@
-"""A step back: clients see the metadata of an earlier generation again.
+"""A rollback: clients see the metadata of an earlier generation again.
 
 Only metadata and CKSUMS change, and only after every file that they will name was found in place:
 what a bad night took out of the metadata stays on the remote for as long as the grace of pruning.
-The step is a new generation itself, so it can be undone in the same way. What it takes from
-clients is noted in the journal and not published again until the operator allows it, or it is
-no longer described.
+It is a new generation itself, so it can be undone in the same way. Asked for once more it changes
+nothing, so it may be repeated whenever something failed late. What it takes from clients is noted
+in the journal and not published again until the operator allows it, or it is no longer described.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from puavo_repository.errors import PublishError, SettingsError
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Document
-from puavo_repository.stages.compare import every_range
+from puavo_repository.stages.compare import sha256_of
+from puavo_repository.stages.held import Held
 from puavo_repository.stages.history import Past, history, in_place, is_sound, look, parse
 from puavo_repository.stages.prune import Cleaning
-from puavo_repository.stages.publish_plan import Presence, Wanted
+from puavo_repository.stages.publish_plan import Presence
 from puavo_repository.stages.publish_snapshot import Snapshot, wanted_files
 from puavo_repository.stages.publish_survey import Facts, sha256
 from puavo_repository.stages.switch import Switch
-from puavo_repository.storage import generations, journal, published
-from puavo_repository.storage.generations import GENERATIONS_KEPT, StepBack
+from puavo_repository.storage import generations, published
+from puavo_repository.storage.generations import GENERATIONS_KEPT, Restored
 from puavo_repository.storage.remote import RemoteTree
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RolledBack:
-    """What a step back did.
+    """What a rollback did.
 
     Attributes:
         target: The remote.
@@ -43,6 +43,7 @@ class RolledBack:
         restored: The generation whose metadata that is.
         documents: Metadata files that were put back or removed.
         rejected: Files that clients are not told of any more.
+        files: What they are told of: sha256 by path.
     """
 
     target: str
@@ -50,6 +51,7 @@ class RolledBack:
     restored: int
     documents: tuple[str, ...]
     rejected: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return (
@@ -59,47 +61,46 @@ class RolledBack:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
+        """Return plain values, without what its clients are told of: that is in the metadata."""
+        return {name: value for name, value in asdict(self).items() if name != "files"}
 
 
 def roll_back(
-    tree: RemoteTree,
-    check: Callable[[], None],
+    held: Held,
     to: int | None,
     series: Collection[str] = (),
     *,
-    token: str,
     generations_kept: int = GENERATIONS_KEPT,
 ) -> RolledBack:
     """Give clients the metadata of an earlier generation.
 
     Args:
-        tree: The remote; its lock is held.
-        check: Called before each step that clients see; raises where the lock was lost.
+        held: The remote.
         to: Number of the generation; None for the last one that has other metadata and names
-            nothing that was stepped back from before, or the one that a killed step was on its
-            way to.
+            nothing that was rolled back from before. If the same was asked for before, and nothing
+            was published since, None stands for the same generation: it is done to its end, and
+            goes no further.
         series: Only these; empty for all.
-        token: Of the run: when it does the step once more, nothing changes.
         generations_kept: How many can be gone back to.
 
     Raises:
+        LockedError: The lock was lost; nothing more was written.
         SettingsError: There is no such generation or series.
         PublishError: A file that it names is not there any more, or the metadata there is
             damaged. Nothing was changed.
     """
-    facts = look(tree)
+    tree, facts = held.tree, look(held.tree, held.journal)
+    asked = tuple(sorted(f"meta/{name}.json" for name in series))
     now, *before = history(tree, facts.journal)
     facts.documents = parse(tree, now.documents)
     made = generations.load(tree, facts.journal.generation)
-    last = made.step_back if made else None
-    if to is None and last and (last.token == token or not facts.journal.verified):
-        to = last.restores  # it was killed before its end, or is tried again
-    past = _chosen(tree, facts, now, before, to, series)
+    last = made.restored if made else None
+    if to is None and last and last.series == asked:
+        to = last.restores
+    past = _chosen(tree, facts, now, before, to, asked)
     local = _snapshot(tree, past.documents)
     facts.current = {p for p, text in past.documents.items() if now.documents.get(p) == text}
-    for path in facts.current:  # a step that was killed may have written it, and not said so
+    for path in facts.current:  # a rollback that was killed may have written it, and not said so
         content = past.documents[path]
         facts.journal.placed(path, len(content), sha256(content), facts.listing[path].mtime)
     changing = (past.documents.keys() | now.documents.keys()) - facts.current
@@ -112,53 +113,55 @@ def roll_back(
     if last and past.number > last.restores:
         rejected = {}  # a step forward: what it leaves behind was good
     known = facts.journal.rejected | rejected
-    # In the journal before clients see a thing: a step that is cut short stays a step back.
+    # In the journal before clients see a thing: a rollback that is cut short stays one.
     facts.journal.rejected = {p: digest for p, digest in known.items() if kept.get(p) != digest}
+    whole = Cleaning(allow_mass_delete=True, generations=generations_kept)
     try:
-        whole = Cleaning(allow_mass_delete=True, generations=generations_kept)
-        step = StepBack(past.number, token)
-        done = Switch(tree, local, facts, whole, check, step).run([], [])
-        _check_in_place(tree, look(tree), local, changing, past.number)
+        done = Switch(held, local, facts, whole, Restored(past.number, asked)).run([])
+        _check_in_place(tree, look(tree, held.journal), local, changing, past.number)
         for path in local.wanted:
             facts.journal.name(path, None)  # the grace begins anew when they go once more
         facts.journal.verified = True
     finally:
-        journal.save(tree, facts.journal)
-    changed = (*done.documents, *done.dropped)
+        held.save()
     found = RolledBack(
         tree.name,
         facts.journal.generation,
         past.number,
-        changed,
+        (*done.documents, *done.dropped),
         tuple(path for path in sorted(rejected) if not path.startswith("meta/")),
+        {path: file.sha256 for path, file in local.wanted.items()},
     )
     logger.info("%s", found)
     return found
 
 
 def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
-    """Keep beside the mirror what a step back left on a remote, for those who look there.
+    """Keep beside the mirror what a rollback left on a remote, for those who look there.
 
     Args:
         mirror_dir: The local mirror.
         address: The remote, without any password.
         done: What was done.
     """
-    files = published.known(mirror_dir, address).files
-    left = {path: digest for path, digest in files.items() if path not in done.rejected}
     published.remember(
-        mirror_dir, address, done.generation, files=left, problems={}, restored=done.restored
+        mirror_dir,
+        address,
+        done.generation,
+        files=done.files,
+        problems={},
+        restored=done.restored,
     )
 
 
 def _check_whole(tree: RemoteTree, now: Past, changing: Collection[str]) -> None:
-    """Refuse to step back from metadata that is damaged: nobody knows what it offered."""
+    """Refuse to roll back from metadata that is damaged: nobody knows what it offered."""
     for path in sorted(changing & now.documents.keys()):
         if not is_sound(now.documents[path]):
             raise PublishError(
                 f"{tree.name}/{path}",
                 "is damaged, so what it offered cannot be taken back",
-                remedy="Nothing was changed. Publish once, which mends it, and step back then",
+                remedy="Nothing was changed. Publish once, which mends it, and roll back then",
             )
 
 
@@ -168,11 +171,11 @@ def _chosen(
     now: Past,
     before: Sequence[Past],
     to: int | None,
-    series: Collection[str],
+    asked: Collection[str],
 ) -> Past:
     """Return the metadata that clients shall see: of one generation, in some series or in all."""
     every = {path for past in (now, *before) for path in past.documents}
-    only = {f"meta/{name}.json" for name in series} or every
+    only = set(asked) or every
     if not only <= every:
         raise no_such_series(tree.name, min(only - every), every)
 
@@ -243,8 +246,8 @@ def _check_in_place(
             facts.presence[path] = Presence.PRESENT
             continue
         there = in_place(facts, file)
-        if there is None and _digest(tree, file) == file.sha256:
-            facts.journal.placed(path, file.size, file.sha256, facts.listing[path].mtime)
+        if there is None and sha256_of(tree, file.path, file.size) == file.sha256:
+            facts.journal.found(path, file.size, file.sha256, facts.listing[path].mtime)
         elif not there:
             missing.append(path)
         facts.presence[path] = Presence.PRESENT
@@ -255,10 +258,3 @@ def _check_in_place(
             f"which generation {number} names, is not there any more",
             remedy="Nothing was changed. Choose a later generation, or prepare and publish again",
         )
-
-
-def _digest(tree: RemoteTree, file: Wanted) -> str:
-    digest = hashlib.sha256()
-    for block in tree.read(file.path, every_range(file.size)):
-        digest.update(block)
-    return digest.hexdigest()

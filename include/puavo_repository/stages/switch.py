@@ -3,28 +3,29 @@
 In this order, so that the metadata that a client finds is true at every moment: what is to
 change its content under a name that clients know is withdrawn, then renamed; then the metadata
 of each series whose files are all in place; then CKSUMS. What no metadata names any more goes
-later (``prune``).
+later (``prune``). Before each of these writes the remote's lock is looked at: whoever lost it
+writes nothing.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from puavo_repository.errors import StorageError
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
+from puavo_repository.stages.held import Held
 from puavo_repository.stages.prune import Cleaning, guard
 from puavo_repository.stages.publish_plan import Presence, Transfer
 from puavo_repository.stages.publish_snapshot import Snapshot
 from puavo_repository.stages.publish_survey import CKSUMS, Facts, sha256
-from puavo_repository.stages.transfer import Placed, settle
-from puavo_repository.storage import generations, journal
-from puavo_repository.storage.generations import LOST, Generation, StepBack
-from puavo_repository.storage.remote import RemoteTree, read_whole, write_whole
+from puavo_repository.stages.transfer import settle
+from puavo_repository.storage import generations
+from puavo_repository.storage.generations import LOST, Generation, Restored
+from puavo_repository.storage.remote import read_whole, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -45,77 +46,98 @@ class Switched:
     withdrawn: list[str] = field(default_factory=list)
     held: dict[str, list[str]] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
 
 class Switch:
     """Makes the remote's metadata say what the local mirror's says, as far as that is true.
 
     Args:
-        tree: The remote; its lock is held.
+        held: The remote.
         local: What the mirror describes.
         facts: What the remote has; brought up to date here.
         cleaning: When and how much may be removed.
-        check: Called before each step that clients see; raises where the lock was lost.
-        step_back: What ``local`` puts back, if it does.
+        restored: What ``local`` puts back, if it does.
         only: The metadata files of ``local`` that are written, among other paths; None for all.
     """
 
     def __init__(
         self,
-        tree: RemoteTree,
+        held: Held,
         local: Snapshot,
         facts: Facts,
         cleaning: Cleaning,
-        check: Callable[[], None],
-        step_back: StepBack | None = None,
+        restored: Restored | None = None,
         only: Collection[str] | None = None,
     ) -> None:
         every = local.documents
         self._ours = list(every) if only is None else [path for path in every if path in only]
         self._whole = only is None
-        self._step_back = step_back
-        self._tree = tree
+        self._restored = restored
+        self._held = held
+        self._tree = held.tree
         self._local = local
         self._facts = facts
         self._cleaning = cleaning
-        self._check = check
         self._result = Switched()
         self._before: dict[str, tuple[bytes, Document]] = {}  # of what is withdrawn
 
-    def run(self, waiting: Collection[Transfer], done: Collection[Placed]) -> Switched:
+    def run(self, waiting: Collection[Transfer]) -> Switched:
         """Do all of it.
 
         Args:
-            waiting: Transfers that replace a file clients know, proven under their part names.
-            done: What is proven; those among ``waiting`` get their place here.
+            waiting: Transfers that replace a file clients know. Those that are proven under their
+                part names get their place here.
 
         Raises:
+            LockedError: The lock was lost; nothing more was written.
             MassDeleteError: Too many files would lose their description.
         """
         self._guard_dropped()
-        how = {placed.path: placed.how for placed in done}
-        proven = [i for i in waiting if i.path in how and self._tree.stat(i.part) is not None]
-        withdrawn = {item.path for item in proven}
-        self._begin_generation(withdrawn)
+        proven = {item.path: (item, part) for item in waiting if (part := self._proven(item))}
+        self._begin_generation(set(proven))
         if proven:
-            self._withdraw(withdrawn)
-        for item in proven:
-            self._check()
-            self._take_note(settle(self._tree, item, how[item.path]))
+            self._withdraw(set(proven), self._cleaning.pause)
+            for path, (item, _) in proven.items():
+                self._facts.journal.intend(path, item.size, item.sha256)
+            self._held.save()
+        for path, (item, part) in proven.items():
+            self._held.check()
+            placed = settle(self._tree, item, part, item.how)
+            self._facts.journal.placed(path, item.size, item.sha256, placed.mtime or 0)
+            self._facts.presence[path] = Presence.PRESENT
+        if proven:
+            self._held.save()
+            self._held.parts.forget(proven)
         for path in self._ours:
             self._describe(path)
         for path in self._dropped():
             self._drop(path)
-        self._restore(withdrawn)
+        self._restore(proven)
         if not self._facts.has_cksums(self._local):
             self._write(CKSUMS, self._facts.cksums(self._local))
         return self._result
 
+    def withdraw(self, paths: set[str]) -> None:
+        """Take files that the mirror does not describe any more out of the metadata, to make room.
+
+        Raises:
+            LockedError: The lock was lost; nothing more was written.
+            MassDeleteError: Too many files would lose their description.
+        """
+        guard(self._tree.name, self._facts, paths, self._cleaning)
+        self._ours = []
+        self._begin_generation(paths)
+        self._withdraw(paths, 0.0)
+
+    def _proven(self, item: Transfer) -> str:
+        """Return where a file waits for its name, proven; empty if it does not."""
+        part = self._held.parts.get(item.path)
+        if part is None or not part.proven or part.sha256 != item.sha256:
+            return ""
+        found = self._tree.stat(part.name)
+        return part.name if found is not None and found.size == item.size else ""
+
     def _begin_generation(self, withdrawn: set[str]) -> None:
-        """Keep what is about to be replaced, so that a step back is possible."""
+        """Keep what is about to be replaced, so that a rollback is possible."""
         ready = [path for path in self._ours if not self._absent(path, withdrawn)]
         changing = {path for path in ready if path not in self._facts.current}
         changing.update(self._dropped())
@@ -124,7 +146,6 @@ class Switch:
                 changing.add(path)
         if not changing:
             return
-        self._check()
         record = self._facts.journal
         last = generations.load(self._tree, record.generation)
         ours = last.written if last else {}
@@ -133,13 +154,16 @@ class Switch:
             int(time.time()),
             {path: self._published(path, ours.get(path, "")) for path in sorted(changing)},
             record.rejected,
-            self._step_back,
+            self._restored,
             {path: sha256(self._local.documents[path]) for path in ready},
+            frozenset(path for path, entry in record.files.items() if not entry.ours),
+            record.mirror,
         )
+        self._held.check()
         generations.save(self._tree, new, self._cleaning.generations)
         # Only now: a generation without a record would cut off the way back behind it.
         record.generation, record.verified = new.number, False
-        journal.save(self._tree, record)
+        self._held.save()
 
     def _published(self, path: str, written: str) -> str | None:
         """Return a document as it was published; ``LOST`` where somebody changed it since.
@@ -155,18 +179,13 @@ class Switch:
             content = ours if ours is not None and sha256(ours) == entry.sha256 else LOST
         return None if content is None else content.decode("utf-8", "replace")
 
-    def _take_note(self, placed: Placed) -> None:
-        if placed.mtime is not None:
-            self._facts.journal.placed(placed.path, placed.size, placed.sha256, placed.mtime)
-            self._facts.presence[placed.path] = Presence.PRESENT
-
     def _absent(self, path: str, coming: Collection[str] = ()) -> list[str]:
         """Return the files that a document of ours names and the remote has not."""
         described = (file.path for file in metadata.described_files(self._local.parsed[path]))
         here = Presence.PRESENT
         return [p for p in described if self._facts.presence.get(p) is not here and p not in coming]
 
-    def _withdraw(self, paths: set[str]) -> None:
+    def _withdraw(self, paths: set[str], pause: float) -> None:
         for path, document in self._facts.documents.items():
             kept = metadata.without(document, paths)
             if kept != document:
@@ -175,8 +194,8 @@ class Switch:
                 self._facts.current.discard(path)
         self._write(CKSUMS, self._facts.cksums(self._local))
         self._result.withdrawn = sorted(paths)
-        logger.info("withdrawn before they are replaced: %s", ", ".join(sorted(paths)))
-        time.sleep(self._cleaning.pause)
+        logger.info("not described any more: %s", ", ".join(sorted(paths)))
+        time.sleep(pause)
 
     def _restore(self, withdrawn: Collection[str]) -> None:
         """Describe again what was withdrawn only for a moment, where ours does not say it."""
@@ -209,16 +228,15 @@ class Switch:
             self._result.documents.append(path)
 
     def _drop(self, path: str) -> None:
-        self._check()
+        self._held.check()
         self._tree.remove(path)
         del self._facts.documents[path]
         del self._facts.journal.files[path]
         self._result.dropped.append(path)
 
     def _dropped(self) -> list[str]:
-        ours = self._facts.journal.files
         gone = [path for path in self._facts.documents if path not in self._local.documents]
-        return [path for path in gone if path in ours and self._whole]
+        return [path for path in gone if self._facts.is_ours(path) and self._whole]
 
     def _guard_dropped(self) -> None:
         """Series that vanish locally are like a mass deletion, only quicker for the clients."""
@@ -238,7 +256,7 @@ class Switch:
         self._facts.documents[path] = document
 
     def _write(self, path: str, content: bytes) -> None:
-        self._check()
+        self._held.check()
         write_whole(self._tree, path, content)
         found = self._tree.stat(path)
         if found is None:

@@ -1,7 +1,8 @@
 """One file onto the remote: resumed, sent or assembled, proven, and only then named.
 
-What is on its way has a hidden name tied to its content (``Transfer.part``), so whatever lies
-there is the beginning of this very file, put there by any run on any machine.
+What is on its way has a hidden name tied to its content and to the step that sends it
+(``Transfer.part``), so no two ever write the same file. What an earlier step sent is taken over
+by its name: as far as it is noted to be on the server's disk (``parts``), and no further.
 """
 
 from __future__ import annotations
@@ -11,23 +12,24 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from puavo_repository.errors import (
     ConnectionLostError,
     DeltaError,
     PublishError,
     StorageError,
+    StorageRefusedError,
     storage_error,
 )
 from puavo_repository.stages.assemble import assemble
-from puavo_repository.stages.compare import check_local, same_bytes, same_file, samples
+from puavo_repository.stages.compare import check_local, same_bytes, samples
 from puavo_repository.stages.publish_plan import How, Transfer, mega
-from puavo_repository.stages.upload import AHEAD, PIECE, Ways, upload
+from puavo_repository.stages.upload import Uplink, upload
 from puavo_repository.storage.files import Identity
 from puavo_repository.storage.mirror import Mirror
+from puavo_repository.storage.parts import Part, Parts
 from puavo_repository.storage.remote import Kind, RemoteTree
 
 logger = logging.getLogger(__name__)
@@ -51,23 +53,14 @@ class Placed:
     mtime: int | None
     how: How
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {**asdict(self), "how": self.how.value}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Placed:
-        """Read what ``to_dict`` returned."""
-        return cls(**{**values, "how": How(values["how"])})
-
-
-def transfer(item: Transfer, mirror_dir: Path, ways: Ways) -> Placed:
+def transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Placed:
     """Bring one file to the remote.
 
     Args:
         item: What, and how.
         mirror_dir: The local mirror it comes from.
-        ways: Connections, limit and progress.
+        uplink: Connections, limit and progress.
 
     Raises:
         PublishError: The local file is not what the metadata describes.
@@ -75,107 +68,130 @@ def transfer(item: Transfer, mirror_dir: Path, ways: Ways) -> Placed:
         StorageRefusedError: The server refuses, or its disk is full.
     """
     try:
-        return _transfer(item, mirror_dir, ways)
+        return _transfer(item, mirror_dir, uplink)
     except OSError as error:  # of the local file: those of the remote are errors of ours
         raise storage_error(mirror_dir / item.path, error) from error
 
 
-def _transfer(item: Transfer, mirror_dir: Path, ways: Ways) -> Placed:
-    local = mirror_dir / item.path
+def _transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Placed:
+    local, part = mirror_dir / item.path, item.part(uplink.token)
     check_local(local, item.size)
-    with _vouched(mirror_dir, item) as check, ways.pool.tree() as tree:
-        there = None if item.wrong else tree.stat(item.path)
-        if there and same_file(tree, item.path, there, local, item.size):
-            # An attempt before this one got as far, and could not say so any more.
-            return Placed(item.path, item.size, item.sha256, there.mtime, item.how)
-        how = _fill(tree, item, mirror_dir, ways)
-        try:
-            check()
-        except PublishError:
-            tree.remove(item.part)
-            raise
-        ways.progress(item.path, item.size, item.size)
+    with uplink.pool.tree() as tree:
+        if _is_proven(tree, item, uplink.parts):
+            return Placed(item.path, item.size, item.sha256, None, item.how)
+        with _watched(mirror_dir, item) as check:
+            how = _fill(tree, item, mirror_dir, uplink)
+            try:
+                check()
+            except PublishError:
+                tree.remove(part)
+                uplink.parts.forget([item.path])
+                raise
+        uplink.progress(item.path, item.size, item.size)
         if item.replaces:
+            whole = Part(part, item.size, item.sha256, item.size, proven=True)
+            uplink.parts.put(item.path, whole)
             return Placed(item.path, item.size, item.sha256, None, how)
-        return settle(tree, item, how)
+        placed = settle(tree, item, part, how)
+        uplink.parts.forget([item.path])
+        return placed
 
 
-def settle(tree: RemoteTree, item: Transfer, how: How) -> Placed:
+def _is_proven(tree: RemoteTree, item: Transfer, parts: Parts) -> bool:
+    """Say whether an earlier step proved this file, and it only waits for its name."""
+    known = parts.get(item.path)
+    if known is None or not known.proven or known.sha256 != item.sha256 or not item.replaces:
+        return False
+    found = tree.stat(known.name)
+    return found is not None and (found.kind, found.size) == (Kind.FILE, item.size)
+
+
+def settle(tree: RemoteTree, item: Transfer, part: str, how: How) -> Placed:
     """Give a proven part its name."""
-    tree.rename(item.part, item.path)
+    tree.rename(part, item.path)
     found = tree.stat(item.path)
     if found is None or found.size != item.size:
         raise StorageError(f"{tree.name}/{item.path}", "was changed while it was published")
     return Placed(item.path, item.size, item.sha256, found.mtime, how)
 
 
-def _fill(tree: RemoteTree, item: Transfer, mirror_dir: Path, ways: Ways) -> How:
+def _fill(tree: RemoteTree, item: Transfer, mirror_dir: Path, uplink: Uplink) -> How:
     """Complete the part and prove it; an assembly that fails gives way to an upload."""
-    local = mirror_dir / item.path
+    local, part = mirror_dir / item.path, item.part(uplink.token)
     if item.how is How.ASSEMBLED:
         try:
-            begin = resume_point(tree, item, local)
-            with ways.pool.requests(tree) as requests:
+            _begin_anew(tree, item, uplink)
+            with uplink.pool.requests(tree) as requests:
                 seams = assemble(
                     requests,
                     item,
-                    mirror_dir,
-                    begin,
-                    lambda n: ways.progress(item.path, n, item.size),
+                    part,
+                    mirror_dir / item.rdiff,
+                    lambda n: uplink.progress(item.path, n, item.size),
                 )
-            _prove(tree, item, local, seams)
+            _prove(tree, part, item.size, local, seams)
             return How.ASSEMBLED
         except ConnectionLostError:
             raise
-        except (StorageError, PublishError, DeltaError) as error:
+        except (StorageError, StorageRefusedError, DeltaError) as error:
             logger.warning("%s: not assembled, uploaded instead: %s", item.path, error)
-            tree.remove(item.part)
-    begin = resume_point(tree, item, local)
-    upload(tree, item, local, begin, ways)
+    begin = _resume_point(tree, item, local, uplink)
+    upload(tree, item, local, begin, uplink)
     try:
-        _prove(tree, item, local, [begin] if begin else [])
+        _prove(tree, part, item.size, local, [begin] if begin else [])
     except StorageError:
-        tree.remove(item.part)
+        _begin_anew(tree, item, uplink)
         raise
     return How.UPLOADED
 
 
-def resume_point(tree: RemoteTree, item: Transfer, local: Path) -> int:
-    """Return how many bytes of a file need not be sent, after looking whether they are its own.
+def _resume_point(tree: RemoteTree, item: Transfer, local: Path, uplink: Uplink) -> int:
+    """Return how many bytes need not be sent, with what an earlier step sent under our part name.
 
-    A part that holds anything else is removed.
+    Those are the bytes that are noted to be on the server's disk; some are compared as well. A
+    part that holds anything else is removed.
     """
-    found = tree.stat(item.part)
-    if found is None:
-        return 0
-    # Complete only in length: its last pieces may still have holes. They are sent again.
-    begin = max(0, min(found.size, item.size) - AHEAD) // PIECE * PIECE
-    if found.kind is Kind.FILE and found.size <= item.size and begin:
-        tail = [begin - 1, begin // 2]
-        if same_bytes(tree, item.part, local, samples(begin, also=tail)):
-            logger.info("%s: goes on at %s", item.path, mega(begin))
-            return begin
-    if found.kind is not Kind.FILE or found.size > item.size or begin:
-        tree.remove(item.part)
+    known, part = uplink.parts.get(item.path), item.part(uplink.token)
+    if known is not None and known.sha256 == item.sha256 and known.synced:
+        found = tree.stat(known.name)
+        whole = samples(known.synced, also=[known.synced - 1, known.synced // 2])
+        if (
+            found is not None
+            and found.kind is Kind.FILE
+            and known.synced <= found.size <= item.size
+            and same_bytes(tree, known.name, local, whole)
+        ):
+            if known.name != part:
+                tree.rename(known.name, part)
+                uplink.parts.put(item.path, replace(known, name=part, proven=False))
+            logger.info("%s: goes on at %s", item.path, mega(known.synced))
+            return known.synced
+    _begin_anew(tree, item, uplink)
     return 0
 
 
-def _prove(tree: RemoteTree, item: Transfer, local: Path, seams: list[int]) -> None:
-    found = tree.stat(item.part)
-    size = found.size if found else -1
-    if size != item.size:
+def _begin_anew(tree: RemoteTree, item: Transfer, uplink: Uplink) -> None:
+    """Remove what there is of a file that has no name yet."""
+    known = uplink.parts.get(item.path)
+    if known is not None:
+        tree.remove(known.name)
+        uplink.parts.forget([item.path])
+    tree.remove(item.part(uplink.token))
+
+
+def _prove(tree: RemoteTree, part: str, size: int, local: Path, seams: list[int]) -> None:
+    found = tree.stat(part)
+    there = found.size if found else -1
+    if there != size:
         raise StorageError(
-            f"{tree.name}/{item.part}",
-            "has the wrong size",
-            expected=f"{item.size}",
-            found=f"{size}",
+            f"{tree.name}/{part}", "has the wrong size", expected=f"{size}", found=f"{there}"
         )
-    if not same_bytes(tree, item.part, local, samples(item.size, also=seams)):
-        raise StorageError(f"{tree.name}/{item.part}", "differs from the file that was sent")
+    if not same_bytes(tree, part, local, samples(size, also=seams)):
+        raise StorageError(f"{tree.name}/{part}", "differs from the file that was sent")
 
 
 @contextmanager
-def _vouched(mirror_dir: Path, item: Transfer) -> Iterator[Callable[[], None]]:
+def _watched(mirror_dir: Path, item: Transfer) -> Iterator[Callable[[], None]]:
     """Watch a local file while it is sent; yields how to make sure it is what is described.
 
     Of a file whose bytes travel the sha256 is computed beside the transfer: a disk may have

@@ -1,9 +1,9 @@
 """A file's bytes onto the remote, over as many connections as are worth their while.
 
 Pieces are handed out in order and never more than ``AHEAD`` bytes beyond the first one that the
-server has not acknowledged: so of a part of S bytes, all but the last ``AHEAD`` are whole,
-however many connections wrote it and however they ended, and no list of pieces is needed to go
-on with it.
+server has not acknowledged. Now and then the server is asked to put the file on its disk: what was
+acknowledged before that is safe, and it is noted how far that goes (``parts``). So a run that ends
+anywhere is gone on with from there.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from puavo_repository.errors import PublishError, RepositoryError, storage_error
 from puavo_repository.progress import TransferProgress, no_transfer_progress
 from puavo_repository.stages.publish_plan import Transfer
+from puavo_repository.storage.parts import Part, Parts
 from puavo_repository.storage.pool import Pool
 from puavo_repository.storage.remote import Access, RemoteFile, RemoteTree
 from puavo_repository.storage.throttle import Throttle
@@ -25,28 +27,32 @@ from puavo_repository.storage.throttle import Throttle
 logger = logging.getLogger(__name__)
 
 PIECE = 4 * (255 << 10)  # bytes handed out at once: four of the largest SFTP writes
-AHEAD = 24 << 20  # bytes; sent twice after a kill: at most AHEAD, and what was ahead of it
-SYNC_EVERY = 64 << 20  # bytes of one connection; the disk then works while others send
+AHEAD = 24 << 20  # bytes
+SYNC_EVERY = 64 << 20  # bytes of a file; one connection waits for the disk, the others send
 LONG_TRIP = 0.005  # seconds of round trip from which one connection cannot fill the line
 SEVERAL = 16 << 20  # bytes from which a file is worth several connections
 
 
 @dataclass(frozen=True)
-class Ways:
-    """How transfers go about it.
+class Uplink:
+    """What transfers to one remote share.
 
     Attributes:
         pool: Connections to the remote.
         throttle: The bandwidth limit.
+        parts: How far files are that have no name yet.
+        token: Of the step that sends; see ``Transfer.part``.
         progress: Told of the bytes that the server has.
     """
 
     pool: Pool
     throttle: Throttle
+    parts: Parts
+    token: str
     progress: TransferProgress = no_transfer_progress
 
 
-def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, ways: Ways) -> None:
+def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, uplink: Uplink) -> None:
     """Send a file's bytes to its part and have the server put them on its disk.
 
     Args:
@@ -54,23 +60,24 @@ def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, ways: Ways
         item: The file.
         local: Where it lies here.
         begin: Bytes that need not be sent.
-        ways: Connections, limit and progress.
+        uplink: Connections, limit and progress.
     """
-    pieces = _Pieces(begin, item.size, lambda done: ways.progress(item.path, done, item.size))
+    pieces = _Pieces(begin, item.size, lambda done: uplink.progress(item.path, done, item.size))
     try:
         source = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise storage_error(local, error) from error
     try:
-        with tree.open(item.part, Access.WRITE) as file:
+        with tree.open(item.part(uplink.token), Access.WRITE) as file:
+            sender = _Sender(item, source, pieces, uplink, notes=tree.can_sync)
             helpers = [
-                threading.Thread(target=_help, args=(item, source, pieces, ways), daemon=True)
-                for _ in range(_connections(tree, item.size - begin, ways.pool.limit) - 1)
+                threading.Thread(target=sender.help, daemon=True)
+                for _ in range(_connections(tree, item.size - begin, uplink.pool.limit) - 1)
             ]
             for helper in helpers:
                 helper.start()
             try:
-                _send(file, source, pieces, ways.throttle)
+                sender.send(file)
             except BaseException as error:
                 pieces.stop(error)
                 raise
@@ -94,43 +101,67 @@ def _connections(tree: RemoteTree, size: int, limit: int) -> int:
     return limit if tree.round_trip > LONG_TRIP else min(3, limit)
 
 
-def _help(item: Transfer, source: int, pieces: _Pieces, ways: Ways) -> None:
-    """Send pieces over one more connection; without one, the others send them."""
-    try:
-        tree = ways.pool.take()
-    except RepositoryError as error:
-        logger.info("one connection fewer: %s", error)
-        return
-    try:
-        with tree.open(item.part, Access.WRITE) as file:
-            _send(file, source, pieces, ways.throttle)
-    except BaseException as error:  # noqa: BLE001 - raised again where the others are awaited
-        pieces.stop(error)
-        tree.close()
-    else:
-        ways.pool.give(tree)
+@dataclass(frozen=True)
+class _Sender:
+    """Sends the pieces of one file, over as many connections as ask it to.
 
+    Attributes:
+        item: The file.
+        source: Its descriptor here.
+        pieces: What is still to be sent.
+        uplink: Connections and limit.
+        notes: Whether it is noted how far the file is on the server's disk.
+    """
 
-def _send(file: RemoteFile, source: int, pieces: _Pieces, throttle: Throttle) -> None:
-    """Send pieces until none is left; returns when all that were sent are acknowledged."""
-    unsynced = 0
-    while True:
-        if unsynced > SYNC_EVERY:
-            unsynced = 0
-            file.sync()
-        piece = pieces.take()
-        if piece is None:
-            file.flush()
-            if pieces.wait():
-                continue
+    item: Transfer
+    source: int
+    pieces: _Pieces
+    uplink: Uplink
+    notes: bool
+
+    def help(self) -> None:
+        """Send pieces over one more connection; without one, the others send them."""
+        try:
+            tree = self.uplink.pool.take()
+        except RepositoryError as error:
+            logger.info("one connection fewer: %s", error)
             return
-        at, length = piece
-        unsynced += length
-        throttle.admit(length, file.flush)
-        data = os.pread(source, length, at)
-        if len(data) != length:
-            raise PublishError("the local file", "was cut short while it was sent")
-        file.write(at, data, lambda count, at=at: pieces.acknowledged(at, count))  # type: ignore[misc]
+        try:
+            with tree.open(self.item.part(self.uplink.token), Access.WRITE) as file:
+                self.send(file)
+        except BaseException as error:  # noqa: BLE001 - raised again where the others are awaited
+            self.pieces.stop(error)
+            tree.close()
+        else:
+            self.uplink.pool.give(tree)
+
+    def send(self, file: RemoteFile) -> None:
+        """Send pieces until none is left; returns when all that were sent are acknowledged."""
+        while True:
+            if self.pieces.to_be_synced():
+                self._sync(file)
+            piece = self.pieces.take()
+            if piece is None:
+                file.flush()
+                if self.pieces.wait():
+                    continue
+                return
+            at, length = piece
+            self.uplink.throttle.admit(length, file.flush)
+            data = os.pread(self.source, length, at)
+            if len(data) != length:
+                raise PublishError("the local file", "was cut short while it was sent")
+            file.write(at, data, partial(self.pieces.acknowledged, at))
+
+    def _sync(self, file: RemoteFile) -> None:
+        """Have the server put the file on its disk, and note how far it is safe there."""
+        whole = self.pieces.whole()  # before: what is acknowledged meanwhile may not be on it
+        file.sync()
+        if self.notes:
+            part = Part(
+                self.item.part(self.uplink.token), self.item.size, self.item.sha256, synced=whole
+            )
+            self.uplink.parts.put(self.item.path, part)
 
 
 class _Pieces:
@@ -144,6 +175,7 @@ class _Pieces:
 
     def __init__(self, begin: int, size: int, progress: Callable[[int], None]) -> None:
         self._next = begin
+        self._synced = begin
         self._done = begin
         self._size = size
         self._progress = progress
@@ -161,6 +193,19 @@ class _Pieces:
             self._next += length
             self._under_way[at] = length
             return at, length
+
+    def to_be_synced(self) -> bool:
+        """Say whether so much was sent that one connection should have it put on the disk."""
+        with self._change:
+            due = self._next - self._synced > SYNC_EVERY
+            if due:
+                self._synced = self._next
+            return due
+
+    def whole(self) -> int:
+        """Return how many bytes from the begin of the file the server has without a gap."""
+        with self._change:
+            return next(iter(self._under_way), self._next)
 
     def acknowledged(self, at: int, count: int) -> None:
         """Note that the server has ``count`` more bytes of the piece at ``at``."""

@@ -27,9 +27,11 @@ class FolderTree:
         local_path: Its folder, every link in it resolved.
         root: The same.
         can_copy: True: ranges are copied by the kernel, shared where the file system can.
+        can_sync: True.
     """
 
     can_copy = True
+    can_sync = True
     round_trip = 0.0
 
     def __init__(self, target: Target) -> None:

@@ -23,16 +23,17 @@ _NUMBER = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
-class StepBack:
-    """What makes a generation a step back.
+class Restored:
+    """What makes a generation a rollback.
 
     Attributes:
         restores: The generation whose metadata it puts back.
-        token: Of the run that does it: a task that is tried again does the same step.
+        series: The metadata files that were asked for; empty for all. Who asks for the same
+            again gets the same, not one generation more.
     """
 
     restores: int
-    token: str
+    series: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,39 +46,45 @@ class Generation:
         replaced: The metadata before it, by path, as far as it changed; None where there was
             none.
         rejected: The journal's ``rejected`` since then.
-        step_back: What it puts back, if it is one.
+        restored: What it puts back, if it is a rollback.
         written: sha256 of each metadata file that it writes, by path: so it is known as ours
             where whoever wrote it was killed before the journal said so.
+        others: Files that others put there and our metadata names.
+        mirror: The id of the mirror that it is published from.
     """
 
     number: int
     at: int
     replaced: Mapping[str, str | None]
     rejected: Mapping[str, str]
-    step_back: StepBack | None = None
+    restored: Restored | None = None
     written: Mapping[str, str] = field(default_factory=dict)
+    others: frozenset[str] = frozenset()
+    mirror: str = ""
 
 
 def save(tree: RemoteTree, new: Generation, before: int) -> None:
-    """Keep what a generation replaces, so that a step back is possible, and drop the oldest.
+    """Keep what a generation replaces, so that a rollback is possible, and drop the oldest.
 
     Args:
         tree: The remote.
         new: The generation that begins.
-        before: How many generations before it can be gone back to; after a step back one more,
+        before: How many generations before it can be gone back to; after a rollback one more,
             or it could not be ended once it was killed.
     """
     tree.make_folder(GENERATIONS)
     values = {
         "at": new.at,
-        "step_back": asdict(new.step_back) if new.step_back else None,
+        "step_back": asdict(new.restored) if new.restored else None,
         "rejected": dict(new.rejected),
         "replaced": dict(new.replaced),
         "written": dict(new.written),
+        "others": sorted(new.others),
+        "mirror": new.mirror,
     }
     write_whole(tree, f"{GENERATIONS}/{new.number}.json", sealed.dumps(values))
     for number in kept(tree):
-        if number <= new.number - before - (new.step_back is not None):
+        if number <= new.number - before - (new.restored is not None):
             tree.remove(f"{GENERATIONS}/{number}.json")
 
 
@@ -88,13 +95,26 @@ def load(tree: RemoteTree, number: int) -> Generation | None:
         found = sealed.loads(content or b"")
         replaced = {own_path(p, "meta/"): text for p, text in found["replaced"].items()}
         texts({p: text for p, text in replaced.items() if text is not None})
-        at, rejected, step = whole(found["at"]), texts(found["rejected"]), found["step_back"]
-        if step is not None:
-            step = StepBack(whole(step["restores"], 0), str(step["token"]))
-        written = texts(found.get("written", {}))
-        return Generation(number, at, replaced, rejected, step, written)
+        at, rejected = whole(found["at"]), texts(found["rejected"])
+        return Generation(
+            number,
+            at,
+            replaced,
+            rejected,
+            _restored(found["step_back"]),
+            texts(found.get("written", {})),
+            frozenset(own_path(path) for path in found.get("others", ())),
+            str(found.get("mirror", "")),
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _restored(found: dict[str, Any] | None) -> Restored | None:
+    if found is None:
+        return None
+    series = tuple(own_path(path, "meta/") for path in found.get("series", ()))
+    return Restored(whole(found["restores"], 0), series)
 
 
 def kept(tree: RemoteTree) -> list[int]:

@@ -63,12 +63,14 @@ class Entry:
         sha256: Of its content.
         mtime: What the server said after it was proven in place; None before.
         unnamed: Since when no metadata names it; None while some does.
+        ours: Whether we put it there. What others did is used, and never removed.
     """
 
     size: int
     sha256: str
     mtime: int | None = None
     unnamed: Moment | None = None
+    ours: bool = True
 
     def agrees(self, found: RemoteStat | None) -> bool:
         """Say whether what the server shows is the file as we left it."""
@@ -81,14 +83,21 @@ class Entry:
     def to_list(self) -> list[Any]:
         """Return it as JSON carries it."""
         since = [self.unnamed.server, self.unnamed.local] if self.unnamed else None
-        return [self.size, self.sha256, self.mtime, since]
+        values = [self.size, self.sha256, self.mtime, since]
+        return values if self.ours else [*values, self.ours]
 
     @classmethod
     def from_list(cls, values: list[Any]) -> Entry:
         """Read what ``to_list`` returned."""
-        size, sha256, mtime, since = values
+        size, sha256, mtime, since, *others = values
         unnamed = Moment(*map(whole, since)) if since else None
-        return cls(whole(size, 0), str(sha256), None if mtime is None else whole(mtime), unnamed)
+        return cls(
+            whole(size, 0),
+            str(sha256),
+            None if mtime is None else whole(mtime),
+            unnamed,
+            not others,
+        )
 
 
 @dataclass
@@ -99,26 +108,37 @@ class Journal:
         generation: Counts the changes of what clients see.
         verified: Whether that generation was found complete after it was made.
         files: Entries by path.
-        rejected: Files that a step back took from clients, sha256 by path: they are not
+        rejected: Files that a rollback took from clients, sha256 by path: they are not
             published again by themselves.
+        mirror: The id of the mirror that it is published from; empty where nobody said so yet.
     """
 
     generation: int = 0
     verified: bool = False
     files: dict[str, Entry] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
+    mirror: str = ""
 
     def intend(self, path: str, size: int, sha256: str) -> None:
-        """Enter a file that is about to be sent, unless it is known with this content."""
+        """Enter a file that is about to be sent, unless it is known as ours with this content."""
         known = self.files.get(path)
-        if known is None or (known.size, known.sha256) != (size, sha256):
+        if known is None or not known.ours or (known.size, known.sha256) != (size, sha256):
             self.files[path] = Entry(size, sha256)
 
     def placed(self, path: str, size: int, sha256: str, mtime: int) -> None:
-        """Enter a file that is proven to be in place."""
+        """Enter a file that we put in place, proven."""
+        self.files[path] = replace(self._entry(path, size, sha256), mtime=mtime, ours=True)
+
+    def found(self, path: str, size: int, sha256: str, mtime: int) -> None:
+        """Enter a file that is there and was read whole; it is ours if it was known as that."""
+        known = self.files.get(path)
+        ours = known is not None and known.ours and known.sha256 == sha256
+        self.files[path] = replace(self._entry(path, size, sha256), mtime=mtime, ours=ours)
+
+    def _entry(self, path: str, size: int, sha256: str) -> Entry:
         known = self.files.get(path)
         same = known is not None and (known.size, known.sha256) == (size, sha256)
-        self.files[path] = Entry(size, sha256, mtime, known.unnamed if known and same else None)
+        return known if known is not None and same else Entry(size, sha256)
 
     def distrust(self, path: str, size: int, sha256: str) -> None:
         """Have the next survey compare a file of ours byte for byte, whatever its time says.
@@ -126,9 +146,7 @@ class Journal:
         An entry with a time that the server does not show counts as touched by somebody: data is
         compared whole, a document is read, CKSUMS is written again.
         """
-        known = self.files.get(path)
-        same = known is not None and (known.size, known.sha256) == (size, sha256)
-        self.files[path] = Entry(size, sha256, NO_TIME, known.unnamed if known and same else None)
+        self.files[path] = replace(self._entry(path, size, sha256), mtime=NO_TIME)
         self.verified = False  # a run that finds nothing new must not end before it looked
 
     def name(self, path: str, since: Moment | None) -> None:
@@ -145,6 +163,7 @@ class Journal:
                 "generation": self.generation,
                 "verified": self.verified,
                 "rejected": self.rejected,
+                "mirror": self.mirror,
                 "files": {path: self.files[path].to_list() for path in sorted(self.files)},
             }
         )
@@ -160,7 +179,8 @@ class Journal:
             found = sealed.loads(content)
             entries = {own_path(p): Entry.from_list(values) for p, values in found["files"].items()}
             generation, verified = whole(found["generation"], 0), bool(found["verified"])
-            return cls(generation, verified, entries, texts(found["rejected"]))
+            mirror = str(found.get("mirror", ""))
+            return cls(generation, verified, entries, texts(found["rejected"]), mirror)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a journal: {error!r}") from error
 
@@ -187,30 +207,36 @@ def save(tree: RemoteTree, journal: Journal) -> None:
 
 
 def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
-    """Make a journal anew: what metadata names there, or named a while ago, is ours.
+    """Make a journal anew from the records of the generations and the metadata that is there.
 
-    Nothing counts as proven: the next survey compares the files with the mirror's.
+    What our metadata names, or named a while ago, is ours, but for what the last record says that
+    others put there. Nothing counts as proven: the next survey reads the files.
     """
     records = [record for n in kept if (record := generations.load(tree, n)) is not None]
     journal = Journal(generation=kept[-1] if kept else 0)
+    others: frozenset[str] = frozenset()
     if records:
-        journal.rejected = dict(records[-1].rejected)
+        last = records[-1]
+        journal.rejected, journal.mirror, others = dict(last.rejected), last.mirror, last.others
     for path, content in _documents(tree, records):
         journal.files[path] = Entry(len(content), hashlib.sha256(content).hexdigest())
         try:
             for file in metadata.described_files(metadata.parse(content)):
-                journal.files[file.path] = Entry(file.size, file.digests.get("sha256", ""))
+                digest = file.digests.get("sha256", "")
+                ours = file.path not in others
+                journal.files[file.path] = Entry(file.size, digest, ours=ours)
         except ValueError as error:
             logger.warning("%s/%s is damaged: %s", tree.name, path, error)
     return journal
 
 
 def _documents(tree: RemoteTree, records: list[Generation]) -> Iterator[tuple[str, bytes]]:
-    """Yield metadata documents, those that clients see now as the last ones."""
+    """Yield metadata documents of ours, those that clients see now as the last ones."""
+    ours = {path for record in records for path in (*record.replaced, *record.written)}
     for record in records:
         for path, content in record.replaced.items():
             if content is not None:
                 yield path, content.encode()
     for name, found in tree.list("meta").items():
-        if found.kind is Kind.FILE and name.endswith(".json") and not name.startswith("."):
+        if found.kind is Kind.FILE and f"meta/{name}" in ours:
             yield f"meta/{name}", read_whole(tree, f"meta/{name}") or b""

@@ -1,10 +1,14 @@
 """One publisher a remote mirror at a time, agreed on over nothing but a server's files.
 
-A lock file names its holder. It is written under another name and then claims its own, which
-only one can. Whoever holds it rewrites it every minute. It is taken over when its holder is a
-process of this machine that is gone, or when nobody rewrote it for a quarter of an hour. Both
-times are the server's: the lock's own, and that of a file made just now, so that no clock but
-the server's counts.
+A lock file names its holder by a token that no other step ever has. It is written under another
+name and then claims its own, which only one can. Whoever holds it rewrites it every minute. It is
+taken over when its holder is a process of this machine that is gone, or when nobody rewrote it for
+a quarter of an hour. Both times are the server's: the lock's own, and that of a file made just
+now, so that no clock but the server's counts.
+
+A holder may be asleep while its lock is taken over. So ``check`` asks the server before each write
+that others rely on, and whoever is not sure of the lock writes nothing. Correctness does not rest
+on it alone: see ``transfer`` and ``switch``.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
@@ -37,10 +43,10 @@ class Holder:
     """Who publishes.
 
     Attributes:
-        token: Tells runs apart; tasks of one DAG run share it, and so the lock.
+        token: Of one step, in one process: no other ever has it.
         host: Name of the machine.
         machine: Identity of its boot and process namespace, in which ``process`` has meaning.
-        process: Process id; 0 where the holder is more than one process.
+        process: Process id.
         started: The process' start, in clock ticks since the boot: ids are used again.
     """
 
@@ -52,16 +58,11 @@ class Holder:
 
     @classmethod
     def this_process(cls) -> Holder:
-        """Return a holder for the life of this process."""
+        """Return a holder for one step of this process."""
         process = os.getpid()
         return cls(
             secrets.token_hex(8), socket.gethostname(), _machine(), process, _started(process)
         )
-
-    @classmethod
-    def run(cls, token: str) -> Holder:
-        """Return a holder for a run of several processes, perhaps on several machines."""
-        return cls(token, socket.gethostname(), "", 0, "")
 
     def is_gone(self) -> bool:
         """Say whether this is a process of this machine that has ended, or retired."""
@@ -73,8 +74,7 @@ class Holder:
         _retired.add(self.token)
 
     def __str__(self) -> str:
-        what = f"process {self.process}" if self.process else f"run {self.token}"
-        return f"{what} on {self.host}"
+        return f"process {self.process} on {self.host}"
 
 
 def _machine() -> str:
@@ -94,21 +94,44 @@ def _started(process: int) -> str:
 
 
 class PublisherLock:
-    """The lock of one remote mirror.
+    """The lock of one remote mirror, for one step.
 
     Args:
         tree: The remote; the lock's folder is made if it is missing.
         holder: Who takes it.
     """
 
-    def __init__(self, tree: RemoteTree, holder: Holder) -> None:
+    def __init__(self, tree: RemoteTree, holder: Holder | None = None) -> None:
         self._tree = tree
-        self._holder = holder
-        self._text = json.dumps(asdict(holder)).encode()
-        self._ended = threading.Event()
+        self._holder = holder or Holder.this_process()
+        self._text = json.dumps(asdict(self._holder)).encode()
+        self._lost = False
+
+    @property
+    def token(self) -> str:
+        """What no other step has."""
+        return self._holder.token
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock for a block, alive all the while, and give it back.
+
+        Raises:
+            LockedError: Somebody else publishes.
+        """
+        self.acquire()
+        ended = threading.Event()
+        threading.Thread(target=self._keep_alive, args=(ended,), daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+            self._holder.retire()
+            with suppress(RepositoryError):  # it ends by itself: this holder retired
+                self.release()
 
     def acquire(self) -> None:
-        """Take the lock, or go on with it if this run has it already.
+        """Take the lock.
 
         Raises:
             LockedError: Somebody else publishes.
@@ -121,9 +144,6 @@ class PublisherLock:
             if found is None:
                 continue  # it was just given back
             holder = _parse(found)
-            if holder is not None and holder.token == self._holder.token:
-                self.beat(self._tree)
-                return
             if not self._is_stale(holder):
                 raise LockedError(
                     self._tree.name,
@@ -135,17 +155,25 @@ class PublisherLock:
         raise LockedError(self._tree.name, "somebody else is publishing at the same moment")
 
     def check(self) -> None:
-        """Make sure that the lock is still ours, before a step that clients see.
+        """Make sure that the lock is still ours, right before a write that others rely on.
 
         Raises:
             LockedError: It was taken over: this process was silent for too long.
         """
-        if read_whole(self._tree, PATH) != self._text:
-            raise LockedError(self._tree.name, "another publisher has taken over")
+        self._check(self._tree)
 
     def beat(self, tree: RemoteTree) -> int:
-        """Give a sign of life; return the server's time in seconds."""
+        """Give a sign of life; return the server's time in seconds.
+
+        The lock is opened first and looked at again after: what is written to then is ours, even
+        if its name is taken away just now.
+
+        Raises:
+            LockedError: The lock is not ours any more.
+        """
+        self._check(tree)
         with tree.open(PATH, Access.WRITE) as file:
+            self._check(tree)
             file.write(0, self._text)
             file.truncate(len(self._text))
         found = tree.stat(PATH)
@@ -153,23 +181,28 @@ class PublisherLock:
 
     def release(self) -> None:
         """Give the lock back if it is still ours."""
-        if read_whole(self._tree, PATH) == self._text:
+        if self._is_ours(self._tree):
             self._tree.remove(PATH)
 
-    def keep_alive(self) -> threading.Event:
-        """Give signs of life from a thread with a connection of its own, until the event is set."""
-        threading.Thread(target=self._keep_alive, name="publisher-lock", daemon=True).start()
-        return self._ended
+    def _check(self, tree: RemoteTree) -> None:
+        self._lost = self._lost or not self._is_ours(tree)
+        if self._lost:
+            raise LockedError(
+                self._tree.name,
+                "another publisher has taken over, because this one was silent for too long",
+                remedy="Nothing more was written. Run again when the other one is done",
+            )
 
-    def _keep_alive(self) -> None:
-        while not self._ended.wait(BEAT):
+    def _is_ours(self, tree: RemoteTree) -> bool:
+        holder = _parse(read_whole(tree, PATH) or b"")
+        return holder is not None and holder.token == self._holder.token
+
+    def _keep_alive(self, ended: threading.Event) -> None:
+        """Give signs of life, each over a connection of its own."""
+        while not ended.wait(BEAT) and not self._lost:
             try:
-                tree = self._tree.another()
-                try:
-                    if read_whole(tree, PATH) == self._text:
-                        self.beat(tree)
-                finally:
-                    tree.close()
+                with closing(self._tree.another()) as tree:
+                    self.beat(tree)
             except RepositoryError as error:
                 logger.warning("no sign of life for the publisher's lock: %s", error)
 

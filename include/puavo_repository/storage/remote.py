@@ -124,6 +124,10 @@ class RemoteTree(Protocol):
         """Whether the server copies ranges between its files."""
 
     @property
+    def can_sync(self) -> bool:
+        """Whether ``RemoteFile.sync`` puts a file on the server's disk, or only waits."""
+
+    @property
     def round_trip(self) -> float:
         """How long one request takes, in seconds."""
 

@@ -43,6 +43,7 @@ class SftpTree:
         root: The folder as the server resolves it; what a link leads to, not the link.
         local_path: None: it cannot be known whether the server is this machine.
         can_copy: Whether the server announces ``copy-data`` (OpenSSH 9.0 and later).
+        can_sync: Whether it announces ``fsync@openssh.com``.
         round_trip: Seconds one request took when the connection was made.
     """
 
@@ -59,7 +60,7 @@ class SftpTree:
         self._folders: set[str] = set()
         extensions = self._session.extensions
         self.can_copy = "copy-data" in extensions
-        self._syncs = "fsync@openssh.com" in extensions
+        self.can_sync = "fsync@openssh.com" in extensions
         try:
             begun = time.monotonic()
             self.root = self._real_path(target.path)
@@ -146,7 +147,7 @@ class SftpTree:
             f"{self.name}/{path}",
             handle,
             packet=self.packet,
-            syncs=self._syncs,
+            syncs=self.can_sync,
             refusal=partial(self._refusal, path),
         )
         if access is not Access.READ:
