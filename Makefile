@@ -134,6 +134,7 @@ benchmark: setup test-packages
 	@PYTHONPATH=include:tests python -m benchmarks.compare "$(DIR)"
 	@images=("$(DIR)"/*.img); \
 	    PYTHONPATH=include:tests python tests/benchmarks/sftp.py "$${images[-2]}" "$${images[-1]}"
+	@PYTHONPATH=include:tests python tests/benchmarks/plans.py
 
 # Known vulnerabilities of what requirements.txt pins; asks the network, and fails where one
 # package could not be looked up.

@@ -69,7 +69,8 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
             rdiffs is in the report.
     """
     begun = time.time()
-    guard(settings, look(settings))  # before even a folder is made
+    before = look(settings)  # held to the end: what does not change is not read again
+    guard(settings, before)  # before even a folder is made
     mirror = Mirror(settings.mirror_dir)
     with as_storage_error(settings.mirror_dir), mirror.writing(holder):
         removed = clean(settings)
