@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from llvmlite import binding as llvm
 
 import puavo_repository
 from delta.pairs import noise
@@ -112,3 +113,15 @@ def test_no_code_is_kept_in_a_folder_of_somebody_else(
     folder.mkdir(0o700)
     os.chown(folder, 1234, 0)
     assert compiled._cache_folder() == ""
+
+
+@pytest.mark.parametrize("differs", ["get_host_cpu_name", "get_host_cpu_features"])
+def test_machines_that_share_a_folder_do_not_share_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, differs: str
+) -> None:
+    """Numba counts the files of a function: two machines that compile at once would mix theirs."""
+    monkeypatch.setattr(compiled, "_bases", lambda: [tmp_path])
+    here = compiled._cache_folder()
+    assert compiled._cache_folder() == here
+    monkeypatch.setattr(llvm, differs, lambda: "another")
+    assert compiled._cache_folder() not in {here, ""}
