@@ -2,7 +2,8 @@
 
 Numba keeps the code of a function until the file that it is in changes, but builds in what the
 function uses from other files. So the folder for kept code carries a digest of all sources of
-this package that hold kernels: after any change all are compiled anew.
+this package that hold kernels: after any change all are compiled anew. It is also a digest of the
+machine: several may share one file system, and Numba may mix up what two of them compile at once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import binding as llvm
+from numba.core import codegen
 from numba.extending import intrinsic
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -25,9 +28,11 @@ Word = Any  # in compiled code: an unsigned number of 64 bits
 _PACKAGE = Path(__file__).parent
 
 
-def _sources() -> str:
-    """Return a digest of all sources that may hold kernels."""
-    digest = hashlib.sha256()
+def _key() -> str:
+    """Return a digest of what compiled code depends on: all sources of kernels, and the machine."""
+    features = codegen.get_host_cpu_features()  # type: ignore[no-untyped-call]
+    machine = llvm.get_host_cpu_name(), features, numba.__version__
+    digest = hashlib.sha256(repr(machine).encode())
     for source in sorted([*_PACKAGE.glob("delta/*.py"), *_PACKAGE.glob("formats/*.py")]):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
@@ -43,7 +48,7 @@ def _bases() -> list[Path]:
 
 def _cache_folder() -> str:
     """Return the folder where compiled code is kept, empty if none is writable by us alone."""
-    name = f"kernels-{_sources()}"
+    name = f"kernels-{_key()}"
     for base in _bases():
         try:
             base.mkdir(parents=True, exist_ok=True)

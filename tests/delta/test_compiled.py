@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 from llvmlite import binding as llvm
+from numba.core import codegen
 
 import puavo_repository
 from delta.pairs import noise
@@ -98,7 +100,7 @@ def test_code_is_kept_only_where_nobody_else_could_change_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, kept: bool
 ) -> None:
     monkeypatch.setattr(compiled, "_bases", lambda: [tmp_path])
-    folder = tmp_path / f"kernels-{compiled._sources()}"
+    folder = tmp_path / f"kernels-{compiled._key()}"
     folder.mkdir()
     folder.chmod(mode)
     assert compiled._cache_folder() == (str(folder) if kept else "")
@@ -109,19 +111,22 @@ def test_no_code_is_kept_in_a_folder_of_somebody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled, "_bases", lambda: [tmp_path])
-    folder = tmp_path / f"kernels-{compiled._sources()}"
+    folder = tmp_path / f"kernels-{compiled._key()}"
     folder.mkdir(0o700)
     os.chown(folder, 1234, 0)
     assert compiled._cache_folder() == ""
 
 
-@pytest.mark.parametrize("differs", ["get_host_cpu_name", "get_host_cpu_features"])
+@pytest.mark.parametrize(
+    ("where", "differs"),
+    [(llvm, "get_host_cpu_name"), (codegen, "get_host_cpu_features"), (numba, "__version__")],
+)
 def test_machines_that_share_a_folder_do_not_share_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, differs: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: object, differs: str
 ) -> None:
     """Numba counts the files of a function: two machines that compile at once would mix theirs."""
     monkeypatch.setattr(compiled, "_bases", lambda: [tmp_path])
     here = compiled._cache_folder()
     assert compiled._cache_folder() == here
-    monkeypatch.setattr(llvm, differs, lambda: "another")
+    monkeypatch.setattr(where, differs, lambda: "another")
     assert compiled._cache_folder() not in {here, ""}
