@@ -57,6 +57,10 @@ def shown(found: Repository) -> tuple[State, str, bool]:
     assert remote.status in elements.text
     assert found.summary.status in elements.text
     good = found.summary.ok and remote.state is State.UP_TO_DATE
+    assert (found.summary.status == "Everything is up to date") is good
+    assert ("card good" in str(elements.found)) is good
+    if found.summary.ok and not good:
+        assert found.summary.status == "1 mirror is not up to date yet"
     assert (("span", {"class": "chip good"}) in elements.within("mirrors")) is good
     return remote.state, remote.status, found.summary.ok
 
