@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from puavo_repository.audit.report import AuditReport
-from puavo_repository.web import figures, view, words
+from puavo_repository.web import figures, status, view, words
 from puavo_repository.web.model import Image, Rdiff, RdiffState, Repository, Series
 
 REFRESH = 10  # seconds between two looks of a page that is open
@@ -102,6 +102,7 @@ _ENVIRONMENT.filters |= {
 }
 _ENVIRONMENT.globals |= {
     "OFFERED": RdiffState.OFFERED,
+    "UP_TO_DATE": status.UP_TO_DATE,
     "PREPARE": view.PREPARE,
     "PUBLISH": view.PUBLISH,
     "AUDIT": view.AUDIT,

@@ -17,6 +17,7 @@ from puavo_repository.storage.target import parse_target, without_password
 from puavo_repository.web.model import Dag, Run, State
 from puavo_repository.web.words import count, size, when
 
+UP_TO_DATE = "Everything is up to date"
 PATIENCE = timedelta(minutes=15)  # for Airflow to start what is due
 
 
@@ -78,9 +79,14 @@ class Standing:
     counts: bool = True
 
 
-def headline(problems: Collection[object]) -> str:
+def headline(problems: Collection[object], mirrors: Iterable[Standing]) -> str:
     """Return how all of it stands, in a few words."""
-    return count(len(problems), "problem") if problems else "Everything is up to date"
+    if problems:
+        return count(len(problems), "problem")
+    waiting = sum(one.counts and one.state is not State.UP_TO_DATE for one in mirrors)
+    if waiting:
+        return f"{count(waiting, 'mirror')} {'is' if waiting == 1 else 'are'} not up to date yet"
+    return UP_TO_DATE
 
 
 def mirrors(

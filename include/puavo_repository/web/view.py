@@ -65,7 +65,7 @@ def repository(
     return Repository(
         summary=Summary(
             ok=not problems,
-            status=status.headline(problems),
+            status=status.headline(problems, mirrors),
             problems=problems,
             mirror=str(disk.root),
             series=len(series),
