@@ -1,0 +1,51 @@
+"""Where nobody reads what the command says, it does its work and its exit status is right."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from repository import V1, V2, Repository, environment, name
+
+
+def shell(repository: Repository, redirection: str, *options: str) -> tuple[int, str]:
+    """Run the command in a shell; return its exit status, and what came out of the shell."""
+    command = [sys.executable, "-m", "puavo_repository.cli", *repository.arguments(*options)]
+    line = f"{shlex.join(command)} {redirection}; exit ${{PIPESTATUS[0]}}"
+    run = ["bash", "-c", line]
+    done = subprocess.run(run, env=environment(), capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    [">&-", "2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true", "2> >(true)", "--help | true"],
+)
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_stream_that_nobody_reads_changes_nothing(
+    repository: Repository, redirection: str, broken: bool
+) -> None:
+    repository.add(name(V1))
+    if broken and "--help" not in redirection:
+        (repository.images / name(V2)).write_bytes(b"")
+    status, said = shell(repository, redirection)
+    assert status == (broken and "--help" not in redirection)
+    assert "Traceback" not in said
+    assert "Exception" not in said
+    assert "rror:" not in said.replace("puavo-update-repository: error: ", "")
+    if "--help" not in redirection:
+        repository.check()
+        assert [image["filename"] for image in repository.meta()] == [name(V1)]
+
+
+def test_a_report_that_cannot_be_written_is_an_error(repository: Repository) -> None:
+    repository.add(name(V1))
+    for options in ((), ("--json",)):
+        status, said = shell(repository, ">/dev/full", *options)
+        assert status == 1
+        assert "No space left on device" in said
+        assert "Traceback" not in said
+        assert "Exception" not in said
