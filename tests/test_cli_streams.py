@@ -21,31 +21,27 @@ def shell(repository: Repository, redirection: str, *options: str) -> tuple[int,
 
 
 @pytest.mark.parametrize(
-    "redirection",
-    [">&-", "2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true", "2> >(true)", "--help | true"],
+    ("redirection", "broken"),
+    [(">&-", False), ("2>&-", True), ("<&- >&- 2>&-", True), ("2>&1 | true", True)],
 )
-@pytest.mark.parametrize("broken", [False, True])
 def test_a_stream_that_nobody_reads_changes_nothing(
     repository: Repository, redirection: str, broken: bool
 ) -> None:
     repository.add(name(V1))
-    if broken and "--help" not in redirection:
+    if broken:
         (repository.images / name(V2)).write_bytes(b"")
     status, said = shell(repository, redirection)
-    assert status == (broken and "--help" not in redirection)
+    assert status == broken
     assert "Traceback" not in said
     assert "Exception" not in said
-    assert "rror:" not in said.replace("puavo-update-repository: error: ", "")
-    if "--help" not in redirection:
-        repository.check()
-        assert [image["filename"] for image in repository.meta()] == [name(V1)]
+    repository.check()
+    assert [image["filename"] for image in repository.meta()] == [name(V1)]
 
 
 def test_a_report_that_cannot_be_written_is_an_error(repository: Repository) -> None:
     repository.add(name(V1))
-    for options in ((), ("--json",)):
-        status, said = shell(repository, ">/dev/full", *options)
-        assert status == 1
-        assert "No space left on device" in said
-        assert "Traceback" not in said
-        assert "Exception" not in said
+    status, said = shell(repository, ">/dev/full", "--json")
+    assert status == 1
+    assert "standard output: No space left on device" in said
+    assert "Traceback" not in said
+    assert "Exception" not in said

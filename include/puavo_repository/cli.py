@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from puavo_repository import bars, cli_options, interrupts, prepare, printed
+from puavo_repository import bars, cli_options, interrupts, prepare, printed, streams
 from puavo_repository.errors import RepositoryError, SettingsError, as_storage_error, printable
 from puavo_repository.printed import PROGRAM, print_json, say
 from puavo_repository.progress import TransferProgress
@@ -32,10 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2 for bad usage or settings, 130 when it was interrupted.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    streams.protect()
     interrupts.install()
     try:
         with as_storage_error("a local file"):
-            return _dispatch(given)
+            status = _dispatch(given)
+            sys.stdout.flush()
+            return status
     except RepositoryError as error:
         _complain(error)
         return error.exit_status
