@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -213,6 +214,21 @@ def test_a_lock_that_a_dead_publisher_left_hides_nothing(audited: Audited) -> No
     assert "somebody publishes" in busy.notes[0]
     os.utime(lock, (1, 1))
     assert only(audit(audited)).file == "CKSUMS"
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_only_the_servers_clock_says_whether_somebody_publishes(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    (audited.remote / publisher_lock.PATH).write_text("{}")
+    (audited.remote / "CKSUMS").unlink()
+    ours = time.time
+    monkeypatch.setattr(time, "time", lambda: ours() + hours * 3600)
+    busy = audit(audited)
+    assert said(busy) == []
+    assert "somebody publishes" in busy.notes[0]
+    folder = (audited.remote / publisher_lock.PATH).parent
+    assert not [path for path in folder.iterdir() if path.name.startswith(".now")]
 
 
 def test_a_step_back_is_a_warning_that_says_so(audited: Audited) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from puavo_repository import bars
 from puavo_repository.errors import (
     ConnectionLostError,
     HostKeyError,
@@ -116,6 +117,16 @@ def test_a_full_disk_is_told_from_other_failures(tmp_path: Path) -> None:
         file.close()
         tree.remove("file")
         tree.close()
+
+
+def test_what_paramiko_logs_of_a_broken_connection_is_not_shown(
+    sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bars.shown(), Proxy(sshd.port) as proxy:
+        proxy.cut_after = 0
+        with pytest.raises(ConnectionLostError):
+            _write_a_megabyte(sshd.target(tmp_path, proxy.port))
+    assert [record for record in caplog.records if record.name.startswith("paramiko")] == []
 
 
 @pytest.mark.parametrize(
