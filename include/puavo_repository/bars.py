@@ -66,8 +66,7 @@ def shown() -> Iterator[Bars | LoggedWatcher]:
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-        for library in ("paramiko", "httpx"):
-            logging.getLogger(library).setLevel(logging.WARNING)
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         yield LoggedWatcher()
         return
     logging.basicConfig(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from puavo_repository.audit.description import Description
 from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.audit.strays import KINDS
+from puavo_repository.errors import RepositoryError
 from puavo_repository.formats.metadata import Document, described_files
 from puavo_repository.stages.publish_survey import CKSUMS, listing, sha256
 from puavo_repository.storage import generations, journal, publisher_lock
@@ -44,7 +47,10 @@ class View:
 
 
 def view(tree: RemoteTree) -> View:
-    """Read everything but the files themselves. Nothing is changed, no lock is taken."""
+    """Read everything but the files themselves. Nothing is changed, no lock is taken.
+
+    Where there is a lock, a file is made beside it and removed: only that tells the server's time.
+    """
     # First the journal: what is entered in it is there, or on its way, in all that follows.
     content = read_whole(tree, journal.PATH)
     damage = "" if content is not None else "there is none"
@@ -68,7 +74,12 @@ def view(tree: RemoteTree) -> View:
 def _is_published_to(tree: RemoteTree) -> bool:
     """Say whether a publisher's lock shows signs of life; whoever died left it there."""
     lock = tree.stat(publisher_lock.PATH)
-    return lock is not None and abs(time.time() - lock.mtime) < publisher_lock.EXPIRY
+    if lock is None:
+        return False
+    now = None
+    with contextlib.suppress(RepositoryError):  # it may be only for reading: then ours has to do
+        now = publisher_lock.server_time(tree, secrets.token_hex(8))
+    return abs((now or time.time()) - lock.mtime) < publisher_lock.EXPIRY
 
 
 def of_documents(where: str, seen: View, local: Description | None) -> Iterator[Finding]:
