@@ -112,6 +112,24 @@ def test_rename_takes_the_place_of_the_old_file(tree: RemoteTree, root: Path) ->
     assert sorted(path.name for path in root.iterdir()) == ["file"]
 
 
+def test_names_in_a_local_folder_are_put_on_its_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    tree = FolderTree(Target(path=str(tmp_path)))
+    tree.make_folder("meta")
+    write_whole(tree, "meta/f", b"x")
+    root = str(tmp_path.resolve())
+    assert synced == [root, f"{root}/meta/.f.part", f"{root}/meta"]
+
+
 def test_create_refuses_what_is_there(tree: RemoteTree, root: Path) -> None:
     (root / "file").write_bytes(b"x")
     with pytest.raises((StorageError, StorageRefusedError)):
