@@ -96,11 +96,7 @@ class FolderTree:
         self._guard(new)
         with self._errors(new):
             (self._root / path).replace(self._root / new)
-            folder = os.open((self._root / new).parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync((self._root / new).parent)
 
     def claim(self, path: str, name: str) -> None:
         """Give a file a name that must be free; fails where somebody has it."""
@@ -121,6 +117,7 @@ class FolderTree:
             with self._errors(path):
                 (self._root / path).mkdir(0o755)
                 (self._root / path).chmod(0o755)  # whatever the umask made of it
+                _sync((self._root / path).parent)
 
     def remove_folder(self, path: str) -> None:
         """Remove a folder, if it is there and nothing is in it."""
@@ -245,6 +242,15 @@ class FolderFile:
     ) -> None:
         with contextlib.suppress(RepositoryError) if error else contextlib.nullcontext():
             self.close()
+
+
+def _sync(folder: Path) -> None:
+    """Put a folder's list of names on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _stat(found: os.stat_result) -> RemoteStat:

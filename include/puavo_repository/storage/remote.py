@@ -99,6 +99,11 @@ class RemoteFile(Protocol):
 class RemoteTree(Protocol):
     """A folder on a server, or one that stands for it.
 
+    After a crash of its machine: what ``RemoteFile.sync`` and, in a local folder, ``rename`` and
+    ``make_folder`` did is still there; over SFTP names are as durable as the server makes them.
+    What ``claim``, ``remove`` and ``remove_folder`` did may be undone, and a file that was not
+    synced may have holes. Each of them is done in one step or not at all.
+
     Every method raises ``TransientError`` where a retry may help (a lost or silent connection)
     and ``PermanentError`` where it cannot (permission, full disk).
     """
