@@ -158,7 +158,6 @@ def concluded(mirror: str) -> PublishReport:
         with remotes.publisher(mirror) as remote:
             found.left(*remote.look())
     except RepositoryError as error:
-        found.reached = False
         found.failed["publishing"] = str(error)
     if not found.dry_run:
         remember(remotes.chosen().mirror_dir, found)

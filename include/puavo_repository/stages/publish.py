@@ -49,15 +49,19 @@ def publish(
     Raises:
         RepositoryError: Nothing could be done at all.
     """
-    begun = time.monotonic()
     report = PublishReport(target.url, dry_run)
     with Publisher(mirror_dir, target, options, progress) as publisher:
-        try:
-            _publish(publisher, report)
-        finally:
-            report.bytes_sent = publisher.pool.sent
-            report.seconds = time.monotonic() - begun
+        _timed(publisher, report)
     return report
+
+
+def _timed(publisher: Publisher, report: PublishReport) -> None:
+    begun = time.monotonic()
+    try:
+        _publish(publisher, report)
+    finally:
+        report.bytes_sent = publisher.pool.sent
+        report.seconds = time.monotonic() - begun
 
 
 def _publish(publisher: Publisher, report: PublishReport) -> None:
@@ -94,11 +98,12 @@ def publish_all(
     """Publish to several remotes; what keeps one from being reached is in its report."""
     reports = []
     for target in targets:
+        report = PublishReport(target.url, dry_run)
         try:
-            report = publish(mirror_dir, target, options, dry_run=dry_run, progress=progress)
+            with Publisher(mirror_dir, target, options, progress) as publisher:
+                _timed(publisher, report)
         except RepositoryError as error:
             logger.error("%s", error)
-            report = PublishReport(target.url, dry_run, reached=False)
             report.failed["publishing"] = str(error)
         reports.append(report)
         if not dry_run:

@@ -29,7 +29,6 @@ class PublishReport:
         assembled: Files that the server made from others, and their size.
         present: How many files were there already.
         switched: Metadata files that were written or removed.
-        reached: Whether it could be looked at.
         withdrawn: Files that clients were not told of while they were replaced.
         held: Metadata files left as they are, and the files they wait for.
         pruned: Files that were removed, and their size.
@@ -45,7 +44,6 @@ class PublishReport:
     dry_run: bool = False
     plan: list[str] = field(default_factory=list)
     generation: int = 0
-    reached: bool = True
     uploaded: dict[str, int] = field(default_factory=dict)
     assembled: dict[str, int] = field(default_factory=dict)
     present: int = 0
@@ -121,7 +119,9 @@ class PublishReport:
     def lines(self) -> list[str]:
         """Return the report as lines for people."""
         return [
-            self._done() if self.reached else f"{self.target}: nothing could be published",
+            self._done()
+            if self.files is not None
+            else f"{self.target}: nothing could be published",
             *(f"{subject}: {problem}" for subject, problem in self.failed.items()),
             *(f"{path} waits for {', '.join(files[:3])}" for path, files in self.held.items()),
         ]
