@@ -47,7 +47,9 @@ for error in (ImageError("a.img", "is bad"), ValueError("secret-token"), None):
 dag = SimpleNamespace(dag_id="puavo_repository_prepare", task_ids=["discover"])
 unread = failures.kept({"dag": dag, "run_id": "manual__1"})
 told = notify.causes("puavo_repository_rollback", [f"cause {number}" for number in range(12)])
-print("RESULT", json.dumps([kept, unread, told]))
+notify._recorded = lambda _: ["why", "more"]
+once = notify.causes("puavo_repository_prepare", ["this task: why"])
+print("RESULT", json.dumps([kept, unread, told, once]))
 """
 
 
@@ -144,11 +146,12 @@ def test_why_tasks_failed_is_kept_and_told_within_bounds(tmp_path: Path) -> None
     """What others raise may hold a secret; what cannot be read holds no message back."""
     done = notify(tmp_path, code=KEPT)
     assert "RESULT" in done.stdout, done.stderr
-    kept, unread, told = json.loads(done.stdout.partition("RESULT ")[2].splitlines()[0])
+    kept, unread, told, once = json.loads(done.stdout.partition("RESULT ")[2].splitlines()[0])
     assert kept == ["a.img: is bad", "upload: ValueError, see the task's log"]
     assert unread == ["No task said why: one was killed, or ended by hand. See their logs"]
     # One more is that no mirror is set up here whose records could be read.
     assert told == [*(f"cause {number}" for number in range(10)), "and 3 more"]
+    assert once == ["this task: why", "more"]
 
 
 def test_a_failed_publish_names_the_remote_and_what_it_could_not_do(
@@ -186,10 +189,14 @@ def test_what_cannot_be_sent_is_an_error_that_holds_no_secret(tmp_path: Path) ->
         assert "could not be sent by_webhook: HTTP Error 500" in done.stderr
         assert "secret-token" not in done.stdout + done.stderr
 
-        ways["AIRFLOW_CONN_HOOK"] = json.dumps({"conn_type": "http", "password": "secret-token"})
-        done = notify(tmp_path, **ways)
-        assert "the password of the connection hook is not an http or https URL" in done.stderr
-        assert "secret-token" not in done.stdout + done.stderr
+        for url, reason in {
+            "secret-token": "the password of the connection hook is not an http or https URL",
+            f"{refusing.url} x": "by_webhook: InvalidURL",
+        }.items():
+            ways["AIRFLOW_CONN_HOOK"] = json.dumps({"conn_type": "http", "password": url})
+            done = notify(tmp_path, **ways)
+            assert reason in done.stderr
+            assert "secret-token" not in done.stdout + done.stderr
 
         del ways["AIRFLOW_CONN_HOOK"], ways["AIRFLOW_CONN_SMTP_DEFAULT"]
         done = notify(tmp_path, **ways)
