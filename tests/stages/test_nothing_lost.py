@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
+from puavo_repository.stages.clean import clean
 from repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
 
 V5 = "2022-03-01-120000"
@@ -57,8 +58,9 @@ def test_more_images_gone_than_was_agreed_on_change_nothing(seeded: Repository) 
         (seeded.images / name(version)).unlink()
     seeded.add(name(V1, FREE))
     before = snapshot(seeded.root)
-    with pytest.raises(MassDeleteError, match=r"2 images would go.*at most 30% at once"):
-        seeded.prepare()
+    for begin in (seeded.prepare, lambda: clean(seeded.settings())):
+        with pytest.raises(MassDeleteError, match=r"2 images would go.*at most 30% at once"):
+            begin()
     assert snapshot(seeded.root) == before
     assert seeded.prepare(max_delete=0.5).ok
     assert offered(seeded) == [name(V3), name(V4)]
