@@ -15,6 +15,7 @@ import pytest
 
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
 from puavo_repository.stages.clean import clean
+from puavo_repository.stages.describe import describe
 from repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
 
 V5 = "2022-03-01-120000"
@@ -105,6 +106,13 @@ def test_a_broken_newcomer_takes_nobody_s_place(repository: Repository) -> None:
     with pytest.raises(MassDeleteError):
         repository.prepare()
     assert public(repository.mirror) == before
+
+
+def test_clients_are_led_to_nothing_that_cleaning_removes(seeded: Repository) -> None:
+    (seeded.images / name(V1)).unlink()
+    assert name(V1) in clean(seeded.settings())
+    assert offered(seeded) == [name(V2), name(V3), name(V4)]
+    assert seeded.check() == 6
 
 
 # 5: only what can be used counts
@@ -208,8 +216,9 @@ def test_somebody_s_files_in_meta_are_neither_removed_nor_replaced(
         theirs = repository.mirror / "meta" / file
         theirs.parent.mkdir(parents=True, exist_ok=True)
         theirs.write_bytes(content)
-        with pytest.raises(StorageRefusedError, match=r"package|amxa.*no run wrote it"):
-            repository.prepare()
+        for step in (repository.prepare, lambda: describe(repository.settings())):
+            with pytest.raises(StorageRefusedError, match=r"package|amxa.*no run wrote it"):
+                step()
         assert theirs.read_bytes() == content
         theirs.unlink()
     assert repository.prepare().ok
