@@ -150,6 +150,7 @@ RUNS: list[dict[str, Any]] = [
         "tasks": {"discover": "failed"},
         "left": [("discover", "failure", SAID), ("plan", "failure", "<i>steam</i>: none")],
     },
+    {"dag": PREPARE, "id": "another", "state": "success", "conf": {"mirror_dir": "/elsewhere"}},
     {"dag": PREPARE, "id": "waiting", "state": "queued", "conf": {"dry_run": False}},
 ]
 
