@@ -81,7 +81,7 @@ def follow(mirror: str, step: Callable[[Publisher, PublishReport], object]) -> N
         with remotes.publisher(mirror) as remote:
             step(remote, report)
     except RepositoryError as error:
-        report.failed.setdefault("publishing", str(error))
+        report.failed.setdefault("publishing", str(error).removeprefix(f"{report.target}: "))
         raise
     finally:
         get_current_context()["ti"].xcom_push("done", report.changes())

@@ -104,7 +104,7 @@ def publish_all(
                 _timed(publisher, report)
         except RepositoryError as error:
             logger.error("%s", error)
-            report.failed["publishing"] = str(error)
+            report.failed["publishing"] = str(error).removeprefix(f"{target.url}: ")
         reports.append(report)
         if not dry_run:
             remember(mirror_dir, report)

@@ -212,8 +212,15 @@ def _chosen(
 
 def no_such_series(where: str, name: str, there: Collection[str]) -> SettingsError:
     """Return the error for a series that a remote does not have."""
-    known = ", ".join(sorted(there))
-    return SettingsError(where, "has no such series", expected=f"one of {known}", found=name)
+    known = ", ".join(sorted(map(_series, there)))
+    return SettingsError(
+        where, "has no such series", expected=f"one of {known}", found=_series(name)
+    )
+
+
+def _series(path: str) -> str:
+    """Return the series that a metadata file is of; a series' name stays as it is."""
+    return path.removeprefix("meta/").removesuffix(".json")
 
 
 def _snapshot(tree: RemoteTree, documents: dict[str, bytes]) -> Snapshot:
