@@ -258,3 +258,13 @@ def test_what_the_operator_removes_makes_room_on_a_full_disk(
     assert name(V1) in report.removed
     assert offered(small_disk) == [name(V2), name(V3), name(V4)]
     assert small_disk.check() == rdiffs
+
+
+def test_one_image_of_a_small_series_may_be_taken_away(repository: Repository) -> None:
+    for version in (V1, V2, V3):
+        repository.add(name(version))
+    assert repository.prepare().ok
+    (repository.images / name(V3)).unlink()
+    assert repository.prepare().ok
+    assert [entry["filename"] for entry in repository.meta()] == [name(V1), name(V2)]
+    assert not (repository.mirror / name(V3)).exists()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
@@ -65,7 +65,8 @@ def guard(settings: Settings, found: Outlook, *, proven: bool = False) -> None:
     """Stop where clients would lose more images than was agreed on.
 
     Images alone count, in bytes: they cannot be made again, and rdiffs come and go with them.
-    A newer image of the same series takes the place of one that goes.
+    A newer image of the same series takes the place of one that goes. A single image is never too
+    much where another of its series stays: so a bad one can be taken away from a small mirror.
 
     Args:
         settings: Which share may go, and whether more may this once.
@@ -97,7 +98,7 @@ def _too_much(settings: Settings, found: Outlook, *, proven: bool) -> MassDelete
         wanted &= found.facts.images.keys()
     lost = _lost(there, wanted)
     every, gone = sum(there.values()), sum(there[name] for name in lost)
-    if gone <= settings.max_delete * every:
+    if gone <= settings.max_delete * every or _is_one_of_several(lost, there.keys() & wanted):
         return None
     return MassDeleteError(
         settings.mirror_dir,
@@ -138,6 +139,10 @@ def _lost(there: Mapping[str, int], wanted: Collection[str]) -> list[str]:
         else:
             lost.append(name)
     return lost
+
+
+def _is_one_of_several(lost: Sequence[str], stay: Collection[str]) -> bool:
+    return len(lost) == 1 and any(_series(name) == _series(lost[0]) for name in stay)
 
 
 def _series(image: str) -> str:

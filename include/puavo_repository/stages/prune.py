@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from puavo_repository.errors import MassDeleteError
@@ -88,13 +89,22 @@ def prune(held: Held, facts: Facts, local: Snapshot, cleaning: Cleaning) -> Prun
             due.append(path)
         else:
             result.waiting.append(path)
-    guard(held.tree.name, facts, set(due), cleaning)
+    if not _is_one_image(due, record.files):
+        guard(held.tree.name, facts, set(due), cleaning)
     for path in due:
         held.check()
         _remove(held.tree, facts, path, result)
     _sweep(held, facts, local)
     result.waiting = [path for path in result.waiting if path in record.files]
     return result
+
+
+def _is_one_image(due: Collection[str], every: Collection[str]) -> bool:
+    """Say whether one image goes, with its rdiffs, and others stay: that is never too much."""
+    images = [path for path in due if "/" not in path]
+    return len(images) == 1 and any(
+        path not in due for path in every if path.endswith(".img") and "/" not in path
+    )
 
 
 def _remove(tree: RemoteTree, facts: Facts, path: str, result: Pruned) -> None:
