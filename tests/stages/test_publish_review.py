@@ -484,3 +484,31 @@ def test_a_file_that_vanishes_while_clients_are_told_of_it_fails_the_step(
     with pytest.raises(StorageError, match=r"2026-01-01.*not as the metadata there says"):
         publish(mirror, folder, KEEP)
     assert not of_now(folder).verified
+
+
+def test_a_file_that_was_replaced_right_before_a_kill_is_known_as_ours(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(mirror, folder, NOW).ok
+    rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
+    rdiff.write_bytes(rdiff.read_bytes()[:-1] + b"\x01a\x00")
+    prepare(mirror, [image(1), image(2)])
+    settle = switch.settle
+
+    class KilledError(Exception):
+        pass
+
+    def killed(*arguments: object) -> None:
+        settle(*arguments)  # type: ignore[arg-type]
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(switch, "settle", killed)
+        with pytest.raises(KilledError):
+            publish(mirror, folder, NOW)
+    assert publish(mirror, folder, NOW).ok
+    assert walk(remote) == []
+    prepare(mirror, [image(1), image(2)], pairs=[])
+    for _ in range(2):
+        assert publish(mirror, folder, NOW).ok
+    assert not list((remote / "rdiffs").iterdir())

@@ -13,8 +13,9 @@ import pytest
 
 from puavo_repository.errors import LockedError
 from puavo_repository.storage import generations, publisher_lock
-from puavo_repository.storage.folder import FolderTree
+from puavo_repository.storage.folder import FolderFile, FolderTree
 from puavo_repository.storage.publisher_lock import PATH, Holder, PublisherLock, server_time
+from puavo_repository.storage.remote import Access
 from puavo_repository.storage.target import Target
 from servers import elsewhere
 
@@ -172,6 +173,26 @@ def test_a_sign_of_life_is_not_given_for_another(tree: FolderTree, tmp_path: Pat
     (tmp_path / PATH).unlink()
     with pytest.raises(LockedError, match="taken over"):
         first.check()
+
+
+def test_a_sign_of_life_is_not_given_for_another_that_took_over_at_that_moment(
+    tree: FolderTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    opened = FolderTree.open
+
+    def too_late(self: FolderTree, path: str, access: Access) -> FolderFile:
+        if path == PATH and access is Access.WRITE:
+            monkeypatch.undo()
+            (tmp_path / PATH).unlink()
+            lock_of(tree, "second").acquire()
+        return opened(self, path, access)
+
+    monkeypatch.setattr(FolderTree, "open", too_late)
+    with pytest.raises(LockedError, match="taken over"):
+        first.beat(tree)
+    lock_of(tree, "second").check()
 
 
 def test_what_dead_publishers_left_is_cleared(tree: FolderTree, tmp_path: Path) -> None:

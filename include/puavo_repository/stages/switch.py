@@ -104,9 +104,6 @@ class Switch:
             placed = settle(self._tree, item, part, item.how)
             self._facts.journal.placed(path, item.size, item.sha256, placed.mtime or 0)
             self._facts.presence[path] = Presence.PRESENT
-        if proven:
-            self._held.save()
-            self._held.parts.forget(proven)
         for path in self._ours:
             self._describe(path)
         for path in self._dropped():
