@@ -25,14 +25,13 @@ def test_params_win_over_the_environment() -> None:
             "PUAVO_REPOSITORY_KNOWN_HOSTS": "/known",
             "PUAVO_REPOSITORY_SSH_KEY": "/key",
         },
-        share=0.25,
     )
     assert found.bandwidth.rate == 1_000_000
     assert found.cleaning.grace == 1.5 * DAY
     assert found.cleaning.share == 0.5
     assert found.cleaning.allow_mass_delete
     assert (found.cleaning.pause, found.cleaning.generations) == (7, 4)
-    assert (found.connections, found.share) == (2, 0.25)
+    assert found.connections == 2
     target = found.target("sftp://host/path")
     assert (target.key_file, target.known_hosts) == ("/key", ("/known",))
 

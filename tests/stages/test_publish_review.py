@@ -18,11 +18,12 @@ from puavo_repository import retry
 from puavo_repository.errors import (
     ConnectionLostError,
     LockedError,
+    MassDeleteError,
     PublishError,
     RepositoryError,
     StorageError,
 )
-from puavo_repository.stages import switch, transfers, upload
+from puavo_repository.stages import switch, transfer, transfers, upload
 from puavo_repository.stages.held import held
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
@@ -493,7 +494,7 @@ def test_a_file_that_was_replaced_right_before_a_kill_is_known_as_ours(
     rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
     rdiff.write_bytes(rdiff.read_bytes()[:-1] + b"\x01a\x00")
     prepare(mirror, [image(1), image(2)])
-    settle = switch.settle
+    settle = transfer.settle
 
     class KilledError(Exception):
         pass
@@ -512,3 +513,20 @@ def test_a_file_that_was_replaced_right_before_a_kill_is_known_as_ours(
     for _ in range(2):
         assert publish(mirror, folder, NOW).ok
     assert not list((remote / "rdiffs").iterdir())
+
+
+def test_making_room_takes_no_more_from_clients_than_was_agreed_on(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(mirror, folder, NOW).ok
+    before = tree_of(remote)
+    for day in (3, 4):
+        (mirror / image(day)).write_bytes(content(day, 300_000))
+    prepare(mirror, [image(3), image(4)], pairs=[])
+    monkeypatch.setattr(FolderTree, "free_space", lambda _tree: 1000)
+    careful = replace(NOW, cleaning=replace(NOW.cleaning, share=0.3))
+    found = None
+    with pytest.raises(MassDeleteError):
+        found = publish(mirror, folder, careful)
+    assert found is None
+    assert tree_of(remote) == before

@@ -33,7 +33,7 @@ def test_the_sum_of_all_users_stays_below_the_limit(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(time, "sleep", sleep)
-    throttle = Throttle(Bandwidth(1_000_000), share=0.5)
+    throttle = Throttle(Bandwidth(500_000))
     for _ in range(20):
         throttle.admit(100_000, lambda: taken.append(clock[0]))
     assert 2_000_000 / 500_000 - 0.5 <= clock[0] - 100 <= 2_000_000 / 500_000

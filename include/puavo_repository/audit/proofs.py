@@ -60,7 +60,7 @@ class Proofs:
         ]
 
     def _proven(self, file: DescribedFile, source: str, target: str) -> Finding | None:
-        from puavo_repository.delta.proof import prove  # compiled code, slow to load
+        from puavo_repository.delta import contained, work  # compiled code, slow to load
 
         try:
             basis = self._source(source)
@@ -72,7 +72,14 @@ class Proofs:
                     f"could not be applied: the image {source} is not here",
                     remedy="Put it back, or take it out of extra_rdiffs and prepare again",
                 )
-            prove(basis, self._root / target, self._root / file.path, self._watcher.advance)
+            goal, rdiff = self._root / target, self._root / file.path
+            contained.call(
+                rdiff,
+                "while it proved this rdiff",
+                work.prove,
+                *(basis, goal, rdiff),
+                progress=self._watcher.advance,
+            )
         except DeltaError as error:
             return Finding(
                 Severity.ERROR,

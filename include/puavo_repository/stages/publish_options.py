@@ -23,7 +23,6 @@ class Options:
     Attributes:
         connections: How many connections to one remote may be open for transfers.
         bandwidth: How many bytes a second may be sent.
-        share: What part of the bandwidth is this process'.
         cleaning: When and how much may be removed.
         ssh_key: File of the private key for remotes given as URLs; empty for the SSH agent
             and ``~/.ssh/id_*``.
@@ -40,7 +39,6 @@ class Options:
 
     connections: int = default("connections")
     bandwidth: Bandwidth = field(default_factory=Bandwidth)
-    share: float = 1.0
     cleaning: Cleaning = field(default_factory=Cleaning)
     ssh_key: str = ""
     known_hosts: str = ""
@@ -55,9 +53,7 @@ class Options:
         return parse_target(url, key_file=self.ssh_key, known_hosts=self.known_hosts)
 
 
-def load(
-    values: Mapping[str, Any], environment: Mapping[str, str] | None = None, share: float = 1.0
-) -> Options:
+def load(values: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Options:
     """Read the settings of publishing.
 
     See ``settings.Model``, and the README.
@@ -65,7 +61,6 @@ def load(
     Args:
         values: Params of a DAG run or options of the command; None counts as not given.
         environment: The process' environment by default.
-        share: What part of the bandwidth is this process'.
 
     Raises:
         SettingsError: A value cannot be used.
@@ -74,7 +69,6 @@ def load(
     return Options(
         connections=found.connections,
         bandwidth=Bandwidth.parse(found.bandwidth),
-        share=share,
         cleaning=Cleaning(
             grace=found.grace_days * DAY,
             share=found.max_delete,

@@ -68,12 +68,10 @@ class Throttle:
 
     Args:
         bandwidth: The limit.
-        share: What part of it is for this process, where several publish side by side.
     """
 
-    def __init__(self, bandwidth: Bandwidth | None = None, share: float = 1.0) -> None:
+    def __init__(self, bandwidth: Bandwidth | None = None) -> None:
         self._bandwidth = bandwidth or Bandwidth()
-        self._share = share
         self._free_at = 0.0  # when all that was admitted so far has passed at the rate
         self._lock = threading.Lock()
 
@@ -86,7 +84,7 @@ class Throttle:
                 are due: a connection whose answers nobody takes would count as stalled. What
                 it raises, for one that was closed or lost, ends the wait.
         """
-        rate = self._bandwidth.at(time.localtime().tm_hour) * self._share
+        rate = self._bandwidth.at(time.localtime().tm_hour)
         if not rate:
             return
         now = time.monotonic()
