@@ -25,8 +25,13 @@ from puavo_repository.stages.configure import configure
 from puavo_repository.stages.describe import describe
 from puavo_repository.stages.discover import discover
 from puavo_repository.stages.plan import look, make_plan
+from puavo_repository.stages.publish_plan import Presence
+from puavo_repository.stages.publish_snapshot import snapshot
+from puavo_repository.stages.publish_survey import Facts
+from puavo_repository.stages.publish_survey import make_plan as make_plan_of_publishing
 from puavo_repository.stages.report import report
 from puavo_repository.storage.files import Identity
+from puavo_repository.storage.journal import Journal
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.state import ImageRecord, RdiffRecord
 from repository import Quiet
@@ -86,6 +91,27 @@ def timed(label: str, work: Callable[[], Any]) -> Any:
     return result
 
 
+def publishing(settings: Settings) -> None:
+    """Measure the plans of publishing: to an empty remote, and where every other file is there."""
+    local = timed("publish: snapshot", lambda: snapshot(settings.mirror_dir))
+    for label, every in (("the first time", 0), ("every other file", 2)):
+        facts = Facts(Journal(), {})
+        for index, path in enumerate(local.wanted):
+            there = every and index % every
+            facts.presence[path] = Presence.PRESENT if there else Presence.MISSING
+        plan = timed(
+            f"publish: {label}",
+            lambda facts=facts: make_plan_of_publishing(_Server(), local, facts),  # type: ignore[arg-type, misc]
+        )
+        sys.stdout.write(f"{'':26} {len(plan.transfers)} transfers\n")
+
+
+class _Server:
+    """What a plan asks of a remote."""
+
+    can_copy = True
+
+
 def main(series: int, each: int) -> None:
     """Measure each step by itself, then a whole night."""
     with tempfile.TemporaryDirectory() as folder:
@@ -103,6 +129,7 @@ def main(series: int, each: int) -> None:
         timed("report", lambda: report(settings, time.time()))
         timed("dry run", lambda: dry_run(settings))
         timed("a night without news", lambda: prepare(settings, Quiet(), "a benchmark"))
+        publishing(settings)
         rdiffs = len(found.plan.states)
         sys.stdout.write(f"{len(inventory.images)} images, {series} series, {rdiffs} rdiffs\n")
 
