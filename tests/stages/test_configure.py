@@ -124,3 +124,15 @@ def test_unchanged_files_are_not_touched(repository: Repository) -> None:
     run(repository)
     assert {path: path.stat().st_mtime_ns for path in Path(repository.puavo_os).rglob("*")} == times
     assert (repository.config / "buster.json").read_text().startswith(f'{{"{SERIES}":   [')
+
+
+def test_what_was_set_aside_last_is_what_comes_back(repository: Repository) -> None:
+    image = repository.images / name(V3)
+    for extra in (V1, V2):
+        wanted = {"images": [image.name], "extra_rdiffs": {image.name: [name(extra)]}}
+        path = repository.write_config("buster", {SERIES: wanted})
+        os.utime(path, (1, 1))  # as copied from elsewhere, with its time
+        run(repository)
+    image.touch()
+    run(repository)
+    assert repository.read_config("buster")[SERIES]["extra_rdiffs"] == {image.name: [name(V2)]}

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
+from puavo_repository.prepare import dry_run
 from puavo_repository.stages.clean import clean
 from puavo_repository.stages.describe import describe
+from puavo_repository.stages.plan import DiffState
 from repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
 
 V5 = "2022-03-01-120000"
@@ -268,3 +270,29 @@ def test_one_image_of_a_small_series_may_be_taken_away(repository: Repository) -
     assert repository.prepare().ok
     assert [entry["filename"] for entry in repository.meta()] == [name(V1), name(V2)]
     assert not (repository.mirror / name(V3)).exists()
+
+
+def test_somebody_s_cksums_is_not_replaced(repository: Repository) -> None:
+    repository.add(name(V1))
+    repository.mirror.mkdir()
+    (repository.mirror / "CKSUMS").write_bytes(b"my own notes\n")
+    with pytest.raises(StorageRefusedError, match=r"CKSUMS.*no run wrote it"):
+        repository.prepare()
+    assert (repository.mirror / "CKSUMS").read_bytes() == b"my own notes\n"
+
+
+@pytest.mark.parametrize("version", [V2, V4])
+@pytest.mark.parametrize("how", ["unreachable", "broken"])
+def test_what_cannot_be_made_with_an_image_is_not_tried_and_not_counted_as_failed_beside_it(
+    seeded: Repository, how: str, version: str
+) -> None:
+    victim = seeded.images / name(version)
+    if how == "unreachable":
+        victim.unlink()
+        victim.symlink_to(seeded.root / "unmounted" / victim.name)
+    else:
+        victim.write_bytes(victim.read_bytes()[:2000])
+    next((seeded.mirror / "rdiffs").glob(f"*{V2}*{V4}*")).unlink()
+    assert dry_run(seeded.settings()).pairs(DiffState.MISSING) == []
+    found = seeded.prepare()
+    assert {failure.name for failure in found.failures} == {victim.name}
