@@ -293,6 +293,7 @@ def test_what_cannot_be_made_with_an_image_is_not_tried_and_not_counted_as_faile
     else:
         victim.write_bytes(victim.read_bytes()[:2000])
     next((seeded.mirror / "rdiffs").glob(f"*{V2}*{V4}*")).unlink()
-    assert dry_run(seeded.settings()).pairs(DiffState.MISSING) == []
+    tried = dry_run(seeded.settings()).pairs(DiffState.MISSING)
+    assert not [pair for pair in tried if victim.name in {pair.source, pair.target}]
     found = seeded.prepare()
     assert {failure.name for failure in found.failures} == {victim.name}
