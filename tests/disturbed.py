@@ -26,11 +26,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from puavo_repository.delta import contained
+from puavo_repository.delta.engine import Progress, no_progress
 from puavo_repository.errors import RepositoryError
 from servers import tool
 
-PATIENCE = 30.0  # seconds; a run takes less than one
-STEPS = ("rename", "replace", "link", "unlink", "fsync", "ftruncate", "pwrite", "write", "mkdir")
+PATIENCE = 120.0  # seconds; a run takes less than one, where it has a core for itself
+STEPS = (
+    *("rename", "replace", "link", "symlink", "unlink", "mkdir", "rmdir", "chmod", "fchmod"),
+    *("fsync", "ftruncate", "truncate", "pwrite", "write", "copy_file_range", "utime"),
+)
 UNEXPECTED = 70  # exit status of a run that met an error which is none of ours
 FAILED = 1
 
@@ -57,9 +62,17 @@ class Disturbance(Protocol):
 
 @dataclass(frozen=True)
 class Kill:
-    """SIGKILL just before the N-th step that changes a file system."""
+    """A signal just before the N-th step that changes a file system.
+
+    Attributes:
+        step: Which.
+        number: Of the signal.
+        steps: Those that count.
+    """
 
     step: int
+    number: int = signal.SIGKILL
+    steps: tuple[str, ...] = STEPS
 
     def arm(self, tell: Callable[[str], object]) -> None:
         lock, taken = threading.Lock(), 0
@@ -71,12 +84,12 @@ class Kill:
                     taken += 1
                     if taken == self.step:
                         tell("killed")
-                        os.kill(os.getpid(), signal.SIGKILL)
+                        os.kill(os.getpid(), self.number)
                 return step(*arguments, **more)
 
             return run
 
-        for name in STEPS:
+        for name in self.steps:
             setattr(os, name, counted(getattr(os, name)))
         atexit_of_run.append(lambda: tell(f"steps {taken}"))
 
@@ -265,6 +278,7 @@ def _live(
         os._exit(UNEXPECTED)
 
     signal.signal(signal.SIGTERM, told)
+    contained.call = _called_here
     logging.getLogger().handlers = [Handler()]
     threading.excepthook = lambda found: tell(_trace(found.exc_value)) and None
     gate.wait()
@@ -282,6 +296,19 @@ def _live(
     for last in atexit_of_run:
         last()
     os._exit(status)
+
+
+def _called_here(
+    subject: Path,
+    doing: str,
+    work: Callable[..., Any],
+    *given: Any,
+    progress: Progress = no_progress,
+) -> Any:
+    """Stand for ``contained.call``: what happens to a run happens to this work too, and the helper
+    that forks its processes need not be started, which takes a second.
+    """
+    return work(*given, progress)
 
 
 def _trace(error: BaseException | None) -> str:
