@@ -14,11 +14,17 @@ from pathlib import Path
 
 from mirrors import tree_of, walk
 from puavo_repository import retry
-from puavo_repository.stages import publisher
+from puavo_repository.formats import metadata
+from puavo_repository.stages import publisher, transfers, upload
+from puavo_repository.stages.describe import describe
+from puavo_repository.stages.diff import diff
+from puavo_repository.stages.fingerprint import fingerprint
+from puavo_repository.stages.plan import Pair
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish_all
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publisher import Publisher
+from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.target import Target
 from repository import AMXA, FREE, V1, Repository, name
 
@@ -49,6 +55,13 @@ def publish(
     return report.ok
 
 
+def publish_in_pieces(mirror: Path, target: Target) -> bool:
+    """Publish small files as large ones are: in pieces, put on the disk now and then."""
+    upload.PIECE, upload.AHEAD, upload.SYNC_EVERY = 4 << 10, 16 << 10, 16 << 10
+    transfers.LARGE = 20 << 10
+    return publish(mirror, target)
+
+
 def publish_after_all(mirror: Path, target: Target) -> bool:
     """Publish what was stepped back from."""
     return publish(mirror, target, allow=True)
@@ -59,6 +72,37 @@ def step_back(mirror: Path, target: Target) -> bool:
     with Publisher(mirror, target, Options(connections=2)) as publisher:
         publisher.roll_back(None)
     return True
+
+
+def one_step(mirror: Path, target: Target, step: str, cleaning: Cleaning = AT_ONCE) -> bool:
+    """Do one step of publishing, as a task of a DAG run does: upload, switch or clean."""
+    retry.FIRST_DELAY = 0.02
+    publisher.SPARE = -(1 << 40)
+    with Publisher(mirror, target, Options(connections=2, cleaning=cleaning)) as one:
+        done = getattr(one, step)()
+    return not getattr(done, "failed", None)
+
+
+def one_task(repository: Repository, stage: str, *names: str) -> bool:
+    """Do one step of preparing, as a task does: fingerprint, diff (of a pair) or describe."""
+    settings = repository.settings()
+    if stage == "fingerprint":
+        fingerprint(settings, names[0])
+    elif stage == "diff":
+        diff(settings, Pair(*names))
+    else:
+        with Mirror(settings.mirror_dir).writing("a task"):
+            describe(settings, names)
+    return True
+
+
+def told(remote: Path) -> set[tuple[str, str]]:
+    """Return what clients are told of: paths and sha256."""
+    return {
+        (file.path, file.digests["sha256"])
+        for path in (remote / "meta").glob("[!.]*.json")
+        for file in metadata.described_files(metadata.parse(path.read_bytes()))
+    }
 
 
 class Nights:

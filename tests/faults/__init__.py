@@ -41,6 +41,9 @@ from faults.failing import (
     ServerFailsRollback,
 )
 from faults.fault import Fault
+from faults.overtaken import LockStolen, RollbackBetween, StaleTask
+from faults.power import ServerPowerCut
+from faults.vanished import ImageDirUnmounted, StateCleared, TruncatedNewcomer
 
 __all__ = ["FAULTS", "Fault"]
 
@@ -79,4 +82,11 @@ FAULTS: dict[str, type[Fault]] = {
     "changed-image": ChangedImage,
     "clock-prepare": ClockPrepare,
     "clock-publish": ClockPublish,
+    "stale-task": StaleTask,
+    "rollback-between": RollbackBetween,
+    "lock-stolen": LockStolen,
+    "server-power-cut": ServerPowerCut,
+    "image-dir-unmounted": ImageDirUnmounted,
+    "truncated-newcomer": TruncatedNewcomer,
+    "operator-clears-state": StateCleared,
 }
