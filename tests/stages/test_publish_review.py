@@ -35,6 +35,7 @@ from puavo_repository.storage import generations, journal, parts, publisher_lock
 from puavo_repository.storage.folder import FolderFile, FolderTree
 from puavo_repository.storage.parts import Part
 from puavo_repository.storage.publisher_lock import PublisherLock
+from puavo_repository.storage.remote import read_whole
 from puavo_repository.storage.target import Target
 from servers import Sshd
 
@@ -127,6 +128,33 @@ def test_who_lost_the_lock_writes_nothing(
     assert left == [tree_of(remote)]
     assert documents(remote)[f"meta/{SERIES}.json"] == good[f"meta/{SERIES}.json"]
     assert image(3) in of_now(folder).rejected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f"meta/{SERIES}.json", "CKSUMS", journal.PATH, f"{generations.GENERATIONS}/2.json"],
+)
+def test_a_lock_that_is_lost_while_a_document_is_written_is_noticed(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """A server's disk may take its time; the lock is looked at when all is on it."""
+    assert publish(mirror, folder, KEEP).ok
+    before = read_whole(FolderTree(folder), path)
+    add_image(mirror, [image(1), image(2)])
+    real, above, _, name = FolderFile.sync, *path.rpartition("/")
+    part = f"{above}/.{name}.part" if above else f".{name}.part"
+
+    def sync(file: FolderFile) -> None:
+        real(file)
+        if file._path == part:
+            monkeypatch.undo()
+            make_stale(remote)
+            PublisherLock(FolderTree(folder)).acquire()
+
+    monkeypatch.setattr(FolderFile, "sync", sync)
+    with pytest.raises(LockedError):
+        publish(mirror, folder, KEEP)
+    assert read_whole(FolderTree(folder), path) == before
 
 
 def test_the_lock_is_kept_alive_for_as_long_as_clients_are_given_time(

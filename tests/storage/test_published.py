@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 from puavo_repository.storage import published
+from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.published import Published
 
 WWW = "sftp://mirror@www/srv/mirror"
@@ -18,6 +21,21 @@ def test_what_was_published_is_kept_as_it_was_given(tmp_path: Path) -> None:
     assert left.reached
     assert left.changed == left.verified == left.checked is not None
     assert left.restored is None
+
+
+def test_what_a_killed_publisher_left_beside_its_record_goes_when_nobody_writes_it(
+    tmp_path: Path,
+) -> None:
+    """Publishing takes no lock of the mirror, so what is young may be on its way."""
+    published.remember(tmp_path, WWW, 4, files={}, problems={})
+    folder = published.records(tmp_path).folder
+    old, young = (folder / f".{name}.json.0123abcd.part" for name in ("old", "young"))
+    for part in (old, young):
+        part.touch()
+    os.utime(old, (0, time.time() - 2 * 3600))
+    with Mirror(tmp_path).writing("a test"):
+        pass
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_a_remote_with_problems_is_not_verified_but_its_files_are_known(tmp_path: Path) -> None:
