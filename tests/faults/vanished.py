@@ -16,6 +16,8 @@ from nights import KEPT, prepare, told
 from puavo_repository.storage.generations import FOLDER as JOURNAL
 from puavo_repository.storage.state import FOLDER as STATE
 
+PADDING = 4096  # bytes at most; an image that lacks some of them is whole
+
 
 class ImageDirUnmounted(OfPrepare):
     """The disk of the images is not mounted when a night begins, or goes while it runs."""
@@ -86,7 +88,7 @@ class TruncatedNewcomer(OfPrepare):
         kept = told(self.nights.mirror)
         image = self.nights.add()
         whole = image.read_bytes()
-        os.truncate(image, self.chance.randrange(len(whole)))
+        os.truncate(image, self.chance.randrange(len(whole) - PADDING))
         done = self.step()
         lost = sorted(path for path, _ in kept - told(self.nights.mirror))
         trace = f"Traceback: a broken image pushed out {lost}" if lost else ""
@@ -102,12 +104,15 @@ class StateCleared(OfPublish):
     """An operator removes what we remember of a mirror, or of a remote."""
 
     def fall(self) -> None:
-        """No series goes: without its id, a mirror has to describe all that is there."""
+        """Nothing goes between the night and the clearing.
+
+        Without its id, a mirror has to describe all that is there; and images that nothing says
+        are ours stay where they are.
+        """
         self.nights.add()
         for old in self.nights.series()[:-KEPT]:
             old.unlink()
-        if self.chance.random() < 0.5:
-            run(prepare, self.nights.repository)
+        run(prepare, self.nights.repository)
 
     def strike(self) -> Run:
         clear: Callable[[], object] = self.chance.choice((self._mirror, self._journal, self._notes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from servers import Sshd, elsewhere
 
 KEEP = Options(cleaning=Cleaning(share=1.0, pause=0.0))
 OTHER = "puavo-os-other-bookworm-amd64"
+Check = Callable[[], object]
 
 
 @pytest.fixture
@@ -269,12 +271,12 @@ def test_a_killed_step_is_ended_by_the_next_one_and_goes_no_further(
     class KilledError(Exception):
         pass
 
-    def until_killed(tree: RemoteTree, path: str, content: bytes) -> None:
+    def until_killed(tree: RemoteTree, path: str, content: bytes, *more: Check) -> None:
         nonlocal left
         if left == 0:
             raise KilledError
         left -= 1
-        write_whole(tree, path, content)
+        write_whole(tree, path, content, *more)
 
     with monkeypatch.context() as patched:
         patched.setattr(switch, "write_whole", until_killed)
@@ -415,9 +417,9 @@ def test_a_step_that_was_killed_before_the_journal_knew_is_no_change_by_others(
     save, when = journal.save, (remote / "CKSUMS").stat().st_mtime
     saved: list[journal.Journal] = []
 
-    def once(tree: RemoteTree, record: journal.Journal) -> None:
+    def once(tree: RemoteTree, record: journal.Journal, *more: Check) -> None:
         if not saved:
-            save(tree, record)
+            save(tree, record, *more)
         saved.append(record)
 
     with monkeypatch.context() as killed:
@@ -444,9 +446,9 @@ def test_a_night_that_was_killed_before_the_journal_knew_can_be_gone_back_to(
     nights(mirror, target, remote, 1)
     save, saved = journal.save, set()
 
-    def once(tree: RemoteTree, record: journal.Journal) -> None:
+    def once(tree: RemoteTree, record: journal.Journal, *more: Check) -> None:
         if 2 not in saved:  # generation 2 has begun, and its metadata comes now
-            save(tree, record)
+            save(tree, record, *more)
         saved.add(record.generation)
 
     names = add_image(mirror, [image(1), image(2)], keep=3)

@@ -47,8 +47,7 @@ class Held:
             LockedError: It was taken over; nothing was written.
         """
         with self.using:
-            self.check()
-            journal.save(self.tree, self.journal)
+            journal.save(self.tree, self.journal, self.check)
 
 
 @contextmanager

@@ -92,8 +92,7 @@ def prune(held: Held, facts: Facts, local: Snapshot, cleaning: Cleaning) -> Prun
     if not _is_one_image(due, record.files):
         guard(held.tree.name, facts, set(due), cleaning)
     for path in due:
-        held.check()
-        _remove(held.tree, facts, path, result)
+        _remove(held, facts, path, result)
     _sweep(held, facts, local)
     result.waiting = [path for path in result.waiting if path in record.files]
     return result
@@ -107,13 +106,15 @@ def _is_one_image(due: Collection[str], every: Collection[str]) -> bool:
     )
 
 
-def _remove(tree: RemoteTree, facts: Facts, path: str, result: Pruned) -> None:
-    entry, found = facts.journal.files[path], tree.stat(path)
+def _remove(held: Held, facts: Facts, path: str, result: Pruned) -> None:
+    tree, entry = held.tree, facts.journal.files[path]
+    found = tree.stat(path)
     if found is None:
         pass  # somebody was faster
     elif not _is_as_we_left_it(tree, path, entry, found):
         logger.warning("%s/%s: somebody changed it, so it is left there", tree.name, path)
     else:
+        held.check()
         tree.remove(path)
         result.removed[path] = entry.size
         logger.info("%s/%s: removed, %s", tree.name, path, mega(entry.size))

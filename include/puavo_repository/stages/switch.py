@@ -156,8 +156,7 @@ class Switch:
             frozenset(path for path, entry in record.files.items() if not entry.ours),
             record.mirror,
         )
-        self._held.check()
-        generations.save(self._tree, new, self._cleaning.generations)
+        generations.save(self._tree, new, self._cleaning.generations, self._held.check)
         # Only now: a generation without a record would cut off the way back behind it.
         record.generation, record.verified = new.number, False
         self._held.save()
@@ -253,8 +252,7 @@ class Switch:
         self._facts.documents[path] = document
 
     def _write(self, path: str, content: bytes) -> None:
-        self._held.check()
-        write_whole(self._tree, path, content)
+        write_whole(self._tree, path, content, self._held.check)
         found = self._tree.stat(path)
         if found is None:
             raise StorageError(f"{self._tree.name}/{path}", "was removed while it was published")

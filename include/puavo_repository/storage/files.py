@@ -21,6 +21,7 @@ import os
 import secrets
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -243,10 +244,12 @@ def _refuse_broken_link(path: Path) -> None:
             )
 
 
-def sweep(folder: Path) -> None:
-    """Remove the part files that a killed process left in a folder."""
+def sweep(folder: Path, older: float = 0.0) -> None:
+    """Remove the part files that a killed process left in a folder, so many seconds ago."""
     for part in listed(folder, f".*{PART}"):
-        remove(part)
+        found = Identity.at(part)
+        if not older or (found is not None and found.mtime / 1e9 < time.time() - older):
+            remove(part)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ They lie on the remote beside the journal. Whatever is read there may be somebod
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -63,7 +63,7 @@ class Generation:
     mirror: str = ""
 
 
-def save(tree: RemoteTree, new: Generation, before: int) -> None:
+def save(tree: RemoteTree, new: Generation, before: int, check: Callable[[], object]) -> None:
     """Keep what a generation replaces, so that a rollback is possible, and drop the oldest.
 
     Args:
@@ -71,6 +71,7 @@ def save(tree: RemoteTree, new: Generation, before: int) -> None:
         new: The generation that begins.
         before: How many generations before it can be gone back to; after a rollback one more,
             or it could not be ended once it was killed.
+        check: Called before each write; see ``write_whole``.
     """
     tree.make_folder(GENERATIONS)
     values = {
@@ -82,7 +83,7 @@ def save(tree: RemoteTree, new: Generation, before: int) -> None:
         "others": sorted(new.others),
         "mirror": new.mirror,
     }
-    write_whole(tree, f"{GENERATIONS}/{new.number}.json", sealed.dumps(values))
+    write_whole(tree, f"{GENERATIONS}/{new.number}.json", sealed.dumps(values), check)
     for number in kept(tree):
         if number <= new.number - before - (new.restored is not None):
             tree.remove(f"{GENERATIONS}/{number}.json")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -201,9 +201,9 @@ def load(tree: RemoteTree) -> Journal:
     return _worked_out(tree, kept)
 
 
-def save(tree: RemoteTree, journal: Journal) -> None:
-    """Replace the journal on the remote."""
-    write_whole(tree, PATH, journal.render())
+def save(tree: RemoteTree, journal: Journal, check: Callable[[], object] = lambda: None) -> None:
+    """Replace the journal on the remote; see ``write_whole``."""
+    write_whole(tree, PATH, journal.render(), check)
 
 
 def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:

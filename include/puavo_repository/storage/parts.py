@@ -88,10 +88,10 @@ class Parts:
                 self._save()
 
     def _save(self) -> None:
-        self._check()
         if self._known:
-            write_whole(self._tree, PATH, _render(self._known))
+            write_whole(self._tree, PATH, _render(self._known), self._check)
         else:
+            self._check()
             self._tree.remove(PATH)
 
 

@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 
 from puavo_repository.formats import metadata
 from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.state import Records
+from puavo_repository.storage.state import REMOTES, Records
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Published:
 
 def records(mirror: Path) -> Records[Published]:
     """Return the records of a mirror."""
-    return Records(Mirror(mirror).state.folder / "remotes", Published.from_dict)
+    return Records(Mirror(mirror).state.folder / REMOTES, Published.from_dict)
 
 
 def known(mirror: Path, address: str) -> Published:

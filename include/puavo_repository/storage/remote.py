@@ -195,12 +195,22 @@ def read_whole(tree: RemoteTree, path: str, limit: int = 64 << 20) -> bytes | No
     return b"".join(tree.read(path, [Range(0, found.size)]))
 
 
-def write_whole(tree: RemoteTree, path: str, content: bytes) -> None:
-    """Write a small file so that a reader finds the old content or the new, never a part."""
+def write_whole(
+    tree: RemoteTree, path: str, content: bytes, check: Callable[[], object] = lambda: None
+) -> None:
+    """Write a small file so that a reader finds the old content or the new, never a part.
+
+    Args:
+        tree: The remote.
+        path: Where.
+        content: What.
+        check: Called when all of it is on the disk, right before it gets its name; may raise.
+    """
     folder, _, name = path.rpartition("/")
     part = f"{folder}/.{name}.part" if folder else f".{name}.part"
     tree.remove(part)
     with tree.open(part, Access.CREATE) as file:
         file.write(0, content)
         file.sync()
+    check()
     tree.rename(part, path)

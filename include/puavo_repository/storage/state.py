@@ -36,6 +36,7 @@ from puavo_repository.storage import files
 from puavo_repository.storage.files import Identity
 
 FOLDER = ".puavo-repository"
+REMOTES = "remotes"
 ADOPTED = "adopted"  # in place of the engine of an rdiff that another system made
 
 
@@ -274,3 +275,5 @@ class State:
             self.anchors,
         ):
             files.sweep(folder)
+        # Whoever publishes keeps these without the mirror's lock; it takes no hour.
+        files.sweep(self.folder / REMOTES, older=3600)
