@@ -406,35 +406,34 @@ def test_the_lock_is_looked_at_before_each_write_that_others_rely_on(
         check(lock)
         sure.now = True
 
-    def noted(kind: str, real: Callable[..., object]) -> Callable[..., object]:
-        def write(*arguments: object) -> object:
-            writes.setdefault(kind, []).append(getattr(sure, "now", False))
-            sure.now = False
+    def kind_of(path: str) -> str:
+        """Return what kind of file that others rely on this is, if it is one."""
+        if Path(path).name.startswith("."):
+            return ""
+        if path.endswith((".img", ".rdiff")):
+            return "data" if (remote / path).exists() else ""
+        if path.startswith(generations.GENERATIONS):
+            return "generation"
+        kinds = {journal.PATH: "journal", parts.PATH: "parts", "CKSUMS": "CKSUMS"}
+        return kinds.get(path, "metadata" if path.startswith("meta/puavo") else "")
+
+    def noted(real: Callable[..., object]) -> Callable[..., object]:
+        def change(*arguments: object) -> object:
+            kind = kind_of(str(arguments[-1]))
+            if kind:
+                writes.setdefault(kind, []).append(getattr(sure, "now", False))
+                sure.now = False
             return real(*arguments)
 
-        return write
-
-    def of_clients(real: Callable[..., object], at: int) -> Callable[..., object]:
-        known = noted("data", real)
-
-        def write(*arguments: object) -> object:
-            path = str(arguments[at])
-            name = path.rpartition("/")[2]
-            named = not path.startswith(".") and not name.startswith(".")
-            known_there = (remote / path).exists() and path.endswith((".img", ".rdiff"))
-            return (known if named and known_there else real)(*arguments)
-
-        return write
+        return change
 
     monkeypatch.setattr(PublisherLock, "check", checked)
-    for module in (journal, switch, generations, parts):
-        monkeypatch.setattr(module, "write_whole", noted(module.__name__, module.write_whole))
-    monkeypatch.setattr(FolderTree, "remove", of_clients(FolderTree.remove, 1))
-    monkeypatch.setattr(FolderTree, "rename", of_clients(FolderTree.rename, 2))
+    monkeypatch.setattr(FolderTree, "remove", noted(FolderTree.remove))
+    monkeypatch.setattr(FolderTree, "rename", noted(FolderTree.rename))
     assert publish(mirror, folder, NOW).withdrawn
     prepare(mirror, names[1:])
     assert publish(mirror, folder, NOW).pruned
-    assert len(writes) == 5
+    assert len(writes) == 6
     assert {kind: all(found) for kind, found in writes.items()} == dict.fromkeys(writes, True)
 
 

@@ -86,6 +86,7 @@ def save(tree: RemoteTree, new: Generation, before: int, check: Callable[[], obj
     write_whole(tree, f"{GENERATIONS}/{new.number}.json", sealed.dumps(values), check)
     for number in kept(tree):
         if number <= new.number - before - (new.restored is not None):
+            check()
             tree.remove(f"{GENERATIONS}/{number}.json")
 
 
