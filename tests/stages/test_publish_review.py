@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import threading
@@ -557,3 +558,67 @@ def test_making_room_takes_no_more_from_clients_than_was_agreed_on(
         found = publish(mirror, folder, careful)
     assert found is None
     assert tree_of(remote) == before
+
+
+def test_a_part_that_is_not_proven_or_of_another_content_gets_no_name(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    assert publish(mirror, folder, NOW).ok
+    rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
+    path, old = f"rdiffs/{rdiff.name}", rdiff.read_bytes()
+    rdiff.write_bytes(old[:-1] + b"\x01a\x00")
+    prepare(mirror, [image(1), image(2)])
+    size, digest = rdiff.stat().st_size, sha256(rdiff.read_bytes())
+    part = f"rdiffs/.{rdiff.name}.{digest[:16]}.{'1' * 8}.part"
+    for known in (Part(part, size, digest, size), Part(part, size, "0" * 64, size, proven=True)):
+        (remote / part).write_bytes(bytes(size))
+        with held(FolderTree(folder)) as other:
+            other.parts.forget([path])
+            other.parts.put(path, known)
+        with Publisher(mirror, folder, NOW) as publisher:
+            publisher.switch()
+        assert (remote / path).read_bytes() == old
+    assert publish(mirror, folder, NOW).ok
+    assert tree_of(remote) == tree_of(mirror)
+
+
+def test_metadata_of_others_stays_with_what_it_names(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    theirs = image(9)
+    (remote / "meta").mkdir()
+    (remote / theirs).write_bytes(b"theirs")
+    document = {OTHER: {"images": [{"filename": theirs, "size": 6}]}}
+    (remote / "meta" / f"{OTHER}.json").write_text(json.dumps(document))
+    for _ in range(2):
+        assert publish(mirror, folder, NOW).ok
+    assert (remote / "meta" / f"{OTHER}.json").exists()
+    assert (remote / theirs).read_bytes() == b"theirs"
+
+
+def test_a_lost_journal_makes_nothing_of_others_ours(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    for name in (image(1), image(2)):
+        shutil.copy(mirror / name, remote / name)
+    assert publish(mirror, folder, NOW).ok
+    (remote / journal.PATH).unlink()
+    names = add_image(mirror, [image(1), image(2)])
+    prepare(mirror, names[-1:], pairs=[])
+    for _ in range(2):
+        assert publish(mirror, folder, NOW).ok
+    assert (remote / image(1)).exists()
+    assert (remote / image(2)).exists()
+
+
+def test_whose_remote_it_is_survives_a_lost_journal(
+    mirror: Path, remote: Path, folder: Target, tmp_path: Path
+) -> None:
+    prepare(mirror, [image(1)], series=OTHER, pairs=[])
+    assert publish(mirror, folder, KEEP).ok
+    (remote / journal.PATH).unlink()
+    make_mirror(tmp_path / "other", count=2)
+    with pytest.raises(PublishError, match=f"another mirror.*{OTHER}"):
+        publish(tmp_path / "other", folder, KEEP)
+    shutil.rmtree(mirror / ".puavo-repository")
+    assert publish(mirror, folder, KEEP).ok, "its id is lost, but it describes all that is there"
