@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -149,9 +150,10 @@ def test_a_helper_that_somebody_killed_is_replaced(tmp_path: Path) -> None:
 def children_of(pid: int) -> list[int]:
     """Return all processes below one."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *children_of(int(child))]
+    with suppress(FileNotFoundError, ProcessLookupError):  # one that ended just now has none
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *children_of(int(child))]
     return found
 
 

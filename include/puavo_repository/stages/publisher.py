@@ -151,12 +151,12 @@ class Publisher:
             switch = Switch(remote, local, facts, self.options.cleaning, only=self.options.only)
             try:
                 done = switch.run([item for item in plan.transfers if item.replaces])
+                self._verify(remote.tree, facts)
             except BaseException:
                 with contextlib.suppress(RepositoryError):  # the first error is what counts
                     remote.save()
                 raise
             remote.save()
-            self._verify(remote, facts)
             return facts.journal.generation, done
 
     def clean(self) -> Pruned:
@@ -284,9 +284,9 @@ class Publisher:
             if facts.journal.render() != before:
                 remote.save()
 
-    def _verify(self, remote: Held, facts: Facts) -> None:
+    def _verify(self, tree: RemoteTree, facts: Facts) -> None:
         """Look whether every file that our metadata there names is there, with its size."""
-        only, there = self.options.only, listing(remote.tree, facts.named())
+        only, there = self.options.only, listing(tree, facts.named())
         wrong = [
             file.path
             for path, document in facts.documents.items()
@@ -295,12 +295,8 @@ class Publisher:
         ]
         for path in wrong:
             if only is None or path in only:
-                raise StorageError(
-                    f"{remote.tree.name}/{path}", "is not as the metadata there says"
-                )
-        if not wrong and not facts.journal.verified:
-            facts.journal.verified = True
-            remote.save()
+                raise StorageError(f"{tree.name}/{path}", "is not as the metadata there says")
+        facts.journal.verified = not wrong
 
 
 def _is_there(found: RemoteStat | None, size: int) -> bool:
