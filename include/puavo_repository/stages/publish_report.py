@@ -133,4 +133,6 @@ class PublishReport:
             f"({mega(up)}), {len(self.assembled)} assembled there ({mega(made)}), {self.present} "
             f"present, {len(self.pruned)} removed"
         )
+        if not self.seconds:  # the DAG's report is not one run's, but of several tasks
+            return done
         return f"{done}; {mega(self.bytes_sent)} sent in {self.seconds:.0f} s"
