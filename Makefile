@@ -118,10 +118,12 @@ test-newest:
 	        "another one: make test PYTHON=python3.13" >&2; exit 1; }; \
 	$(MAKE) test PYTHON="$$python"
 
-# The long forms of what the suite tries in short: every fault that may strike a run, 10,000 pairs
-# of files for the delta engine, and foreign bytes for everything that reads some.
+# The long forms of what the suite tries in short. campaign: every fault that may strike a run,
+# every step that it may be killed at, and whatever happens in any order; some 40 minutes on two
+# cores. fuzz: 10,000 pairs of files for the delta engine, foreign bytes for all that reads some.
 campaign: setup test-packages
 	PYTHONPATH=include:tests nice python tests/campaign.py
+	PYTHONPATH=include:tests nice python tests/trials/machine.py --examples 40 --steps 30
 
 fuzz: setup test-packages
 	PYTHONPATH=include:tests python tests/delta/fuzz.py 10000

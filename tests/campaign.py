@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "include")]
 
 from airflow_kills import AirflowKilled, SchedulerKilled, WorkerKilled
-from faults import FAULTS, Fault
+from faults import EACH, FAULTS, Fault
 from nights import Nights, Watch
 
 # Minutes each: not in the suite.
@@ -33,9 +33,9 @@ AIRFLOW: dict[str, type[Fault]] = {
     "airflow-worker-killed": WorkerKilled,
     "airflow-scheduler-killed": SchedulerKilled,
 }
-EVERY = FAULTS | AIRFLOW
-TRIES = {"kill-prepare": 150, "kill-publish": 150} | dict.fromkeys(AIRFLOW, 10)
-FEWER = 40  # of each other fault
+EVERY = FAULTS | EACH | AIRFLOW
+TRIES = dict.fromkeys(EACH, 1000) | dict.fromkeys(AIRFLOW, 2)  # each step of a run is one
+FEWER = 15  # of each other fault
 
 
 @dataclass
@@ -94,6 +94,8 @@ def campaign(name: str, home: Path, tries: int, seed: int) -> Row:
             row.tries += 1
             if lost:
                 row.lost[number] = lost
+            if fault.ended:
+                break
     row.walks, row.seconds = watch.walks, time.monotonic() - begun
     return row
 

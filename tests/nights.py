@@ -168,7 +168,7 @@ class Nights:
             if not copy.exists() or copy.read_bytes() != path.read_bytes():
                 copy.unlink(missing_ok=True)
                 shutil.copy(path, copy)
-        self._twin.prepare()
+        self._twin.prepare(allow_mass_delete=True)
         return tree_of(self._twin.mirror)
 
     def lost(self, *trees: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Whatever happens to a run: the next one leaves the same mirror as if nothing had happened.
 
-The short form of ``make campaign``, which does the same for an hour.
+The short form of ``make campaign``, which does the same for longer.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from faults.damaged import (
     DamagedRemoteMetadata,
     DamagedRemotes,
 )
+from faults.each import EachStepOfPrepare, EachStepOfPublish, EachStepOfRollback
 from faults.failing import (
     EioImages,
     EioPublishFolder,
@@ -45,7 +46,7 @@ from faults.overtaken import LockStolen, RollbackBetween, StaleTask
 from faults.power import ServerPowerCut
 from faults.vanished import ImageDirUnmounted, StateCleared, TruncatedNewcomer
 
-__all__ = ["FAULTS", "Fault"]
+__all__ = ["EACH", "FAULTS", "Fault"]
 
 FAULTS: dict[str, type[Fault]] = {
     "kill-prepare": KillPrepare,
@@ -89,4 +90,10 @@ FAULTS: dict[str, type[Fault]] = {
     "image-dir-unmounted": ImageDirUnmounted,
     "truncated-newcomer": TruncatedNewcomer,
     "operator-clears-state": StateCleared,
+}
+
+EACH: dict[str, type[Fault]] = {
+    "each-step-of-prepare": EachStepOfPrepare,
+    "each-step-of-publish": EachStepOfPublish,
+    "each-step-of-rollback": EachStepOfRollback,
 }

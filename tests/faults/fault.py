@@ -27,10 +27,12 @@ class Fault:
         why_not: Why this machine cannot do it; empty where it can.
         patient: As ``Watch`` has it.
         again: How many faults at most before it is mended.
+        ended: Whether it has happened in every way that there is.
     """
 
     patient = False
     again = 3
+    ended = False
 
     def __init__(self, nights: Nights, watch: Watch, home: Path) -> None:
         self.nights = nights
