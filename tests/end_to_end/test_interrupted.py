@@ -17,7 +17,7 @@ from faults import FAULTS
 from repository import V1, V2, Repository, environment, name
 
 SEED = 20261123
-TRIES = 2
+TRIES = 1
 
 
 @pytest.mark.parametrize("fault", FAULTS)
