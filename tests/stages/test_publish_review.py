@@ -432,8 +432,13 @@ def test_the_lock_is_looked_at_before_each_write_that_others_rely_on(
     monkeypatch.setattr(FolderTree, "remove", noted(FolderTree.remove))
     monkeypatch.setattr(FolderTree, "rename", noted(FolderTree.rename))
     assert publish(mirror, folder, NOW).withdrawn
+    prepare(mirror, [image(2)], series=OTHER, pairs=[])
     prepare(mirror, names[1:])
     assert publish(mirror, folder, NOW).pruned
+    (mirror / "meta" / f"{OTHER}.json").unlink()
+    prepare(mirror, names[1:])
+    assert not publish(mirror, folder, NOW).failed
+    assert not (remote / "meta" / f"{OTHER}.json").exists()
     assert len(writes) == 6
     assert {kind: all(found) for kind, found in writes.items()} == dict.fromkeys(writes, True)
 
