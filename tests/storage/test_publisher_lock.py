@@ -199,5 +199,6 @@ def test_what_dead_publishers_left_is_cleared(tree: FolderTree, tmp_path: Path) 
     tree.make_folder(generations.FOLDER)
     (tmp_path / f"{PATH}.gone").write_bytes(b"x")
     (tmp_path / generations.FOLDER / ".now.gone").touch()
+    (tmp_path / generations.FOLDER / ".journal.json.part").touch()
     lock_of(tree, "first").acquire()
     assert [path.name for path in (tmp_path / generations.FOLDER).iterdir()] == ["publisher.lock"]

@@ -258,9 +258,17 @@ def _parse(content: bytes) -> Holder | None:
 
 
 def left_behind(tree: RemoteTree) -> list[str]:
-    """Return the files of whoever has the lock, had it, or died on the way to it."""
-    paths = [f"{FOLDER}/{name}" for name in tree.list(FOLDER)]
-    return [path for path in paths if path.startswith((PATH, f"{FOLDER}/{_NOW}"))]
+    """Return the files of whoever has the lock, had it, or died on the way to it.
+
+    So is a record that somebody did not come to give its name.
+    """
+    names = tree.list(FOLDER)
+    lock = PATH.rpartition("/")[2]
+    return [
+        f"{FOLDER}/{name}"
+        for name in names
+        if name.startswith((lock, _NOW)) or (name.startswith(".") and name.endswith(".part"))
+    ]
 
 
 def server_time(tree: RemoteTree, token: str) -> int | None:
