@@ -18,6 +18,7 @@ from puavo_repository.prepare import dry_run
 from puavo_repository.stages.clean import clean
 from puavo_repository.stages.describe import describe
 from puavo_repository.stages.plan import DiffState
+from puavo_repository.storage.mirror import Mirror
 from repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
 
 V5 = "2022-03-01-120000"
@@ -297,3 +298,33 @@ def test_what_cannot_be_made_with_an_image_is_not_tried_and_not_counted_as_faile
     assert not [pair for pair in tried if victim.name in {pair.source, pair.target}]
     found = seeded.prepare()
     assert {failure.name for failure in found.failures} == {victim.name}
+
+
+@pytest.mark.parametrize("step", ["describe", "remove"])
+def test_a_night_that_was_killed_in_the_middle_is_no_mass_removal(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The new images are in the mirror by then, so they do not look new any more."""
+    for prefix in (AMXA, FREE):
+        for version in (V1, V2):
+            repository.add(name(version, prefix))
+    assert repository.prepare().ok
+    for prefix in (AMXA, FREE):
+        (repository.images / name(V1, prefix)).unlink()
+        repository.add(name(V3, prefix))
+
+    class KilledError(Exception):
+        pass
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        if step == "describe":
+            patched.setattr(Mirror, "describe", killed)
+        else:
+            patched.setattr("puavo_repository.stages.clean._remove", killed)
+        with pytest.raises(KilledError):
+            repository.prepare()
+    assert repository.prepare().ok
+    assert offered(repository) == [name(V2), name(V3)]
