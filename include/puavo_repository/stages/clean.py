@@ -84,7 +84,9 @@ def guard(settings: Settings, found: Outlook, *, proven: bool = False) -> None:
 def _too_much(settings: Settings, found: Outlook, *, proven: bool) -> MassDeleteError | None:
     if settings.allow_mass_delete:
         return None
-    there = _images(Mirror(settings.mirror_dir), found.facts.owned)
+    mirror = Mirror(settings.mirror_dir)
+    described = _described(mirror)
+    there = described | _others(mirror, found.facts.owned, described)
     remedy = "If that is meant, prepare once with allow_mass_delete"
     if not found.inventory.names and (there or found.catalogue.named):
         return MassDeleteError(
@@ -96,7 +98,7 @@ def _too_much(settings: Settings, found: Outlook, *, proven: bool) -> MassDelete
     wanted = set(found.plan.images)
     if proven:
         wanted &= found.facts.images.keys()
-    lost = _lost(there, wanted)
+    lost = _lost(there, wanted, described)
     every, gone = sum(there.values()), sum(there[name] for name in lost)
     if gone <= settings.max_delete * every or _is_one_of_several(lost, there.keys() & wanted):
         return None
@@ -109,25 +111,36 @@ def _too_much(settings: Settings, found: Outlook, *, proven: bool) -> MassDelete
     )
 
 
-def _images(mirror: Mirror, owned: Collection[str]) -> dict[str, int]:
-    """Return the images that the mirror has, ours or described, to their bytes."""
-    there = {
+def _described(mirror: Mirror) -> dict[str, int]:
+    """Return the images that clients are told of, to their bytes."""
+    return {
         described.path: described.size
         for document in mirror.documents().values()
         for described in metadata.described_files(document)
         if "/" not in described.path
     }
-    for name in owned - there.keys():
-        found = files.Identity.at(mirror.root / name) if "/" not in name else None
-        if found is not None:
-            there[name] = found.size
-    return there
 
 
-def _lost(there: Mapping[str, int], wanted: Collection[str]) -> list[str]:
-    """Return the images that go and whose place no newer one of their series takes."""
+def _others(mirror: Mirror, owned: Collection[str], described: Collection[str]) -> dict[str, int]:
+    """Return the images of ours whose series is not described, to their bytes.
+
+    Where it is, what it does not name was taken from clients before, by a night that was killed.
+    """
+    series = {_series(name) for name in described}
+    others = [name for name in owned if "/" not in name and _series(name) not in series]
+    found = {name: files.Identity.at(mirror.root / name) for name in others}
+    return {name: identity.size for name, identity in found.items() if identity is not None}
+
+
+def _lost(
+    there: Mapping[str, int], wanted: Collection[str], described: Collection[str]
+) -> list[str]:
+    """Return the images that go and whose place no newer one of their series takes.
+
+    One that clients are not told of yet is new, whether it lies in the mirror already or not.
+    """
     new: dict[str, list[str]] = {}
-    for name in sorted(set(wanted) - there.keys(), key=_version, reverse=True):
+    for name in sorted(set(wanted).difference(described), key=_version, reverse=True):
         new.setdefault(_series(name), []).append(name)  # the oldest is last
     lost = []
     for name in sorted(there.keys() - wanted, key=_version):
