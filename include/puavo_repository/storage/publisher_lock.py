@@ -128,7 +128,7 @@ class PublisherLock:
             ended.set()
             self._holder.retire()
             with suppress(RepositoryError):  # it ends by itself: this holder retired
-                self.release()
+                self._give_back()
 
     def acquire(self) -> None:
         """Take the lock.
@@ -183,6 +183,14 @@ class PublisherLock:
         """Give the lock back if it is still ours."""
         if self._is_ours(self._tree):
             self._tree.remove(PATH)
+
+    def _give_back(self) -> None:
+        """Release it; over a connection of its own where a signal or a fault broke this one."""
+        try:
+            self.release()
+        except RepositoryError:
+            with closing(self._tree.another()) as tree:
+                PublisherLock(tree, self._holder).release()
 
     def _check(self, tree: RemoteTree) -> None:
         self._lost = self._lost or not self._is_ours(tree)
