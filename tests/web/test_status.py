@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from puavo_repository.audit.report import Finding, Severity
+from puavo_repository.stages.publish_snapshot import snapshot
 from puavo_repository.storage import published
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.web import page, view
@@ -37,7 +38,8 @@ def look(root: Path, *runs: Run, dags: Any = (), now: datetime | None = None) ->
 def files(tmp_path: Path) -> dict[str, str]:
     """Return what a mirror describes that has been published whole to one remote."""
     make_mirror(tmp_path, images=2)
-    found = published.described(tmp_path)
+    local = snapshot(tmp_path).wanted
+    found = {path: file.sha256 for path, file in local.items()}
     left(tmp_path, files=found)
     return found
 

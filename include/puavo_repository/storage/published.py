@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from puavo_repository.formats import metadata
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.state import REMOTES, Records
 
@@ -124,12 +123,3 @@ def remember(
     found = replace(found, problems=dict(problems))
     records(mirror).put(found)
     return found
-
-
-def described(mirror: Path) -> dict[str, str]:
-    """Return what the local metadata describes: sha256 by path."""
-    return {
-        file.path: file.digests.get("sha256", "")
-        for document in Mirror(mirror).documents().values()
-        for file in metadata.described_files(document)
-    }
