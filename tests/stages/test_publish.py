@@ -133,6 +133,7 @@ def test_a_dry_run_says_what_would_happen_and_touches_nothing(
     assert list(remote.iterdir()) == []
     assert any("uploaded" in line for line in found.plan)
     assert found.dry_run
+    assert not (mirror / ".puavo-repository" / "id").exists()
     json.dumps(found.to_dict())
 
 
