@@ -94,7 +94,7 @@ class Publisher:
         with self.pool.tree() as tree:
             check_place(tree, self._own_folders())
             facts = self._survey(tree, local, journal.load(tree), thorough=False)
-            self._check_owner(tree, facts, local)
+            self._check_owner(tree, facts, local, acts=False)
             return facts, self._plan(tree, facts, local)
 
     def upload(self, told: Callable[[Placed], object] = lambda _placed: None) -> Uploaded:
@@ -230,8 +230,10 @@ class Publisher:
         assemble, only = self.options.assemble, self.options.only
         return make_plan(tree, local, facts, assemble=assemble, only=only)
 
-    def _check_owner(self, tree: RemoteTree, facts: Facts, local: Snapshot) -> None:
-        mirror = mirror_id(self._mirror_dir)
+    def _check_owner(
+        self, tree: RemoteTree, facts: Facts, local: Snapshot, *, acts: bool = True
+    ) -> None:
+        mirror = mirror_id(self._mirror_dir, make=acts)
         if self.options.allow_other_mirror:
             facts.journal.mirror, facts.news = mirror, facts.news or facts.journal.mirror != mirror
         check_owner(tree, facts, local, mirror)

@@ -13,10 +13,14 @@ from puavo_repository.storage.state import FOLDER
 _ID = re.compile(rb"[0-9a-f]{32}\n")
 
 
-def mirror_id(mirror: Path) -> str:
-    """Return the id of a mirror; it is made where there is none.
+def mirror_id(mirror: Path, *, make: bool) -> str:
+    """Return the id of a mirror.
 
     One that was lost with the mirror's records does no harm: see ``publish_survey.check_owner``.
+
+    Args:
+        mirror: The mirror.
+        make: Whether one is made where there is none; else it is empty.
 
     Raises:
         StorageError, StorageRefusedError: It cannot be read or written.
@@ -25,6 +29,8 @@ def mirror_id(mirror: Path) -> str:
     with as_storage_error(path):
         found = path.read_bytes() if path.exists() else b""
     if not _ID.fullmatch(found):
+        if not make:
+            return ""
         found = f"{secrets.token_hex(16)}\n".encode()
         files.write(path, found)
     return found.decode().strip()
