@@ -29,14 +29,15 @@ from puavo_repository.stages.held import held
 from puavo_repository.stages.prune import Cleaning
 from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
-from puavo_repository.stages.publish_plan import Transfer
+from puavo_repository.stages.publish_plan import How, Transfer
 from puavo_repository.stages.publish_survey import sha256
 from puavo_repository.stages.publisher import Publisher
+from puavo_repository.stages.transfer import Placed
 from puavo_repository.storage import generations, journal, parts, publisher_lock
 from puavo_repository.storage.folder import FolderFile, FolderTree
 from puavo_repository.storage.parts import Part
 from puavo_repository.storage.publisher_lock import PublisherLock
-from puavo_repository.storage.remote import read_whole
+from puavo_repository.storage.remote import RemoteTree, read_whole
 from puavo_repository.storage.target import Target
 from servers import Sshd
 
@@ -627,3 +628,50 @@ def test_whose_remote_it_is_survives_a_lost_journal(
         publish(tmp_path / "other", folder, KEEP)
     shutil.rmtree(mirror / ".puavo-repository")
     assert publish(mirror, folder, KEEP).ok, "its id is lost, but it describes all that is there"
+
+
+def test_a_new_file_takes_nobody_s_name(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another publisher may have put another file there, and told clients, while this one slept."""
+    assert publish(mirror, folder, KEEP).ok
+    add_image(mirror, [image(1), image(2)])
+    settle = transfer.settle
+
+    def too_late(tree: RemoteTree, item: Transfer, part: str, how: How) -> Placed:
+        if item.path == image(3):
+            (remote / image(3)).write_bytes(b"another's")
+        return settle(tree, item, part, how)
+
+    monkeypatch.setattr(transfer, "settle", too_late)
+    assert image(3) in publish(mirror, folder, KEEP).failed
+    assert (remote / image(3)).read_bytes() == b"another's"
+    monkeypatch.undo()
+    assert publish(mirror, folder, KEEP).ok
+    assert walk(remote) == []
+
+
+def test_a_name_whose_answer_was_lost_is_not_taken_for_another_s(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
+    assert publish(mirror, folder, NOW).ok
+    names = add_image(mirror, [image(1), image(2)])
+    name, lost = transfer.settle, []
+
+    def unanswered(*arguments: object) -> Placed:
+        done = name(*arguments)  # type: ignore[arg-type]
+        if done.path not in lost:
+            lost.append(done.path)
+            raise ConnectionLostError("the server", "went silent")
+        return done
+
+    monkeypatch.setattr(transfer, "settle", unanswered)
+    assert publish(mirror, folder, NOW).ok
+    assert lost
+    monkeypatch.undo()
+    assert walk(remote) == []
+    prepare(mirror, names[:2])
+    for _ in range(2):
+        assert publish(mirror, folder, NOW).ok
+    assert tree_of(remote).keys() == {p for p in tree_of(mirror) if "2026-01-03" not in p}
