@@ -171,5 +171,7 @@ def send(
     with contextlib.closing(Pool(lambda: open_tree(target), how.connections)) as pool:
         with pool.tree() as tree, held(tree) as remote:
             throttle, token = Throttle(how.bandwidth), remote.lock.token
-            placed = transfer(item, mirror, Uplink(pool, throttle, remote.parts, token))
+            placed = transfer(
+                item, mirror, Uplink(pool, throttle, remote.parts, token, remote.check)
+            )
         return placed, pool.sent

@@ -38,7 +38,8 @@ class Held:
         Raises:
             LockedError: It was taken over.
         """
-        self.lock.check()
+        with self.using:
+            self.lock.check()
 
     def save(self) -> None:
         """Write the journal, if the lock is still ours.

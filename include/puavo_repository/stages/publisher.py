@@ -125,9 +125,8 @@ class Publisher:
                     facts.journal.intend(item.path, item.size, item.sha256)
             if plan.transfers or facts.news:
                 remote.save()
-            uplink = Uplink(
-                self.pool, self._throttle, remote.parts, remote.lock.token, self._progress
-            )
+            token, progress = remote.lock.token, self._progress
+            uplink = Uplink(self.pool, self._throttle, remote.parts, token, remote.check, progress)
             done = Transfers(self._mirror_dir, remote, uplink, told).run(plan.transfers)
             done.failed |= plan.problems or {}
             return done

@@ -3,6 +3,9 @@
 What is on its way has a hidden name tied to its content and to the step that sends it
 (``Transfer.part``), so no two ever write the same file. What an earlier step sent is taken over
 by its name: as far as it is noted to be on the server's disk (``parts``), and no further.
+
+A new file claims a name that must be free: whoever slept while another publisher took over does
+not put it over that one's.
 """
 
 from __future__ import annotations
@@ -24,13 +27,13 @@ from puavo_repository.errors import (
     storage_error,
 )
 from puavo_repository.stages.assemble import assemble
-from puavo_repository.stages.compare import check_local, same_bytes, samples
+from puavo_repository.stages.compare import check_local, every_range, same_bytes, samples
 from puavo_repository.stages.publish_plan import How, Transfer, mega
 from puavo_repository.stages.upload import Uplink, upload
 from puavo_repository.storage.files import Identity
 from puavo_repository.storage.mirror import Mirror
 from puavo_repository.storage.parts import Part, Parts
-from puavo_repository.storage.remote import Kind, RemoteTree
+from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +82,10 @@ def _transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Placed:
     with uplink.pool.tree() as tree:
         if _is_proven(tree, item, uplink.parts):
             return Placed(item.path, item.size, item.sha256, None, item.how)
+        there = None if item.wrong else tree.stat(item.path)
+        if there is not None and _is_this(tree, item, there, local):
+            # An attempt before this one got as far, and could not say so any more.
+            return Placed(item.path, item.size, item.sha256, there.mtime, item.how)
         with _watched(mirror_dir, item) as check:
             how = _fill(tree, item, mirror_dir, uplink)
             try:
@@ -92,9 +99,16 @@ def _transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Placed:
             whole = Part(part, item.size, item.sha256, item.size, proven=True)
             uplink.parts.put(item.path, whole)
             return Placed(item.path, item.size, item.sha256, None, how)
+        if item.wrong:
+            uplink.check()  # what has the name now is in no metadata, or it would be withdrawn
         placed = settle(tree, item, part, how)
         uplink.parts.forget([item.path])
         return placed
+
+
+def _is_this(tree: RemoteTree, item: Transfer, found: RemoteStat, local: Path) -> bool:
+    same_size = found.kind is Kind.FILE and found.size == item.size
+    return same_size and same_bytes(tree, item.path, local, every_range(item.size))
 
 
 def _is_proven(tree: RemoteTree, item: Transfer, parts: Parts) -> bool:
@@ -107,8 +121,11 @@ def _is_proven(tree: RemoteTree, item: Transfer, parts: Parts) -> bool:
 
 
 def settle(tree: RemoteTree, item: Transfer, part: str, how: How) -> Placed:
-    """Give a proven part its name."""
-    tree.rename(part, item.path)
+    """Give a proven part its name; one that takes the place of nothing must find it free."""
+    if item.wrong:
+        tree.rename(part, item.path)
+    else:
+        tree.claim(part, item.path)
     found = tree.stat(item.path)
     if found is None or found.size != item.size:
         raise StorageError(f"{tree.name}/{item.path}", "was changed while it was published")

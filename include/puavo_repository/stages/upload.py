@@ -42,6 +42,7 @@ class Uplink:
         throttle: The bandwidth limit.
         parts: How far files are that have no name yet.
         token: Of the step that sends; see ``Transfer.part``.
+        check: Raises where the remote's lock was lost.
         progress: Told of the bytes that the server has.
     """
 
@@ -49,6 +50,7 @@ class Uplink:
     throttle: Throttle
     parts: Parts
     token: str
+    check: Callable[[], None]
     progress: TransferProgress = no_transfer_progress
 
 

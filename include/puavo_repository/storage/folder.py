@@ -104,6 +104,7 @@ class FolderTree:
         with self._errors(name):
             os.link(self._root / path, self._root / name, follow_symlinks=False)
             (self._root / path).unlink()
+            _sync((self._root / name).parent)
 
     def remove(self, path: str) -> None:
         """Remove a file or a link, if it is there."""

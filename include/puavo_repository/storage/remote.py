@@ -99,10 +99,11 @@ class RemoteFile(Protocol):
 class RemoteTree(Protocol):
     """A folder on a server, or one that stands for it.
 
-    After a crash of its machine: what ``RemoteFile.sync`` and, in a local folder, ``rename`` and
-    ``make_folder`` did is still there; over SFTP names are as durable as the server makes them.
-    What ``claim``, ``remove`` and ``remove_folder`` did may be undone, and a file that was not
-    synced may have holes. Each of them is done in one step or not at all.
+    After a crash of its machine: what ``RemoteFile.sync`` and, in a local folder, ``rename``,
+    ``claim`` and ``make_folder`` did is still there; over SFTP names are as durable as the server
+    makes them. What ``remove`` and ``remove_folder`` did may be undone, and a file that was not
+    synced may have holes. Each of them is done in one step or not at all, but for ``claim``: a
+    crash in its middle may leave the file under both names.
 
     Every method raises ``TransientError`` where a retry may help (a lost or silent connection)
     and ``PermanentError`` where it cannot (permission, full disk).
