@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from puavo_repository.errors import MassDeleteError
@@ -89,7 +89,7 @@ def prune(held: Held, facts: Facts, local: Snapshot, cleaning: Cleaning) -> Prun
             due.append(path)
         else:
             result.waiting.append(path)
-    if not _is_one_image(due, record.files):
+    if not _is_one_image(set(due), record.files.keys()):
         guard(held.tree.name, facts, set(due), cleaning)
     for path in due:
         _remove(held, facts, path, result)
@@ -98,12 +98,10 @@ def prune(held: Held, facts: Facts, local: Snapshot, cleaning: Cleaning) -> Prun
     return result
 
 
-def _is_one_image(due: Collection[str], every: Collection[str]) -> bool:
+def _is_one_image(due: Set[str], every: Set[str]) -> bool:
     """Say whether one image goes, with its rdiffs, and others stay: that is never too much."""
-    images = [path for path in due if "/" not in path]
-    return len(images) == 1 and any(
-        path not in due for path in every if path.endswith(".img") and "/" not in path
-    )
+    images = {path for path in every if path.endswith(".img") and "/" not in path}
+    return len(images & due) == 1 < len(images)
 
 
 def _remove(held: Held, facts: Facts, path: str, result: Pruned) -> None:
