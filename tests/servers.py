@@ -187,6 +187,7 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.heal()  # who waits for it goes on
         self._server.shutdown()
         self._server.server_close()
 

@@ -83,7 +83,7 @@ def test_a_file_is_withdrawn_before_it_is_replaced(
     def pause(_seconds: float) -> None:
         seen.append(NEW in (audited.remote / DOCUMENT).read_text())
 
-    monkeypatch.setattr("puavo_repository.stages.switch.time.sleep", pause)
+    monkeypatch.setattr("puavo_repository.stages.switch.sleep", pause)
     assert run(audited, audited.target).repaired
     assert seen == [False]
 

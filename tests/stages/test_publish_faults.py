@@ -20,7 +20,7 @@ from puavo_repository.stages.publish import publish
 from puavo_repository.stages.publish_options import Options
 from puavo_repository.stages.publish_plan import How, Transfer
 from puavo_repository.stages.publisher import open_tree
-from puavo_repository.storage import ssh
+from puavo_repository.storage import sftp_file, sftp_session, ssh
 from puavo_repository.storage.folder import FolderFile
 from puavo_repository.storage.generations import FOLDER
 from puavo_repository.storage.parts import Part
@@ -58,15 +58,15 @@ def test_a_connection_lost_at_any_stage_is_made_again(
 def test_a_stalled_server_fails_in_time_and_the_retry_goes_on(
     tmp_path: Path, remote: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "ATTEMPTS", 1)
-    monkeypatch.setattr("puavo_repository.storage.sftp_session.SILENCE_TIMEOUT", 0.5)
-    monkeypatch.setattr(ssh, "CONNECT_TIMEOUT", 0.5)
     make_mirror(tmp_path / "mirror")
-    with Proxy(sshd.port) as proxy:
+    with Proxy(sshd.port) as proxy, monkeypatch.context() as hasty:
+        hasty.setattr(retry, "ATTEMPTS", 1)
+        hasty.setattr(sftp_session, "SILENCE_TIMEOUT", 1.0)
+        hasty.setattr(sftp_file, "SYNC_PATIENCE", 1.0)
+        hasty.setattr(ssh, "CONNECT_TIMEOUT", 1.0)
         proxy.stall_after = 150_000
         with pytest.raises(ConnectionLostError, match=r"did not answer|timeout|banner|login"):
             publish(tmp_path / "mirror", sshd.target(remote, proxy.port), KEEP)
-        proxy.heal()
     assert publish(tmp_path / "mirror", sshd.target(remote), KEEP).ok
     assert tree_of(remote) == tree_of(tmp_path / "mirror")
 

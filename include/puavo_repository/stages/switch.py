@@ -10,9 +10,9 @@ writes nothing.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from time import sleep, time
 
 from puavo_repository.errors import StorageError
 from puavo_repository.formats import metadata
@@ -148,7 +148,7 @@ class Switch:
         ours = last.written if last else {}
         new = Generation(
             record.generation + 1,
-            int(time.time()),
+            int(time()),
             {path: self._published(path, ours.get(path, "")) for path in sorted(changing)},
             record.rejected,
             self._restored,
@@ -191,7 +191,7 @@ class Switch:
         self._write(CKSUMS, self._facts.cksums(self._local))
         self._result.withdrawn = sorted(paths)
         logger.info("not described any more: %s", ", ".join(sorted(paths)))
-        time.sleep(pause)
+        sleep(pause)
 
     def _restore(self, withdrawn: Collection[str]) -> None:
         """Describe again what was withdrawn only for a moment, where ours does not say it."""
