@@ -137,6 +137,8 @@ MISCHIEF = (
     often=st.booleans(),
     seed=st.integers(0, 1 << 30),
 )
+@example(kind="attributes", first=2, often=True, seed=0)  # sizes that no memory holds
+@example(kind="attributes", first=4, often=True, seed=0)
 def test_meddled_replies_end_in_an_error_or_do_not_matter(
     mirror: Path, kind: str, first: int, often: bool, seed: int
 ) -> None:

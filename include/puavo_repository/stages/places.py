@@ -7,7 +7,7 @@ from pathlib import Path
 
 from puavo_repository.errors import PublishError
 from puavo_repository.storage import publisher_lock
-from puavo_repository.storage.remote import Range, RemoteTree
+from puavo_repository.storage.remote import RemoteTree, read_whole
 from puavo_repository.storage.state import FOLDER as STATE
 
 
@@ -35,8 +35,7 @@ def check_place(tree: RemoteTree, own: Iterable[Path]) -> None:
 
 def _seen_here(tree: RemoteTree, folders: list[Path]) -> Path | None:
     """Return the folder of this machine that a server's tree is, if it is one."""
-    lock = tree.stat(publisher_lock.PATH)
-    content = b"".join(tree.read(publisher_lock.PATH, [Range(0, lock.size)])) if lock else b""
+    content = read_whole(tree, publisher_lock.PATH)
     places = [Path(tree.root), *folders, *(above for one in folders for above in one.parents)]
     for place in places if content else ():
         try:
