@@ -124,7 +124,7 @@ def test_who_lost_the_lock_writes_nothing(
         roll_back(mirror, folder, 1)
         left.append(tree_of(remote))
 
-    monkeypatch.setattr("puavo_repository.stages.switch.time.sleep", sleep)
+    monkeypatch.setattr("puavo_repository.stages.switch.sleep", sleep)
     with pytest.raises(LockedError):
         publish(mirror, folder, replace(KEEP, cleaning=replace(KEEP.cleaning, pause=1000.0)))
     assert left == [tree_of(remote)]
@@ -159,6 +159,18 @@ def test_a_lock_that_is_lost_while_a_document_is_written_is_noticed(
     assert read_whole(FolderTree(folder), path) == before
 
 
+def test_what_a_sleeper_left_goes_in_a_night_without_news(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    """Another publisher took over and named the file; the sleeper found its name taken."""
+    assert publish(mirror, folder, KEEP).ok
+    item = Transfer(image(1), 5, "a" * 64, How.UPLOADED)
+    (remote / item.part("0" * 16)).write_bytes(b"left")
+    assert publish(mirror, folder, KEEP).ok
+    assert tree_of(remote) == tree_of(mirror)
+    assert not list(remote.glob(".*.part"))
+
+
 def test_the_lock_is_kept_alive_for_as_long_as_clients_are_given_time(
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +191,7 @@ def test_the_lock_is_kept_alive_for_as_long_as_clients_are_given_time(
             real(0.01)
         alive.append(time.monotonic() < end)
 
-    monkeypatch.setattr("puavo_repository.stages.switch.time.sleep", sleep)
+    monkeypatch.setattr("puavo_repository.stages.switch.sleep", sleep)
     assert publish(mirror, folder, KEEP).ok
     assert alive == [True]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Set
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from puavo_repository.errors import MassDeleteError
 from puavo_repository.stages.compare import sha256_of
 from puavo_repository.stages.held import Held
-from puavo_repository.stages.publish_plan import Presence, mega
+from puavo_repository.stages.publish_plan import Presence, is_part, mega
 from puavo_repository.stages.publish_snapshot import Snapshot
 from puavo_repository.stages.publish_survey import CKSUMS, Facts
 from puavo_repository.storage.generations import GENERATIONS_KEPT
@@ -19,8 +18,6 @@ from puavo_repository.storage.journal import Entry, Moment
 from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree
 
 logger = logging.getLogger(__name__)
-
-_PART = re.compile(r"\..+\.[0-9a-f]{16}(\.[0-9a-f]{8})?\.part")  # without the token: an older one
 
 
 @dataclass(frozen=True)
@@ -150,11 +147,6 @@ def _is_wanted(held: Held, facts: Facts, local: Snapshot, path: str) -> bool:
     part, file = held.parts.get(path), local.wanted.get(path)
     same = part is not None and file is not None and part.sha256 == file.sha256
     return same and facts.presence.get(path) is not Presence.PRESENT
-
-
-def is_part(path: str) -> bool:
-    """Say whether this is the hidden name of a part of ours; see ``Transfer.part``."""
-    return _PART.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def guard(remote: str, facts: Facts, paths: set[str], cleaning: Cleaning) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,14 @@ class Transfer:
         if self.how is How.ASSEMBLED:
             return f"{self.path}: {mega(self.size)} assembled on the server from {self.base}"
         return f"{self.path}: {mega(self.size)} uploaded"
+
+
+_PART = re.compile(r"\..+\.[0-9a-f]{16}(\.[0-9a-f]{8})?\.part")  # without the token: an older one
+
+
+def is_part(path: str) -> bool:
+    """Say whether this is the hidden name of a part of ours; see ``Transfer.part``."""
+    return _PART.fullmatch(path.rpartition("/")[2]) is not None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from puavo_repository.stages.publish_plan import (
     Plan,
     Presence,
     Wanted,
+    is_part,
     plan_transfers,
 )
 from puavo_repository.stages.publish_snapshot import Snapshot
@@ -58,8 +59,8 @@ class Facts:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is left to be written into the journal."""
-        return self.journal.verified and not self.news
+        """Whether nothing is left to be written into the journal, and no part lies about."""
+        return self.journal.verified and not self.news and not any(map(is_part, self.listing))
 
     def is_ours(self, path: str) -> bool:
         """Say whether we put a file there."""
