@@ -27,9 +27,9 @@ from puavo_repository.audit.repair import repair_local, repair_remote
 from puavo_repository.audit.report import LOCAL, Checked, Finding, Severity
 from puavo_repository.errors import PermanentError
 from puavo_repository.progress import LoggedWatcher
+from puavo_repository.publish import options as publish_options
+from puavo_repository.remote.target import without_password
 from puavo_repository.settings import Settings
-from puavo_repository.stages import publish_options
-from puavo_repository.storage.target import without_password
 from puavo_repository_airflow import dag_settings, notify, remotes
 from puavo_repository_airflow.tasks import WHERE, Facts, field, label, retries, run_here
 

@@ -1,6 +1,6 @@
 """Prepare the image repository: discover, configure, plan, fingerprint, diff, describe, report.
 
-Nightly, and by hand with a form. Every task calls one stage of ``puavo_repository.stages``, which
+Nightly, and by hand with a form. Every task calls one stage of ``puavo_repository.prepare``, which
 looks for itself at what is there: any may be cleared at any time, and does what is right then.
 Tasks hand on names alone. One bad image or rdiff fails its own task; the rest goes on and is
 described, and the run ends failed and says what failed.
@@ -23,12 +23,14 @@ from airflow.sdk import (
     task,
 )
 
-import puavo_repository.prepare
-from puavo_repository import printed, settings, stages, tools
+from puavo_repository import prepare as stages
+from puavo_repository import settings
+from puavo_repository.cli import printed
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.prepare import run, tools
+from puavo_repository.prepare.plan import DiffState, Pair, look
 from puavo_repository.progress import LoggedProgress
 from puavo_repository.settings import Policy, Settings
-from puavo_repository.stages.plan import DiffState, Pair, look
-from puavo_repository.storage.mirror import Mirror
 from puavo_repository_airflow import dag_settings, notify
 from puavo_repository_airflow.tasks import (
     MAPPED_TASKS,
@@ -199,7 +201,7 @@ def puavo_repository_prepare() -> None:
     @task.short_circuit
     def dry_run() -> bool:
         if is_dry_run():
-            made = puavo_repository.prepare.dry_run(chosen())
+            made = run.dry_run(chosen())
             printed.render_plan(made)
             get_current_context()["ti"].xcom_push("plan", made.to_dict())
         return not is_dry_run()

@@ -19,10 +19,10 @@ from airflow.sdk import dag, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
 from puavo_repository.errors import RepositoryError
-from puavo_repository.stages.publish import remember
-from puavo_repository.stages.publish_report import PublishReport
-from puavo_repository.stages.publisher import Publisher
-from puavo_repository.storage.target import without_password
+from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.report import PublishReport
+from puavo_repository.publish.run import remember
+from puavo_repository.remote.target import without_password
 from puavo_repository_airflow import notify, remotes
 from puavo_repository_airflow.remotes import flag
 from puavo_repository_airflow.tasks import PREPARED, Facts, field, label, retries, run_here

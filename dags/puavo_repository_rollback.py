@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import dag, get_current_context, task
 
 from puavo_repository.errors import PublishError, SettingsError
-from puavo_repository.stages.rollback import remember
-from puavo_repository.storage.target import without_password
+from puavo_repository.remote.target import without_password
+from puavo_repository.rollback import history, rollback
+from puavo_repository.rollback.rollback import remember
 from puavo_repository_airflow import notify, remotes
 from puavo_repository_airflow.tasks import Facts, field, label, retries, run_here
 
@@ -81,8 +82,11 @@ def puavo_repository_rollback() -> None:
         label(address)
         with remotes.publisher(mirror) as remote:
             if params["dry_run"]:
-                return {"target": address, "steps": [one.to_dict() for one in remote.steps()]}
-            done = remote.roll_back(params["generation"], params["series"] or ())
+                return {
+                    "target": address,
+                    "steps": [one.to_dict() for one in history.steps(remote)],
+                }
+            done = rollback.roll_back(remote, params["generation"], params["series"] or ())
         remember(remotes.chosen().mirror_dir, address, done)
         return {**done.to_dict(), "target": address}
 
@@ -102,7 +106,7 @@ def puavo_repository_rollback() -> None:
     report(every, roll_back.expand(mirror=every))
 
 
-rollback = puavo_repository_rollback()
+rolling_back = puavo_repository_rollback()
 
 if __name__ == "__main__":
-    sys.exit(0 if run_here(rollback) else 1)
+    sys.exit(0 if run_here(rolling_back) else 1)

@@ -12,11 +12,11 @@ from typing import Any
 
 from puavo_repository.audit.report import Checked, Finding
 from puavo_repository.formats.names import rdiff_name
+from puavo_repository.publish.clean import Cleaning
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.run import publish
+from puavo_repository.remote.target import Target
 from puavo_repository.settings import Settings
-from puavo_repository.stages.prune import Cleaning
-from puavo_repository.stages.publish import publish
-from puavo_repository.stages.publish_options import Options
-from puavo_repository.storage.target import Target
 from repository import AMXA, FREE, V1, V2, V3, Repository, name
 from servers import HttpsServer, free_port
 

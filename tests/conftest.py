@@ -1,4 +1,4 @@
-"""What every test may use: a repository of small real squashfs images."""
+"""What every test may use: a repository of small real squashfs images, and servers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import pytest
 from hypothesis import settings
 
 from repository import Repository
+from server_fixtures import sshd, sshd_without_copy
+
+__all__ = ["sshd", "sshd_without_copy"]
 
 settings.register_profile("long", max_examples=5_000, deadline=None)  # of `make fuzz`
 settings.register_profile("short", deadline=None)

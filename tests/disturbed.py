@@ -42,8 +42,8 @@ FAILED = 1
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        "puavo_repository.prepare",
-        "puavo_repository.stages.publish",
+        "puavo_repository.prepare.run",
+        "puavo_repository.publish.run",
         "puavo_repository.delta.anchor_engine",  # compiled code, and slow to load
         "puavo_repository.delta.proof",
         "puavo_repository.formats.cksum",

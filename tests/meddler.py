@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from puavo_repository.storage.sftp_packets import Packet
+from puavo_repository.remote.sftp.packets import Packet
 from servers import sftp_server
 
 Meddle = Callable[[int, bytes], bytes | None]

@@ -14,15 +14,15 @@ from pathlib import Path
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import image_name, rdiff_name
-from puavo_repository.stages.held import held
-from puavo_repository.stages.publish_options import Options
-from puavo_repository.stages.publish_plan import Transfer
-from puavo_repository.stages.publisher import open_tree
-from puavo_repository.stages.transfer import Placed, transfer
-from puavo_repository.stages.upload import Uplink
-from puavo_repository.storage.pool import Pool
-from puavo_repository.storage.target import Target
-from puavo_repository.storage.throttle import Throttle
+from puavo_repository.publish.held import held
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.publisher import open_tree
+from puavo_repository.publish.transfer import Placed, transfer
+from puavo_repository.publish.upload import Uplink
+from puavo_repository.remote.pool import Pool
+from puavo_repository.remote.target import Target
+from puavo_repository.remote.throttle import Throttle
 from servers import tool
 
 SERIES = "puavo-os-test-bookworm-amd64"

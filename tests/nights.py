@@ -15,18 +15,19 @@ from pathlib import Path
 from mirrors import tree_of, walk
 from puavo_repository import retry
 from puavo_repository.formats import metadata
-from puavo_repository.stages import publisher, transfers, upload
-from puavo_repository.stages.describe import describe
-from puavo_repository.stages.diff import diff
-from puavo_repository.stages.fingerprint import fingerprint
-from puavo_repository.stages.plan import Pair
-from puavo_repository.stages.prune import Cleaning
-from puavo_repository.stages.publish import publish_all
-from puavo_repository.stages.publish_options import Options
-from puavo_repository.stages.publisher import Publisher
-from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.state import REMOTES
-from puavo_repository.storage.target import Target
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.records import REMOTES
+from puavo_repository.prepare.describe import describe
+from puavo_repository.prepare.diff import diff
+from puavo_repository.prepare.fingerprint import fingerprint
+from puavo_repository.prepare.plan import Pair
+from puavo_repository.publish import publisher, transfers, upload
+from puavo_repository.publish.clean import Cleaning
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.run import publish_all
+from puavo_repository.remote.target import Target
+from puavo_repository.rollback import rollback
 from repository import AMXA, FREE, V1, Repository, name
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def publish_after_all(mirror: Path, target: Target) -> bool:
 def step_back(mirror: Path, target: Target) -> bool:
     """Give clients what they saw before, as the task of a DAG run does."""
     with Publisher(mirror, target, Options(connections=2)) as publisher:
-        publisher.roll_back(None)
+        rollback.roll_back(publisher, None)
     return True
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puavo_repository import prepare
 from puavo_repository import settings as settings_module
 from puavo_repository.demo import make_image
 from puavo_repository.formats import metadata
+from puavo_repository.prepare import run as prepare
+from puavo_repository.prepare.report import Report
 from puavo_repository.settings import Settings
-from puavo_repository.stages.report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-m", "puavo_repository.cli"]

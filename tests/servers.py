@@ -20,8 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from puavo_repository.storage.publisher_lock import Holder
-from puavo_repository.storage.target import Target
+from puavo_repository.remote.lock import Holder
+from puavo_repository.remote.target import Target
 
 
 def elsewhere(token: str) -> Holder:

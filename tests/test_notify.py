@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from puavo_repository.audit.report import AuditReport, Checked, Finding, Severity, remember
-from puavo_repository.storage import published
-from puavo_repository.storage.published import Published
+from puavo_repository.mirror import published
+from puavo_repository.mirror.published import Published
 from repository import ROOT, V1, Repository, environment, name
 from sinks import Mail, Webhook, serving
 

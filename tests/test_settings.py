@@ -12,9 +12,9 @@ import pytest
 from puavo_repository import settings
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.errors import SettingsError
+from puavo_repository.publish import options as publish_options
 from puavo_repository.settings import Policy
 from puavo_repository.settings.model import Model, about
-from puavo_repository.stages import publish_options
 from repository import ROOT
 
 

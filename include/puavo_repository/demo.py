@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from puavo_repository.storage import files
+from puavo_repository.mirror import files
 
 _SERIES = {
     "puavo-os-amxa-buster": (

@@ -31,8 +31,8 @@ from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from puavo_repository import settings
 from puavo_repository.audit import report
 from puavo_repository.errors import RepositoryError
-from puavo_repository.storage import published
-from puavo_repository.storage.mirror import Mirror
+from puavo_repository.mirror import published
+from puavo_repository.mirror.mirror import Mirror
 from puavo_repository_airflow import dag_settings, failures
 
 PREPARE, PUBLISH = "puavo_repository_prepare", "puavo_repository_publish"

@@ -10,9 +10,9 @@ from airflow.sdk import Connection, Param, get_current_context
 
 from puavo_repository import settings
 from puavo_repository.progress import TransferLog
-from puavo_repository.stages import publish_options
-from puavo_repository.stages.publisher import Publisher
-from puavo_repository.storage.target import Target, target_of_connection
+from puavo_repository.publish import options as publish_options
+from puavo_repository.publish.publisher import Publisher
+from puavo_repository.remote.target import Target, target_of_connection
 from puavo_repository_airflow.tasks import WHERE, field
 
 PARAMS = {

@@ -18,12 +18,7 @@ from airflow.sdk import (
     get_current_context,
 )
 
-from puavo_repository.errors import (
-    PermanentError,
-    RepositoryError,
-    SettingsError,
-    TransientError,
-)
+from puavo_repository.errors import PermanentError, RepositoryError, SettingsError, TransientError
 from puavo_repository_airflow import dag_settings, failures
 
 logger = logging.getLogger(__name__)

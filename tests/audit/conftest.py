@@ -1,4 +1,4 @@
-"""The servers that these tests talk to, and a mirror to audit."""
+"""A mirror to audit."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import pytest
 
 import audits
 from audits import Audited
-from server_fixtures import sshd, sshd_without_copy
-
-__all__ = ["sshd", "sshd_without_copy"]
 
 
 @pytest.fixture(scope="session")

@@ -11,17 +11,10 @@ from audits import NEW, OLD, Audited
 from puavo_repository import retry
 from puavo_repository.audit import steps
 from puavo_repository.audit.audit import audit, turns_before
-from puavo_repository.audit.report import (
-    AuditReport,
-    Checked,
-    Counts,
-    Finding,
-    Severity,
-    last,
-)
+from puavo_repository.audit.report import AuditReport, Checked, Counts, Finding, Severity, last
 from puavo_repository.audit.steps import is_due
 from puavo_repository.errors import PublishError
-from puavo_repository.storage.target import Target
+from puavo_repository.remote.target import Target
 
 
 @pytest.fixture(autouse=True)

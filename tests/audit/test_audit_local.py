@@ -16,9 +16,9 @@ from audits import DOCUMENT, NEW, OLD, OLDEST, OTHER, RDIFF, SERIES, Audited, fl
 from puavo_repository.audit import steps
 from puavo_repository.audit.local import local
 from puavo_repository.formats.metadata import Document
+from puavo_repository.mirror.digests import digest_file
+from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import Nobody
-from puavo_repository.storage.digests import digest_file
-from puavo_repository.storage.mirror import Mirror
 from repository import AMXA, FREE, V1, V4, name
 
 

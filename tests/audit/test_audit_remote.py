@@ -19,13 +19,15 @@ from puavo_repository.audit.remote import remote
 from puavo_repository.audit.report import Checked
 from puavo_repository.errors import StorageRefusedError
 from puavo_repository.progress import Nobody
-from puavo_repository.stages import compare
-from puavo_repository.stages.held import held
-from puavo_repository.stages.publisher import Publisher, open_tree
-from puavo_repository.storage import generations, journal, publisher_lock
-from puavo_repository.storage.folder import FolderTree
-from puavo_repository.storage.remote import Access, Range
-from puavo_repository.storage.target import Target
+from puavo_repository.publish import compare
+from puavo_repository.publish.held import held
+from puavo_repository.publish.publisher import Publisher, open_tree
+from puavo_repository.remote import generations, journal
+from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.folder import FolderTree
+from puavo_repository.remote.target import Target
+from puavo_repository.remote.tree import Access, Range
+from puavo_repository.rollback import rollback
 from repository import V4, name
 from servers import Proxy, Sshd
 
@@ -236,7 +238,7 @@ def test_a_step_back_is_a_warning_that_says_so(audited: Audited) -> None:
     assert audited.repository.prepare(repository=audited.url).ok
     audited.publish()
     with Publisher(audited.mirror, audited.target, KEEP) as publisher:
-        publisher.roll_back(None)
+        rollback.roll_back(publisher, None)
     finding = only(audit(audited))
     assert (finding.severity.value, finding.file) == ("warning", DOCUMENT)
     assert "a rollback" in finding.found

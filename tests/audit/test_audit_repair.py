@@ -16,13 +16,14 @@ from puavo_repository.audit.local import local
 from puavo_repository.audit.repair import repair_local
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.errors import StorageRefusedError
-from puavo_repository.stages.publish import publish
-from puavo_repository.stages.publisher import open_tree
-from puavo_repository.storage import files, journal
-from puavo_repository.storage.folder import FolderTree
-from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.publisher_lock import PublisherLock
-from puavo_repository.storage.target import Target
+from puavo_repository.mirror import files
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.publish.publisher import open_tree
+from puavo_repository.publish.run import publish
+from puavo_repository.remote import journal
+from puavo_repository.remote.folder import FolderTree
+from puavo_repository.remote.lock import PublisherLock
+from puavo_repository.remote.target import Target
 from repository import V4, name, snapshot
 from servers import Sshd, elsewhere
 
@@ -83,7 +84,7 @@ def test_a_file_is_withdrawn_before_it_is_replaced(
     def pause(_seconds: float) -> None:
         seen.append(NEW in (audited.remote / DOCUMENT).read_text())
 
-    monkeypatch.setattr("puavo_repository.stages.switch.sleep", pause)
+    monkeypatch.setattr("puavo_repository.publish.switch.sleep", pause)
     assert run(audited, audited.target).repaired
     assert seen == [False]
 

@@ -18,22 +18,22 @@ from typing import Any
 from puavo_repository import settings as settings_module
 from puavo_repository.formats import sealed
 from puavo_repository.formats.metadata import Digests
-from puavo_repository.prepare import dry_run, prepare
+from puavo_repository.mirror.files import Identity
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.records import ImageRecord, RdiffRecord
+from puavo_repository.prepare.clean import clean, guard
+from puavo_repository.prepare.configure import configure
+from puavo_repository.prepare.describe import describe
+from puavo_repository.prepare.discover import discover
+from puavo_repository.prepare.plan import look, make_plan
+from puavo_repository.prepare.report import report
+from puavo_repository.prepare.run import dry_run, prepare
+from puavo_repository.publish.plan import Presence
+from puavo_repository.publish.snapshot import snapshot
+from puavo_repository.publish.survey import Facts
+from puavo_repository.publish.survey import make_plan as make_plan_of_publishing
+from puavo_repository.remote.journal import Journal
 from puavo_repository.settings import Settings
-from puavo_repository.stages.clean import clean, guard
-from puavo_repository.stages.configure import configure
-from puavo_repository.stages.describe import describe
-from puavo_repository.stages.discover import discover
-from puavo_repository.stages.plan import look, make_plan
-from puavo_repository.stages.publish_plan import Presence
-from puavo_repository.stages.publish_snapshot import snapshot
-from puavo_repository.stages.publish_survey import Facts
-from puavo_repository.stages.publish_survey import make_plan as make_plan_of_publishing
-from puavo_repository.stages.report import report
-from puavo_repository.storage.files import Identity
-from puavo_repository.storage.journal import Journal
-from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.state import ImageRecord, RdiffRecord
 from repository import Quiet
 
 SERIES, EACH = 200, 50

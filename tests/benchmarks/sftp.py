@@ -25,10 +25,11 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "include")]
 
 from mirrors import send
-from puavo_repository import prepare, settings
-from puavo_repository.stages.publish import publish
-from puavo_repository.stages.publish_plan import How, Transfer
-from puavo_repository.storage.mirror import Mirror
+from puavo_repository import settings
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.prepare import run as prepare
+from puavo_repository.publish.plan import How, Transfer
+from puavo_repository.publish.run import publish
 from repository import Quiet
 from servers import Proxy, Sshd, running, tool
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from airflow_server import AUDIT, run_dag
 from puavo_repository.audit import report as audit_report
-from puavo_repository.stages.publish import publish
-from puavo_repository.stages.publish_options import Options
-from puavo_repository.storage.target import Target
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.run import publish
+from puavo_repository.remote.target import Target
 from repository import V1, V2, Repository, name
 from servers import HttpsServer
 

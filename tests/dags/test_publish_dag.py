@@ -10,7 +10,7 @@ import pytest
 
 from airflow_server import PUBLISH, beside, run_dag
 from mirrors import add_image, make_mirror, tree_of, walk
-from puavo_repository.stages.publish import publish as publish_directly
+from puavo_repository.publish.run import publish as publish_directly
 from repository import ROOT
 from servers import Sshd, running
 

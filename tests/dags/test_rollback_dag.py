@@ -9,11 +9,11 @@ import pytest
 
 from airflow_server import ROLLBACK, run_dag
 from mirrors import SERIES, add_image, make_mirror, walk
-from puavo_repository.stages.prune import Cleaning
-from puavo_repository.stages.publish import publish
-from puavo_repository.stages.publish_options import Options
-from puavo_repository.storage import published
-from puavo_repository.storage.target import Target
+from puavo_repository.mirror import published
+from puavo_repository.publish.clean import Cleaning
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.run import publish
+from puavo_repository.remote.target import Target
 
 NOW = Options(cleaning=Cleaning(pause=0.0))
 

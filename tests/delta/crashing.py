@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from puavo_repository import cli
+from puavo_repository.cli import main as cli
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.engine import ImageIndexer, Progress, Side, Sink, no_progress
 from puavo_repository.errors import ImageError

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.stages.prune import Cleaning
-from puavo_repository.stages.publish import publish
-from puavo_repository.stages.publish_options import Options
-from puavo_repository.stages.publisher import Publisher
+from puavo_repository.publish.clean import Cleaning
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.run import publish
+from puavo_repository.rollback import rollback
 from repository import AMXA, V1, V2, V3, V4, Repository, name
 from servers import HttpsServer, Proxy, Sshd, tool
 
@@ -123,7 +124,7 @@ def test_after_a_bad_night_a_step_back_lets_clients_update_at_once(
         assert laptop.newest() == name(V4)
         bad = Laptop(tmp_path / "early", server).update(old, name(V4))
         with Publisher(repository.mirror, target) as publisher:
-            publisher.roll_back(None)
+            rollback.roll_back(publisher, None)
         assert laptop.newest() == name(V3)
         new = laptop.update(old, name(V3))
         assert new.read_bytes() == (repository.images / name(V3)).read_bytes()

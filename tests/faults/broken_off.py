@@ -14,10 +14,10 @@ from multiprocessing.process import BaseProcess
 from disturbed import Kill, Run, run
 from faults.fault import GRACE, Fault, OfPrepare, OfPublish, OverSftp
 from nights import KEPT, prepare, publish, publish_after_all, step_back
-from puavo_repository.stages.prune import Cleaning
-from puavo_repository.storage.generations import FOLDER as JOURNAL
-from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.target import Target
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.publish.clean import Cleaning
+from puavo_repository.remote.generations import FOLDER as JOURNAL
+from puavo_repository.remote.target import Target
 from servers import Proxy
 
 CLIENTS = Cleaning(grace=2.0, share=1.0, pause=0.5)  # a walk takes a small part of either

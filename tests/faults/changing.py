@@ -14,7 +14,7 @@ from disturbed import Clock, Run
 from faults.damaged import OfRemote
 from faults.fault import GRACE, OfPrepare, OfPublish
 from mirrors import tree_of
-from puavo_repository.storage.generations import FOLDER as JOURNAL
+from puavo_repository.remote.generations import FOLDER as JOURNAL
 
 YEAR = 365 * 24 * 3600.0  # seconds
 

@@ -13,9 +13,9 @@ from disturbed import Kill, Run, run
 from faults.fault import Fault, OfPrepare, OfPublish
 from mirrors import walk
 from nights import prepare
-from puavo_repository.storage.generations import FOLDER as JOURNAL
-from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.state import FOLDER as STATE
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.records import FOLDER as STATE
+from puavo_repository.remote.generations import FOLDER as JOURNAL
 
 
 def damage(path: Path, chance: random.Random) -> None:

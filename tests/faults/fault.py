@@ -13,8 +13,8 @@ from pathlib import Path
 
 from disturbed import Run, run
 from nights import AT_ONCE, Nights, Watch, prepare, publish
-from puavo_repository.stages.prune import Cleaning
-from puavo_repository.storage.target import Target
+from puavo_repository.publish.clean import Cleaning
+from puavo_repository.remote.target import Target
 from servers import Sshd, running
 
 GRACE = Cleaning(grace=3 * 24 * 3600.0, share=1.0, pause=0.0)

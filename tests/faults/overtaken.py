@@ -15,7 +15,7 @@ from disturbed import PATIENCE, STEPS, Kill, Run, run
 from faults.fault import GRACE, OfPublish
 from mirrors import tree_of
 from nights import KEPT, one_step, one_task, prepare, publish, publish_after_all, step_back, told
-from puavo_repository.storage import publisher_lock
+from puavo_repository.remote import lock as publisher_lock
 
 TODAY = ("prepare", "upload", "switch", "clean")
 # A server cannot look at the lock and rename in one step: who falls asleep between the two has one

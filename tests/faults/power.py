@@ -18,7 +18,7 @@ from disturbed import Run, run
 from faults.fault import OfPublish
 from mirrors import walk
 from nights import publish_in_pieces
-from puavo_repository.storage.generations import FOLDER as JOURNAL
+from puavo_repository.remote.generations import FOLDER as JOURNAL
 
 BLOCK = 4096  # bytes
 CHANGES = ("replace", "link", "unlink", "mkdir", "rmdir")

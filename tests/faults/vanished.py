@@ -13,8 +13,8 @@ from disturbed import Run, run
 from faults.fault import OfPrepare, OfPublish
 from mirrors import tree_of
 from nights import KEPT, prepare, told
-from puavo_repository.storage.generations import FOLDER as JOURNAL
-from puavo_repository.storage.state import FOLDER as STATE
+from puavo_repository.mirror.records import FOLDER as STATE
+from puavo_repository.remote.generations import FOLDER as JOURNAL
 
 PADDING = 4096  # bytes at most; an image that lacks some of them is whole
 

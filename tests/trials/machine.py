@@ -47,14 +47,15 @@ from nights import AT_ONCE, KEPT, Nights, differences, prepare, publish, step_ba
 from puavo_repository.audit.local import local
 from puavo_repository.audit.report import Severity
 from puavo_repository.errors import RepositoryError
-from puavo_repository.stages import publisher
-from puavo_repository.stages.publish import publish_all
-from puavo_repository.stages.publish_options import Options
-from puavo_repository.stages.publisher import Publisher
-from puavo_repository.storage import generations, journal
-from puavo_repository.storage.folder import FolderTree
-from puavo_repository.storage.generations import FOLDER as JOURNAL
-from puavo_repository.storage.target import Target
+from puavo_repository.publish import publisher
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.run import publish_all
+from puavo_repository.remote import generations, journal
+from puavo_repository.remote.folder import FolderTree
+from puavo_repository.remote.generations import FOLDER as JOURNAL
+from puavo_repository.remote.target import Target
+from puavo_repository.rollback.rollback import roll_back
 
 PADDING = 4096  # bytes at most; an image that lacks some of them is whole
 LATER = 100  # seconds; what others write has another time than what we wrote
@@ -338,7 +339,7 @@ class Repositories(RuleBasedStateMachine):
     def _roll_back(self, to: int | None, series: list[str]) -> int | None:
         try:
             with self._watched(), Publisher(self.nights.mirror, self.target, KEEP) as publisher:
-                return publisher.roll_back(to, series).restored
+                return roll_back(publisher, to, series).restored
         except RepositoryError:
             return None
 

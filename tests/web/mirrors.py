@@ -11,9 +11,9 @@ from puavo_repository.audit.report import AuditReport, Checked, Finding
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import rdiff_name
-from puavo_repository.storage.files import Identity
-from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.state import Failure, RdiffRecord
+from puavo_repository.mirror.files import Identity
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.records import Failure, RdiffRecord
 
 URLBASE = "https://images.example"
 IMAGE_SIZE = 4_000_000_000

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Header, HTTPException, Query
 from fastapi.testclient import TestClient
 
 from puavo_repository.errors import SettingsError
-from puavo_repository.storage.mirror import Mirror
+from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web.app import Backend, Looker, Place, create_app
 from puavo_repository.web.model import Dag, Repository, Run, Summary
 from puavo_repository.web.status import PATIENCE

@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from selenium.webdriver.common.by import By
 
 from browser import Browser, browser
-from puavo_repository.storage.mirror import Mirror
+from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web import page
 from puavo_repository.web.app import Backend, Place, create_app
 from web.mirrors import fail, image_names, make_mirror

@@ -9,7 +9,7 @@ from typing import Any
 
 from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.formats.names import rdiff_name
-from puavo_repository.stages.publish_report import PublishReport
+from puavo_repository.publish.report import PublishReport
 from puavo_repository.web import figures, page, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import Stage

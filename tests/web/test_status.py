@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from puavo_repository.audit.report import Finding, Severity
-from puavo_repository.stages.publish_snapshot import snapshot
-from puavo_repository.storage import published
-from puavo_repository.storage.mirror import Mirror
+from puavo_repository.mirror import published
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.publish.snapshot import snapshot
 from puavo_repository.web import page, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import Dag, Repository, Run, State

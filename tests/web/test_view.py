@@ -11,7 +11,7 @@ import pytest
 
 from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.formats.names import rdiff_name
-from puavo_repository.storage.state import Failure
+from puavo_repository.mirror.records import Failure
 from puavo_repository.web import view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import DRY_RUN, RdiffState, Repository, Run, Stage

@@ -26,11 +26,11 @@ from puavo_repository.audit.report import (
     remember,
 )
 from puavo_repository.errors import RepositoryError, as_storage_error
+from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import Nobody, TransferProgress, Watcher, no_transfer_progress
+from puavo_repository.publish.options import Options
+from puavo_repository.remote.target import Target
 from puavo_repository.settings import Settings
-from puavo_repository.stages.publish_options import Options
-from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.target import Target
 
 
 def audit(

@@ -19,10 +19,10 @@ from puavo_repository.errors import (
     StorageRefusedError,
 )
 from puavo_repository.formats.names import ImageName, rdiff_name
+from puavo_repository.mirror.digests import digest_file
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.prepare.report import mb
 from puavo_repository.retry import with_retries
-from puavo_repository.stages.report import mb
-from puavo_repository.storage.digests import digest_file
-from puavo_repository.storage.mirror import Mirror
 
 Wrong = tuple[str, str, str]
 """What is wrong, expected and found."""

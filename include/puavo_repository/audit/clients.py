@@ -20,10 +20,10 @@ from puavo_repository.audit.report import Checked, Counts, Finding
 from puavo_repository.audit.served import ServedFiles, encoded, error, not_served, warning
 from puavo_repository.audit.steps import DAY, Tally, attempted
 from puavo_repository.errors import CertificateError, ConnectionLostError
+from puavo_repository.mirror.records import FOLDER
 from puavo_repository.progress import Nobody, Watcher
+from puavo_repository.remote import journal
 from puavo_repository.settings import Settings
-from puavo_repository.storage import journal
-from puavo_repository.storage.state import FOLDER
 
 _VALID = 14  # days that a certificate must still be valid
 _LARGEST = 64 << 20  # bytes of a document

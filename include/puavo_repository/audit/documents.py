@@ -13,10 +13,11 @@ from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.audit.strays import KINDS
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats.metadata import Document, described_files
-from puavo_repository.stages.publish_survey import CKSUMS, listing, sha256
-from puavo_repository.storage import generations, journal, publisher_lock
-from puavo_repository.storage.journal import Journal
-from puavo_repository.storage.remote import Kind, RemoteStat, RemoteTree, read_whole
+from puavo_repository.publish.survey import CKSUMS, listing, sha256
+from puavo_repository.remote import generations, journal
+from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.journal import Journal
+from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole
 
 _PUBLISH = "Publish again"
 _SEE = "See who else writes there, then publish again"

@@ -15,22 +15,16 @@ from pathlib import Path
 from puavo_repository.audit.description import Description, take
 from puavo_repository.audit.proofs import Proofs
 from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, Severity
-from puavo_repository.audit.steps import (
-    DIGEST_THREADS,
-    Tally,
-    attempted,
-    due,
-    side_by_side,
-)
+from puavo_repository.audit.steps import DIGEST_THREADS, Tally, attempted, due, side_by_side
 from puavo_repository.audit.strays import local_strays
 from puavo_repository.formats.metadata import DIGESTS, DescribedFile, described_files
+from puavo_repository.mirror import vouched
+from puavo_repository.mirror.digests import digest_file
+from puavo_repository.mirror.files import Identity
+from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import Nobody, Watcher
 from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
-from puavo_repository.storage import vouched
-from puavo_repository.storage.digests import digest_file
-from puavo_repository.storage.files import Identity
-from puavo_repository.storage.mirror import Mirror
 
 _LOOKS = 3  # times that a file is looked at whose description changes meanwhile
 _AGAIN = "Prepare again: it is made anew from the files"

@@ -11,8 +11,8 @@ from puavo_repository.audit.steps import DIGEST_THREADS, Tally, side_by_side
 from puavo_repository.errors import DeltaError, RepositoryError
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.progress import Watcher
+from puavo_repository.publish.plan import source_image
 from puavo_repository.settings import Settings
-from puavo_repository.stages.publish_plan import source_image
 
 
 class Proofs:

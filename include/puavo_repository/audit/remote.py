@@ -21,16 +21,16 @@ from puavo_repository.audit.steps import Tally, attempted, due, side_by_side
 from puavo_repository.audit.strays import remote_strays
 from puavo_repository.errors import PermanentError, PublishError
 from puavo_repository.formats.metadata import DescribedFile
+from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import Nobody, Watcher
+from puavo_repository.publish.compare import every_range, same_bytes, samples
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.publisher import open_tree
+from puavo_repository.remote.pool import Pool
+from puavo_repository.remote.target import Target
+from puavo_repository.remote.tree import Kind
 from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
-from puavo_repository.stages.compare import every_range, same_bytes, samples
-from puavo_repository.stages.publish_options import Options
-from puavo_repository.stages.publisher import open_tree
-from puavo_repository.storage.files import Identity
-from puavo_repository.storage.pool import Pool
-from puavo_repository.storage.remote import Kind
-from puavo_repository.storage.target import Target
 
 _LOOKS = 4  # times that findings are looked at while somebody publishes
 _CONNECTIONS = 4  # at most

@@ -16,17 +16,17 @@ from puavo_repository.audit.remote import look
 from puavo_repository.audit.report import Checked, Finding
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats.metadata import DIGESTS
+from puavo_repository.mirror import files
+from puavo_repository.mirror.digests import digest_file
+from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import TransferProgress, no_transfer_progress
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.run import publish_all
+from puavo_repository.publish.survey import CKSUMS, sha256
+from puavo_repository.remote.target import Target
 from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
-from puavo_repository.stages.publish import publish_all
-from puavo_repository.stages.publish_options import Options
-from puavo_repository.stages.publish_survey import CKSUMS, sha256
-from puavo_repository.stages.publisher import Publisher
-from puavo_repository.storage import files
-from puavo_repository.storage.digests import digest_file
-from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.target import Target
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.errors import RepositoryError, printable
-from puavo_repository.stages.report import mb
-from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.state import Records
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.records import Records
+from puavo_repository.prepare.report import mb
 
 LOCAL = "local"
 _LONGEST = 300  # characters of a text that somebody else wrote

@@ -17,9 +17,9 @@ from puavo_repository.audit.report import Counts, Finding, Severity
 from puavo_repository.audit.steps import Tally, side_by_side
 from puavo_repository.errors import ConnectionLostError
 from puavo_repository.formats.metadata import DescribedFile, Document
+from puavo_repository.mirror.digests import digest_file
+from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import Watcher
-from puavo_repository.storage.digests import digest_file
-from puavo_repository.storage.files import Identity
 
 logger = logging.getLogger(__name__)
 

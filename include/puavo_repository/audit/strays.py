@@ -9,11 +9,11 @@ from pathlib import Path
 from puavo_repository.audit.description import take
 from puavo_repository.audit.report import LOCAL, Finding, Severity
 from puavo_repository.audit.steps import DAY
-from puavo_repository.storage import generations
-from puavo_repository.storage.files import PART
-from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.remote import Kind, RemoteStat
-from puavo_repository.storage.state import FOLDER
+from puavo_repository.mirror.files import PART
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.records import FOLDER
+from puavo_repository.remote import generations
+from puavo_repository.remote.tree import Kind, RemoteStat
 
 _FOLDERS = {FOLDER, ".checksums", ".signatures"}  # ours, and the old system's
 _OF_A_MIRROR = {"CKSUMS", "meta", "rdiffs"}

@@ -18,7 +18,7 @@ import numpy as np
 from puavo_repository.compiled import Bytes
 from puavo_repository.delta.anchors import BLOCK, KEY, BlockAnchors, Collector, Finder
 from puavo_repository.delta.machine import SLACK, buffer
-from puavo_repository.storage import files
+from puavo_repository.mirror import files
 
 logger = logging.getLogger(__name__)
 

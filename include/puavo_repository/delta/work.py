@@ -9,9 +9,9 @@ from puavo_repository.delta.engine import DeltaEngine, Progress, Side
 from puavo_repository.delta.proof import prove
 from puavo_repository.errors import ImageChangingError, storage_error
 from puavo_repository.formats.metadata import Digests
-from puavo_repository.storage import files
-from puavo_repository.storage.digests import BLOCK_SIZE, Digester, digest_file
-from puavo_repository.storage.files import Identity
+from puavo_repository.mirror import files
+from puavo_repository.mirror.digests import BLOCK_SIZE, Digester, digest_file
+from puavo_repository.mirror.files import Identity
 
 __all__ = ["adopt_rdiff", "prove", "read_image", "write_rdiff"]
 

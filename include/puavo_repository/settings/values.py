@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from puavo_repository.delta.engines import ENGINES
 from puavo_repository.errors import SettingsError
-from puavo_repository.storage.throttle import Bandwidth
+from puavo_repository.remote.throttle import Bandwidth
 
 _CONNECTION_ID = re.compile(r"[\w.:-]{1,250}")
 _ADDRESS = re.compile(r"[^@\s<>]+@[^@\s<>]+")

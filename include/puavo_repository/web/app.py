@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from puavo_repository.errors import RepositoryError, storage_error
-from puavo_repository.storage.state import Failure
+from puavo_repository.mirror.records import Failure
 from puavo_repository.web import page, view
 from puavo_repository.web.disk import Disk, Reader
 from puavo_repository.web.model import Dag, Health, Repository, Run, Series, Summary

@@ -14,10 +14,10 @@ from puavo_repository.audit import report as audit_report
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
-from puavo_repository.storage import published
-from puavo_repository.storage.mirror import Mirror
-from puavo_repository.storage.published import Published
-from puavo_repository.storage.state import Failure, R, RdiffRecord, Records
+from puavo_repository.mirror import published
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.published import Published
+from puavo_repository.mirror.records import Failure, R, RdiffRecord, Records
 
 T = TypeVar("T")
 

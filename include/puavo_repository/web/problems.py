@@ -7,7 +7,7 @@ from datetime import datetime
 
 from puavo_repository.audit.report import Severity
 from puavo_repository.errors import RepositoryError
-from puavo_repository.storage.state import Failure
+from puavo_repository.mirror.records import Failure
 from puavo_repository.web import status
 from puavo_repository.web.disk import Disk
 from puavo_repository.web.model import Dag, Problem, RdiffState, Run, Series, State

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from puavo_repository.audit.report import AuditReport, Severity
 from puavo_repository.errors import SettingsError
-from puavo_repository.storage.published import Published
-from puavo_repository.storage.target import parse_target, without_password
+from puavo_repository.mirror.published import Published
+from puavo_repository.remote.target import parse_target, without_password
 from puavo_repository.web.model import Dag, Run, State
 from puavo_repository.web.words import count, size, when
 

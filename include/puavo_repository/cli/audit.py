@@ -1,0 +1,88 @@
+"""``puavo-update-repository audit``: is the mirror right here, on remotes, and for its clients?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from puavo_repository.audit.audit import audit
+from puavo_repository.audit.report import AuditReport, Severity
+from puavo_repository.cli import bars, printed
+from puavo_repository.cli import options as cli_options
+from puavo_repository.errors import printable
+from puavo_repository.publish import options as publish_options
+from puavo_repository.settings import Settings
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: What follows the word ``audit``.
+
+    Returns:
+        0 where there is no error, 1 where there is one; warnings do not count.
+
+    Raises:
+        RepositoryError: Bad settings.
+    """
+    options = _parser().parse_args(arguments)
+    chosen = cli_options.chosen(
+        options,
+        audit_share=options.share,
+        audit_https=False if options.no_https else None,
+    )
+    how = publish_options.load({})
+    urls = options.upload or cli_options.urls(chosen)
+    targets = [how.target(url) for url in urls]
+    with bars.shown() as watcher:
+        report = audit(
+            chosen,
+            targets,
+            options=how,
+            repair=options.repair,
+            holder=f"{printed.PROGRAM} audit",
+            watcher=watcher,
+            progress=watcher.transferred,
+        )
+    if options.json:
+        printed.print_json(report.to_dict())
+    else:
+        _render(report)
+    for finding in report.findings:
+        printed.say(f"{finding.severity.value}: {finding}")
+    return 0 if report.ok else 1
+
+
+def _render(report: AuditReport) -> None:
+    told = tuple(f"{severity.value}: " for severity in Severity)  # these go to stderr
+    for line in report.lines():
+        if not line.startswith(told):
+            sys.stdout.write(f"{printable(line)}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli_options.parser(
+        "audit",
+        upload="a published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE",
+        description="Reads the whole mirror again, compares published mirrors and what clients "
+        "see by https with it, and makes one update as a laptop does. Nothing is changed, unless "
+        "repairs are asked for.",
+        epilog="Exit status: 0 no error; 1 clients are, or soon will be, led to something wrong "
+        "or cut off; 2 bad usage or settings.",
+    )
+    add = parser.add_argument
+    add(
+        "--share",
+        metavar="N",
+        help="share of the remote files that is read in full, and of the rdiffs that are applied "
+        f"again, another one each time; default {Settings.audit_share}",
+    )
+    add("--no-https", action="store_true", help="do not look at what clients see")
+    add(
+        "--repair",
+        action="store_true",
+        help="send wrong remote files again; withdraw wrong local rdiffs, to be made anew",
+    )
+    return parser

@@ -1,0 +1,113 @@
+"""What people at a terminal, or in a task's log, read of a plan and of a report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from puavo_repository.errors import printable
+from puavo_repository.formats.names import image_name
+from puavo_repository.prepare.plan import DiffState, Plan
+from puavo_repository.prepare.report import Report, mb
+
+PROGRAM = "puavo-update-repository"
+_WIDE = 160  # columns
+
+
+def say(text: str) -> None:
+    """Tell a person who runs the command what is not part of its result."""
+    sys.stderr.write(f"{PROGRAM}: {printable(text)}\n")
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """Print the result for a program."""
+    sys.stdout.write(json.dumps(values, indent=2) + "\n")
+
+
+def render(found: Report) -> None:
+    """Print a report for a person."""
+    console = _console()
+    table = _table("Series", "Images", "Newest", "Size", "Rdiffs", "Update", "Saves")
+    for line in found.series:
+        table.add_row(
+            line.name,
+            str(line.images),
+            image_name(line.newest).version[:10],
+            mb(line.newest_size),
+            str(line.rdiffs),
+            mb(line.update) if line.update is not None else "whole",
+            f"{line.saving:.1%}",
+        )
+    if found.series:
+        console.print(table)
+    if found.rdiffs_made or found.rdiffs_adopted or found.images_read:
+        _render_rdiffs(found, console)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    for path in found.removed:
+        console.print(f"removed: {path}", markup=False, soft_wrap=True)
+    console.print(_summary(found), markup=False, soft_wrap=True)
+
+
+def _render_rdiffs(found: Report, console: Console) -> None:
+    table = _table("Rdiff", "Size", "Share")
+    for line in found.rdiffs:
+        table.add_row(line.name, mb(line.size), f"{line.share:.2%}")
+    if found.rdiffs:
+        console.print()
+        console.print(table)
+        console.print()
+
+
+def _table(name: str, *figures: str) -> Table:
+    """Return a table of one name and figures; only the name may need a second line."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(name, overflow="fold")
+    for figure in figures:
+        table.add_column(figure, justify="right", no_wrap=True)
+    return table
+
+
+def _summary(found: Report) -> str:
+    images = sum(line.images for line in found.series)
+    total = sum(line.size for line in found.rdiffs)
+    parts = [
+        f"{found.mirror}: {images} images in {len(found.series)} series",
+        f"{len(found.rdiffs)} rdiffs ({mb(total)})",
+        f"{found.images_read} images read ({mb(found.bytes_read)})",
+        f"{found.rdiffs_made} rdiffs made"
+        + (f" and {found.rdiffs_adopted} adopted" if found.rdiffs_adopted else ""),
+        f"{found.seconds:.1f} s",
+    ]
+    if found.failures:
+        parts.append(f"{len(found.failures)} FAILED")
+    return ", ".join(parts)
+
+
+def render_plan(plan: Plan) -> None:
+    """Print what a run would do."""
+    console = _console()
+    for name in plan.fingerprints:
+        console.print(f"would read {name}", markup=False, soft_wrap=True)
+    for pair in plan.pairs(DiffState.MISSING, DiffState.WAITING):
+        console.print(f"would make rdiffs/{pair.rdiff}", markup=False, soft_wrap=True)
+    for path in plan.stale:
+        console.print(f"would remove {path}", markup=False, soft_wrap=True)
+    images = sum(len(one.diffs) for one in plan.series)
+    console.print(
+        f"{images} images in {len(plan.series)} series; {len(plan.fingerprints)} to read, "
+        f"{len(plan.pairs(DiffState.MISSING, DiffState.WAITING))} rdiffs to make, "
+        f"{len(plan.pairs(DiffState.PRESENT))} there; "
+        f"space: at most {mb(plan.space_needed)} needed, {mb(plan.space_free)} free",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _console() -> Console:
+    # A pipe or a log has no width: what would be cut off there is lost.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)

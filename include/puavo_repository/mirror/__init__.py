@@ -1,0 +1,1 @@
+"""The local mirror: its files, records and digests."""

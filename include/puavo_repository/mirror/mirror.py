@@ -1,0 +1,302 @@
+"""The local mirror: the tree that clients see, right at every moment.
+
+Two rules keep it right. A file gets its name only when it is proven and durable. And before a
+file that metadata describes is replaced by one with other content, its description is
+withdrawn (``withdraw``); it is described again when the new file is in place.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+
+from puavo_repository.errors import ImageChangingError, StorageRefusedError, storage_error
+from puavo_repository.formats import cksums, metadata
+from puavo_repository.formats.metadata import Document
+from puavo_repository.formats.names import ImageName, is_rdiff_name
+from puavo_repository.mirror import files, vouched
+from puavo_repository.mirror.files import Identity
+from puavo_repository.mirror.records import ImageRecord, State
+
+logger = logging.getLogger(__name__)
+
+_FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+class Placed(Enum):
+    """How an image came to lie in the mirror."""
+
+    PRESENT = "present"
+    LINKED = "linked"
+    REFLINKED = "reflinked"
+    COPIED = "copied"
+
+
+class Mirror:
+    """One mirror directory and what is known of it.
+
+    Args:
+        root: The directory; made when something is first written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.meta = root / "meta"
+        self.rdiffs = root / "rdiffs"
+        self.cksums = root / "CKSUMS"
+        self.state = State(root)
+
+    @contextmanager
+    def writing(self, holder: str, *, shared: bool = False) -> Iterator[None]:
+        """Hold the mirror's lock.
+
+        Args:
+            holder: Who holds it, in words for the person who finds it held.
+            shared: For steps that only add files of their own, side by side.
+
+        Raises:
+            LockedError: Another run holds it.
+        """
+        with files.locked(self.state.lock, holder, shared=shared):
+            if not shared:
+                self.state.sweep()
+                for folder in (self.root, self.meta, self.rdiffs):
+                    files.sweep(folder)
+            yield
+
+    def rdiff(self, name: str) -> Path:
+        """Return where an rdiff lies."""
+        return self.rdiffs / name
+
+    def documents(self) -> dict[str, Document]:
+        """Return the metadata of every series, by file name.
+
+        A damaged file counts as empty: it is made anew with the others.
+        """
+        found: dict[str, Document] = {}
+        for path in files.listed(self.meta, "[!.]*.json"):
+            try:
+                plain = Identity.at(path) is not None
+                found[path.name] = metadata.parse(path.read_bytes() if plain else b"")
+            except ValueError as error:
+                logger.warning("%s is damaged and will be made anew: %s", path, error)
+                found[path.name] = {}
+            except OSError as error:
+                raise storage_error(path, error) from error
+        return found
+
+    def contents(self) -> dict[str, bytes]:
+        """Return what metadata and CKSUMS hold, by path; only plain files are any of them."""
+        paths = [*files.listed(self.meta, "[!.]*.json"), *files.listed(self.root, self.cksums.name)]
+        found = {}
+        for path in paths:
+            if Identity.at(path) is None:
+                continue  # a pipe would keep whoever reads it waiting for ever
+            try:
+                found[str(path.relative_to(self.root))] = path.read_bytes()
+            except OSError as error:
+                raise storage_error(path, error) from error
+        return found
+
+    def describe(self, documents: dict[str, Document]) -> bool:
+        """Make the metadata say exactly this; return whether a byte changed.
+
+        Args:
+            documents: Metadata by file name; files that are not named here are removed.
+        """
+        with self._rewriting():
+            return self._write(documents)
+
+    def withdraw(self, paths: Collection[str]) -> bool:
+        """Take files out of the metadata before (or because) their content changes.
+
+        Args:
+            paths: Files by their path in the mirror, such as ``rdiffs/x.rdiff``.
+
+        Returns:
+            Whether the metadata named any of them.
+        """
+        if not paths:
+            return False
+        with self._rewriting():
+            present = self.documents()
+            kept = {name: metadata.without(doc, paths) for name, doc in present.items()}
+            return kept != present and self._write(kept)
+
+    def wrong_files(self) -> set[str]:
+        """Return the described files that are missing or not the ones that were described.
+
+        Nothing is read: a file that lies there with its size, and (where it is on record) with
+        its identity, counts as right.
+        """
+        return {
+            described.path
+            for document in self.documents().values()
+            for described in metadata.described_files(document)
+            if not self._holds(described)
+        }
+
+    def place(self, image: Path, record: ImageRecord) -> Placed:
+        """Have the mirror hold the image that ``record`` speaks of.
+
+        A hard link where that is possible, else a reflink, else a copy whose content is
+        compared with the record on the way.
+
+        Raises:
+            ImageChangingError: The image is not the one that was fingerprinted any more.
+            StorageError, StorageRefusedError: The system refused.
+        """
+        goal = self.root / record.name
+        if self.has(record):
+            return Placed.PRESENT
+        if Identity.at(goal) is not None:
+            self.withdraw({record.name})
+        part = files.part_path(goal)
+        try:
+            files.make_folder(self.root)
+            how = _link_or_copy(image, part, record)
+            copy = None if how is Placed.LINKED else Identity.at(part)
+            part.replace(goal)
+            files.sync_folder(self.root)
+        except OSError as error:
+            raise storage_error(goal, error) from error
+        finally:
+            files.discard(part)
+        if copy is not None:
+            self.state.images.put(replace(record, copy=copy))
+        return how
+
+    def has(self, record: ImageRecord) -> bool:
+        """Tell whether the mirror's own file is the image that ``record`` speaks of."""
+        present = Identity.at(self.root / record.name)
+        return present is not None and present in {record.identity, record.copy}
+
+    def refuse_foreign(self) -> None:
+        """Refuse a folder with files in the place of metadata that no mirror has.
+
+        They would be replaced or removed. A file that a run wrote is ours however damaged it
+        is now; one without a record is ours if it reads like a mirror's, such as an old one's.
+
+        Raises:
+            StorageRefusedError: There is such a file.
+        """
+        known = vouched.paths(self.state)
+        for path, content in self.contents().items():
+            if path not in known and not _is_a_mirror_s(path, content):
+                raise StorageRefusedError(
+                    self.root / path,
+                    "this is no file of a mirror, and no run wrote it",
+                    expected="metadata of images, or nothing",
+                    remedy="Choose another mirror directory, or move this file away",
+                )
+
+    def owned(self) -> set[str]:
+        """Return the paths of the images, rdiffs and metadata that a preparation put here.
+
+        An image counts only where this system or the old one kept a record of it: a folder
+        named by mistake must not lose the images that somebody else keeps there.
+        """
+        known = set(self.state.images.names())
+        known |= {path.stem for path in files.listed(self.root / ".checksums", "*.cksum")}
+        return {
+            *(
+                path.name
+                for path in files.listed(self.root, "[!.]*.img")
+                if ImageName.parse(path.name) and path.name in known
+            ),
+            *(
+                f"rdiffs/{path.name}"
+                for path in files.listed(self.rdiffs, "[!.]*.rdiff")
+                if is_rdiff_name(path.name)
+            ),
+            *(f"meta/{path.name}" for path in files.listed(self.meta, "[!.]*.json")),
+        }
+
+    def _holds(self, described: metadata.DescribedFile) -> bool:
+        found = Identity.at(self.root / described.path)
+        if found is None or found.size != described.size:
+            return False
+        if described.path.startswith("rdiffs/"):
+            rdiff = self.state.rdiffs.get(described.name)
+            return rdiff is None or rdiff.identity == found
+        image = self.state.images.get(described.name)
+        return image is None or found in {image.identity, image.copy}
+
+    @contextmanager
+    def at_rest(self, holder: str) -> Iterator[None]:
+        """Keep metadata and CKSUMS from being rewritten for a moment; waits for one that is."""
+        with files.locked(self.state.metadata_lock, holder, shared=True, wait=True):
+            yield
+
+    @contextmanager
+    def _rewriting(self) -> Iterator[None]:
+        with files.locked(self.state.metadata_lock, "rewriting metadata", wait=True):
+            yield
+
+    def _write(self, documents: dict[str, Document]) -> bool:
+        wanted = {f"meta/{name}": metadata.render(doc) for name, doc in documents.items()}
+        wanted[self.cksums.name] = cksums.render(documents.values())
+        present = self.contents()
+        if present != wanted:
+            vouched.vouch(self.state, present, wanted)
+            for path, content in wanted.items():
+                files.write(self.root / path, content)
+            for path in present.keys() - wanted.keys():
+                files.remove(self.root / path)
+        vouched.vouch(self.state, wanted)
+        return present != wanted
+
+
+def _is_a_mirror_s(path: str, content: bytes) -> bool:
+    if not path.startswith("meta/"):
+        return cksums.is_one(content)
+    try:
+        return bool(metadata.parse(content))
+    except ValueError:
+        return False
+
+
+def _link_or_copy(image: Path, part: Path, record: ImageRecord) -> Placed:
+    try:
+        os.link(image.resolve(), part)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+    else:
+        if Identity.at(part) != record.identity:
+            raise _changed(image)
+        return Placed.LINKED
+    with image.open("rb") as source, files.create(part) as copy:
+        if Identity.of(os.fstat(source.fileno())) != record.identity:
+            raise _changed(image)
+        how = Placed.REFLINKED
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
+        except OSError:
+            how = Placed.COPIED
+            digest = hashlib.sha512()
+            while block := source.read(8 << 20):
+                digest.update(block)
+                copy.write(block)
+            if digest.hexdigest() != record.digests.sha512:
+                raise _changed(image) from None
+        copy.flush()
+        os.fsync(copy.fileno())
+        if Identity.of(os.fstat(source.fileno())) != record.identity:
+            raise _changed(image)
+    return how
+
+
+def _changed(image: Path) -> ImageChangingError:
+    return ImageChangingError(
+        image, "it changed while it was being published", remedy="Run again when it is at rest"
+    )

@@ -1,0 +1,279 @@
+"""What is known of the files, kept beside the mirror in ``.puavo-repository``.
+
+::
+
+    .puavo-repository/
+        lock                    held by the run that writes the mirror
+        metadata.lock           held for the moment in which metadata is rewritten
+        images/<image>.json     ImageRecord
+        rdiffs/<rdiff>.json     RdiffRecord
+        failures/<file>.json    Failure, until the same step succeeds
+        anchors/<image>         the delta engine's index of an image
+        scratch/                what is unpacked from an image for a moment
+
+A record speaks of a file with one identity (size, mtime) or of content with one digest;
+when that changes the record does not count any more. Records are replaced by rename, carry a
+checksum, and may be deleted at any time: what is missing or damaged is worked out again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+from puavo_repository.errors import PermanentError, RepositoryError, printable, storage_error
+from puavo_repository.formats import sealed
+from puavo_repository.formats.metadata import Digests
+from puavo_repository.formats.names import LONGEST
+from puavo_repository.mirror import files
+from puavo_repository.mirror.files import Identity
+
+FOLDER = ".puavo-repository"
+REMOTES = "remotes"
+ADOPTED = "adopted"  # in place of the engine of an rdiff that another system made
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What one read of an image found.
+
+    Attributes:
+        name: File name of the image.
+        identity: The file in the image directory that was read.
+        digests: Its size and checksums.
+        puavo_conf: The definitions inside it, merged.
+        copy: The mirror's own file, where a hard link was not possible.
+        read: When it was read, in seconds since 1970; 0 where that was not recorded.
+    """
+
+    name: str
+    identity: Identity
+    digests: Digests
+    puavo_conf: dict[str, Any]
+    copy: Identity | None = None
+    read: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "identity": self.identity.to_list(),
+            **self.digests.to_dict(),
+            "puavo-conf": self.puavo_conf,
+            "copy": self.copy.to_list() if self.copy else None,
+            "read": self.read,
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, values: dict[str, Any]) -> ImageRecord:
+        """Read what ``to_dict`` returned."""
+        copy = values["copy"]
+        return cls(
+            name,
+            Identity.from_list(values["identity"]),
+            Digests.from_dict(values),
+            values["puavo-conf"],
+            Identity.from_list(copy) if copy else None,
+            float(values.get("read", 0.0)),
+        )
+
+
+@dataclass(frozen=True)
+class RdiffRecord:
+    """An rdiff that was proven, or found not worth keeping.
+
+    Attributes:
+        name: File name of the rdiff.
+        source: sha512 of the image that it is applied to.
+        target: sha512 of the image that it gives.
+        digests: Size and checksums of the rdiff itself.
+        identity: The proven file; None where it was larger than the policy's share of its
+            target and was not kept.
+        engine: Name of the engine that made it; ``ADOPTED`` for one of the old system's.
+        made: When it was made or adopted, in seconds since 1970; 0 where that was not recorded.
+    """
+
+    name: str
+    source: str
+    target: str
+    digests: Digests
+    identity: Identity | None
+    engine: str
+    made: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "source": self.source,
+            "target": self.target,
+            **self.digests.to_dict(),
+            "identity": self.identity.to_list() if self.identity else None,
+            "engine": self.engine,
+            "made": self.made,
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, values: dict[str, Any]) -> RdiffRecord:
+        """Read what ``to_dict`` returned."""
+        identity = values["identity"]
+        return cls(
+            name,
+            values["source"],
+            values["target"],
+            Digests.from_dict(values),
+            Identity.from_list(identity) if identity else None,
+            values["engine"],
+            float(values.get("made", 0.0)),
+        )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One thing that was asked for and could not be done.
+
+    Attributes:
+        name: The image or rdiff.
+        stage: The stage that failed.
+        message: What happened and the way out.
+        permanent: Whether a retry cannot help.
+    """
+
+    name: str
+    stage: str
+    message: str
+    permanent: bool = True
+
+    @classmethod
+    def of(cls, name: str, stage: str, error: RepositoryError) -> Failure:
+        """Return what an error means for one file."""
+        return cls(_as_record(name), stage, str(error), isinstance(error, PermanentError))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "stage": self.stage,
+            "message": self.message,
+            "permanent": self.permanent,
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, values: dict[str, Any]) -> Failure:
+        """Read what ``to_dict`` returned."""
+        return cls(name, values["stage"], values["message"], values["permanent"])
+
+
+def _as_record(name: str) -> str:
+    """Return a file's name as that of a record: printable, and never too long for one."""
+    text = printable(name).replace("/", "_")
+    if len(text.encode()) <= LONGEST:
+        return text
+    start = text.encode()[: LONGEST - 20].decode(errors="ignore")
+    return f"{start}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+class Record(Protocol):
+    """What the three kinds of records have in common."""
+
+    @property
+    def name(self) -> str:
+        """The file that it speaks of."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+
+
+R = TypeVar("R", bound=Record)
+
+# Records that somebody holds, by their file as it was read: a run that looks again at what it
+# knows already does not read 40,000 files again. They are replaced by rename, never changed.
+_held: WeakValueDictionary[tuple[str, int, int, int], Any] = WeakValueDictionary()
+
+
+class Records(Generic[R]):
+    """A folder of records of one kind: a small JSON file each, named by what it speaks of."""
+
+    def __init__(self, folder: Path, from_dict: Callable[[str, dict[str, Any]], R]) -> None:
+        self.folder = folder
+        self._from_dict = from_dict
+
+    def get(self, name: str) -> R | None:
+        """Return the record of a file; None if there is none, or none that can be read."""
+        path = self._path(name)
+        try:
+            with path.open("rb") as stream:
+                found = os.fstat(stream.fileno())
+                key = str(path), found.st_ino, found.st_size, found.st_mtime_ns
+                record: R | None = _held.get(key)
+                if record is None:
+                    record = self.parse(name, stream.read())
+                    if record is not None:
+                        _held[key] = record
+                return record
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(path, error) from error
+
+    def parse(self, name: str, content: bytes) -> R | None:
+        """Return the record of a file that is in these bytes; None if it cannot be read."""
+        try:
+            return self._from_dict(name, sealed.loads(content))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, record: R) -> None:
+        """Keep a record."""
+        files.write(self._path(record.name), sealed.dumps(record.to_dict()))
+
+    def remove(self, name: str) -> bool:
+        """Forget a record; return False where there was none."""
+        return files.remove(self._path(name))
+
+    def names(self) -> list[str]:
+        """Return what there are records of, sorted."""
+        paths = files.listed(self.folder, "[!.]*.json")
+        return [path.name.removesuffix(".json") for path in paths]
+
+    def __iter__(self) -> Iterator[R]:
+        for name in self.names():
+            record = self.get(name)
+            if record is not None:
+                yield record
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+
+class State:
+    """All that is known of one mirror."""
+
+    def __init__(self, mirror: Path) -> None:
+        self.folder = mirror / FOLDER
+        self.lock = self.folder / "lock"
+        self.metadata_lock = self.folder / "metadata.lock"
+        self.anchors = self.folder / "anchors"
+        self.scratch = self.folder / "scratch"
+        self.images = Records(self.folder / "images", ImageRecord.from_dict)
+        self.rdiffs = Records(self.folder / "rdiffs", RdiffRecord.from_dict)
+        self.failures = Records(self.folder / "failures", Failure.from_dict)
+
+    def sweep(self) -> None:
+        """Remove what killed runs left behind; only while the lock is held exclusively."""
+        with suppress(OSError):  # it does not ignore all of them
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        for folder in (
+            self.folder,
+            self.images.folder,
+            self.rdiffs.folder,
+            self.failures.folder,
+            self.anchors,
+        ):
+            files.sweep(folder)
+        # Whoever publishes keeps these without the mirror's lock; it takes no hour.
+        files.sweep(self.folder / REMOTES, older=3600)

@@ -1,0 +1,230 @@
+"""clean: what nothing names any more goes, and never too much of it at once.
+
+A run begins with it, before it writes anything: on a full disk, what the operator has removed
+makes room for what is new. It ends with it (``describe``), when the new files are in place.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from puavo_repository.errors import MassDeleteError, StorageRefusedError
+from puavo_repository.formats import metadata
+from puavo_repository.formats.metadata import Document
+from puavo_repository.formats.names import ImageName
+from puavo_repository.mirror import files
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.prepare.plan import DiffState, Outlook, look
+from puavo_repository.prepare.report import mb
+from puavo_repository.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def clean(settings: Settings) -> tuple[str, ...]:
+    """Bring the mirror to what is right of it and wanted; the mirror's lock is held.
+
+    Returns:
+        The files that were removed.
+
+    Raises:
+        MassDeleteError: More would go than was agreed on. Nothing was changed.
+        StorageError, StorageRefusedError: Something cannot be read or written.
+    """
+    mirror = Mirror(settings.mirror_dir)
+    mirror.refuse_foreign()
+    found = look(settings)
+    guard(settings, found)
+    withdraw(settings)
+    if _too_much(settings, found, proven=True):
+        return ()  # until it is known whether the new images are whole
+    return remove_stale(mirror, found)
+
+
+def withdraw(settings: Settings) -> bool:
+    """Take out of the metadata what is missing or was changed behind its back.
+
+    Whatever happens later, clients are not led to a wrong file.
+
+    Returns:
+        Whether there was any.
+    """
+    mirror = Mirror(settings.mirror_dir)
+    wrong = mirror.wrong_files()
+    for path in sorted(wrong):
+        logger.warning("%s is missing or was changed: it is not described any more", path)
+    return mirror.withdraw(wrong)
+
+
+def guard(settings: Settings, found: Outlook, *, proven: bool = False) -> None:
+    """Stop where clients would lose more images than was agreed on.
+
+    Images alone count, in bytes: they cannot be made again, and rdiffs come and go with them.
+    A newer image of the same series takes the place of one that goes. A single image is never too
+    much where another of its series stays: so a bad one can be taken away from a small mirror.
+
+    Args:
+        settings: Which share may go, and whether more may this once.
+        found: What is there and what would be done.
+        proven: Whether only those new images count that were read and are whole.
+
+    Raises:
+        MassDeleteError: That is so.
+    """
+    problem = _too_much(settings, found, proven=proven)
+    if problem is not None:
+        raise problem
+
+
+def _too_much(settings: Settings, found: Outlook, *, proven: bool) -> MassDeleteError | None:
+    if settings.allow_mass_delete:
+        return None
+    mirror = Mirror(settings.mirror_dir)
+    described = _described(mirror)
+    there = described | _others(mirror, found.facts.owned, described)
+    remedy = "If that is meant, prepare once with allow_mass_delete"
+    if not found.inventory.names and (there or found.catalogue.named):
+        return MassDeleteError(
+            settings.image_dir,
+            "this folder holds no image any more; nothing was changed",
+            expected=f"those that {settings.mirror_dir} or the configuration names",
+            remedy=f"Is its disk mounted? {remedy}",
+        )
+    wanted = set(found.plan.images)
+    if proven:
+        wanted &= found.facts.images.keys()
+    lost = _lost(there, wanted, described)
+    every, gone = sum(there.values()), sum(there[name] for name in lost)
+    if gone <= settings.max_delete * every or _is_one_of_several(lost, there.keys() & wanted):
+        return None
+    return MassDeleteError(
+        settings.mirror_dir,
+        f"{len(lost)} images would go, {mb(gone)} of {mb(every)} there; clients keep them "
+        f"until then: {', '.join(lost[:3])}{'…' if len(lost) > 3 else ''}",
+        expected=f"at most {settings.max_delete:.0%} at once",
+        remedy=remedy,
+    )
+
+
+def _described(mirror: Mirror) -> dict[str, int]:
+    """Return the images that clients are told of, to their bytes."""
+    return {
+        described.path: described.size
+        for document in mirror.documents().values()
+        for described in metadata.described_files(document)
+        if "/" not in described.path
+    }
+
+
+def _others(mirror: Mirror, owned: Collection[str], described: Collection[str]) -> dict[str, int]:
+    """Return the images of ours whose series is not described, to their bytes.
+
+    Where it is, what it does not name was taken from clients before, by a night that was killed.
+    """
+    series = {_series(name) for name in described}
+    others = [name for name in owned if "/" not in name and _series(name) not in series]
+    found = {name: files.Identity.at(mirror.root / name) for name in others}
+    return {name: identity.size for name, identity in found.items() if identity is not None}
+
+
+def _lost(
+    there: Mapping[str, int], wanted: Collection[str], described: Collection[str]
+) -> list[str]:
+    """Return the images that go and whose place no newer one of their series takes.
+
+    One that clients are not told of yet is new, whether it lies in the mirror already or not.
+    """
+    new: dict[str, list[str]] = {}
+    for name in sorted(set(wanted).difference(described), key=_version, reverse=True):
+        new.setdefault(_series(name), []).append(name)  # the oldest is last
+    lost = []
+    for name in sorted(there.keys() - wanted, key=_version):
+        others = new.get(_series(name), [])
+        while others and _version(others[-1]) <= _version(name):
+            others.pop()
+        if others:
+            others.pop()
+        else:
+            lost.append(name)
+    return lost
+
+
+def _is_one_of_several(lost: Sequence[str], stay: Collection[str]) -> bool:
+    return len(lost) == 1 and any(_series(name) == _series(lost[0]) for name in stay)
+
+
+def _series(image: str) -> str:
+    name = ImageName.parse(image)
+    return name.series if name else image
+
+
+def _version(image: str) -> str:
+    name = ImageName.parse(image)
+    return name.number if name else ""
+
+
+def remove_stale(mirror: Mirror, found: Outlook) -> tuple[str, ...]:
+    """Remove files that nothing names, and what was known of them.
+
+    In an order that gets out of a full disk: what no client sees goes first, and makes room for
+    the metadata without the rest.
+
+    Returns:
+        The files that were removed, without records and indexes.
+    """
+    plan, state = found.plan, mirror.state
+    for path in files.listed(state.anchors, "[!.]*"):
+        if path.name not in plan.known:
+            files.remove(path)
+    for name in set(state.rdiffs.names()) - plan.known:
+        state.rdiffs.remove(name)
+    for pair in plan.pairs(DiffState.TOO_LARGE):
+        record = state.rdiffs.get(pair.rdiff)
+        if record is not None and record.identity is not None:
+            state.rdiffs.put(replace(record, identity=None))
+    documents = mirror.documents()
+    described = {
+        f"meta/{name}": {one.path for one in metadata.described_files(document)}
+        for name, document in documents.items()
+    }
+    seen = {*described, *(path for paths in described.values() for path in paths)}
+    removed = [path for path in plan.stale if path not in seen and _remove(mirror, path)]
+    if not seen.isdisjoint(plan.stale):
+        _describe_without(mirror, documents, set(plan.stale))
+    removed += [path for path in plan.stale if path in seen and _remove(mirror, path)]
+    # An image without a record is not ours any more: the record goes last.
+    for name in set(state.images.names()) - plan.known:
+        state.images.remove(name)
+    return tuple(sorted(removed))
+
+
+def _remove(mirror: Mirror, path: str) -> bool:
+    return files.remove(mirror.root / path)
+
+
+def _describe_without(
+    mirror: Mirror, documents: Mapping[str, Document], stale: Collection[str]
+) -> None:
+    kept = {
+        name: metadata.without(document, stale)
+        for name, document in documents.items()
+        if f"meta/{name}" not in stale
+    }
+    try:
+        mirror.describe(kept)
+    except StorageRefusedError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _FULL:
+            raise
+        # The indexes can be made again, and are large: their room is enough for metadata.
+        indexes = files.listed(mirror.state.anchors, "[!.]*")
+        if not indexes:
+            raise
+        logger.warning("%s: the disk is full; the indexes make room", mirror.root)
+        for path in indexes:
+            files.remove(path)
+        mirror.describe(kept)

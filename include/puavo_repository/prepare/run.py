@@ -1,0 +1,165 @@
+"""The night's work in one process, as the command does it.
+
+discover, configure, plan, fingerprint, diff, describe, report: the same stages as the tasks of
+the DAG, in the same order. Here the mapped ones run in threads; the heavy code below them runs
+without the GIL.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from threading import Event
+from typing import TypeVar
+
+from puavo_repository.delta.engine import Progress
+from puavo_repository.errors import (
+    MassDeleteError,
+    RepositoryError,
+    SettingsError,
+    as_storage_error,
+)
+from puavo_repository.formats.names import image_name
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.records import Failure
+from puavo_repository.prepare import tools
+from puavo_repository.prepare.clean import clean, guard
+from puavo_repository.prepare.configure import configure
+from puavo_repository.prepare.describe import describe
+from puavo_repository.prepare.diff import diff
+from puavo_repository.prepare.discover import discover
+from puavo_repository.prepare.fingerprint import fingerprint
+from puavo_repository.prepare.plan import DiffState, Pair, Plan, look
+from puavo_repository.prepare.report import Report, report
+from puavo_repository.progress import Watcher
+from puavo_repository.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FINGERPRINT_THREADS = 2  # cores that one image's digests keep busy
+_SPARE = 1  # more at a time than the cores need: takes what the others leave while they wait
+
+
+def dry_run(settings: Settings) -> Plan:
+    """Say what a run would do; nothing is written."""
+    found = look(settings)
+    try:
+        guard(settings, found)
+    except MassDeleteError as error:
+        refused = Failure.of(str(error.subject), "clean", error)
+        return replace(found.plan, failures=(*found.plan.failures, refused))
+    return found.plan
+
+
+def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
+    """Bring the mirror up to date.
+
+    Args:
+        settings: What to do and where.
+        watcher: Told how it goes.
+        holder: Who takes the mirror's lock.
+
+    Raises:
+        RepositoryError: The run could not be made at all. What fails for single images and
+            rdiffs is in the report.
+    """
+    begun = time.time()
+    before = look(settings)  # held to the end: what does not change is not read again
+    guard(settings, before)  # before even a folder is made
+    mirror = Mirror(settings.mirror_dir)
+    with as_storage_error(settings.mirror_dir), mirror.writing(holder):
+        removed = clean(settings)
+        notes = configure(settings, discover(settings)).notes
+        found = look(settings)
+        if found.plan.has_work:
+            tools.check()
+        sizes = {name: image.size for name, image in found.inventory.images.items()}
+        images = found.plan.fingerprints
+        _each(
+            "fingerprint",
+            {name: sizes[name] for name in images},
+            lambda name, progress: fingerprint(settings, name, progress),
+            settings.cores // _FINGERPRINT_THREADS + _SPARE,
+            watcher,
+        )
+        pairs = (look(settings) if images else found).plan.pairs(DiffState.MISSING)
+        # The more time between two images, the longer it takes: those first, none alone at the end.
+        pairs.sort(key=_time_apart, reverse=True)
+        _each(
+            "diff",
+            {pair: 2 * sizes.get(pair.target, 0) for pair in pairs},
+            lambda pair, progress: diff(settings, pair, progress),
+            settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1,
+            watcher,
+        )
+        done = describe(settings, {*images, *(pair.rdiff for pair in pairs)})
+        return report(
+            settings, begun, removed=(*removed, *done.removed), placed=done.placed, notes=notes
+        )
+
+
+def _each(
+    stage: str,
+    work: dict[T, int],
+    step: Callable[[T, Progress], object],
+    workers: int,
+    watcher: Watcher,
+) -> None:
+    """Do a step for each item, several at a time; what fails is kept by the step itself.
+
+    Args:
+        stage: Its name.
+        work: Items to bytes of work.
+        step: Called with an item and a progress to tell.
+        workers: How many at a time.
+        watcher: Told how it goes.
+    """
+    if not work:
+        return
+    watcher.begin(stage, len(work), sum(work.values()))
+    stop = Event()
+
+    def run(item: T) -> None:
+        left = work[item]
+
+        def progress(done: int) -> None:
+            nonlocal left
+            if stop.is_set():
+                raise KeyboardInterrupt
+            left -= done
+            watcher.advance(done)
+
+        try:
+            step(item, progress)
+        except SettingsError:
+            raise  # the same for every item: the run ends
+        except RepositoryError as error:
+            logger.error("%s", error)
+        except Exception:
+            logger.exception("%s failed for %s", stage, _name(item))
+        watcher.advance(left)
+        watcher.finish(_name(item))
+
+    with ThreadPoolExecutor(workers, thread_name_prefix=stage) as pool:
+        futures = [pool.submit(run, item) for item in work]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _time_apart(pair: Pair) -> int:
+    source, target = (int(image_name(name).number) for name in (pair.source, pair.target))
+    return abs(source - target)
+
+
+def _name(item: object) -> str:
+    return item.rdiff if isinstance(item, Pair) else str(item)

@@ -1,0 +1,1 @@
+"""The local mirror reaches a remote: upload → switch → clean."""

@@ -1,0 +1,55 @@
+"""Which folders are no place to publish to: those whose files are the operator's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from puavo_repository.errors import PublishError
+from puavo_repository.mirror.records import FOLDER as STATE
+from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.tree import RemoteTree, read_whole
+
+
+def check_place(tree: RemoteTree, own: Iterable[Path]) -> None:
+    """Refuse a remote that is, holds or lies in a folder of our own.
+
+    A server's folder may be one of this machine's. That shows by the publisher's lock, if it is
+    held: it is seen here too.
+
+    Args:
+        tree: The remote.
+        own: The image directory and the mirror.
+
+    Raises:
+        PublishError: That is so.
+    """
+    folders = [folder.resolve() for folder in own]
+    if tree.stat(STATE) is not None:
+        raise _refused(tree, "itself a mirror that is prepared")
+    here = tree.local_path or _seen_here(tree, folders)
+    for folder in folders:
+        if here is not None and (here.is_relative_to(folder) or folder.is_relative_to(here)):
+            raise _refused(tree, str(folder))
+
+
+def _seen_here(tree: RemoteTree, folders: list[Path]) -> Path | None:
+    """Return the folder of this machine that a server's tree is, if it is one."""
+    content = read_whole(tree, publisher_lock.PATH)
+    places = [Path(tree.root), *folders, *(above for one in folders for above in one.parents)]
+    for place in places if content else ():
+        try:
+            if (place / publisher_lock.PATH).read_bytes() == content:
+                return place.resolve()
+        except OSError:
+            continue  # not there, or not for us: then it is no folder of ours
+    return None
+
+
+def _refused(tree: RemoteTree, folder: str) -> PublishError:
+    return PublishError(
+        tree.name,
+        f"is, holds or lies in our own folder: {folder}",
+        expected="a folder for what is published and nothing else",
+        remedy="Choose another folder, beside the image directory and the mirror",
+    )

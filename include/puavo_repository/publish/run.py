@@ -1,0 +1,123 @@
+"""Publishing to one remote mirror, right at every moment for the clients that read it.
+
+``upload`` what is missing, under hidden names until it is proven; ``switch`` the metadata; and
+``clean`` what no metadata names any more. ``publish`` does all of it for the command; the DAG's
+tasks do the same steps, each with a ``Publisher`` of its own.
+
+A run that was interrupted anywhere is simply started again: each step sees what is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from puavo_repository.errors import MassDeleteError, RepositoryError
+from puavo_repository.mirror import published
+from puavo_repository.progress import TransferProgress, no_transfer_progress
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.report import PublishReport
+from puavo_repository.remote.target import Target, without_password
+from puavo_repository.retry import with_retries
+
+logger = logging.getLogger(__name__)
+
+
+def publish(
+    mirror_dir: Path,
+    target: Target,
+    options: Options | None = None,
+    *,
+    dry_run: bool = False,
+    progress: TransferProgress = no_transfer_progress,
+) -> PublishReport:
+    """Publish a mirror to one remote.
+
+    Args:
+        mirror_dir: The local mirror.
+        target: The remote.
+        options: How.
+        dry_run: Whether to plan only.
+        progress: Told (path, bytes that the server has, bytes in all), from any thread.
+
+    Returns:
+        What was done; single files and steps that failed are in it.
+
+    Raises:
+        RepositoryError: Nothing could be done at all.
+    """
+    report = PublishReport(target.url, dry_run)
+    with Publisher(mirror_dir, target, options, progress) as publisher:
+        _timed(publisher, report)
+    return report
+
+
+def _timed(publisher: Publisher, report: PublishReport) -> None:
+    begun = time.monotonic()
+    try:
+        _publish(publisher, report)
+    finally:
+        report.bytes_sent = publisher.pool.sent
+        report.seconds = time.monotonic() - begun
+
+
+def _publish(publisher: Publisher, report: PublishReport) -> None:
+    facts, plan = with_retries(publisher.look)
+    report.plan, report.present, report.foreign = plan.lines(), plan.present, plan.foreign
+    report.failed = dict(plan.problems or {})
+    report.saw(facts)
+    for line in report.plan:
+        logger.info("%s%s", "would: " if report.dry_run else "", line)
+    if report.dry_run:
+        return
+    if plan.is_empty and facts.settled:
+        publisher.tidy()
+        return
+    done = with_retries(lambda: publisher.upload(report.placed))
+    report.failed |= done.failed
+    try:
+        _, switched = with_retries(publisher.switch)
+        report.switched_to(switched)
+        report.cleaned(with_retries(publisher.clean))
+    except MassDeleteError as error:
+        report.failed["removing"] = str(error)
+    report.saw(with_retries(publisher.look)[0])
+
+
+def publish_all(
+    mirror_dir: Path,
+    targets: Sequence[Target],
+    options: Options | None = None,
+    *,
+    dry_run: bool = False,
+    progress: TransferProgress = no_transfer_progress,
+) -> list[PublishReport]:
+    """Publish to several remotes; what keeps one from being reached is in its report."""
+    reports = []
+    for target in targets:
+        report = PublishReport(target.url, dry_run)
+        try:
+            with Publisher(mirror_dir, target, options, progress) as publisher:
+                _timed(publisher, report)
+        except RepositoryError as error:
+            logger.error("%s", error)
+            report.failed["publishing"] = str(error).removeprefix(f"{target.url}: ")
+        reports.append(report)
+        if not dry_run:
+            remember(mirror_dir, report)
+    return reports
+
+
+def remember(mirror_dir: Path, report: PublishReport) -> None:
+    """Keep beside the mirror what was left on a remote, for those who look there."""
+    waits = {path: f"waits for {', '.join(files[:3])}" for path, files in report.held.items()}
+    published.remember(
+        mirror_dir,
+        without_password(report.target),
+        report.generation,
+        files=report.files,
+        problems={**report.failed, **waits},
+    )

@@ -1,0 +1,1 @@
+"""A remote tree behind one small interface, and what is kept beside it there."""

@@ -1,0 +1,235 @@
+"""The journal of a remote mirror: what we put there, and which generation it is.
+
+It lies on the remote itself, so that it survives the loss of the machine that publishes::
+
+    .puavo-publish/
+        journal.json            this
+        publisher.lock          held by the run that publishes (``publisher_lock``)
+        generations/<n>.json    what generation n replaced: the way back (``generations``)
+
+A file is entered *before* it is sent: whatever happens, what we put there is known to be ours,
+and nothing else is ever removed. A journal that is damaged is worked out again from the metadata
+there, of now and of the generations before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from puavo_repository.formats import metadata, sealed
+from puavo_repository.remote import generations
+from puavo_repository.remote.generations import FOLDER, NO_TIME, Generation, own_path, texts, whole
+from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole, write_whole
+
+logger = logging.getLogger(__name__)
+
+PATH = f"{FOLDER}/journal.json"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One moment on two clocks, because either may be far off.
+
+    Attributes:
+        server: Seconds on the server's clock.
+        local: Seconds on this machine's.
+    """
+
+    server: int
+    local: int
+
+    def age(self, now: Moment) -> int:
+        """Return the seconds passed until ``now``: the fewer that the two clocks tell."""
+        return min(now.server - self.server, now.local - self.local)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file that we put on the remote.
+
+    Attributes:
+        size: Bytes.
+        sha256: Of its content.
+        mtime: What the server said after it was proven in place; None before.
+        unnamed: Since when no metadata names it; None while some does.
+        ours: Whether we put it there. What others did is used, and never removed.
+    """
+
+    size: int
+    sha256: str
+    mtime: int | None = None
+    unnamed: Moment | None = None
+    ours: bool = True
+
+    def agrees(self, found: RemoteStat | None) -> bool:
+        """Say whether what the server shows is the file as we left it."""
+        return (
+            found is not None
+            and found.kind is Kind.FILE
+            and (found.size, found.mtime) == (self.size, self.mtime)
+        )
+
+    def to_list(self) -> list[Any]:
+        """Return it as JSON carries it."""
+        since = [self.unnamed.server, self.unnamed.local] if self.unnamed else None
+        values = [self.size, self.sha256, self.mtime, since]
+        return values if self.ours else [*values, self.ours]
+
+    @classmethod
+    def from_list(cls, values: list[Any]) -> Entry:
+        """Read what ``to_list`` returned."""
+        size, sha256, mtime, since, *others = values
+        unnamed = Moment(*map(whole, since)) if since else None
+        return cls(
+            whole(size, 0),
+            str(sha256),
+            None if mtime is None else whole(mtime),
+            unnamed,
+            not others,
+        )
+
+
+@dataclass
+class Journal:
+    """What we put on one remote mirror.
+
+    Attributes:
+        generation: Counts the changes of what clients see.
+        verified: Whether that generation was found complete after it was made.
+        files: Entries by path.
+        rejected: Files that a rollback took from clients, sha256 by path: they are not
+            published again by themselves.
+        mirror: The id of the mirror that it is published from; empty where nobody said so yet.
+    """
+
+    generation: int = 0
+    verified: bool = False
+    files: dict[str, Entry] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
+    mirror: str = ""
+
+    def intend(self, path: str, size: int, sha256: str) -> None:
+        """Enter a file that is about to be sent, unless it is known as ours with this content."""
+        known = self.files.get(path)
+        if known is None or not known.ours or (known.size, known.sha256) != (size, sha256):
+            self.files[path] = Entry(size, sha256)
+
+    def placed(self, path: str, size: int, sha256: str, mtime: int) -> None:
+        """Enter a file that we put in place, proven."""
+        self.files[path] = replace(self._entry(path, size, sha256), mtime=mtime, ours=True)
+
+    def found(self, path: str, size: int, sha256: str, mtime: int) -> None:
+        """Enter a file that is there and was read whole; it is ours if it was known as that."""
+        known = self.files.get(path)
+        ours = known is not None and known.ours and known.sha256 == sha256
+        self.files[path] = replace(self._entry(path, size, sha256), mtime=mtime, ours=ours)
+
+    def _entry(self, path: str, size: int, sha256: str) -> Entry:
+        known = self.files.get(path)
+        same = known is not None and (known.size, known.sha256) == (size, sha256)
+        return known if known is not None and same else Entry(size, sha256)
+
+    def distrust(self, path: str, size: int, sha256: str) -> None:
+        """Have the next survey compare a file of ours byte for byte, whatever its time says.
+
+        An entry with a time that the server does not show counts as touched by somebody: data is
+        compared whole, a document is read, CKSUMS is written again.
+        """
+        self.files[path] = replace(self._entry(path, size, sha256), mtime=NO_TIME)
+        self.verified = False  # a run that finds nothing new must not end before it looked
+
+    def name(self, path: str, since: Moment | None) -> None:
+        """Note that metadata names a file (None), or since when none does."""
+        entry = self.files.get(path)
+        if entry is not None:
+            self.files[path] = replace(entry, unnamed=since)
+
+    def render(self) -> bytes:
+        """Return the document."""
+        return sealed.dumps(
+            {
+                "version": 1,
+                "generation": self.generation,
+                "verified": self.verified,
+                "rejected": self.rejected,
+                "mirror": self.mirror,
+                "files": {path: self.files[path].to_list() for path in sorted(self.files)},
+            }
+        )
+
+    @classmethod
+    def parse(cls, content: bytes) -> Journal:
+        """Read a document.
+
+        Raises:
+            ValueError: It is not one of ours.
+        """
+        try:
+            found = sealed.loads(content)
+            entries = {own_path(p): Entry.from_list(values) for p, values in found["files"].items()}
+            generation, verified = whole(found["generation"], 0), bool(found["verified"])
+            mirror = str(found.get("mirror", ""))
+            return cls(generation, verified, entries, texts(found["rejected"]), mirror)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a journal: {error!r}") from error
+
+
+def load(tree: RemoteTree) -> Journal:
+    """Read the journal of a remote; a remote without one is new to us."""
+    content = read_whole(tree, PATH)
+    try:
+        if content is not None:
+            return Journal.parse(content)
+        problem = "is missing"
+    except ValueError as error:
+        problem = f"is damaged ({error})"
+    kept = generations.kept(tree)
+    if content is None and not kept:
+        return Journal()
+    logger.warning("%s/%s %s: it is worked out again", tree.name, PATH, problem)
+    return _worked_out(tree, kept)
+
+
+def save(tree: RemoteTree, journal: Journal, check: Callable[[], object] = lambda: None) -> None:
+    """Replace the journal on the remote; see ``write_whole``."""
+    write_whole(tree, PATH, journal.render(), check)
+
+
+def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
+    """Make a journal anew from the records of the generations and the metadata that is there.
+
+    What our metadata names, or named a while ago, is ours, but for what the last record says that
+    others put there. Nothing counts as proven: the next survey reads the files.
+    """
+    records = [record for n in kept if (record := generations.load(tree, n)) is not None]
+    journal = Journal(generation=kept[-1] if kept else 0)
+    others: frozenset[str] = frozenset()
+    if records:
+        last = records[-1]
+        journal.rejected, journal.mirror, others = dict(last.rejected), last.mirror, last.others
+    for path, content in _documents(tree, records):
+        journal.files[path] = Entry(len(content), hashlib.sha256(content).hexdigest())
+        try:
+            for file in metadata.described_files(metadata.parse(content)):
+                digest = file.digests.get("sha256", "")
+                ours = file.path not in others
+                journal.files[file.path] = Entry(file.size, digest, ours=ours)
+        except ValueError as error:
+            logger.warning("%s/%s is damaged: %s", tree.name, path, error)
+    return journal
+
+
+def _documents(tree: RemoteTree, records: list[Generation]) -> Iterator[tuple[str, bytes]]:
+    """Yield metadata documents of ours, those that clients see now as the last ones."""
+    ours = {path for record in records for path in (*record.replaced, *record.written)}
+    for record in records:
+        for path, content in record.replaced.items():
+            if content is not None:
+                yield path, content.encode()
+    for name, found in tree.list("meta").items():
+        if found.kind is Kind.FILE and f"meta/{name}" in ours:
+            yield f"meta/{name}", read_whole(tree, f"meta/{name}") or b""

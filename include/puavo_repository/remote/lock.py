@@ -1,0 +1,293 @@
+"""One publisher a remote mirror at a time, agreed on over nothing but a server's files.
+
+A lock file names its holder by a token that no other step ever has. It is written under another
+name and then claims its own, which only one can. Whoever holds it rewrites it every minute. It is
+taken over when its holder is a process of this machine that is gone, or when nobody rewrote it for
+a quarter of an hour. Both times are the server's: the lock's own, and that of a file made just
+now, so that no clock but the server's counts.
+
+A holder may be asleep while its lock is taken over. So ``check`` asks the server before each write
+that others rely on, and whoever is not sure of the lock writes nothing. Correctness does not rest
+on it alone: see ``transfer`` and ``switch``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+
+from puavo_repository.errors import LockedError, RepositoryError
+from puavo_repository.formats import jsonfile
+from puavo_repository.remote.generations import FOLDER
+from puavo_repository.remote.tree import Access, RemoteTree, read_whole
+
+logger = logging.getLogger(__name__)
+
+PATH = f"{FOLDER}/publisher.lock"
+BEAT = 60.0  # seconds between two signs of life
+_NOW = ".now."  # begins the name of a file by which the server tells the time
+EXPIRY = 15 * 60  # seconds, on the server's clock, after which a silent holder counts as gone
+_retired: set[str] = set()  # tokens of this process that do not publish any more
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who publishes.
+
+    Attributes:
+        token: Of one step, in one process: no other ever has it.
+        host: Name of the machine.
+        machine: Identity of its boot and process namespace, in which ``process`` has meaning.
+        process: Process id.
+        started: The process' start, in clock ticks since the boot: ids are used again.
+    """
+
+    token: str
+    host: str
+    machine: str
+    process: int
+    started: str
+
+    @classmethod
+    def this_process(cls) -> Holder:
+        """Return a holder for one step of this process."""
+        process = os.getpid()
+        return cls(
+            secrets.token_hex(8), socket.gethostname(), _machine(), process, _started(process)
+        )
+
+    def is_gone(self) -> bool:
+        """Say whether this is a process of this machine that has ended, or retired."""
+        here = bool(self.process) and self.machine == _machine()
+        return here and (_started(self.process) != self.started or self.token in _retired)
+
+    def retire(self) -> None:
+        """Give up every lock, also those that a broken connection keeps from being released."""
+        _retired.add(self.token)
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()} {socket.gethostname()}"
+    except OSError:
+        return secrets.token_hex(8)  # nobody's: such a lock only expires
+
+
+def _started(process: int) -> str:
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        return text.rpartition(")")[2].split()[19]  # proc(5): field 22, starttime
+    except (OSError, IndexError):
+        return ""
+
+
+class PublisherLock:
+    """The lock of one remote mirror, for one step.
+
+    Args:
+        tree: The remote; the lock's folder is made if it is missing.
+        holder: Who takes it.
+    """
+
+    def __init__(self, tree: RemoteTree, holder: Holder | None = None) -> None:
+        self._tree = tree
+        self._holder = holder or Holder.this_process()
+        self._text = json.dumps(asdict(self._holder)).encode()
+        self._lost = False
+
+    @property
+    def token(self) -> str:
+        """What no other step has."""
+        return self._holder.token
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock for a block, alive all the while, and give it back.
+
+        Raises:
+            LockedError: Somebody else publishes.
+        """
+        self.acquire()
+        ended = threading.Event()
+        threading.Thread(target=self._keep_alive, args=(ended,), daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+            self._holder.retire()
+            with suppress(RepositoryError):  # it ends by itself: this holder retired
+                self._give_back()
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            LockedError: Somebody else publishes.
+        """
+        self._tree.make_folder(FOLDER)
+        for _ in range(3):
+            if self._create():
+                return
+            found = read_whole(self._tree, PATH)
+            if found is None:
+                continue  # it was just given back
+            holder = _parse(found)
+            if not self._is_stale(holder):
+                raise LockedError(
+                    self._tree.name,
+                    f"somebody else is publishing: {holder or 'it has not said who'}",
+                    remedy=f"Wait for it to end. If it is gone, its lock ends within "
+                    f"{EXPIRY // 60} minutes; or remove {PATH} there",
+                )
+            self._take_away(found)
+        raise LockedError(self._tree.name, "somebody else is publishing at the same moment")
+
+    def check(self) -> None:
+        """Make sure that the lock is still ours, right before a write that others rely on.
+
+        Raises:
+            LockedError: It was taken over: this process was silent for too long.
+        """
+        self._check(self._tree)
+
+    def beat(self, tree: RemoteTree) -> int:
+        """Give a sign of life; return the server's time in seconds.
+
+        The lock is opened first and looked at again after: what is written to then is ours, even
+        if its name is taken away just now.
+
+        Raises:
+            LockedError: The lock is not ours any more.
+        """
+        self._check(tree)
+        with tree.open(PATH, Access.WRITE) as file:
+            self._check(tree)
+            file.write(0, self._text)
+            file.truncate(len(self._text))
+        found = tree.stat(PATH)
+        return found.mtime if found else 0
+
+    def release(self) -> None:
+        """Give the lock back if it is still ours."""
+        if self._is_ours(self._tree):
+            self._tree.remove(PATH)
+
+    def _give_back(self) -> None:
+        """Release it; over a connection of its own where a signal or a fault broke this one."""
+        try:
+            self.release()
+        except RepositoryError:
+            with closing(self._tree.another()) as tree:
+                PublisherLock(tree, self._holder).release()
+
+    def _check(self, tree: RemoteTree) -> None:
+        self._lost = self._lost or not self._is_ours(tree)
+        if self._lost:
+            raise LockedError(
+                self._tree.name,
+                "another publisher has taken over, because this one was silent for too long",
+                remedy="Nothing more was written. Run again when the other one is done",
+            )
+
+    def _is_ours(self, tree: RemoteTree) -> bool:
+        holder = _parse(read_whole(tree, PATH) or b"")
+        return holder is not None and holder.token == self._holder.token
+
+    def _keep_alive(self, ended: threading.Event) -> None:
+        """Give signs of life, each over a connection of its own."""
+        while not ended.wait(BEAT) and not self._lost:
+            try:
+                with closing(self._tree.another()) as tree:
+                    self.beat(tree)
+            except RepositoryError as error:
+                logger.warning("no sign of life for the publisher's lock: %s", error)
+
+    def _create(self) -> bool:
+        aside = f"{PATH}.{self._holder.token}"
+        self._tree.remove(aside)
+        with self._tree.open(aside, Access.CREATE) as file:
+            file.write(0, self._text)
+        try:
+            self._tree.claim(aside, PATH)
+        except RepositoryError:
+            if self._tree.stat(PATH) is None:
+                raise
+            self._tree.remove(aside)
+            return False
+        for path in left_behind(self._tree):
+            if path != PATH:
+                self._tree.remove(path)
+        return True
+
+    def _is_stale(self, holder: Holder | None) -> bool:
+        if holder is not None and holder.is_gone():
+            return True
+        found = self._tree.stat(PATH)
+        if found is None:
+            return True
+        now = server_time(self._tree, self._holder.token)
+        # One of the future too: the server's clock was set back, and nobody rewrote it since.
+        return now is not None and abs(now - found.mtime) > EXPIRY
+
+    def _take_away(self, content: bytes) -> None:
+        """Remove a stale lock, but not one that somebody else took in the meantime."""
+        aside = f"{PATH}.{self._holder.token}.old"
+        try:
+            self._tree.rename(PATH, aside)
+        except RepositoryError:
+            return  # somebody was faster
+        taken = read_whole(self._tree, aside)
+        if taken != content and self._tree.stat(PATH) is None:
+            self._tree.rename(aside, PATH)
+            return
+        self._tree.remove(aside)
+
+
+def _parse(content: bytes) -> Holder | None:
+    """Read a lock; None for one that no publisher wrote."""
+    try:
+        found = Holder(**jsonfile.loads(content))
+    except (ValueError, TypeError):
+        return None
+    kinds = [type(value) for value in astuple(found)]
+    return found if kinds == [str, str, str, int, str] else None
+
+
+def left_behind(tree: RemoteTree) -> list[str]:
+    """Return the files of whoever has the lock, had it, or died on the way to it.
+
+    So is a record that somebody did not come to give its name.
+    """
+    names = tree.list(FOLDER)
+    lock = PATH.rpartition("/")[2]
+    return [
+        f"{FOLDER}/{name}"
+        for name in names
+        if name.startswith((lock, _NOW)) or (name.startswith(".") and name.endswith(".part"))
+    ]
+
+
+def server_time(tree: RemoteTree, token: str) -> int | None:
+    """Return the seconds on the server's clock, which tells them only as times of files.
+
+    None where somebody who just took the lock tidied the file away.
+    """
+    path = f"{FOLDER}/{_NOW}{token}"
+    tree.remove(path)
+    with tree.open(path, Access.CREATE):
+        pass
+    found = tree.stat(path)
+    tree.remove(path)
+    return found.mtime if found else None

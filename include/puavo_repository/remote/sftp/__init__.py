@@ -1,0 +1,1 @@
+"""A remote tree over SFTP."""

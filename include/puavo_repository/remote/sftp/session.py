@@ -1,0 +1,254 @@
+"""The SFTP protocol, version 3, with many requests under way at once.
+
+Formats: draft-ietf-secsh-filexfer-02, and OpenSSH's ``PROTOCOL`` for the extensions
+(``posix-rename``, ``statvfs``, ``fsync``, ``limits`` at openssh.com, and ``copy-data``).
+
+Paramiko's own client waits for, or forgets, the answers to its pipelined writes; here each
+request has a handler, answers are taken as they come, and what is under way is bounded, so
+that a 9 GB upload needs no more memory than a small one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import paramiko
+
+from puavo_repository.errors import ConnectionLostError, StorageRefusedError
+from puavo_repository.remote.sftp.packets import Packet, Reply
+from puavo_repository.remote.sftp.ssh import SILENCE_TIMEOUT, Watchdog
+
+VERSION = 3
+SAFE_PACKET = 32 << 10  # bytes of data that every server takes in one request
+LARGEST_PACKET = 255 << 10  # OpenSSH's; a server announces it in its limits
+UNDER_WAY = 3 << 20  # bytes of data not yet acknowledged: more than OpenSSH's window of 2 MiB
+REQUESTS_UNDER_WAY = 1024  # requests without data, such as copy-data: two batches
+LARGEST_REPLY = 4 << 20  # bytes; OpenSSH's are at most 256 KiB
+_NO_ROOM = 4  # SSH_OPEN_RESOURCE_SHORTAGE: may pass
+_NO_SFTP = "Have 'Subsystem sftp internal-sftp' in its sshd_config, and a login that may use it"
+BATCH = 32 << 10  # bytes of small requests that travel together, one SSH packet
+
+
+Handler = Callable[[Reply], None]
+
+
+class SftpSession:
+    """One SFTP channel. Used by one thread at a time.
+
+    Attributes:
+        extensions: What the server announces, by name.
+        sent: Bytes of SFTP packets sent.
+    """
+
+    def __init__(self, name: str, transport: paramiko.Transport, limit: float | None = None):
+        self._name = name
+        self._transport = transport
+        self._watchdog = Watchdog(transport, limit or SILENCE_TIMEOUT)
+        self._pending: dict[int, tuple[Handler, int]] = {}
+        self._owed = 0  # bytes of data among the pending
+        self._next = 0
+        self._outbox = bytearray()
+        self._inbox = bytearray()
+        self.sent = 0
+        try:
+            self._watchdog.expect()
+            self._channel = self._open_channel()
+            self.extensions = self._greet()
+        except BaseException as error:
+            self.close()
+            raise self._lost(error) from error
+
+    def _open_channel(self) -> paramiko.Channel:
+        try:
+            channel = self._transport.open_session(timeout=self._watchdog.limit)
+        except paramiko.ChannelException as error:
+            refusal = ConnectionLostError if error.code == _NO_ROOM else StorageRefusedError
+            raise refusal(
+                self._name,
+                "the server refuses to open a session",
+                found=error.text,
+                remedy="See MaxSessions in its sshd_config, and what is said in its log",
+            ) from error
+        try:
+            channel.invoke_subsystem("sftp")
+        except paramiko.SSHException as error:
+            if not self.is_alive:
+                raise
+            raise StorageRefusedError(
+                self._name, "the server has no SFTP", remedy=_NO_SFTP
+            ) from error
+        return channel
+
+    def _greet(self) -> dict[str, str]:
+        self._channel.sendall(struct.pack(">IBI", 5, Packet.INIT, VERSION))
+        try:
+            reply = self._packet()
+        except ConnectionLostError as error:
+            raise self._what_it_says() or error from error
+        if reply.kind != Packet.VERSION or reply.u32() < VERSION:
+            raise ConnectionLostError(self._name, "is no SFTP server of version 3")
+        self._watchdog.rest()
+        found = {}
+        while reply.more():
+            name = reply.string().decode("utf-8", "replace")
+            found[name] = reply.string().decode("utf-8", "replace")
+        return found
+
+    def _what_it_says(self) -> StorageRefusedError | None:
+        """Return the error for a server that answers with text, or ends; None if it is neither."""
+        text = bytes(self._inbox[:200]).decode("utf-8", "ignore")
+        if text and all(c.isprintable() or c.isspace() for c in text[:3]):
+            return StorageRefusedError(
+                self._name,
+                f"the server does not speak SFTP, but prints {text!r}",
+                remedy="Have the login scripts of that user (such as ~/.bashrc) print nothing",
+            )
+        if self._inbox or self._watchdog.fired or not self.is_alive:
+            return None
+        return StorageRefusedError(self._name, "the server's SFTP ended at once", remedy=_NO_SFTP)
+
+    def request(self, kind: Packet, body: bytes, *, patience: float | None = None) -> Reply:
+        """Send one request and wait for its answer, taking others that come before.
+
+        Args:
+            kind: Its type.
+            body: Everything after the request number.
+            patience: Seconds that the answer may take, if more than usual.
+        """
+        answer: list[Reply] = []
+        self.submit(kind, body, answer.append)
+        while not answer:
+            self._turn(patience)
+        return answer[0]
+
+    def submit(
+        self, kind: Packet, body: bytes, handler: Handler, data: bytes | memoryview = b""
+    ) -> None:
+        """Send a request; ``handler`` is called with its answer, from a later call here.
+
+        Args:
+            kind: Its type.
+            body: Everything after the request number, without ``data``.
+            handler: Takes the answer. What it raises comes out of the call that took it.
+            data: Bytes that end the request: the data of a write, with its length.
+        """
+        while self._pending and self._owed + len(data) > UNDER_WAY:
+            self._turn()
+        if len(self._pending) >= REQUESTS_UNDER_WAY:
+            while len(self._pending) > REQUESTS_UNDER_WAY // 2:  # so that they go in batches
+                self._turn()
+        number = self._next = (self._next + 1) & 0xFFFFFFFF
+        if not self._pending:
+            self._watchdog.expect()
+        self._pending[number] = (handler, len(data))
+        self._owed += len(data)
+        length = 5 + len(body) + len(data)
+        self._outbox += struct.pack(">IBI", length, kind, number) + body
+        if data:
+            self._outbox += data
+        if len(self._outbox) >= BATCH:
+            self._send()
+            self._take_what_came()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the connection is open, as far as it is known here."""
+        return self._transport.is_active()
+
+    def drain(self) -> None:
+        """Wait until nothing is under way."""
+        if not self.is_alive:
+            raise self._lost(EOFError())
+        while self._pending:
+            self._turn()
+
+    def forget(self) -> None:
+        """Take the answers that are under way without a look: their work was given up."""
+        self._pending = {n: (lambda _reply: None, size) for n, (_, size) in self._pending.items()}
+        self.drain()
+
+    def close(self) -> None:
+        """Close the session and its connection."""
+        self._watchdog.end()
+        self._transport.close()
+
+    def _turn(self, patience: float | None = None) -> None:
+        """Send what waits, take one answer, and give it to its handler."""
+        self._send()
+        if patience:
+            self._watchdog.expect(patience)
+        self._dispatch(self._packet())
+
+    def _take_what_came(self) -> None:
+        while self._pending and self._packet_is_here():
+            self._dispatch(self._packet())
+
+    def _dispatch(self, reply: Reply) -> None:
+        handler, size = self._pending.pop(reply.u32(), (None, 0))
+        self._owed -= size
+        if self._pending:
+            self._watchdog.expect()
+        else:
+            self._watchdog.rest()
+        if handler is None:
+            raise ConnectionLostError(self._name, "the server answered what nobody asked")
+        handler(reply)
+
+    def _send(self) -> None:
+        if not self._outbox:
+            return
+        outbox, self._outbox = self._outbox, bytearray()
+        view = memoryview(outbox)
+        try:
+            while view:
+                count = self._channel.send(view)  # type: ignore[arg-type]  # any buffer will do
+                if not count:
+                    raise self._lost(EOFError())
+                view = view[count:]
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise self._lost(error) from error
+        self.sent += len(outbox)
+
+    def _packet_is_here(self) -> bool:
+        while self._channel.recv_ready() and not self._whole():
+            self._inbox += self._receive()
+        return self._whole()
+
+    def _whole(self) -> bool:
+        """Say whether a whole packet came; one of an impossible length is not waited for."""
+        have = len(self._inbox)
+        if have < 4:
+            return False
+        length = int.from_bytes(self._inbox[:4], "big")
+        if not 0 < length <= LARGEST_REPLY:
+            raise ConnectionLostError(
+                self._name, f"the server sent what is not SFTP: a packet of {length} bytes"
+            )
+        return have >= 4 + length
+
+    def _packet(self) -> Reply:
+        while not self._whole():
+            self._inbox += self._receive()
+        end = 4 + int.from_bytes(self._inbox[:4], "big")
+        kind, body = self._inbox[4], bytes(self._inbox[5:end])
+        del self._inbox[:end]
+        return Reply(kind, body)
+
+    def _receive(self) -> bytes:
+        try:
+            piece = self._channel.recv(1 << 18)
+        except (TimeoutError, OSError, EOFError, paramiko.SSHException) as error:
+            raise self._lost(error) from error
+        if not piece:
+            raise self._lost(EOFError())
+        return piece
+
+    def _lost(self, error: BaseException) -> BaseException:
+        if self._watchdog.fired:
+            return ConnectionLostError(
+                self._name, f"the server did not answer for {self._watchdog.limit:.0f} seconds"
+            )
+        if isinstance(error, OSError | EOFError | paramiko.SSHException):
+            return ConnectionLostError(self._name, str(error) or "the connection was lost")
+        return error

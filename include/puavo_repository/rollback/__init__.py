@@ -1,0 +1,1 @@
+"""Clients get the metadata of an earlier generation back."""

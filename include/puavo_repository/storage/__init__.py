@@ -1,1 +1,0 @@
-"""How files are written: atomically and durably, locally and on remote mirrors."""

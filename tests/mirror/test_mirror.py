@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from puavo_repository.errors import ImageChangingError
+from puavo_repository.mirror.mirror import Mirror, Placed
+from puavo_repository.prepare.fingerprint import fingerprint
+from repository import AMXA, V1, V2, Repository, name
+
+ONE, TWO = name(V1), name(V2)
+RDIFF = f"rdiffs/{AMXA}-{V1}--{V2}-amd64.rdiff"
+
+
+@pytest.fixture
+def mirror(repository: Repository) -> Mirror:
+    for image in (ONE, TWO):
+        repository.add(image)
+    repository.prepare()
+    return Mirror(repository.mirror)
+
+
+def described(mirror: Mirror) -> set[str]:
+    return {
+        image["filename"]
+        for document in mirror.documents().values()
+        for series in document.values()
+        for image in series["images"]
+    }
+
+
+def test_images_are_hard_links(repository: Repository, mirror: Mirror) -> None:
+    assert (mirror.root / ONE).samefile(repository.images / ONE)
+
+
+def test_a_file_is_withdrawn_from_metadata_and_cksums(mirror: Mirror) -> None:
+    assert mirror.withdraw({ONE})
+    assert described(mirror) == {TWO}
+    assert ONE not in mirror.cksums.read_text()
+    assert RDIFF.rpartition("/")[2] not in mirror.cksums.read_text()
+    assert not mirror.withdraw({ONE})
+
+
+def test_an_rdiff_is_withdrawn_alone(mirror: Mirror) -> None:
+    assert mirror.withdraw({RDIFF})
+    assert described(mirror) == {ONE, TWO}
+    assert RDIFF.rpartition("/")[2] not in mirror.cksums.read_text()
+
+
+@pytest.mark.parametrize("path", [ONE, RDIFF])
+def test_missing_and_changed_files_are_found_without_reading(mirror: Mirror, path: str) -> None:
+    assert mirror.wrong_files() == set()
+    (mirror.root / path).rename(mirror.root / "aside")
+    assert mirror.wrong_files() == {path}
+    (mirror.root / path).write_bytes(b"x" * (mirror.root / "aside").stat().st_size)
+    assert mirror.wrong_files() == {path}
+
+
+def test_a_link_is_never_made_to_another_version(repository: Repository, mirror: Mirror) -> None:
+    record = mirror.state.images.get(ONE)
+    assert record is not None
+    (repository.images / ONE).unlink()
+    repository.add(ONE, size=70_000)
+    (mirror.root / ONE).unlink()
+    with pytest.raises(ImageChangingError):
+        mirror.place(repository.images / ONE, record)
+    assert not (mirror.root / ONE).exists()
+
+
+def test_where_links_are_impossible_the_image_is_copied_and_compared(
+    repository: Repository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mirror.root / ONE).unlink()
+    monkeypatch.setattr(os, "link", _refuse)
+    record = fingerprint(repository.settings(), ONE)
+    assert mirror.place(repository.images / ONE, record) in {Placed.COPIED, Placed.REFLINKED}
+    assert (mirror.root / ONE).read_bytes() == (repository.images / ONE).read_bytes()
+    assert not (mirror.root / ONE).samefile(repository.images / ONE)
+    known = mirror.state.images.get(ONE)
+    assert known is not None
+    assert mirror.place(repository.images / ONE, known) is Placed.PRESENT
+    assert mirror.wrong_files() == set()
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+
+def test_only_what_a_preparation_put_there_is_owned(mirror: Mirror) -> None:
+    foreign = [name("2020-01-01-000000"), "notes.txt", "rdiffs/readme", "meta/.hidden.json"]
+    for path in foreign:
+        (mirror.root / path).touch()
+    assert not mirror.owned() & set(foreign)
+    assert {ONE, TWO, RDIFF} <= mirror.owned()
+
+
+def test_damaged_metadata_counts_as_empty(mirror: Mirror) -> None:
+    path = mirror.meta / f"{AMXA}-amd64.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert mirror.documents() == {path.name: {}}
+
+
+def test_a_copy_that_is_not_what_was_fingerprinted_gets_no_name(
+    repository: Repository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mirror.root / ONE).unlink()
+    monkeypatch.setattr(os, "link", _refuse)
+    monkeypatch.setattr("fcntl.ioctl", _refuse)
+    record = mirror.state.images.get(ONE)
+    assert record is not None
+    other = replace(record, digests=replace(record.digests, sha512="0" * 128))
+    with pytest.raises(ImageChangingError):
+        mirror.place(repository.images / ONE, other)
+    assert not (mirror.root / ONE).exists()
+    assert mirror.place(repository.images / ONE, record) is Placed.COPIED

@@ -1,0 +1,83 @@
+"""What is remembered of a remote is what its clients are told, whatever is described here."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from puavo_repository.mirror import published
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.published import Published
+
+WWW = "sftp://mirror@www/srv/mirror"
+SERIES = "meta/puavo-os-x-y-z.json"
+
+
+def test_what_was_published_is_kept_as_it_was_given(tmp_path: Path) -> None:
+    left = published.remember(tmp_path, WWW, 4, files={"a.img": "aa"}, problems={})
+    assert published.known(tmp_path, WWW) == left
+    assert (left.address, left.generation, dict(left.files)) == (WWW, 4, {"a.img": "aa"})
+    assert left.reached
+    assert left.changed == left.verified == left.checked is not None
+    assert left.restored is None
+
+
+def test_what_a_killed_publisher_left_beside_its_record_goes_when_nobody_writes_it(
+    tmp_path: Path,
+) -> None:
+    """Publishing takes no lock of the mirror, so what is young may be on its way."""
+    published.remember(tmp_path, WWW, 4, files={}, problems={})
+    folder = published.records(tmp_path).folder
+    old, young = (folder / f".{name}.json.0123abcd.part" for name in ("old", "young"))
+    for part in (old, young):
+        part.touch()
+    os.utime(old, (0, time.time() - 2 * 3600))
+    with Mirror(tmp_path).writing("a test"):
+        pass
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_a_remote_with_problems_is_not_verified_but_its_files_are_known(tmp_path: Path) -> None:
+    first = published.remember(tmp_path, WWW, 4, files={"a.img": "aa"}, problems={})
+    later = published.remember(
+        tmp_path, WWW, 5, files={"b.img": "bb"}, problems={SERIES: "waits for c.img"}
+    )
+    assert dict(later.files) == {"b.img": "bb"}
+    assert later.verified == first.verified
+    assert first.changed is not None
+    assert later.changed is not None
+    assert later.changed > first.changed
+    assert later.problems == {SERIES: "waits for c.img"}
+
+
+def test_what_cannot_be_reached_keeps_what_was_known_of_it(tmp_path: Path) -> None:
+    first = published.remember(tmp_path, WWW, 4, files={"a.img": "aa"}, problems={}, restored=2)
+    lost = published.remember(tmp_path, WWW, 0, files=None, problems={"connecting": "no answer"})
+    assert not lost.reached
+    assert (lost.generation, lost.files, lost.restored) == (4, first.files, 2)
+    assert (lost.changed, lost.verified, lost.checked) == (
+        first.changed,
+        first.verified,
+        first.checked,
+    )
+    assert lost.problems == {"connecting": "no answer"}
+
+
+def test_a_rollback_is_known_until_clients_see_something_else(tmp_path: Path) -> None:
+    back = published.remember(tmp_path, WWW, 5, files={"a.img": "aa"}, problems={}, restored=3)
+    assert back.restored == 3
+    same = published.remember(tmp_path, WWW, 5, files={"a.img": "aa"}, problems={SERIES: "waits"})
+    assert same.changed == back.changed
+    assert same.restored == 3, "a night that published nothing leaves it as it is"
+    new = published.remember(tmp_path, WWW, 6, files={"a.img": "aa", "b.img": "bb"}, problems={})
+    assert new.restored is None
+
+
+def test_a_record_of_before_is_still_read() -> None:
+    old = {"generation": 7, "changed": 5.0, "verified": 6.0, "files": {"a": "b"}, "problems": {}}
+    found = Published.from_dict("www", old)
+    assert (found.generation, found.verified, found.checked) == (7, 6.0, 6.0)
+    assert found.reached
+    assert found.restored is None
+    assert Published.from_dict("www", found.to_dict()) == found

@@ -1,0 +1,102 @@
+"""Metadata that is not as it was written is never published; a killed rewriting is no damage."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mirrors import SERIES, make_mirror
+from puavo_repository.errors import PublishError
+from puavo_repository.mirror import files, vouched
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.records import FOLDER
+from puavo_repository.publish.snapshot import snapshot
+
+DOCUMENT = f"meta/{SERIES}.json"
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Mirror:
+    make_mirror(tmp_path / "mirror", count=2, size=20_000)
+    found = Mirror(tmp_path / "mirror")
+    found.describe(found.documents())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        (DOCUMENT, r'("sha512": "[0-9a-f]{9})[0-9a-e]', r"\1f"),
+        (DOCUMENT, r'("cksum": "[0-9]{3})[0-8]', r"\g<1>9"),
+        (DOCUMENT, r"https://localhost", "https://localhosu"),
+        (DOCUMENT, r'"version": "2', r'"version": "3'),
+        ("CKSUMS", r"^[0-8]", "9"),
+    ],
+)
+def test_one_changed_character_is_not_published(
+    mirror: Mirror, path: str, old: str, new: str
+) -> None:
+    before = snapshot(mirror.root)
+    text = (mirror.root / path).read_text()
+    (mirror.root / path).write_text(re.sub(old, new, text, count=1))
+    with pytest.raises(PublishError, match=f"{re.escape(path)}: is not as it was written"):
+        snapshot(mirror.root)
+    (mirror.root / path).write_text(text)
+    assert snapshot(mirror.root) == before
+
+
+def test_a_document_that_is_gone_or_was_added_is_not_published(mirror: Mirror) -> None:
+    content = (mirror.root / DOCUMENT).read_bytes()
+    (mirror.meta / "other.json").write_bytes(content)
+    with pytest.raises(PublishError, match=r"other\.json: is not as"):
+        snapshot(mirror.root)
+    (mirror.root / DOCUMENT).unlink()
+    assert vouched.strangers(mirror.state, mirror.contents()) == ["meta/other.json", DOCUMENT]
+    mirror.describe(mirror.documents())
+    assert vouched.strangers(mirror.state, mirror.contents()) == []
+
+
+def test_a_rewriting_that_is_killed_anywhere_is_no_damage(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (content,) = mirror.documents().values()
+    anew = {"new.json": {"new": content[SERIES]}, "more.json": {"more": content[SERIES]}}
+    steps = 0
+
+    class KilledError(Exception):
+        pass
+
+    def counted(name: str) -> None:
+        real = getattr(files, name)
+
+        def step(*arguments: object) -> object:
+            nonlocal steps
+            if not steps:
+                raise KilledError
+            steps -= 1
+            return real(*arguments)
+
+        monkeypatch.setattr(files, name, step)
+
+    counted("write")
+    counted("remove")
+    for number in range(6):  # the record, two documents, CKSUMS, what goes, the record again
+        steps = number
+        with pytest.raises(KilledError):
+            mirror.describe(anew)
+        assert vouched.strangers(mirror.state, mirror.contents()) == []
+        steps = 99
+        mirror.describe({f"{SERIES}.json": content})
+    assert mirror.describe(anew)
+    assert set(mirror.contents()) == {"meta/new.json", "meta/more.json", "CKSUMS"}
+
+
+def test_without_a_record_nothing_is_said(mirror: Mirror) -> None:
+    (mirror.root / FOLDER / "description.json").unlink()
+    (mirror.root / "CKSUMS").write_text("1 1 a\n")
+    assert snapshot(mirror.root).cksums == b"1 1 a\n"
+    (mirror.root / "CKSUMS").unlink()
+    with pytest.raises(PublishError, match="CKSUMS: is missing"):
+        snapshot(mirror.root)

@@ -1,0 +1,693 @@
+"""Publishing a mirror, to a folder and to a real server: what clients find, and what is kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from audits import flip
+from mirrors import (
+    SERIES,
+    add_image,
+    changed,
+    content,
+    image,
+    make_mirror,
+    prepare,
+    tree_of,
+    walk,
+)
+from puavo_repository import retry
+from puavo_repository.errors import LockedError, PublishError, StorageError, StorageRefusedError
+from puavo_repository.formats import sealed
+from puavo_repository.mirror import files
+from puavo_repository.publish import publisher, switch
+from puavo_repository.publish import run as publishing
+from puavo_repository.publish.clean import Cleaning
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.publisher import open_tree
+from puavo_repository.publish.report import PublishReport
+from puavo_repository.publish.run import publish
+from puavo_repository.publish.survey import sha256
+from puavo_repository.remote import journal
+from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.folder import FolderFile, FolderTree
+from puavo_repository.remote.generations import GENERATIONS
+from puavo_repository.remote.lock import Holder, PublisherLock
+from puavo_repository.remote.target import Target
+from repository import V1, Repository, name
+from servers import Sshd, elsewhere, running
+
+NOW = Options(cleaning=Cleaning(grace=0.0, share=1.0, pause=0.0))
+KEEP = Options(cleaning=Cleaning(pause=0.0))
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    make_mirror(tmp_path / "mirror")
+    return tmp_path / "mirror"
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    (tmp_path / "remote ä").mkdir()
+    return tmp_path / "remote ä"
+
+
+@pytest.fixture(params=["folder", "sftp", "sftp without copy-data"])
+def target(
+    request: pytest.FixtureRequest, remote: Path, sshd: Sshd, sshd_without_copy: Sshd
+) -> Target:
+    if request.param == "folder":
+        return Target(path=str(remote))
+    return (sshd if request.param == "sftp" else sshd_without_copy).target(remote)
+
+
+@pytest.fixture
+def folder(remote: Path) -> Target:
+    return Target(path=str(remote))
+
+
+def names(mirror: Path) -> list[str]:
+    return sorted(path.name for path in mirror.glob("*.img"))
+
+
+def test_clients_find_just_what_the_mirror_describes(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    (mirror / "undescribed.img").write_bytes(b"x")
+    found = publish(mirror, target, KEEP)
+    (mirror / "undescribed.img").unlink()
+    assert found.ok, found.failed
+    assert tree_of(remote) == tree_of(mirror)
+    assert walk(remote) == []
+    assert found.generation == 1
+
+
+def test_publishing_again_changes_and_sends_nothing(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    publish(mirror, target, KEEP)
+
+    def shape() -> dict[Path, tuple[int, int, int]]:
+        found = {path: path.stat() for path in remote.rglob("*")}
+        return {path: (s.st_ino, s.st_size, s.st_mtime_ns) for path, s in found.items()}
+
+    before = shape()
+    found = publish(mirror, target, KEEP)
+    assert shape() == before
+    assert (found.generation, found.uploaded, found.assembled, found.present) == (1, {}, {}, 9)
+    assert found.bytes_sent < 4_000
+
+
+def test_the_next_night_sends_only_what_is_new(
+    mirror: Path, remote: Path, target: Target, sshd_without_copy: Sshd
+) -> None:
+    publish(mirror, target, KEEP)
+    every = add_image(mirror, names(mirror))
+    found = publish(mirror, target, KEEP)
+    new = every[-1]
+    assert tree_of(remote) == tree_of(mirror)
+    can_copy = target.port != sshd_without_copy.port
+    assert (new in found.assembled, new in found.uploaded) == (can_copy, not can_copy)
+    assert found.generation == 2
+    rdiffs = sum(found.uploaded.values())
+    assert found.bytes_sent < rdiffs * 1.1 + 60_000
+
+
+def test_a_dry_run_says_what_would_happen_and_touches_nothing(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    found = publish(mirror, target, KEEP, dry_run=True)
+    assert list(remote.iterdir()) == []
+    assert any("uploaded" in line for line in found.plan)
+    assert found.dry_run
+    assert not (mirror / ".puavo-repository" / "id").exists()
+    json.dumps(found.to_dict())
+
+
+def test_progress_reaches_the_size_of_each_file(mirror: Path, folder: Target) -> None:
+    seen: dict[str, tuple[int, int]] = {}
+
+    def note(path: str, done: int, size: int) -> None:
+        seen[path] = (done, size)
+
+    publish(mirror, folder, KEEP, progress=note)
+    assert len(seen) == 9
+    assert all(done == size for done, size in seen.values())
+
+
+def test_a_remote_that_somebody_else_filled_is_adopted(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    shutil.copytree(mirror, remote, dirs_exist_ok=True)
+    (remote / "notes.txt").write_text("theirs")
+    found = publish(mirror, target, KEEP)
+    assert (found.uploaded, found.assembled, found.present) == ({}, {}, 9)
+    assert found.foreign == 1
+    again = publish(mirror, target, KEEP)
+    assert again.bytes_sent < 4_000, "what was compared once is known"
+
+
+def test_losing_the_local_machine_loses_nothing(
+    mirror: Path, remote: Path, folder: Target, tmp_path: Path
+) -> None:
+    publish(mirror, folder, KEEP)
+    other = tmp_path / "another machine"
+    shutil.copytree(mirror, other)
+    found = publish(other, folder, KEEP)
+    assert (found.uploaded, found.assembled, found.generation) == ({}, {}, 1)
+
+
+@pytest.mark.parametrize("keep_time", [False, True])
+def test_a_file_that_someone_changed_is_withdrawn_and_replaced(
+    mirror: Path, remote: Path, target: Target, keep_time: bool
+) -> None:
+    publish(mirror, target, KEEP)
+    victim = remote / image(2)
+    before = victim.stat()
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(bytes(data) + (b"x" if keep_time else b""))
+    os.utime(victim, (1, 1) if not keep_time else (before.st_atime, before.st_mtime))
+    found = publish(mirror, target, KEEP)
+    assert found.ok, found.failed
+    assert image(2) in found.withdrawn
+    assert tree_of(remote) == tree_of(mirror)
+
+
+def test_a_file_is_described_again_although_its_series_waits(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    assert publish(mirror, folder, KEEP).ok
+    before = tree_of(remote)
+    names = add_image(mirror, [image(1), image(2), image(3)], keep=4)
+    (mirror / names[-1]).unlink()
+    (remote / image(1)).write_bytes(bytes((remote / image(1)).stat().st_size))
+    os.utime(remote / image(1), (1, 1))
+    found = publish(mirror, folder, KEEP)
+    assert found.withdrawn == [image(1)]
+    assert not found.ok
+    now = tree_of(remote)
+    assert {path: now[path] for path in before} == before
+    assert walk(remote) == []
+
+
+@pytest.mark.parametrize("path", [image(1), "rdiff", f"meta/{SERIES}.json", "CKSUMS"])
+def test_a_folder_in_the_place_of_a_file_changes_nothing(
+    mirror: Path, remote: Path, target: Target, path: str
+) -> None:
+    assert publish(mirror, target, KEEP).ok
+    if path == "rdiff":
+        path = f"rdiffs/{min(found.name for found in (remote / 'rdiffs').iterdir())}"
+    (remote / path).unlink()
+    (remote / path).mkdir()
+    (remote / path / "theirs").touch()
+    before, record = tree_of(remote), journal.load(open_tree(target))
+    try:
+        told = publish(mirror, target, KEEP).failed[path]
+    except PublishError as error:
+        told = str(error)
+    assert f"{path}: is a folder, in the place of a file. Move it away there" in told
+    assert tree_of(remote) == before
+    assert journal.load(open_tree(target)).generation == record.generation
+    shutil.rmtree(remote / path)
+    assert publish(mirror, target, KEEP).ok
+    assert walk(remote) == []
+
+
+def test_bytes_that_the_disk_forgot_are_not_published(
+    repository: Repository, remote: Path, target: Target
+) -> None:
+    """Neither size nor time tells of them; what is sent is read anyway."""
+    victim = repository.add(name(V1))
+    assert repository.prepare().ok
+    flip(victim)
+    found = publish(repository.mirror, target, KEEP)
+    assert "its content is not what the metadata describes" in found.failed[name(V1)]
+    assert not (remote / name(V1)).exists()
+
+
+def test_a_file_that_came_anew_is_not_described_as_the_old_one_by_a_series_that_waits(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    assert publish(mirror, folder, KEEP).ok
+    (mirror / image(1)).write_bytes(content(7, (mirror / image(1)).stat().st_size))
+    for rdiff in (mirror / "rdiffs").glob("*.rdiff"):
+        rdiff.unlink()
+    names = add_image(mirror, [image(1), image(2), image(3)], keep=4)
+    (mirror / names[-1]).unlink()
+    found = publish(mirror, folder, KEEP)
+    assert image(1) in found.withdrawn
+    assert not found.ok
+    assert walk(remote) == []
+    document = (remote / "meta" / f"{SERIES}.json").read_text()
+    assert (image(1) in document, image(2) in document) == (False, True)
+
+
+@pytest.mark.parametrize("path", [f"meta/{SERIES}.json", "CKSUMS"])
+def test_after_a_run_that_was_killed_what_clients_read_is_not_taken_for_granted(
+    mirror: Path, remote: Path, target: Target, path: str
+) -> None:
+    """It may have been written in the very second that the journal knows, in the same length."""
+    assert publish(mirror, target, KEEP).ok
+    good, tree = tree_of(remote), open_tree(target)
+    flip(remote / path)
+    record = journal.load(tree)
+    record.verified = False
+    journal.save(tree, record)
+    assert publish(mirror, target, KEEP).ok
+    assert tree_of(remote) == good
+    # And the other way round: it is right, and the journal knows another one.
+    record = journal.load(tree)
+    record.verified = False
+    record.files[path] = replace(record.files[path], sha256="0" * 64)
+    journal.save(tree, record)
+    assert publish(mirror, target, KEEP).ok
+    assert journal.load(tree).files[path].sha256 == sha256(good[path])
+
+
+def test_a_touched_file_is_compared_whole(mirror: Path, remote: Path, target: Target) -> None:
+    big = image(9)
+    (mirror / big).write_bytes(content(9, 6 << 20))
+    prepare(mirror, [*names(mirror)], pairs=[])
+    publish(mirror, target, KEEP)
+    with (remote / big).open("r+b") as stream:  # one byte, which samples would not meet
+        stream.seek(3_000_000)
+        stream.write(bytes([(mirror / big).read_bytes()[3_000_000] ^ 1]))
+    os.utime(remote / big, (1, 1))
+    assert publish(mirror, target, KEEP).withdrawn == [big]
+    assert (remote / big).read_bytes() == (mirror / big).read_bytes()
+
+
+def test_a_touched_but_unchanged_file_stays(mirror: Path, remote: Path, target: Target) -> None:
+    publish(mirror, target, KEEP)
+    os.utime(remote / image(2), (1, 1))
+    found = publish(mirror, target, KEEP)
+    assert (found.uploaded, found.assembled, found.withdrawn) == ({}, {}, [])
+
+
+def test_a_removed_file_comes_back(mirror: Path, remote: Path, target: Target) -> None:
+    publish(mirror, target, KEEP)
+    (remote / image(1)).unlink()
+    publish(mirror, target, KEEP)
+    assert tree_of(remote) == tree_of(mirror)
+
+
+def test_an_rdiff_that_was_made_anew_is_never_described_wrongly(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, folder, KEEP)
+    rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
+    rdiff.write_bytes(rdiff.read_bytes()[:-1] + b"\x01a\x00")
+    prepare(mirror, names(mirror))
+    seen: list[bool] = []
+
+    def pause(_seconds: float) -> None:
+        described = (remote / "meta" / f"{SERIES}.json").read_text()
+        seen.append(rdiff.name in described or rdiff.name in (remote / "CKSUMS").read_text())
+
+    monkeypatch.setattr(switch, "sleep", pause)
+    found = publish(mirror, folder, KEEP)
+    assert found.withdrawn == [f"rdiffs/{rdiff.name}"]
+    assert seen == [False], "withdrawn before the pause"
+    assert tree_of(remote) == tree_of(mirror)
+    assert found.generation == 2
+
+
+def test_everything_is_durable_before_it_gets_its_name(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, named = set(), []
+    sync = FolderFile.sync
+
+    def noted(self: FolderFile) -> None:
+        sync(self)
+        synced.add(Path(f"/proc/self/fd/{self._descriptor}").readlink())
+
+    def checked(real: Callable[..., None]) -> Callable[..., None]:
+        def name_it(self: FolderTree, path: str, new: str) -> None:
+            if not new.endswith("publisher.lock"):
+                named.append(new)
+                assert remote / path in synced
+            real(self, path, new)
+
+        return name_it
+
+    publish(mirror, folder, KEEP)
+    add_image(mirror, names(mirror), keep=4, seed=3)
+    monkeypatch.setattr(FolderFile, "sync", noted)
+    for step in ("rename", "claim"):
+        monkeypatch.setattr(FolderTree, step, checked(getattr(FolderTree, step)))
+    found = publish(mirror, folder, KEEP)
+    assert {*found.uploaded, *found.assembled, *found.switched, "CKSUMS"} <= set(named)
+    assert journal.PATH in named
+
+
+def test_what_no_metadata_names_goes_after_its_grace(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    publish(mirror, target, KEEP)
+    every = names(mirror)
+    prepare(mirror, every[1:])
+    patient = publish(mirror, target, KEEP)
+    assert (remote / every[0]).exists(), "a client may be in the middle of it"
+    assert every[0] in patient.waiting
+    done = publish(mirror, target, NOW)
+    assert every[0] in done.pruned
+    assert not (remote / every[0]).exists()
+    assert walk(remote) == []
+
+
+@pytest.mark.parametrize("step", ["stat", "remove"])
+def test_what_could_not_be_removed_goes_the_next_time(
+    step: str, mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, folder, NOW)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
+    every, real = names(mirror), getattr(FolderTree, step)
+    prepare(mirror, every[1:])
+
+    def broken(tree: FolderTree, path: str) -> object:
+        if path == every[0]:
+            raise StorageError(path, "Input/output error")
+        return real(tree, path)
+
+    with monkeypatch.context() as fault:
+        fault.setattr(FolderTree, step, broken)
+        with pytest.raises(StorageError):
+            publish(mirror, folder, NOW)
+        assert (remote / every[0]).exists()
+    assert every[0] in publish(mirror, folder, NOW).pruned
+    assert not (remote / every[0]).exists()
+
+
+def test_the_grace_counts_by_both_clocks(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, folder, KEEP)
+    prepare(mirror, names(mirror)[1:])
+    publish(mirror, folder, KEEP)
+    later = time.time() + 30 * 24 * 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    patient = Options(cleaning=Cleaning(share=1.0, pause=0.0))
+    found = publish(mirror, folder, patient)
+    assert found.ok
+    assert image(1) in found.waiting
+    path = remote / journal.PATH
+    data = json.loads(path.read_bytes())
+    for entry in data["files"].values():
+        if entry[3]:
+            entry[3][0] -= 30 * 24 * 3600
+    path.write_bytes(sealed.dumps(data))
+    assert image(1) in publish(mirror, folder, patient).pruned
+
+
+def test_a_clock_that_was_wrong_once_does_not_keep_a_file_for_years(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, folder, KEEP)
+    prepare(mirror, names(mirror)[1:])
+    with monkeypatch.context() as wrong:
+        next_year = time.time() + 365 * 24 * 3600
+        wrong.setattr(time, "time", lambda: next_year)
+        publish(mirror, folder, KEEP)
+    assert image(1) in publish(mirror, folder, KEEP).waiting
+    assert image(1) in publish(mirror, folder, NOW).pruned
+    assert not (remote / image(1)).exists()
+
+
+def test_a_journal_that_was_worked_out_again_does_not_count_what_is_gone(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    publish(mirror, folder, KEEP)
+    prepare(mirror, names(mirror)[1:])
+    for _ in range(2):
+        publish(mirror, folder, NOW)
+    assert not (remote / image(1)).exists(), "but a generation still names it"
+    (remote / journal.PATH).write_bytes(b"damaged")
+    publish(mirror, folder, KEEP)
+    now = Options(cleaning=Cleaning(grace=0.0, share=0.0, pause=0.0))
+    assert publish(mirror, folder, now).ok
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("1 1 x\n")])
+def test_cksums_is_mended_where_nothing_else_is_new(
+    mirror: Path, remote: Path, folder: Target, harm: Callable[[Path], object]
+) -> None:
+    publish(mirror, folder, NOW)
+    harm(remote / "CKSUMS")
+    assert "CKSUMS: written" in publish(mirror, folder, NOW, dry_run=True).plan
+    publish(mirror, folder, NOW)
+    assert tree_of(remote) == tree_of(mirror)
+    assert "CKSUMS: written" not in publish(mirror, folder, NOW, dry_run=True).plan
+
+
+def test_what_we_did_not_put_there_is_left_alone(
+    mirror: Path, remote: Path, folder: Target, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+    (remote / "other.img").write_bytes(b"theirs")
+    (remote / "folder").mkdir()
+    (remote / "link.img").symlink_to(outside)
+    publish(mirror, folder, NOW)
+    victim, changed_one = names(mirror)[0], names(mirror)[1]
+    prepare(mirror, names(mirror)[2:])
+    (remote / victim).unlink()
+    (remote / victim).symlink_to(outside)
+    (remote / changed_one).write_bytes(b"somebody else's")
+    publish(mirror, folder, NOW)
+    assert outside.read_bytes() == b"precious"
+    assert (remote / victim).is_symlink()
+    assert (remote / changed_one).read_bytes() == b"somebody else's"
+    assert (remote / "other.img").read_bytes() == b"theirs"
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(
+    mirror: Path, remote: Path, target: Target, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+    (remote / image(1)).symlink_to(outside)
+    (remote / "meta").mkdir()
+    (remote / "meta" / f"{SERIES}.json").symlink_to(outside)
+    assert publish(mirror, target, KEEP).ok
+    assert outside.read_bytes() == b"precious"
+    assert tree_of(remote) == tree_of(mirror)
+
+
+def test_a_folder_that_is_a_link_is_refused(
+    mirror: Path, remote: Path, target: Target, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (remote / "rdiffs").symlink_to(tmp_path / "outside")
+    with pytest.raises(StorageRefusedError, match=r"link.*not entered"):
+        publish(mirror, target, KEEP)
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_a_mass_deletion_stops_and_asks(mirror: Path, remote: Path, folder: Target) -> None:
+    publish(mirror, folder, KEEP)
+    prepare(mirror, names(mirror)[-1:])
+    careful = Options(cleaning=Cleaning(grace=0.0, pause=0.0))
+    found = publish(mirror, folder, careful)
+    assert not found.ok
+    assert "allow_mass_delete" in found.failed["removing"]
+    assert len(list(remote.glob("*.img"))) == 3
+    agreed = Options(cleaning=Cleaning(grace=0.0, pause=0.0, allow_mass_delete=True))
+    assert publish(mirror, folder, agreed).ok
+    assert len(list(remote.glob("*.img"))) == 1
+
+
+def test_a_vanished_series_is_a_mass_deletion_too(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    other = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
+    (mirror / other).write_bytes(content(9, 2_000_000))
+    prepare(mirror, [other], series="puavo-os-other-bookworm-amd64")
+    publish(mirror, folder, KEEP)
+    (mirror / "meta" / "puavo-os-other-bookworm-amd64.json").unlink()
+    prepare(mirror, names(mirror)[:0] or [image(1), image(2), image(3)])
+    found = publish(mirror, folder, KEEP)
+    assert "allow_mass_delete" in found.failed["removing"]
+    assert (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
+    assert publish(mirror, folder, replace(KEEP, cleaning=replace(KEEP.cleaning, share=1.0))).ok
+    assert not (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
+    assert (remote / other).exists(), "its grace has only begun"
+
+
+def test_a_mirror_that_is_being_prepared_is_not_published(mirror: Path, folder: Target) -> None:
+    with (
+        files.locked(mirror / ".puavo-repository" / "lock", "the nightly run"),
+        pytest.raises(LockedError, match="the nightly run"),
+    ):
+        publish(mirror, folder, KEEP)
+
+
+def test_two_publishers_at_once_are_noticed(mirror: Path, folder: Target) -> None:
+    other = PublisherLock(publisher.open_tree(folder), elsewhere("other"))
+    other.acquire()
+    with pytest.raises(LockedError, match="somebody else is publishing"):
+        publish(mirror, folder, KEEP)
+    other.release()
+    assert publish(mirror, folder, KEEP).ok
+
+
+def test_a_dead_publishers_lock_goes_although_there_is_nothing_to_do(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    assert publish(mirror, target, KEEP).ok
+    dead, lock = Holder.this_process(), remote / publisher_lock.PATH
+    PublisherLock(open_tree(target), dead).acquire()
+    assert publish(mirror, target, KEEP).ok
+    assert lock.exists(), "it lives"
+    dead.retire()
+    assert publish(mirror, target, KEEP).ok
+    assert not lock.exists()
+    for debris in (f"{lock.name}.{dead.token}", ".journal.json.part"):
+        on_the_way = lock.with_name(debris)
+        on_the_way.touch()
+        assert publish(mirror, target, KEEP).ok
+        assert not on_the_way.exists()
+
+
+def test_an_empty_or_missing_mirror_is_not_published(tmp_path: Path, folder: Target) -> None:
+    with pytest.raises(PublishError, match="no mirror"):
+        publish(tmp_path / "none", folder, KEEP)
+    (tmp_path / "empty" / "meta").mkdir(parents=True)
+    (tmp_path / "empty" / "CKSUMS").touch()
+    with pytest.raises(PublishError, match="describes no file"):
+        publish(tmp_path / "empty", folder, KEEP)
+
+
+def test_the_mirror_itself_is_no_remote(mirror: Path) -> None:
+    (mirror / ".puavo-repository").mkdir(exist_ok=True)
+    with pytest.raises(PublishError, match="itself a mirror"):
+        publish(mirror, Target(path=str(mirror)), KEEP)
+
+
+def test_a_bad_local_file_holds_back_its_series_alone(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    publish(mirror, target, KEEP)
+    described = (remote / "meta" / f"{SERIES}.json").read_bytes()
+    every = add_image(mirror, names(mirror))
+    other = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
+    (mirror / other).write_bytes(content(9, 100_000))
+    prepare(mirror, [other], series="puavo-os-other-bookworm-amd64")
+    rotten = bytearray((mirror / every[-1]).read_bytes())
+    rotten[1000] ^= 1
+    (mirror / every[-1]).write_bytes(rotten)
+    found = publish(mirror, target, KEEP)
+    assert not found.ok
+    assert every[-1] in found.failed
+    assert (remote / "meta" / f"{SERIES}.json").read_bytes() == described
+    assert (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
+    assert walk(remote) == []
+
+
+@pytest.mark.parametrize("damage", ["cut short", "a digit", "gone"])
+def test_a_damaged_journal_is_worked_out_again(
+    mirror: Path, remote: Path, folder: Target, damage: str
+) -> None:
+    every = names(mirror)
+    publish(mirror, folder, KEEP)
+    path = remote / journal.PATH
+    text = path.read_text()
+    match damage:
+        case "cut short":
+            path.write_text(text[: len(text) // 2])
+        case "a digit":
+            size = str((remote / every[0]).stat().st_size)
+            path.write_text(text.replace(size, size[:-1] + str(int(size[-1]) ^ 1), 1))
+        case _:
+            path.unlink()
+    add_image(mirror, every, keep=len(every))
+    found = publish(mirror, folder, KEEP)
+    assert found.ok
+    assert found.generation == 2
+    assert list(found.uploaded | found.assembled)[-1] == names(mirror)[-1]
+    assert not set(every) & set(found.uploaded), "what is there is compared, not sent again"
+    assert every[0] in found.waiting, "it is still known to be ours"
+    assert walk(remote) == []
+
+
+def test_a_base_that_is_not_the_right_one_is_not_assembled_from(
+    mirror: Path, remote: Path, sshd: Sshd
+) -> None:
+    target = sshd.target(remote)
+    publish(mirror, target, KEEP)
+    every = add_image(mirror, names(mirror))
+    for one in every[:-1]:
+        data = changed((remote / one).read_bytes(), 5)
+        before = (remote / one).stat()
+        (remote / one).write_bytes(data[: before.st_size].ljust(before.st_size))
+        os.utime(remote / one, (before.st_atime, before.st_mtime))
+    # The journal believes in them: size and time agree. The samples do not.
+    found = publish(mirror, target, KEEP)
+    assert every[-1] in found.uploaded
+    assert (remote / every[-1]).read_bytes() == (mirror / every[-1]).read_bytes()
+
+
+def test_a_generation_keeps_what_it_replaced(mirror: Path, remote: Path, folder: Target) -> None:
+    publish(mirror, folder, KEEP)
+    old = (remote / "meta" / f"{SERIES}.json").read_text()
+    add_image(mirror, names(mirror))
+    publish(mirror, folder, KEEP)
+    kept = json.loads((remote / GENERATIONS / "2.json").read_bytes())["replaced"]
+    assert kept[f"meta/{SERIES}.json"] == old
+    first = json.loads((remote / GENERATIONS / "1.json").read_bytes())["replaced"]
+    assert first[f"meta/{SERIES}.json"] is None
+
+
+def test_one_failing_mirror_does_not_hold_back_another(
+    mirror: Path, remote: Path, tmp_path: Path
+) -> None:
+    found = publishing.publish_all(
+        mirror, [Target(path=str(tmp_path / "missing")), Target(path=str(remote))], KEEP
+    )
+    assert [report.ok for report in found] == [False, True]
+    assert "no such folder" in found[0].failed["publishing"]
+    assert tree_of(remote) == tree_of(mirror)
+
+
+def test_an_error_of_the_system_is_one_of_ours_wherever_it_comes_from(
+    mirror: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(Path, "is_dir", broken)
+    with pytest.raises(StorageError, match="mirror/meta: Input/output error"):
+        publish(mirror, folder, KEEP)
+
+
+def test_a_disk_that_is_full_stops_before_clients_notice(mirror: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    server = Sshd(tmp_path / "sshd", full_disk=disk, disk_size="1m")
+    with running(server), pytest.raises(StorageRefusedError, match="too full"):
+        publish(mirror, server.target(disk), KEEP)
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_told(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "SPARE", -(1 << 40))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with running(Sshd(tmp_path / "sshd", full_disk=disk, disk_size="1m")) as server:
+        found: PublishReport | None = None
+        with pytest.raises(StorageRefusedError, match="disk is full"):
+            found = publish(mirror, server.target(disk), KEEP)
+        assert found is None

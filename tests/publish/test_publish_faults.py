@@ -1,0 +1,192 @@
+"""Whatever breaks, and wherever: the retry goes on, and clients find nothing wrong meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from mirrors import add_image, make_mirror, send, tree_of, walk
+from puavo_repository import retry
+from puavo_repository.errors import ConnectionLostError
+from puavo_repository.publish import upload
+from puavo_repository.publish.clean import Cleaning
+from puavo_repository.publish.held import held
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.plan import How, Transfer
+from puavo_repository.publish.publisher import open_tree
+from puavo_repository.publish.run import publish
+from puavo_repository.remote.folder import FolderFile
+from puavo_repository.remote.generations import FOLDER
+from puavo_repository.remote.parts import Part
+from puavo_repository.remote.sftp import file as sftp_file
+from puavo_repository.remote.sftp import session as sftp_session
+from puavo_repository.remote.sftp import ssh
+from puavo_repository.remote.target import Target
+from puavo_repository.remote.throttle import Bandwidth
+from puavo_repository.remote.tree import Done, ignore
+from servers import Proxy, Sshd
+
+KEEP = Options(connections=2, cleaning=Cleaning(pause=0.0))
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    (tmp_path / "remote").mkdir()
+    return tmp_path / "remote"
+
+
+def test_a_connection_lost_at_any_stage_is_made_again(
+    tmp_path: Path, remote: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.01)
+    names = make_mirror(tmp_path / "mirror", size=60_000)
+    chance = random.Random(5)
+    with Proxy(sshd.port) as proxy:
+        target = sshd.target(remote, proxy.port)
+        for _ in range(12):
+            proxy.cut_after = proxy.sent + chance.randrange(150_000)
+            found = publish(tmp_path / "mirror", target, KEEP)
+            assert found.ok, found.failed
+            assert walk(remote) == []
+            names = add_image(tmp_path / "mirror", names, keep=4, seed=chance.randrange(1 << 30))
+        assert proxy.connections > 24
+
+
+def test_a_stalled_server_fails_in_time_and_the_retry_goes_on(
+    tmp_path: Path, remote: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_mirror(tmp_path / "mirror")
+    with Proxy(sshd.port) as proxy, monkeypatch.context() as hasty:
+        hasty.setattr(retry, "ATTEMPTS", 1)
+        hasty.setattr(sftp_session, "SILENCE_TIMEOUT", 1.0)
+        hasty.setattr(sftp_file, "SYNC_PATIENCE", 1.0)
+        hasty.setattr(ssh, "CONNECT_TIMEOUT", 1.0)
+        proxy.stall_after = 150_000
+        with pytest.raises(ConnectionLostError, match=r"did not answer|timeout|banner|login"):
+            publish(tmp_path / "mirror", sshd.target(remote, proxy.port), KEEP)
+    assert publish(tmp_path / "mirror", sshd.target(remote), KEEP).ok
+    assert tree_of(remote) == tree_of(tmp_path / "mirror")
+
+
+@pytest.mark.parametrize("connections", [1, 5])
+def test_an_interrupted_upload_goes_on_where_it_was(
+    tmp_path: Path, remote: Path, sshd: Sshd, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "LONG_TRIP", 0.0)
+    item = _large_file(tmp_path, 160 << 20)
+    options = Options(connections=connections)
+    with Proxy(sshd.port) as proxy:
+        target = sshd.target(remote, proxy.port)
+        proxy.cut_after = 120 << 20
+        with pytest.raises(ConnectionLostError):
+            send(item, tmp_path, target, options)
+        send(item, tmp_path, target, options)
+        assert proxy.sent - item.size <= upload.SYNC_EVERY + upload.AHEAD + (4 << 20)
+    assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
+    assert sorted(path.name for path in remote.iterdir()) == [FOLDER, item.path]
+    assert not list((remote / FOLDER).iterdir())
+
+
+def test_a_part_with_other_content_is_not_gone_on_with(
+    tmp_path: Path, remote: Path, sshd: Sshd
+) -> None:
+    item = _large_file(tmp_path, 60 << 20)
+    target = sshd.target(remote)
+    with held(open_tree(target)) as before:
+        left = Part(item.part("0" * 16), item.size, item.sha256, synced=50 << 20)
+        (remote / left.name).write_bytes(bytes(50 << 20))
+        before.parts.put(item.path, left)
+    send(item, tmp_path, target)
+    assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
+    assert not list(remote.glob(".*.part"))
+
+
+def test_a_part_that_is_a_link_is_not_written_through(
+    tmp_path: Path, remote: Path, sshd: Sshd
+) -> None:
+    item = _large_file(tmp_path, 1 << 20)
+    target = sshd.target(remote)
+    (tmp_path / "outside").write_bytes(b"precious")
+    with held(open_tree(target)) as before:
+        left = Part(item.part("0" * 16), item.size, item.sha256, synced=5)
+        (remote / left.name).symlink_to(tmp_path / "outside")
+        before.parts.put(item.path, left)
+    send(item, tmp_path, target)
+    assert (tmp_path / "outside").read_bytes() == b"precious"
+    assert (remote / item.path).stat().st_size == item.size
+
+
+def test_a_bandwidth_limit_is_kept_over_several_connections(
+    tmp_path: Path, remote: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "LONG_TRIP", 0.0)
+    item = _large_file(tmp_path, 30 << 20)
+    options = Options(connections=3, bandwidth=Bandwidth(20_000_000))
+    begun = time.monotonic()
+    send(item, tmp_path, sshd.target(remote), options)
+    assert time.monotonic() - begun >= item.size / 20_000_000 - 0.5
+
+
+def test_an_image_that_was_assembled_wrongly_is_uploaded_instead(
+    tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(path=str(remote))
+    names = make_mirror(tmp_path / "mirror")
+    assert publish(tmp_path / "mirror", target, KEEP).ok
+    add_image(tmp_path / "mirror", names, keep=4, seed=1)
+    copy = FolderFile.copy
+
+    def from_one_byte_before(
+        self: FolderFile, source: FolderFile, start: int, length: int, offset: int, done: Done
+    ) -> None:
+        copy(self, source, max(0, start - 1), length, offset, done)
+
+    monkeypatch.setattr(FolderFile, "copy", from_one_byte_before)
+    found = publish(tmp_path / "mirror", target, KEEP)
+    assert found.ok, found.failed
+    assert not found.assembled
+    assert found.uploaded
+    assert walk(remote) == []
+    assert tree_of(remote) == tree_of(tmp_path / "mirror")
+
+
+def test_what_arrived_wrongly_gets_no_name(
+    tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+    make_mirror(tmp_path / "mirror")
+    write = FolderFile.write
+
+    def flipped(
+        self: FolderFile, offset: int, data: bytes | memoryview, done: Done = ignore
+    ) -> None:
+        wrong = bytearray(data)
+        if len(wrong) > 10_000:
+            wrong[len(wrong) // 2] ^= 1
+        write(self, offset, bytes(wrong), done)
+
+    monkeypatch.setattr(FolderFile, "write", flipped)
+    found = publish(tmp_path / "mirror", Target(path=str(remote)), KEEP)
+    assert "differs from the file that was sent" in str(found.failed)
+    assert not list(remote.glob("*.img"))
+    assert walk(remote) == []
+    monkeypatch.undo()
+    assert publish(tmp_path / "mirror", Target(path=str(remote)), KEEP).ok
+    assert tree_of(remote) == tree_of(tmp_path / "mirror")
+
+
+def _large_file(folder: Path, size: int) -> Transfer:
+    name = "puavo-os-large-bookworm-2026-01-01-120000-amd64.img"
+    block = os.urandom(1 << 20)
+    digest = hashlib.sha256()
+    with (folder / name).open("wb") as stream:
+        for number in range(size >> 20):
+            piece = number.to_bytes(8, "big") + block[8:]
+            stream.write(piece)
+            digest.update(piece)
+    return Transfer(name, size, digest.hexdigest(), How.UPLOADED)

@@ -1,0 +1,125 @@
+"""Plans of publishing, as tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from puavo_repository.publish.plan import (
+    How,
+    Plan,
+    Presence,
+    Transfer,
+    Wanted,
+    plan_transfers,
+    source_image,
+)
+
+SHA = "0" * 64
+A, B, C = (f"puavo-os-x-bookworm-2026-01-0{n}-120000-amd64.img" for n in (1, 2, 3))
+
+
+def rdiff(source: str, target: str) -> str:
+    return f"rdiffs/{source[:37]}--{target[20:37]}-amd64.rdiff"
+
+
+def wanted(images: dict[str, int], rdiffs: dict[tuple[str, str], int]) -> list[Wanted]:
+    found = [
+        Wanted(name, size, SHA, tuple((rdiff(s, t), s) for s, t in rdiffs if t == name))
+        for name, size in images.items()
+    ]
+    return found + [Wanted(rdiff(s, t), size, SHA) for (s, t), size in rdiffs.items()]
+
+
+def plan(
+    files: list[Wanted],
+    present: list[str],
+    *,
+    named: list[str] | None = None,
+    wrong: list[str] | None = None,
+    can_copy: bool = True,
+) -> dict[str, Transfer]:
+    presence = {file.path: Presence.MISSING for file in files}
+    presence |= dict.fromkeys(present, Presence.PRESENT)
+    presence |= dict.fromkeys(wrong or [], Presence.WRONG)
+    made = plan_transfers(files, presence, named or [], can_copy=can_copy)
+    there = set(present)
+    for item in made:
+        if item.how is How.ASSEMBLED:
+            assert {item.base, item.rdiff} <= there, "what an assembly needs comes first"
+        if not item.replaces:
+            there.add(item.path)
+    return {item.path: item for item in made}
+
+
+def test_the_names_of_rdiffs_tell_their_source() -> None:
+    assert source_image(rdiff(A, B)) == A
+    assert source_image("nonsense") == ""
+
+
+def test_what_is_present_does_not_travel() -> None:
+    files = wanted({A: 100, B: 100}, {(A, B): 5})
+    assert plan(files, [file.path for file in files]) == {}
+
+
+def test_the_nightly_image_is_assembled_from_the_cheapest_pair() -> None:
+    files = wanted({A: 100, B: 100, C: 100}, {(A, C): 9, (B, C): 4})
+    made = plan(files, [A, B])
+    assert (made[C].how, made[C].base, made[C].rdiff) == (How.ASSEMBLED, B, rdiff(B, C))
+    assert made[rdiff(A, C)].how is How.UPLOADED
+
+
+def test_a_server_without_copy_gets_the_bytes() -> None:
+    made = plan(wanted({A: 100, B: 100}, {(A, B): 5}), [A], can_copy=False)
+    assert made[B].how is How.UPLOADED
+
+
+def test_an_empty_server_gets_one_image_and_makes_the_others() -> None:
+    files = wanted({A: 100, B: 100, C: 100}, {(A, B): 5, (B, A): 5, (B, C): 5, (C, B): 5})
+    made = plan(files, [])
+    whole = [i.path for i in made.values() if i.how is How.UPLOADED and "/" not in i.path]
+    assert whole == [B]
+    assert made[A].base == made[C].base == B
+
+
+def test_assemblies_depend_on_each_other_only_where_it_saves_an_upload() -> None:
+    files = wanted({A: 100, B: 100, C: 100}, {(A, B): 5, (A, C): 9, (B, C): 4})
+    assert plan(files, [A])[C].base == A
+    files = wanted({A: 100, B: 100, C: 100}, {(A, B): 5, (B, C): 4})
+    assert plan(files, [A])[C].base == B
+
+
+def test_images_without_rdiffs_travel() -> None:
+    assert all(item.how is How.UPLOADED for item in plan(wanted({A: 1, B: 1}, {}), []).values())
+
+
+def test_a_wrong_file_that_clients_know_waits_for_its_withdrawal() -> None:
+    files = wanted({A: 100, B: 100}, {(A, B): 5})
+    made = plan(files, [A, B], wrong=[rdiff(A, B)], named=[rdiff(A, B)])
+    assert made[rdiff(A, B)].replaces
+    assert not plan(files, [A, B], wrong=[rdiff(A, B)])[rdiff(A, B)].replaces
+
+
+def test_nothing_is_assembled_from_what_is_still_wrong() -> None:
+    files = wanted({A: 100, B: 100}, {(A, B): 5})
+    assert plan(files, [A], wrong=[rdiff(A, B)], named=[rdiff(A, B)])[B].how is How.UPLOADED
+    assert plan(files, [rdiff(A, B)], wrong=[A], named=[A])[B].how is How.UPLOADED
+
+
+def test_part_names_are_hidden_beside_the_file_and_tied_to_its_content_and_the_step() -> None:
+    one = Transfer("rdiffs/x.rdiff", 1, "a" * 64, How.UPLOADED)
+    other = Transfer("rdiffs/x.rdiff", 1, "b" * 64, How.UPLOADED)
+    assert one.part("1" * 16).startswith("rdiffs/.x.rdiff.")
+    assert len({one.part("1" * 16), other.part("1" * 16), one.part("2" * 16)}) == 3
+
+
+def test_a_plan_is_told_in_lines() -> None:
+    item = Transfer(B, 5, SHA, How.ASSEMBLED, rdiff(A, B), A, True)
+    text = "\n".join(Plan((item,), documents=("meta/x.json",), problems={"y": "is bad"}).lines())
+    assert "assembled on the server" in text
+    assert "y: is bad" in text
+
+
+@pytest.mark.parametrize("field", ["transfers", "documents", "dropped", "prune"])
+def test_a_plan_with_anything_in_it_is_not_empty(field: str) -> None:
+    assert Plan().is_empty
+    assert not Plan(**{field: ("x",)}).is_empty  # type: ignore[arg-type]

@@ -1,0 +1,195 @@
+"""What goes wrong with a connection is told apart, and says the way out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from puavo_repository.cli import bars
+from puavo_repository.errors import (
+    ConnectionLostError,
+    HostKeyError,
+    LoginError,
+    PermanentError,
+    SettingsError,
+    StorageRefusedError,
+    TransientError,
+)
+from puavo_repository.remote.sftp import ssh
+from puavo_repository.remote.sftp.tree import SftpTree
+from puavo_repository.remote.target import Target, parse_target
+from puavo_repository.remote.tree import Access
+from servers import Proxy, Sshd, free_port, make_key, running, tool
+
+
+def test_an_unknown_host_key_is_refused_with_its_fingerprint(sshd: Sshd, tmp_path: Path) -> None:
+    target = dataclasses.replace(sshd.target(tmp_path), host_key="", known_hosts=())
+    with pytest.raises(HostKeyError) as caught:
+        SftpTree(target)
+    command = [tool("ssh-keygen"), "-lf", str(sshd.home / "host_key.pub")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown.split()[1] in str(caught.value)
+    assert f"ssh-keyscan -p {sshd.port} 127.0.0.1" in str(caught.value)
+    assert sshd.host_key in str(caught.value), "so that it can be put into a connection"
+
+
+def test_a_changed_host_key_is_refused(sshd: Sshd, tmp_path: Path) -> None:
+    other = make_key(tmp_path / "other").with_suffix(".pub").read_text()
+    with pytest.raises(HostKeyError, match=r"has changed.*ssh-keygen -R"):
+        SftpTree(dataclasses.replace(sshd.target(tmp_path), host_key=other))
+
+
+def test_known_hosts_is_looked_up_by_name_and_port(sshd: Sshd, tmp_path: Path) -> None:
+    known = tmp_path / "known_hosts"
+    target = dataclasses.replace(sshd.target(tmp_path), host_key="", known_hosts=(str(known),))
+    known.write_text(f"127.0.0.1 {sshd.host_key}\n")
+    with pytest.raises(HostKeyError, match="unknown"):
+        SftpTree(target)
+    known.write_text(f"[127.0.0.1]:{sshd.port} {sshd.host_key}\n")
+    SftpTree(target).close()
+    subprocess.run([tool("ssh-keygen"), "-q", "-H", "-f", str(known)], check=True)
+    SftpTree(target).close()
+
+
+def test_a_host_key_that_is_none_is_named(sshd: Sshd, tmp_path: Path) -> None:
+    with pytest.raises(HostKeyError, match="is no key"):
+        SftpTree(dataclasses.replace(sshd.target(tmp_path), host_key="nonsense"))
+    bare = sshd.host_key.split()[1]
+    SftpTree(dataclasses.replace(sshd.target(tmp_path), host_key=bare)).close()
+
+
+def test_a_wrong_key_is_refused_for_good(sshd: Sshd, tmp_path: Path) -> None:
+    wrong = make_key(tmp_path / "wrong")
+    with pytest.raises(LoginError, match="authorized_keys"):
+        SftpTree(dataclasses.replace(sshd.target(tmp_path), key_file=str(wrong)))
+
+
+def test_a_key_may_be_given_as_text(sshd: Sshd, tmp_path: Path) -> None:
+    target = dataclasses.replace(
+        sshd.target(tmp_path), key_file="", private_key=sshd.client_key.read_text()
+    )
+    SftpTree(target).close()
+
+
+def test_no_secret_is_shown(sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    secret = "hunter2-is-secret"
+    target = dataclasses.replace(
+        sshd.target(tmp_path), key_file="", private_key=secret, password=secret
+    )
+    with caplog.at_level(logging.DEBUG), pytest.raises(LoginError) as caught:
+        SftpTree(target)
+    with caplog.at_level(logging.DEBUG), pytest.raises(LoginError) as again:
+        SftpTree(dataclasses.replace(target, private_key=""))
+    shown = f"{caught.value} {again.value} {target} {target.url} {caplog.text}"
+    assert secret not in shown
+    with pytest.raises(SettingsError) as refused:
+        parse_target(f"sftp://user:{secret}@host/path")
+    assert secret not in str(refused.value)
+
+
+def test_a_refused_connection_may_come_back(tmp_path: Path, sshd: Sshd) -> None:
+    with pytest.raises(TransientError):
+        SftpTree(sshd.target(tmp_path, free_port()))
+
+
+def test_a_read_only_server_is_refused_for_good(tmp_path: Path) -> None:
+    with running(Sshd(tmp_path / "sshd", sftp="internal-sftp -R")) as server:
+        tree = SftpTree(server.target(tmp_path))
+        with pytest.raises(StorageRefusedError, match="permission"):
+            tree.open("file", Access.CREATE)
+        with pytest.raises(StorageRefusedError, match="permission"):
+            tree.make_folder("folder")
+        tree.close()
+
+
+def test_a_full_disk_is_told_from_other_failures(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with running(Sshd(tmp_path / "sshd", full_disk=disk, disk_size="4m")) as server:
+        tree = SftpTree(server.target(disk))
+        file = tree.open("file", Access.CREATE)
+        with pytest.raises(StorageRefusedError, match="disk is full"):
+            file.write(0, bytes(8 << 20))
+        file.close()
+        tree.remove("file")
+        tree.close()
+
+
+def test_what_paramiko_logs_of_a_broken_connection_is_not_shown(
+    sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bars.shown(), Proxy(sshd.port) as proxy:
+        proxy.cut_after = 0
+        with pytest.raises(ConnectionLostError):
+            _write_a_megabyte(sshd.target(tmp_path, proxy.port))
+    assert [record for record in caplog.records if record.name.startswith("paramiko")] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sftp": "/bin/echo hello from .profile"}, r"prints 'hello from .profile\\n'.*login"),
+        ({"sftp": "/bin/echo no"}, r"prints 'no\\n'.*login"),
+        ({"sftp": "/bin/sh -c 'exit 3'"}, r"ended at once.*Subsystem sftp"),
+        ({"more": "MaxSessions 0"}, r"MaxSessions.*sshd_config"),
+        ({"subsystem": "other"}, r"has no SFTP.*Subsystem sftp"),
+    ],
+)
+def test_a_server_without_sftp_is_told_in_a_sentence(
+    tmp_path: Path, options: dict[str, str], says: str
+) -> None:
+    with running(Sshd(tmp_path / "sshd", **options)) as server:  # type: ignore[arg-type]
+        with pytest.raises(StorageRefusedError, match=says) as caught:
+            SftpTree(server.target(tmp_path))
+        assert "(" not in caught.value.problem
+
+
+@pytest.mark.parametrize("after", [0, 500, 3_000, 4_500, 200_000, 900_000])
+def test_a_silent_server_is_given_up(
+    sshd: Sshd, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "CONNECT_TIMEOUT", 0.5)
+    with Proxy(sshd.port) as proxy:
+        proxy.stall_after = after
+        with pytest.raises(ConnectionLostError):
+            _write_a_megabyte(sshd.target(tmp_path, proxy.port), silence=0.5)
+        proxy.heal()
+
+
+@pytest.mark.parametrize("after", [0, 500, 3_000, 4_500, 200_000, 900_000])
+def test_a_cut_connection_is_told(sshd: Sshd, tmp_path: Path, after: int) -> None:
+    with Proxy(sshd.port) as proxy:
+        proxy.cut_after = after
+        with pytest.raises(ConnectionLostError):
+            _write_a_megabyte(sshd.target(tmp_path, proxy.port))
+
+
+@pytest.mark.parametrize("at", [100, 4_500, 300_000])
+def test_a_corrupted_byte_never_arrives(sshd: Sshd, tmp_path: Path, at: int) -> None:
+    with Proxy(sshd.port) as proxy:
+        proxy.corrupt_at = at
+        with pytest.raises((TransientError, PermanentError)):
+            _write_a_megabyte(sshd.target(tmp_path, proxy.port))
+    arrived = (tmp_path / "file").read_bytes() if (tmp_path / "file").exists() else b""
+    assert set(arrived) <= {7}
+
+
+def _write_a_megabyte(target: Target, silence: float | None = None) -> None:
+    tree = SftpTree(target, silence=silence)
+    try:
+        with tree.open("file", Access.WRITE) as file:
+            file.write(0, bytes([7]) * (1 << 20))
+            file.sync()
+    finally:
+        tree.close()
+
+
+def test_a_connection_with_a_round_trip_reports_it(sshd: Sshd, tmp_path: Path) -> None:
+    with Proxy(sshd.port, delay=0.05) as proxy:
+        tree = SftpTree(sshd.target(tmp_path, proxy.port))
+        assert tree.round_trip >= 0.1
+        tree.close()

@@ -1,0 +1,206 @@
+"""Connections are used again, but never one that is dead; and all of them can be ended at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from puavo_repository.errors import ConnectionLostError, StoppedError
+from puavo_repository.remote.folder import FolderTree
+from puavo_repository.remote.pool import Pool, abort_all
+from puavo_repository.remote.sftp.tree import SftpTree
+from puavo_repository.remote.target import Target
+from puavo_repository.remote.tree import Access, RemoteTree
+from puavo_repository.retry import with_retries
+from servers import Proxy, Sshd, running
+
+SILENCE = 0.5  # seconds
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Sshd]:
+    """An sshd of the test's own, whose sessions may be killed."""
+    with running(Sshd(tmp_path / "sshd")) as started:
+        yield started
+
+
+def sessions(server: Sshd, number: signal.Signals) -> int:
+    """Send a signal to every process that serves a connection; return how many there are."""
+    assert server.process
+    found = [server.process.pid]
+    for process in found:
+        for path in Path(f"/proc/{process}/task").glob("*/children"):
+            found += map(int, path.read_text().split())
+    for process in found[1:]:
+        with contextlib.suppress(ProcessLookupError):  # it ended with the one before
+            os.kill(process, number)
+    return len(found) - 1
+
+
+def fill(pool: Pool, count: int) -> None:
+    """Have idle connections in a pool."""
+    trees = [pool.take() for _ in range(count)]
+    for tree in trees:
+        tree.list("")
+        pool.give(tree)
+
+
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_second_attempt_has_a_living_connection(
+    server: Sshd, tmp_path: Path, death: signal.Signals
+) -> None:
+    """Killed ones end their connection; those that are halted only become silent."""
+    pool = Pool(lambda: SftpTree(server.target(tmp_path), silence=SILENCE), 5)
+    fill(pool, 5)
+    done = []
+
+    def step() -> None:
+        done.append(1)
+        with pool.tree() as tree:
+            assert "sshd" in tree.list("")
+
+    try:
+        assert sessions(server, death) >= 5
+        with_retries(step, attempts=2, first_delay=0)
+        assert len(done) <= 2
+    finally:
+        sessions(server, signal.SIGCONT)
+        pool.close()
+
+
+def test_a_connection_that_is_known_to_be_dead_is_not_lent(server: Sshd, tmp_path: Path) -> None:
+    pool = Pool(lambda: SftpTree(server.target(tmp_path)), 5)
+    fill(pool, 3)
+    first = pool.take()
+    pool.give(first)
+    assert pool.take() is first, "a living one is used again"
+    pool.give(first)
+    sessions(server, signal.SIGKILL)
+    while first.is_alive:
+        time.sleep(0.01)
+    with pool.tree() as tree:
+        assert tree is not first
+        tree.list("")
+    pool.close()
+
+
+def test_another_error_leaves_the_idle_ones(tmp_path: Path) -> None:
+    pool = Pool(lambda: FolderTree(Target(path=str(tmp_path))), 5)
+    one, other = pool.take(), pool.take()
+    pool.give(other)
+    pool.give(one)
+    with pytest.raises(KeyError), pool.tree():
+        raise KeyError
+    assert not one.is_alive
+    assert pool.take() is other
+    pool.close()
+
+
+def wait_in(pool: Pool, tmp_path: Path) -> tuple[threading.Thread, list[BaseException]]:
+    """Have a thread wait for the answer of a server that has become silent."""
+    errors: list[BaseException] = []
+    waits = threading.Event()
+
+    def work() -> None:
+        try:
+            with pool.tree() as tree, tree.open("file", Access.CREATE) as file:
+                waits.set()
+                while True:
+                    file.write(0, bytes(1 << 20))
+                    file.flush()
+        except BaseException as error:  # noqa: BLE001 - whatever it is
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert waits.wait(10)
+    return thread, errors
+
+
+@pytest.mark.parametrize("kind", ["folder", "sftp"])
+def test_an_abort_ends_what_other_threads_do(sshd: Sshd, tmp_path: Path, kind: str) -> None:
+    with Proxy(sshd.port) as proxy:
+
+        def connect() -> RemoteTree:
+            if kind == "folder":
+                return FolderTree(Target(path=str(tmp_path)))
+            return SftpTree(sshd.target(tmp_path, proxy.port))
+
+        pool = Pool(connect, 5)
+        thread, errors = wait_in(pool, tmp_path)
+        if kind == "sftp":
+            proxy.stall_after = proxy.sent + (1 << 20)
+            time.sleep(0.3)
+        begun = time.monotonic()
+        abort_all()
+        thread.join(10)
+        proxy.heal()
+        assert time.monotonic() - begun < 2
+        assert [type(error) for error in errors] == [StoppedError]
+
+        refused: list[BaseException] = []
+        connected = proxy.connections
+
+        def late() -> None:
+            try:
+                pool.take()
+            except StoppedError as error:
+                refused.append(error)
+
+        other = threading.Thread(target=late)
+        other.start()
+        other.join()
+        assert len(refused) == 1
+        assert proxy.connections == connected, "nothing is even begun"
+        with pool.tree() as tree:
+            tree.remove("file")  # whoever ended it may still put things in order
+        pool.close()
+
+
+def test_a_connection_that_is_made_meanwhile_is_not_lent(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    made: list[RemoteTree] = []
+    errors: list[BaseException] = []
+
+    def connect() -> RemoteTree:
+        begun.set()
+        go_on.wait(10)
+        made.append(FolderTree(Target(path=str(tmp_path))))
+        return made[-1]
+
+    pool = Pool(connect, 5)
+
+    def work() -> None:
+        try:
+            pool.take()
+        except StoppedError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(10)
+    pool.abort()
+    go_on.set()
+    thread.join(10)
+    assert len(errors) == 1
+    assert not made[0].is_alive
+
+
+def test_a_closed_connection_does_nothing_more(sshd: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    for tree in (FolderTree(Target(path=str(tmp_path))), SftpTree(sshd.target(tmp_path))):
+        file = tree.open("there", Access.WRITE)
+        assert tree.is_alive
+        tree.close()
+        assert not tree.is_alive
+        for step in (file.flush, file.sync, lambda file=file: file.write(0, b"x" * (1 << 20))):
+            with pytest.raises(ConnectionLostError):
+                step()
+    assert (tmp_path / "there").read_bytes() == b""

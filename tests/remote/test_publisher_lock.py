@@ -1,0 +1,205 @@
+"""Two publishers at once notice each other, whatever their clocks say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from puavo_repository.errors import LockedError
+from puavo_repository.remote import generations
+from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.folder import FolderFile, FolderTree
+from puavo_repository.remote.lock import PATH, Holder, PublisherLock, server_time
+from puavo_repository.remote.target import Target
+from puavo_repository.remote.tree import Access
+from servers import elsewhere
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> FolderTree:
+    return FolderTree(Target(path=str(tmp_path)))
+
+
+def lock_of(tree: FolderTree, token: str) -> PublisherLock:
+    return PublisherLock(tree, elsewhere(token))
+
+
+def test_a_second_publisher_is_told_who_holds_it(tree: FolderTree) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    with pytest.raises(LockedError, match="process 7 on first"):
+        lock_of(tree, "second").acquire()
+    first.check()
+    first.release()
+    lock_of(tree, "second").acquire()
+
+
+def test_a_token_is_what_counts_and_no_other_step_has_it(tree: FolderTree, tmp_path: Path) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    written = json.loads((tmp_path / PATH).read_bytes())
+    (tmp_path / PATH).write_text(json.dumps({**written, "host": "renamed", "process": 1}))
+    first.check()
+    assert Holder.this_process().token != Holder.this_process().token
+
+
+def test_a_holder_that_died_here_does_not_hold_it_up(tree: FolderTree) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from puavo_repository.remote.folder import FolderTree\n"
+        "from puavo_repository.remote.lock import *\n"
+        "from puavo_repository.remote.target import Target\n"
+        "PublisherLock(FolderTree(Target(path=sys.argv[1])), Holder.this_process()).acquire()\n"
+    )
+    include = str(Path(publisher_lock.__file__).parents[2])
+    subprocess.run(
+        [sys.executable, "-c", script, tree._target.path],
+        check=True,
+        env={**os.environ, "PYTHONPATH": include},
+    )
+    assert tree.stat(PATH) is not None
+    PublisherLock(tree, Holder.this_process()).acquire()
+
+
+def test_a_living_holder_here_keeps_it(tree: FolderTree) -> None:
+    PublisherLock(tree, Holder.this_process()).acquire()
+    with pytest.raises(LockedError, match=f"process {os.getpid()}"):
+        PublisherLock(tree, Holder.this_process()).acquire()
+
+
+def test_a_holder_here_that_retired_does_not_hold_it_up(tree: FolderTree) -> None:
+    first = Holder.this_process()
+    PublisherLock(tree, first).acquire()
+    first.retire()
+    PublisherLock(tree, Holder.this_process()).acquire()
+
+
+def test_only_the_servers_clock_counts(tree: FolderTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock_of(tree, "first").acquire()
+    for wrong in (0.0, 4e9):
+        monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong)
+        with pytest.raises(LockedError):
+            lock_of(tree, "second").acquire()
+
+
+def test_a_silent_holder_loses_it_and_notices(tree: FolderTree, tmp_path: Path) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    long_ago = time.time() - publisher_lock.EXPIRY - 5
+    os.utime(tmp_path / PATH, (long_ago, long_ago))
+    lock_of(tree, "second").acquire()
+    with pytest.raises(LockedError, match="taken over"):
+        first.check()
+    first.release()
+    lock_of(tree, "second").check()
+
+
+def test_who_is_slower_does_not_take_the_lock_from_who_was_faster(
+    tree: FolderTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_of(tree, "gone").acquire()
+    long_ago = time.time() - publisher_lock.EXPIRY - 5
+    os.utime(tmp_path / PATH, (long_ago, long_ago))
+    rename = FolderTree.rename
+
+    def too_late(self: FolderTree, path: str, new: str) -> None:
+        monkeypatch.undo()
+        lock_of(tree, "faster").acquire()
+        rename(self, path, new)
+
+    monkeypatch.setattr(FolderTree, "rename", too_late)
+    with pytest.raises(LockedError):
+        lock_of(tree, "slower").acquire()
+    lock_of(tree, "faster").check()
+
+
+def test_a_lock_of_the_future_does_not_stay_for_ever(tree: FolderTree, tmp_path: Path) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    next_year = time.time() + 365 * 24 * 3600
+    os.utime(tmp_path / PATH, (next_year, next_year))
+    lock_of(tree, "second").acquire()
+    with pytest.raises(LockedError, match="taken over"):
+        first.check()
+
+
+def test_a_sign_of_life_keeps_it(tree: FolderTree, tmp_path: Path) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    long_ago = time.time() - publisher_lock.EXPIRY - 5
+    os.utime(tmp_path / PATH, (long_ago, long_ago))
+    assert abs(first.beat(tree) - (server_time(tree, "x") or 0)) <= 2
+    with pytest.raises(LockedError):
+        lock_of(tree, "second").acquire()
+
+
+def test_an_unreadable_lock_holds_until_it_expires(tree: FolderTree, tmp_path: Path) -> None:
+    tree.make_folder(generations.FOLDER)
+    (tmp_path / PATH).write_bytes(b"")
+    with pytest.raises(LockedError, match="not said who"):
+        lock_of(tree, "second").acquire()
+    long_ago = time.time() - publisher_lock.EXPIRY - 5
+    os.utime(tmp_path / PATH, (long_ago, long_ago))
+    lock_of(tree, "second").acquire()
+
+
+def test_it_is_kept_alive_while_it_is_held_and_then_given_back(
+    tree: FolderTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_lock, "BEAT", 0.01)
+    with lock_of(tree, "first").held():
+        os.utime(tmp_path / PATH, (1, 1))
+        end = time.monotonic() + 20
+        while (tmp_path / PATH).stat().st_mtime < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert (tmp_path / PATH).stat().st_mtime > 2
+    assert tree.stat(PATH) is None
+
+
+def test_a_sign_of_life_is_not_given_for_another(tree: FolderTree, tmp_path: Path) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    long_ago = time.time() - publisher_lock.EXPIRY - 5
+    os.utime(tmp_path / PATH, (long_ago, long_ago))
+    lock_of(tree, "second").acquire()
+    with pytest.raises(LockedError, match="taken over"):
+        first.beat(tree)
+    lock_of(tree, "second").check()
+    (tmp_path / PATH).unlink()
+    with pytest.raises(LockedError, match="taken over"):
+        first.check()
+
+
+def test_a_sign_of_life_is_not_given_for_another_that_took_over_at_that_moment(
+    tree: FolderTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    opened = FolderTree.open
+
+    def too_late(self: FolderTree, path: str, access: Access) -> FolderFile:
+        if path == PATH and access is Access.WRITE:
+            monkeypatch.undo()
+            (tmp_path / PATH).unlink()
+            lock_of(tree, "second").acquire()
+        return opened(self, path, access)
+
+    monkeypatch.setattr(FolderTree, "open", too_late)
+    with pytest.raises(LockedError, match="taken over"):
+        first.beat(tree)
+    lock_of(tree, "second").check()
+
+
+def test_what_dead_publishers_left_is_cleared(tree: FolderTree, tmp_path: Path) -> None:
+    tree.make_folder(generations.FOLDER)
+    (tmp_path / f"{PATH}.gone").write_bytes(b"x")
+    (tmp_path / generations.FOLDER / ".now.gone").touch()
+    (tmp_path / generations.FOLDER / ".journal.json.part").touch()
+    lock_of(tree, "first").acquire()
+    assert [path.name for path in (tmp_path / generations.FOLDER).iterdir()] == ["publisher.lock"]
