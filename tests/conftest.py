@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from audit_fixtures import audited, original
 from repository import Repository
 from server_fixtures import sshd, sshd_without_copy
 
-__all__ = ["sshd", "sshd_without_copy"]
+__all__ = ["audited", "original", "sshd", "sshd_without_copy"]
 
 settings.register_profile("long", max_examples=5_000, deadline=None)  # of `make fuzz`
 settings.register_profile("short", deadline=None)

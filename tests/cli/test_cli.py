@@ -108,7 +108,7 @@ def test_a_run_without_news_loads_nothing_slow(repository: Repository) -> None:
     repository.add(name(V1))
     repository.prepare()
     code = (
-        "import sys\nfrom puavo_repository import cli\nassert cli.main(sys.argv[1:]) == 0\n"
+        "import sys\nfrom puavo_repository.cli.main import main\nassert main(sys.argv[1:]) == 0\n"
         "assert not {'numba', 'numpy', 'paramiko', 'airflow'} & set(sys.modules)\n"
     )
     done = subprocess.run(
@@ -232,9 +232,8 @@ def test_a_missing_tool_is_named_before_any_work(
     repository: Repository, removal: str, package: str
 ) -> None:
     repository.add(name(V1))
-    code = (
-        f"{removal}\nimport sys\nfrom puavo_repository import cli\nsys.exit(cli.main(sys.argv[1:]))"
-    )
+    start = "import sys\nfrom puavo_repository.cli.main import main\n"
+    code = f"{start}{removal}\nsys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, *repository.arguments()],
         env=environment(),
@@ -283,16 +282,16 @@ def test_an_ordinary_user_needs_no_root(open_repository: Repository) -> None:
 # This machine's Python may lie where only root can read: a first run elsewhere loads all of it.
 AS_NOBODY = """
 import contextlib, io, os, pwd, sys
-from puavo_repository import cli
+from puavo_repository.cli.main import main
 if os.getuid() == 0:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        assert cli.main([sys.argv.pop(1)]) == 0
+        assert main([sys.argv.pop(1)]) == 0
     user = pwd.getpwnam("nobody")
     os.setgroups([])
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
 os.chdir("/")
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 

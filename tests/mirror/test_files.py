@@ -109,7 +109,7 @@ def test_a_killed_holder_loses_the_lock(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     code = (
         "import sys, time, pathlib\n"
-        "from puavo_repository.storage import files\n"
+        "from puavo_repository.mirror import files\n"
         "with files.locked(pathlib.Path(sys.argv[1]), 'the killed'):\n"
         "    print('held', flush=True); time.sleep(60)\n"
     )
