@@ -18,6 +18,7 @@ from typing import Any
 from puavo_repository import settings as settings_module
 from puavo_repository.formats import sealed
 from puavo_repository.formats.metadata import Digests
+from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ImageRecord, RdiffRecord
@@ -29,7 +30,6 @@ from puavo_repository.prepare.plan import look, make_plan
 from puavo_repository.prepare.report import report
 from puavo_repository.prepare.run import dry_run, prepare
 from puavo_repository.publish.plan import Presence
-from puavo_repository.publish.snapshot import snapshot
 from puavo_repository.publish.survey import Facts
 from puavo_repository.publish.survey import make_plan as make_plan_of_publishing
 from puavo_repository.remote.journal import Journal
@@ -93,10 +93,10 @@ def timed(label: str, work: Callable[[], Any]) -> Any:
 
 def publishing(settings: Settings) -> None:
     """Measure the plans of publishing: to an empty remote, and where every other file is there."""
-    local = timed("publish: snapshot", lambda: snapshot(settings.mirror_dir))
+    local = timed("publish: description", lambda: publishable(settings.mirror_dir))
     for label, every in (("the first time", 0), ("every other file", 2)):
         facts = Facts(Journal(), {})
-        for index, path in enumerate(local.wanted):
+        for index, path in enumerate(local.files):
             there = every and index % every
             facts.presence[path] = Presence.PRESENT if there else Presence.MISSING
         plan = timed(

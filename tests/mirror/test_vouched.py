@@ -10,9 +10,9 @@ import pytest
 from mirrors import SERIES, make_mirror
 from puavo_repository.errors import PublishError
 from puavo_repository.mirror import files, vouched
+from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import FOLDER
-from puavo_repository.publish.snapshot import snapshot
 
 DOCUMENT = f"meta/{SERIES}.json"
 
@@ -38,20 +38,20 @@ def mirror(tmp_path: Path) -> Mirror:
 def test_one_changed_character_is_not_published(
     mirror: Mirror, path: str, old: str, new: str
 ) -> None:
-    before = snapshot(mirror.root)
+    before = publishable(mirror.root)
     text = (mirror.root / path).read_text()
     (mirror.root / path).write_text(re.sub(old, new, text, count=1))
     with pytest.raises(PublishError, match=f"{re.escape(path)}: is not as it was written"):
-        snapshot(mirror.root)
+        publishable(mirror.root)
     (mirror.root / path).write_text(text)
-    assert snapshot(mirror.root) == before
+    assert publishable(mirror.root) == before
 
 
 def test_a_document_that_is_gone_or_was_added_is_not_published(mirror: Mirror) -> None:
     content = (mirror.root / DOCUMENT).read_bytes()
     (mirror.meta / "other.json").write_bytes(content)
     with pytest.raises(PublishError, match=r"other\.json: is not as"):
-        snapshot(mirror.root)
+        publishable(mirror.root)
     (mirror.root / DOCUMENT).unlink()
     assert vouched.strangers(mirror.state, mirror.contents()) == ["meta/other.json", DOCUMENT]
     mirror.describe(mirror.documents())
@@ -96,7 +96,7 @@ def test_a_rewriting_that_is_killed_anywhere_is_no_damage(
 def test_without_a_record_nothing_is_said(mirror: Mirror) -> None:
     (mirror.root / FOLDER / "description.json").unlink()
     (mirror.root / "CKSUMS").write_text("1 1 a\n")
-    assert snapshot(mirror.root).cksums == b"1 1 a\n"
+    assert publishable(mirror.root).cksums == b"1 1 a\n"
     (mirror.root / "CKSUMS").unlink()
     with pytest.raises(PublishError, match="CKSUMS: is missing"):
-        snapshot(mirror.root)
+        publishable(mirror.root)

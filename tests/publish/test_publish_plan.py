@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from puavo_repository.formats.metadata import DescribedFile
+from puavo_repository.formats.names import source_image
+from puavo_repository.mirror.description import Recipes
 from puavo_repository.publish.plan import (
     How,
     Plan,
     Presence,
     Transfer,
-    Wanted,
     plan_transfers,
-    source_image,
 )
 
 SHA = "0" * 64
@@ -22,26 +23,28 @@ def rdiff(source: str, target: str) -> str:
     return f"rdiffs/{source[:37]}--{target[20:37]}-amd64.rdiff"
 
 
-def wanted(images: dict[str, int], rdiffs: dict[tuple[str, str], int]) -> list[Wanted]:
-    found = [
-        Wanted(name, size, SHA, tuple((rdiff(s, t), s) for s, t in rdiffs if t == name))
-        for name, size in images.items()
-    ]
-    return found + [Wanted(rdiff(s, t), size, SHA) for (s, t), size in rdiffs.items()]
+Wanted = tuple[list[DescribedFile], Recipes]
+
+
+def wanted(images: dict[str, int], rdiffs: dict[tuple[str, str], int]) -> Wanted:
+    files = [DescribedFile(name, size, {"sha256": SHA}) for name, size in images.items()]
+    files += [DescribedFile(rdiff(*pair), size, {"sha256": SHA}) for pair, size in rdiffs.items()]
+    return files, {name: {(rdiff(s, t), s) for s, t in rdiffs if t == name} for name in images}
 
 
 def plan(
-    files: list[Wanted],
+    everything: Wanted,
     present: list[str],
     *,
     named: list[str] | None = None,
     wrong: list[str] | None = None,
     can_copy: bool = True,
 ) -> dict[str, Transfer]:
+    files, recipes = everything
     presence = {file.path: Presence.MISSING for file in files}
     presence |= dict.fromkeys(present, Presence.PRESENT)
     presence |= dict.fromkeys(wrong or [], Presence.WRONG)
-    made = plan_transfers(files, presence, named or [], can_copy=can_copy)
+    made = plan_transfers(files, recipes, presence, named or [], can_copy=can_copy)
     there = set(present)
     for item in made:
         if item.how is How.ASSEMBLED:
@@ -58,7 +61,7 @@ def test_the_names_of_rdiffs_tell_their_source() -> None:
 
 def test_what_is_present_does_not_travel() -> None:
     files = wanted({A: 100, B: 100}, {(A, B): 5})
-    assert plan(files, [file.path for file in files]) == {}
+    assert plan(files, [file.path for file in files[0]]) == {}
 
 
 def test_the_nightly_image_is_assembled_from_the_cheapest_pair() -> None:

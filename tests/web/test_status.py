@@ -12,8 +12,8 @@ import pytest
 
 from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.mirror import published
+from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.publish.snapshot import snapshot
 from puavo_repository.web import page, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import Dag, Repository, Run, State
@@ -38,7 +38,7 @@ def look(root: Path, *runs: Run, dags: Any = (), now: datetime | None = None) ->
 def files(tmp_path: Path) -> dict[str, str]:
     """Return what a mirror describes that has been published whole to one remote."""
     make_mirror(tmp_path, images=2)
-    local = snapshot(tmp_path).wanted
+    local = publishable(tmp_path).files
     found = {path: file.sha256 for path, file in local.items()}
     left(tmp_path, files=found)
     return found

@@ -17,9 +17,8 @@ from typing import Any
 from puavo_repository.errors import PublishError
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
-from puavo_repository.formats.names import ImageName, image_name, rdiff_name
+from puavo_repository.formats.names import ImageName, image_name, rdiff_name, source_image
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.publish.plan import source_image
 
 _DIGESTS = {"cksum": r"[0-9]{1,10}", "sha256": r"[0-9a-f]{64}", "sha512": r"[0-9a-f]{128}"}
 _MOST = 20  # problems of one document that are told

@@ -10,8 +10,8 @@ from puavo_repository.audit.report import LOCAL, Counts, Finding, Severity
 from puavo_repository.audit.steps import DIGEST_THREADS, Tally, side_by_side
 from puavo_repository.errors import DeltaError, RepositoryError
 from puavo_repository.formats.metadata import DescribedFile
+from puavo_repository.formats.names import source_image
 from puavo_repository.progress import Watcher
-from puavo_repository.publish.plan import source_image
 from puavo_repository.settings import Settings
 
 

@@ -63,6 +63,11 @@ class DescribedFile:
         """The file name without folder."""
         return self.path.rpartition("/")[2]
 
+    @property
+    def sha256(self) -> str:
+        """The sha256 of its content; empty where it is not given."""
+        return self.digests.get("sha256", "")
+
 
 def diff_entry(source: str, rdiff: str, digests: Digests, urlbase: str) -> dict[str, Any]:
     """Describe one rdiff of an image; its version is that of its *source*."""

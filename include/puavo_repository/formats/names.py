@@ -94,6 +94,13 @@ def rdiff_name(source: str, target: str) -> str:
     return f"{basis.prefix}-{basis.version}--{goal.version}-{basis.arch}.rdiff"
 
 
+def source_image(rdiff: str) -> str:
+    """Return the image that an rdiff starts from, by its name; empty if the name tells none."""
+    left, _, right = rdiff.rpartition("/")[2].removesuffix(".rdiff").partition("--")
+    name = f"{left}-{right[len('YYYY-MM-DD-HHMMSS') + 1 :]}.img"
+    return name if ImageName.parse(name) else ""
+
+
 def is_rdiff_name(name: str) -> bool:
     """Tell whether this is the name of an rdiff, old or new."""
     return _RDIFF.fullmatch(name) is not None

@@ -8,10 +8,10 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 
 from puavo_repository.errors import MassDeleteError
+from puavo_repository.mirror.description import Description
 from puavo_repository.publish.compare import sha256_of
 from puavo_repository.publish.held import Held
 from puavo_repository.publish.plan import Presence, is_part, mega
-from puavo_repository.publish.snapshot import Snapshot
 from puavo_repository.publish.survey import CKSUMS, Facts
 from puavo_repository.remote.generations import GENERATIONS_KEPT
 from puavo_repository.remote.journal import Entry, Moment
@@ -54,7 +54,7 @@ class Pruned:
     waiting: list[str] = field(default_factory=list)
 
 
-def prune(held: Held, facts: Facts, local: Snapshot, cleaning: Cleaning) -> Pruned:
+def prune(held: Held, facts: Facts, local: Description, cleaning: Cleaning) -> Pruned:
     """Remove what we put there and no metadata names, when its grace is over.
 
     Args:
@@ -66,7 +66,7 @@ def prune(held: Held, facts: Facts, local: Snapshot, cleaning: Cleaning) -> Prun
     Raises:
         MassDeleteError: More would go than was agreed on. Nothing was removed.
     """
-    named, record, result = facts.named() | local.wanted.keys(), facts.journal, Pruned()
+    named, record, result = facts.named() | local.files.keys(), facts.journal, Pruned()
     now = Moment(held.lock.beat(held.tree), int(time.time()))
     due = []
     for path, entry in list(record.files.items()):
@@ -128,7 +128,7 @@ def _is_as_we_left_it(tree: RemoteTree, path: str, entry: Entry, found: RemoteSt
     return same_size and sha256_of(tree, path, entry.size) == entry.sha256
 
 
-def _sweep(held: Held, facts: Facts, local: Snapshot) -> None:
+def _sweep(held: Held, facts: Facts, local: Description) -> None:
     """Remove the parts of files that nobody wants any more, or that nobody knows how far they are.
 
     The lock is ours, so nobody is writing them.
@@ -142,9 +142,9 @@ def _sweep(held: Held, facts: Facts, local: Snapshot) -> None:
             held.tree.remove(path)
 
 
-def _is_wanted(held: Held, facts: Facts, local: Snapshot, path: str) -> bool:
+def _is_wanted(held: Held, facts: Facts, local: Description, path: str) -> bool:
     """Say whether a part will be gone on with: its file is wanted as it is, and not there yet."""
-    part, file = held.parts.get(path), local.wanted.get(path)
+    part, file = held.parts.get(path), local.files.get(path)
     same = part is not None and file is not None and part.sha256 == file.sha256
     return same and facts.presence.get(path) is not Presence.PRESENT
 

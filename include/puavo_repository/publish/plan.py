@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
-from puavo_repository.formats.names import ImageName
+from puavo_repository.formats.metadata import DescribedFile
+from puavo_repository.mirror.description import Recipes
 
 
 class Presence(enum.Enum):
@@ -25,23 +26,6 @@ class How(enum.Enum):
 
     UPLOADED = "uploaded"  # its bytes travel
     ASSEMBLED = "assembled"  # the server copies them from an image and an rdiff that it has
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A file that the local metadata describes.
-
-    Attributes:
-        path: Where it lies in the mirror, such as ``rdiffs/x.rdiff``.
-        size: Bytes.
-        sha256: Of its content, lower-case hex.
-        recipes: For an image: (path of an rdiff, path of the image it starts from).
-    """
-
-    path: str
-    size: int
-    sha256: str
-    recipes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,15 +137,9 @@ def mega(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-def source_image(rdiff: str) -> str:
-    """Return the image that an rdiff starts from, by its name; empty if the name tells none."""
-    left, _, right = rdiff.rpartition("/")[2].removesuffix(".rdiff").partition("--")
-    name = f"{left}-{right[len('YYYY-MM-DD-HHMMSS') + 1 :]}.img"
-    return name if ImageName.parse(name) else ""
-
-
 def plan_transfers(
-    wanted: Iterable[Wanted],
+    wanted: Iterable[DescribedFile],
+    recipes: Recipes,
     presence: Mapping[str, Presence],
     named: Iterable[str],
     *,
@@ -177,6 +155,7 @@ def plan_transfers(
 
     Args:
         wanted: Every file that the local metadata describes.
+        recipes: What images can be made from.
         presence: What the remote has, by path.
         named: Paths that the remote's metadata names now.
         can_copy: Whether the server can assemble at all.
@@ -184,9 +163,9 @@ def plan_transfers(
     every = {file.path: file for file in wanted}
     named = set(named)
     missing = {p: file for p, file in every.items() if presence[p] is not Presence.PRESENT}
-    images = {path: file for path, file in missing.items() if file.recipes or _is_image(path)}
+    images = {path: file for path, file in missing.items() if path in recipes}
 
-    def transfer(file: Wanted, how: How, rdiff: str = "", base: str = "") -> Transfer:
+    def transfer(file: DescribedFile, how: How, rdiff: str = "", base: str = "") -> Transfer:
         wrong = presence[file.path] is Presence.WRONG
         replaces = wrong and file.path in named
         return Transfer(file.path, file.size, file.sha256, how, rdiff, base, wrong, replaces)
@@ -194,14 +173,15 @@ def plan_transfers(
     plan = [transfer(f, How.UPLOADED) for path, f in missing.items() if path not in images]
     # An rdiff or image that waits under its part name is no help to others yet.
     usable = every.keys() - missing.keys() | {item.path for item in plan if not item.replaces}
-    choices = _Choices(images, every, usable) if can_copy else _Choices({}, {}, usable)
-    uploads = _Uploads(images)
+    ways = {path: recipes.get(path, set()) for path in images}
+    choices = _Choices(ways if can_copy else {}, every, usable)
+    uploads = _Uploads(images, ways)
     while images:
         choice = choices.cheapest(images)
         path, rdiff, base = choice or (uploads.most_helpful(images), "", "")
         how = How.ASSEMBLED if choice else How.UPLOADED
         plan.append(transfer(images.pop(path), how, rdiff, base))
-        uploads.planned(every[path])
+        uploads.planned(path)
         if not plan[-1].replaces:
             choices.add_base(path, assembled=how is How.ASSEMBLED)
     return tuple(plan)
@@ -211,18 +191,18 @@ class _Choices:
     """The assemblies that are possible by now, cheapest first.
 
     Args:
-        images: Those that are missing.
+        recipes: Of the images that are missing.
         every: Every wanted file by path.
         usable: Rdiffs and images that are there, or will be before any image is.
     """
 
     def __init__(
-        self, images: Mapping[str, Wanted], every: Mapping[str, Wanted], usable: set[str]
+        self, recipes: Recipes, every: Mapping[str, DescribedFile], usable: set[str]
     ) -> None:
         self._heap: list[tuple[bool, int, str, str, str]] = []
         self._from: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
-        for path, file in images.items():
-            for rdiff, base in file.recipes:
+        for path, ways in recipes.items():
+            for rdiff, base in ways:
                 if rdiff in usable and rdiff in every:
                     self._from[base].append((every[rdiff].size, path, rdiff))
         for base in self._from.keys() & usable:
@@ -233,7 +213,7 @@ class _Choices:
         for size, path, rdiff in self._from.get(base, ()):
             heappush(self._heap, (assembled, size, path, rdiff, base))
 
-    def cheapest(self, images: Mapping[str, Wanted]) -> tuple[str, str, str] | None:
+    def cheapest(self, images: Mapping[str, DescribedFile]) -> tuple[str, str, str] | None:
         """Return (path, rdiff, base) of the cheapest assembly of an image still to be planned."""
         while self._heap:
             *_, path, rdiff, base = heappop(self._heap)
@@ -247,18 +227,20 @@ class _Uploads:
 
     Args:
         images: Those that are missing.
+        recipes: Of these.
     """
 
-    def __init__(self, images: Mapping[str, Wanted]) -> None:
+    def __init__(self, images: Mapping[str, DescribedFile], recipes: Recipes) -> None:
         self._sizes = {path: file.size for path, file in images.items()}
+        self._recipes = recipes
         self._helps = dict.fromkeys(images, 0)
-        for file in images.values():
-            for base in self._bases(file):
+        for path in images:
+            for base in self._bases(path):
                 self._helps[base] += 1
         self._heap = [self._entry(path) for path in images]
         heapify(self._heap)
 
-    def most_helpful(self, images: Mapping[str, Wanted]) -> str:
+    def most_helpful(self, images: Mapping[str, DescribedFile]) -> str:
         """Return the image from which most others can be made that are still to be planned."""
         while True:
             entry = heappop(self._heap)
@@ -266,14 +248,14 @@ class _Uploads:
             if path in images and entry == self._entry(path):
                 return path
 
-    def planned(self, file: Wanted) -> None:
+    def planned(self, path: str) -> None:
         """Note that an image is planned: it needs no help any more."""
-        for base in self._bases(file):
+        for base in self._bases(path):
             self._helps[base] -= 1
             heappush(self._heap, self._entry(base))
 
-    def _bases(self, file: Wanted) -> set[str]:
-        return {base for _, base in file.recipes if base in self._sizes}
+    def _bases(self, path: str) -> set[str]:
+        return {base for _, base in self._recipes[path] if base in self._sizes}
 
     def _entry(self, path: str) -> tuple[int, int, _Last]:
         return -self._helps[path], self._sizes[path], _Last(path)
@@ -287,7 +269,3 @@ class _Last:
 
     def __lt__(self, other: _Last) -> bool:
         return self.path > other.path
-
-
-def _is_image(path: str) -> bool:
-    return "/" not in path and path.endswith(".img")

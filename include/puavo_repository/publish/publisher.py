@@ -14,6 +14,7 @@ from pathlib import Path
 
 from puavo_repository.errors import RepositoryError, StorageError, StorageRefusedError
 from puavo_repository.formats import metadata
+from puavo_repository.mirror.description import Description, publishable
 from puavo_repository.mirror.identity import mirror_id
 from puavo_repository.progress import TransferProgress, no_transfer_progress
 from puavo_repository.publish.clean import Pruned, prune
@@ -21,7 +22,6 @@ from puavo_repository.publish.held import Held, held
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.places import check_place
 from puavo_repository.publish.plan import Plan, mega
-from puavo_repository.publish.snapshot import Snapshot, snapshot
 from puavo_repository.publish.survey import Facts, check_owner, listing, make_plan, survey
 from puavo_repository.publish.switch import Switch, Switched
 from puavo_repository.publish.transfer import Placed
@@ -83,7 +83,7 @@ class Publisher:
         Raises:
             PublishError: There is nothing to publish, or the remote is not for this mirror.
         """
-        local = snapshot(self._mirror_dir)
+        local = publishable(self._mirror_dir)
         with self.pool.tree() as tree:
             check_place(tree, self._own_folders())
             facts = self._survey(tree, local, journal.load(tree), thorough=False)
@@ -104,7 +104,7 @@ class Publisher:
             PublishError: There is nothing to publish, or the remote is not for this mirror.
             StorageRefusedError: There is too little space, or the server refuses.
         """
-        local = snapshot(self._mirror_dir)
+        local = publishable(self._mirror_dir)
         with self.hold() as remote:
             facts = self._facts(remote, local)
             self._check_owner(remote.tree, facts, local)
@@ -135,7 +135,7 @@ class Publisher:
             MassDeleteError: Too many files would lose their description.
             StorageError: A file that clients are told of is missing or wrong.
         """
-        local = snapshot(self._mirror_dir)
+        local = publishable(self._mirror_dir)
         with self.hold() as remote:
             facts = self._facts(remote, local)
             self._check_owner(remote.tree, facts, local)
@@ -160,7 +160,7 @@ class Publisher:
         """
         if self.options.only is not None:
             return Pruned()
-        local = snapshot(self._mirror_dir)
+        local = publishable(self._mirror_dir)
         with self.hold() as remote:
             facts = self._facts(remote, local)
             self._check_owner(remote.tree, facts, local)
@@ -205,21 +205,21 @@ class Publisher:
     def _own_folders(self) -> list[Path]:
         return [self._mirror_dir, *self.options.own_folders]
 
-    def _facts(self, remote: Held, local: Snapshot) -> Facts:
+    def _facts(self, remote: Held, local: Description) -> Facts:
         return self._survey(remote.tree, local, remote.journal, thorough=True)
 
     def _survey(
-        self, tree: RemoteTree, local: Snapshot, record: journal.Journal, *, thorough: bool
+        self, tree: RemoteTree, local: Description, record: journal.Journal, *, thorough: bool
     ) -> Facts:
         allowed = self.options.allow_rolled_back
         return survey(tree, local, record, allow_rolled_back=allowed, thorough=thorough)
 
-    def _plan(self, tree: RemoteTree, facts: Facts, local: Snapshot) -> Plan:
+    def _plan(self, tree: RemoteTree, facts: Facts, local: Description) -> Plan:
         assemble, only = self.options.assemble, self.options.only
         return make_plan(tree, local, facts, assemble=assemble, only=only)
 
     def _check_owner(
-        self, tree: RemoteTree, facts: Facts, local: Snapshot, *, acts: bool = True
+        self, tree: RemoteTree, facts: Facts, local: Description, *, acts: bool = True
     ) -> None:
         mirror = mirror_id(self._mirror_dir, make=acts)
         if self.options.allow_other_mirror:
@@ -234,7 +234,7 @@ class Publisher:
         there = sum(found.size for path, found in facts.listing.items() if path.endswith(".part"))
         return need - there + SPARE - free
 
-    def _make_room(self, remote: Held, facts: Facts, local: Snapshot) -> tuple[Facts, Plan]:
+    def _make_room(self, remote: Held, facts: Facts, local: Description) -> tuple[Facts, Plan]:
         """Remove what may go before anything is sent to a disk that is too small for both.
 
         First what no metadata names and whose grace is over; then the mirror's old files are taken
@@ -263,10 +263,10 @@ class Publisher:
             )
         return facts, plan
 
-    def _missing(self, remote: Held, facts: Facts, local: Snapshot) -> int:
+    def _missing(self, remote: Held, facts: Facts, local: Description) -> int:
         return self._need(remote.tree, facts, self._plan(remote.tree, facts, local))
 
-    def _clean(self, remote: Held, facts: Facts, local: Snapshot) -> Pruned:
+    def _clean(self, remote: Held, facts: Facts, local: Description) -> Pruned:
         before = facts.journal.render()
         try:
             return prune(remote, facts, local, self.options.cleaning)

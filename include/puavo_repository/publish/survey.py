@@ -14,10 +14,10 @@ from pathlib import Path
 
 from puavo_repository.errors import PublishError
 from puavo_repository.formats import cksums, metadata
-from puavo_repository.formats.metadata import Document
+from puavo_repository.formats.metadata import DescribedFile, Document
+from puavo_repository.mirror.description import Description
 from puavo_repository.publish.compare import check_local, every_range, same_bytes, samples
-from puavo_repository.publish.plan import Plan, Presence, Wanted, is_part, plan_transfers
-from puavo_repository.publish.snapshot import Snapshot
+from puavo_repository.publish.plan import Plan, Presence, is_part, plan_transfers
 from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole
 
@@ -70,19 +70,19 @@ class Facts:
         files = (f for doc in self.documents.values() for f in metadata.described_files(doc))
         return {file.path: file.digests.get("sha256", "") for file in files}
 
-    def kept(self, local: Snapshot) -> set[str]:
+    def kept(self, local: Description) -> set[str]:
         """Return the paths that the mirror describes, or that clients are told of until it can."""
         waiting = (self.documents[path] for path in self.problems if path in self.documents)
         named = {file.path for doc in waiting for file in metadata.described_files(doc)}
-        return named.union(local.wanted)
+        return named.union(local.files)
 
-    def cksums(self, local: Snapshot) -> bytes:
+    def cksums(self, local: Description) -> bytes:
         """Return the CKSUMS that goes with the metadata that the remote has."""
         if self.current == set(self.documents) == set(local.documents):
-            return local.cksums
+            return local.cksums or b""
         return cksums.render(self.documents.values())
 
-    def has_cksums(self, local: Snapshot) -> bool:
+    def has_cksums(self, local: Description) -> bool:
         """Say whether the remote has it."""
         entry = self.journal.files.get(CKSUMS)
         if entry is None or not self.journal.verified:
@@ -93,7 +93,7 @@ class Facts:
 
 def survey(
     tree: RemoteTree,
-    local: Snapshot,
+    local: Description,
     record: Journal,
     *,
     allow_rolled_back: bool = False,
@@ -122,7 +122,7 @@ def survey(
             _check_replaceable(tree, found, path)
             facts.documents[path] = _document(tree, facts, local, path, found)
     _ask_for(tree, facts.named(), facts.listing)
-    for path, file in local.wanted.items():
+    for path, file in local.files.items():
         if path in facts.rejected:
             continue
         try:
@@ -167,10 +167,10 @@ def _ask_for(tree: RemoteTree, paths: Iterable[str], found: dict[str, RemoteStat
             found[path] = there
 
 
-def _reject(facts: Facts, local: Snapshot) -> None:
+def _reject(facts: Facts, local: Description) -> None:
     """Leave out what a rollback took from clients, and say so by the documents that name it."""
     known = facts.journal.rejected
-    facts.rejected = {path for path, file in local.wanted.items() if known.get(path) == file.sha256}
+    facts.rejected = {path for path, file in local.files.items() if known.get(path) == file.sha256}
     facts.presence |= dict.fromkeys(facts.rejected, Presence.MISSING)
     for path, document in local.parsed.items():
         named = [f.path for f in metadata.described_files(document) if f.path in facts.rejected]
@@ -191,7 +191,7 @@ def _presence(
     tree: RemoteTree,
     facts: Facts,
     local: Path,
-    file: Wanted,
+    file: DescribedFile,
     thorough: bool,  # noqa: FBT001
 ) -> Presence:
     found = facts.listing.get(file.path)
@@ -220,7 +220,7 @@ def _presence(
 
 
 def _document(
-    tree: RemoteTree, facts: Facts, local: Snapshot, path: str, found: RemoteStat
+    tree: RemoteTree, facts: Facts, local: Description, path: str, found: RemoteStat
 ) -> Document:
     ours = local.documents.get(path)
     entry = facts.journal.files.get(path)
@@ -246,7 +246,7 @@ def _document(
 
 def make_plan(
     tree: RemoteTree,
-    local: Snapshot,
+    local: Description,
     facts: Facts,
     *,
     assemble: bool = True,
@@ -262,9 +262,11 @@ def make_plan(
         only: The files, metadata and CKSUMS among them, that are wanted now; None for all.
     """
     left_out = facts.rejected.union(facts.problems)
-    wanted = [file for path, file in local.wanted.items() if path not in left_out]
+    wanted = [file for path, file in local.files.items() if path not in left_out]
     named = facts.named()
-    transfers = plan_transfers(wanted, facts.presence, named, can_copy=tree.can_copy and assemble)
+    transfers = plan_transfers(
+        wanted, local.recipes, facts.presence, named, can_copy=tree.can_copy and assemble
+    )
     present = [f for f in wanted if facts.presence[f.path] is Presence.PRESENT]
     documents = [path for path in local.documents if path not in facts.current]
     if not facts.has_cksums(local):
@@ -294,8 +296,8 @@ def make_plan(
     )
 
 
-def _is_foreign(path: str, facts: Facts, local: Snapshot) -> bool:
-    return path not in local.wanted and _is_data(path) and not facts.is_ours(path)
+def _is_foreign(path: str, facts: Facts, local: Description) -> bool:
+    return path not in local.files and _is_data(path) and not facts.is_ours(path)
 
 
 def _is_data(path: str) -> bool:
@@ -312,7 +314,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def check_owner(tree: RemoteTree, facts: Facts, local: Snapshot, mirror: str) -> None:
+def check_owner(tree: RemoteTree, facts: Facts, local: Description, mirror: str) -> None:
     """Refuse a remote whose clients are another mirror's, and enter this one where it has none.
 
     The id of a mirror may be lost with its records. So what counts is whether clients would lose

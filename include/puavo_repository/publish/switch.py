@@ -17,10 +17,10 @@ from time import sleep, time
 from puavo_repository.errors import StorageError
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
+from puavo_repository.mirror.description import Description
 from puavo_repository.publish.clean import Cleaning, guard
 from puavo_repository.publish.held import Held
 from puavo_repository.publish.plan import Presence, Transfer
-from puavo_repository.publish.snapshot import Snapshot
 from puavo_repository.publish.survey import CKSUMS, Facts, sha256
 from puavo_repository.publish.transfer import settle
 from puavo_repository.remote import generations
@@ -62,7 +62,7 @@ class Switch:
     def __init__(
         self,
         held: Held,
-        local: Snapshot,
+        local: Description,
         facts: Facts,
         cleaning: Cleaning,
         restored: Restored | None = None,
@@ -177,7 +177,9 @@ class Switch:
 
     def _absent(self, path: str, coming: Collection[str] = ()) -> list[str]:
         """Return the files that a document of ours names and the remote has not."""
-        described = (file.path for file in metadata.described_files(self._local.parsed[path]))
+        described = (
+            file.path for file in metadata.described_files(self._local.parsed.get(path, {}))
+        )
         here = Presence.PRESENT
         return [p for p in described if self._facts.presence.get(p) is not here and p not in coming]
 
@@ -212,7 +214,7 @@ class Switch:
                     self._facts.current.add(path)
 
     def _describe(self, path: str) -> None:
-        document = self._local.parsed[path]
+        document = self._local.parsed.get(path, {})
         if path in self._facts.problems:
             return  # which say why
         absent = self._absent(path)
@@ -243,7 +245,7 @@ class Switch:
             if path not in dropped
             for file in metadata.described_files(document)
         }
-        lost = self._facts.named() - kept - set(self._local.wanted)
+        lost = self._facts.named() - kept - set(self._local.files)
         guard(self._tree.name, self._facts, lost, self._cleaning)
 
     def _write_document(self, path: str, content: bytes, document: Document) -> None:

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from puavo_repository.formats import metadata
-from puavo_repository.formats.metadata import Document
-from puavo_repository.publish.plan import Wanted
+from puavo_repository.formats.metadata import DescribedFile, Document
+from puavo_repository.mirror.description import Description
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.snapshot import wanted_files
 from puavo_repository.publish.survey import Facts, listing
 from puavo_repository.remote import generations, journal
 from puavo_repository.remote.journal import Journal
@@ -67,7 +66,9 @@ def steps(publisher: Publisher) -> list[Step]:
 
 def _step(tree: RemoteTree, facts: Facts, past: Past) -> Step:
     parsed = parse(tree, past.documents)
-    missing = sum(in_place(facts, file) is False for file in wanted_files(parsed).values())
+    described = Description.of(past.documents)
+    described.check_digests()
+    missing = sum(in_place(facts, file) is False for file in described.files.values())
     lost = sum(not is_sound(content) for content in past.documents.values())
     return Step(past.number, past.at, _newest(parsed), missing, lost)
 
@@ -117,7 +118,7 @@ def parse(tree: RemoteTree, documents: Mapping[str, bytes]) -> dict[str, Documen
     return parsed
 
 
-def in_place(facts: Facts, file: Wanted) -> bool | None:
+def in_place(facts: Facts, file: DescribedFile) -> bool | None:
     """Say whether a file is there as it was published; None where only its bytes can tell."""
     found, entry = facts.listing.get(file.path), facts.journal.files.get(file.path)
     if found is None or found.kind is not Kind.FILE or found.size != file.size:

@@ -19,12 +19,12 @@ from puavo_repository.errors import PublishError, SettingsError
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror import published
+from puavo_repository.mirror.description import Description
 from puavo_repository.publish.clean import Cleaning
 from puavo_repository.publish.compare import sha256_of
 from puavo_repository.publish.held import Held
 from puavo_repository.publish.plan import Presence
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.snapshot import Snapshot, wanted_files
 from puavo_repository.publish.survey import Facts, sha256
 from puavo_repository.publish.switch import Switch
 from puavo_repository.remote import generations
@@ -121,7 +121,7 @@ def _roll_back(
     try:
         done = Switch(held, local, facts, whole, Restored(past.number, asked)).run([])
         _check_in_place(tree, look(tree, held.journal), local, changing, past.number)
-        for path in local.wanted:
+        for path in local.files:
             facts.journal.name(path, None)  # the grace begins anew when they go once more
         facts.journal.verified = True
     finally:
@@ -132,7 +132,7 @@ def _roll_back(
         past.number,
         (*done.documents, *done.dropped),
         tuple(path for path in sorted(rejected) if not path.startswith("meta/")),
-        {path: file.sha256 for path, file in local.wanted.items()},
+        {path: file.sha256 for path, file in local.files.items()},
     )
     logger.info("%s", found)
     return found
@@ -225,10 +225,11 @@ def _series(path: str) -> str:
     return path.removeprefix("meta/").removesuffix(".json")
 
 
-def _snapshot(tree: RemoteTree, documents: dict[str, bytes]) -> Snapshot:
-    parsed = parse(tree, documents)
-    text = cksums.render(parsed.values())
-    return Snapshot(Path(), documents, parsed, text, wanted_files(parsed))
+def _snapshot(tree: RemoteTree, documents: dict[str, bytes]) -> Description:
+    text = cksums.render(parse(tree, documents).values())
+    found = Description.of(documents, text)
+    found.check_digests()
+    return found
 
 
 def _digests(parsed: Mapping[str, Document]) -> dict[str, str]:
@@ -241,7 +242,7 @@ def _digests(parsed: Mapping[str, Document]) -> dict[str, str]:
 
 
 def _check_in_place(
-    tree: RemoteTree, facts: Facts, local: Snapshot, changing: Collection[str], number: int
+    tree: RemoteTree, facts: Facts, local: Description, changing: Collection[str], number: int
 ) -> None:
     """Make sure that every file is there that changing documents name.
 
@@ -250,7 +251,7 @@ def _check_in_place(
     missing, named = [], set[str]()
     for path in changing:
         named.update(f.path for f in metadata.described_files(local.parsed.get(path, {})))
-    for path, file in local.wanted.items():
+    for path, file in local.files.items():
         if path not in named:
             facts.presence[path] = Presence.PRESENT
             continue
