@@ -122,8 +122,8 @@ test-newest:
 # every step that it may be killed at, and whatever happens in any order; some 40 minutes on two
 # cores. fuzz: 10,000 pairs of files for the delta engine, foreign bytes for all that reads some.
 campaign: setup test-packages
-	PYTHONPATH=include:tests nice python tests/campaign.py
-	PYTHONPATH=include:tests nice python tests/trials/machine.py --examples 40 --steps 30
+	PYTHONPATH=include:tests nice python -m campaign.run
+	PYTHONPATH=include:tests nice python -m campaign.machine --examples 40 --steps 30
 
 fuzz: setup test-packages
 	PYTHONPATH=include:tests python tests/delta/fuzz.py 10000

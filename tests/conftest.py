@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from audit_fixtures import audited, original
-from repository import Repository
-from server_fixtures import sshd, sshd_without_copy
-
-__all__ = ["audited", "original", "sshd", "sshd_without_copy"]
+from support import audits
+from support.audits import Audited
+from support.repository import Repository
+from support.servers import Sshd, running
 
 settings.register_profile("long", max_examples=5_000, deadline=None)  # of `make fuzz`
 settings.register_profile("short", deadline=None)
@@ -24,3 +24,30 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     for name in ("IMAGE_DIR", "MIRROR_DIR", "REPOSITORY", "PUAVO_OS", "ENGINE", "REMOTE"):
         monkeypatch.delenv(f"PUAVO_REPOSITORY_{name}", raising=False)
     return Repository(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Audited:
+    """Return a published mirror that nobody may change."""
+    return audits.make(tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture
+def audited(original: Audited, tmp_path: Path) -> Audited:
+    """Return one of its own for a test."""
+    return audits.copy(original, tmp_path / "audited")
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """An OpenSSH server with everything that its internal-sftp offers."""
+    with running(Sshd(tmp_path_factory.mktemp("sshd"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sshd_without_copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """One that denies copy-data, as servers before OpenSSH 9.0 do."""
+    home = tmp_path_factory.mktemp("sshd")
+    with running(Sshd(home, sftp="internal-sftp -P copy-data")) as server:
+        yield server

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_server import airflow_environment
+from support.airflow_server import airflow_environment
 
 # Runs in a process of its own: Airflow reads its settings when it is first imported. Its workers
 # are forked, so they do what `work` says in the place of a task of a real DAG.

@@ -14,8 +14,8 @@ import pytest
 from puavo_repository.audit.report import AuditReport, Checked, Finding, Severity, remember
 from puavo_repository.mirror import published
 from puavo_repository.mirror.published import Published
-from repository import ROOT, V1, Repository, environment, name
-from sinks import Mail, Webhook, serving
+from support.repository import ROOT, V1, Repository, environment, name
+from support.sinks import Mail, Webhook, serving
 
 # Runs in a process of its own: Airflow reads its settings when it is first imported.
 NOTIFY = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from repository import ROOT
+from support.repository import ROOT
 
 
 def test_each_line_of_the_threat_model_has_its_test() -> None:

@@ -15,7 +15,7 @@ from puavo_repository.errors import SettingsError
 from puavo_repository.publish import options as publish_options
 from puavo_repository.settings import Policy
 from puavo_repository.settings.model import Model, about
-from repository import ROOT
+from support.repository import ROOT
 
 
 def load(images: Path, environment: dict[str, str] | None = None, **options: Any) -> Any:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from audits import NEW, OLD, Audited
 from puavo_repository import retry
 from puavo_repository.audit import steps
 from puavo_repository.audit.audit import audit, turns_before
@@ -15,6 +14,7 @@ from puavo_repository.audit.report import AuditReport, Checked, Counts, Finding,
 from puavo_repository.audit.steps import is_due
 from puavo_repository.errors import PublishError
 from puavo_repository.remote.target import Target
+from support.audits import NEW, OLD, Audited
 
 
 @pytest.fixture(autouse=True)

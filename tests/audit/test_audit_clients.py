@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from audits import DOCUMENT, NEW, OLD, OLDEST, RDIFF, SERIES, Audited, flip, only, said
 from puavo_repository import retry
 from puavo_repository.audit import https as audit_https
 from puavo_repository.audit.clients import clients
 from puavo_repository.audit.report import Checked
 from puavo_repository.progress import Nobody
 from puavo_repository.settings import Settings
-from repository import V4, name
+from support.audits import DOCUMENT, NEW, OLD, OLDEST, RDIFF, SERIES, Audited, flip, only, said
+from support.repository import V4, name
 
 Check = Callable[[Callable[["Handler"], bool]], Checked]
 HTTP = ("warning", "", "is not https: there is no certificate to check")

@@ -12,14 +12,26 @@ from pathlib import Path
 
 import pytest
 
-from audits import DOCUMENT, NEW, OLD, OLDEST, OTHER, RDIFF, SERIES, Audited, flip, only, said
 from puavo_repository.audit import steps
 from puavo_repository.audit.local import local
 from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import Nobody
-from repository import AMXA, FREE, V1, V4, name
+from support.audits import (
+    DOCUMENT,
+    NEW,
+    OLD,
+    OLDEST,
+    OTHER,
+    RDIFF,
+    SERIES,
+    Audited,
+    flip,
+    only,
+    said,
+)
+from support.repository import AMXA, FREE, V1, V4, name
 
 
 def rewrite(path: Path, old: str, new: str) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from audits import DOCUMENT, KEEP, NEW, OLD, OLDEST, RDIFF, Audited, flip, only, said
 from puavo_repository import retry
 from puavo_repository.audit import steps
 from puavo_repository.audit.local import local
@@ -28,8 +27,9 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Access, Range
 from puavo_repository.rollback import rollback
-from repository import V4, name
-from servers import Proxy, Sshd
+from support.audits import DOCUMENT, KEEP, NEW, OLD, OLDEST, RDIFF, Audited, flip, only, said
+from support.repository import V4, name
+from support.servers import Proxy, Sshd
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from audits import DOCUMENT, KEEP, NEW, OLD, RDIFF, Audited, flip, said
-from mirrors import tree_of, walk
 from puavo_repository import retry
 from puavo_repository.audit.audit import audit
 from puavo_repository.audit.local import local
@@ -24,8 +22,10 @@ from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
-from repository import V4, name, snapshot
-from servers import Sshd, elsewhere
+from support.audits import DOCUMENT, KEEP, NEW, OLD, RDIFF, Audited, flip, said
+from support.mirrors import tree_of, walk
+from support.repository import V4, name, snapshot
+from support.servers import Sshd, elsewhere
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ from puavo_repository.publish.survey import Facts
 from puavo_repository.publish.survey import make_plan as make_plan_of_publishing
 from puavo_repository.remote.journal import Journal
 from puavo_repository.settings import Settings
-from repository import Quiet
+from support.repository import Quiet
 
 SERIES, EACH = 200, 50
 SIZE = 100  # bytes of an image

@@ -24,14 +24,14 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "include")]
 
-from mirrors import send
 from puavo_repository import settings
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import run as prepare
 from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.run import publish
-from repository import Quiet
-from servers import Proxy, Sshd, running, tool
+from support.mirrors import send
+from support.repository import Quiet
+from support.servers import Proxy, Sshd, running, tool
 
 ROUND_TRIP = 0.05  # seconds
 

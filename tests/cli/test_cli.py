@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.mirror.mirror import Mirror
-from repository import (
+from support.repository import (
     AMXA,
     ROOT,
     V1,

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from audits import NEW, RDIFF, Audited, flip
-from repository import COMMAND, environment
+from support.audits import NEW, RDIFF, Audited, flip
+from support.repository import COMMAND, environment
 
 
 def command(audited: Audited, *options: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mirrors import walk
-from repository import AMXA, COMMAND, FREE, V1, V2, V3, Repository, environment, name
+from support.mirrors import walk
+from support.repository import AMXA, COMMAND, FREE, V1, V2, V3, Repository, environment, name
 
 SERIES = f"{AMXA}-amd64"
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from repository import V1, V2, Repository, environment, name
+from support.repository import V1, V2, Repository, environment, name
 
 
 def shell(repository: Repository, redirection: str, *options: str) -> tuple[int, str]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_server import migrated
+from support.airflow_server import migrated
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from airflow_server import AUDIT, run_dag
 from puavo_repository.audit import report as audit_report
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.run import publish
 from puavo_repository.remote.target import Target
-from repository import V1, V2, Repository, name
-from servers import HttpsServer
+from support.airflow_server import AUDIT, run_dag
+from support.repository import V1, V2, Repository, name
+from support.servers import HttpsServer
 
 
 def audit(

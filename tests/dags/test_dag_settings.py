@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, beside, run_dag
-from repository import ROOT, Repository
+from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, beside, run_dag
+from support.repository import ROOT, Repository
 
 BAD = {
     "SCHEDULE": "30 25 * * *",

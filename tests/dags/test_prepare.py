@@ -11,8 +11,20 @@ from typing import Any
 
 import pytest
 
-from airflow_server import PREPARE, beside, run_dag
-from repository import AMXA, COMMAND, ROOT, V1, V2, V3, V4, Repository, name, public, snapshot
+from support.airflow_server import PREPARE, beside, run_dag
+from support.repository import (
+    AMXA,
+    COMMAND,
+    ROOT,
+    V1,
+    V2,
+    V3,
+    V4,
+    Repository,
+    name,
+    public,
+    snapshot,
+)
 
 INSPECT = """
 import json, sys

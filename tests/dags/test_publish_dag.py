@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from airflow_server import PUBLISH, beside, run_dag
-from mirrors import add_image, make_mirror, tree_of, walk
 from puavo_repository.publish.run import publish as publish_directly
-from repository import ROOT
-from servers import Sshd, running
+from support.airflow_server import PUBLISH, beside, run_dag
+from support.mirrors import add_image, make_mirror, tree_of, walk
+from support.repository import ROOT
+from support.servers import Sshd, running
 
 INSPECT = """
 import json, sys

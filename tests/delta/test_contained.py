@@ -29,7 +29,7 @@ from delta.crashing import (
 )
 from puavo_repository.delta import contained
 from puavo_repository.errors import EngineCrashError, ImageError, PermanentError
-from repository import AMXA, FREE, ROOT, V1, V2, Repository, environment, name
+from support.repository import AMXA, FREE, ROOT, V1, V2, Repository, environment, name
 
 
 def command(repository: Repository, how: str, *options: str) -> list[str]:

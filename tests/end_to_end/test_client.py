@@ -13,8 +13,8 @@ from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.rollback import rollback
-from repository import AMXA, V1, V2, V3, V4, Repository, name
-from servers import HttpsServer, Proxy, Sshd, tool
+from support.repository import AMXA, V1, V2, V3, V4, Repository, name
+from support.servers import HttpsServer, Proxy, Sshd, tool
 
 SERIES = f"{AMXA}-amd64"
 GENEROUS = Options(cleaning=Cleaning(share=1.0))

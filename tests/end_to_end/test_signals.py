@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from repository import Repository, environment, public
-from servers import Sshd
+from support.repository import V1, V2, Repository, environment, name, public
+from support.servers import Sshd
 
 
 @pytest.mark.parametrize(("kind", "number"), [("sftp", signal.SIGTERM), ("file", signal.SIGINT)])
@@ -51,3 +51,19 @@ def test_a_signal_ends_small_uploads_at_once(
         done = subprocess.run(command, env=environment(**slowly), check=False, capture_output=True)
         assert done.returncode == 0, done.stderr
         assert public(remote) == public(repository.mirror)
+
+
+def test_a_broken_off_run_says_so_and_goes_on_later(repository: Repository) -> None:
+    for version in (V1, V2):
+        repository.add(name(version), size=8_000_000)
+    command = [sys.executable, "-m", "puavo_repository.cli", *repository.arguments()]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        run.stderr.readline()  # the first stage has begun
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "the next run goes on" in said
+    repository.check(at_rest=False)
+    assert repository.prepare().ok
+    assert repository.check() == 2

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_server import PREPARE, PUBLISH, Airflow, running_airflow
-from repository import V1, V2, Repository, name
-from sinks import Mail, Webhook, serving, wait_for
+from support.airflow_server import PREPARE, PUBLISH, Airflow, running_airflow
+from support.repository import V1, V2, Repository, name
+from support.sinks import Mail, Webhook, serving, wait_for
 
 
 @dataclass

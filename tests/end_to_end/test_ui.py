@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 
-from airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, Airflow, running_airflow
-from browser import Browser, browser
-from repository import V1, V2, V3, V4, Repository, name
+from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, Airflow, running_airflow
+from support.browser import Browser, browser
+from support.repository import V1, V2, V3, V4, Repository, name
 
 
 @pytest.fixture(scope="module")

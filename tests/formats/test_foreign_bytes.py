@@ -10,7 +10,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from delta.fuzz import applied
-from foreign import changed_bytes, changed_json, examples
 from puavo_repository.delta.librsync import patch
 from puavo_repository.delta.proof import prove
 from puavo_repository.errors import ConfigError, DeltaError, StorageError
@@ -18,6 +17,7 @@ from puavo_repository.formats import defaults_mk, image_config, jsonfile, metada
 from puavo_repository.formats.names import ImageName, is_plain_name, is_rdiff_name
 from puavo_repository.formats.rdiff import MAGIC, command_blocks
 from puavo_repository.formats.squashfs import SUPERBLOCK_SIZE, Superblock
+from support.foreign import changed_bytes, changed_json, examples
 
 V1, V2 = (f"puavo-os-test-bookworm-2026-01-0{day}-120000-amd64.img" for day in (1, 2))
 RDIFF = "puavo-os-test-bookworm-2026-01-01-120000--2026-01-02-120000-amd64.rdiff"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from puavo_repository.formats.squashfs import SUPERBLOCK_SIZE, Superblock
-from repository import V1, Repository, name
+from support.repository import V1, Repository, name
 
 
 def test_a_real_image_says_how_long_it_is(repository: Repository) -> None:

@@ -14,7 +14,7 @@ import pytest
 from puavo_repository.errors import LockedError, StorageError, StorageRefusedError
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
-from repository import environment
+from support.repository import environment
 
 
 def test_a_file_has_its_old_content_until_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from puavo_repository.errors import ImageChangingError
 from puavo_repository.mirror.mirror import Mirror, Placed
 from puavo_repository.prepare.fingerprint import fingerprint
-from repository import AMXA, V1, V2, Repository, name
+from support.repository import AMXA, V1, V2, Repository, name
 
 ONE, TWO = name(V1), name(V2)
 RDIFF = f"rdiffs/{AMXA}-{V1}--{V2}-amd64.rdiff"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mirrors import SERIES, make_mirror
 from puavo_repository.errors import PublishError
 from puavo_repository.mirror import files, vouched
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import FOLDER
+from support.mirrors import SERIES, make_mirror
 
 DOCUMENT = f"meta/{SERIES}.json"
 

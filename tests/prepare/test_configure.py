@@ -9,7 +9,7 @@ from puavo_repository.errors import ConfigError, SettingsError, storage_error
 from puavo_repository.mirror import files
 from puavo_repository.prepare.configure import Catalogue, configure
 from puavo_repository.prepare.discover import discover
-from repository import AMXA, FREE, V1, V2, V3, Repository, name, snapshot
+from support.repository import AMXA, FREE, V1, V2, V3, Repository, name, snapshot
 
 SERIES = f"{AMXA}-amd64"
 

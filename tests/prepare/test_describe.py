@@ -11,7 +11,7 @@ from puavo_repository.formats import sealed
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import fingerprint
 from puavo_repository.prepare.clean import withdraw
-from repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
+from support.repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
 
 SERIES = f"{AMXA}-amd64"
 

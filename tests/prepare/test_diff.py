@@ -18,7 +18,7 @@ from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.plan import Pair
 from puavo_repository.settings import Settings
-from repository import V1, V2, Repository, name
+from support.repository import V1, V2, Repository, name
 
 PAIR = Pair(name(V1), name(V2))
 

@@ -9,7 +9,7 @@ import pytest
 from puavo_repository.errors import StorageError
 from puavo_repository.formats.names import LONGEST_IMAGE, image_name, rdiff_name
 from puavo_repository.prepare.discover import discover
-from repository import AMXA, FREE, V1, V2, Repository, name
+from support.repository import AMXA, FREE, V1, V2, Repository, name
 
 
 def test_images_are_found_by_distribution_and_series(repository: Repository) -> None:

@@ -19,7 +19,7 @@ from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import fingerprint as stage
 from puavo_repository.prepare.fingerprint import fingerprint
-from repository import V1, Repository, check_file, name, public
+from support.repository import V1, Repository, check_file, name, public
 
 IMAGE = name(V1)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreign import changed_bytes, examples
 from puavo_repository.demo import make_image
 from puavo_repository.errors import ImageError, StorageError
 from puavo_repository.prepare.fingerprint import fingerprint
-from repository import V1, Repository, name
+from support.foreign import changed_bytes, examples
+from support.repository import V1, Repository, name
 
 
 @cache

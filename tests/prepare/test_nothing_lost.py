@@ -19,7 +19,7 @@ from puavo_repository.prepare.clean import clean
 from puavo_repository.prepare.describe import describe
 from puavo_repository.prepare.plan import DiffState
 from puavo_repository.prepare.run import dry_run
-from repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
+from support.repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
 
 V5 = "2022-03-01-120000"
 SERIES = f"{AMXA}-amd64"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreign import NAMES, changed_bytes, changed_json, examples
 from puavo_repository.errors import StorageRefusedError
-from repository import AMXA, V1, V2, Repository, name, public
+from support.foreign import NAMES, changed_bytes, changed_json, examples
+from support.repository import AMXA, V1, V2, Repository, name, public
 
 SERIES = f"{AMXA}-amd64.json"
 

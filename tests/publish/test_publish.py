@@ -13,18 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from audits import flip
-from mirrors import (
-    SERIES,
-    add_image,
-    changed,
-    content,
-    image,
-    make_mirror,
-    prepare,
-    tree_of,
-    walk,
-)
 from puavo_repository import retry
 from puavo_repository.errors import LockedError, PublishError, StorageError, StorageRefusedError
 from puavo_repository.formats import sealed
@@ -43,8 +31,20 @@ from puavo_repository.remote.folder import FolderFile, FolderTree
 from puavo_repository.remote.generations import GENERATIONS
 from puavo_repository.remote.lock import Holder, PublisherLock
 from puavo_repository.remote.target import Target
-from repository import V1, Repository, name
-from servers import Sshd, elsewhere, running
+from support.audits import flip
+from support.mirrors import (
+    SERIES,
+    add_image,
+    changed,
+    content,
+    image,
+    make_mirror,
+    prepare,
+    tree_of,
+    walk,
+)
+from support.repository import V1, Repository, name
+from support.servers import Sshd, elsewhere, running
 
 NOW = Options(cleaning=Cleaning(grace=0.0, share=1.0, pause=0.0))
 KEEP = Options(cleaning=Cleaning(pause=0.0))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mirrors import add_image, make_mirror, send, tree_of, walk
 from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError
 from puavo_repository.publish import upload
@@ -29,7 +28,8 @@ from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.throttle import Bandwidth
 from puavo_repository.remote.tree import Done, ignore
-from servers import Proxy, Sshd
+from support.mirrors import add_image, make_mirror, send, tree_of, walk
+from support.servers import Proxy, Sshd
 
 KEEP = Options(connections=2, cleaning=Cleaning(pause=0.0))
 

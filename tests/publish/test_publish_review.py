@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from mirrors import SERIES, add_image, content, image, make_mirror, prepare, tree_of, walk
 from puavo_repository import retry
 from puavo_repository.errors import (
     ConnectionLostError,
@@ -41,7 +40,8 @@ from puavo_repository.remote.parts import Part
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, read_whole
 from puavo_repository.rollback import rollback
-from servers import Sshd
+from support.mirrors import SERIES, add_image, content, image, make_mirror, prepare, tree_of, walk
+from support.servers import Sshd
 
 NOW = Options(cleaning=Cleaning(grace=0.0, share=1.0, pause=0.0))
 KEEP = Options(cleaning=Cleaning(share=1.0, pause=0.0))

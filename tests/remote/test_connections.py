@@ -23,7 +23,7 @@ from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target, parse_target
 from puavo_repository.remote.tree import Access
-from servers import Proxy, Sshd, free_port, make_key, running, tool
+from support.servers import Proxy, Sshd, free_port, make_key, running, tool
 
 
 def test_an_unknown_host_key_is_refused_with_its_fingerprint(sshd: Sshd, tmp_path: Path) -> None:

@@ -17,9 +17,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from foreign import NAMES, changed_bytes, changed_json, changed_values, examples
-from meddler import Meddle, Meddler, whole
-from mirrors import changed, image, make_mirror, prepare, tree_of, walk
 from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError, RepositoryError, StorageRefusedError
 from puavo_repository.formats import sealed
@@ -40,6 +37,9 @@ from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Kind
 from puavo_repository.rollback import history, rollback
+from support.foreign import NAMES, changed_bytes, changed_json, changed_values, examples
+from support.meddler import Meddle, Meddler, whole
+from support.mirrors import changed, image, make_mirror, prepare, tree_of, walk
 
 NOW = Options(connections=1, cleaning=Cleaning(grace=0.0, share=1.0, pause=0.0))
 SILENCE = 0.4  # seconds

@@ -16,7 +16,7 @@ from puavo_repository.errors import HostKeyError
 from puavo_repository.remote.sftp.ssh import known_keys
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
-from servers import Sshd, make_key, tool
+from support.servers import Sshd, make_key, tool
 
 DSS = "ssh-dss AAAAB3NzaC1kc3MAAACBAO" + "A" * 40
 OLD = "1024 35 159612345678901234567890"

@@ -19,7 +19,7 @@ from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Access, RemoteTree
 from puavo_repository.retry import with_retries
-from servers import Proxy, Sshd, running
+from support.servers import Proxy, Sshd, running
 
 SILENCE = 0.5  # seconds
 

@@ -18,7 +18,7 @@ from puavo_repository.remote.folder import FolderFile, FolderTree
 from puavo_repository.remote.lock import PATH, Holder, PublisherLock, server_time
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Access
-from servers import elsewhere
+from support.servers import elsewhere
 
 
 @pytest.fixture

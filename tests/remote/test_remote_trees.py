@@ -18,7 +18,7 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Access, Kind, Range, RemoteTree, read_whole, write_whole
-from servers import Sshd, running
+from support.servers import Sshd, running
 
 ROOT_NAME = "tree with spaces and ä%20"
 

@@ -20,7 +20,7 @@ from puavo_repository.remote.target import (
     without_password,
 )
 from puavo_repository.remote.tree import RemoteTree, write_whole
-from servers import Sshd
+from support.servers import Sshd
 
 SECRET = "hunter2"
 

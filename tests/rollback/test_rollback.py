@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mirrors import SERIES, add_image, image, make_mirror, prepare, tree_of, walk
 from puavo_repository.errors import LockedError, PublishError, SettingsError, StorageRefusedError
 from puavo_repository.publish import switch
 from puavo_repository.publish.clean import Cleaning
@@ -25,7 +24,8 @@ from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, write_whole
 from puavo_repository.rollback import history, rollback
-from servers import Sshd, elsewhere
+from support.mirrors import SERIES, add_image, image, make_mirror, prepare, tree_of, walk
+from support.servers import Sshd, elsewhere
 
 KEEP = Options(cleaning=Cleaning(share=1.0, pause=0.0))
 OTHER = "puavo-os-other-bookworm-amd64"

@@ -15,10 +15,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from selenium.webdriver.common.by import By
 
-from browser import Browser, browser
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web import page
 from puavo_repository.web.app import Backend, Place, create_app
+from support.browser import Browser, browser
 from web.mirrors import fail, image_names, make_mirror
 from web.test_app import dags, document, runs
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, beside, migrated
 from puavo_repository.web.model import Repository
+from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, beside, migrated
 from web.mirrors import make_mirror
 
 # Runs in a process of its own: Airflow reads its settings when it is first imported.

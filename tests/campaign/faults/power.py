@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from disturbed import Run, run
-from faults.fault import OfPublish
-from mirrors import walk
-from nights import publish_in_pieces
+from campaign.disturbed import Run, run
+from campaign.faults.fault import OfPublish
+from campaign.nights import publish_in_pieces
 from puavo_repository.remote.generations import FOLDER as JOURNAL
+from support.mirrors import walk
 
 BLOCK = 4096  # bytes
 CHANGES = ("replace", "link", "unlink", "mkdir", "rmdir")
@@ -74,7 +74,7 @@ class PowerCut:
         }
         for name, note in notes.items():
             setattr(os, name, counted(getattr(os, name), note))
-        from disturbed import atexit_of_run
+        from campaign.disturbed import atexit_of_run
 
         atexit_of_run.append(lambda: tell(f"steps {taken}"))
 

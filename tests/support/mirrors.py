@@ -23,7 +23,7 @@ from puavo_repository.publish.upload import Uplink
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.throttle import Throttle
-from servers import tool
+from support.servers import tool
 
 SERIES = "puavo-os-test-bookworm-amd64"
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mirrors import tree_of, walk
 from puavo_repository import retry
 from puavo_repository.formats import metadata
 from puavo_repository.mirror.mirror import Mirror
@@ -28,7 +27,8 @@ from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback import rollback
-from repository import AMXA, FREE, V1, Repository, name
+from support.mirrors import tree_of, walk
+from support.repository import AMXA, FREE, V1, Repository, name
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from puavo_repository.delta import contained
 from puavo_repository.delta.engine import Progress, no_progress
 from puavo_repository.errors import RepositoryError
-from servers import tool
+from support.servers import tool
 
 PATIENCE = 120.0  # seconds; a run takes less than one, where it has a core for itself
 STEPS = (
@@ -47,8 +47,8 @@ _context.set_forkserver_preload(
         "puavo_repository.delta.anchor_engine",  # compiled code, and slow to load
         "puavo_repository.delta.proof",
         "puavo_repository.formats.cksum",
-        "nights",
-        "disturbed",
+        "campaign.nights",
+        "campaign.disturbed",
     ]
 )
 

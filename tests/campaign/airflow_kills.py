@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from airflow_server import PREPARE, running_airflow
-from disturbed import Run
-from faults import Fault
+from campaign.disturbed import Run
+from campaign.faults import Fault
+from support.airflow_server import PREPARE, running_airflow
 
 PATIENCE = 400.0  # seconds for a run with all that is tried again
 # The defaults are 300 s, 10 s, 300 s and 30 s: minutes until anything is noticed.

@@ -1,7 +1,6 @@
-# ruff: noqa: E402 - it is a command too, and finds the code beside it
 """A repository, its remote, and everybody who has to do with them, in any order.
 
-    python tests/trials/machine.py [--examples N] [--steps N] [--seed S]
+    PYTHONPATH=include:tests python -m campaign.machine [--examples N] [--steps N] [--seed S]
 
 Nights, rollbacks, audits, faults and the hands of others follow each other as Hypothesis has it.
 The oracle knows only what clients, operators and others rely on:
@@ -27,8 +26,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "include")]
-
 import hypothesis
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -40,10 +37,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from disturbed import Kill, run
-from faults.fault import GRACE
-from mirrors import tree_of, walk
-from nights import AT_ONCE, KEPT, Nights, differences, prepare, publish, step_back, told
+from campaign.disturbed import Kill, run
+from campaign.faults.fault import GRACE
+from campaign.nights import AT_ONCE, KEPT, Nights, differences, prepare, publish, step_back, told
 from puavo_repository.audit.local import local
 from puavo_repository.audit.report import Severity
 from puavo_repository.errors import RepositoryError
@@ -56,6 +52,7 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.generations import FOLDER as JOURNAL
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback.rollback import roll_back
+from support.mirrors import tree_of, walk
 
 PADDING = 4096  # bytes at most; an image that lacks some of them is whole
 LATER = 100  # seconds; what others write has another time than what we wrote

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from puavo_repository.remote.sftp.packets import Packet
-from servers import sftp_server
+from support.servers import sftp_server
 
 Meddle = Callable[[int, bytes], bytes | None]
 """Takes the number of a reply and its packet without the length; returns what is sent instead,

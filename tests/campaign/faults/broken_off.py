@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 
-from disturbed import Kill, Run, run
-from faults.fault import GRACE, Fault, OfPrepare, OfPublish, OverSftp
-from nights import KEPT, prepare, publish, publish_after_all, step_back
+from campaign.disturbed import Kill, Run, run
+from campaign.faults.fault import GRACE, Fault, OfPrepare, OfPublish, OverSftp
+from campaign.nights import KEPT, prepare, publish, publish_after_all, step_back
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.publish.clean import Cleaning
 from puavo_repository.remote.generations import FOLDER as JOURNAL
 from puavo_repository.remote.target import Target
-from servers import Proxy
+from support.servers import Proxy
 
 CLIENTS = Cleaning(grace=2.0, share=1.0, pause=0.5)  # a walk takes a small part of either
 

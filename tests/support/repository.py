@@ -19,7 +19,7 @@ from puavo_repository.prepare import run as prepare
 from puavo_repository.prepare.report import Report
 from puavo_repository.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "puavo_repository.cli"]
 
 AMXA = "puavo-os-amxa-buster"

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from disturbed import Kill, Run, run
-from faults.broken_off import KillRollback
-from faults.fault import Fault, OfPrepare, OfPublish
-from nights import KEPT, prepare
+from campaign.disturbed import Kill, Run, run
+from campaign.faults.broken_off import KillRollback
+from campaign.faults.fault import Fault, OfPrepare, OfPublish
+from campaign.nights import KEPT, prepare
 
 
 class EachStep(Fault):

@@ -8,10 +8,10 @@ import hypothesis
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from campaign import campaign
-from faults import EACH
-from faults.each import EachStep
-from trials.machine import Repositories, settings
+from campaign.faults import EACH
+from campaign.faults.each import EachStep
+from campaign.machine import Repositories, settings
+from campaign.run import campaign
 
 SEED = 20261124
 

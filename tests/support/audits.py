@@ -17,8 +17,8 @@ from puavo_repository.publish.options import Options
 from puavo_repository.publish.run import publish
 from puavo_repository.remote.target import Target
 from puavo_repository.settings import Settings
-from repository import AMXA, FREE, V1, V2, V3, Repository, name
-from servers import HttpsServer, free_port
+from support.repository import AMXA, FREE, V1, V2, V3, Repository, name
+from support.servers import HttpsServer, free_port
 
 SERIES = f"{AMXA}-amd64"
 DOCUMENT = f"meta/{SERIES}.json"

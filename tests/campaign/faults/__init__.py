@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults.broken_off import (
+from campaign.faults.broken_off import (
     CutPublish,
     KillPrepare,
     KillPublish,
@@ -10,8 +10,8 @@ from faults.broken_off import (
     KillRollback,
     Together,
 )
-from faults.changing import ChangedImage, ClockPrepare, ClockPublish
-from faults.damaged import (
+from campaign.faults.changing import ChangedImage, ClockPrepare, ClockPublish
+from campaign.faults.damaged import (
     DamagedAnchors,
     DamagedBeforePublish,
     DamagedDescription,
@@ -26,8 +26,8 @@ from faults.damaged import (
     DamagedRemoteMetadata,
     DamagedRemotes,
 )
-from faults.each import EachStepOfPrepare, EachStepOfPublish, EachStepOfRollback
-from faults.failing import (
+from campaign.faults.each import EachStepOfPrepare, EachStepOfPublish, EachStepOfRollback
+from campaign.faults.failing import (
     EioImages,
     EioPublishFolder,
     EioRdiffs,
@@ -41,10 +41,10 @@ from faults.failing import (
     ServerFails,
     ServerFailsRollback,
 )
-from faults.fault import Fault
-from faults.overtaken import LockStolen, RollbackBetween, StaleTask
-from faults.power import ServerPowerCut
-from faults.vanished import ImageDirUnmounted, StateCleared, TruncatedNewcomer
+from campaign.faults.fault import Fault
+from campaign.faults.overtaken import LockStolen, RollbackBetween, StaleTask
+from campaign.faults.power import ServerPowerCut
+from campaign.faults.vanished import ImageDirUnmounted, StateCleared, TruncatedNewcomer
 
 __all__ = ["EACH", "FAULTS", "Fault"]
 

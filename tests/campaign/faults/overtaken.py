@@ -11,11 +11,20 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from disturbed import PATIENCE, STEPS, Kill, Run, run
-from faults.fault import GRACE, OfPublish
-from mirrors import tree_of
-from nights import KEPT, one_step, one_task, prepare, publish, publish_after_all, step_back, told
+from campaign.disturbed import PATIENCE, STEPS, Kill, Run, run
+from campaign.faults.fault import GRACE, OfPublish
+from campaign.nights import (
+    KEPT,
+    one_step,
+    one_task,
+    prepare,
+    publish,
+    publish_after_all,
+    step_back,
+    told,
+)
 from puavo_repository.remote import lock as publisher_lock
+from support.mirrors import tree_of
 
 TODAY = ("prepare", "upload", "switch", "clean")
 # A server cannot look at the lock and rename in one step: who falls asleep between the two has one

@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from disturbed import Clock, Run
-from faults.damaged import OfRemote
-from faults.fault import GRACE, OfPrepare, OfPublish
-from mirrors import tree_of
+from campaign.disturbed import Clock, Run
+from campaign.faults.damaged import OfRemote
+from campaign.faults.fault import GRACE, OfPrepare, OfPublish
 from puavo_repository.remote.generations import FOLDER as JOURNAL
+from support.mirrors import tree_of
 
 YEAR = 365 * 24 * 3600.0  # seconds
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from disturbed import Kill, Run, run
-from faults.fault import Fault, OfPrepare, OfPublish
-from mirrors import walk
-from nights import prepare
+from campaign.disturbed import Kill, Run, run
+from campaign.faults.fault import Fault, OfPrepare, OfPublish
+from campaign.nights import prepare
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import FOLDER as STATE
 from puavo_repository.remote.generations import FOLDER as JOURNAL
+from support.mirrors import walk
 
 
 def damage(path: Path, chance: random.Random) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from disturbed import Injection, Run, injected, why_not_traced
-from faults.broken_off import KillRollback
-from faults.fault import Fault, OfPrepare, OfPublish, OverSftp
+from campaign.disturbed import Injection, Run, injected, why_not_traced
+from campaign.faults.broken_off import KillRollback
+from campaign.faults.fault import Fault, OfPrepare, OfPublish, OverSftp
 from puavo_repository.mirror.records import FOLDER as STATE
 from puavo_repository.remote.target import Target
-from servers import Sshd, running, sftp_server
+from support.servers import Sshd, running, sftp_server
 
 WRITES = ("write", "pwrite64", "copy_file_range", "mkdir", "link", "linkat", "rename", "renameat")
 CHANGES = (*WRITES, "unlink", "unlinkat", "rmdir", "ftruncate", "fsync")

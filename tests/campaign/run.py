@@ -1,7 +1,6 @@
-# ruff: noqa: E402 - it is a command too, and finds the code beside it
 """The campaign of faults: whatever happens, the next run leaves the mirror as if nothing had.
 
-    python tests/campaign.py [--tries N] [--seed S] [--fault NAME…]
+    PYTHONPATH=include:tests python -m campaign.run [--tries N] [--seed S] [--fault NAME…]
 
 Each try is a night: images come, go and change, the fault strikes once or a few times over, and
 the run is done again, undisturbed. Then the mirror (and the remote) must be byte-identical to
@@ -21,11 +20,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "include")]
-
-from airflow_kills import AirflowKilled, SchedulerKilled, WorkerKilled
-from faults import EACH, FAULTS, Fault
-from nights import Nights, Watch
+from campaign.airflow_kills import AirflowKilled, SchedulerKilled, WorkerKilled
+from campaign.faults import EACH, FAULTS, Fault
+from campaign.nights import Nights, Watch
 
 # Minutes each: not in the suite.
 AIRFLOW: dict[str, type[Fault]] = {

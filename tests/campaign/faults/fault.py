@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from disturbed import Run, run
-from nights import AT_ONCE, Nights, Watch, prepare, publish
+from campaign.disturbed import Run, run
+from campaign.nights import AT_ONCE, Nights, Watch, prepare, publish
 from puavo_repository.publish.clean import Cleaning
 from puavo_repository.remote.target import Target
-from servers import Sshd, running
+from support.servers import Sshd, running
 
 GRACE = Cleaning(grace=3 * 24 * 3600.0, share=1.0, pause=0.0)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repository import ROOT, environment
+from support.repository import ROOT, environment
 
 PREPARE, PUBLISH = "puavo_repository_prepare", "puavo_repository_publish"
 AUDIT, ROLLBACK = "puavo_repository_audit", "puavo_repository_rollback"
