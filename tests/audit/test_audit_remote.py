@@ -19,7 +19,7 @@ from puavo_repository.audit.report import Checked
 from puavo_repository.errors import StorageRefusedError
 from puavo_repository.progress import Nobody
 from puavo_repository.publish import compare
-from puavo_repository.publish.held import held
+from puavo_repository.publish.locked import locked
 from puavo_repository.publish.publisher import Publisher, open_tree
 from puavo_repository.remote import generations, journal
 from puavo_repository.remote import lock as publisher_lock
@@ -291,7 +291,7 @@ def test_the_middle_of_a_publishing_run_is_no_finding(audited: Audited) -> None:
     assert audited.repository.prepare(repository=audited.url).ok
     with Publisher(audited.mirror, audited.target, KEEP) as publisher:
         assert publisher.upload().failed == {}
-        with held(open_tree(audited.target)):
+        with locked(open_tree(audited.target)):
             found = audit(audited)
         assert [one.problem for one in found.findings if one.severity.value == "error"] == []
         before = (audited.remote / journal.PATH).read_bytes()

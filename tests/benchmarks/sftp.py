@@ -24,12 +24,13 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "include")]
 
+
 from puavo_repository import settings
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import run as prepare
 from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.run import publish
-from support.mirrors import send
+from support.mirrors import send_one
 from support.repository import Quiet
 from support.servers import Proxy, Sshd, running, tool
 
@@ -53,7 +54,7 @@ class Bench:
     def ours(self, port: int) -> None:
         target = self._server.target(self.remote, port)
         item = Transfer(self._image.name, self._size, self._sha256, How.UPLOADED)
-        send(item, self._mirror, target)
+        send_one(item, self._mirror, target)
 
     def openssh(self, port: int, flags: str = "") -> None:
         command = [tool("sftp"), "-q", "-b", "-", "-P", str(port)]

@@ -20,9 +20,8 @@ from puavo_repository.prepare.describe import describe
 from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.plan import Pair
-from puavo_repository.publish import publisher, transfers, upload
-from puavo_repository.publish.clean import Cleaning
-from puavo_repository.publish.options import Options
+from puavo_repository.publish import publisher, send, upload
+from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
 from puavo_repository.remote.target import Target
@@ -33,7 +32,7 @@ from support.repository import AMXA, FREE, V1, Repository, name
 logger = logging.getLogger(__name__)
 
 KEPT = 4  # images of the series that grows
-AT_ONCE = Cleaning(grace=0.0, share=1.0, pause=0.0)
+AT_ONCE = RemovalPolicy(grace=0.0, share=1.0, pause=0.0)
 
 
 def prepare(repository: Repository) -> bool:
@@ -45,22 +44,22 @@ def prepare(repository: Repository) -> bool:
 
 
 def publish(
-    mirror: Path, target: Target, cleaning: Cleaning = AT_ONCE, *, allow: bool = False
+    mirror: Path, target: Target, removal: RemovalPolicy = AT_ONCE, *, allow: bool = False
 ) -> bool:
     """Publish a mirror; a step that runs in a process of its own."""
     retry.FIRST_DELAY = 0.02
     publisher.SPARE = -(1 << 40)  # the disk is to be found full in the middle
-    options = Options(connections=2, cleaning=cleaning, allow_rolled_back=allow)
+    options = Options(connections=2, removal=removal, allow_rolled_back=allow)
     (report,) = publish_all(mirror, [target], options)
     if not report.ok:
-        logger.error("%s", {**report.failed, **report.held})
+        logger.error("%s", {**report.failed, **report.waiting_for})
     return report.ok
 
 
 def publish_in_pieces(mirror: Path, target: Target) -> bool:
     """Publish small files as large ones are: in pieces, put on the disk now and then."""
-    upload.PIECE, upload.AHEAD, upload.SYNC_EVERY = 4 << 10, 16 << 10, 16 << 10
-    transfers.LARGE = 20 << 10
+    send.PIECE, send.AHEAD, send.SYNC_EVERY = 4 << 10, 16 << 10, 16 << 10
+    upload.LARGE = 20 << 10
     return publish(mirror, target)
 
 
@@ -76,11 +75,11 @@ def step_back(mirror: Path, target: Target) -> bool:
     return True
 
 
-def one_step(mirror: Path, target: Target, step: str, cleaning: Cleaning = AT_ONCE) -> bool:
+def one_step(mirror: Path, target: Target, step: str, removal: RemovalPolicy = AT_ONCE) -> bool:
     """Do one step of publishing, as a task of a DAG run does: upload, switch or clean."""
     retry.FIRST_DELAY = 0.02
     publisher.SPARE = -(1 << 40)
-    with Publisher(mirror, target, Options(connections=2, cleaning=cleaning)) as one:
+    with Publisher(mirror, target, Options(connections=2, removal=removal)) as one:
         done = getattr(one, step)()
     return not getattr(done, "failed", None)
 

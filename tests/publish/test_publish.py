@@ -19,8 +19,7 @@ from puavo_repository.formats import sealed
 from puavo_repository.mirror import files
 from puavo_repository.publish import publisher, switch
 from puavo_repository.publish import run as publishing
-from puavo_repository.publish.clean import Cleaning
-from puavo_repository.publish.options import Options
+from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.publisher import open_tree
 from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.run import publish
@@ -46,8 +45,8 @@ from support.mirrors import (
 from support.repository import V1, Repository, name
 from support.servers import Sshd, elsewhere, running
 
-NOW = Options(cleaning=Cleaning(grace=0.0, share=1.0, pause=0.0))
-KEEP = Options(cleaning=Cleaning(pause=0.0))
+NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
+KEEP = Options(removal=RemovalPolicy(pause=0.0))
 
 
 @pytest.fixture
@@ -398,7 +397,7 @@ def test_the_grace_counts_by_both_clocks(
     publish(mirror, folder, KEEP)
     later = time.time() + 30 * 24 * 3600
     monkeypatch.setattr(time, "time", lambda: later)
-    patient = Options(cleaning=Cleaning(share=1.0, pause=0.0))
+    patient = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
     found = publish(mirror, folder, patient)
     assert found.ok
     assert image(1) in found.waiting
@@ -435,7 +434,7 @@ def test_a_journal_that_was_worked_out_again_does_not_count_what_is_gone(
     assert not (remote / image(1)).exists(), "but a generation still names it"
     (remote / journal.PATH).write_bytes(b"damaged")
     publish(mirror, folder, KEEP)
-    now = Options(cleaning=Cleaning(grace=0.0, share=0.0, pause=0.0))
+    now = Options(removal=RemovalPolicy(grace=0.0, share=0.0, pause=0.0))
     assert publish(mirror, folder, now).ok
 
 
@@ -498,12 +497,12 @@ def test_a_folder_that_is_a_link_is_refused(
 def test_a_mass_deletion_stops_and_asks(mirror: Path, remote: Path, folder: Target) -> None:
     publish(mirror, folder, KEEP)
     prepare(mirror, names(mirror)[-1:])
-    careful = Options(cleaning=Cleaning(grace=0.0, pause=0.0))
+    careful = Options(removal=RemovalPolicy(grace=0.0, pause=0.0))
     found = publish(mirror, folder, careful)
     assert not found.ok
     assert "allow_mass_delete" in found.failed["removing"]
     assert len(list(remote.glob("*.img"))) == 3
-    agreed = Options(cleaning=Cleaning(grace=0.0, pause=0.0, allow_mass_delete=True))
+    agreed = Options(removal=RemovalPolicy(grace=0.0, pause=0.0, allow_mass_delete=True))
     assert publish(mirror, folder, agreed).ok
     assert len(list(remote.glob("*.img"))) == 1
 
@@ -520,7 +519,7 @@ def test_a_vanished_series_is_a_mass_deletion_too(
     found = publish(mirror, folder, KEEP)
     assert "allow_mass_delete" in found.failed["removing"]
     assert (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
-    assert publish(mirror, folder, replace(KEEP, cleaning=replace(KEEP.cleaning, share=1.0))).ok
+    assert publish(mirror, folder, replace(KEEP, removal=replace(KEEP.removal, share=1.0))).ok
     assert not (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
     assert (remote / other).exists(), "its grace has only begun"
 

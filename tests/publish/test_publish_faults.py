@@ -12,10 +12,9 @@ import pytest
 
 from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError
-from puavo_repository.publish import upload
-from puavo_repository.publish.clean import Cleaning
-from puavo_repository.publish.held import held
-from puavo_repository.publish.options import Options
+from puavo_repository.publish import send
+from puavo_repository.publish.locked import locked
+from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.publisher import open_tree
 from puavo_repository.publish.run import publish
@@ -28,10 +27,10 @@ from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.throttle import Bandwidth
 from puavo_repository.remote.tree import Done, ignore
-from support.mirrors import add_image, make_mirror, send, tree_of, walk
+from support.mirrors import add_image, make_mirror, send_one, tree_of, walk
 from support.servers import Proxy, Sshd
 
-KEEP = Options(connections=2, cleaning=Cleaning(pause=0.0))
+KEEP = Options(connections=2, removal=RemovalPolicy(pause=0.0))
 
 
 @pytest.fixture
@@ -77,16 +76,16 @@ def test_a_stalled_server_fails_in_time_and_the_retry_goes_on(
 def test_an_interrupted_upload_goes_on_where_it_was(
     tmp_path: Path, remote: Path, sshd: Sshd, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "LONG_TRIP", 0.0)
+    monkeypatch.setattr(send, "LONG_TRIP", 0.0)
     item = _large_file(tmp_path, 160 << 20)
     options = Options(connections=connections)
     with Proxy(sshd.port) as proxy:
         target = sshd.target(remote, proxy.port)
         proxy.cut_after = 120 << 20
         with pytest.raises(ConnectionLostError):
-            send(item, tmp_path, target, options)
-        send(item, tmp_path, target, options)
-        assert proxy.sent - item.size <= upload.SYNC_EVERY + upload.AHEAD + (4 << 20)
+            send_one(item, tmp_path, target, options)
+        send_one(item, tmp_path, target, options)
+        assert proxy.sent - item.size <= send.SYNC_EVERY + send.AHEAD + (4 << 20)
     assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
     assert sorted(path.name for path in remote.iterdir()) == [FOLDER, item.path]
     assert not list((remote / FOLDER).iterdir())
@@ -97,11 +96,11 @@ def test_a_part_with_other_content_is_not_gone_on_with(
 ) -> None:
     item = _large_file(tmp_path, 60 << 20)
     target = sshd.target(remote)
-    with held(open_tree(target)) as before:
+    with locked(open_tree(target)) as before:
         left = Part(item.part("0" * 16), item.size, item.sha256, synced=50 << 20)
         (remote / left.name).write_bytes(bytes(50 << 20))
         before.parts.put(item.path, left)
-    send(item, tmp_path, target)
+    send_one(item, tmp_path, target)
     assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
     assert not list(remote.glob(".*.part"))
 
@@ -112,11 +111,11 @@ def test_a_part_that_is_a_link_is_not_written_through(
     item = _large_file(tmp_path, 1 << 20)
     target = sshd.target(remote)
     (tmp_path / "outside").write_bytes(b"precious")
-    with held(open_tree(target)) as before:
+    with locked(open_tree(target)) as before:
         left = Part(item.part("0" * 16), item.size, item.sha256, synced=5)
         (remote / left.name).symlink_to(tmp_path / "outside")
         before.parts.put(item.path, left)
-    send(item, tmp_path, target)
+    send_one(item, tmp_path, target)
     assert (tmp_path / "outside").read_bytes() == b"precious"
     assert (remote / item.path).stat().st_size == item.size
 
@@ -124,11 +123,11 @@ def test_a_part_that_is_a_link_is_not_written_through(
 def test_a_bandwidth_limit_is_kept_over_several_connections(
     tmp_path: Path, remote: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "LONG_TRIP", 0.0)
+    monkeypatch.setattr(send, "LONG_TRIP", 0.0)
     item = _large_file(tmp_path, 30 << 20)
     options = Options(connections=3, bandwidth=Bandwidth(20_000_000))
     begun = time.monotonic()
-    send(item, tmp_path, sshd.target(remote), options)
+    send_one(item, tmp_path, sshd.target(remote), options)
     assert time.monotonic() - begun >= item.size / 20_000_000 - 0.5
 
 

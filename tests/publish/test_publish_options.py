@@ -27,10 +27,10 @@ def test_params_win_over_the_environment() -> None:
         },
     )
     assert found.bandwidth.rate == 1_000_000
-    assert found.cleaning.grace == 1.5 * DAY
-    assert found.cleaning.share == 0.5
-    assert found.cleaning.allow_mass_delete
-    assert (found.cleaning.pause, found.cleaning.generations) == (7, 4)
+    assert found.removal.grace == 1.5 * DAY
+    assert found.removal.share == 0.5
+    assert found.removal.allow_mass_delete
+    assert (found.removal.pause, found.removal.generations) == (7, 4)
     assert found.connections == 2
     target = found.target("sftp://host/path")
     assert (target.key_file, target.known_hosts) == ("/key", ("/known",))

@@ -23,15 +23,14 @@ from puavo_repository.errors import (
     RepositoryError,
     StorageError,
 )
-from puavo_repository.publish import switch, transfer, transfers, upload
-from puavo_repository.publish.clean import Cleaning
-from puavo_repository.publish.held import held
-from puavo_repository.publish.options import Options
+from puavo_repository.publish import send, switch, transfer, upload
+from puavo_repository.publish.locked import locked
+from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.publish.survey import sha256
-from puavo_repository.publish.transfer import Placed
+from puavo_repository.publish.transfer import Transferred
 from puavo_repository.remote import generations, journal, parts
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderFile, FolderTree
@@ -43,8 +42,8 @@ from puavo_repository.rollback import rollback
 from support.mirrors import SERIES, add_image, content, image, make_mirror, prepare, tree_of, walk
 from support.servers import Sshd
 
-NOW = Options(cleaning=Cleaning(grace=0.0, share=1.0, pause=0.0))
-KEEP = Options(cleaning=Cleaning(share=1.0, pause=0.0))
+NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
+KEEP = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
 OTHER = "puavo-os-other-bookworm-amd64"
 
 
@@ -128,7 +127,7 @@ def test_who_lost_the_lock_writes_nothing(
 
     monkeypatch.setattr("puavo_repository.publish.switch.sleep", sleep)
     with pytest.raises(LockedError):
-        publish(mirror, folder, replace(KEEP, cleaning=replace(KEEP.cleaning, pause=1000.0)))
+        publish(mirror, folder, replace(KEEP, removal=replace(KEEP.removal, pause=1000.0)))
     assert left == [tree_of(remote)]
     assert documents(remote)[f"meta/{SERIES}.json"] == good[f"meta/{SERIES}.json"]
     assert image(3) in of_now(folder).rejected
@@ -296,9 +295,9 @@ def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(retry, "ATTEMPTS", 1)
-    monkeypatch.setattr(transfers, "LARGE", 1 << 20)
-    monkeypatch.setattr(upload, "AHEAD", 2 << 20)
-    monkeypatch.setattr(upload, "SYNC_EVERY", 8 << 20)
+    monkeypatch.setattr(upload, "LARGE", 1 << 20)
+    monkeypatch.setattr(send, "AHEAD", 2 << 20)
+    monkeypatch.setattr(send, "SYNC_EVERY", 8 << 20)
     if how == "assembly":
         big = [image(1), image(2)]
         (mirror / big[0]).write_bytes(content(9, 40 << 20))
@@ -508,7 +507,7 @@ def test_parts_that_nobody_goes_on_with_are_removed_and_others_stay(
     foreign = remote / ".theirs.part"
     for path in (remote / wanted, debris, foreign):
         path.write_bytes(b"x")
-    with held(FolderTree(folder)) as other:
+    with locked(FolderTree(folder)) as other:
         digest = sha256((mirror / image(3)).read_bytes())
         other.parts.put(image(3), Part(wanted, 10, digest, synced=1))
     with Publisher(mirror, folder, KEEP) as publisher:
@@ -542,17 +541,17 @@ def test_a_file_that_was_replaced_right_before_a_kill_is_known_as_ours(
     rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
     rdiff.write_bytes(rdiff.read_bytes()[:-1] + b"\x01a\x00")
     prepare(mirror, [image(1), image(2)])
-    settle = transfer.settle
+    rename_into_place = transfer.rename_into_place
 
     class KilledError(Exception):
         pass
 
     def killed(*arguments: object) -> None:
-        settle(*arguments)  # type: ignore[arg-type]
+        rename_into_place(*arguments)  # type: ignore[arg-type]
         raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr(switch, "settle", killed)
+        patched.setattr(switch, "rename_into_place", killed)
         with pytest.raises(KilledError):
             publish(mirror, folder, NOW)
     assert publish(mirror, folder, NOW).ok
@@ -572,7 +571,7 @@ def test_making_room_takes_no_more_from_clients_than_was_agreed_on(
         (mirror / image(day)).write_bytes(content(day, 300_000))
     prepare(mirror, [image(3), image(4)], pairs=[])
     monkeypatch.setattr(FolderTree, "free_space", lambda _tree: 1000)
-    careful = replace(NOW, cleaning=replace(NOW.cleaning, share=0.3))
+    careful = replace(NOW, removal=replace(NOW.removal, share=0.3))
     found = None
     with pytest.raises(MassDeleteError):
         found = publish(mirror, folder, careful)
@@ -592,7 +591,7 @@ def test_a_part_that_is_not_proven_or_of_another_content_gets_no_name(
     part = f"rdiffs/.{rdiff.name}.{digest[:16]}.{'1' * 8}.part"
     for known in (Part(part, size, digest, size), Part(part, size, "0" * 64, size, proven=True)):
         (remote / part).write_bytes(bytes(size))
-        with held(FolderTree(folder)) as other:
+        with locked(FolderTree(folder)) as other:
             other.parts.forget([path])
             other.parts.put(path, known)
         with Publisher(mirror, folder, NOW) as publisher:
@@ -650,14 +649,14 @@ def test_a_new_file_takes_nobody_s_name(
     """Another publisher may have put another file there, and told clients, while this one slept."""
     assert publish(mirror, folder, KEEP).ok
     add_image(mirror, [image(1), image(2)])
-    settle = transfer.settle
+    rename_into_place = transfer.rename_into_place
 
-    def too_late(tree: RemoteTree, item: Transfer, part: str, how: How) -> Placed:
+    def too_late(tree: RemoteTree, item: Transfer, part: str, how: How) -> Transferred:
         if item.path == image(3):
             (remote / image(3)).write_bytes(b"another's")
-        return settle(tree, item, part, how)
+        return rename_into_place(tree, item, part, how)
 
-    monkeypatch.setattr(transfer, "settle", too_late)
+    monkeypatch.setattr(transfer, "rename_into_place", too_late)
     assert image(3) in publish(mirror, folder, KEEP).failed
     assert (remote / image(3)).read_bytes() == b"another's"
     monkeypatch.undo()
@@ -671,16 +670,16 @@ def test_a_name_whose_answer_was_lost_is_not_taken_for_another_s(
     monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
     assert publish(mirror, folder, NOW).ok
     names = add_image(mirror, [image(1), image(2)])
-    name, lost = transfer.settle, []
+    name, lost = transfer.rename_into_place, []
 
-    def unanswered(*arguments: object) -> Placed:
+    def unanswered(*arguments: object) -> Transferred:
         done = name(*arguments)  # type: ignore[arg-type]
         if done.path not in lost:
             lost.append(done.path)
             raise ConnectionLostError("the server", "went silent")
         return done
 
-    monkeypatch.setattr(transfer, "settle", unanswered)
+    monkeypatch.setattr(transfer, "rename_into_place", unanswered)
     assert publish(mirror, folder, NOW).ok
     assert lost
     monkeypatch.undo()

@@ -12,8 +12,7 @@ import pytest
 
 from puavo_repository.errors import LockedError, PublishError, SettingsError, StorageRefusedError
 from puavo_repository.publish import switch
-from puavo_repository.publish.clean import Cleaning
-from puavo_repository.publish.options import Options
+from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.publisher import Publisher, open_tree
 from puavo_repository.publish.run import publish
 from puavo_repository.publish.survey import sha256
@@ -27,7 +26,7 @@ from puavo_repository.rollback import history, rollback
 from support.mirrors import SERIES, add_image, image, make_mirror, prepare, tree_of, walk
 from support.servers import Sshd, elsewhere
 
-KEEP = Options(cleaning=Cleaning(share=1.0, pause=0.0))
+KEEP = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
 OTHER = "puavo-os-other-bookworm-amd64"
 Check = Callable[[], object]
 
@@ -118,7 +117,7 @@ def test_what_was_stepped_back_from_stays_away_until_it_is_allowed(
 def test_the_operator_may_publish_it_after_all(mirror: Path, remote: Path, target: Target) -> None:
     seen = nights(mirror, target, remote, 2)
     step_back(mirror, target)
-    allowed = publish(mirror, target, Options(cleaning=KEEP.cleaning, allow_rolled_back=True))
+    allowed = publish(mirror, target, Options(removal=KEEP.removal, allow_rolled_back=True))
     assert allowed.ok
     assert not allowed.uploaded, "its files are all still there"
     assert documents(remote) == seen[1]
@@ -189,7 +188,7 @@ def test_a_file_that_was_only_touched_is_read_and_counts(
 
 
 def test_only_so_many_generations_are_kept(mirror: Path, remote: Path, target: Target) -> None:
-    few = Options(cleaning=Cleaning(share=1.0, pause=0.0, generations=2))
+    few = Options(removal=RemovalPolicy(share=1.0, pause=0.0, generations=2))
     names = [image(1), image(2)]
     for night in range(5):
         names = add_image(mirror, names, keep=3, seed=night)
@@ -390,7 +389,7 @@ def test_a_step_back_keeps_as_many_generations_as_are_wanted(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     nights(mirror, target, remote, 4)
-    few = replace(KEEP, cleaning=replace(KEEP.cleaning, generations=2))
+    few = replace(KEEP, removal=replace(KEEP.removal, generations=2))
     with Publisher(mirror, target, few) as publisher:
         rollback.roll_back(publisher, None)
     kept = sorted(path.name for path in (remote / GENERATIONS).iterdir())

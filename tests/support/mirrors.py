@@ -14,12 +14,12 @@ from pathlib import Path
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import image_name, rdiff_name
-from puavo_repository.publish.held import held
+from puavo_repository.publish.locked import locked
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import open_tree
-from puavo_repository.publish.transfer import Placed, transfer
-from puavo_repository.publish.upload import Uplink
+from puavo_repository.publish.send import Uplink
+from puavo_repository.publish.transfer import Transferred, transfer
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.throttle import Throttle
@@ -163,13 +163,13 @@ def tree_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def send(
+def send_one(
     item: Transfer, mirror: Path, target: Target, options: Options | None = None
-) -> tuple[Placed, int]:
+) -> tuple[Transferred, int]:
     """Bring one file to a remote, as a step does; return it, and the bytes that were sent."""
     how = options or Options()
     with contextlib.closing(Pool(lambda: open_tree(target), how.connections)) as pool:
-        with pool.tree() as tree, held(tree) as remote:
+        with pool.tree() as tree, locked(tree) as remote:
             throttle, token = Throttle(how.bandwidth), remote.lock.token
             placed = transfer(
                 item, mirror, Uplink(pool, throttle, remote.parts, token, remote.check)

@@ -208,7 +208,7 @@ def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet(tmp_path: Pat
     for text in ("3 images read", "gone.img", "something to know", "bad.img: no image", "whole"):
         assert text in shown
     published = PublishReport(
-        "file:///mirror", plan=["upload x"], uploaded={"y": 5}, held={"meta/s.json": ["x"]}
+        "file:///mirror", plan=["upload x"], uploaded={"y": 5}, waiting_for={"meta/s.json": ["x"]}
     )
     shown = Elements(page.render_run("dag", "run", {"published": [published.to_dict()]})).text
     for text in ("file:///mirror", "upload x", "1 file sent", "meta/s.json waits for x"):

@@ -91,7 +91,7 @@ def repair_remote(
             # else waits to be published goes on waiting: this is no night.
             how = replace(options or Options(), assemble=False, only=frozenset(wanted))
             with Publisher(mirror_dir, target, how) as publisher:
-                with_retries(lambda: publisher.distrust(wanted))
+                with_retries(lambda: publisher.force_recheck(wanted))
             (report,) = publish_all(mirror_dir, [target], how, progress=progress)
             notes += [f"while repairing: {line}" for line in report.lines()[1:]]
         seen, again = look(mirror_dir, target, 0, 0, options, only=paths)

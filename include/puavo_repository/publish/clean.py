@@ -10,40 +10,19 @@ from dataclasses import dataclass, field
 from puavo_repository.errors import MassDeleteError
 from puavo_repository.mirror.description import Description
 from puavo_repository.publish.compare import sha256_of
-from puavo_repository.publish.held import Held
+from puavo_repository.publish.locked import LockedRemote
+from puavo_repository.publish.options import RemovalPolicy
 from puavo_repository.publish.plan import Presence, is_part, mega
 from puavo_repository.publish.survey import CKSUMS, Facts
-from puavo_repository.remote.generations import GENERATIONS_KEPT
 from puavo_repository.remote.journal import Entry, Moment
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Cleaning:
-    """When and how much may be removed.
-
-    Attributes:
-        grace: Seconds a file stays after the last metadata named it: a client may be in the
-            middle of it.
-        share: Largest share of our bytes there that may go at once.
-        allow_mass_delete: Whether more may go this once.
-        pause: Seconds between withdrawing a file from the metadata and replacing it, for the
-            clients that have just read the metadata.
-        generations: How many generations can be gone back to.
-    """
-
-    grace: float = 3 * 24 * 3600.0
-    share: float = 0.3
-    allow_mass_delete: bool = False
-    pause: float = 30.0
-    generations: int = GENERATIONS_KEPT
-
-
 @dataclass
 class Pruned:
-    """What cleaning did.
+    """What removal did.
 
     Attributes:
         removed: Files that are gone, with their bytes.
@@ -54,14 +33,14 @@ class Pruned:
     waiting: list[str] = field(default_factory=list)
 
 
-def prune(held: Held, facts: Facts, local: Description, cleaning: Cleaning) -> Pruned:
+def prune(held: LockedRemote, facts: Facts, local: Description, removal: RemovalPolicy) -> Pruned:
     """Remove what we put there and no metadata names, when its grace is over.
 
     Args:
         held: The remote; its journal is brought up to date, and still to be saved.
         facts: What it has.
         local: What the mirror describes: some may be there before the remote's metadata says so.
-        cleaning: When and how much may be removed.
+        removal: When and how much may be removed.
 
     Raises:
         MassDeleteError: More would go than was agreed on. Nothing was removed.
@@ -80,14 +59,14 @@ def prune(held: Held, facts: Facts, local: Description, cleaning: Cleaning) -> P
             # Since a moment that is still to come: some clock was wrong then. It is put right.
             record.name(path, now)
             result.waiting.append(path)
-            if cleaning.grace <= 0:
+            if removal.grace <= 0:
                 due.append(path)
-        elif entry.unnamed.age(now) >= cleaning.grace:
+        elif entry.unnamed.age(now) >= removal.grace:
             due.append(path)
         else:
             result.waiting.append(path)
     if not _is_one_image(set(due), record.files.keys()):
-        guard(held.tree.name, facts, set(due), cleaning)
+        guard(held.tree.name, facts, set(due), removal)
     for path in due:
         _remove(held, facts, path, result)
     _sweep(held, facts, local)
@@ -101,7 +80,7 @@ def _is_one_image(due: Set[str], every: Set[str]) -> bool:
     return len(images & due) == 1 < len(images)
 
 
-def _remove(held: Held, facts: Facts, path: str, result: Pruned) -> None:
+def _remove(held: LockedRemote, facts: Facts, path: str, result: Pruned) -> None:
     tree, entry = held.tree, facts.journal.files[path]
     found = tree.stat(path)
     if found is None:
@@ -128,7 +107,7 @@ def _is_as_we_left_it(tree: RemoteTree, path: str, entry: Entry, found: RemoteSt
     return same_size and sha256_of(tree, path, entry.size) == entry.sha256
 
 
-def _sweep(held: Held, facts: Facts, local: Description) -> None:
+def _sweep(held: LockedRemote, facts: Facts, local: Description) -> None:
     """Remove the parts of files that nobody wants any more, or that nobody knows how far they are.
 
     The lock is ours, so nobody is writing them.
@@ -142,14 +121,14 @@ def _sweep(held: Held, facts: Facts, local: Description) -> None:
             held.tree.remove(path)
 
 
-def _is_wanted(held: Held, facts: Facts, local: Description, path: str) -> bool:
+def _is_wanted(held: LockedRemote, facts: Facts, local: Description, path: str) -> bool:
     """Say whether a part will be gone on with: its file is wanted as it is, and not there yet."""
     part, file = held.parts.get(path), local.files.get(path)
     same = part is not None and file is not None and part.sha256 == file.sha256
     return same and facts.presence.get(path) is not Presence.PRESENT
 
 
-def guard(remote: str, facts: Facts, paths: set[str], cleaning: Cleaning) -> None:
+def guard(remote: str, facts: Facts, paths: set[str], removal: RemovalPolicy) -> None:
     """Stop where more would be lost than was agreed on.
 
     Raises:
@@ -158,10 +137,10 @@ def guard(remote: str, facts: Facts, paths: set[str], cleaning: Cleaning) -> Non
     there = facts.journal.files.keys() & facts.listing.keys()
     every = sum(facts.journal.files[path].size for path in there)
     lost = sum(facts.journal.files[path].size for path in paths & there)
-    if lost > cleaning.share * every and not cleaning.allow_mass_delete:
+    if lost > removal.share * every and not removal.allow_mass_delete:
         raise MassDeleteError(
             remote,
             f"{len(paths & there)} files would go, {mega(lost)} of {mega(every)} there",
-            expected=f"at most {cleaning.share:.0%} at once",
+            expected=f"at most {removal.share:.0%} at once",
             remedy="If that is meant, publish once with allow_mass_delete",
         )

@@ -8,12 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository import settings
-from puavo_repository.publish.clean import Cleaning
+from puavo_repository.remote.generations import GENERATIONS_KEPT
 from puavo_repository.remote.target import Target, parse_target
 from puavo_repository.remote.throttle import Bandwidth
 from puavo_repository.settings.model import default
 
 DAY = 24 * 3600.0  # seconds
+
+
+@dataclass(frozen=True)
+class RemovalPolicy:
+    """When and how much may be removed.
+
+    Attributes:
+        grace: Seconds a file stays after the last metadata named it: a client may be in the
+            middle of it.
+        share: Largest share of our bytes there that may go at once.
+        allow_mass_delete: Whether more may go this once.
+        pause: Seconds between withdrawing a file from the metadata and replacing it, for the
+            clients that have just read the metadata.
+        generations: How many generations can be gone back to.
+    """
+
+    grace: float = 3 * 24 * 3600.0
+    share: float = 0.3
+    allow_mass_delete: bool = False
+    pause: float = 30.0
+    generations: int = GENERATIONS_KEPT
 
 
 @dataclass(frozen=True)
@@ -23,7 +44,7 @@ class Options:
     Attributes:
         connections: How many connections to one remote may be open for transfers.
         bandwidth: How many bytes a second may be sent.
-        cleaning: When and how much may be removed.
+        removal: When and how much may be removed.
         ssh_key: File of the private key for remotes given as URLs; empty for the SSH agent
             and ``~/.ssh/id_*``.
         known_hosts: The only file to look host keys up in; empty for the usual ones.
@@ -39,7 +60,7 @@ class Options:
 
     connections: int = default("connections")
     bandwidth: Bandwidth = field(default_factory=Bandwidth)
-    cleaning: Cleaning = field(default_factory=Cleaning)
+    removal: RemovalPolicy = field(default_factory=RemovalPolicy)
     ssh_key: str = ""
     known_hosts: str = ""
     allow_rolled_back: bool = False
@@ -69,7 +90,7 @@ def load(values: Mapping[str, Any], environment: Mapping[str, str] | None = None
     return Options(
         connections=found.connections,
         bandwidth=Bandwidth.parse(found.bandwidth),
-        cleaning=Cleaning(
+        removal=RemovalPolicy(
             grace=found.grace_days * DAY,
             share=found.max_delete,
             allow_mass_delete=found.allow_mass_delete,

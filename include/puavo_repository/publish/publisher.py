@@ -18,15 +18,14 @@ from puavo_repository.mirror.description import Description, publishable
 from puavo_repository.mirror.identity import mirror_id
 from puavo_repository.progress import TransferProgress, no_transfer_progress
 from puavo_repository.publish.clean import Pruned, prune
-from puavo_repository.publish.held import Held, held
+from puavo_repository.publish.locked import LockedRemote, check_place, locked
 from puavo_repository.publish.options import Options
-from puavo_repository.publish.places import check_place
 from puavo_repository.publish.plan import Plan, mega
+from puavo_repository.publish.send import Uplink
 from puavo_repository.publish.survey import Facts, check_owner, listing, make_plan, survey
 from puavo_repository.publish.switch import Switch, Switched
-from puavo_repository.publish.transfer import Placed
-from puavo_repository.publish.transfers import Transfers, Uploaded
-from puavo_repository.publish.upload import Uplink
+from puavo_repository.publish.transfer import Transferred
+from puavo_repository.publish.upload import Transfers, Uploaded
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
@@ -90,7 +89,7 @@ class Publisher:
             self._check_owner(tree, facts, local, acts=False)
             return facts, self._plan(tree, facts, local)
 
-    def upload(self, told: Callable[[Placed], object] = lambda _placed: None) -> Uploaded:
+    def upload(self, told: Callable[[Transferred], object] = lambda _placed: None) -> Uploaded:
         """Bring every file there that is missing; clients are not told of any yet.
 
         Args:
@@ -140,7 +139,7 @@ class Publisher:
             facts = self._facts(remote, local)
             self._check_owner(remote.tree, facts, local)
             plan = self._plan(remote.tree, facts, local)
-            switch = Switch(remote, local, facts, self.options.cleaning, only=self.options.only)
+            switch = Switch(remote, local, facts, self.options.removal, only=self.options.only)
             try:
                 done = switch.run([item for item in plan.transfers if item.replaces])
                 self._verify(remote.tree, facts)
@@ -166,7 +165,7 @@ class Publisher:
             self._check_owner(remote.tree, facts, local)
             return self._clean(remote, facts, local)
 
-    def distrust(self, files: Mapping[str, tuple[int, str]]) -> None:
+    def force_recheck(self, files: Mapping[str, tuple[int, str]]) -> None:
         """Have the next run compare files that the journal believes in; see ``Journal.distrust``.
 
         Args:
@@ -177,7 +176,7 @@ class Publisher:
                 remote.journal.distrust(path, size, digest)
             remote.save()
 
-    def tidy(self) -> None:
+    def clear_dead_lock(self) -> None:
         """Remove what somebody who died left of a lock, where nothing else is to be done."""
         with contextlib.suppress(RepositoryError), self.pool.tree() as tree:
             if publisher_lock.left_behind(tree):
@@ -185,7 +184,7 @@ class Publisher:
                     pass
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[Held]:
+    def hold(self) -> Iterator[LockedRemote]:
         """Hold the remote's lock for a block, with the journal as it is read under it.
 
         Raises:
@@ -195,7 +194,7 @@ class Publisher:
         with self.pool.tree() as tree:
             check_place(tree, self._own_folders())
             try:
-                with held(tree) as remote:
+                with locked(tree) as remote:
                     check_place(tree, self._own_folders())  # the lock shows a server's folder
                     yield remote
             finally:
@@ -205,7 +204,7 @@ class Publisher:
     def _own_folders(self) -> list[Path]:
         return [self._mirror_dir, *self.options.own_folders]
 
-    def _facts(self, remote: Held, local: Description) -> Facts:
+    def _facts(self, remote: LockedRemote, local: Description) -> Facts:
         return self._survey(remote.tree, local, remote.journal, thorough=True)
 
     def _survey(
@@ -234,7 +233,9 @@ class Publisher:
         there = sum(found.size for path, found in facts.listing.items() if path.endswith(".part"))
         return need - there + SPARE - free
 
-    def _make_room(self, remote: Held, facts: Facts, local: Description) -> tuple[Facts, Plan]:
+    def _make_room(
+        self, remote: LockedRemote, facts: Facts, local: Description
+    ) -> tuple[Facts, Plan]:
         """Remove what may go before anything is sent to a disk that is too small for both.
 
         First what no metadata names and whose grace is over; then the mirror's old files are taken
@@ -247,7 +248,7 @@ class Publisher:
         self._clean(remote, facts, local)
         gone = facts.named() - facts.kept(local)
         if self._missing(remote, facts, local) > 0 and gone and self.options.only is None:
-            Switch(remote, local, facts, self.options.cleaning).withdraw(gone)
+            Switch(remote, local, facts, self.options.removal).withdraw(gone)
             self._clean(remote, facts, local)
         facts = self._facts(remote, local)
         plan = self._plan(remote.tree, facts, local)
@@ -263,13 +264,13 @@ class Publisher:
             )
         return facts, plan
 
-    def _missing(self, remote: Held, facts: Facts, local: Description) -> int:
+    def _missing(self, remote: LockedRemote, facts: Facts, local: Description) -> int:
         return self._need(remote.tree, facts, self._plan(remote.tree, facts, local))
 
-    def _clean(self, remote: Held, facts: Facts, local: Description) -> Pruned:
+    def _clean(self, remote: LockedRemote, facts: Facts, local: Description) -> Pruned:
         before = facts.journal.render()
         try:
-            return prune(remote, facts, local, self.options.cleaning)
+            return prune(remote, facts, local, self.options.removal)
         finally:
             if facts.journal.render() != before:
                 remote.save()

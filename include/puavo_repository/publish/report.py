@@ -11,9 +11,18 @@ from puavo_repository.publish.clean import Pruned
 from puavo_repository.publish.plan import How, Plan, mega
 from puavo_repository.publish.survey import Facts
 from puavo_repository.publish.switch import Switched
-from puavo_repository.publish.transfer import Placed
+from puavo_repository.publish.transfer import Transferred
 
-_CHANGES = ["uploaded", "assembled", "switched", "withdrawn", "held", "pruned", "waiting", "failed"]
+_CHANGES = [
+    "uploaded",
+    "assembled",
+    "switched",
+    "withdrawn",
+    "waiting_for",
+    "pruned",
+    "waiting",
+    "failed",
+]
 
 
 @dataclass
@@ -30,7 +39,7 @@ class PublishReport:
         present: How many files were there already.
         switched: Metadata files that were written or removed.
         withdrawn: Files that clients were not told of while they were replaced.
-        held: Metadata files left as they are, and the files they wait for.
+        waiting_for: Metadata files left as they are, and the files they wait for.
         pruned: Files that were removed, and their size.
         waiting: Files that no metadata names and whose grace is not over.
         foreign: How many files there are not ours.
@@ -49,7 +58,7 @@ class PublishReport:
     present: int = 0
     switched: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
-    held: dict[str, list[str]] = field(default_factory=dict)
+    waiting_for: dict[str, list[str]] = field(default_factory=dict)
     pruned: dict[str, int] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
     foreign: int = 0
@@ -58,7 +67,7 @@ class PublishReport:
     bytes_sent: int = 0
     seconds: float = 0.0
 
-    def placed(self, file: Placed) -> None:
+    def placed(self, file: Transferred) -> None:
         """Take note of a file that is proven on the remote."""
         into = self.assembled if file.how is How.ASSEMBLED else self.uploaded
         into[file.path] = file.size
@@ -90,7 +99,7 @@ class PublishReport:
     def switched_to(self, done: Switched) -> None:
         """Take note of what clients are told now."""
         self.switched = [*done.documents, *done.dropped]
-        self.withdrawn, self.held = done.withdrawn, done.held
+        self.withdrawn, self.waiting_for = done.withdrawn, done.waiting_for
 
     def cleaned(self, done: Pruned) -> None:
         """Take note of what was removed."""
@@ -110,7 +119,7 @@ class PublishReport:
     @property
     def ok(self) -> bool:
         """Whether everything asked for is done."""
-        return not (self.failed or self.held)
+        return not (self.failed or self.waiting_for)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what clients are told of: that is in the metadata."""
@@ -123,8 +132,17 @@ class PublishReport:
             if self.files is not None
             else f"{self.target}: nothing could be published",
             *(f"{subject}: {problem}" for subject, problem in self.failed.items()),
-            *(f"{path} waits for {', '.join(files[:3])}" for path, files in self.held.items()),
+            *(
+                f"{path} waits for {', '.join(files[:3])}"
+                for path, files in self.waiting_for.items()
+            ),
         ]
+
+    def waits(self) -> dict[str, str]:
+        """Return what each metadata file that stays as it is waits for, in words."""
+        return {
+            path: f"waits for {', '.join(files[:3])}" for path, files in self.waiting_for.items()
+        }
 
     def _done(self) -> str:
         up, made = sum(self.uploaded.values()), sum(self.assembled.values())

@@ -74,7 +74,7 @@ def _publish(publisher: Publisher, report: PublishReport) -> None:
     if report.dry_run:
         return
     if plan.is_empty and facts.settled:
-        publisher.tidy()
+        publisher.clear_dead_lock()
         return
     done = with_retries(lambda: publisher.upload(report.placed))
     report.failed |= done.failed
@@ -113,11 +113,10 @@ def publish_all(
 
 def remember(mirror_dir: Path, report: PublishReport) -> None:
     """Keep beside the mirror what was left on a remote, for those who look there."""
-    waits = {path: f"waits for {', '.join(files[:3])}" for path, files in report.held.items()}
     published.remember(
         mirror_dir,
         without_password(report.target),
         report.generation,
         files=report.files,
-        problems={**report.failed, **waits},
+        problems={**report.failed, **report.waits()},
     )

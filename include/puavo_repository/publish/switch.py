@@ -18,11 +18,12 @@ from puavo_repository.errors import StorageError
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror.description import Description
-from puavo_repository.publish.clean import Cleaning, guard
-from puavo_repository.publish.held import Held
+from puavo_repository.publish.clean import guard
+from puavo_repository.publish.locked import LockedRemote
+from puavo_repository.publish.options import RemovalPolicy
 from puavo_repository.publish.plan import Presence, Transfer
 from puavo_repository.publish.survey import CKSUMS, Facts, sha256
-from puavo_repository.publish.transfer import settle
+from puavo_repository.publish.transfer import rename_into_place
 from puavo_repository.remote import generations
 from puavo_repository.remote.generations import LOST, Generation, Restored
 from puavo_repository.remote.tree import read_whole, write_whole
@@ -38,13 +39,13 @@ class Switched:
         documents: Metadata files that were written.
         dropped: Metadata files that were removed.
         withdrawn: Files that were taken out of the metadata before they were replaced.
-        held: Metadata files that stay as they are, and the files they wait for.
+        waiting_for: Metadata files that stay as they are, and the files they wait for.
     """
 
     documents: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
-    held: dict[str, list[str]] = field(default_factory=dict)
+    waiting_for: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Switch:
@@ -54,17 +55,17 @@ class Switch:
         held: The remote.
         local: What the mirror describes.
         facts: What the remote has; brought up to date here.
-        cleaning: When and how much may be removed.
+        removal: When and how much may be removed.
         restored: What ``local`` puts back, if it does.
         only: The metadata files of ``local`` that are written, among other paths; None for all.
     """
 
     def __init__(
         self,
-        held: Held,
+        held: LockedRemote,
         local: Description,
         facts: Facts,
-        cleaning: Cleaning,
+        removal: RemovalPolicy,
         restored: Restored | None = None,
         only: Collection[str] | None = None,
     ) -> None:
@@ -76,7 +77,7 @@ class Switch:
         self._tree = held.tree
         self._local = local
         self._facts = facts
-        self._cleaning = cleaning
+        self._removal = removal
         self._result = Switched()
         self._before: dict[str, tuple[bytes, Document]] = {}  # of what is withdrawn
 
@@ -95,13 +96,13 @@ class Switch:
         proven = {item.path: (item, part) for item in waiting if (part := self._proven(item))}
         self._begin_generation(set(proven))
         if proven:
-            self._withdraw(set(proven), self._cleaning.pause)
+            self._withdraw(set(proven), self._removal.pause)
             for path, (item, _) in proven.items():
                 self._facts.journal.intend(path, item.size, item.sha256)
             self._held.save()
         for path, (item, part) in proven.items():
             self._held.check()
-            placed = settle(self._tree, item, part, item.how)
+            placed = rename_into_place(self._tree, item, part, item.how)
             self._facts.journal.placed(path, item.size, item.sha256, placed.mtime or 0)
             self._facts.presence[path] = Presence.PRESENT
         for path in self._ours:
@@ -120,7 +121,7 @@ class Switch:
             LockedError: The lock was lost; nothing more was written.
             MassDeleteError: Too many files would lose their description.
         """
-        guard(self._tree.name, self._facts, paths, self._cleaning)
+        guard(self._tree.name, self._facts, paths, self._removal)
         self._ours = []
         self._begin_generation(paths)
         self._withdraw(paths, 0.0)
@@ -156,7 +157,7 @@ class Switch:
             frozenset(path for path, entry in record.files.items() if not entry.ours),
             record.mirror,
         )
-        generations.save(self._tree, new, self._cleaning.generations, self._held.check)
+        generations.save(self._tree, new, self._removal.generations, self._held.check)
         # Only now: a generation without a record would cut off the way back behind it.
         record.generation, record.verified = new.number, False
         self._held.save()
@@ -219,7 +220,7 @@ class Switch:
             return  # which say why
         absent = self._absent(path)
         if absent:
-            self._result.held[path] = absent
+            self._result.waiting_for[path] = absent
         elif path not in self._facts.current:
             self._write_document(path, self._local.documents[path], document)
             self._facts.current.add(path)
@@ -246,7 +247,7 @@ class Switch:
             for file in metadata.described_files(document)
         }
         lost = self._facts.named() - kept - set(self._local.files)
-        guard(self._tree.name, self._facts, lost, self._cleaning)
+        guard(self._tree.name, self._facts, lost, self._removal)
 
     def _write_document(self, path: str, content: bytes, document: Document) -> None:
         self._tree.make_folder("meta")

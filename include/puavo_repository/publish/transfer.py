@@ -31,7 +31,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.publish.assemble import assemble
 from puavo_repository.publish.compare import check_local, every_range, same_bytes, samples
 from puavo_repository.publish.plan import How, Transfer, mega
-from puavo_repository.publish.upload import Uplink, upload
+from puavo_repository.publish.send import Uplink, upload
 from puavo_repository.remote.parts import Part, Parts
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Placed:
+class Transferred:
     """A file that is proven on the remote.
 
     Attributes:
@@ -57,7 +57,7 @@ class Placed:
     how: How
 
 
-def transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Placed:
+def transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Transferred:
     """Bring one file to the remote.
 
     Args:
@@ -76,16 +76,16 @@ def transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Placed:
         raise storage_error(mirror_dir / item.path, error) from error
 
 
-def _transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Placed:
+def _transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Transferred:
     local, part = mirror_dir / item.path, item.part(uplink.token)
     check_local(local, item.size)
     with uplink.pool.tree() as tree:
         if _is_proven(tree, item, uplink.parts):
-            return Placed(item.path, item.size, item.sha256, None, item.how)
+            return Transferred(item.path, item.size, item.sha256, None, item.how)
         there = None if item.wrong else tree.stat(item.path)
         if there is not None and _is_this(tree, item, there, local):
             # An attempt before this one got as far, and could not say so any more.
-            return Placed(item.path, item.size, item.sha256, there.mtime, item.how)
+            return Transferred(item.path, item.size, item.sha256, there.mtime, item.how)
         with _watched(mirror_dir, item) as check:
             how = _fill(tree, item, mirror_dir, uplink)
             try:
@@ -98,10 +98,10 @@ def _transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Placed:
         if item.replaces:
             whole = Part(part, item.size, item.sha256, item.size, proven=True)
             uplink.parts.put(item.path, whole)
-            return Placed(item.path, item.size, item.sha256, None, how)
+            return Transferred(item.path, item.size, item.sha256, None, how)
         if item.wrong:
             uplink.check()  # what has the name now is in no metadata, or it would be withdrawn
-        placed = settle(tree, item, part, how)
+        placed = rename_into_place(tree, item, part, how)
         uplink.parts.forget([item.path])
         return placed
 
@@ -120,7 +120,7 @@ def _is_proven(tree: RemoteTree, item: Transfer, parts: Parts) -> bool:
     return found is not None and (found.kind, found.size) == (Kind.FILE, item.size)
 
 
-def settle(tree: RemoteTree, item: Transfer, part: str, how: How) -> Placed:
+def rename_into_place(tree: RemoteTree, item: Transfer, part: str, how: How) -> Transferred:
     """Give a proven part its name; one that takes the place of nothing must find it free."""
     if item.wrong:
         tree.rename(part, item.path)
@@ -129,7 +129,7 @@ def settle(tree: RemoteTree, item: Transfer, part: str, how: How) -> Placed:
     found = tree.stat(item.path)
     if found is None or found.size != item.size:
         raise StorageError(f"{tree.name}/{item.path}", "was changed while it was published")
-    return Placed(item.path, item.size, item.sha256, found.mtime, how)
+    return Transferred(item.path, item.size, item.sha256, found.mtime, how)
 
 
 def _fill(tree: RemoteTree, item: Transfer, mirror_dir: Path, uplink: Uplink) -> How:

@@ -1,242 +1,151 @@
-"""A file's bytes onto the remote, over as many connections as are worth their while.
-
-Pieces are handed out in order and never more than ``AHEAD`` bytes beyond the first one that the
-server has not acknowledged. Now and then the server is asked to put the file on its disk: what was
-acknowledged before that is safe, and it is noted how far that goes (``parts``). So a run that ends
-anywhere is gone on with from there.
-"""
+"""Many files onto a remote: small ones side by side, large ones one after another."""
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from puavo_repository.errors import PublishError, RepositoryError, storage_error
-from puavo_repository.progress import TransferProgress, no_transfer_progress
-from puavo_repository.publish.plan import Transfer
-from puavo_repository.remote.parts import Part, Parts
-from puavo_repository.remote.pool import Pool
-from puavo_repository.remote.throttle import Throttle
-from puavo_repository.remote.tree import Access, RemoteFile, RemoteTree
+from puavo_repository.errors import (
+    LockedError,
+    PublishError,
+    RepositoryError,
+    StorageError,
+    TransientError,
+)
+from puavo_repository.publish.locked import LockedRemote
+from puavo_repository.publish.plan import How, Transfer, mega
+from puavo_repository.publish.send import Uplink
+from puavo_repository.publish.transfer import Transferred, transfer
+from puavo_repository.retry import with_retries
 
 logger = logging.getLogger(__name__)
 
-PIECE = 4 * (255 << 10)  # bytes handed out at once: four of the largest SFTP writes
-AHEAD = 24 << 20  # bytes
-SYNC_EVERY = 64 << 20  # bytes of a file; one connection waits for the disk, the others send
-LONG_TRIP = 0.005  # seconds of round trip from which one connection cannot fill the line
-SEVERAL = 16 << 20  # bytes from which a file is worth several connections
+LARGE = 64 << 20  # bytes; such files go one after another, each over several connections
+SAVE_EVERY = 30.0  # seconds between two journals, or more where it takes long to write one
+_SAVE_SHARE = 20  # times as long as one takes to write
 
 
-@dataclass(frozen=True)
-class Uplink:
-    """What transfers to one remote share.
+@dataclass
+class Uploaded:
+    """How it went.
 
     Attributes:
-        pool: Connections to the remote.
-        throttle: The bandwidth limit.
-        parts: How far files are that have no name yet.
-        token: Of the step that sends; see ``Transfer.part``.
-        check: Raises where the remote's lock was lost.
-        progress: Told of the bytes that the server has.
+        failed: What could not be brought there, and why, by file.
+        transient: Whether trying again later may help some of it.
     """
 
-    pool: Pool
-    throttle: Throttle
-    parts: Parts
-    token: str
-    check: Callable[[], None]
-    progress: TransferProgress = no_transfer_progress
+    failed: dict[str, str] = field(default_factory=dict)
+    transient: bool = False
+
+    def checked(self, target: str) -> None:
+        """Raise if something failed; the rest is done.
+
+        Args:
+            target: The remote, for people.
+
+        Raises:
+            StorageError: Trying again later may help some of it.
+            PublishError: It does not help.
+        """
+        if self.failed:
+            kind = StorageError if self.transient else PublishError
+            names = "; ".join(f"{path}: {why}" for path, why in list(self.failed.items())[:10])
+            raise kind(target, f"{len(self.failed)} files could not be sent", found=names)
 
 
-def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, uplink: Uplink) -> None:
-    """Send a file's bytes to its part and have the server put them on its disk.
+class Transfers:
+    """The files that one step brings to a remote.
 
     Args:
-        tree: A connection to the remote; others are taken from the pool.
-        item: The file.
-        local: Where it lies here.
-        begin: Bytes that need not be sent.
+        mirror_dir: The local mirror.
+        remote: The remote; the journal is brought up to date and saved now and then.
         uplink: Connections, limit and progress.
-    """
-    pieces = _Pieces(begin, item.size, lambda done: uplink.progress(item.path, done, item.size))
-    try:
-        source = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise storage_error(local, error) from error
-    try:
-        with tree.open(item.part(uplink.token), Access.WRITE) as file:
-            sender = _Sender(item, source, pieces, uplink, notes=tree.can_sync)
-            helpers = [
-                threading.Thread(target=sender.help, daemon=True)
-                for _ in range(_connections(tree, item.size - begin, uplink.pool.limit) - 1)
-            ]
-            for helper in helpers:
-                helper.start()
-            try:
-                sender.send(file)
-            except BaseException as error:
-                pieces.stop(error)
-                raise
-            finally:
-                for helper in helpers:
-                    helper.join()
-            pieces.check()
-            file.sync()
-    finally:
-        os.close(source)
-
-
-def _connections(tree: RemoteTree, size: int, limit: int) -> int:
-    """Return how many connections are worth their while for ``size`` bytes.
-
-    OpenSSH lets 2 MiB a connection be on their way, so a long round trip needs several. On a
-    short one others send while one waits for the server's disk.
-    """
-    if size < SEVERAL:
-        return 1
-    return limit if tree.round_trip > LONG_TRIP else min(3, limit)
-
-
-@dataclass(frozen=True)
-class _Sender:
-    """Sends the pieces of one file, over as many connections as ask it to.
-
-    Attributes:
-        item: The file.
-        source: Its descriptor here.
-        pieces: What is still to be sent.
-        uplink: Connections and limit.
-        notes: Whether it is noted how far the file is on the server's disk.
+        told: Called with each file that arrived.
     """
 
-    item: Transfer
-    source: int
-    pieces: _Pieces
-    uplink: Uplink
-    notes: bool
+    def __init__(
+        self,
+        mirror_dir: Path,
+        remote: LockedRemote,
+        uplink: Uplink,
+        told: Callable[[Transferred], object],
+    ) -> None:
+        self._mirror_dir = mirror_dir
+        self._remote = remote
+        self._uplink = uplink
+        self._told = told
+        self._result = Uploaded()
+        self._stop = threading.Event()
+        self._stopped_by: RepositoryError | None = None
+        self._next_save = time.monotonic() + SAVE_EVERY
 
-    def help(self) -> None:
-        """Send pieces over one more connection; without one, the others send them."""
+    def run(self, items: Sequence[Transfer]) -> Uploaded:
+        """Bring all of them there; one that fails does not hold back the others.
+
+        Raises:
+            LockedError: The lock was lost: nothing more is sent.
+        """
+        small = [item for item in items if item.how is How.UPLOADED and item.size < LARGE]
+        others = {item.path for item in small}
         try:
-            tree = self.uplink.pool.take()
+            self._side_by_side(small)
+            for item in items:
+                if item.path not in others:
+                    self._note(item, lambda item=item: self._one(item))  # type: ignore[misc]
+        finally:
+            self._stop.set()
+        if items:
+            self._remote.save()
+        return self._result
+
+    def _side_by_side(self, items: Sequence[Transfer]) -> None:
+        workers = ThreadPoolExecutor(self._uplink.pool.limit, thread_name_prefix="transfer")
+        try:
+            futures = {workers.submit(self._one, item): item for item in items}
+            for future in as_completed(futures):
+                self._note(futures[future], future.result)
+        except BaseException:
+            # Ended from outside, or the lock is lost: what is under way ends with its connection.
+            self._stop.set()
+            self._uplink.pool.close()
+            raise
+        finally:
+            workers.shutdown(cancel_futures=True)
+
+    def _one(self, item: Transfer) -> Transferred:
+        if self._stopped_by is not None:
+            raise PublishError(item.path, f"not tried: {self._stopped_by}")
+        begun = time.monotonic()
+        placed = with_retries(
+            lambda: transfer(item, self._mirror_dir, self._uplink), stop=self._stop
+        )
+        rate = item.size / 1e6 / max(time.monotonic() - begun, 1e-3)
+        how, size = placed.how.value, mega(item.size)
+        logger.info("%s: %s, %s, %.0f MB/s", item.path, how, size, rate)
+        return placed
+
+    def _note(self, item: Transfer, result: Callable[[], Transferred]) -> None:
+        try:
+            placed = result()
+        except LockedError:
+            raise
         except RepositoryError as error:
-            logger.info("one connection fewer: %s", error)
+            logger.error("%s", error)
+            self._result.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
+            self._result.transient |= isinstance(error, TransientError)
+            if not isinstance(error, PublishError):
+                self._stopped_by = error  # the server, not the file: the others would fail too
             return
-        try:
-            with tree.open(self.item.part(self.uplink.token), Access.WRITE) as file:
-                self.send(file)
-        except BaseException as error:  # noqa: BLE001 - raised again where the others are awaited
-            self.pieces.stop(error)
-            tree.close()
-        else:
-            self.uplink.pool.give(tree)
-
-    def send(self, file: RemoteFile) -> None:
-        """Send pieces until none is left; returns when all that were sent are acknowledged."""
-        while True:
-            if self.pieces.to_be_synced():
-                self._sync(file)
-            piece = self.pieces.take()
-            if piece is None:
-                file.flush()
-                if self.pieces.wait():
-                    continue
-                return
-            at, length = piece
-            self.uplink.throttle.admit(length, file.flush)
-            data = os.pread(self.source, length, at)
-            if len(data) != length:
-                raise PublishError("the local file", "was cut short while it was sent")
-            file.write(at, data, partial(self.pieces.acknowledged, at))
-
-    def _sync(self, file: RemoteFile) -> None:
-        """Have the server put the file on its disk, and note how far it is safe there."""
-        whole = self.pieces.whole()  # before: what is acknowledged meanwhile may not be on it
-        file.sync()
-        if self.notes:
-            part = Part(
-                self.item.part(self.uplink.token), self.item.size, self.item.sha256, synced=whole
-            )
-            self.uplink.parts.put(self.item.path, part)
-
-
-class _Pieces:
-    """Hands out the pieces of a file in order, and knows how far it is whole.
-
-    Args:
-        begin: Where to begin, in bytes.
-        size: Of the file, in bytes.
-        progress: Told how many bytes the server has.
-    """
-
-    def __init__(self, begin: int, size: int, progress: Callable[[int], None]) -> None:
-        self._next = begin
-        self._synced = begin
-        self._done = begin
-        self._size = size
-        self._progress = progress
-        self._under_way: dict[int, int] = {}  # in order of their offsets
-        self._error: BaseException | None = None
-        self._change = threading.Condition()
-
-    def take(self) -> tuple[int, int] | None:
-        """Return (offset, length) of the next piece, or None if there is none just now."""
-        with self._change:
-            first = next(iter(self._under_way), self._next)
-            if self._error or self._next >= self._size or self._next - first >= AHEAD:
-                return None
-            at, length = self._next, min(PIECE, self._size - self._next)
-            self._next += length
-            self._under_way[at] = length
-            return at, length
-
-    def to_be_synced(self) -> bool:
-        """Say whether so much was sent that one connection should have it put on the disk."""
-        with self._change:
-            due = self._next - self._synced > SYNC_EVERY
-            if due:
-                self._synced = self._next
-            return due
-
-    def whole(self) -> int:
-        """Return how many bytes from the begin of the file the server has without a gap."""
-        with self._change:
-            return next(iter(self._under_way), self._next)
-
-    def acknowledged(self, at: int, count: int) -> None:
-        """Note that the server has ``count`` more bytes of the piece at ``at``."""
-        with self._change:
-            self._under_way[at] -= count
-            self._done += count
-            if not self._under_way[at]:
-                del self._under_way[at]
-                self._change.notify_all()
-            done = self._done
-        self._progress(done)
-
-    def wait(self) -> bool:
-        """Wait until there may be a piece again; False when there will be none."""
-        with self._change:
-            while not self._error and self._next < self._size:
-                first = next(iter(self._under_way), self._next)
-                if self._next - first < AHEAD:
-                    return True
-                self._change.wait()
-            return False
-
-    def stop(self, error: BaseException) -> None:
-        """Hand out nothing more: something failed."""
-        with self._change:
-            self._error = self._error or error
-            self._change.notify_all()
-
-    def check(self) -> None:
-        """Raise what failed on any connection."""
-        if self._error is not None:
-            raise self._error
+        if placed.mtime is not None:
+            self._remote.journal.placed(placed.path, placed.size, placed.sha256, placed.mtime)
+        self._told(placed)
+        if time.monotonic() > self._next_save:
+            begun = time.monotonic()
+            self._remote.save()
+            now = time.monotonic()
+            self._next_save = now + max(SAVE_EVERY, _SAVE_SHARE * (now - begun))

@@ -20,9 +20,9 @@ from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror import published
 from puavo_repository.mirror.description import Description
-from puavo_repository.publish.clean import Cleaning
 from puavo_repository.publish.compare import sha256_of
-from puavo_repository.publish.held import Held
+from puavo_repository.publish.locked import LockedRemote
+from puavo_repository.publish.options import RemovalPolicy
 from puavo_repository.publish.plan import Presence
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.survey import Facts, sha256
@@ -85,11 +85,11 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
             damaged. Nothing was changed.
     """
     with publisher.hold() as held:
-        return _roll_back(held, to, series, publisher.options.cleaning.generations)
+        return _roll_back(held, to, series, publisher.options.removal.generations)
 
 
 def _roll_back(
-    held: Held, to: int | None, series: Collection[str], generations_kept: int
+    held: LockedRemote, to: int | None, series: Collection[str], generations_kept: int
 ) -> RolledBack:
     tree, facts = held.tree, look(held.tree, held.journal)
     asked = tuple(sorted(f"meta/{name}.json" for name in series))
@@ -117,7 +117,7 @@ def _roll_back(
     known = facts.journal.rejected | rejected
     # In the journal before clients see a thing: a rollback that is cut short stays one.
     facts.journal.rejected = {p: digest for p, digest in known.items() if kept.get(p) != digest}
-    whole = Cleaning(allow_mass_delete=True, generations=generations_kept)
+    whole = RemovalPolicy(allow_mass_delete=True, generations=generations_kept)
     try:
         done = Switch(held, local, facts, whole, Restored(past.number, asked)).run([])
         _check_in_place(tree, look(tree, held.journal), local, changing, past.number)

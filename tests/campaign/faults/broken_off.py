@@ -15,12 +15,12 @@ from campaign.disturbed import Kill, Run, run
 from campaign.faults.fault import GRACE, Fault, OfPrepare, OfPublish, OverSftp
 from campaign.nights import KEPT, prepare, publish, publish_after_all, step_back
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.publish.clean import Cleaning
+from puavo_repository.publish.options import RemovalPolicy
 from puavo_repository.remote.generations import FOLDER as JOURNAL
 from puavo_repository.remote.target import Target
 from support.servers import Proxy
 
-CLIENTS = Cleaning(grace=2.0, share=1.0, pause=0.5)  # a walk takes a small part of either
+CLIENTS = RemovalPolicy(grace=2.0, share=1.0, pause=0.5)  # a walk takes a small part of either
 
 
 class Killed(Fault):
@@ -80,7 +80,7 @@ class KillPublish(OverSftp):
     """Killed when a random number of bytes has left it."""
 
     patient = True
-    cleaning = CLIENTS
+    removal = CLIENTS
     _usual = 200_000  # bytes of a run
 
     @contextmanager

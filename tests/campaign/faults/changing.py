@@ -70,7 +70,7 @@ class ClockPrepare(OfPrepare):
 class ClockPublish(OfRemote):
     """Nothing is pruned before its grace, and no lock stays for ever."""
 
-    cleaning = GRACE
+    removal = GRACE
 
     def fall(self) -> None:
         OfPublish.fall(self)  # where nothing is new, nobody asks for the lock

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from campaign.disturbed import Run, run
 from campaign.nights import AT_ONCE, Nights, Watch, prepare, publish
-from puavo_repository.publish.clean import Cleaning
+from puavo_repository.publish.options import RemovalPolicy
 from puavo_repository.remote.target import Target
 from support.servers import Sshd, running
 
-GRACE = Cleaning(grace=3 * 24 * 3600.0, share=1.0, pause=0.0)
+GRACE = RemovalPolicy(grace=3 * 24 * 3600.0, share=1.0, pause=0.0)
 
 
 class Fault:
@@ -86,7 +86,7 @@ class OfPrepare(Fault):
 class OfPublish(Fault):
     """Happens while a mirror that is prepared is published into a folder."""
 
-    cleaning = AT_ONCE
+    removal = AT_ONCE
 
     @property
     def trees(self) -> list[Path]:
@@ -98,7 +98,7 @@ class OfPublish(Fault):
 
     @property
     def step(self) -> Callable[..., Run]:
-        return partial(run, publish, self.nights.mirror, self.target, self.cleaning)
+        return partial(run, publish, self.nights.mirror, self.target, self.removal)
 
     def fall(self) -> None:
         super().fall()

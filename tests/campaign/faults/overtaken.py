@@ -139,7 +139,7 @@ class LockStolen(OfPublish):
     def step(self) -> Callable[..., Run]:
         return partial(super().step, disturbance=self._sleep())
 
-    cleaning = GRACE
+    removal = GRACE
 
     def _sleep(self) -> Kill:
         return Kill(self.chance.randint(1, self._usual), signal.SIGSTOP, SAFE)

@@ -1,14 +1,70 @@
-"""Which folders are no place to publish to: those whose files are the operator's own."""
+"""A remote under lock, and which folders are no place to publish to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from puavo_repository.errors import PublishError
 from puavo_repository.mirror.records import FOLDER as STATE
+from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.journal import Journal
+from puavo_repository.remote.lock import PublisherLock
+from puavo_repository.remote.parts import Parts
 from puavo_repository.remote.tree import RemoteTree, read_whole
+
+
+@dataclass(frozen=True)
+class LockedRemote:
+    """A remote whose lock this step holds.
+
+    Attributes:
+        tree: The remote.
+        lock: Its lock; it is kept alive.
+        journal: What we put there, read after the lock was taken.
+        parts: What is on its way there.
+        using: LockedRemote while ``tree`` is used, which is for one thread at a time.
+    """
+
+    tree: RemoteTree
+    lock: PublisherLock
+    journal: Journal
+    parts: Parts
+    using: threading.RLock
+
+    def check(self) -> None:
+        """Make sure that the lock is still ours, right before a write that others rely on.
+
+        Raises:
+            LockedError: It was taken over.
+        """
+        with self.using:
+            self.lock.check()
+
+    def save(self) -> None:
+        """Write the journal, if the lock is still ours.
+
+        Raises:
+            LockedError: It was taken over; nothing was written.
+        """
+        with self.using:
+            journal.save(self.tree, self.journal, self.check)
+
+
+@contextmanager
+def locked(tree: RemoteTree) -> Iterator[LockedRemote]:
+    """Hold a remote for a block.
+
+    Raises:
+        LockedError: Somebody else publishes.
+    """
+    lock, using = PublisherLock(tree), threading.RLock()
+    with lock.held():
+        yield LockedRemote(tree, lock, journal.load(tree), Parts(tree, lock.check, using), using)
 
 
 def check_place(tree: RemoteTree, own: Iterable[Path]) -> None:

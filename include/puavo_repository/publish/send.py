@@ -1,0 +1,242 @@
+"""A file's bytes onto the remote, over as many connections as are worth their while.
+
+Pieces are handed out in order and never more than ``AHEAD`` bytes beyond the first one that the
+server has not acknowledged. Now and then the server is asked to put the file on its disk: what was
+acknowledged before that is safe, and it is noted how far that goes (``parts``). So a run that ends
+anywhere is gone on with from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from puavo_repository.errors import PublishError, RepositoryError, storage_error
+from puavo_repository.progress import TransferProgress, no_transfer_progress
+from puavo_repository.publish.plan import Transfer
+from puavo_repository.remote.parts import Part, Parts
+from puavo_repository.remote.pool import Pool
+from puavo_repository.remote.throttle import Throttle
+from puavo_repository.remote.tree import Access, RemoteFile, RemoteTree
+
+logger = logging.getLogger(__name__)
+
+PIECE = 4 * (255 << 10)  # bytes handed out at once: four of the largest SFTP writes
+AHEAD = 24 << 20  # bytes
+SYNC_EVERY = 64 << 20  # bytes of a file; one connection waits for the disk, the others send
+LONG_TRIP = 0.005  # seconds of round trip from which one connection cannot fill the line
+SEVERAL = 16 << 20  # bytes from which a file is worth several connections
+
+
+@dataclass(frozen=True)
+class Uplink:
+    """What transfers to one remote share.
+
+    Attributes:
+        pool: Connections to the remote.
+        throttle: The bandwidth limit.
+        parts: How far files are that have no name yet.
+        token: Of the step that sends; see ``Transfer.part``.
+        check: Raises where the remote's lock was lost.
+        progress: Told of the bytes that the server has.
+    """
+
+    pool: Pool
+    throttle: Throttle
+    parts: Parts
+    token: str
+    check: Callable[[], None]
+    progress: TransferProgress = no_transfer_progress
+
+
+def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, uplink: Uplink) -> None:
+    """Send a file's bytes to its part and have the server put them on its disk.
+
+    Args:
+        tree: A connection to the remote; others are taken from the pool.
+        item: The file.
+        local: Where it lies here.
+        begin: Bytes that need not be sent.
+        uplink: Connections, limit and progress.
+    """
+    pieces = _Pieces(begin, item.size, lambda done: uplink.progress(item.path, done, item.size))
+    try:
+        source = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise storage_error(local, error) from error
+    try:
+        with tree.open(item.part(uplink.token), Access.WRITE) as file:
+            sender = _Sender(item, source, pieces, uplink, notes=tree.can_sync)
+            helpers = [
+                threading.Thread(target=sender.help, daemon=True)
+                for _ in range(_connections(tree, item.size - begin, uplink.pool.limit) - 1)
+            ]
+            for helper in helpers:
+                helper.start()
+            try:
+                sender.send(file)
+            except BaseException as error:
+                pieces.stop(error)
+                raise
+            finally:
+                for helper in helpers:
+                    helper.join()
+            pieces.check()
+            file.sync()
+    finally:
+        os.close(source)
+
+
+def _connections(tree: RemoteTree, size: int, limit: int) -> int:
+    """Return how many connections are worth their while for ``size`` bytes.
+
+    OpenSSH lets 2 MiB a connection be on their way, so a long round trip needs several. On a
+    short one others send while one waits for the server's disk.
+    """
+    if size < SEVERAL:
+        return 1
+    return limit if tree.round_trip > LONG_TRIP else min(3, limit)
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """Sends the pieces of one file, over as many connections as ask it to.
+
+    Attributes:
+        item: The file.
+        source: Its descriptor here.
+        pieces: What is still to be sent.
+        uplink: Connections and limit.
+        notes: Whether it is noted how far the file is on the server's disk.
+    """
+
+    item: Transfer
+    source: int
+    pieces: _Pieces
+    uplink: Uplink
+    notes: bool
+
+    def help(self) -> None:
+        """Send pieces over one more connection; without one, the others send them."""
+        try:
+            tree = self.uplink.pool.take()
+        except RepositoryError as error:
+            logger.info("one connection fewer: %s", error)
+            return
+        try:
+            with tree.open(self.item.part(self.uplink.token), Access.WRITE) as file:
+                self.send(file)
+        except BaseException as error:  # noqa: BLE001 - raised again where the others are awaited
+            self.pieces.stop(error)
+            tree.close()
+        else:
+            self.uplink.pool.give(tree)
+
+    def send(self, file: RemoteFile) -> None:
+        """Send pieces until none is left; returns when all that were sent are acknowledged."""
+        while True:
+            if self.pieces.to_be_synced():
+                self._sync(file)
+            piece = self.pieces.take()
+            if piece is None:
+                file.flush()
+                if self.pieces.wait():
+                    continue
+                return
+            at, length = piece
+            self.uplink.throttle.admit(length, file.flush)
+            data = os.pread(self.source, length, at)
+            if len(data) != length:
+                raise PublishError("the local file", "was cut short while it was sent")
+            file.write(at, data, partial(self.pieces.acknowledged, at))
+
+    def _sync(self, file: RemoteFile) -> None:
+        """Have the server put the file on its disk, and note how far it is safe there."""
+        whole = self.pieces.whole()  # before: what is acknowledged meanwhile may not be on it
+        file.sync()
+        if self.notes:
+            part = Part(
+                self.item.part(self.uplink.token), self.item.size, self.item.sha256, synced=whole
+            )
+            self.uplink.parts.put(self.item.path, part)
+
+
+class _Pieces:
+    """Hands out the pieces of a file in order, and knows how far it is whole.
+
+    Args:
+        begin: Where to begin, in bytes.
+        size: Of the file, in bytes.
+        progress: Told how many bytes the server has.
+    """
+
+    def __init__(self, begin: int, size: int, progress: Callable[[int], None]) -> None:
+        self._next = begin
+        self._synced = begin
+        self._done = begin
+        self._size = size
+        self._progress = progress
+        self._under_way: dict[int, int] = {}  # in order of their offsets
+        self._error: BaseException | None = None
+        self._change = threading.Condition()
+
+    def take(self) -> tuple[int, int] | None:
+        """Return (offset, length) of the next piece, or None if there is none just now."""
+        with self._change:
+            first = next(iter(self._under_way), self._next)
+            if self._error or self._next >= self._size or self._next - first >= AHEAD:
+                return None
+            at, length = self._next, min(PIECE, self._size - self._next)
+            self._next += length
+            self._under_way[at] = length
+            return at, length
+
+    def to_be_synced(self) -> bool:
+        """Say whether so much was sent that one connection should have it put on the disk."""
+        with self._change:
+            due = self._next - self._synced > SYNC_EVERY
+            if due:
+                self._synced = self._next
+            return due
+
+    def whole(self) -> int:
+        """Return how many bytes from the begin of the file the server has without a gap."""
+        with self._change:
+            return next(iter(self._under_way), self._next)
+
+    def acknowledged(self, at: int, count: int) -> None:
+        """Note that the server has ``count`` more bytes of the piece at ``at``."""
+        with self._change:
+            self._under_way[at] -= count
+            self._done += count
+            if not self._under_way[at]:
+                del self._under_way[at]
+                self._change.notify_all()
+            done = self._done
+        self._progress(done)
+
+    def wait(self) -> bool:
+        """Wait until there may be a piece again; False when there will be none."""
+        with self._change:
+            while not self._error and self._next < self._size:
+                first = next(iter(self._under_way), self._next)
+                if self._next - first < AHEAD:
+                    return True
+                self._change.wait()
+            return False
+
+    def stop(self, error: BaseException) -> None:
+        """Hand out nothing more: something failed."""
+        with self._change:
+            self._error = self._error or error
+            self._change.notify_all()
+
+    def check(self) -> None:
+        """Raise what failed on any connection."""
+        if self._error is not None:
+            raise self._error
