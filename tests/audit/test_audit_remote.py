@@ -25,7 +25,7 @@ from puavo_repository.remote import generations, journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Access, Range
+from puavo_repository.remote.tree import OpenMode, Range
 from puavo_repository.rollback import rollback
 from support.audits import DOCUMENT, KEEP, NEW, OLD, OLDEST, RDIFF, Audited, flip, only, said
 from support.repository import V4, name
@@ -324,7 +324,7 @@ def test_a_file_that_may_not_be_read_does_not_stop_the_others(
 ) -> None:
     read = FolderTree.open
 
-    def refuse(tree: FolderTree, path: str, access: Access) -> object:
+    def refuse(tree: FolderTree, path: str, access: OpenMode) -> object:
         if path == NEW:
             raise StorageRefusedError(path, "the server denies permission")
         return read(tree, path, access)

@@ -344,7 +344,7 @@ def test_everything_is_durable_before_it_gets_its_name(
     publish(mirror, folder, KEEP)
     add_image(mirror, names(mirror), keep=4, seed=3)
     monkeypatch.setattr(FolderFile, "sync", noted)
-    for step in ("rename", "claim"):
+    for step in ("rename", "rename_exclusive"):
         monkeypatch.setattr(FolderTree, step, checked(getattr(FolderTree, step)))
     found = publish(mirror, folder, KEEP)
     assert {*found.uploaded, *found.assembled, *found.switched, "CKSUMS"} <= set(named)

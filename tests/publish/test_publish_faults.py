@@ -26,7 +26,7 @@ from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.throttle import Bandwidth
-from puavo_repository.remote.tree import Done, ignore
+from puavo_repository.remote.tree import Acknowledge, no_callback
 from support.mirrors import add_image, make_mirror, send_one, tree_of, walk
 from support.servers import Proxy, Sshd
 
@@ -141,7 +141,12 @@ def test_an_image_that_was_assembled_wrongly_is_uploaded_instead(
     copy = FolderFile.copy
 
     def from_one_byte_before(
-        self: FolderFile, source: FolderFile, start: int, length: int, offset: int, done: Done
+        self: FolderFile,
+        source: FolderFile,
+        start: int,
+        length: int,
+        offset: int,
+        done: Acknowledge,
     ) -> None:
         copy(self, source, max(0, start - 1), length, offset, done)
 
@@ -162,7 +167,7 @@ def test_what_arrived_wrongly_gets_no_name(
     write = FolderFile.write
 
     def flipped(
-        self: FolderFile, offset: int, data: bytes | memoryview, done: Done = ignore
+        self: FolderFile, offset: int, data: bytes | memoryview, done: Acknowledge = no_callback
     ) -> None:
         wrong = bytearray(data)
         if len(wrong) > 10_000:

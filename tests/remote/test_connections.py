@@ -22,7 +22,7 @@ from puavo_repository.errors import (
 from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target, parse_target
-from puavo_repository.remote.tree import Access
+from puavo_repository.remote.tree import OpenMode
 from support.servers import Proxy, Sshd, free_port, make_key, running, tool
 
 
@@ -100,7 +100,7 @@ def test_a_read_only_server_is_refused_for_good(tmp_path: Path) -> None:
     with running(Sshd(tmp_path / "sshd", sftp="internal-sftp -R")) as server:
         tree = SftpTree(server.target(tmp_path))
         with pytest.raises(StorageRefusedError, match="permission"):
-            tree.open("file", Access.CREATE)
+            tree.open("file", OpenMode.CREATE)
         with pytest.raises(StorageRefusedError, match="permission"):
             tree.make_folder("folder")
         tree.close()
@@ -111,7 +111,7 @@ def test_a_full_disk_is_told_from_other_failures(tmp_path: Path) -> None:
     disk.mkdir()
     with running(Sshd(tmp_path / "sshd", full_disk=disk, disk_size="4m")) as server:
         tree = SftpTree(server.target(disk))
-        file = tree.open("file", Access.CREATE)
+        file = tree.open("file", OpenMode.CREATE)
         with pytest.raises(StorageRefusedError, match="disk is full"):
             file.write(0, bytes(8 << 20))
         file.close()
@@ -181,7 +181,7 @@ def test_a_corrupted_byte_never_arrives(sshd: Sshd, tmp_path: Path, at: int) -> 
 def _write_a_megabyte(target: Target, silence: float | None = None) -> None:
     tree = SftpTree(target, silence=silence)
     try:
-        with tree.open("file", Access.WRITE) as file:
+        with tree.open("file", OpenMode.WRITE) as file:
             file.write(0, bytes([7]) * (1 << 20))
             file.sync()
     finally:

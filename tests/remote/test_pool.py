@@ -17,7 +17,7 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.pool import Pool, abort_all
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Access, RemoteTree
+from puavo_repository.remote.tree import OpenMode, RemoteTree
 from puavo_repository.retry import with_retries
 from support.servers import Proxy, Sshd, running
 
@@ -110,7 +110,7 @@ def wait_in(pool: Pool, tmp_path: Path) -> tuple[threading.Thread, list[BaseExce
 
     def work() -> None:
         try:
-            with pool.tree() as tree, tree.open("file", Access.CREATE) as file:
+            with pool.tree() as tree, tree.open("file", OpenMode.CREATE) as file:
                 waits.set()
                 while True:
                     file.write(0, bytes(1 << 20))
@@ -196,7 +196,7 @@ def test_a_connection_that_is_made_meanwhile_is_not_lent(tmp_path: Path) -> None
 def test_a_closed_connection_does_nothing_more(sshd: Sshd, tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     for tree in (FolderTree(Target(path=str(tmp_path))), SftpTree(sshd.target(tmp_path))):
-        file = tree.open("there", Access.WRITE)
+        file = tree.open("there", OpenMode.WRITE)
         assert tree.is_alive
         tree.close()
         assert not tree.is_alive

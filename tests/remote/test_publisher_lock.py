@@ -14,10 +14,10 @@ import pytest
 from puavo_repository.errors import LockedError
 from puavo_repository.remote import generations
 from puavo_repository.remote import lock as publisher_lock
-from puavo_repository.remote.folder import FolderFile, FolderTree
+from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.lock import PATH, Holder, PublisherLock, server_time
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Access
+from puavo_repository.remote.tree import OpenMode, RemoteFile
 from support.servers import elsewhere
 
 
@@ -183,8 +183,8 @@ def test_a_sign_of_life_is_not_given_for_another_that_took_over_at_that_moment(
     first.acquire()
     opened = FolderTree.open
 
-    def too_late(self: FolderTree, path: str, access: Access) -> FolderFile:
-        if path == PATH and access is Access.WRITE:
+    def too_late(self: FolderTree, path: str, access: OpenMode) -> RemoteFile:
+        if path == PATH and access is OpenMode.WRITE:
             monkeypatch.undo()
             (tmp_path / PATH).unlink()
             lock_of(tree, "second").acquire()

@@ -17,7 +17,15 @@ from puavo_repository.errors import StorageError, StorageRefusedError
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Access, Kind, Range, RemoteTree, read_whole, write_whole
+from puavo_repository.remote.tree import (
+    Kind,
+    OpenMode,
+    Piece,
+    Range,
+    RemoteTree,
+    read_whole,
+    write_whole,
+)
 from support.servers import Sshd, running
 
 ROOT_NAME = "tree with spaces and ä%20"
@@ -43,7 +51,7 @@ def test_what_is_written_is_there_and_listed(tree: RemoteTree, root: Path) -> No
     tree.make_folder("a ö")
     data = os.urandom(700_000)
     acknowledged: list[int] = []
-    with tree.open("a ö/file", Access.CREATE) as file:
+    with tree.open("a ö/file", OpenMode.CREATE) as file:
         file.write(100, data[100:], acknowledged.append)
         file.write(0, data[:100], acknowledged.append)
         file.sync()
@@ -65,13 +73,6 @@ def test_ranges_come_back_in_order_and_short_at_the_end(tree: RemoteTree, root: 
     assert list(tree.read("file", ranges)) == [data[r.offset : r.offset + r.length] for r in ranges]
 
 
-def test_truncate_cuts_the_file(tree: RemoteTree, root: Path) -> None:
-    (root / "file").write_bytes(b"0123456789")
-    with tree.open("file", Access.WRITE) as file:
-        file.truncate(4)
-    assert (root / "file").read_bytes() == b"0123"
-
-
 @given(
     pieces=st.lists(
         st.tuples(st.integers(0, 9_000), st.integers(1, 1_000), st.integers(0, 20_000)), max_size=40
@@ -87,12 +88,42 @@ def test_copies_equal_local_ones(
     (root / "source").write_bytes(source)
     (root / "goal").unlink(missing_ok=True)
     expected = bytearray()
-    with tree.open("source", Access.READ) as old, tree.open("goal", Access.CREATE) as new:
+    with tree.open("source", OpenMode.READ) as old, tree.open("goal", OpenMode.CREATE) as new:
         for start, length, offset in pieces:
             new.copy(old, start, length, offset)
             expected.extend(bytes(max(0, offset + length - len(expected))))
             expected[offset : offset + length] = source[start : start + length]
     assert (root / "goal").read_bytes() == bytes(expected)
+
+
+@given(
+    pieces=st.lists(
+        st.tuples(st.sampled_from("ab"), st.integers(0, 9_000), st.integers(0, 1_000)), max_size=40
+    )
+)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_file_is_assembled_from_others(
+    tree: RemoteTree, root: Path, pieces: list[tuple[str, int, int]]
+) -> None:
+    sources = {"a": os.urandom(10_000), "b": os.urandom(10_000)}
+    for path, content in sources.items():
+        (root / path).write_bytes(content)
+    (root / "goal").unlink(missing_ok=True)
+    acknowledged: list[int] = []
+    tree.assemble("goal", (Piece(*piece) for piece in pieces), acknowledged.append)
+    expected = b"".join(sources[path][at : at + length] for path, at, length in pieces)
+    assert (root / "goal").read_bytes() == expected
+    assert sum(acknowledged) == len(expected)
+
+
+def test_a_server_that_does_not_copy_says_so(tree: RemoteTree, root: Path) -> None:
+    (root / "a").touch()
+    tree.can_copy = False
+    with pytest.raises(StorageRefusedError, match="does not copy"):
+        tree.assemble("goal", [Piece("a", 0, 0)])
+    assert os.listdir(root) == ["a"]
 
 
 def test_rename_takes_the_place_of_the_old_file(tree: RemoteTree, root: Path) -> None:
@@ -126,7 +157,7 @@ def test_names_in_a_local_folder_are_put_on_its_disk(
 def test_create_refuses_what_is_there(tree: RemoteTree, root: Path) -> None:
     (root / "file").write_bytes(b"x")
     with pytest.raises((StorageError, StorageRefusedError)):
-        tree.open("file", Access.CREATE)
+        tree.open("file", OpenMode.CREATE)
     tree.remove("file")
     tree.remove("file")
     assert tree.list("") == {}
@@ -143,8 +174,8 @@ def test_links_are_never_followed(tree: RemoteTree, root: Path, tmp_path: Path) 
     assert found is not None
     assert found.kind is Kind.LINK
     for refused in (
-        lambda: tree.open("file", Access.WRITE),
-        lambda: tree.open("folder/precious", Access.WRITE),
+        lambda: tree.open("file", OpenMode.WRITE),
+        lambda: tree.open("folder/precious", OpenMode.WRITE),
         lambda: tree.remove("folder/precious"),
         lambda: tree.list("folder"),
         lambda: tree.make_folder("folder"),
@@ -154,7 +185,7 @@ def test_links_are_never_followed(tree: RemoteTree, root: Path, tmp_path: Path) 
         lambda: tree.make_folder("folder/deep"),
         lambda: tree.remove("folder/deep/file"),
         lambda: tree.remove_folder("folder/deep/empty"),
-        lambda: tree.open("folder/deep/new", Access.CREATE),
+        lambda: tree.open("folder/deep/new", OpenMode.CREATE),
         lambda: tree.rename("file", "folder/precious"),
     ):
         with pytest.raises(StorageRefusedError, match="link"):
@@ -184,7 +215,7 @@ def test_an_empty_folder_is_removed_and_no_other(tree: RemoteTree, root: Path) -
     tree.remove_folder("a/b")
     assert not (root / "a/b").exists()
     with pytest.raises(StorageRefusedError, match="no such folder"):
-        tree.open("a/b/file", Access.CREATE)
+        tree.open("a/b/file", OpenMode.CREATE)
     tree.make_folder("a/b")
     (root / "a/b").rmdir()  # as another connection would
     tree.make_folder("a/b")
@@ -244,7 +275,7 @@ def test_everybody_may_read_what_is_made_and_nobody_else_write_it(
             tree = FolderTree(folder) if kind == "folder" else SftpTree(server.target(folder.path))
             tree.make_folder("meta")
             write_whole(tree, "meta/f", b"new")
-            with tree.open(".left.part", Access.WRITE) as file:
+            with tree.open(".left.part", OpenMode.WRITE) as file:
                 file.write(0, b"more")
             tree.close()
     finally:

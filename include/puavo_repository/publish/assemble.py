@@ -9,18 +9,16 @@ few that the compressed connection they go over makes 11 of them.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from puavo_repository.errors import DeltaError
 from puavo_repository.formats import rdiff as rdiff_format
-from puavo_repository.formats.rdiff import Copy, Literal
+from puavo_repository.formats.rdiff import Copy
 from puavo_repository.publish.plan import Transfer
-from puavo_repository.remote.tree import Access, RemoteFile, RemoteTree
-
-logger = logging.getLogger(__name__)
+from puavo_repository.remote.tree import Piece, RemoteTree
 
 SEAMS = 64  # how many places where two ranges meet are looked at afterwards
 
@@ -51,52 +49,42 @@ def assemble(
         DeltaError: The rdiff is damaged, or does not make this image.
         StorageError, StorageRefusedError: The server cannot do it, or has no such file any more.
     """
-    with (
-        tree.open(item.base, Access.READ) as base,
-        tree.open(item.rdiff, Access.READ) as rdiff,
-        tree.open(part, Access.CREATE) as out,
-    ):
-        seams = _copy_ranges(item, local_rdiff, base, rdiff, out, done)
-        out.sync()
-    return random.SystemRandom().sample(seams, min(SEAMS, len(seams)))
-
-
-def _copy_ranges(
-    item: Transfer,
-    local_rdiff: Path,
-    base: RemoteFile,
-    rdiff: RemoteFile,
-    out: RemoteFile,
-    done: Callable[[int], None],
-) -> list[int]:
     seams, at, there = [], 0, 0
+
+    def pieces() -> Iterator[Piece]:
+        nonlocal at
+        for piece in _joined(_pieces(item, local_rdiff)):
+            seams.append(at)
+            at += piece.length
+            yield piece
+        if at != item.size:
+            expected, found = f"{item.size} bytes", f"{at} bytes"
+            raise DeltaError(local_rdiff, "makes another image", expected=expected, found=found)
 
     def copied(count: int) -> None:
         nonlocal there
         there += count
         done(there)
 
-    for piece in _joined(rdiff_format.commands(local_rdiff)):
-        source = base if isinstance(piece, Copy) else rdiff
-        out.copy(source, piece.position, piece.length, at, copied)
-        seams.append(at)
-        at += piece.length
-    if at != item.size:
-        raise DeltaError(
-            local_rdiff, "makes another image", expected=f"{item.size} bytes", found=f"{at} bytes"
-        )
-    return seams
+    tree.assemble(part, pieces(), copied)
+    return random.SystemRandom().sample(seams, min(SEAMS, len(seams)))
 
 
-def _joined(parts: Iterable[Copy | Literal]) -> Iterator[Copy | Literal]:
-    """Make one range of those that follow each other in the same file."""
-    last: Copy | Literal | None = None
-    for part in parts:
-        if type(last) is type(part) and last.position + last.length == part.position:
-            last = type(part)(last.position, last.length + part.length)
+def _pieces(item: Transfer, local_rdiff: Path) -> Iterator[Piece]:
+    for command in rdiff_format.commands(local_rdiff):
+        source = item.base if isinstance(command, Copy) else item.rdiff
+        yield Piece(source, command.position, command.length)
+
+
+def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Make one of those that follow each other in the same file."""
+    last: Piece | None = None
+    for piece in pieces:
+        if last and (last.path, last.offset + last.length) == (piece.path, piece.offset):
+            last = replace(last, length=last.length + piece.length)
             continue
-        if last is not None:
+        if last:
             yield last
-        last = part
-    if last is not None:
+        last = piece
+    if last:
         yield last

@@ -179,7 +179,7 @@ class Publisher:
     def clear_dead_lock(self) -> None:
         """Remove what somebody who died left of a lock, where nothing else is to be done."""
         with contextlib.suppress(RepositoryError), self.pool.tree() as tree:
-            if publisher_lock.left_behind(tree):
+            if publisher_lock.lock_debris(tree):
                 with PublisherLock(tree).held():
                     pass
 

@@ -22,7 +22,7 @@ from puavo_repository.publish.plan import Transfer
 from puavo_repository.remote.parts import Part, Parts
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.throttle import Throttle
-from puavo_repository.remote.tree import Access, RemoteFile, RemoteTree
+from puavo_repository.remote.tree import OpenMode, RemoteFile, RemoteTree
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, uplink: Up
     except OSError as error:
         raise storage_error(local, error) from error
     try:
-        with tree.open(item.part(uplink.token), Access.WRITE) as file:
+        with tree.open(item.part(uplink.token), OpenMode.WRITE) as file:
             sender = _Sender(item, source, pieces, uplink, notes=tree.can_sync)
             helpers = [
                 threading.Thread(target=sender.help, daemon=True)
@@ -129,7 +129,7 @@ class _Sender:
             logger.info("one connection fewer: %s", error)
             return
         try:
-            with tree.open(self.item.part(self.uplink.token), Access.WRITE) as file:
+            with tree.open(self.item.part(self.uplink.token), OpenMode.WRITE) as file:
                 self.send(file)
         except BaseException as error:  # noqa: BLE001 - raised again where the others are awaited
             self.pieces.stop(error)

@@ -125,7 +125,7 @@ def rename_into_place(tree: RemoteTree, item: Transfer, part: str, how: How) -> 
     if item.wrong:
         tree.rename(part, item.path)
     else:
-        tree.claim(part, item.path)
+        tree.rename_exclusive(part, item.path)
     found = tree.stat(item.path)
     if found is None or found.size != item.size:
         raise StorageError(f"{tree.name}/{item.path}", "was changed while it was published")

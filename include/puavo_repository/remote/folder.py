@@ -1,43 +1,38 @@
-"""A remote tree that is a local folder: the embedded default, and for a local web server."""
+"""A remote that is a local folder: the embedded default, and for a local web server."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import stat as stat_bits
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
-from puavo_repository.errors import (
-    ConnectionLostError,
-    RepositoryError,
-    StorageRefusedError,
-    storage_error,
-)
+from puavo_repository.errors import ConnectionLostError, StorageRefusedError, storage_error
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Access, Done, Kind, Range, RemoteStat, ignore
+from puavo_repository.remote.tree import (
+    Acknowledge,
+    Kind,
+    Range,
+    RemoteFile,
+    RemoteStat,
+    RemoteTree,
+    no_callback,
+)
 
 
-class FolderTree:
-    """A local folder, used through the same interface as a server.
+class FolderTree(RemoteTree):
+    """A local folder. Ranges are copied by the kernel, and shared where the file system can."""
 
-    Attributes:
-        local_path: Its folder, every link in it resolved.
-        root: The same.
-        can_copy: True: ranges are copied by the kernel, shared where the file system can.
-        can_sync: True.
-    """
-
+    is_alive = True
+    sent = 0
     can_copy = True
     can_sync = True
     round_trip = 0.0
 
     def __init__(self, target: Target) -> None:
         self.name = target.url
-        self.sent = 0
-        self.is_alive = True
         self._target = target
         self.local_path = self._root = Path(os.path.realpath(target.path))
         self.root = str(self._root)
@@ -48,87 +43,56 @@ class FolderTree:
                 self.name, "there is no such folder", remedy="Create it, or correct the path"
             )
 
-    def list(self, folder: str) -> dict[str, RemoteStat]:
-        """Return what is in a folder by name; nothing if the folder is missing."""
-        if folder and not self._check_folder(folder):
-            return {}
+    def _list(self, folder: str) -> dict[str, RemoteStat]:
         with self._errors(folder), os.scandir(self._root / folder) as entries:
             return {entry.name: _stat(entry.stat(follow_symlinks=False)) for entry in entries}
 
-    def stat(self, path: str) -> RemoteStat | None:
-        """Return what is at ``path``, links not followed, or None."""
-        if (folder := path.rpartition("/")[0]) and not self._check_folder(folder):
-            return None
+    def _stat(self, path: str) -> RemoteStat | None:
         with self._errors(path):
             try:
                 return _stat((self._root / path).lstat())
             except FileNotFoundError:
                 return None
 
-    def read(self, path: str, ranges: Iterable[Range]) -> Iterator[bytes]:
-        """Read ranges of a file, in order; a range beyond its end comes back short."""
-        with self.open(path, Access.READ) as file:
-            for wanted in ranges:
-                yield file.read(wanted)
-
-    def open(self, path: str, access: Access) -> FolderFile:
-        """Open a file; one for writing is made where it is missing, and never a link."""
-        self._guard(path)
-        found = self.stat(path) if access is not Access.CREATE else None
-        if found is not None and found.kind is not Kind.FILE:
-            raise StorageRefusedError(
-                f"{self.name}/{path}", f"is a {found.kind.value}; it is not opened"
-            )
-        flags = os.O_NOFOLLOW | os.O_CLOEXEC
-        flags |= os.O_RDONLY if access is Access.READ else os.O_RDWR | os.O_CREAT
-        flags |= os.O_EXCL if access is Access.CREATE else 0
+    def _open(self, path: str, *, writing: bool, create: bool) -> FolderFile:
+        flags = os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_RDWR if writing else os.O_RDONLY)
+        flags |= os.O_CREAT | os.O_EXCL if create else 0
         with self._errors(path):
             descriptor = os.open(self._root / path, flags, 0o644)
-        if access is not Access.READ:
+        if writing:
             # Whatever the umask made of it. It may be another user's, and right as it is.
             with contextlib.suppress(PermissionError):
                 os.fchmod(descriptor, 0o644)
         return FolderFile(self, path, descriptor)
 
-    def rename(self, path: str, new: str) -> None:
-        """Give a file another name in one step, in the place of what had that name."""
-        self._guard(path)
-        self._guard(new)
+    def _rename(self, path: str, new: str) -> None:
         with self._errors(new):
             (self._root / path).replace(self._root / new)
             _sync((self._root / new).parent)
 
-    def claim(self, path: str, name: str) -> None:
-        """Give a file a name that must be free; fails where somebody has it."""
-        self._guard(name)
-        with self._errors(name):
-            os.link(self._root / path, self._root / name, follow_symlinks=False)
+    def _rename_exclusive(self, path: str, new: str) -> None:
+        with self._errors(new):
+            os.link(self._root / path, self._root / new, follow_symlinks=False)
             (self._root / path).unlink()
-            _sync((self._root / name).parent)
+            _sync((self._root / new).parent)
 
-    def remove(self, path: str) -> None:
-        """Remove a file or a link, if it is there."""
-        self._guard(path)
+    def _remove(self, path: str) -> None:
         with self._errors(path):
             (self._root / path).unlink(missing_ok=True)
 
-    def make_folder(self, path: str) -> None:
-        """Make a folder, if it is missing."""
-        if not self._check_folder(path):
-            with self._errors(path):
-                (self._root / path).mkdir(0o755)
-                (self._root / path).chmod(0o755)  # whatever the umask made of it
-                _sync((self._root / path).parent)
+    def _make_folder(self, path: str) -> None:
+        with self._errors(path):
+            (self._root / path).mkdir(0o755)
+            (self._root / path).chmod(0o755)  # whatever the umask made of it
+            _sync((self._root / path).parent)
 
-    def remove_folder(self, path: str) -> None:
-        """Remove a folder, if it is there and nothing is in it."""
-        if self._check_folder(path):
-            with self._errors(path):
-                try:
-                    (self._root / path).rmdir()
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                        raise
+    def _remove_folder(self, path: str) -> None:
+        with self._errors(path):
+            try:
+                (self._root / path).rmdir()
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    raise
 
     def free_space(self) -> int | None:
         """Return the bytes that may still be written."""
@@ -144,21 +108,6 @@ class FolderTree:
         """Do no more: what other threads write ends."""
         self.is_alive = False
 
-    def _guard(self, path: str) -> None:
-        folder = path.rpartition("/")[0]
-        if folder and not self._check_folder(folder):
-            raise StorageRefusedError(f"{self.name}/{folder}", "there is no such folder")
-
-    def _check_folder(self, folder: str) -> bool:
-        found = self.stat(folder)
-        if found is not None and found.kind is not Kind.FOLDER:
-            raise StorageRefusedError(
-                f"{self.name}/{folder}",
-                f"is a {found.kind.value} where a folder should be; it is not entered",
-                remedy="Make it a folder (a bind mount does what a link was meant for)",
-            )
-        return found is not None
-
     @contextlib.contextmanager
     def _errors(self, path: str) -> Iterator[None]:
         if not self.is_alive:
@@ -171,7 +120,7 @@ class FolderTree:
             raise storage_error(f"{self.name}/{path}", error) from error
 
 
-class FolderFile:
+class FolderFile(RemoteFile):
     """An open local file."""
 
     def __init__(self, tree: FolderTree, path: str, descriptor: int) -> None:
@@ -179,12 +128,16 @@ class FolderFile:
         self._path = path
         self._descriptor = descriptor
 
-    def read(self, wanted: Range) -> bytes:
-        """Read one range."""
-        with self._tree._errors(self._path):
-            return os.pread(self._descriptor, wanted.length, wanted.offset)
+    def read(self, ranges: Iterable[Range]) -> Iterator[bytes]:
+        """Read ranges, in order."""
+        for wanted in ranges:
+            with self._tree._errors(self._path):
+                piece = os.pread(self._descriptor, wanted.length, wanted.offset)
+            yield piece
 
-    def write(self, offset: int, data: bytes | memoryview, done: Done = ignore) -> None:
+    def write(
+        self, offset: int, data: bytes | memoryview, acknowledge: Acknowledge = no_callback
+    ) -> None:
         """Write ``data`` at ``offset``."""
         view = memoryview(data)
         with self._tree._errors(self._path):
@@ -192,10 +145,15 @@ class FolderFile:
                 count = os.pwrite(self._descriptor, view, offset)
                 self._tree.sent += count
                 offset, view = offset + count, view[count:]
-                done(count)
+                acknowledge(count)
 
     def copy(
-        self, source: FolderFile, start: int, length: int, offset: int, done: Done = ignore
+        self,
+        source: Self,
+        start: int,
+        length: int,
+        offset: int,
+        acknowledge: Acknowledge = no_callback,
     ) -> None:
         """Have the kernel copy ``length`` bytes at ``start`` of ``source`` to ``offset`` here."""
         with self._tree._errors(self._path):
@@ -208,7 +166,7 @@ class FolderFile:
                         f"{self._tree.name}/{source._path}", "ends before the range to copy"
                     )
                 start, offset, length = start + count, offset + count, length - count
-                done(count)
+                acknowledge(count)
 
     def flush(self) -> None:
         """Wait for nothing: writes are done when they return."""
@@ -220,29 +178,12 @@ class FolderFile:
         with self._tree._errors(self._path):
             os.fsync(self._descriptor)
 
-    def truncate(self, size: int) -> None:
-        """Cut the file to ``size`` bytes."""
-        with self._tree._errors(self._path):
-            os.ftruncate(self._descriptor, size)
-
     def close(self) -> None:
         """Close the file, also after its tree."""
         try:
             os.close(self._descriptor)
         except OSError as error:
             raise storage_error(f"{self._tree.name}/{self._path}", error) from error
-
-    def __enter__(self) -> FolderFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with contextlib.suppress(RepositoryError) if error else contextlib.nullcontext():
-            self.close()
 
 
 def _sync(folder: Path) -> None:
@@ -255,10 +196,4 @@ def _sync(folder: Path) -> None:
 
 
 def _stat(found: os.stat_result) -> RemoteStat:
-    kinds = {
-        stat_bits.S_IFREG: Kind.FILE,
-        stat_bits.S_IFDIR: Kind.FOLDER,
-        stat_bits.S_IFLNK: Kind.LINK,
-    }
-    kind = kinds.get(stat_bits.S_IFMT(found.st_mode), Kind.OTHER)
-    return RemoteStat(kind, found.st_size, int(found.st_mtime))
+    return RemoteStat(Kind.of_mode(found.st_mode), found.st_size, int(found.st_mtime))

@@ -27,7 +27,7 @@ from pathlib import Path
 from puavo_repository.errors import LockedError, RepositoryError
 from puavo_repository.formats import jsonfile
 from puavo_repository.remote.generations import FOLDER
-from puavo_repository.remote.tree import Access, RemoteTree, read_whole
+from puavo_repository.remote.tree import OpenMode, RemoteTree, read_whole
 
 logger = logging.getLogger(__name__)
 
@@ -172,10 +172,9 @@ class PublisherLock:
             LockedError: The lock is not ours any more.
         """
         self._check(tree)
-        with tree.open(PATH, Access.WRITE) as file:
+        with tree.open(PATH, OpenMode.WRITE) as file:
             self._check(tree)
             file.write(0, self._text)
-            file.truncate(len(self._text))
         found = tree.stat(PATH)
         return found.mtime if found else 0
 
@@ -217,16 +216,16 @@ class PublisherLock:
     def _create(self) -> bool:
         aside = f"{PATH}.{self._holder.token}"
         self._tree.remove(aside)
-        with self._tree.open(aside, Access.CREATE) as file:
+        with self._tree.open(aside, OpenMode.CREATE) as file:
             file.write(0, self._text)
         try:
-            self._tree.claim(aside, PATH)
+            self._tree.rename_exclusive(aside, PATH)
         except RepositoryError:
             if self._tree.stat(PATH) is None:
                 raise
             self._tree.remove(aside)
             return False
-        for path in left_behind(self._tree):
+        for path in lock_debris(self._tree):
             if path != PATH:
                 self._tree.remove(path)
         return True
@@ -265,7 +264,7 @@ def _parse(content: bytes) -> Holder | None:
     return found if kinds == [str, str, str, int, str] else None
 
 
-def left_behind(tree: RemoteTree) -> list[str]:
+def lock_debris(tree: RemoteTree) -> list[str]:
     """Return the files of whoever has the lock, had it, or died on the way to it.
 
     So is a record that somebody did not come to give its name.
@@ -286,7 +285,7 @@ def server_time(tree: RemoteTree, token: str) -> int | None:
     """
     path = f"{FOLDER}/{_NOW}{token}"
     tree.remove(path)
-    with tree.open(path, Access.CREATE):
+    with tree.open(path, OpenMode.CREATE):
         pass
     found = tree.stat(path)
     tree.remove(path)

@@ -1,20 +1,22 @@
-"""A remote tree behind one small interface: what publishing needs of a server, and no more.
+"""The contract of a remote: what publishing needs of a server, and no more.
 
-Two implementations, one file each: ``sftp.SftpTree`` and ``folder.FolderTree``. Paths are
-relative to the tree's root, with ``/`` between the parts. Nothing here ever follows a symbolic
-link below the root: links are seen as links (``Kind.LINK``), and replaced or left, not entered.
-
-A tree is used by one thread at a time; ``another`` opens a second one onto the same files.
+Two kinds keep it: ``folder.FolderTree`` and ``sftp.tree.SftpTree``. A further one is a class that
+has the abstract methods.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import stat as stat_bits
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
+
+from puavo_repository.errors import RepositoryError, StorageRefusedError
 
 
 class Kind(enum.Enum):
@@ -24,6 +26,16 @@ class Kind(enum.Enum):
     FOLDER = "folder"
     LINK = "link"
     OTHER = "other"
+
+    @classmethod
+    def of_mode(cls, mode: int) -> Kind:
+        """Return what the mode of a POSIX ``stat`` says."""
+        kinds = {
+            stat_bits.S_IFREG: cls.FILE,
+            stat_bits.S_IFDIR: cls.FOLDER,
+            stat_bits.S_IFLNK: cls.LINK,
+        }
+        return kinds.get(stat_bits.S_IFMT(mode), cls.OTHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +53,7 @@ class RemoteStat:
     mtime: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Range:
     """``length`` bytes at ``offset``."""
 
@@ -49,137 +61,280 @@ class Range:
     length: int
 
 
-class Access(enum.Enum):
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """``length`` bytes at ``offset`` of the remote file at ``path``."""
+
+    path: str
+    offset: int
+    length: int
+
+
+class OpenMode(enum.Enum):
     """How a remote file is opened."""
 
     READ = "read"
     WRITE = "write"  # what is there stays; made if missing
-    CREATE = "create"  # fails where the name exists, and never follows a link
+    CREATE = "create"  # fails where the name exists
 
 
-Done = Callable[[int], None]
-"""Told how many bytes the server has acknowledged since the last call."""
+Acknowledge = Callable[[int], None]
+"""Called with the number of bytes that the server has acknowledged since the last call."""
 
 
-def ignore(_done: int) -> None:
-    """Take no notice."""
+def no_callback(_count: int) -> None:
+    """No-op callback."""
 
 
-class RemoteFile(Protocol):
-    """An open file. Writes and copies may be under way until ``flush`` returns."""
+class RemoteFile(ABC):
+    """An open file. Writes and copies may be under way until ``flush`` returns.
 
-    def write(self, offset: int, data: bytes | memoryview, done: Done = ignore) -> None:
-        """Write ``data`` at ``offset``; ``done`` is called when the server has it."""
+    As a context manager it is flushed and closed at the end of the block.
+    """
 
-    def copy(self, source: Self, start: int, length: int, offset: int, done: Done = ignore) -> None:
+    @abstractmethod
+    def read(self, ranges: Iterable[Range]) -> Iterator[bytes]:
+        """Read ranges, in order; a range beyond the end comes back short."""
+
+    @abstractmethod
+    def write(
+        self, offset: int, data: bytes | memoryview, acknowledge: Acknowledge = no_callback
+    ) -> None:
+        """Write ``data`` at ``offset``."""
+
+    @abstractmethod
+    def copy(
+        self,
+        source: Self,
+        start: int,
+        length: int,
+        offset: int,
+        acknowledge: Acknowledge = no_callback,
+    ) -> None:
         """Have the server copy ``length`` bytes at ``start`` of ``source`` to ``offset`` here."""
 
+    @abstractmethod
     def flush(self) -> None:
         """Wait until everything written and copied is acknowledged."""
 
+    @abstractmethod
     def sync(self) -> None:
-        """Flush, and have the server put the file on its disk where it knows how."""
+        """Flush, and have the server put the file on its disk where it can."""
 
-    def truncate(self, size: int) -> None:
-        """Cut the file to ``size`` bytes."""
-
+    @abstractmethod
     def close(self) -> None:
         """Give the file back to the server."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        if error is not None:
+            with contextlib.suppress(RepositoryError):  # the first error is the one that counts
+                self.close()
+            return
+        try:
+            self.flush()
+        finally:
+            self.close()
 
 
-class RemoteTree(Protocol):
-    """A folder on a server, or one that stands for it.
+class RemoteTree(ABC):
+    """A folder on a server, or a local one.
 
-    After a crash of its machine: what ``RemoteFile.sync`` and, in a local folder, ``rename``,
-    ``claim`` and ``make_folder`` did is still there; over SFTP names are as durable as the server
-    makes them. What ``remove`` and ``remove_folder`` did may be undone, and a file that was not
-    synced may have holes. Each of them is done in one step or not at all, but for ``claim``: a
-    crash in its middle may leave the file under both names.
+    A path is relative to the tree's root, with ``/`` between its parts. A tree is used by one
+    thread at a time; ``another`` opens a second one onto the same files.
 
-    Every method raises ``TransientError`` where a retry may help (a lost or silent connection)
-    and ``PermanentError`` where it cannot (permission, full disk).
+    Every kind guarantees:
+
+    - **Links.** No symbolic link below the root is followed. A link itself can be seen, removed
+      and replaced; a path that leads through one is refused. This class sees to it.
+    - **Atomic.** Each change of a name is done in one step or not at all. One exception: a crash
+      in the middle of ``rename_exclusive`` may leave the file under both names.
+    - **Exclusive.** ``OpenMode.CREATE`` and ``rename_exclusive`` fail where the name is taken: of
+      two that want the same name, one gets it. (OpenSSH on a file system without hard links looks
+      first and renames then; there two may get it.) ``rename`` replaces what has the name.
+    - **Durable.** After a crash of the remote's machine, what ``RemoteFile.sync`` did is still
+      there if ``can_sync``. In a local folder so are ``rename``, ``rename_exclusive`` and
+      ``make_folder``; over SFTP names are as durable as the server makes them. ``remove`` and
+      ``remove_folder`` may be undone. A file that was not synced may have holes.
+    - **Repeatable.** ``make_folder``, ``remove`` and ``remove_folder`` do nothing where it is done.
+    - **Errors.** A ``TransientError`` where a retry may help: the connection is lost or silent, or
+      the server does not say why. A ``PermanentError`` where it cannot: permission, a full disk, a
+      link, a missing file. The kind of remote knows which is which.
+
+    Attributes:
+        name: The tree for people: its URL, without a password.
+        root: The tree's folder as its machine knows it: absolute, every link in it resolved.
+        local_path: The same where that machine is certainly this one; None for a server.
+        can_copy: Whether the server copies ranges between its files.
+        can_sync: Whether ``RemoteFile.sync`` puts a file on the server's disk, or only waits.
+        round_trip: How long one request takes, in seconds.
     """
 
-    @property
-    def name(self) -> str:
-        """The tree for people: its URL, without a password."""
+    name: str
+    root: str
+    local_path: Path | None
+    can_copy: bool
+    can_sync: bool
+    round_trip: float
 
     @property
-    def root(self) -> str:
-        """The tree's folder as its machine knows it: absolute, every link in it resolved."""
-
-    @property
-    def local_path(self) -> Path | None:
-        """The same where that machine is this one for certain; None for a server."""
-
-    @property
+    @abstractmethod
     def is_alive(self) -> bool:
         """Whether more can be asked of it: False once it is closed, or known to be lost."""
 
     @property
-    def can_copy(self) -> bool:
-        """Whether the server copies ranges between its files."""
-
-    @property
-    def can_sync(self) -> bool:
-        """Whether ``RemoteFile.sync`` puts a file on the server's disk, or only waits."""
-
-    @property
-    def round_trip(self) -> float:
-        """How long one request takes, in seconds."""
-
-    @property
+    @abstractmethod
     def sent(self) -> int:
         """Bytes given to the connection so far, for data and requests."""
 
     def list(self, folder: str) -> dict[str, RemoteStat]:
         """Return what is in a folder by name; nothing if the folder is missing."""
+        return self._list(folder) if self._has_folder(folder) else {}
 
     def stat(self, path: str) -> RemoteStat | None:
-        """Return what is at ``path``, links not followed, or None."""
+        """Return what is at ``path``, or None."""
+        return self._stat(path) if self._has_folder(_parent(path)) else None
 
     def read(self, path: str, ranges: Iterable[Range]) -> Iterator[bytes]:
         """Read ranges of a file, in order; a range beyond its end comes back short."""
+        with self.open(path, OpenMode.READ) as file:
+            yield from file.read(ranges)
 
-    def open(self, path: str, access: Access) -> RemoteFile:
+    def open(self, path: str, mode: OpenMode) -> RemoteFile:
         """Open a file."""
+        self._check_parent(path)
+        found = self.stat(path) if mode is not OpenMode.CREATE else None
+        if found is not None and found.kind is not Kind.FILE:
+            raise StorageRefusedError(
+                f"{self.name}/{path}", f"is a {found.kind.value}; it is not opened"
+            )
+        writing = mode is not OpenMode.READ
+        return self._open(path, writing=writing, create=writing and found is None)
 
     def rename(self, path: str, new: str) -> None:
-        """Give a file another name in one step, in the place of what had that name."""
+        """Give a file another name, in the place of what has that name."""
+        self._check_parent(path)
+        self._check_parent(new)
+        self._rename(path, new)
 
-    def claim(self, path: str, name: str) -> None:
-        """Give a file a name that must be free; fails where somebody has it."""
+    def rename_exclusive(self, path: str, new: str) -> None:
+        """Give a file another name; fails where something has that name."""
+        self._check_parent(path)
+        self._check_parent(new)
+        self._rename_exclusive(path, new)
 
     def remove(self, path: str) -> None:
         """Remove a file or a link, if it is there."""
+        self._check_parent(path)
+        self._remove(path)
 
     def make_folder(self, path: str) -> None:
         """Make a folder, if it is missing."""
+        if not self._is_folder(path):
+            self._make_folder(path)
 
     def remove_folder(self, path: str) -> None:
         """Remove a folder, if it is there and nothing is in it."""
+        if self._is_folder(path):
+            self._remove_folder(path)
 
+    def assemble(
+        self, path: str, pieces: Iterable[Piece], acknowledge: Acknowledge = no_callback
+    ) -> None:
+        """Have the server put a new file together from files that it has, and sync it.
+
+        Args:
+            path: The new file; there is nothing yet.
+            pieces: What follows each other in it.
+            acknowledge: See ``Acknowledge``.
+
+        Raises:
+            StorageRefusedError: The server cannot copy; the bytes must be sent to it.
+        """
+        if not self.can_copy:
+            raise StorageRefusedError(f"{self.name}/{path}", "the server does not copy for us")
+        with contextlib.ExitStack() as opened, self.open(path, OpenMode.CREATE) as file:
+            sources: dict[str, RemoteFile] = {}
+            at = 0
+            for piece in pieces:
+                if piece.path not in sources:
+                    source = self.open(piece.path, OpenMode.READ)
+                    sources[piece.path] = opened.enter_context(source)
+                file.copy(sources[piece.path], piece.offset, piece.length, at, acknowledge)
+                at += piece.length
+            file.sync()
+
+    @abstractmethod
     def free_space(self) -> int | None:
         """Return the bytes that may still be written, or None where the server does not say."""
 
+    @abstractmethod
     def another(self, *, compressed: bool = False) -> RemoteTree:
         """Return a new connection to the same tree; compressed if it is for requests alone."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close the connection, from any thread.
 
         Pending work is lost: who waits for it, and who asks for more, gets a
         ``ConnectionLostError``.
         """
+
+    def _has_folder(self, folder: str) -> bool:
+        """Say whether a folder is there, before anything in it is used."""
+        return not folder or self._is_folder(folder)
+
+    def _is_folder(self, path: str) -> bool:
+        """Say whether a folder is there.
+
+        Raises:
+            StorageRefusedError: Something else is there: perhaps a link that leads elsewhere.
+        """
+        found = self.stat(path)
+        if found is not None and found.kind is not Kind.FOLDER:
+            raise StorageRefusedError(
+                f"{self.name}/{path}",
+                f"is a {found.kind.value} where a folder should be; it is not entered",
+                remedy="Make it a folder (a bind mount does what a link was meant for)",
+            )
+        return found is not None
+
+    def _check_parent(self, path: str) -> None:
+        if not self._has_folder(folder := _parent(path)):
+            raise StorageRefusedError(f"{self.name}/{folder}", "there is no such folder")
+
+    # The same as above, in a folder that is known to be one.
+
+    @abstractmethod
+    def _list(self, folder: str) -> dict[str, RemoteStat]: ...
+
+    @abstractmethod
+    def _stat(self, path: str) -> RemoteStat | None: ...
+
+    @abstractmethod
+    def _open(self, path: str, *, writing: bool, create: bool) -> RemoteFile: ...
+
+    @abstractmethod
+    def _rename(self, path: str, new: str) -> None: ...
+
+    @abstractmethod
+    def _rename_exclusive(self, path: str, new: str) -> None: ...
+
+    @abstractmethod
+    def _remove(self, path: str) -> None: ...
+
+    @abstractmethod
+    def _make_folder(self, path: str) -> None: ...
+
+    @abstractmethod
+    def _remove_folder(self, path: str) -> None: ...
 
 
 def read_whole(tree: RemoteTree, path: str, limit: int = 64 << 20) -> bytes | None:
@@ -207,11 +362,15 @@ def write_whole(
         content: What.
         check: Called when all of it is on the disk, right before it gets its name; may raise.
     """
-    folder, _, name = path.rpartition("/")
-    part = f"{folder}/.{name}.part" if folder else f".{name}.part"
+    folder, slash, name = path.rpartition("/")
+    part = f"{folder}{slash}.{name}.part"
     tree.remove(part)
-    with tree.open(part, Access.CREATE) as file:
+    with tree.open(part, OpenMode.CREATE) as file:
         file.write(0, content)
         file.sync()
     check()
     tree.rename(part, path)
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]

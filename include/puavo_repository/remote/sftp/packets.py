@@ -6,7 +6,6 @@ Format: draft-ietf-secsh-filexfer-02, sections 3 to 7.
 from __future__ import annotations
 
 import enum
-import stat as stat_bits
 import struct
 from collections.abc import Iterator
 
@@ -137,9 +136,4 @@ def attributes(reply: Reply) -> RemoteStat:
         for _ in range(reply.u32()):
             reply.string()
             reply.string()
-    kinds = {
-        stat_bits.S_IFREG: Kind.FILE,
-        stat_bits.S_IFDIR: Kind.FOLDER,
-        stat_bits.S_IFLNK: Kind.LINK,
-    }
-    return RemoteStat(kinds.get(stat_bits.S_IFMT(mode), Kind.OTHER), size, mtime)
+    return RemoteStat(Kind.of_mode(mode), size, mtime)
