@@ -242,7 +242,7 @@ def puavo_repository_prepare() -> None:
         undertaken |= {Pair(*names).rdiff for batch in rdiffs for names in batch}
         with locked() as found:
             done = stages.describe.describe(found, undertaken)
-        return {"removed": list(done.removed), "placed": dict(done.placed)}
+        return {"removed": list(done)}
 
     @task
     def report(configured: Facts, described: Facts) -> None:
@@ -250,7 +250,6 @@ def puavo_repository_prepare() -> None:
             chosen(),
             begun(),
             removed=(*configured["removed"], *described["removed"]),
-            placed=described["placed"],
             notes=configured["notes"],
         )
         printed.render(found)

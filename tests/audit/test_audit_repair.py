@@ -14,7 +14,7 @@ from puavo_repository.audit.local import local
 from puavo_repository.audit.repair import repair_local
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.errors import StorageRefusedError
-from puavo_repository.mirror import files
+from puavo_repository.mirror.lock import locked
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.publish.publisher import open_tree
 from puavo_repository.publish.run import publish
@@ -136,7 +136,7 @@ def test_a_wrong_local_rdiff_is_withdrawn_and_made_anew(
 def test_a_night_at_work_is_not_disturbed_by_a_repair(audited: Audited) -> None:
     flip(audited.mirror / RDIFF)
     mirror = Mirror(audited.mirror)
-    with files.locked(mirror.state.lock, "the nightly run", shared=True):
+    with locked(mirror.state.lock, "the nightly run", shared=True):
         report = run(audited)
     assert report.repaired == ()
     assert [one.file for one in report.findings] == [RDIFF]

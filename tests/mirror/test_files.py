@@ -13,7 +13,9 @@ import pytest
 
 from puavo_repository.errors import LockedError, StorageError, StorageRefusedError
 from puavo_repository.mirror import files
+from puavo_repository.mirror import lock as lock_module
 from puavo_repository.mirror.files import Identity
+from puavo_repository.mirror.lock import locked
 from support.repository import environment
 
 
@@ -77,7 +79,7 @@ def test_identity_is_of_regular_files_only(tmp_path: Path) -> None:
     found = Identity.at(tmp_path / "f")
     assert found is not None
     assert found.size == 3
-    assert Identity.from_list(found.to_list()) == found
+    assert Identity.of_values([*found, 4711]) == Identity.of_values(list(found)) == found
     assert Identity.at(tmp_path / "link") is None
     assert Identity.at(tmp_path) is None
     assert Identity.at(tmp_path / "nothing") is None
@@ -85,23 +87,23 @@ def test_identity_is_of_regular_files_only(tmp_path: Path) -> None:
 
 def test_the_lock_is_exclusive_and_names_its_holder(tmp_path: Path) -> None:
     lock = tmp_path / "mirror" / "state" / "lock"
-    with files.locked(lock, "the first"):
+    with locked(lock, "the first"):
         with pytest.raises(LockedError, match=f"the first, process {os.getpid()}"):
-            files.locked(lock, "the second").__enter__()
+            locked(lock, "the second").__enter__()
         with pytest.raises(LockedError, match="the first"):
-            files.locked(lock, "a reader", shared=True).__enter__()
+            locked(lock, "a reader", shared=True).__enter__()
     assert lock.read_bytes() == b""
-    with files.locked(lock, "the second"):
+    with locked(lock, "the second"):
         pass
 
 
 def test_the_lock_is_shared_among_steps_of_one_run(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with files.locked(lock, "one", shared=True):
-        with files.locked(lock, "two", shared=True):
+    with locked(lock, "one", shared=True):
+        with locked(lock, "two", shared=True):
             assert b"two" in lock.read_bytes()
         with pytest.raises(LockedError):
-            files.locked(lock, "a writer").__enter__()
+            locked(lock, "a writer").__enter__()
     assert lock.read_bytes() == b""
 
 
@@ -109,8 +111,8 @@ def test_a_killed_holder_loses_the_lock(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     code = (
         "import sys, time, pathlib\n"
-        "from puavo_repository.mirror import files\n"
-        "with files.locked(pathlib.Path(sys.argv[1]), 'the killed'):\n"
+        "from puavo_repository.mirror.lock import locked\n"
+        "with locked(pathlib.Path(sys.argv[1]), 'the killed'):\n"
         "    print('held', flush=True); time.sleep(60)\n"
     )
     command = [sys.executable, "-c", code, str(lock)]
@@ -118,20 +120,20 @@ def test_a_killed_holder_loses_the_lock(tmp_path: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         with pytest.raises(LockedError, match="the killed"):
-            files.locked(lock, "me").__enter__()
+            locked(lock, "me").__enter__()
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with files.locked(lock, "me"):
+    with locked(lock, "me"):
         assert b"me" in lock.read_bytes()
 
 
 def test_a_lock_can_be_taken_on_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_name_holder", _refuse)
-    monkeypatch.setattr(files, "_forget_holder", _refuse)
+    monkeypatch.setattr(lock_module, "_name_holder", _refuse)
+    monkeypatch.setattr(lock_module, "_forget_holder", _refuse)
     lock = tmp_path / "state" / "lock"
-    with files.locked(lock, "a run"), pytest.raises(LockedError), files.locked(lock, "another"):
+    with locked(lock, "a run"), pytest.raises(LockedError), locked(lock, "another"):
         pass
 
 
@@ -163,7 +165,7 @@ def test_nobody_else_may_write_what_is_made(
     before = os.umask(umask)
     try:
         files.write(tmp_path / "a" / "b" / "f", b"new")
-        with files.locked(tmp_path / "a" / "lock", "a test"):
+        with locked(tmp_path / "a" / "lock", "a test"):
             pass
     finally:
         os.umask(before)

@@ -16,7 +16,7 @@ import pytest
 from puavo_repository import retry
 from puavo_repository.errors import LockedError, PublishError, StorageError, StorageRefusedError
 from puavo_repository.formats import sealed
-from puavo_repository.mirror import files
+from puavo_repository.mirror.lock import locked
 from puavo_repository.publish import publisher, switch
 from puavo_repository.publish import run as publishing
 from puavo_repository.publish.options import Options, RemovalPolicy
@@ -526,7 +526,7 @@ def test_a_vanished_series_is_a_mass_deletion_too(
 
 def test_a_mirror_that_is_being_prepared_is_not_published(mirror: Path, folder: Target) -> None:
     with (
-        files.locked(mirror / ".puavo-repository" / "lock", "the nightly run"),
+        locked(mirror / ".puavo-repository" / "lock", "the nightly run"),
         pytest.raises(LockedError, match="the nightly run"),
     ):
         publish(mirror, folder, KEEP)

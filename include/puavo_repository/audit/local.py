@@ -18,7 +18,6 @@ from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, Sever
 from puavo_repository.audit.steps import DIGEST_THREADS, Tally, attempted, due, side_by_side
 from puavo_repository.audit.strays import local_strays
 from puavo_repository.formats.metadata import DIGESTS, DescribedFile, described_files
-from puavo_repository.mirror import vouched
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
@@ -84,16 +83,16 @@ class _Local:
             now = take(self._root)
             if not now.damaged:  # what is not described could not be told from what was
                 findings += [] if now.cksums_agree() else [_cksums()]
-                findings += self._strangers({finding.file for finding in findings})
+                findings += self._changed_since_written({finding.file for finding in findings})
                 told = {finding.file for finding in findings}
                 findings += [one for one in local_strays(self._root) if one.file not in told]
         return Checked(LOCAL, self._tally.counts, tuple(findings))
 
-    def _strangers(self, told: Collection[str]) -> Iterator[Finding]:
+    def _changed_since_written(self, told: Collection[str]) -> Iterator[Finding]:
         """Yield what was rewritten by anybody else, and breaks no rule: a wrong address, say."""
         mirror = Mirror(self._root)
         with mirror.at_rest("auditing"):
-            changed = vouched.strangers(mirror.state, mirror.contents())
+            changed = mirror.changed_since_written(mirror.contents())
         for path in changed:
             if path not in told:
                 yield Finding(

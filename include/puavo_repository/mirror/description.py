@@ -22,7 +22,6 @@ from puavo_repository.errors import PublishError
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
 from puavo_repository.formats.names import source_image
-from puavo_repository.mirror import files, vouched
 from puavo_repository.mirror.mirror import Mirror
 
 Recipes = Mapping[str, set[tuple[str, str]]]
@@ -136,9 +135,9 @@ def publishable(mirror_dir: Path) -> Description:
         PublishError: It describes nothing, or something is damaged.
     """
     mirror = _mirror(mirror_dir)
-    with files.locked(mirror.state.lock, "publishing", shared=True):
+    with mirror.writing("publishing", shared=True):
         contents = _contents(mirror, "publishing")
-        changed = vouched.strangers(mirror.state, contents)
+        changed = mirror.changed_since_written(contents)
     again = "Prepare again: it is made anew"
     if changed:
         raise PublishError(mirror_dir / changed[0], "is not as it was written", remedy=again)

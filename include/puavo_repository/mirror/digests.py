@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from queue import Queue
-from threading import Thread
 from types import TracebackType
 
 from puavo_repository.formats.metadata import Digests
@@ -55,7 +55,8 @@ class Digester:
         self._sha256 = hashlib.sha256()
         self._sha512 = hashlib.sha512()
         consumers = [self._sha512.update, self._sha256.update, self._cksum.update, *others]
-        self._lanes = [_Lane(consumer) for consumer in consumers]
+        self._threads = [(ThreadPoolExecutor(1), consumer) for consumer in consumers]
+        self._pending: deque[Future[None]] = deque()
 
     def update(self, block: bytes) -> None:
         """Take the next bytes; returns before they are digested.
@@ -64,20 +65,23 @@ class Digester:
             Exception: Whatever a consumer raised on an earlier block.
         """
         self.size += len(block)
-        for lane in self._lanes:
-            lane.put(memoryview(block))
+        self._wait(_DEPTH * len(self._threads))
+        view = memoryview(block)
+        self._pending += [thread.submit(consumer, view) for thread, consumer in self._threads]
 
     def digests(self) -> Digests:
         """Wait for the consumers and return the result; nothing may follow."""
-        self._join()
-        for lane in self._lanes:
-            lane.check()
+        self._wait(0)
         return Digests(
             self.size,
             str(self._cksum.value()),
             self._sha256.hexdigest(),
             self._sha512.hexdigest(),
         )
+
+    def _wait(self, left: int) -> None:
+        while len(self._pending) > left:
+            self._pending.popleft().result()
 
     def __enter__(self) -> Digester:
         return self
@@ -88,42 +92,5 @@ class Digester:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._join()
-
-    def _join(self) -> None:
-        for lane in self._lanes:
-            lane.close()
-
-
-class _Lane:
-    """One consumer in its thread, with a short queue before it."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
-        self._queue: Queue[memoryview | None] = Queue(_DEPTH)
-        self._error: BaseException | None = None
-        self._open = True
-        self._thread = Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def put(self, block: memoryview) -> None:
-        self.check()
-        self._queue.put(block)
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            self._queue.put(None)
-            self._thread.join()
-
-    def check(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        while (block := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._consumer(block)
-                except BaseException as error:  # noqa: BLE001 - raised again in the caller
-                    self._error = error
+        for thread, _ in self._threads:
+            thread.shutdown(cancel_futures=True)

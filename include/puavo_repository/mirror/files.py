@@ -15,28 +15,23 @@ umask's to say, for a web server often has to.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import secrets
-import socket
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
-from puavo_repository.errors import LockedError, StorageRefusedError, storage_error
+from puavo_repository.errors import StorageRefusedError, storage_error
 
 PART = ".part"
-_FILE, _FOLDER = 0o644, 0o755  # most that a new one permits
+NEW_FILE, _NEW_FOLDER = 0o644, 0o755  # the most that a new one permits
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """What tells that a file is still the one that was looked at.
 
     Neither inode nor device: two machines on one shared file system must agree.
@@ -69,15 +64,10 @@ class Identity:
             raise storage_error(path, error) from error
         return cls.of(found) if stat.S_ISREG(found.st_mode) else None
 
-    def to_list(self) -> list[int]:
-        """Return it as JSON carries it."""
-        return [self.size, self.mtime]
-
     @classmethod
-    def from_list(cls, values: list[Any]) -> Identity:
-        """Read what ``to_list`` returned, now or when it had the inode as well."""
-        size, mtime = (int(value) for value in values[:2])
-        return cls(size, mtime)
+    def of_values(cls, values: list[int]) -> Identity:
+        """Return the identity that JSON carries as a list; older ones end with the inode."""
+        return cls(*values[:2])
 
     def __str__(self) -> str:
         return f"{self.size}-{self.mtime}"
@@ -91,7 +81,7 @@ def part_path(path: Path) -> Path:
 def create(path: Path, buffering: int = -1) -> BinaryIO:
     """Open a file for writing, made or emptied."""
     stream: Any = path.open("wb", buffering)
-    os.fchmod(stream.fileno(), stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & _FILE)
+    os.fchmod(stream.fileno(), stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & NEW_FILE)
     return cast("BinaryIO", stream)
 
 
@@ -149,7 +139,7 @@ def make_folder(folder: Path) -> None:
             return
         if folder.parent != folder:
             make_folder(folder.parent)
-        folder.mkdir(_FOLDER, exist_ok=True)
+        folder.mkdir(_NEW_FOLDER, exist_ok=True)
         sync_folder(folder.parent)
     except OSError as error:
         raise storage_error(folder, error) from error
@@ -250,72 +240,3 @@ def sweep(folder: Path, older: float = 0.0) -> None:
         found = Identity.at(part)
         if not older or (found is not None and found.mtime / 1e9 < time.time() - older):
             remove(part)
-
-
-@contextmanager
-def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file; the kernel drops it with the process, however that ends.
-
-    Args:
-        path: The lock file; made where it is missing.
-        holder: Who holds it, in words for the person who finds it held.
-        shared: Whether others may hold it shared at the same time.
-        wait: Whether to wait for it instead of raising.
-
-    Raises:
-        LockedError: Somebody else holds it.
-    """
-    make_folder(path.parent)
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    try:
-        _lock(path, descriptor, shared=shared, wait=wait)
-        # The lock is the kernel's; the name is for people, and a full disk may not take it.
-        with suppress(OSError):
-            _name_holder(descriptor, holder)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                _forget_holder(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(path: Path, descriptor: int, *, shared: bool, wait: bool) -> None:
-    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        fcntl.flock(descriptor, mode if wait else mode | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise LockedError(
-            path.parent.parent,
-            f"another run is at work on this mirror: {_holder(descriptor)}",
-            remedy="Wait for it to end, or stop it; its lock goes with it",
-        ) from None
-    except OSError as error:
-        raise storage_error(path, error) from error
-
-
-def _name_holder(descriptor: int, holder: str) -> None:
-    text = json.dumps({"holder": holder, "process": os.getpid(), "host": socket.gethostname()})
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, text.encode(), 0)
-
-
-def _forget_holder(descriptor: int) -> None:
-    """Leave the file empty, so that a run without news changes no byte of the mirror."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return  # others share it, and one of them will
-    os.ftruncate(descriptor, 0)
-
-
-def _holder(descriptor: int) -> str:
-    try:
-        found = json.loads(os.pread(descriptor, 4096, 0))
-        return f"{found['holder']}, process {found['process']} on {found['host']}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "it has not said which"

@@ -7,38 +7,28 @@ withdrawn (``withdraw``); it is described again when the new file is in place.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import logging
-import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 
-from puavo_repository.errors import ImageChangingError, StorageRefusedError, storage_error
+from puavo_repository.errors import StorageRefusedError, storage_error
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.formats.names import ImageName, is_rdiff_name
-from puavo_repository.mirror import files, vouched
+from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
-from puavo_repository.mirror.records import ImageRecord, State
+from puavo_repository.mirror.lock import locked
+from puavo_repository.mirror.records import ImageRecord, State, WrittenRecord
 
 logger = logging.getLogger(__name__)
 
-_FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
-_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+_WRITTEN = "description"  # name of the record of what was written
+_ABSENT = ""
 
-
-class Placed(Enum):
-    """How an image came to lie in the mirror."""
-
-    PRESENT = "present"
-    LINKED = "linked"
-    REFLINKED = "reflinked"
-    COPIED = "copied"
+Contents = Mapping[str, bytes]
+"""Bytes of metadata and CKSUMS by their path in the mirror."""
 
 
 class Mirror:
@@ -66,7 +56,7 @@ class Mirror:
         Raises:
             LockedError: Another run holds it.
         """
-        with files.locked(self.state.lock, holder, shared=shared):
+        with locked(self.state.lock, holder, shared=shared):
             if not shared:
                 self.state.sweep()
                 for folder in (self.root, self.meta, self.rdiffs):
@@ -145,36 +135,6 @@ class Mirror:
             if not self._holds(described)
         }
 
-    def place(self, image: Path, record: ImageRecord) -> Placed:
-        """Have the mirror hold the image that ``record`` speaks of.
-
-        A hard link where that is possible, else a reflink, else a copy whose content is
-        compared with the record on the way.
-
-        Raises:
-            ImageChangingError: The image is not the one that was fingerprinted any more.
-            StorageError, StorageRefusedError: The system refused.
-        """
-        goal = self.root / record.name
-        if self.has(record):
-            return Placed.PRESENT
-        if Identity.at(goal) is not None:
-            self.withdraw({record.name})
-        part = files.part_path(goal)
-        try:
-            files.make_folder(self.root)
-            how = _link_or_copy(image, part, record)
-            copy = None if how is Placed.LINKED else Identity.at(part)
-            part.replace(goal)
-            files.sync_folder(self.root)
-        except OSError as error:
-            raise storage_error(goal, error) from error
-        finally:
-            files.discard(part)
-        if copy is not None:
-            self.state.images.put(replace(record, copy=copy))
-        return how
-
     def has(self, record: ImageRecord) -> bool:
         """Tell whether the mirror's own file is the image that ``record`` speaks of."""
         present = Identity.at(self.root / record.name)
@@ -189,7 +149,8 @@ class Mirror:
         Raises:
             StorageRefusedError: There is such a file.
         """
-        known = vouched.paths(self.state)
+        written = self.state.written.get(_WRITTEN)
+        known = written.contents if written else {}
         for path, content in self.contents().items():
             if path not in known and not _is_a_mirror_s(path, content):
                 raise StorageRefusedError(
@@ -221,6 +182,52 @@ class Mirror:
             *(f"meta/{path.name}" for path in files.listed(self.meta, "[!.]*.json")),
         }
 
+    def changed_since_written(self, contents: Contents) -> list[str]:
+        """Return the paths of metadata and CKSUMS that are not, or not there, as they were written.
+
+        Args:
+            contents: As ``contents()`` returned them. Where it is not on record what was written,
+                nothing is said.
+        """
+        written = self.state.written.get(_WRITTEN)
+        if written is None:
+            return []
+        return [
+            path
+            for path in sorted({*contents, *written.contents})
+            if _digest(contents.get(path)) not in written.contents.get(path, (_ABSENT,))
+        ]
+
+    @contextmanager
+    def at_rest(self, holder: str) -> Iterator[None]:
+        """Keep metadata and CKSUMS from being rewritten for a moment; waits for one that is."""
+        with locked(self.state.metadata_lock, holder, shared=True, wait=True):
+            yield
+
+    @contextmanager
+    def _rewriting(self) -> Iterator[None]:
+        with locked(self.state.metadata_lock, "rewriting metadata", wait=True):
+            yield
+
+    def _write(self, documents: dict[str, Document]) -> bool:
+        wanted = {f"meta/{name}": metadata.render(doc) for name, doc in documents.items()}
+        wanted[self.cksums.name] = cksums.render(documents.values())
+        present = self.contents()
+        if present != wanted:
+            self._record_written(present, wanted)
+            for path, content in wanted.items():
+                files.write(self.root / path, content)
+            for path in present.keys() - wanted.keys():
+                files.remove(self.root / path)
+        self._record_written(wanted)
+        return present != wanted
+
+    def _record_written(self, *versions: Contents) -> None:
+        """Note that each file is as one of these versions has it."""
+        paths = sorted({path for version in versions for path in version})
+        contents = {path: sorted({_digest(one.get(path)) for one in versions}) for path in paths}
+        self.state.written.put(WrittenRecord(_WRITTEN, contents))
+
     def _holds(self, described: metadata.DescribedFile) -> bool:
         found = Identity.at(self.root / described.path)
         if found is None or found.size != described.size:
@@ -231,29 +238,9 @@ class Mirror:
         image = self.state.images.get(described.name)
         return image is None or found in {image.identity, image.copy}
 
-    @contextmanager
-    def at_rest(self, holder: str) -> Iterator[None]:
-        """Keep metadata and CKSUMS from being rewritten for a moment; waits for one that is."""
-        with files.locked(self.state.metadata_lock, holder, shared=True, wait=True):
-            yield
 
-    @contextmanager
-    def _rewriting(self) -> Iterator[None]:
-        with files.locked(self.state.metadata_lock, "rewriting metadata", wait=True):
-            yield
-
-    def _write(self, documents: dict[str, Document]) -> bool:
-        wanted = {f"meta/{name}": metadata.render(doc) for name, doc in documents.items()}
-        wanted[self.cksums.name] = cksums.render(documents.values())
-        present = self.contents()
-        if present != wanted:
-            vouched.vouch(self.state, present, wanted)
-            for path, content in wanted.items():
-                files.write(self.root / path, content)
-            for path in present.keys() - wanted.keys():
-                files.remove(self.root / path)
-        vouched.vouch(self.state, wanted)
-        return present != wanted
+def _digest(content: bytes | None) -> str:
+    return _ABSENT if content is None else hashlib.sha256(content).hexdigest()
 
 
 def _is_a_mirror_s(path: str, content: bytes) -> bool:
@@ -263,40 +250,3 @@ def _is_a_mirror_s(path: str, content: bytes) -> bool:
         return bool(metadata.parse(content))
     except ValueError:
         return False
-
-
-def _link_or_copy(image: Path, part: Path, record: ImageRecord) -> Placed:
-    try:
-        os.link(image.resolve(), part)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-    else:
-        if Identity.at(part) != record.identity:
-            raise _changed(image)
-        return Placed.LINKED
-    with image.open("rb") as source, files.create(part) as copy:
-        if Identity.of(os.fstat(source.fileno())) != record.identity:
-            raise _changed(image)
-        how = Placed.REFLINKED
-        try:
-            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
-        except OSError:
-            how = Placed.COPIED
-            digest = hashlib.sha512()
-            while block := source.read(8 << 20):
-                digest.update(block)
-                copy.write(block)
-            if digest.hexdigest() != record.digests.sha512:
-                raise _changed(image) from None
-        copy.flush()
-        os.fsync(copy.fileno())
-        if Identity.of(os.fstat(source.fileno())) != record.identity:
-            raise _changed(image)
-    return how
-
-
-def _changed(image: Path) -> ImageChangingError:
-    return ImageChangingError(
-        image, "it changed while it was being published", remedy="Run again when it is at rest"
-    )

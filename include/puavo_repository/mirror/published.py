@@ -1,7 +1,8 @@
-"""What the last publishing run left on each remote, kept beside the local mirror.
+"""What publishing keeps beside the local mirror: its id, and what it last left on each remote.
 
 ::
 
+    .puavo-repository/id
     .puavo-repository/remotes/<address>.json
 
 The journal on the remote is what counts there; this is what can be shown here without asking it.
@@ -9,19 +10,24 @@ The journal on the remote is what counts there; this is what can be shown here w
 
 from __future__ import annotations
 
+import re
+import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote
 
-from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import REMOTES, Records
+from puavo_repository.errors import as_storage_error
+from puavo_repository.mirror import files
+from puavo_repository.mirror.records import FOLDER, REMOTES, Record, Records
+
+_ID = re.compile(rb"[0-9a-f]{32}\n")
 
 
 @dataclass(frozen=True)
-class Published:
+class Published(Record):
     """What is known of one remote.
 
     Attributes:
@@ -36,7 +42,6 @@ class Published:
         reached: Whether the last run could reach it.
     """
 
-    name: str
     generation: int = 0
     changed: float | None = None
     verified: float | None = None
@@ -51,30 +56,38 @@ class Published:
         """The remote's URL, or the id of its Airflow connection."""
         return unquote(self.name)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "name"}
-        return {**values, "files": dict(self.files), "problems": dict(self.problems)}
-
     @classmethod
-    def from_dict(cls, name: str, values: dict[str, Any]) -> Published:
+    def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
         """Read what ``to_dict`` returned, or returned before it had the last three values."""
-        return cls(
-            name,
-            int(values["generation"]),
-            values["changed"],
-            values["verified"],
-            dict(values["files"]),
-            dict(values["problems"]),
-            values.get("restored"),
-            values.get("checked", values["verified"]),
-            bool(values.get("reached", True)),
-        )
+        return cls(name, **{"checked": values["verified"], **values})
+
+
+def mirror_id(mirror: Path, *, make: bool) -> str:
+    """Return the random id of a mirror, by which a remote knows whose clients it has.
+
+    One that was lost with the mirror's records does no harm: see ``survey.check_owner``.
+
+    Args:
+        mirror: The mirror.
+        make: Whether one is made where there is none; else it is empty.
+
+    Raises:
+        StorageError, StorageRefusedError: It cannot be read or written.
+    """
+    path = mirror / FOLDER / "id"
+    with as_storage_error(path):
+        found = path.read_bytes() if path.exists() else b""
+    if not _ID.fullmatch(found):
+        if not make:
+            return ""
+        found = f"{secrets.token_hex(16)}\n".encode()
+        files.write(path, found)
+    return found.decode().strip()
 
 
 def records(mirror: Path) -> Records[Published]:
     """Return the records of a mirror."""
-    return Records(Mirror(mirror).state.folder / REMOTES, Published.from_dict)
+    return Records(mirror / FOLDER / REMOTES, Published.from_dict)
 
 
 def known(mirror: Path, address: str) -> Published:

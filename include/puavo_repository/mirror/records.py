@@ -8,6 +8,7 @@
         images/<image>.json     ImageRecord
         rdiffs/<rdiff>.json     RdiffRecord
         failures/<file>.json    Failure, until the same step succeeds
+        description.json        WrittenRecord of metadata and CKSUMS
         anchors/<image>         the delta engine's index of an image
         scratch/                what is unpacked from an image for a moment
 
@@ -21,11 +22,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from puavo_repository.errors import PermanentError, RepositoryError, printable, storage_error
@@ -41,11 +42,32 @@ ADOPTED = "adopted"  # in place of the engine of an rdiff that another system ma
 
 
 @dataclass(frozen=True)
-class ImageRecord:
+class Record:
+    """Base of what a file holds: the fields of a dataclass as plain values.
+
+    Attributes:
+        name: What it speaks of; its file is named so.
+    """
+
+    name: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the file holds; digests lie flat beside the rest, as in metadata."""
+        values = asdict(self)
+        del values["name"]
+        return {**values.pop("digests", {}), **values}
+
+    @classmethod
+    def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
+        """Read what ``to_dict`` returned."""
+        return cls(name, **values)
+
+
+@dataclass(frozen=True)
+class ImageRecord(Record):
     """What one read of an image found.
 
     Attributes:
-        name: File name of the image.
         identity: The file in the image directory that was read.
         digests: Its size and checksums.
         puavo_conf: The definitions inside it, merged.
@@ -53,7 +75,6 @@ class ImageRecord:
         read: When it was read, in seconds since 1970; 0 where that was not recorded.
     """
 
-    name: str
     identity: Identity
     digests: Digests
     puavo_conf: dict[str, Any]
@@ -61,35 +82,28 @@ class ImageRecord:
     read: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "identity": self.identity.to_list(),
-            **self.digests.to_dict(),
-            "puavo-conf": self.puavo_conf,
-            "copy": self.copy.to_list() if self.copy else None,
-            "read": self.read,
-        }
+        """Return what the file holds."""
+        values = super().to_dict()
+        return {"puavo-conf": values.pop("puavo_conf"), **values}
 
     @classmethod
-    def from_dict(cls, name: str, values: dict[str, Any]) -> ImageRecord:
+    def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
         """Read what ``to_dict`` returned."""
-        copy = values["copy"]
         return cls(
             name,
-            Identity.from_list(values["identity"]),
+            Identity.of_values(values["identity"]),
             Digests.from_dict(values),
             values["puavo-conf"],
-            Identity.from_list(copy) if copy else None,
-            float(values.get("read", 0.0)),
+            Identity.of_values(values["copy"]) if values["copy"] else None,
+            values.get("read", 0.0),
         )
 
 
 @dataclass(frozen=True)
-class RdiffRecord:
+class RdiffRecord(Record):
     """An rdiff that was proven, or found not worth keeping.
 
     Attributes:
-        name: File name of the rdiff.
         source: sha512 of the image that it is applied to.
         target: sha512 of the image that it gives.
         digests: Size and checksums of the rdiff itself.
@@ -99,7 +113,6 @@ class RdiffRecord:
         made: When it was made or adopted, in seconds since 1970; 0 where that was not recorded.
     """
 
-    name: str
     source: str
     target: str
     digests: Digests
@@ -107,34 +120,22 @@ class RdiffRecord:
     engine: str
     made: float = 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "source": self.source,
-            "target": self.target,
-            **self.digests.to_dict(),
-            "identity": self.identity.to_list() if self.identity else None,
-            "engine": self.engine,
-            "made": self.made,
-        }
-
     @classmethod
-    def from_dict(cls, name: str, values: dict[str, Any]) -> RdiffRecord:
+    def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
         """Read what ``to_dict`` returned."""
-        identity = values["identity"]
         return cls(
             name,
             values["source"],
             values["target"],
             Digests.from_dict(values),
-            Identity.from_list(identity) if identity else None,
+            Identity.of_values(values["identity"]) if values["identity"] else None,
             values["engine"],
-            float(values.get("made", 0.0)),
+            values.get("made", 0.0),
         )
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Record):
     """One thing that was asked for and could not be done.
 
     Attributes:
@@ -144,7 +145,6 @@ class Failure:
         permanent: Whether a retry cannot help.
     """
 
-    name: str
     stage: str
     message: str
     permanent: bool = True
@@ -154,18 +154,28 @@ class Failure:
         """Return what an error means for one file."""
         return cls(_as_record(name), stage, str(error), isinstance(error, PermanentError))
 
+
+@dataclass(frozen=True)
+class WrittenRecord(Record):
+    """Which bytes metadata and CKSUMS were given, so that a later change is seen.
+
+    Every digit in them reaches all clients, and one that flipped on a disk is still a digit.
+
+    Attributes:
+        contents: sha256 of each content that a file may have, by path; an empty one where it
+            may be absent. While one version takes another's place it may be either.
+    """
+
+    contents: Mapping[str, list[str]]
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "stage": self.stage,
-            "message": self.message,
-            "permanent": self.permanent,
-        }
+        """Return what the file holds."""
+        return {"digests": dict(self.contents)}
 
     @classmethod
-    def from_dict(cls, name: str, values: dict[str, Any]) -> Failure:
+    def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
         """Read what ``to_dict`` returned."""
-        return cls(name, values["stage"], values["message"], values["permanent"])
+        return cls(name, values["digests"])
 
 
 def _as_record(name: str) -> str:
@@ -177,18 +187,18 @@ def _as_record(name: str) -> str:
     return f"{start}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-class Record(Protocol):
-    """What the three kinds of records have in common."""
+class Recorded(Protocol):
+    """What ``Records`` keep: a ``Record``, or anything else with a name and plain values."""
 
     @property
     def name(self) -> str:
         """The file that it speaks of."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return what the file holds."""
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=Recorded)
 
 # Records that somebody holds, by their file as it was read: a run that looks again at what it
 # knows already does not read 40,000 files again. They are replaced by rename, never changed.
@@ -262,6 +272,7 @@ class State:
         self.images = Records(self.folder / "images", ImageRecord.from_dict)
         self.rdiffs = Records(self.folder / "rdiffs", RdiffRecord.from_dict)
         self.failures = Records(self.folder / "failures", Failure.from_dict)
+        self.written = Records(self.folder, WrittenRecord.from_dict)
 
     def sweep(self) -> None:
         """Remove what killed runs left behind; only while the lock is held exclusively."""

@@ -6,38 +6,22 @@ placed, metadata is written, and only then are files removed that nothing names 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Any
 
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror import files
-from puavo_repository.mirror.mirror import Mirror, Placed
+from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.place import place
 from puavo_repository.mirror.records import Failure
 from puavo_repository.prepare.clean import guard, remove_stale
 from puavo_repository.prepare.plan import DiffState, Facts, Plan, PlannedSeries, look
 from puavo_repository.settings import Settings
 
 
-@dataclass(frozen=True)
-class Described:
-    """What was done to the mirror.
-
-    Attributes:
-        placed: How the images came into the mirror (``Placed`` value) to how many did.
-        removed: Files that were removed.
-        changed: Whether clients see anything new.
-    """
-
-    placed: Mapping[str, int]
-    removed: tuple[str, ...]
-    changed: bool
-
-
-def describe(settings: Settings, undertaken: Collection[str] | None = None) -> Described:
+def describe(settings: Settings, undertaken: Collection[str] | None = None) -> tuple[str, ...]:
     """Bring the mirror to what is known by now; the mirror's lock is held exclusively.
 
     What was asked for and is not there is kept as a failure, until this is done again.
@@ -46,6 +30,9 @@ def describe(settings: Settings, undertaken: Collection[str] | None = None) -> D
         settings: Where things are.
         undertaken: Names of the images and rdiffs that this run was to deal with, by default
             all. Others that are not done came meanwhile, and are the next run's.
+
+    Returns:
+        Files that were removed.
 
     Raises:
         MassDeleteError: Clients would lose more than was agreed on. Nothing was changed.
@@ -64,35 +51,37 @@ def describe(settings: Settings, undertaken: Collection[str] | None = None) -> D
         for series in plan.series
         if (document := _document(series, plan, facts, placed, settings.urlbase))
     }
-    changed = mirror.describe(documents)
+    mirror.describe(documents)
     removed = remove_stale(mirror, found)
     _keep_failures(mirror, (*plan.failures, *failures, *_undone(mirror, plan, undertaken)))
-    return Described(Counter(how.value for how in placed.values()), removed, changed)
+    return removed
 
 
 def _place(
     settings: Settings, mirror: Mirror, plan: Plan, facts: Facts
-) -> tuple[dict[str, Placed], tuple[Failure, ...]]:
-    placed: dict[str, Placed] = {}
+) -> tuple[set[str], list[Failure]]:
+    """Return the images that lie in the mirror now, and why others do not."""
+    placed = set()
     failures = []
     for name in plan.images:
         record = facts.images.get(name)
         if record is None:
             continue
         try:
-            placed[name] = mirror.place(settings.image_dir / name, record)
+            place(mirror, settings.image_dir / name, record)
+            placed.add(name)
         except RepositoryError as error:
             failures.append(Failure.of(name, "describe", error))
             # What lies there under that name may be another version of it by now.
             mirror.withdraw({name})
-    return placed, tuple(failures)
+    return placed, failures
 
 
 def _document(
     series: PlannedSeries,
     plan: Plan,
     facts: Facts,
-    placed: Mapping[str, Placed],
+    placed: Collection[str],
     urlbase: str,
 ) -> Document | None:
     entries: list[dict[str, Any]] = []

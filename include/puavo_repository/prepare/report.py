@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from puavo_repository.errors import PermanentError
 from puavo_repository.mirror import files
-from puavo_repository.mirror.mirror import Mirror, Placed
+from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED, Failure
 from puavo_repository.prepare.configure import Catalogue, configure
 from puavo_repository.prepare.discover import Inventory, discover
@@ -160,7 +160,6 @@ def report(
     begun: float,
     *,
     removed: Sequence[str] = (),
-    placed: Mapping[str, int] | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
     """Sum up a run, from what lies in the mirror after it.
@@ -169,7 +168,6 @@ def report(
         settings: Of the run.
         begun: When it began, in seconds since 1970. What was read or made since then counts.
         removed: Files that it removed.
-        placed: How images came into the mirror (``Placed`` value) to how many did.
         notes: What its steps want the operator to know.
     """
     mirror = Mirror(settings.mirror_dir)
@@ -180,14 +178,20 @@ def report(
         for document in mirror.documents().values()
         for name, content in document.items()
     }
-    read = [record.digests.size for record in mirror.state.images if record.read >= begun]
+    read = [record for record in mirror.state.images if record.read >= begun]
     made = [record for record in mirror.state.rdiffs if record.made >= begun]
     kept = [record.engine == ADOPTED for record in made if record.identity is not None]
-    notes = [*notes, *catalogue.notes, *_notes(settings, inventory, catalogue, placed or {})]
+    notes = [*notes, *catalogue.notes, *_notes(settings, inventory, catalogue)]
     if len(made) > len(kept):
         notes.append(
             f"{len(made) - len(kept)} rdiffs were made and not kept: they are larger than "
             f"{settings.policy.max_share:.0%} of their image"
+        )
+    copies = sum(record.copy is not None for record in read)
+    if copies:
+        notes.append(
+            f"{copies} images were copied: hard links from {settings.image_dir} to "
+            f"{settings.mirror_dir} are not possible"
         )
     return Report(
         mirror=settings.mirror_dir,
@@ -198,7 +202,7 @@ def report(
         images_read=len(read),
         rdiffs_made=kept.count(False),
         rdiffs_adopted=kept.count(True),
-        bytes_read=sum(read),
+        bytes_read=sum(record.digests.size for record in read),
         removed=tuple(removed),
         notes=tuple(dict.fromkeys(notes)),
         failures=tuple(mirror.state.failures),
@@ -235,9 +239,7 @@ def _rdiff_lines(series: str, images: list[dict[str, Any]]) -> list[RdiffLine]:
     ]
 
 
-def _notes(
-    settings: Settings, inventory: Inventory, catalogue: Catalogue, placed: Mapping[str, int]
-) -> list[str]:
+def _notes(settings: Settings, inventory: Inventory, catalogue: Catalogue) -> list[str]:
     notes = []
     if not inventory.names:
         notes.append(f"{settings.image_dir} holds no image: the mirror is empty")
@@ -248,13 +250,6 @@ def _notes(
     if unlisted:
         names = ", ".join(unlisted[:3]) + ("…" if len(unlisted) > 3 else "")
         notes.append(f"{len(unlisted)} images are in no configured series: {names}")
-    for how in (Placed.REFLINKED, Placed.COPIED):
-        count = placed.get(how.value, 0)
-        if count:
-            notes.append(
-                f"{count} images were {how.value}: hard links from {settings.image_dir} to "
-                f"{settings.mirror_dir} are not possible"
-            )
     signatures = settings.mirror_dir / _OLD_SIGNATURES
     old = [files.Identity.at(path) for path in files.listed(signatures, "*")]
     if files.is_folder(signatures):

@@ -97,10 +97,8 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
             settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1,
             watcher,
         )
-        done = describe(settings, {*images, *(pair.rdiff for pair in pairs)})
-        return report(
-            settings, begun, removed=(*removed, *done.removed), placed=done.placed, notes=notes
-        )
+        removed += describe(settings, {*images, *(pair.rdiff for pair in pairs)})
+        return report(settings, begun, removed=removed, notes=notes)
 
 
 def _each(

@@ -15,7 +15,7 @@ from pathlib import Path
 from puavo_repository.errors import RepositoryError, StorageError, StorageRefusedError
 from puavo_repository.formats import metadata
 from puavo_repository.mirror.description import Description, publishable
-from puavo_repository.mirror.identity import mirror_id
+from puavo_repository.mirror.published import mirror_id
 from puavo_repository.progress import TransferProgress, no_transfer_progress
 from puavo_repository.publish.clean import Pruned, prune
 from puavo_repository.publish.locked import LockedRemote, check_place, locked

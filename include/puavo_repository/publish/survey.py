@@ -324,7 +324,7 @@ def check_owner(tree: RemoteTree, facts: Facts, local: Description, mirror: str)
         tree: The remote.
         facts: What it has.
         local: What the mirror describes.
-        mirror: Its id; see ``identity.mirror_id``.
+        mirror: Its id; see ``published.mirror_id``.
 
     Raises:
         PublishError: That is so. Nothing was changed.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.errors import PublishError
-from puavo_repository.mirror import files, vouched
+from puavo_repository.mirror import files
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import FOLDER
@@ -53,9 +53,9 @@ def test_a_document_that_is_gone_or_was_added_is_not_published(mirror: Mirror) -
     with pytest.raises(PublishError, match=r"other\.json: is not as"):
         publishable(mirror.root)
     (mirror.root / DOCUMENT).unlink()
-    assert vouched.strangers(mirror.state, mirror.contents()) == ["meta/other.json", DOCUMENT]
+    assert mirror.changed_since_written(mirror.contents()) == ["meta/other.json", DOCUMENT]
     mirror.describe(mirror.documents())
-    assert vouched.strangers(mirror.state, mirror.contents()) == []
+    assert mirror.changed_since_written(mirror.contents()) == []
 
 
 def test_a_rewriting_that_is_killed_anywhere_is_no_damage(
@@ -86,7 +86,7 @@ def test_a_rewriting_that_is_killed_anywhere_is_no_damage(
         steps = number
         with pytest.raises(KilledError):
             mirror.describe(anew)
-        assert vouched.strangers(mirror.state, mirror.contents()) == []
+        assert mirror.changed_since_written(mirror.contents()) == []
         steps = 99
         mirror.describe({f"{SERIES}.json": content})
     assert mirror.describe(anew)
