@@ -96,7 +96,7 @@ airflow: export AIRFLOW__API__HOST := 127.0.0.1
 airflow: export AIRFLOW__API__PORT := $(PORT)
 airflow: export AIRFLOW__API__BASE_URL := http://127.0.0.1:$(PORT)
 airflow: export AIRFLOW__API__WORKERS := 1
-airflow: export AIRFLOW__CORE__EXECUTOR := puavo_repository_airflow.executor.WatchedLocalExecutor
+airflow: export AIRFLOW__CORE__EXECUTOR := LocalExecutor
 airflow: export AIRFLOW__CORE__PARALLELISM := 4
 airflow: export AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION := False
 # A compute task that has every core may keep its supervisor from saying that it lives.

@@ -17,11 +17,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 LOGIN = "admin"
@@ -33,30 +32,28 @@ _PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 def main() -> int:
     """Run Airflow until it ends or somebody ends it."""
     home, url = Path(os.environ["AIRFLOW_HOME"]), os.environ["AIRFLOW__API__BASE_URL"]
-    if _taken(url):
-        say(
-            f"{url} is in use already: stop what runs there, or choose another: make airflow PORT=…"
-        )
+    if _listens(url):
+        say(f"{url} is in use already: stop what runs there, or choose: make airflow PORT=…")
         return 1
     home.mkdir(parents=True, exist_ok=True)
     log = home / "standalone.log"
-    log.unlink(missing_ok=True)
     say(f"Starting Airflow; its output is in {log}")
-    signal.signal(signal.SIGTERM, _interrupt)
-    tasks_port = str(_free_port())
-    tasks_url = f"http://127.0.0.1:{tasks_port}/execution/"
-    airflow = _start(log, "standalone", AIRFLOW__CORE__EXECUTION_API_SERVER_URL=tasks_url)
-    started = [airflow]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    port = str(_free_port())
+    tasks_url = f"http://127.0.0.1:{port}/execution/"
+    os.environ["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = tasks_url
+    started: list[subprocess.Popen[bytes]] = []
     try:
-        if _wait(airflow, lambda: _healthy(url)):
-            # Only now: the first start of Airflow makes its database and its secrets.
-            tasks = ["api-server", "--apps", "execution", "--host", "127.0.0.1"]
-            started.append(_start(log, *tasks, "--port", tasks_port))
-            # A task that finds no server fails after some seconds, for no fault of its own.
-            if _wait(started[-1], lambda: _taken(tasks_url)):
-                _announce(home, url)
-                return airflow.wait()
-        say(f"Airflow did not come up; the end of {log}:\n{_tail(log)}")
+        with log.open("wb") as output:
+            # The database and the secrets that both servers share are made here.
+            subprocess.run(["airflow", "db", "migrate"], stdout=output, stderr=output, check=False)
+            started.append(_start(output, "standalone"))
+            started.append(_start(output, "api-server", "--apps", "execution", "--port", port))
+        if _comes_up(started, url, tasks_url):
+            say(_welcome(home, url))
+            return started[0].wait()
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+        say(f"Airflow did not come up; the end of {log}:\n{end}")
         return 1
     except KeyboardInterrupt:
         say("Stopping Airflow")
@@ -72,7 +69,7 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _taken(url: str) -> bool:
+def _listens(url: str) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((urlsplit(url).hostname or "", urlsplit(url).port or 80)) == 0
 
@@ -83,24 +80,21 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(log: Path, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
-    """Start a part of Airflow in a session of its own, with its output at the end of the log."""
-    with log.open("a") as output:
-        return subprocess.Popen(
-            ["airflow", *arguments],
-            env={**os.environ, **more},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+def _start(output: BinaryIO, *part: str) -> subprocess.Popen[bytes]:
+    """Start a part of Airflow in a session of its own, which ends as a whole."""
+    return subprocess.Popen(
+        ["airflow", *part],
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
-def _wait(process: subprocess.Popen[bytes], is_up: Callable[[], bool]) -> bool:
-    """Wait until a part of Airflow is at work; return whether it came to that."""
+def _comes_up(started: list[subprocess.Popen[bytes]], url: str, tasks_url: str) -> bool:
     deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline and process.poll() is None:
-        if is_up():
+    while time.monotonic() < deadline and all(one.poll() is None for one in started):
+        if _healthy(url) and _listens(tasks_url):
             return True
         time.sleep(0.5)
     return False
@@ -111,14 +105,14 @@ def _healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/api/v2/monitor/health", timeout=5) as answer:  # noqa: S310
             found = json.load(answer)
-    except (OSError, ValueError, urllib.error.URLError):
+    except (OSError, ValueError):
         return False
     return all((found.get(part) or {}).get("status") == "healthy" for part in _PARTS)
 
 
-def _announce(home: Path, url: str) -> None:
+def _welcome(home: Path, url: str) -> str:
     passwords = json.loads((home / "simple_auth_manager_passwords.json.generated").read_text())
-    say(
+    return (
         f"\n  Airflow is up:  {url}\n"
         f"  The repository: {url}/plugin/puavo-repository\n"
         f"  Log in as       {LOGIN}\n"
@@ -127,29 +121,16 @@ def _announce(home: Path, url: str) -> None:
     )
 
 
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-
-
-def _end(airflow: subprocess.Popen[bytes]) -> None:
-    """End all of it: the parts run in the session of the first process."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(airflow.pid, number)
-        except ProcessLookupError:
-            return
-        deadline = time.monotonic() + _GRACE
-        while time.monotonic() < deadline:
-            airflow.poll()
-            try:
-                os.killpg(airflow.pid, 0)
-            except ProcessLookupError:
-                return
-            time.sleep(0.2)
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a part of Airflow with all that it started."""
+    with suppress(ProcessLookupError):
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            os.killpg(process.pid, number)
+            deadline = time.monotonic() + _GRACE
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.2)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from campaign.airflow_kills import AirflowKilled, SchedulerKilled, WorkerKilled
+from campaign.airflow_kills import AirflowKilled, SchedulerKilled
 from campaign.faults import EACH, FAULTS, Fault
 from campaign.nights import Nights, Watch
 
 # Minutes each: not in the suite.
 AIRFLOW: dict[str, type[Fault]] = {
     "airflow-task-killed": AirflowKilled,
-    "airflow-worker-killed": WorkerKilled,
     "airflow-scheduler-killed": SchedulerKilled,
 }
 EVERY = FAULTS | EACH | AIRFLOW

@@ -153,7 +153,7 @@ def running_airflow(home: Path, **more: str) -> Iterator[Airflow]:
         "AIRFLOW__API__PORT": str(api),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__CORE__EXECUTOR": "puavo_repository_airflow.executor.WatchedLocalExecutor",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_log),
