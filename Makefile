@@ -1,4 +1,5 @@
-# make run | test | test-newest | airflow | setup | benchmark | campaign | fuzz | dependencies | lock: see README.md
+# make run | test | airflow | setup | test-newest | test-install | benchmark | campaign | fuzz |
+# dependencies | lock: see README.md
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -6,9 +7,8 @@ PYTHON ?= python3
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 NEWEST := 3.14
 BIN := $(CURDIR)/$(VENV)/bin
-RUN_PACKAGES := python3-venv librsync2 squashfs-tools
-TEST_PACKAGES := rdiff openssh-server openssh-client nginx-light openssl strace wget jq chromium \
-    chromium-driver
+# The Debian packages below a heading of packages.txt.
+packages_for = $(shell awk -v part=$(1) '/^[^a-z]/ { on = $$2 == part; next } on' packages.txt)
 
 # One place says where Airflow finds the project; the README's service set-up repeats it.
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
@@ -45,7 +45,8 @@ run: export PUAVO_REPOSITORY_RETRIES := 0
 run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
 run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
 
-.PHONY: setup run test test-newest campaign fuzz benchmark airflow dependencies lock demo packages test-packages
+.PHONY: setup run test test-newest campaign fuzz benchmark airflow dependencies lock demo packages test-packages \
+    test-setup test-install
 .DEFAULT_GOAL := run
 
 setup: packages $(VENV)/.complete
@@ -73,10 +74,16 @@ define need
 endef
 
 packages:
-	$(call need,$(RUN_PACKAGES))
+	$(call need,$(call packages_for,run))
+
+test-setup: setup test-packages $(VENV)/.complete-dev
+
+$(VENV)/.complete-dev: requirements-dev.txt $(VENV)/.complete
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@
 
 test-packages: packages
-	$(call need,$(TEST_PACKAGES))
+	$(call need,$(call packages_for,test))
 
 demo: setup
 	@python -m puavo_repository.demo demo/images >/dev/null
@@ -104,7 +111,7 @@ airflow: export AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS := 20
 airflow: setup $(DEMO)
 	@exec python -m puavo_repository_airflow.standalone
 
-test: setup test-packages
+test: test-setup
 	ruff format --check .
 	ruff check .
 	mypy
@@ -121,30 +128,37 @@ test-newest:
 # The long forms of what the suite tries in short. campaign: every fault that may strike a run,
 # every step that it may be killed at, and whatever happens in any order; some 40 minutes on two
 # cores. fuzz: 10,000 pairs of files for the delta engine, foreign bytes for all that reads some.
-campaign: setup test-packages
+campaign: test-setup
 	PYTHONPATH=include:tests nice python -m campaign.run
 	PYTHONPATH=include:tests nice python -m campaign.machine --examples 40 --steps 30
 
-fuzz: setup test-packages
+fuzz: test-setup
 	PYTHONPATH=include:tests python tests/delta/fuzz.py 10000
 	python -m pytest --hypothesis-profile long --timeout 7200 $(shell find tests -name 'test_foreign_*')
 
 # Side by side with what would be run instead; DIR holds three images of one series.
 DIR ?=
-benchmark: setup test-packages
+benchmark: test-setup
 	@[ -n "$(DIR)" ] || { echo "usage: make benchmark DIR=folder-with-three-images" >&2; exit 2; }
 	@PYTHONPATH=include:tests python -m benchmarks.compare "$(DIR)"
 	@images=("$(DIR)"/*.img); \
 	    PYTHONPATH=include:tests python tests/benchmarks/sftp.py "$${images[-2]}" "$${images[-1]}"
 	@PYTHONPATH=include:tests python tests/benchmarks/plans.py
 
-# Known vulnerabilities of what requirements.txt pins; asks the network, and fails where one
+# Known vulnerabilities of what is pinned; asks the network, and fails where one
 # package could not be looked up.
 dependencies: setup
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.txt
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip \
+	    --requirement requirements.txt --requirement requirements-dev.txt
 
+LOCK := uv pip compile --universal --python-version 3.11 --no-header --no-annotate --quiet
 lock:
-	uv pip compile pyproject.toml --group test --universal --python-version 3.11 \
-	    --no-header --no-annotate --quiet --output-file requirements.txt
+	$(LOCK) pyproject.toml --output-file requirements.txt
+	$(LOCK) --group test --constraint requirements.txt --output-file requirements-dev.txt
+
+# docs/install.md, word by word, in two fresh Debian roots below DIR; as root, with debootstrap.
+test-install:
+	@[ -n "$(DIR)" ] || { echo "usage: make test-install DIR=new-folder" >&2; exit 2; }
+	$(PYTHON) tests/deploy/fresh_roots.py "$(DIR)"

@@ -1,0 +1,191 @@
+"""The files of deploy/: read as systemd, nginx and the shell read them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from puavo_repository import settings
+from puavo_repository.settings import ENVIRONMENT, Model
+from support.repository import ROOT
+
+DEPLOY = ROOT / "deploy"
+FILE = DEPLOY / "puavo-repository.env"
+UNITS = DEPLOY / "systemd"
+# What systemd itself brings, and the units refer to.
+SYSTEM = ["basic", "sysinit", "shutdown", "network-online", "multi-user"]
+
+
+def as_systemd(text: str) -> dict[str, str]:
+    """Parse an EnvironmentFile; refuse the forms of it that the wrapper does not read."""
+    found = {}
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        assert equals, line
+        assert re.fullmatch(r"[A-Z][A-Z0-9_]*", name), line
+        quoted = re.fullmatch(r"""(["'])(.*)\1""", value)
+        assert quoted or not re.search(r"""["'#\s]""", value), line
+        assert "\\" not in value, line
+        assert not (quoted and quoted[1] in quoted[2]), line
+        found[name] = quoted[2] if quoted else value
+    return found
+
+
+def uncommented() -> str:
+    """Return the environment file with everything in it that is offered as a comment."""
+    return re.sub(r"^#(?=[A-Z_]+=)", "", FILE.read_text(), flags=re.MULTILINE)
+
+
+def test_every_setting_of_the_file_exists_and_is_taken(tmp_path: Path) -> None:
+    given = as_systemd(uncommented())
+    ours = {name for name in given if name.startswith(ENVIRONMENT)}
+    assert {f"{ENVIRONMENT}DEADLINE", f"{ENVIRONMENT}SCHEDULE"} <= ours
+    assert ours <= {f"{ENVIRONMENT}{name.upper()}" for name in Model.model_fields}
+    given[f"{ENVIRONMENT}IMAGE_DIR"] = str(tmp_path)
+    assert settings.load({}, given).remotes
+
+
+def test_every_option_of_airflow_in_the_file_exists() -> None:
+    from airflow.configuration import conf
+
+    for name in as_systemd(FILE.read_text()):
+        if name.startswith("AIRFLOW__"):
+            section, option = name.lower().split("__")[1:]
+            assert option in conf.configuration_description[section]["options"], name
+
+
+def test_systemd_reads_the_units(tmp_path: Path) -> None:
+    system = tmp_path / "etc/systemd/system"
+    shutil.copytree(UNITS, system)
+    for name in SYSTEM:
+        (system / f"{name}.target").write_text("[Unit]\nDescription=a stub\n")
+    for program in re.findall(
+        r"^Exec\w+=(\S+)", "".join(map(read, UNITS.glob("*.service"))), re.MULTILINE
+    ):
+        (tmp_path / program[1:]).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / program[1:]).write_text("#!/bin/sh\n")
+        (tmp_path / program[1:]).chmod(0o755)
+    names = [path.name for path in UNITS.iterdir() if path.is_file()]
+    assert len(names) == 5
+    verify = ["systemd-analyze", "verify", f"--root={tmp_path}", *names]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_target_starts_every_part_and_waits_for_it() -> None:
+    target = read(UNITS / "puavo-repository.target")
+    services = {path.name for path in UNITS.glob("*.service")}
+    for word in ("Wants", "After"):
+        assert (
+            set(" ".join(re.findall(rf"^{word}=(.+)$", target, re.MULTILINE)).split()) == services
+        )
+    for name in services - {"puavo-repository-api-server.service"}:
+        assert "After=puavo-repository-api-server.service\n" in read(UNITS / name)
+    assert "ExecStartPost=/usr/bin/curl" in read(UNITS / "puavo-repository-api-server.service")
+
+
+@pytest.fixture
+def wrapper(tmp_path: Path) -> Path:
+    """Return the wrapper, installed for the user of the tests; its commands show what they get."""
+    user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+    text = uncommented().replace("/var/lib/puavo-repository\n", f"{tmp_path}\n")
+    program = tmp_path / "program"
+    (program / ".venv/bin").mkdir(parents=True)
+    for command in (program / "puavo-update-repository", program / ".venv/bin/airflow"):
+        command.write_text('#!/bin/sh\necho "$0 $*"\nexec env -0\n')
+        command.chmod(0o755)
+    (tmp_path / "env").write_text(text.replace("/opt/puavo-repository", str(program)))
+    changed = read(DEPLOY / "wrapper").replace("/opt/puavo-repository", str(program))
+    changed = changed.replace("/etc/puavo-repository.env", str(tmp_path / "env"))
+    for name in ("puavo-airflow", "puavo-update-repository"):
+        (tmp_path / name).write_text(changed.replace("user=puavo-repository", f"user={user}"))
+        (tmp_path / name).chmod(0o755)
+    return tmp_path / "puavo-update-repository"
+
+
+def run(command: Path, *arguments: str, **more: str) -> tuple[str, Mapping[str, str]]:
+    """Run a wrapped command; return what it was called as, and its environment."""
+    environment = {"PATH": os.environ["PATH"], **more}
+    out = subprocess.run([command, *arguments], env=environment, capture_output=True, check=True)
+    called, _, rest = out.stdout.decode().partition("\n")
+    return called, dict(one.split("=", 1) for one in rest.split("\0") if one)
+
+
+def test_the_wrapper_reads_the_file_as_systemd_does(wrapper: Path) -> None:
+    expected = as_systemd((wrapper.parent / "env").read_text())
+    for name, program in (
+        (wrapper.name, f"{wrapper.parent}/program/puavo-update-repository"),
+        ("puavo-airflow", f"{wrapper.parent}/program/.venv/bin/airflow"),
+    ):
+        called, environment = run(wrapper.parent / name, "audit", "a b")
+        assert called == f"{program} audit a b"
+        assert expected.items() <= environment.items()
+
+
+def test_nothing_in_the_file_is_run_or_expanded(wrapper: Path) -> None:
+    with (wrapper.parent / "env").open("a") as file:
+        file.write("PUAVO_REPOSITORY_KNOWN_HOSTS=$(touch ran) `touch ran` $HOME; touch ran")
+    _, environment = run(wrapper)
+    assert environment["PUAVO_REPOSITORY_KNOWN_HOSTS"].startswith("$(touch ran) `touch")
+    assert not Path("ran").exists()
+
+
+def test_a_setting_before_the_command_wins_over_the_file(wrapper: Path) -> None:
+    given = {"PUAVO_REPOSITORY_SCHEDULE": "", "AIRFLOW_HOME": "/elsewhere"}
+    _, environment = run(wrapper, **given)
+    assert environment["PUAVO_REPOSITORY_SCHEDULE"] == ""
+    assert environment["AIRFLOW_HOME"] == str(wrapper.parent)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+def test_root_becomes_the_user_and_others_are_sent_away(wrapper: Path) -> None:
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # the folders of the tests are root's alone
+    try:
+        folder.chmod(0o755)
+        command = folder / wrapper.name
+        text = re.sub(r"^user=.*$", "user=nobody", wrapper.read_text(), flags=re.MULTILINE)
+        text = text.replace(str(wrapper.parent / "env"), "/dev/null")
+        command.write_text(
+            re.sub(r"^exec \"\$program.*$", "id -un; env -0", text, flags=re.MULTILINE)
+        )
+        command.chmod(0o755)
+        called, environment = run(command)
+        assert (called, environment["USER"]) == ("nobody", "nobody")
+        assert environment["HOME"] == "/nonexistent"
+        other = ["setpriv", "--reuid=daemon", "--clear-groups", str(command)]
+        done = subprocess.run(other, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "must run as root or nobody" in done.stderr
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("site", ["mirror", "ui"])
+def test_nginx_reads_the_sites(site: str, tmp_path: Path) -> None:
+    certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test"]
+    certificate += [
+        "-keyout",
+        str(tmp_path / "privkey.pem"),
+        "-out",
+        str(tmp_path / "fullchain.pem"),
+    ]
+    subprocess.run(certificate, check=True, capture_output=True)
+    text = re.sub(r"/etc/letsencrypt/live/[\w.]+", str(tmp_path), read(DEPLOY / "nginx" / site))
+    conf = f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{text}\n}}\n"
+    (tmp_path / "nginx.conf").write_text(conf)
+    nginx = ["/usr/sbin/nginx", "-t", "-q", "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
+    done = subprocess.run(nginx, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def read(path: Path) -> str:
+    return path.read_text()
