@@ -1,4 +1,4 @@
-"""Who watches the work: log lines, one every half minute, so that a log stays short over hours."""
+"""How far the work is: the one protocol to tell it, and log lines, few enough over hours."""
 
 from __future__ import annotations
 
@@ -6,37 +6,41 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 30.0  # seconds between two lines
 
-
-class Watcher(Protocol):
-    """Sees how the work goes on, from any thread."""
-
-    def begin(self, stage: str, items: int, total: int) -> None:
-        """A stage begins with so many files and bytes of work."""
-
-    def advance(self, done: int) -> None:
-        """So many more bytes are done."""
-
-    def finish(self, name: str) -> None:
-        """One file of the stage is done, or has failed."""
+Progress = Callable[[int], None]
+"""Told how many bytes of work were done since the last call, now and then, from any thread. It
+may raise to stop the work."""
 
 
-class Nobody:
-    """A watcher that looks away."""
+def no_progress(_done: int) -> None:
+    """No-op callback."""
 
-    def begin(self, stage: str, items: int, total: int) -> None:
-        """Take no notice."""
 
-    def advance(self, done: int) -> None:
-        """Take no notice."""
+class Watcher:
+    """Is told what the work is on and how far; this one shows nothing. Called from any thread."""
 
-    def finish(self, name: str) -> None:
-        """Take no notice."""
+    def begin(self, name: str, total: int, files: int = 0) -> Progress:  # noqa: ARG002
+        """Begin a stage or the transfer of one file, or begin it again.
+
+        Args:
+            name: The stage, or the path of the file.
+            total: Bytes of work; 0 where that is not known.
+            files: How many files the stage has; 0 for the transfer of one file.
+
+        Returns:
+            What is told of the bytes.
+        """
+        return no_progress
+
+    def finish(self, stage: str) -> None:
+        """Count one more file of a stage: it is done, or has failed."""
+
+
+NO_WATCHER = Watcher()
 
 
 class LoggedProgress:
@@ -56,70 +60,38 @@ class LoggedProgress:
         self._clock = clock
         self._done = 0
         self._started = self._last = clock()
+        self._lock = threading.Lock()
 
     def __call__(self, done: int) -> None:
         """Take note of so many more bytes."""
-        self._done += done
-        now = self._clock()
-        if now - self._last < INTERVAL:
-            return
-        self._last = now
-        rate = self._done / (now - self._started)
-        if self._total:
-            logger.info(
-                "%s: %.0f of %.0f MB, %.0f MB/s, about %.0f s left",
-                self._name,
-                self._done / 1e6,
-                self._total / 1e6,
-                rate / 1e6,
-                (self._total - self._done) / rate if rate else 0,
-            )
-        else:
-            logger.info("%s: %.0f MB, %.0f MB/s", self._name, self._done / 1e6, rate / 1e6)
-
-
-TransferProgress = Callable[[str, int, int], None]
-"""Told (path, bytes that the server has, bytes in all) now and then, from any thread."""
-
-
-def no_transfer_progress(_path: str, _done: int, _size: int) -> None:
-    """Take no notice."""
-
-
-class TransferLog:
-    """Progress of publishing as log lines, one every half minute a file."""
-
-    def __init__(self) -> None:
-        self._logs: dict[str, LoggedProgress] = {}
-        self._done: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, path: str, done: int, size: int) -> None:
-        """Take note of how much of a file is there."""
         with self._lock:
-            if path not in self._logs:
-                self._logs[path], self._done[path] = LoggedProgress(path, size), 0
-            self._logs[path](done - self._done[path])
-            self._done[path] = done
+            self._done += done
+            now = self._clock()
+            if now - self._last < INTERVAL:
+                return
+            self._last = now
+            rate = self._done / (now - self._started)
+        total = f" of {format_bytes(self._total)}" if self._total else ""
+        line = f"{format_bytes(self._done)}{total}, {format_bytes(rate)}/s"
+        if self._total and rate:
+            left = (self._total - self._done) / rate
+            line += f", about {left:.0f} s left"
+        logger.info("%s: %s", self._name, line)
 
 
-class LoggedWatcher:
-    """Watches the work as log lines, where nobody looks on."""
+class LoggedWatcher(Watcher):
+    """Logs stages and transfers, where there is no terminal."""
 
-    def __init__(self) -> None:
-        self.transferred = TransferLog()
-        self._progress = LoggedProgress("")
-        self._lock = threading.Lock()
+    def begin(self, name: str, total: int, files: int = 0) -> Progress:
+        """Log the size of a stage."""
+        if files:
+            logger.info("%s: %d files, %s", name, files, format_bytes(total))
+        return LoggedProgress(name, total)
 
-    def begin(self, stage: str, items: int, total: int) -> None:
-        """Say what comes."""
-        logger.info("%s: %d files, %.0f MB", stage, items, total / 1e6)
-        self._progress = LoggedProgress(stage, total)
 
-    def advance(self, done: int) -> None:
-        """Say now and then how far it is."""
-        with self._lock:
-            self._progress(done)
-
-    def finish(self, name: str) -> None:
-        """Say nothing: the stage does."""
+def format_bytes(count: float) -> str:
+    """Render a number of bytes in the unit that suits it."""
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:.{2 if count < 10 * limit else 1}f} {unit}"
+    return f"{count:.0f} B"

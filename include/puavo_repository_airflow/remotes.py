@@ -9,7 +9,7 @@ from dataclasses import replace
 from airflow.sdk import Connection, Param, get_current_context
 
 from puavo_repository import settings
-from puavo_repository.progress import TransferLog
+from puavo_repository.progress import LoggedWatcher
 from puavo_repository.publish import options as publish_options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote.target import Target, target_of_connection
@@ -78,5 +78,5 @@ def publisher(mirror: str) -> Iterator[Publisher]:
     # Whoever names the mirror with this very run means it.
     meant = options.allow_other_mirror or bool(params["mirrors"])
     how = replace(options, allow_other_mirror=meant, own_folders=(here.image_dir,))
-    with Publisher(here.mirror_dir, target(mirror, options), how, TransferLog()) as found:
+    with Publisher(here.mirror_dir, target(mirror, options), how, LoggedWatcher()) as found:
         yield found

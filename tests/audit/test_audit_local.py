@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from puavo_repository.audit.local import local
 from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.progress import Nobody
+from puavo_repository.progress import Progress, Watcher
 from support.audits import (
     DOCUMENT,
     NEW,
@@ -196,15 +197,16 @@ def test_a_file_of_two_series_is_read_once(audited: Audited) -> None:
     assert found.counts.local_files == 9
 
 
-class Night(Nobody):
+class Night(Watcher):
     """A watcher in whose time something happens: when the files are about to be read."""
 
     def __init__(self, happens: Callable[[], object]) -> None:
         self._happens = [happens]
 
-    def begin(self, stage: str, items: int, total: int) -> None:
+    def begin(self, *stage: Any) -> Progress:
         while self._happens:
             self._happens.pop()()
+        return super().begin(*stage)
 
 
 def test_a_night_that_prepares_meanwhile_is_no_finding(audited: Audited) -> None:

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from puavo_repository.audit.local import local
 from puavo_repository.audit.remote import remote
 from puavo_repository.audit.report import Checked
 from puavo_repository.errors import StorageRefusedError
-from puavo_repository.progress import Nobody
+from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish import compare
 from puavo_repository.publish.locked import locked
 from puavo_repository.publish.publisher import Publisher, open_tree
@@ -264,15 +265,16 @@ def test_a_folder_that_is_a_link_is_not_entered(audited: Audited, target: Target
     assert "a link where a folder should be" in only(audit(audited, target)).problem
 
 
-class Meanwhile(Nobody):
+class Meanwhile(Watcher):
     """A watcher in whose time something happens: after metadata was read, before files are."""
 
     def __init__(self, happens: Callable[[], object]) -> None:
         self._happens = [happens]
 
-    def begin(self, stage: str, items: int, total: int) -> None:
+    def begin(self, *stage: Any) -> Progress:
         while self._happens:
             self._happens.pop()()
+        return super().begin(*stage)
 
 
 def test_somebody_who_publishes_meanwhile_is_no_finding(audited: Audited, target: Target) -> None:

@@ -29,12 +29,12 @@ from puavo_repository.prepare.discover import discover
 from puavo_repository.prepare.plan import look, make_plan
 from puavo_repository.prepare.report import report
 from puavo_repository.prepare.run import dry_run, prepare
+from puavo_repository.progress import NO_WATCHER
 from puavo_repository.publish.plan import Presence
 from puavo_repository.publish.survey import Facts
 from puavo_repository.publish.survey import make_plan as make_plan_of_publishing
 from puavo_repository.remote.journal import Journal
 from puavo_repository.settings import Settings
-from support.repository import Quiet
 
 SERIES, EACH = 200, 50
 SIZE = 100  # bytes of an image
@@ -128,7 +128,7 @@ def main(series: int, each: int) -> None:
         timed("describe", lambda: describe(settings))
         timed("report", lambda: report(settings, time.time()))
         timed("dry run", lambda: dry_run(settings))
-        timed("a night without news", lambda: prepare(settings, Quiet(), "a benchmark"))
+        timed("a night without news", lambda: prepare(settings, NO_WATCHER, "a benchmark"))
         publishing(settings)
         rdiffs = len(found.plan.states)
         sys.stdout.write(f"{len(inventory.images)} images, {series} series, {rdiffs} rdiffs\n")

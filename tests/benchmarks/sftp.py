@@ -28,10 +28,10 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "include")]
 from puavo_repository import settings
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import run as prepare
+from puavo_repository.progress import NO_WATCHER
 from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.run import publish
 from support.mirrors import send_one
-from support.repository import Quiet
 from support.servers import Proxy, Sshd, running, tool
 
 ROUND_TRIP = 0.05  # seconds
@@ -85,7 +85,7 @@ def prepared(home: Path, *images: Path) -> Path:
         os.link(image, folder / image.name)
     options = {"image_dir": folder, "puavo_os": home / "puavo-os", "sources": "older"}
     found = settings.load(options, {})
-    prepare.prepare(found, Quiet(), "benchmark")
+    prepare.prepare(found, NO_WATCHER, "benchmark")
     return found.mirror_dir
 
 

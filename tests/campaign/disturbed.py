@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from puavo_repository.delta import contained
-from puavo_repository.delta.engine import Progress, no_progress
 from puavo_repository.errors import RepositoryError
+from puavo_repository.progress import Progress, no_progress
 from support.servers import tool
 
 PATIENCE = 120.0  # seconds; a run takes less than one, where it has a core for itself

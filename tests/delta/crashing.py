@@ -15,8 +15,9 @@ from unittest import mock
 
 from puavo_repository.cli import main as cli
 from puavo_repository.delta.anchor_engine import AnchorEngine
-from puavo_repository.delta.engine import ImageIndexer, Progress, Side, Sink, no_progress
+from puavo_repository.delta.engine import ImageIndexer, Side, Sink
 from puavo_repository.errors import ImageError
+from puavo_repository.progress import Progress, no_progress
 from puavo_repository.settings import Settings
 
 VICTIM, MARK = "-amxa-", b"this image kills"

@@ -17,6 +17,7 @@ from puavo_repository import retry
 from puavo_repository.errors import LockedError, PublishError, StorageError, StorageRefusedError
 from puavo_repository.formats import sealed
 from puavo_repository.mirror.lock import locked
+from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish import publisher, switch
 from puavo_repository.publish import run as publishing
 from puavo_repository.publish.options import Options, RemovalPolicy
@@ -134,14 +135,20 @@ def test_a_dry_run_says_what_would_happen_and_touches_nothing(
 
 
 def test_progress_reaches_the_size_of_each_file(mirror: Path, folder: Target) -> None:
-    seen: dict[str, tuple[int, int]] = {}
+    left: dict[str, int] = {}
 
-    def note(path: str, done: int, size: int) -> None:
-        seen[path] = (done, size)
+    class Note(Watcher):
+        def begin(self, name: str, total: int, files: int = 0) -> Progress:
+            left[name] = total
 
-    publish(mirror, folder, KEEP, progress=note)
-    assert len(seen) == 9
-    assert all(done == size for done, size in seen.values())
+            def progress(done: int) -> None:
+                left[name] -= done
+
+            return progress
+
+    publish(mirror, folder, KEEP, watcher=Note())
+    assert len(left) == 9
+    assert not any(left.values())
 
 
 def test_a_remote_that_somebody_else_filled_is_adopted(

@@ -17,6 +17,7 @@ from puavo_repository.demo import make_image
 from puavo_repository.formats import metadata
 from puavo_repository.prepare import run as prepare
 from puavo_repository.prepare.report import Report
+from puavo_repository.progress import NO_WATCHER
 from puavo_repository.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,16 +36,6 @@ V1, V2, V3, V4 = (
 def name(version: str, prefix: str = AMXA, arch: str = "amd64") -> str:
     """Return an image's file name."""
     return f"{prefix}-{version}-{arch}.img"
-
-
-class Quiet:
-    """A watcher that looks away."""
-
-    def begin(self, stage: str, items: int, total: int) -> None: ...
-
-    def advance(self, done: int) -> None: ...
-
-    def finish(self, name: str) -> None: ...
 
 
 @dataclass
@@ -104,7 +95,7 @@ class Repository:
 
     def prepare(self, **options: Any) -> Report:
         """Prepare in this process."""
-        return prepare.prepare(self.settings(**options), Quiet(), "a test")
+        return prepare.prepare(self.settings(**options), NO_WATCHER, "a test")
 
     def command(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run the command on this repository; exit status and output are the caller's."""

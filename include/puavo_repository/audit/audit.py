@@ -27,7 +27,7 @@ from puavo_repository.audit.report import (
 )
 from puavo_repository.errors import RepositoryError, as_storage_error
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.progress import Nobody, TransferProgress, Watcher, no_transfer_progress
+from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.options import Options
 from puavo_repository.remote.target import Target
 from puavo_repository.settings import Settings
@@ -40,8 +40,7 @@ def audit(
     options: Options | None = None,
     repair: bool = False,
     holder: str = "an audit",
-    watcher: Watcher | None = None,
-    progress: TransferProgress = no_transfer_progress,
+    watcher: Watcher = NO_WATCHER,
 ) -> AuditReport:
     """Audit everything, and keep the report beside the mirror.
 
@@ -52,18 +51,17 @@ def audit(
         repair: Whether what can be repaired safely is.
         holder: Who takes the mirror's lock for a repair.
         watcher: Told how it goes.
-        progress: Told of what a repair sends.
     """
-    begun, turns, eye = time.time(), turns_before(settings), watcher or Nobody()
-    found = local(settings, None, turns.get(LOCAL, 0), eye)
+    begun, turns = time.time(), turns_before(settings)
+    found = local(settings, None, turns.get(LOCAL, 0), watcher)
     checks = [repair_local(settings, found, holder) if repair else found]
     for target in targets:
         root, share = settings.mirror_dir, settings.audit_share
         turn = turns.get(target.url, 0)
-        found = remote(root, target, turn, options, share=share, watcher=eye)
-        checks.append(repair_remote(root, target, found, options, progress) if repair else found)
+        found = remote(root, target, turn, options, share=share, watcher=watcher)
+        checks.append(repair_remote(root, target, found, options, watcher) if repair else found)
     if settings.audit_https:
-        checks.append(clients(settings, turns.get(settings.urlbase, 0), eye))
+        checks.append(clients(settings, turns.get(settings.urlbase, 0), watcher))
     return conclude(settings, begun, checks)
 
 

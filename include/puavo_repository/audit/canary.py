@@ -21,7 +21,7 @@ from puavo_repository.errors import (
 from puavo_repository.formats.names import ImageName, rdiff_name
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.prepare.report import mb
+from puavo_repository.progress import format_bytes
 from puavo_repository.retry import with_retries
 
 Wrong = tuple[str, str, str]
@@ -85,7 +85,7 @@ def canary(
             Severity.WARNING, https.urlbase, update.path, failed, found=str(error)
         )
     if wrong is None:
-        size = mb(update.diff["size"])
+        size = format_bytes(update.diff["size"])
         return f"canary: {old} became {new} by an rdiff of {size}, as on a laptop", None
     if not _is_sound(root, update.old):
         return f"canary: {old} is wrong in the local mirror, so no update can start from it", None

@@ -21,7 +21,7 @@ from puavo_repository.audit.served import ServedFiles, encoded, error, not_serve
 from puavo_repository.audit.steps import DAY, Tally, attempted
 from puavo_repository.errors import CertificateError, ConnectionLostError
 from puavo_repository.mirror.records import FOLDER
-from puavo_repository.progress import Nobody, Watcher
+from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.remote import journal
 from puavo_repository.settings import Settings
 
@@ -32,7 +32,7 @@ _AGAIN = "Publish; if that is done, see what the web server serves instead"
 _HIDDEN = (journal.PATH, f"{FOLDER}/metadata.lock")
 
 
-def clients(settings: Settings, turn: int, watcher: Watcher | None = None) -> Checked:
+def clients(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
     """Audit what clients see at ``settings.urlbase``.
 
     Args:
@@ -43,7 +43,7 @@ def clients(settings: Settings, turn: int, watcher: Watcher | None = None) -> Ch
 
     def check() -> Checked:
         with contextlib.closing(Https(settings.urlbase, settings.ca_file)) as https:
-            return _Clients(settings.mirror_dir, https, watcher or Nobody()).check(turn)
+            return _Clients(settings.mirror_dir, https, watcher).check(turn)
 
     return attempted(settings.urlbase, check)
 

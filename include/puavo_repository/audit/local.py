@@ -21,7 +21,7 @@ from puavo_repository.formats.metadata import DIGESTS, DescribedFile, described_
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.progress import Nobody, Watcher
+from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
 
@@ -33,7 +33,7 @@ def local(
     settings: Settings,
     series: Collection[str] | None,
     turn: int,
-    watcher: Watcher | None = None,
+    watcher: Watcher = NO_WATCHER,
 ) -> Checked:
     """Audit the local tree. Nothing is changed, and no run is held up.
 
@@ -46,7 +46,7 @@ def local(
     """
 
     def check() -> Checked:
-        return _Local(settings, watcher or Nobody()).check(series, turn)
+        return _Local(settings, watcher).check(series, turn)
 
     return attempted(LOCAL, lambda: with_retries(check))
 
@@ -57,7 +57,7 @@ def still_wrong(settings: Settings, rdiffs: Collection[str]) -> dict[str, Findin
     Raises:
         RepositoryError: It could not be done.
     """
-    found = _Local(replace(settings, audit_share=1), Nobody()).files(set(rdiffs), 0)
+    found = _Local(replace(settings, audit_share=1), NO_WATCHER).files(set(rdiffs), 0)
     return {finding.file: finding for finding in found}
 
 
@@ -102,7 +102,8 @@ class _Local:
     def files(self, paths: Collection[str], turn: int) -> list[Finding]:
         described = take(self._root)
         wanted = {path: file for path, file in described.files.items() if path in paths}
-        self._watcher.begin("local", len(wanted), sum(file.size for file in wanted.values()))
+        total = sum(file.size for file in wanted.values())
+        self._progress = self._watcher.begin("local", total, len(wanted))
         wrong = self._read(described, wanted)
         rdiffs = [f for f in wanted.values() if f.path.startswith("rdiffs/")]
         applied = due(rdiffs, turn, self._settings.audit_share).difference(wrong)
@@ -133,7 +134,7 @@ class _Local:
                 return _missing(file, path)
             if identity.size != file.size:
                 return _differs(file, "size", str(file.size), str(identity.size))
-            found = digest_file(path, self._watcher.advance).to_dict()
+            found = digest_file(path, self._progress).to_dict()
         except OSError as error:
             return Finding(
                 Severity.ERROR,
@@ -145,7 +146,7 @@ class _Local:
                 repairable=_is_rdiff(file),
             )
         self._tally.add(Counts(local_files=1, local_bytes=file.size))
-        self._watcher.finish(file.path)
+        self._watcher.finish("local")
         for key in DIGESTS:
             expected = file.digests.get(key, "none")
             if expected != found[key]:

@@ -47,7 +47,8 @@ class Proofs:
             for path in paths
             if not {source_image(path), targets[path]} & set(wrong)
         ]
-        self._watcher.begin("rdiffs", len(jobs), sum(known[job[2]].size for job in jobs))
+        total = sum(known[job[2]].size for job in jobs)
+        self._progress = self._watcher.begin("rdiffs", total, len(jobs))
         workers = self._settings.cores // DIGEST_THREADS + 1
         results = side_by_side(lambda job: self._proven(*job), jobs, workers)
         if not any(results):
@@ -78,7 +79,7 @@ class Proofs:
                 "while it proved this rdiff",
                 work.prove,
                 *(basis, goal, rdiff),
-                progress=self._watcher.advance,
+                progress=self._progress,
             )
         except DeltaError as error:
             return Finding(
@@ -96,7 +97,7 @@ class Proofs:
                 Severity.ERROR, LOCAL, file.path, "could not be applied", found=str(error)
             )
         self._tally.add(Counts(rdiffs=1))
-        self._watcher.finish(file.path)
+        self._watcher.finish("rdiffs")
         return None
 
     def _source(self, name: str) -> Path | None:

@@ -22,7 +22,7 @@ from puavo_repository.audit.strays import remote_strays
 from puavo_repository.errors import PermanentError, PublishError
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.files import Identity
-from puavo_repository.progress import Nobody, Watcher
+from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.compare import every_range, same_bytes, samples
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import open_tree
@@ -43,7 +43,7 @@ def remote(
     options: Options | None = None,
     *,
     share: float = Settings.audit_share,
-    watcher: Watcher | None = None,
+    watcher: Watcher = NO_WATCHER,
 ) -> Checked:
     """Audit a remote tree. Nothing is changed there.
 
@@ -68,7 +68,7 @@ def look(
     turn: int,
     share: float,
     options: Options | None = None,
-    watcher: Watcher | None = None,
+    watcher: Watcher = NO_WATCHER,
     only: Collection[str] | None = None,
 ) -> tuple[View, Checked]:
     """Do the same once; see ``remote``. Returns what lies there as well.
@@ -87,7 +87,7 @@ def look(
     """
     workers = min(_CONNECTIONS, (options or Options()).connections)
     with contextlib.closing(Pool(lambda: open_tree(target), workers)) as pool:
-        check = _Remote(mirror_dir, target.url, pool, watcher or Nobody())
+        check = _Remote(mirror_dir, target.url, pool, watcher)
         seen, findings = check.look(turn, share, only)
         for _ in range(_LOOKS - 1):
             if not findings:
@@ -141,7 +141,8 @@ class _Remote:
         full = {file.path for file in there}
         if only is None:
             full = due(there, turn, share) | _touched(there, seen)
-        self._watcher.begin("remote", len(full), sum(f.size for f in there if f.path in full))
+        total = sum(f.size for f in there if f.path in full)
+        self._progress = self._watcher.begin("remote", total, len(full))
 
         def content(file: DescribedFile) -> Finding | None:
             try:
@@ -205,7 +206,7 @@ class _Remote:
             with_retries(lambda: self._sha256(file)),
         )
         self.tally.add(Counts(remote_read=1, remote_bytes=file.size))
-        self._watcher.finish(file.path)
+        self._watcher.finish("remote")
         if found == expected:
             return None
         problem = "is not the file that the metadata there describes: its sha256 differs"
@@ -220,7 +221,7 @@ class _Remote:
 
     def _blocks(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         for block in blocks:
-            self._watcher.advance(len(block))
+            self._progress(len(block))
             yield block
 
     def _finding(

@@ -19,7 +19,7 @@ from puavo_repository.formats.metadata import DIGESTS
 from puavo_repository.mirror import files
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.progress import TransferProgress, no_transfer_progress
+from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
@@ -66,7 +66,7 @@ def repair_remote(
     target: Target,
     found: Checked,
     options: Options | None = None,
-    progress: TransferProgress = no_transfer_progress,
+    watcher: Watcher = NO_WATCHER,
 ) -> Checked:
     """Send again what is missing or wrong on a remote and right here, by publishing.
 
@@ -75,7 +75,7 @@ def repair_remote(
         target: The remote.
         found: What ``remote.remote`` found.
         options: How to publish.
-        progress: Told of the bytes that the server has.
+        watcher: Told of each file that is sent.
 
     Returns:
         The same with what was repaired as such; why something could not be is in the notes.
@@ -92,7 +92,7 @@ def repair_remote(
             how = replace(options or Options(), assemble=False, only=frozenset(wanted))
             with Publisher(mirror_dir, target, how) as publisher:
                 with_retries(lambda: publisher.force_recheck(wanted))
-            (report,) = publish_all(mirror_dir, [target], how, progress=progress)
+            (report,) = publish_all(mirror_dir, [target], how, watcher=watcher)
             notes += [f"while repairing: {line}" for line in report.lines()[1:]]
         seen, again = look(mirror_dir, target, 0, 0, options, only=paths)
     except RepositoryError as error:

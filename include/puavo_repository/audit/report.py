@@ -12,7 +12,7 @@ from typing import Any
 from puavo_repository.errors import RepositoryError, printable
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Records
-from puavo_repository.prepare.report import mb
+from puavo_repository.progress import format_bytes
 
 LOCAL = "local"
 _LONGEST = 300  # characters of a text that somebody else wrote
@@ -237,11 +237,12 @@ class AuditReport:
     def looked_at(self) -> list[str]:
         """Return what was looked at, as lines for people."""
         done = self.counts
+        local, remote = format_bytes(done.local_bytes), format_bytes(done.remote_bytes)
         parts = {
-            f"{done.local_files} local files read ({mb(done.local_bytes)})": done.local_files,
+            f"{done.local_files} local files read ({local})": done.local_files,
             f"{done.rdiffs} rdiffs applied again": done.rdiffs,
             f"{done.remote_files} files looked for on the mirrors": done.remote_files,
-            f"{done.remote_read} of them read whole ({mb(done.remote_bytes)})": done.remote_read,
+            f"{done.remote_read} of them read whole ({remote})": done.remote_read,
             f"{done.urls} addresses asked as clients do": done.urls,
             f"{done.ranges} ranges compared": done.ranges,
         }

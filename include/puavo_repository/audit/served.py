@@ -59,7 +59,7 @@ class ServedFiles:
             for path, count, url in outside(served, self._where)
         ]
         urls = served_urls(served, self._where)
-        self._watcher.begin("clients", len(urls), 0)
+        self._watcher.begin("clients", 0, len(urls))
         heads = side_by_side(lambda item: self._head(*item), urls.items(), CONNECTIONS)
         findings += [finding for finding in heads if finding]
         good = {f.path: u for (u, f), bad in zip(urls.items(), heads, strict=True) if not bad}
@@ -95,7 +95,7 @@ class ServedFiles:
             self._lost += 1
             return _lost(self._where, file, url, lost)
         self._tally.add(Counts(urls=1))
-        self._watcher.finish(file.path)
+        self._watcher.finish("clients")
         if answer.status != 200 or answer.leads:
             return not_served(self._where, file.path, "200", f"{answer} for {url}")
         encoding = answer.headers.get("content-encoding", "identity")

@@ -44,7 +44,6 @@ def run(arguments: Sequence[str]) -> int:
             repair=options.repair,
             holder=f"{printed.PROGRAM} audit",
             watcher=watcher,
-            progress=watcher.transferred,
         )
     if options.json:
         printed.print_json(report.to_dict())

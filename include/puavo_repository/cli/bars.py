@@ -2,66 +2,60 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
+import rich.progress
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
-from puavo_repository.progress import LoggedWatcher
+from puavo_repository.progress import LoggedWatcher, Progress, Watcher
 
 
-class Bars:
+class Bars(Watcher):
     """One bar a stage, and one a file that is published."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._stage: TaskID | None = None
-        self._files: dict[str, TaskID] = {}
-        self._finished = 0
+    def __init__(self, bars: rich.progress.Progress) -> None:
+        self._bars = bars
+        self._shown: dict[str, TaskID] = {}
+        self._finished: dict[str, int] = {}
+        self._files: dict[str, int] = {}
         self._lock = Lock()
 
-    def begin(self, stage: str, items: int, total: int) -> None:
-        """Show a bar for a stage."""
-        self._finished = 0
-        self._stage = self._progress.add_task(stage, total=total, count=f"0 of {items}")
+    def begin(self, name: str, total: int, files: int = 0) -> Progress:
+        """Show a bar, or begin it again."""
+        kind, count = (name, f"0 of {files}") if files else ("publish", name.rpartition("/")[2])
+        with self._lock:
+            self._finished[name], self._files[name] = 0, files
+            bar = self._shown.get(name)
+            if bar is None:
+                bar = self._shown[name] = self._bars.add_task(kind, total=total, count=count)
+            else:
+                self._bars.reset(bar, total=total, count=count)
+        return functools.partial(self._bars.advance, bar)
 
-    def advance(self, done: int) -> None:
-        """Move it."""
-        if self._stage is not None:
-            self._progress.advance(self._stage, done)
-
-    def finish(self, name: str) -> None:  # noqa: ARG002
+    def finish(self, stage: str) -> None:
         """Count a file."""
         with self._lock:
-            self._finished += 1
-            if self._stage is not None:
-                items = self._progress.tasks[self._stage].fields["count"].rpartition(" ")[2]
-                self._progress.update(self._stage, count=f"{self._finished} of {items}")
-
-    def transferred(self, path: str, done: int, size: int) -> None:
-        """Show how much of a file the server has."""
-        with self._lock:
-            if path not in self._files:
-                name = path.rpartition("/")[2]
-                self._files[path] = self._progress.add_task("publish", total=size, count=name)
-            self._progress.update(self._files[path], completed=done)
+            self._finished[stage] += 1
+            count = f"{self._finished[stage]} of {self._files[stage]}"
+            self._bars.update(self._shown[stage], count=count)
 
 
 @contextmanager
-def shown() -> Iterator[Bars | LoggedWatcher]:
+def shown() -> Iterator[Watcher]:
     """Show progress on stderr, and log there, while the block runs."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
@@ -82,5 +76,5 @@ def shown() -> Iterator[Bars | LoggedWatcher]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, expand=True) as progress:
-        yield Bars(progress)
+    with rich.progress.Progress(*columns, console=console, expand=True) as bars:
+        yield Bars(bars)

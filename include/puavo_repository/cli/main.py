@@ -17,7 +17,7 @@ from puavo_repository.errors import RepositoryError, SettingsError, as_storage_e
 from puavo_repository.prepare import run as prepare
 from puavo_repository.prepare.plan import Plan
 from puavo_repository.prepare.report import Report
-from puavo_repository.progress import TransferProgress
+from puavo_repository.progress import Watcher
 from puavo_repository.settings import Settings
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
             done = prepare.prepare(chosen, watcher, f"{PROGRAM} of {_user()}")
         published = []
         if publish and chosen.mirror_dir.exists():
-            published = publish(chosen.mirror_dir, watcher.transferred)
+            published = publish(chosen.mirror_dir, watcher)
     if options.json:
         remotes = [report.to_dict() for report in published]
         print_json({**done.to_dict(), **({"published": remotes} if publish else {})})
@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _publishing(
     options: argparse.Namespace, chosen: Settings
-) -> Callable[[Path, TransferProgress], list[PublishReport]]:
+) -> Callable[[Path, Watcher], list[PublishReport]]:
     """Check the targets before hours of work; return what publishes to them after it."""
     from puavo_repository.publish import options as publish_options
     from puavo_repository.publish.run import publish_all
@@ -91,8 +91,8 @@ def _publishing(
     how = replace(publish_options.load({}), own_folders=(chosen.image_dir,))
     targets = [how.target(url) for url in options.upload]
 
-    def publish(mirror: Path, progress: TransferProgress) -> list[PublishReport]:
-        return publish_all(mirror, targets, how, dry_run=options.dry_run, progress=progress)
+    def publish(mirror: Path, watcher: Watcher) -> list[PublishReport]:
+        return publish_all(mirror, targets, how, dry_run=options.dry_run, watcher=watcher)
 
     return publish
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from puavo_repository.errors import printable
 from puavo_repository.formats.names import image_name
 from puavo_repository.prepare.plan import DiffState, Plan
-from puavo_repository.prepare.report import Report, mb
+from puavo_repository.prepare.report import Report
+from puavo_repository.progress import format_bytes
 
 PROGRAM = "puavo-update-repository"
 _WIDE = 160  # columns
@@ -37,9 +38,9 @@ def render(found: Report) -> None:
             line.name,
             str(line.images),
             image_name(line.newest).version[:10],
-            mb(line.newest_size),
+            format_bytes(line.newest_size),
             str(line.rdiffs),
-            mb(line.update) if line.update is not None else "whole",
+            format_bytes(line.update) if line.update is not None else "whole",
             f"{line.saving:.1%}",
         )
     if found.series:
@@ -56,7 +57,7 @@ def render(found: Report) -> None:
 def _render_rdiffs(found: Report, console: Console) -> None:
     table = _table("Rdiff", "Size", "Share")
     for line in found.rdiffs:
-        table.add_row(line.name, mb(line.size), f"{line.share:.2%}")
+        table.add_row(line.name, format_bytes(line.size), f"{line.share:.2%}")
     if found.rdiffs:
         console.print()
         console.print(table)
@@ -77,8 +78,8 @@ def _summary(found: Report) -> str:
     total = sum(line.size for line in found.rdiffs)
     parts = [
         f"{found.mirror}: {images} images in {len(found.series)} series",
-        f"{len(found.rdiffs)} rdiffs ({mb(total)})",
-        f"{found.images_read} images read ({mb(found.bytes_read)})",
+        f"{len(found.rdiffs)} rdiffs ({format_bytes(total)})",
+        f"{found.images_read} images read ({format_bytes(found.bytes_read)})",
         f"{found.rdiffs_made} rdiffs made"
         + (f" and {found.rdiffs_adopted} adopted" if found.rdiffs_adopted else ""),
         f"{found.seconds:.1f} s",
@@ -102,7 +103,8 @@ def render_plan(plan: Plan) -> None:
         f"{images} images in {len(plan.series)} series; {len(plan.fingerprints)} to read, "
         f"{len(plan.pairs(DiffState.MISSING, DiffState.WAITING))} rdiffs to make, "
         f"{len(plan.pairs(DiffState.PRESENT))} there; "
-        f"space: at most {mb(plan.space_needed)} needed, {mb(plan.space_free)} free",
+        f"space: at most {format_bytes(plan.space_needed)} needed, "
+        f"{format_bytes(plan.space_free)} free",
         markup=False,
         soft_wrap=True,
     )

@@ -34,13 +34,14 @@ from puavo_repository.delta.anchors import (
 from puavo_repository.delta.comparing import WINDOW
 from puavo_repository.delta.dense import REGION, SLOTS, match_dense
 from puavo_repository.delta.encoding import Joiner, encode, out_size
-from puavo_repository.delta.engine import ImageIndexer, Progress, Side, Sink, no_progress
+from puavo_repository.delta.engine import ImageIndexer, Side, Sink
 from puavo_repository.delta.images import Image
 from puavo_repository.delta.index import Anchors, Indexer
 from puavo_repository.delta.lanes import Lanes
 from puavo_repository.delta.machine import buffer
 from puavo_repository.delta.sparse import HEAD, insert, match_sparse, most_anchors, table_for
 from puavo_repository.errors import SettingsError
+from puavo_repository.progress import Progress, no_progress
 
 _COPIES = BLOCK // 64  # in a block at most; what more could be found stays literal
 

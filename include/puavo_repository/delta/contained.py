@@ -27,9 +27,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
-from puavo_repository.delta.engine import Progress, no_progress
 from puavo_repository.delta.forking import Answer, last_words
 from puavo_repository.errors import EngineCrashError, EngineKilledError, RepositoryError
+from puavo_repository.progress import Progress, no_progress
 
 T = TypeVar("T")
 

@@ -12,17 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from puavo_repository.progress import Progress, no_progress
+
 Sink = Callable[[memoryview], None]
 """Takes the next bytes of the rdiff. They are used up when it returns, so that the caller may
 reuse the buffer; blocks of some megabytes keep it off the critical path."""
-
-Progress = Callable[[int], None]
-"""Told how many bytes of work (of the target, for a delta) were done since the last call. It
-is called every few tens of megabytes, in the calling thread, and may raise to stop the work."""
-
-
-def no_progress(_done: int) -> None:
-    """Take no notice."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,8 @@ class DeltaEngine(Protocol):
         self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
     ) -> None:
         """Write an rdiff that turns ``source`` into ``target`` into ``sink``.
+
+        ``progress`` is told of the bytes of the target in the calling thread.
 
         Raises:
             DeltaError: The engine cannot do it.

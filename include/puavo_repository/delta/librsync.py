@@ -19,7 +19,7 @@ from typing import Any
 from numba import types
 
 from puavo_repository.compiled import callback
-from puavo_repository.delta.engine import ImageIndexer, Progress, Side, Sink, no_progress
+from puavo_repository.delta.engine import ImageIndexer, Side, Sink
 from puavo_repository.delta.machine import pread
 from puavo_repository.errors import (
     DeltaError,
@@ -28,6 +28,7 @@ from puavo_repository.errors import (
     StorageError,
     storage_error,
 )
+from puavo_repository.progress import Progress, no_progress
 
 LIBRARY = "librsync.so.2"
 _DONE, _BLOCKED, _IO_ERROR, _INPUT_ENDED = 0, 1, 100, 103  # rs_result

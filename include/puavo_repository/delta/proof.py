@@ -7,11 +7,11 @@ import os
 from functools import cache
 from pathlib import Path
 
-from puavo_repository.delta.engine import Progress, no_progress
 from puavo_repository.delta.images import Image
 from puavo_repository.delta.librsync import OUTPUT, address_of, patch
 from puavo_repository.errors import DeltaError, ProofError
 from puavo_repository.formats.rdiff import check_commands
+from puavo_repository.progress import Progress, no_progress
 
 
 @cache

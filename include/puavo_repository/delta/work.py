@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from puavo_repository.delta.engine import DeltaEngine, Progress, Side
+from puavo_repository.delta.engine import DeltaEngine, Side
 from puavo_repository.delta.proof import prove
 from puavo_repository.errors import ImageChangingError, storage_error
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
 from puavo_repository.mirror.digests import BLOCK_SIZE, Digester, digest_file
 from puavo_repository.mirror.files import Identity
+from puavo_repository.progress import Progress
 
 __all__ = ["adopt_rdiff", "prove", "read_image", "write_rdiff"]
 

@@ -18,7 +18,7 @@ from puavo_repository.formats.names import ImageName
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare.plan import DiffState, Outlook, look
-from puavo_repository.prepare.report import mb
+from puavo_repository.progress import format_bytes
 from puavo_repository.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -104,8 +104,8 @@ def _too_much(settings: Settings, found: Outlook, *, proven: bool) -> MassDelete
         return None
     return MassDeleteError(
         settings.mirror_dir,
-        f"{len(lost)} images would go, {mb(gone)} of {mb(every)} there; clients keep them "
-        f"until then: {', '.join(lost[:3])}{'…' if len(lost) > 3 else ''}",
+        f"{len(lost)} images would go, {format_bytes(gone)} of {format_bytes(every)} there; "
+        f"clients keep them until then: {', '.join(lost[:3])}{'…' if len(lost) > 3 else ''}",
         expected=f"at most {settings.max_delete:.0%} at once",
         remedy=remedy,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puavo_repository.delta import contained
-from puavo_repository.delta.engine import Progress, Side, no_progress
+from puavo_repository.delta.engine import Side
 from puavo_repository.errors import (
     DeltaError,
     ImageChangingError,
@@ -24,6 +24,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED, Failure, ImageRecord, RdiffRecord
 from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.plan import Pair, is_too_large
+from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -190,9 +191,9 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
     finally:
         files.discard(part)
     logger.info(
-        "%s: %.2f MB, %.2f %% of the image, made and proven in %.1f s",
+        "%s: %s, %.2f %% of the image, made and proven in %.1f s",
         job.name,
-        digests.size / 1e6,
+        format_bytes(digests.size),
         100 * digests.size / max(1, job.target_size),
         time.monotonic() - started,
     )

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from puavo_repository.delta import contained
-from puavo_repository.delta.engine import Progress, no_progress
 from puavo_repository.errors import ImageChangingError, ImageError, RepositoryError, storage_error
 from puavo_repository.formats.squashfs import SUPERBLOCK_SIZE, Superblock
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure, ImageRecord
 from puavo_repository.prepare.definitions import read_puavo_conf
+from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -76,11 +76,11 @@ def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) ->
         raise storage_error(path, error) from error
     seconds = time.monotonic() - started
     logger.info(
-        "%s: %.0f MB fingerprinted in %.1f s, %.0f MB/s",
+        "%s: %s fingerprinted in %.1f s, %s/s",
         path.name,
-        digests.size / 1e6,
+        format_bytes(digests.size),
         seconds,
-        digests.size / 1e6 / seconds,
+        format_bytes(digests.size / seconds),
     )
     return ImageRecord(path.name, identity, digests, puavo_conf, read=time.time())
 

@@ -14,6 +14,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED, Failure
 from puavo_repository.prepare.configure import Catalogue, configure
 from puavo_repository.prepare.discover import Inventory, discover
+from puavo_repository.progress import format_bytes
 from puavo_repository.settings import Settings
 
 _OLD_SIGNATURES = ".signatures"
@@ -254,13 +255,7 @@ def _notes(settings: Settings, inventory: Inventory, catalogue: Catalogue) -> li
     old = [files.Identity.at(path) for path in files.listed(signatures, "*")]
     if files.is_folder(signatures):
         size = sum(found.size for found in old if found is not None)
-        notes.append(f"{signatures} of the old system ({mb(size)}) is not needed any more")
+        notes.append(
+            f"{signatures} of the old system ({format_bytes(size)}) is not needed any more"
+        )
     return notes
-
-
-def mb(size: int) -> str:
-    """Render a number of bytes in the unit that suits it."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= limit:
-            return f"{size / limit:.{2 if size < 10 * limit else 1}f} {unit}"
-    return f"{size} B"

@@ -15,7 +15,6 @@ from dataclasses import replace
 from threading import Event
 from typing import TypeVar
 
-from puavo_repository.delta.engine import Progress
 from puavo_repository.errors import (
     MassDeleteError,
     RepositoryError,
@@ -34,7 +33,7 @@ from puavo_repository.prepare.discover import discover
 from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.plan import DiffState, Pair, Plan, look
 from puavo_repository.prepare.report import Report, report
-from puavo_repository.progress import Watcher
+from puavo_repository.progress import Progress, Watcher
 from puavo_repository.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ def _each(
     """
     if not work:
         return
-    watcher.begin(stage, len(work), sum(work.values()))
+    tell = watcher.begin(stage, sum(work.values()), len(work))
     stop = Event()
 
     def run(item: T) -> None:
@@ -130,7 +129,7 @@ def _each(
             if stop.is_set():
                 raise KeyboardInterrupt
             left -= done
-            watcher.advance(done)
+            tell(done)
 
         try:
             step(item, progress)
@@ -140,8 +139,8 @@ def _each(
             logger.error("%s", error)
         except Exception:
             logger.exception("%s failed for %s", stage, _name(item))
-        watcher.advance(left)
-        watcher.finish(_name(item))
+        tell(left)
+        watcher.finish(stage)
 
     with ThreadPoolExecutor(workers, thread_name_prefix=stage) as pool:
         futures = [pool.submit(run, item) for item in work]

@@ -10,13 +10,14 @@ few that the compressed connection they go over makes 11 of them.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from puavo_repository.errors import DeltaError
 from puavo_repository.formats import rdiff as rdiff_format
 from puavo_repository.formats.rdiff import Copy
+from puavo_repository.progress import Progress
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.remote.tree import Piece, RemoteTree
 
@@ -28,7 +29,7 @@ def assemble(
     item: Transfer,
     part: str,
     local_rdiff: Path,
-    done: Callable[[int], None],
+    progress: Progress,
 ) -> list[int]:
     """Have the server write a part from its base and its rdiff, from the begin, onto its disk.
 
@@ -40,7 +41,7 @@ def assemble(
         item: The image, with base and rdiff.
         part: Where to write it; there is nothing yet.
         local_rdiff: The same rdiff here.
-        done: Told how many bytes of the image are there.
+        progress: Told of the bytes that were copied.
 
     Returns:
         Offsets at which ranges meet, some of them: where a mistake would show.
@@ -49,7 +50,7 @@ def assemble(
         DeltaError: The rdiff is damaged, or does not make this image.
         StorageError, StorageRefusedError: The server cannot do it, or has no such file any more.
     """
-    seams, at, there = [], 0, 0
+    seams, at = [], 0
 
     def pieces() -> Iterator[Piece]:
         nonlocal at
@@ -61,12 +62,7 @@ def assemble(
             expected, found = f"{item.size} bytes", f"{at} bytes"
             raise DeltaError(local_rdiff, "makes another image", expected=expected, found=found)
 
-    def copied(count: int) -> None:
-        nonlocal there
-        there += count
-        done(there)
-
-    tree.assemble(part, pieces(), copied)
+    tree.assemble(part, pieces(), progress)
     return random.SystemRandom().sample(seams, min(SEAMS, len(seams)))
 
 

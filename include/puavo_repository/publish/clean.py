@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from puavo_repository.errors import MassDeleteError
 from puavo_repository.mirror.description import Description
+from puavo_repository.progress import format_bytes
 from puavo_repository.publish.compare import sha256_of
 from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.options import RemovalPolicy
-from puavo_repository.publish.plan import Presence, is_part, mega
+from puavo_repository.publish.plan import Presence, is_part
 from puavo_repository.publish.survey import CKSUMS, Facts
 from puavo_repository.remote.journal import Entry, Moment
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
@@ -91,7 +92,7 @@ def _remove(held: LockedRemote, facts: Facts, path: str, result: Pruned) -> None
         held.check()
         tree.remove(path)
         result.removed[path] = entry.size
-        logger.info("%s/%s: removed, %s", tree.name, path, mega(entry.size))
+        logger.info("%s/%s: removed, %s", tree.name, path, format_bytes(entry.size))
     # Only now: what could not be removed must stay known as ours, or it would stay for ever.
     del facts.journal.files[path]
 
@@ -140,7 +141,8 @@ def guard(remote: str, facts: Facts, paths: set[str], removal: RemovalPolicy) ->
     if lost > removal.share * every and not removal.allow_mass_delete:
         raise MassDeleteError(
             remote,
-            f"{len(paths & there)} files would go, {mega(lost)} of {mega(every)} there",
+            f"{len(paths & there)} files would go, "
+            f"{format_bytes(lost)} of {format_bytes(every)} there",
             expected=f"at most {removal.share:.0%} at once",
             remedy="If that is meant, publish once with allow_mass_delete",
         )

@@ -11,6 +11,7 @@ from heapq import heapify, heappop, heappush
 
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.description import Recipes
+from puavo_repository.progress import format_bytes
 
 
 class Presence(enum.Enum):
@@ -63,9 +64,10 @@ class Transfer:
         return f"{folder}{slash}.{name}.{self.sha256[:16]}.{token[:8]}.part"
 
     def __str__(self) -> str:
+        size = format_bytes(self.size)
         if self.how is How.ASSEMBLED:
-            return f"{self.path}: {mega(self.size)} assembled on the server from {self.base}"
-        return f"{self.path}: {mega(self.size)} uploaded"
+            return f"{self.path}: {size} assembled on the server from {self.base}"
+        return f"{self.path}: {size} uploaded"
 
 
 _PART = re.compile(r"\..+\.[0-9a-f]{16}(\.[0-9a-f]{8})?\.part")  # without the token: an older one
@@ -118,8 +120,9 @@ class Plan:
     def lines(self) -> list[str]:
         """Return the plan as lines for people."""
         sums = (
-            f"{mega(self.upload_bytes)} uploaded, {mega(self.assembled_bytes)} assembled on the "
-            f"server, {self.present} files ({mega(self.present_bytes)}) present, "
+            f"{format_bytes(self.upload_bytes)} uploaded, "
+            f"{format_bytes(self.assembled_bytes)} assembled on the server, "
+            f"{self.present} files ({format_bytes(self.present_bytes)}) present, "
             f"{self.foreign} not ours"
         )
         return [
@@ -130,11 +133,6 @@ class Plan:
             *(f"{path}: no longer named, removed after its grace" for path in self.prune),
             sums,
         ]
-
-
-def mega(count: int) -> str:
-    """Return a number of bytes for people."""
-    return f"{count / 1e6:,.1f} MB"
 
 
 def plan_transfers(

@@ -16,11 +16,11 @@ from puavo_repository.errors import RepositoryError, StorageError, StorageRefuse
 from puavo_repository.formats import metadata
 from puavo_repository.mirror.description import Description, publishable
 from puavo_repository.mirror.published import mirror_id
-from puavo_repository.progress import TransferProgress, no_transfer_progress
+from puavo_repository.progress import NO_WATCHER, Watcher, format_bytes
 from puavo_repository.publish.clean import Pruned, prune
 from puavo_repository.publish.locked import LockedRemote, check_place, locked
 from puavo_repository.publish.options import Options
-from puavo_repository.publish.plan import Plan, mega
+from puavo_repository.publish.plan import Plan
 from puavo_repository.publish.send import Uplink
 from puavo_repository.publish.survey import Facts, check_owner, listing, make_plan, survey
 from puavo_repository.publish.switch import Switch, Switched
@@ -54,7 +54,7 @@ class Publisher:
         mirror_dir: The local mirror.
         target: The remote.
         options: How.
-        progress: Told of the bytes that the server has.
+        watcher: Told of each file that is sent.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class Publisher:
         mirror_dir: Path,
         target: Target,
         options: Options | None = None,
-        progress: TransferProgress = no_transfer_progress,
+        watcher: Watcher = NO_WATCHER,
     ) -> None:
         self.options = options or Options()
         self.pool = Pool(lambda: open_tree(target), self.options.connections)
         self._mirror_dir = mirror_dir
         self._throttle = Throttle(self.options.bandwidth)
-        self._progress = progress
+        self._watcher = watcher
 
     def __enter__(self) -> Publisher:
         return self
@@ -117,8 +117,8 @@ class Publisher:
                     facts.journal.intend(item.path, item.size, item.sha256)
             if plan.transfers or facts.news:
                 remote.save()
-            token, progress = remote.lock.token, self._progress
-            uplink = Uplink(self.pool, self._throttle, remote.parts, token, remote.check, progress)
+            token, watcher = remote.lock.token, self._watcher
+            uplink = Uplink(self.pool, self._throttle, remote.parts, token, remote.check, watcher)
             done = Transfers(self._mirror_dir, remote, uplink, told).run(plan.transfers)
             done.failed |= plan.problems or {}
             return done
@@ -258,8 +258,8 @@ class Publisher:
             raise StorageRefusedError(
                 remote.tree.name,
                 "the server's disk is too full for what is to be published",
-                expected=f"{mega(missing + free)} free",
-                found=mega(free),
+                expected=f"{format_bytes(missing + free)} free",
+                found=format_bytes(free),
                 remedy="Free some space there, or publish fewer images",
             )
         return facts, plan

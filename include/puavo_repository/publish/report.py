@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from puavo_repository.errors import PublishError
+from puavo_repository.progress import format_bytes
 from puavo_repository.publish.clean import Pruned
-from puavo_repository.publish.plan import How, Plan, mega
+from puavo_repository.publish.plan import How, Plan
 from puavo_repository.publish.survey import Facts
 from puavo_repository.publish.switch import Switched
 from puavo_repository.publish.transfer import Transferred
@@ -148,9 +149,9 @@ class PublishReport:
         up, made = sum(self.uploaded.values()), sum(self.assembled.values())
         done = (
             f"{self.target}: generation {self.generation}, {len(self.uploaded)} uploaded "
-            f"({mega(up)}), {len(self.assembled)} assembled there ({mega(made)}), {self.present} "
-            f"present, {len(self.pruned)} removed"
+            f"({format_bytes(up)}), {len(self.assembled)} assembled there "
+            f"({format_bytes(made)}), {self.present} present, {len(self.pruned)} removed"
         )
         if not self.seconds:  # the DAG's report is not one run's, but of several tasks
             return done
-        return f"{done}; {mega(self.bytes_sent)} sent in {self.seconds:.0f} s"
+        return f"{done}; {format_bytes(self.bytes_sent)} sent in {self.seconds:.0f} s"

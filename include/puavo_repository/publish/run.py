@@ -16,7 +16,7 @@ from pathlib import Path
 
 from puavo_repository.errors import MassDeleteError, RepositoryError
 from puavo_repository.mirror import published
-from puavo_repository.progress import TransferProgress, no_transfer_progress
+from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.report import PublishReport
@@ -32,7 +32,7 @@ def publish(
     options: Options | None = None,
     *,
     dry_run: bool = False,
-    progress: TransferProgress = no_transfer_progress,
+    watcher: Watcher = NO_WATCHER,
 ) -> PublishReport:
     """Publish a mirror to one remote.
 
@@ -41,7 +41,7 @@ def publish(
         target: The remote.
         options: How.
         dry_run: Whether to plan only.
-        progress: Told (path, bytes that the server has, bytes in all), from any thread.
+        watcher: Told of each file that is sent, from any thread.
 
     Returns:
         What was done; single files and steps that failed are in it.
@@ -50,7 +50,7 @@ def publish(
         RepositoryError: Nothing could be done at all.
     """
     report = PublishReport(target.url, dry_run)
-    with Publisher(mirror_dir, target, options, progress) as publisher:
+    with Publisher(mirror_dir, target, options, watcher) as publisher:
         _timed(publisher, report)
     return report
 
@@ -93,14 +93,14 @@ def publish_all(
     options: Options | None = None,
     *,
     dry_run: bool = False,
-    progress: TransferProgress = no_transfer_progress,
+    watcher: Watcher = NO_WATCHER,
 ) -> list[PublishReport]:
     """Publish to several remotes; what keeps one from being reached is in its report."""
     reports = []
     for target in targets:
         report = PublishReport(target.url, dry_run)
         try:
-            with Publisher(mirror_dir, target, options, progress) as publisher:
+            with Publisher(mirror_dir, target, options, watcher) as publisher:
                 _timed(publisher, report)
         except RepositoryError as error:
             logger.error("%s", error)

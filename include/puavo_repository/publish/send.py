@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from puavo_repository.errors import PublishError, RepositoryError, storage_error
-from puavo_repository.progress import TransferProgress, no_transfer_progress
+from puavo_repository.progress import NO_WATCHER, Progress, Watcher
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.remote.parts import Part, Parts
 from puavo_repository.remote.pool import Pool
@@ -43,7 +43,7 @@ class Uplink:
         parts: How far files are that have no name yet.
         token: Of the step that sends; see ``Transfer.part``.
         check: Raises where the remote's lock was lost.
-        progress: Told of the bytes that the server has.
+        watcher: Told of each file that is sent.
     """
 
     pool: Pool
@@ -51,7 +51,7 @@ class Uplink:
     parts: Parts
     token: str
     check: Callable[[], None]
-    progress: TransferProgress = no_transfer_progress
+    watcher: Watcher = NO_WATCHER
 
 
 def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, uplink: Uplink) -> None:
@@ -62,9 +62,11 @@ def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, uplink: Up
         item: The file.
         local: Where it lies here.
         begin: Bytes that need not be sent.
-        uplink: Connections, limit and progress.
+        uplink: Connections, limit and watcher.
     """
-    pieces = _Pieces(begin, item.size, lambda done: uplink.progress(item.path, done, item.size))
+    progress = uplink.watcher.begin(item.path, item.size)
+    progress(begin)
+    pieces = _Pieces(begin, item.size, progress)
     try:
         source = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -172,13 +174,12 @@ class _Pieces:
     Args:
         begin: Where to begin, in bytes.
         size: Of the file, in bytes.
-        progress: Told how many bytes the server has.
+        progress: Told of the bytes that reached the server.
     """
 
-    def __init__(self, begin: int, size: int, progress: Callable[[int], None]) -> None:
+    def __init__(self, begin: int, size: int, progress: Progress) -> None:
         self._next = begin
         self._synced = begin
-        self._done = begin
         self._size = size
         self._progress = progress
         self._under_way: dict[int, int] = {}  # in order of their offsets
@@ -213,12 +214,10 @@ class _Pieces:
         """Note that the server has ``count`` more bytes of the piece at ``at``."""
         with self._change:
             self._under_way[at] -= count
-            self._done += count
             if not self._under_way[at]:
                 del self._under_way[at]
                 self._change.notify_all()
-            done = self._done
-        self._progress(done)
+        self._progress(count)
 
     def wait(self) -> bool:
         """Wait until there may be a piece again; False when there will be none."""

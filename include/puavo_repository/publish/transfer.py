@@ -28,9 +28,10 @@ from puavo_repository.errors import (
 )
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.progress import format_bytes
 from puavo_repository.publish.assemble import assemble
 from puavo_repository.publish.compare import check_local, every_range, same_bytes, samples
-from puavo_repository.publish.plan import How, Transfer, mega
+from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.send import Uplink, upload
 from puavo_repository.remote.parts import Part, Parts
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
@@ -63,7 +64,7 @@ def transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Transferred:
     Args:
         item: What, and how.
         mirror_dir: The local mirror it comes from.
-        uplink: Connections, limit and progress.
+        uplink: Connections, limit and watcher.
 
     Raises:
         PublishError: The local file is not what the metadata describes.
@@ -94,7 +95,6 @@ def _transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Transferred:
                 tree.remove(part)
                 uplink.parts.forget([item.path])
                 raise
-        uplink.progress(item.path, item.size, item.size)
         if item.replaces:
             whole = Part(part, item.size, item.sha256, item.size, proven=True)
             uplink.parts.put(item.path, whole)
@@ -144,7 +144,7 @@ def _fill(tree: RemoteTree, item: Transfer, mirror_dir: Path, uplink: Uplink) ->
                     item,
                     part,
                     mirror_dir / item.rdiff,
-                    lambda n: uplink.progress(item.path, n, item.size),
+                    uplink.watcher.begin(item.path, item.size),
                 )
             _prove(tree, part, item.size, local, seams)
             return How.ASSEMBLED
@@ -181,7 +181,7 @@ def _resume_point(tree: RemoteTree, item: Transfer, local: Path, uplink: Uplink)
             if known.name != part:
                 tree.rename(known.name, part)
                 uplink.parts.put(item.path, replace(known, name=part, proven=False))
-            logger.info("%s: goes on at %s", item.path, mega(known.synced))
+            logger.info("%s: goes on at %s", item.path, format_bytes(known.synced))
             return known.synced
     _begin_anew(tree, item, uplink)
     return 0

@@ -17,8 +17,9 @@ from puavo_repository.errors import (
     StorageError,
     TransientError,
 )
+from puavo_repository.progress import format_bytes
 from puavo_repository.publish.locked import LockedRemote
-from puavo_repository.publish.plan import How, Transfer, mega
+from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.send import Uplink
 from puavo_repository.publish.transfer import Transferred, transfer
 from puavo_repository.retry import with_retries
@@ -64,7 +65,7 @@ class Transfers:
     Args:
         mirror_dir: The local mirror.
         remote: The remote; the journal is brought up to date and saved now and then.
-        uplink: Connections, limit and progress.
+        uplink: Connections, limit and watcher.
         told: Called with each file that arrived.
     """
 
@@ -124,9 +125,9 @@ class Transfers:
         placed = with_retries(
             lambda: transfer(item, self._mirror_dir, self._uplink), stop=self._stop
         )
-        rate = item.size / 1e6 / max(time.monotonic() - begun, 1e-3)
-        how, size = placed.how.value, mega(item.size)
-        logger.info("%s: %s, %s, %.0f MB/s", item.path, how, size, rate)
+        rate = format_bytes(item.size / max(time.monotonic() - begun, 1e-3))
+        how, size = placed.how.value, format_bytes(item.size)
+        logger.info("%s: %s, %s, %s/s", item.path, how, size, rate)
         return placed
 
     def _note(self, item: Transfer, result: Callable[[], Transferred]) -> None:

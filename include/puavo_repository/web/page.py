@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from puavo_repository.audit.report import AuditReport
+from puavo_repository.progress import format_bytes
 from puavo_repository.web import figures, status, view, words
 from puavo_repository.web.model import Image, Rdiff, RdiffState, Repository, Series
 
@@ -88,7 +89,7 @@ _ENVIRONMENT = Environment(
     auto_reload=False,
 )
 _ENVIRONMENT.filters |= {
-    "size": words.size,
+    "size": format_bytes,
     "count": words.count,
     "version": version,
     "percent": percent,

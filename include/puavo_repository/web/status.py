@@ -13,9 +13,10 @@ from urllib.parse import quote
 from puavo_repository.audit.report import AuditReport, Severity
 from puavo_repository.errors import SettingsError
 from puavo_repository.mirror.published import Published
+from puavo_repository.progress import format_bytes
 from puavo_repository.remote.target import parse_target, without_password
 from puavo_repository.web.model import Dag, Run, State
-from puavo_repository.web.words import count, size, when
+from puavo_repository.web.words import count, when
 
 UP_TO_DATE = "Everything is up to date"
 PATIENCE = timedelta(minutes=15)  # for Airflow to start what is due
@@ -161,7 +162,7 @@ def _standing(
     lacking = dict(local.described.items() - record.files.items())
     pending = tuple(sorted(lacking))
     left = sum(local.sizes.get(path, 0) for path in pending)
-    amount = f"{count(len(pending), 'file')} ({size(left)})"
+    amount = f"{count(len(pending), 'file')} ({format_bytes(left)})"
 
     def found(state: State, text: str, remedy: str = "") -> Standing:
         return Standing(record, state, text, remedy, pending, left, counts)
