@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,7 @@ from puavo_repository.errors import (
     StorageRefusedError,
     TransientError,
 )
+from puavo_repository.remote.sftp import file as sftp_file
 from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target, parse_target
@@ -186,6 +191,58 @@ def _write_a_megabyte(target: Target, silence: float | None = None) -> None:
             file.sync()
     finally:
         tree.close()
+
+
+def slow_disk(server: Sshd) -> int:
+    """Halt the process that serves SFTP, and not the one that serves SSH; return its number."""
+    assert server.process
+    found = [server.process.pid]
+    for process in found:
+        for path in Path(f"/proc/{process}/task").glob("*/children"):
+            found += map(int, path.read_text().split())
+    os.kill(found[-1], signal.SIGSTOP)
+    return found[-1]
+
+
+def test_a_slow_disk_is_waited_for(tmp_path: Path) -> None:
+    with running(Sshd(tmp_path / "sshd")) as server:
+        tree = SftpTree(server.target(tmp_path), silence=0.5)
+        with tree.open("file", OpenMode.WRITE) as file:
+            file.write(0, b"x")
+            file.flush()
+            halted = slow_disk(server)
+            timer = threading.Timer(3.0, os.kill, (halted, signal.SIGCONT))
+            timer.start()
+            begun = time.monotonic()
+            file.sync()
+            assert time.monotonic() - begun > 2
+        tree.close()
+
+
+def test_a_disk_that_stands_still_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sftp_file, "SYNC_PATIENCE", 2.0)
+    with running(Sshd(tmp_path / "sshd")) as server:
+        tree = SftpTree(server.target(tmp_path), silence=0.5)
+        file = tree.open("file", OpenMode.WRITE)
+        file.flush()
+        halted = slow_disk(server)
+        with pytest.raises(ConnectionLostError, match="did not answer"):
+            file.sync()
+        os.kill(halted, signal.SIGKILL)
+
+
+def test_a_line_that_dies_during_a_sync_is_noticed_at_once(sshd: Sshd, tmp_path: Path) -> None:
+    with Proxy(sshd.port) as proxy:
+        tree = SftpTree(sshd.target(tmp_path, proxy.port), silence=0.5)
+        file = tree.open("file", OpenMode.WRITE)
+        file.flush()
+        proxy.stall_after = proxy.sent
+        begun = time.monotonic()
+        with pytest.raises(ConnectionLostError, match="did not answer"):
+            file.sync()
+        assert time.monotonic() - begun < 10 < sftp_file.SYNC_PATIENCE
 
 
 def test_a_connection_with_a_round_trip_reports_it(sshd: Sshd, tmp_path: Path) -> None:

@@ -53,12 +53,12 @@ def prune(held: LockedRemote, facts: Facts, local: Description, removal: Removal
         if path == CKSUMS or path.startswith("meta/"):
             continue
         if path in named:
-            record.name(path, None)
+            record.set_unnamed(path, None)
         elif not entry.ours or (facts.listing.get(path) is None and entry.mtime is not None):
             del record.files[path]  # it is nobody's business of ours any more, or gone
         elif entry.unnamed is None or entry.unnamed.age(now) < 0:
             # Since a moment that is still to come: some clock was wrong then. It is put right.
-            record.name(path, now)
+            record.set_unnamed(path, now)
             result.waiting.append(path)
             if removal.grace <= 0:
                 due.append(path)

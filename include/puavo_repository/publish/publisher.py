@@ -166,14 +166,14 @@ class Publisher:
             return self._clean(remote, facts, local)
 
     def force_recheck(self, files: Mapping[str, tuple[int, str]]) -> None:
-        """Have the next run compare files that the journal believes in; see ``Journal.distrust``.
+        """Have the next run compare files whatever the journal says of them.
 
         Args:
             files: Size in bytes and sha256 that each should have, by path.
         """
         with self.hold() as remote:
             for path, (size, digest) in files.items():
-                remote.journal.distrust(path, size, digest)
+                remote.journal.force_recheck(path, size, digest)
             remote.save()
 
     def clear_dead_lock(self) -> None:

@@ -133,7 +133,7 @@ class Journal:
         same = known is not None and (known.size, known.sha256) == (size, sha256)
         return known if known is not None and same else Entry(size, sha256)
 
-    def distrust(self, path: str, size: int, sha256: str) -> None:
+    def force_recheck(self, path: str, size: int, sha256: str) -> None:
         """Have the next survey compare a file of ours byte for byte, whatever its time says.
 
         An entry with a time that the server does not show counts as touched by somebody: data is
@@ -142,7 +142,7 @@ class Journal:
         self.files[path] = replace(self._entry(path, size, sha256), mtime=NO_TIME)
         self.verified = False  # a run that finds nothing new must not end before it looked
 
-    def name(self, path: str, since: Moment | None) -> None:
+    def set_unnamed(self, path: str, since: Moment | None) -> None:
         """Note that metadata names a file (None), or since when none does."""
         entry = self.files.get(path)
         if entry is not None:

@@ -1,7 +1,7 @@
 """One publisher a remote mirror at a time, agreed on over nothing but a server's files.
 
 A lock file names its holder by a token that no other step ever has. It is written under another
-name and then claims its own, which only one can. Whoever holds it rewrites it every minute. It is
+name and then renamed to its own, which must be free. Its holder rewrites it every minute. It is
 taken over when its holder is a process of this machine that is gone, or when nobody rewrote it for
 a quarter of an hour. Both times are the server's: the lock's own, and that of a file made just
 now, so that no clock but the server's counts.
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 PATH = f"{FOLDER}/publisher.lock"
 BEAT = 60.0  # seconds between two signs of life
-_NOW = ".now."  # begins the name of a file by which the server tells the time
 EXPIRY = 15 * 60  # seconds, on the server's clock, after which a silent holder counts as gone
+_NOW = ".now."  # begins the name of a file by which the server tells the time
 _retired: set[str] = set()  # tokens of this process that do not publish any more
 
 
@@ -59,10 +59,8 @@ class Holder:
     @classmethod
     def this_process(cls) -> Holder:
         """Return a holder for one step of this process."""
-        process = os.getpid()
-        return cls(
-            secrets.token_hex(8), socket.gethostname(), _machine(), process, _started(process)
-        )
+        token, process = secrets.token_hex(8), os.getpid()
+        return cls(token, socket.gethostname(), _machine(), process, _started(process))
 
     def is_gone(self) -> bool:
         """Say whether this is a process of this machine that has ended, or retired."""
@@ -202,7 +200,7 @@ class PublisherLock:
 
     def _is_ours(self, tree: RemoteTree) -> bool:
         holder = _parse(read_whole(tree, PATH) or b"")
-        return holder is not None and holder.token == self._holder.token
+        return holder is not None and holder.token == self.token
 
     def _keep_alive(self, ended: threading.Event) -> None:
         """Give signs of life, each over a connection of its own."""
@@ -214,7 +212,8 @@ class PublisherLock:
                 logger.warning("no sign of life for the publisher's lock: %s", error)
 
     def _create(self) -> bool:
-        aside = f"{PATH}.{self._holder.token}"
+        """Say whether the lock was free and is ours now; then what dead publishers left goes."""
+        aside = f"{PATH}.{self.token}"
         self._tree.remove(aside)
         with self._tree.open(aside, OpenMode.CREATE) as file:
             file.write(0, self._text)
@@ -236,13 +235,13 @@ class PublisherLock:
         found = self._tree.stat(PATH)
         if found is None:
             return True
-        now = server_time(self._tree, self._holder.token)
+        now = server_time(self._tree, self.token)
         # One of the future too: the server's clock was set back, and nobody rewrote it since.
         return now is not None and abs(now - found.mtime) > EXPIRY
 
     def _take_away(self, content: bytes) -> None:
         """Remove a stale lock, but not one that somebody else took in the meantime."""
-        aside = f"{PATH}.{self._holder.token}.old"
+        aside = f"{PATH}.{self.token}.old"
         try:
             self._tree.rename(PATH, aside)
         except RepositoryError:
@@ -250,8 +249,8 @@ class PublisherLock:
         taken = read_whole(self._tree, aside)
         if taken != content and self._tree.stat(PATH) is None:
             self._tree.rename(aside, PATH)
-            return
-        self._tree.remove(aside)
+        else:
+            self._tree.remove(aside)
 
 
 def _parse(content: bytes) -> Holder | None:
@@ -265,15 +264,12 @@ def _parse(content: bytes) -> Holder | None:
 
 
 def lock_debris(tree: RemoteTree) -> list[str]:
-    """Return the files of whoever has the lock, had it, or died on the way to it.
-
-    So is a record that somebody did not come to give its name.
-    """
-    names = tree.list(FOLDER)
+    """Return the lock, and the files of whoever had it or died on the way to it."""
     lock = PATH.rpartition("/")[2]
     return [
         f"{FOLDER}/{name}"
-        for name in names
+        for name in tree.list(FOLDER)
+        # A part is a record whose writer died before the record had its name.
         if name.startswith((lock, _NOW)) or (name.startswith(".") and name.endswith(".part"))
     ]
 
@@ -281,7 +277,7 @@ def lock_debris(tree: RemoteTree) -> list[str]:
 def server_time(tree: RemoteTree, token: str) -> int | None:
     """Return the seconds on the server's clock, which tells them only as times of files.
 
-    None where somebody who just took the lock tidied the file away.
+    None where somebody who just took the lock removed the file.
     """
     path = f"{FOLDER}/{_NOW}{token}"
     tree.remove(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from puavo_repository.errors import ConnectionLostError, StoppedError
@@ -14,7 +14,7 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 class Pool:
-    """Lends connections to threads, one to one thread.
+    """Lends connections to threads, each to one thread at a time.
 
     Args:
         connect: Opens one.
@@ -35,6 +35,24 @@ class Pool:
         """Bytes sent over all connections."""
         with self._lock:
             return sum(tree.sent for tree in self._all)
+
+    @contextmanager
+    def tree(self) -> Iterator[RemoteTree]:
+        """Lend a connection for a block; one on which anything failed is not used again.
+
+        Raises:
+            StoppedError: The work was aborted, whatever error that led to here.
+        """
+        tree = self.take()
+        try:
+            yield tree
+        except BaseException as error:
+            tree.close()
+            if isinstance(error, ConnectionLostError):
+                self._close_idle()
+                self._check()
+            raise
+        self.give(tree)
 
     def take(self) -> RemoteTree:
         """Return a connection that is not known to be dead.
@@ -66,35 +84,6 @@ class Pool:
         with self._lock:
             self._idle.append(tree)
 
-    def drop_idle(self) -> None:
-        """Close what waits to be used: one connection was lost, and these may be as well.
-
-        A server that went away without a word shows only when it is asked. Without this a
-        retry would find one dead connection after another.
-        """
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for tree in idle:
-            tree.close()
-
-    @contextmanager
-    def tree(self) -> Iterator[RemoteTree]:
-        """Lend a connection for a block; one on which anything failed is not used again.
-
-        Raises:
-            StoppedError: The work was aborted, whatever error that led to here.
-        """
-        tree = self.take()
-        try:
-            yield tree
-        except BaseException as error:
-            tree.close()
-            if isinstance(error, ConnectionLostError):
-                self.drop_idle()
-                self._check()
-            raise
-        self.give(tree)
-
     @contextmanager
     def requests(self, tree: RemoteTree) -> Iterator[RemoteTree]:
         """Open a compressed connection beside one for a block of nothing but requests."""
@@ -119,16 +108,25 @@ class Pool:
     def close(self) -> None:
         """Close every connection."""
         with self._lock:
-            for tree in self._all:
-                tree.close()
+            _close(self._all)
             self._idle.clear()
+
+    def _close_idle(self) -> None:
+        """Close what waits to be used: one connection was lost, and these may be as well.
+
+        A server that went away without a word shows only when it is asked. Without this a
+        retry would find one dead connection after another.
+        """
+        with self._lock:
+            idle, self._idle = self._idle, []
+        _close(idle)
 
     def _check(self) -> None:
         if self._aborted and threading.current_thread() is not threading.main_thread():
             raise StoppedError("the remote", "the run is being ended; what was sent is kept")
 
 
-def _close(trees: list[RemoteTree]) -> None:
+def _close(trees: Iterable[RemoteTree]) -> None:
     for tree in trees:
         tree.close()
 

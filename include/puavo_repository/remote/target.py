@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from puavo_repository.errors import SettingsError
@@ -78,8 +76,8 @@ def parse_target(url: str, *, key_file: str = "", known_hosts: str = "") -> Targ
         SettingsError: It is no such URL, or has a password in it. Its text shows nothing of
             what stands before the last ``@``.
     """
-    subject = _shown(url)
-    _no_control(url, subject)
+    subject = _hide_secrets(url)
+    _check_characters(url, subject)
     match = _URL.fullmatch(url)
     if match is None:
         raise SettingsError(subject, "is no place to publish to", expected=_FORMS)
@@ -100,11 +98,13 @@ def parse_target(url: str, *, key_file: str = "", known_hosts: str = "") -> Targ
         )
     if remote != bool(server) or (user and not remote):
         raise SettingsError(subject, "is no place to publish to", expected=_FORMS)
-    host, port = _server(server, subject) if remote else ("", SSH_PORT)
+    place = _SERVER.fullmatch(server)
+    if place is None:
+        raise SettingsError(subject, "has an unusable host or port", expected=_FORMS)
     return Target(
         path=_path(_decoded(path, subject), subject),
-        host=host,
-        port=port,
+        host=_host(place[1], subject) if remote else "",
+        port=_port(int(place[2] or SSH_PORT), subject),
         user=_login(_decoded(user, subject), subject),
         key_file=key_file,
         known_hosts=(known_hosts,) if known_hosts else KNOWN_HOSTS,
@@ -155,10 +155,10 @@ def without_password(url: str) -> str:
     try:
         return parse_target(url).url
     except SettingsError:
-        return _shown(url)
+        return _hide_secrets(url)
 
 
-def _shown(url: str) -> str:
+def _hide_secrets(url: str) -> str:
     """Return what can be shown of a text that may be no URL: nothing before its last ``@``.
 
     A password may have ``/``, ``?`` or ``#`` in it, where an URL's user would end.
@@ -173,37 +173,31 @@ def _shown(url: str) -> str:
     return f"{scheme}{separator}{_HIDDEN if hidden else ''}{at}{rest}" or "the remote"
 
 
-def _no_control(text: str, subject: str) -> None:
+def _check_characters(text: str, subject: str) -> None:
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise SettingsError(subject, "has a control character in it")
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Without the cause: it holds the whole text.
+        raise SettingsError(subject, "has a character in it that is in no name of a file") from None
 
 
 def _decoded(text: str, subject: str) -> str:
+    """Return a text without its percent-encoding."""
     if _ESCAPE.search(text):
         raise SettingsError(
             subject,
             "has a % that no two hexadecimal digits follow",
             remedy="Write %25 for %",
         )
-    try:
-        raw = unquote_to_bytes(text.encode("utf-8", "surrogateescape"))
-    except UnicodeEncodeError:
-        _no_name(subject)
+    raw = unquote_to_bytes(text.encode("utf-8", "surrogateescape"))
     return raw.decode("utf-8", "surrogateescape")
-
-
-def _no_name(subject: str) -> NoReturn:
-    # Without the cause: it holds the whole text.
-    raise SettingsError(subject, "has a character in it that is in no name of a file") from None
 
 
 def _path(path: str, subject: str) -> str:
     """Return a folder in its only form: absolute, and each part of it the name of something."""
-    _no_control(path, subject)
-    try:
-        path.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        _no_name(subject)
+    _check_characters(path, subject)
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise SettingsError(
@@ -219,19 +213,12 @@ def _path(path: str, subject: str) -> str:
 
 
 def _login(user: str, subject: str) -> str:
-    _no_control(user, subject)
+    _check_characters(user, subject)
     try:
         user.encode()
     except UnicodeEncodeError:
         raise SettingsError(subject, "has a user in it whose name is not UTF-8") from None
     return user
-
-
-def _server(text: str, subject: str) -> tuple[str, int]:
-    match = _SERVER.fullmatch(text)
-    if match is None:
-        raise SettingsError(subject, "has an unusable host or port", expected=_FORMS)
-    return _host(match[1], subject), _port(int(match[2] or SSH_PORT), subject)
 
 
 def _host(text: str, subject: str) -> str:
@@ -240,11 +227,10 @@ def _host(text: str, subject: str) -> str:
         if text.startswith("[") or ":" in text:
             return str(ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]")))
         text.encode("idna")  # what the resolver is given
-    except ValueError:
-        pass
-    else:
         if _HOST.fullmatch(text):
             return text.lower()
+    except ValueError:
+        pass
     raise SettingsError(
         subject, "has an unusable host or port", expected="a name or an address, and a number"
     ) from None
@@ -254,9 +240,3 @@ def _port(number: int, subject: str) -> int:
     if not 0 < number < 1 << 16:
         raise SettingsError(subject, "has an unusable port", expected="1 to 65535")
     return number
-
-
-def existing(files: tuple[str, ...]) -> list[Path]:
-    """Return those of some files that are there, ``~`` resolved."""
-    paths = [Path(os.path.expanduser(name)) for name in files]  # noqa: PTH111 - may fail softly
-    return [path for path in paths if path.is_file()]

@@ -1,4 +1,7 @@
-"""A bandwidth limit that several connections share, fixed or by the hour of the day."""
+"""A bandwidth limit that several connections share, fixed or by the hour of the day.
+
+Written by hand because paramiko has none, and one outside (``tc``) needs root.
+"""
 
 from __future__ import annotations
 

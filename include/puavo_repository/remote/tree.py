@@ -18,6 +18,8 @@ from typing import Self
 
 from puavo_repository.errors import RepositoryError, StorageRefusedError
 
+LARGEST_DOCUMENT = 64 << 20  # bytes; one of ours is never that large
+
 
 class Kind(enum.Enum):
     """What a name in a remote folder is."""
@@ -337,16 +339,10 @@ class RemoteTree(ABC):
     def _remove_folder(self, path: str) -> None: ...
 
 
-def read_whole(tree: RemoteTree, path: str, limit: int = 64 << 20) -> bytes | None:
-    """Return a small file's content, or None where there is no such file.
-
-    Args:
-        tree: Where to read.
-        path: The file.
-        limit: The most bytes it may have; a document of ours is never that large.
-    """
+def read_whole(tree: RemoteTree, path: str) -> bytes | None:
+    """Return a document's content, or None where there is no such file, or too large a one."""
     found = tree.stat(path)
-    if found is None or found.kind is not Kind.FILE or found.size > limit:
+    if found is None or found.kind is not Kind.FILE or found.size > LARGEST_DOCUMENT:
         return None
     return b"".join(tree.read(path, [Range(0, found.size)]))
 

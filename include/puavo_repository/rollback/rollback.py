@@ -122,7 +122,7 @@ def _roll_back(
         done = Switch(held, local, facts, whole, Restored(past.number, asked)).run([])
         _check_in_place(tree, look(tree, held.journal), local, changing, past.number)
         for path in local.files:
-            facts.journal.name(path, None)  # the grace begins anew when they go once more
+            facts.journal.set_unnamed(path, None)  # the grace begins anew when they go once more
         facts.journal.verified = True
     finally:
         held.save()

@@ -1,7 +1,7 @@
 """The keys of servers in ``known_hosts`` files, read as OpenSSH reads them.
 
-Format: sshd(8), *SSH_KNOWN_HOSTS FILE FORMAT*. Paramiko's own reader knows neither markers nor
-negation, and stops at a line that it cannot read.
+Format: sshd(8), *SSH_KNOWN_HOSTS FILE FORMAT*. Written by hand because paramiko's own reader knows
+neither markers nor negation, and stops at a line that it cannot read.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _parse(line: str, name: str, where: str) -> list[KnownKey]:
         ValueError: It cannot be read.
     """
     words = line.split()
-    marker = words.pop(0) if words[0].startswith("@") else ""
+    marker = words.pop(0) if words and words[0].startswith("@") else ""
     if marker and marker not in _MARKERS:
         raise ValueError("its marker is not known")
     if len(words) < 3:

@@ -3,9 +3,9 @@
 Formats: draft-ietf-secsh-filexfer-02, and OpenSSH's ``PROTOCOL`` for the extensions
 (``posix-rename``, ``statvfs``, ``fsync``, ``limits`` at openssh.com, and ``copy-data``).
 
-Paramiko's own client waits for, or forgets, the answers to its pipelined writes; here each
-request has a handler, answers are taken as they come, and what is under way is bounded, so
-that a 9 GB upload needs no more memory than a small one.
+Written by hand because paramiko's own client knows no ``copy-data`` and waits for, or forgets, the
+answers to its pipelined writes. Here each request has a handler, answers are taken as they come,
+and what is under way is bounded: a 9 GB upload needs no more memory than a small one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ LARGEST_REPLY = 4 << 20  # bytes; OpenSSH's are at most 256 KiB
 _NO_ROOM = 4  # SSH_OPEN_RESOURCE_SHORTAGE: may pass
 _NO_SFTP = "Have 'Subsystem sftp internal-sftp' in its sshd_config, and a login that may use it"
 BATCH = 32 << 10  # bytes of small requests that travel together, one SSH packet
-
 
 Handler = Callable[[Reply], None]
 
@@ -217,15 +216,14 @@ class SftpSession:
 
     def _whole(self) -> bool:
         """Say whether a whole packet came; one of an impossible length is not waited for."""
-        have = len(self._inbox)
-        if have < 4:
+        if len(self._inbox) < 4:
             return False
         length = int.from_bytes(self._inbox[:4], "big")
         if not 0 < length <= LARGEST_REPLY:
             raise ConnectionLostError(
                 self._name, f"the server sent what is not SFTP: a packet of {length} bytes"
             )
-        return have >= 4 + length
+        return len(self._inbox) >= 4 + length
 
     def _packet(self) -> Reply:
         while not self._whole():

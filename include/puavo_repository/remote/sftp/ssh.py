@@ -9,6 +9,7 @@ write for ever: a silent server must not hold a task for days.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import getpass
 import hashlib
@@ -23,8 +24,8 @@ from typing import Any
 import paramiko
 
 from puavo_repository.errors import ConnectionLostError, HostKeyError, LoginError
-from puavo_repository.remote.sftp.known_hosts import lookup, parse_key
-from puavo_repository.remote.target import SSH_PORT, Target, existing
+from puavo_repository.remote.sftp.known_hosts import KnownKey, lookup, parse_key
+from puavo_repository.remote.target import SSH_PORT, Target
 
 logger = logging.getLogger(__name__)
 # Paramiko logs a traceback for each broken connection; here it comes out as an error of ours.
@@ -49,31 +50,30 @@ def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
         HostKeyError: Its key is unknown or another than the known one.
         LoginError: It accepts neither key nor password.
     """
-    expected = list(known_keys(target))
+    known = known_keys(target)
     try:
         plug = socket.create_connection((target.host, target.port), CONNECT_TIMEOUT)
         plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport = paramiko.Transport(plug)
     except (OSError, paramiko.SSHException) as error:
-        raise lost(target, error) from error
+        raise _lost(target, error) from error
     try:
-        _prefer(transport, expected)
+        _prefer(transport, known)
         transport.use_compression(compressed)
         _greet(transport)
-        check_host_key(target, expected, transport.get_remote_server_key())
+        _check_host_key(target, known, transport.get_remote_server_key())
         _log_in(transport, target)
         transport.set_keepalive(KEEPALIVE)
     except (OSError, EOFError, paramiko.SSHException) as error:
         transport.close()
-        raise lost(target, error) from error
+        raise _lost(target, error) from error
     except BaseException:
         transport.close()
         raise
     return transport
 
 
-def lost(target: Target, error: BaseException) -> ConnectionLostError:
-    """Return the error for a connection that could not be made or broke."""
+def _lost(target: Target, error: BaseException) -> ConnectionLostError:
     return ConnectionLostError(
         target.url,
         str(error) or "the connection was lost",
@@ -81,69 +81,51 @@ def lost(target: Target, error: BaseException) -> ConnectionLostError:
     )
 
 
-def _prefer(transport: paramiko.Transport, expected: list[paramiko.PKey]) -> None:
-    """Put fast ciphers first, and the kinds of host key that can be checked."""
-    options = transport.get_security_options()
-    options.ciphers = [*CIPHERS, *(c for c in options.ciphers if c not in CIPHERS)]
-    transport.banner_timeout = transport.auth_timeout = CONNECT_TIMEOUT
-    # An ssh-rsa key signs as rsa-sha2-*; every other kind is asked for by its own name.
-    kinds = {key.get_name() for key in expected}
-    wanted = [k for k in options.key_types if k in kinds or ("ssh-rsa" in kinds and "rsa" in k)]
-    options.key_types = [*wanted, *(k for k in options.key_types if k not in wanted)]
-
-
-def known_keys(target: Target) -> Iterator[paramiko.PKey]:
-    """Yield the keys that the server may have: the target's own, else those in known_hosts."""
-    if target.host_key:
-        yield _parse_host_key(target)
-        return
-    for known in lookup(target.known_hosts, _known_name(target)):
-        if not known.marker:
-            yield known.key
-
-
-def _known_name(target: Target) -> str:
-    return target.host if target.port == SSH_PORT else f"[{target.host}]:{target.port}"
-
-
-def _parse_host_key(target: Target) -> paramiko.PKey:
-    """Read ``ssh-ed25519 AAAA…``, or the base64 alone: the kind is inside it too."""
-    words = target.host_key.split()
-    text = next((word for word in words if word.startswith("AAAA")), "")
+def known_keys(target: Target) -> list[KnownKey]:
+    """Return what is known of the server's keys: the target's own, else from known_hosts."""
+    if not target.host_key:
+        return lookup(target.known_hosts, _known_name(target))
+    # ``ssh-ed25519 AAAA…``, or the base64 alone: the kind is inside it too.
+    text = next((word for word in target.host_key.split() if word.startswith("AAAA")), "")
     try:
         blob = base64.b64decode(text, validate=True)
         kind = blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode("ascii")
-        return parse_key(kind, text)
+        return [KnownKey(parse_key(kind, text), "", "the connection")]
     except ValueError as error:
         raise HostKeyError(
             target.url, "the connection's host_key is no key", expected="ssh-ed25519 AAAA…"
         ) from error
 
 
-def check_host_key(target: Target, expected: list[paramiko.PKey], found: paramiko.PKey) -> None:
-    """Refuse a server whose key is not one of those expected, or was revoked.
+def _known_name(target: Target) -> str:
+    return target.host if target.port == SSH_PORT else f"[{target.host}]:{target.port}"
 
-    Raises:
-        HostKeyError: With the fingerprint, and how to accept the key.
-    """
-    marked = [] if target.host_key else lookup(target.known_hosts, _known_name(target))
-    for known in marked:
-        if known.marker == "@revoked" and known.key == found:
+
+def _prefer(transport: paramiko.Transport, known: list[KnownKey]) -> None:
+    """Put fast ciphers first, and the kinds of host key that can be checked."""
+    options = transport.get_security_options()
+    options.ciphers = [*CIPHERS, *(c for c in options.ciphers if c not in CIPHERS)]
+    transport.banner_timeout = transport.auth_timeout = CONNECT_TIMEOUT
+    # An ssh-rsa key signs as rsa-sha2-*; every other kind is asked for by its own name.
+    kinds = {one.key.get_name() for one in known if not one.marker}
+    wanted = [k for k in options.key_types if k in kinds or ("ssh-rsa" in kinds and "rsa" in k)]
+    options.key_types = [*wanted, *(k for k in options.key_types if k not in wanted)]
+
+
+def _check_host_key(target: Target, known: list[KnownKey], found: paramiko.PKey) -> None:
+    """Refuse a server whose key is not a known one, or was revoked."""
+    for one in known:
+        if one.marker == "@revoked" and one.key == found:
             raise HostKeyError(
                 target.url,
-                f"the server's host key is revoked in {known.where}",
+                f"the server's host key is revoked in {one.where}",
                 found=fingerprint(found),
                 remedy="Do not trust this server before it has another key",
             )
-    if any(key == found for key in expected):
+    expected = [one.key for one in known if not one.marker]
+    if found in expected:
         return
-    where = f"-p {target.port} {target.host}" if target.port != SSH_PORT else target.host
-    file = next(iter(target.known_hosts), "~/.ssh/known_hosts")
-    accept = (
-        f"Compare that fingerprint with the server's own, then accept the key with "
-        f"'ssh-keyscan {where} >> {file}' or put '{found.get_name()} "
-        f"{found.get_base64()}' into the Airflow connection's extra as host_key"
-    )
+    accept = _how_to_accept(target, found)
     if expected:
         raise HostKeyError(
             target.url,
@@ -153,9 +135,19 @@ def check_host_key(target: Target, expected: list[paramiko.PKey], found: paramik
             remedy=f"If the server has a new key: 'ssh-keygen -R {_known_name(target)}'. {accept}",
         )
     problem = "the server's host key is unknown"
-    if any(known.marker == "@cert-authority" for known in marked):
+    if any(one.marker == "@cert-authority" for one in known):
         problem += "; there is only an authority for it, and host certificates are not supported"
     raise HostKeyError(target.url, problem, found=fingerprint(found), remedy=accept)
+
+
+def _how_to_accept(target: Target, found: paramiko.PKey) -> str:
+    where = f"-p {target.port} {target.host}" if target.port != SSH_PORT else target.host
+    file = next(iter(target.known_hosts), "~/.ssh/known_hosts")
+    return (
+        f"Compare that fingerprint with the server's own, then accept the key with "
+        f"'ssh-keyscan {where} >> {file}' or put '{found.get_name()} "
+        f"{found.get_base64()}' into the Airflow connection's extra as host_key"
+    )
 
 
 def fingerprint(key: paramiko.PKey) -> str:
@@ -200,11 +192,11 @@ def _login_keys(target: Target) -> Iterator[paramiko.PKey]:
         yield _load_key(target)
         return
     yield from paramiko.Agent().get_keys()
-    for path in existing(DEFAULT_KEYS):
+    for path in DEFAULT_KEYS:
         try:
             yield paramiko.PKey.from_path(path)
-        except (ValueError, TypeError, paramiko.SSHException):
-            logger.debug("%s: locked or no key; skipped", path)
+        except (OSError, RuntimeError, ValueError, TypeError, paramiko.SSHException):
+            logger.debug("%s: missing, locked or no key; skipped", path)
 
 
 def _load_key(target: Target) -> paramiko.PKey:
@@ -232,23 +224,32 @@ class Watchdog:
 
     Paramiko's own time-outs do not cover a write that the network does not take, so this is the
     one that every wait of a session relies on.
+
+    Args:
+        transport: The connection.
+        limit: Seconds that an answer may take. One that is known to take longer may, as long as
+            the server's SSH side answers meanwhile: then its disk is slow, and the line is alive.
     """
 
     def __init__(self, transport: paramiko.Transport, limit: float) -> None:
         self.limit = limit
         self.fired = False
         self._transport = transport
-        self._since: float | None = None
+        self._owed: tuple[float, float] | None = None  # since when, and for how many seconds
         self._ended = threading.Event()
         threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True).start()
 
-    def expect(self, seconds: float | None = None) -> None:
-        """Start to wait for an answer, or take note of one while others are outstanding."""
-        self._since = time.monotonic() + (seconds or self.limit)
+    def expect(self, patience: float | None = None) -> None:
+        """Start to wait for an answer, or take note of one while others are outstanding.
+
+        Args:
+            patience: Seconds that it may take, if more than usual.
+        """
+        self._owed = time.monotonic(), patience or self.limit
 
     def rest(self) -> None:
         """Nothing is owed any more."""
-        self._since = None
+        self._owed = None
 
     def end(self) -> None:
         """Stop watching."""
@@ -256,8 +257,25 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self.limit / 4)):
-            since = self._since
-            if since is not None and time.monotonic() > since:
+            owed = self._owed
+            if owed is not None and self._is_overdue(*owed) and owed is self._owed:
                 self.fired = True
                 self._transport.close()
                 return
+
+    def _is_overdue(self, since: float, patience: float) -> bool:
+        waited = time.monotonic() - since
+        return waited > patience or (waited > self.limit and not self._line_is_alive())
+
+    def _line_is_alive(self) -> bool:
+        """Say whether the server's SSH answers; a request that nobody knows is refused."""
+        answered = threading.Event()
+
+        def ask() -> None:
+            with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+                self._transport.global_request("keepalive@openssh.com", wait=True)
+                if self._transport.is_active():
+                    answered.set()
+
+        threading.Thread(target=ask, name="sftp-keepalive", daemon=True).start()
+        return answered.wait(self.limit)
