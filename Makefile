@@ -10,7 +10,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 # The Debian packages below a heading of packages.txt.
 packages_for = $(shell awk -v part=$(1) '/^[^a-z]/ { on = $$2 == part; next } on' packages.txt)
 
-# One place says where Airflow finds the project; the README's service set-up repeats it.
+# One place says where Airflow finds the project; deploy/puavo-repository.env repeats it.
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
 export AIRFLOW__CORE__DAGS_FOLDER := $(CURDIR)/dags
 export AIRFLOW__CORE__PLUGINS_FOLDER := $(CURDIR)/plugins
@@ -96,7 +96,7 @@ run: setup $(DEMO)
 	    python dags/puavo_repository_publish.py || status=$$?; \
 	fi; exit $$status
 
-# Airflow with its UI, for one person on this machine; the README tells of a service.
+# Airflow with its UI, for one person on this machine; docs/install.md tells of a service.
 PORT ?= 8080
 airflow: export AIRFLOW_HOME := $(CURDIR)/.airflow/standalone
 airflow: export AIRFLOW__API__HOST := 127.0.0.1

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import json
 import logging
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -311,7 +309,7 @@ def test_all_that_is_wrong_is_said_at_once(images: Path) -> None:
         ("JOBS", ""),
     ],
 )
-def test_what_the_readme_shows_is_accepted(images: Path, name: str, value: str) -> None:
+def test_what_the_documents_show_is_accepted(images: Path, name: str, value: str) -> None:
     load(images, {f"PUAVO_REPOSITORY_{name}": value})
 
 
@@ -358,33 +356,16 @@ def test_a_variable_that_nobody_knows_is_named_with_the_nearest_one(
     assert "PUAVO_REPOSITORY_ALLOW_MASS_DELETE" in record.getMessage()
 
 
-def test_the_model_and_the_readme_name_the_same_settings() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_model_and_the_document_name_the_same_settings() -> None:
+    document = (ROOT / "docs" / "settings.md").read_text()
     for name in Model.model_fields:
         assert about(name).text
         assert about(name).expected
         named = f"{settings.ENVIRONMENT}{name.upper()}", f"…_{name.upper()}"
-        assert any(f"`{one}`" in readme for one in named), name
+        assert any(f"`{one}`" in document for one in named), name
 
 
 def test_the_defaults_are_said_once(images: Path) -> None:
     found = load(images)
     plain = settings.Settings(images, images / "mirror", puavo_os=images / "puavo-os")
     assert replace(found, configured=False) == plain
-
-
-def test_what_the_readme_has_typed_into_the_environment_is_taken_so_by_systemd(
-    images: Path,
-) -> None:
-    """An EnvironmentFile has no comments behind a value: they belong to the value there."""
-    readme = (ROOT / "README.md").read_text()
-    lines = re.findall(r"^((?:PUAVO_REPOSITORY|AIRFLOW_CONN)_[A-Z_]+)=(.*)$", readme, re.MULTILINE)
-    given = {}
-    for name, value in lines:
-        quoted = re.fullmatch(r"""(['"])(.*)\1""", value)
-        assert quoted or "#" not in value, name
-        given[name] = quoted[2] if quoted else value
-    load(images, {name: value for name, value in given.items() if "PUAVO_OS" not in name})
-    assert {"PUAVO_REPOSITORY_SCHEDULE", "PUAVO_REPOSITORY_DEADLINE"} <= given.keys()
-    for name in ("AIRFLOW_CONN_SMTP_DEFAULT", "AIRFLOW_CONN_CHAT"):
-        assert json.loads(given[name])["password"]

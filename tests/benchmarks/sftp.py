@@ -1,4 +1,4 @@
-"""What publishing costs, beside OpenSSH's ``sftp``: the figures that the README shows.
+"""What publishing costs, beside OpenSSH's ``sftp``: the figures of docs/benchmarks.md.
 
     python tests/benchmarks/sftp.py OLD.img NEW.img [--rounds 3] [--folder /on/a/disk]
 

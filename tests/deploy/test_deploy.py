@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -52,6 +53,8 @@ def test_every_setting_of_the_file_exists_and_is_taken(tmp_path: Path) -> None:
     assert ours <= {f"{ENVIRONMENT}{name.upper()}" for name in Model.model_fields}
     given[f"{ENVIRONMENT}IMAGE_DIR"] = str(tmp_path)
     assert settings.load({}, given).remotes
+    for name in ("AIRFLOW_CONN_SMTP_DEFAULT", "AIRFLOW_CONN_CHAT"):
+        assert json.loads(given[name])["password"]
 
 
 def test_every_option_of_airflow_in_the_file_exists() -> None:

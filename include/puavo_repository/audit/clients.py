@@ -181,7 +181,7 @@ class _Clients:
                     "is served: records of the publisher are nobody else's business",
                     "status 403 or 404",
                     "status 200",
-                    "Have the web server deny hidden names, as the README shows it for nginx",
+                    "Have the web server deny hidden names, as deploy/nginx/mirror does",
                 )
 
 

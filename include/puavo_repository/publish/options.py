@@ -77,7 +77,7 @@ class Options:
 def load(values: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Options:
     """Read the settings of publishing.
 
-    See ``settings.Model``, and the README.
+    See ``settings.Model``, and docs/settings.md.
 
     Args:
         values: Params of a DAG run or options of the command; None counts as not given.
