@@ -88,7 +88,7 @@ def callback(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     return compiler
 
 
-def emitted(function: Callable[..., Any]) -> Any:
+def llvm_intrinsic(function: Callable[..., Any]) -> Any:
     """Make a function of kernels from one that emits LLVM code for it."""
     return intrinsic(function)
 

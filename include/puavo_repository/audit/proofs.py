@@ -61,7 +61,7 @@ class Proofs:
         ]
 
     def _proven(self, file: DescribedFile, source: str, target: str) -> Finding | None:
-        from puavo_repository.delta import contained, work  # compiled code, slow to load
+        from puavo_repository.delta import contained, proof  # compiled code, slow to load
 
         try:
             basis = self._source(source)
@@ -77,7 +77,7 @@ class Proofs:
             contained.call(
                 rdiff,
                 "while it proved this rdiff",
-                work.prove,
+                proof.prove,
                 *(basis, goal, rdiff),
                 progress=self._progress,
             )

@@ -37,8 +37,8 @@ from puavo_repository.delta.encoding import Joiner, encode, out_size
 from puavo_repository.delta.engine import ImageIndexer, Side, Sink
 from puavo_repository.delta.images import Image
 from puavo_repository.delta.index import Anchors, Indexer
-from puavo_repository.delta.lanes import Lanes
 from puavo_repository.delta.machine import buffer
+from puavo_repository.delta.ordered_pool import OrderedPool
 from puavo_repository.delta.sparse import HEAD, insert, match_sparse, most_anchors, table_for
 from puavo_repository.errors import SettingsError
 from puavo_repository.progress import Progress, no_progress
@@ -112,20 +112,20 @@ class AnchorEngine:
         with (
             Image.open(source.path) as basis,
             Image.open(target.path) as image,
-            Lanes.open(self.threads) as lanes,
+            OrderedPool(self.threads) as pool,
         ):
             spacing = self.spacing(basis.size)
             found = Collector(spacing, most_anchors(self.memory))
-            for block in _anchors(lanes, source, basis, spacing, progress):
+            for block in _anchors(pool, source, basis, spacing, progress):
                 found.add(block)
-            table = _table(lanes, found.blocks)
-            _Search(basis, image, table, spacing, EFFORTS[self.effort]).write(lanes, sink, progress)
+            table = _table(pool, found.blocks)
+            _Search(basis, image, table, spacing, EFFORTS[self.effort]).write(pool, sink, progress)
             basis.check_unchanged()
             image.check_unchanged()
 
 
 def _anchors(
-    lanes: Lanes, side: Side, image: Image, spacing: int, progress: Progress
+    pool: OrderedPool, side: Side, image: Image, spacing: int, progress: Progress
 ) -> Iterator[BlockAnchors]:
     """Load the anchors of an image, or find them."""
     if side.anchors is not None:
@@ -134,7 +134,7 @@ def _anchors(
             yield from kept.blocks
             return
     spare: SimpleQueue[tuple[Finder, Bytes]] = SimpleQueue()
-    for _ in range(lanes.width):
+    for _ in range(pool.width):
         spare.put((Finder(spacing), buffer(BLOCK)))
 
     def find(start: int) -> BlockAnchors:
@@ -145,25 +145,25 @@ def _anchors(
         finally:
             spare.put((finder, data))
 
-    for block in lanes.map(find, range(0, image.size - KEY + 1, BLOCK)):
+    for block in pool.in_order(find, range(0, image.size - KEY + 1, BLOCK)):
         yield block
         progress(0)
 
 
-def _table(lanes: Lanes, blocks: list[BlockAnchors]) -> Numbers:
+def _table(pool: OrderedPool, blocks: list[BlockAnchors]) -> Numbers:
     """Put all anchors into a table."""
     table = table_for(sum(len(block.keys) for block in blocks))
 
     def fill(part: int) -> None:
         for block in blocks:
-            insert(block.keys, block.offsets, block.first, table, part, lanes.width)
+            insert(block.keys, block.offsets, block.first, table, part, pool.width)
 
-    for _ in lanes.map(fill, range(lanes.width)):
+    for _ in pool.in_order(fill, range(pool.width)):
         pass
     return table
 
 
-class _Desk:
+class _Workspace:
     """What one thread needs to search and encode a block."""
 
     def __init__(self) -> None:
@@ -182,14 +182,14 @@ class _Block:
     """A block of the target, encoded.
 
     Attributes:
-        desk: Where the commands lie; free again when they are used up.
+        workspace: Where the commands lie; free again when they are used up.
         size: Bytes of the target.
         first: The copy that it begins with, (position, length), or None.
-        stop: Where the commands in ``desk.out`` end.
+        stop: Where the commands in ``workspace.out`` end.
         last: The copy that it ends with, or None.
     """
 
-    desk: _Desk
+    workspace: _Workspace
     size: int
     first: tuple[int, int] | None
     stop: int
@@ -206,28 +206,28 @@ class _Search:
     spacing: int
     effort: Effort
 
-    def write(self, lanes: Lanes, sink: Sink, progress: Progress) -> None:
+    def write(self, pool: OrderedPool, sink: Sink, progress: Progress) -> None:
         """Write the whole rdiff."""
-        spare: SimpleQueue[_Desk] = SimpleQueue()
-        for _ in range(lanes.width + 1):
-            spare.put(_Desk())
+        spare: SimpleQueue[_Workspace] = SimpleQueue()
+        for _ in range(pool.width + 1):
+            spare.put(_Workspace())
         joiner = Joiner(sink)
-        for block in lanes.map(
+        for block in pool.in_order(
             lambda start: self._block(spare.get(), start), range(0, self.target.size, BLOCK)
         ):
             if block.first is not None:
                 joiner.copy(*block.first)
-            joiner.commands(block.desk.out, block.stop)
+            joiner.commands(block.workspace.out, block.stop)
             if block.last is not None:
                 joiner.copy(*block.last)
-            spare.put(block.desk)
+            spare.put(block.workspace)
             progress(block.size)
         joiner.end()
 
-    def _block(self, desk: _Desk, start: int) -> _Block:
+    def _block(self, scratch: _Workspace, start: int) -> _Block:
         size = min(BLOCK, self.target.size - start)
-        self.target.read(desk.data[HEAD : HEAD + size], start)
-        copies = self._copies(desk, size)
+        self.target.read(scratch.data[HEAD : HEAD + size], start)
+        copies = self._copies(scratch, size)
         begin, end = 0, size
         first = last = None
         if len(copies) and copies[0, 0] == 0:
@@ -236,23 +236,20 @@ class _Search:
         if len(copies) and copies[-1, 0] + copies[-1, 2] == size:
             last, end = (int(copies[-1, 1]), int(copies[-1, 2])), int(copies[-1, 0])
             copies = copies[:-1]
-        stop = encode(desk.data[HEAD:], begin, end, copies, desk.out)
-        return _Block(desk, size, first, stop, last)
+        stop = encode(scratch.data[HEAD:], begin, end, copies, scratch.out)
+        return _Block(scratch, size, first, stop, last)
 
-    def _copies(self, desk: _Desk, size: int) -> Numbers:
-        basis = self.source.descriptor, self.source.size, desk.data, size
-        limit = threshold(self.spacing)
-        cell = CELL * self.spacing
-        count = match_sparse(*basis, self.table, cell, limit, desk.chosen, desk.window, desk.sparse)
+    def _copies(self, scratch: _Workspace, size: int) -> Numbers:
+        basis = self.source.descriptor, self.source.size, scratch.data, size
+        anchors = self.table, CELL * self.spacing, threshold(self.spacing)
+        count = match_sparse(*basis, *anchors, scratch.chosen, scratch.window, scratch.sparse)
         if count < 0:
             raise self.source.changed()
-        sparse = desk.sparse[:count]
+        sparse = scratch.sparse[:count]
         if not self.effort.dense:
             return sparse
-        limit = threshold(self.effort.dense)
-        count = match_dense(
-            *basis, sparse, limit, desk.slots, desk.region, desk.window, desk.copies
-        )
+        limit, tables = threshold(self.effort.dense), (scratch.slots, scratch.region)
+        count = match_dense(*basis, sparse, limit, *tables, scratch.window, scratch.copies)
         if count < 0:
             raise self.source.changed()
-        return desk.copies[:count]
+        return scratch.copies[:count]

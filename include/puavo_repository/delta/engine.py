@@ -1,7 +1,7 @@
 """What a delta engine is: two image files in, an rdiff as a stream of bytes out.
 
 An engine never names or proves its output. The ``diff`` stage gives it a sink that writes and
-digests in one pass, proves the result by applying it (``proof``), and only then gives
+digests in one pass (``work``), proves the result by applying it (``proof``), and only then gives
 the file its name.
 """
 

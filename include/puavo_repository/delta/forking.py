@@ -66,18 +66,16 @@ def _load() -> None:
     """Load all compiled code by making an rdiff: what is forked has it then."""
     from puavo_repository.delta.anchor_engine import AnchorEngine
     from puavo_repository.delta.engine import Side
-    from puavo_repository.delta.work import prove, write_rdiff
+    from puavo_repository.delta.proof import prove
+    from puavo_repository.delta.work import write_rdiff
+    from puavo_repository.progress import no_progress
 
     with tempfile.TemporaryDirectory() as folder:
         image, rdiff = Path(folder, "image"), Path(folder, "rdiff")
         image.write_bytes(bytes(range(256)) * 40)
         side = Side(image)
-        write_rdiff(AnchorEngine(threads=1), side, side, rdiff, _ignore)
-        prove(image, image, rdiff, _ignore)
-
-
-def _ignore(_done: int) -> None:
-    """Drop it."""
+        write_rdiff(AnchorEngine(threads=1), side, side, rdiff, no_progress)
+        prove(image, image, rdiff)
 
 
 def _watch(orders: int, answers: int) -> None:

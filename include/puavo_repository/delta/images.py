@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puavo_repository.compiled import Bytes
-from puavo_repository.errors import ImageChangingError, storage_error
+from puavo_repository.errors import ImageChangingError, as_storage_error, storage_error
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,25 @@ class Image:
         Raises:
             ImageChangingError: The image ends before.
         """
-        view = out.data
-        try:
-            while view:
-                count = os.preadv(self.descriptor, [view], position)
+        if self._read(out.data, position) < len(out):
+            raise self.changed()
+
+    def read_up_to(self, length: int, position: int) -> bytearray:
+        """Return ``length`` bytes, or fewer at the end of the file."""
+        out = bytearray(length)
+        found = self._read(memoryview(out), position)
+        del out[found:]
+        return out
+
+    def _read(self, view: memoryview, position: int) -> int:
+        done = 0
+        with as_storage_error(self.path):
+            while done < len(view):
+                count = os.preadv(self.descriptor, [view[done:]], position + done)
                 if not count:
-                    raise self.changed()
-                view, position = view[count:], position + count
-        except OSError as error:
-            raise storage_error(self.path, error) from error
+                    break
+                done += count
+        return done
 
     def changed(self) -> ImageChangingError:
         """Return the error that says so."""

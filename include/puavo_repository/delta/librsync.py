@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,9 @@ from numba import types
 
 from puavo_repository.compiled import callback
 from puavo_repository.delta.engine import ImageIndexer, Side, Sink
+from puavo_repository.delta.images import Image
 from puavo_repository.delta.machine import pread
-from puavo_repository.errors import (
-    DeltaError,
-    ImageChangingError,
-    SettingsError,
-    StorageError,
-    storage_error,
-)
+from puavo_repository.errors import DeltaError, SettingsError, StorageError
 from puavo_repository.progress import Progress, no_progress
 
 LIBRARY = "librsync.so.2"
@@ -107,9 +102,9 @@ class LibrsyncEngine:
         self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
     ) -> None:
         """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
-        with self._signature(source.path) as signature, _Input(target.path) as image:
+        with self._signature(source.path) as signature, Image.open(target.path) as image:
             with _job(library().rs_delta_begin(signature)) as job:
-                _drive(job, image, sink, progress, target.path)
+                _drive(job, _Input(image), sink, progress)
             image.check_unchanged()
 
     @contextmanager
@@ -120,10 +115,10 @@ class LibrsyncEngine:
         try:
             loading = _job(lib.rs_loadsig_begin(ctypes.byref(signature)))
             making = _job(lib.rs_sig_begin(self.block, 0, _BLAKE2_SIGNATURE))
-            with loading as loader, making as maker, _Input(source) as image:
-                load = _Feeder(loader, source)
-                _drive(maker, image, load.feed, no_progress, source)
-                load.finish()
+            with loading as loader, making as maker, Image.open(source) as image:
+                load = partial(_load, loader, source)
+                _drive(maker, _Input(image), load, no_progress)
+                load(memoryview(b""), end=True)
                 image.check_unchanged()
             _check(lib.rs_build_hash_table(signature), source)
             yield signature
@@ -143,10 +138,11 @@ def patch(source: Path, rdiff: Path, sink: Sink) -> None:
     Raises:
         DeltaError: The rdiff is damaged, or not made for a source like this.
     """
-    with _Input(rdiff) as delta, _basis(source) as basis:
-        with _job(library().rs_patch_begin(read_basis.address, basis)) as job:
-            _drive(job, delta, sink, no_progress, rdiff)
-        if not delta.exhausted():
+    with Image.open(rdiff) as delta, Image.open(source) as basis:
+        given = _Input(delta)
+        with _job(library().rs_patch_begin(read_basis.address, basis.descriptor)) as job:
+            _drive(job, given, sink, no_progress)
+        if delta.read_up_to(1, given.position):
             raise DeltaError(rdiff, "something follows after the end of this rdiff")
 
 
@@ -164,55 +160,29 @@ def read_basis(descriptor: int, position: int, length: Any, out: Any) -> int:
 
 
 class _Input:
-    """A file read in blocks into one buffer that a job consumes."""
+    """A file that is read in blocks into one buffer, which a job consumes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, image: Image) -> None:
+        self.path = image.path
         self.buffer = bytearray(INPUT)
-
-    def __enter__(self) -> _Input:
-        try:
-            self._file = self.path.open("rb", buffering=0)
-        except OSError as error:
-            raise storage_error(self.path, error) from error
-        self._before = os.fstat(self._file.fileno())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.position = 0
+        self._descriptor = image.descriptor
 
     def read(self) -> int:
-        return self._file.readinto(self.buffer) or 0
-
-    def exhausted(self) -> bool:
-        return self._file.tell() == os.fstat(self._file.fileno()).st_size
-
-    def check_unchanged(self) -> None:
-        now = os.fstat(self._file.fileno())
-        if (now.st_size, now.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
-            raise ImageChangingError(self.path, "it changed while its rdiff was made")
+        count = os.preadv(self._descriptor, [self.buffer], self.position)
+        self.position += count
+        return count
 
 
-class _Feeder:
-    """Drives a job that takes input and gives no output, such as loading a signature."""
-
-    def __init__(self, job: int, path: Path) -> None:
-        self._job, self._path = job, path
-
-    def feed(self, block: memoryview) -> None:
-        self._iterate(address_of(block), len(block), end=False)
-
-    def finish(self) -> None:
-        self._iterate(None, 0, end=True)
-
-    def _iterate(self, address: int | None, length: int, *, end: bool) -> None:
-        buffers = _Buffers(address, length, int(end), None, 0)
-        result = library().rs_job_iter(self._job, ctypes.byref(buffers))
-        if result != _BLOCKED:
-            _check(result, self._path)
+def _load(job: int, path: Path, block: memoryview, *, end: bool = False) -> None:
+    """Give a block to the job that loads a signature: it takes input and gives no output."""
+    buffers = _Buffers(address_of(block), len(block), int(end), None, 0)
+    result = library().rs_job_iter(job, ctypes.byref(buffers))
+    if result != _BLOCKED:
+        _check(result, path)
 
 
-def _drive(job: int, source: _Input, sink: Sink, progress: Progress, path: Path) -> None:
+def _drive(job: int, source: _Input, sink: Sink, progress: Progress) -> None:
     """Run a job to its end: input from a file, output to a sink."""
     output = bytearray(OUTPUT)
     out = memoryview(output)
@@ -229,9 +199,9 @@ def _drive(job: int, source: _Input, sink: Sink, progress: Progress, path: Path)
         if written and (result != _BLOCKED or buffers.avail_out < len(output) // 2):
             sink(out[:written])
             buffers.next_out, buffers.avail_out = start, len(output)
-    _check(result, path)
+    _check(result, source.path)
     if buffers.avail_in:
-        raise DeltaError(path, "something follows after the end of this rdiff")
+        raise DeltaError(source.path, "something follows after the end of this rdiff")
 
 
 def _check(result: int, path: Path) -> None:
@@ -248,19 +218,6 @@ def _job(job: int | None) -> Iterator[int]:
         yield job
     finally:
         library().rs_job_free(job)
-
-
-@contextmanager
-def _basis(path: Path) -> Iterator[int]:
-    """Open the file that a patch copies from; gives its descriptor."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def address_of(block: memoryview) -> int:

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from puavo_repository.compiled import Bytes, Word, array, emitted, inlined
+from puavo_repository.compiled import Bytes, Word, array, inlined, llvm_intrinsic
 
 SLACK = 128  # bytes behind the data in every buffer; the widest load is 64 bytes
 
@@ -34,7 +34,7 @@ def buffer(size: int) -> Bytes:
     return array(size + SLACK, np.uint8)
 
 
-@emitted
+@llvm_intrinsic
 def load64(_context: Any, _address: Any) -> Any:
     """Return the 8 bytes at an address as an unsigned number, least byte first."""
 
@@ -44,7 +44,7 @@ def load64(_context: Any, _address: Any) -> Any:
     return types.uint64(types.uintp), generate
 
 
-@emitted
+@llvm_intrinsic
 def differing(_context: Any, _one: Any, _other: Any) -> Any:
     """Compare 64 bytes at two addresses; bit i of the result tells that byte i differs."""
     wide = ir.VectorType(ir.IntType(8), 64)
@@ -56,7 +56,7 @@ def differing(_context: Any, _one: Any, _other: Any) -> Any:
     return types.uint64(types.uintp, types.uintp), generate
 
 
-@emitted
+@llvm_intrinsic
 def selected(_context: Any, _address: Any, _limit: Any) -> Any:
     """Select of the 64 positions from an address those whose hash is below a limit.
 
@@ -98,7 +98,7 @@ def selector(address: int) -> Word:
     return np.uint32(low + np.uint32(word >> np.uint64(32)) * np.uint32(SELECT_FACTORS[1]))
 
 
-@emitted
+@llvm_intrinsic
 def trailing_zeros(_context: Any, _number: Any) -> Any:
     """Count the zero bits below the lowest set bit of a 64-bit number that is not zero."""
 
@@ -108,7 +108,7 @@ def trailing_zeros(_context: Any, _number: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-@emitted
+@llvm_intrinsic
 def leading_zeros(_context: Any, _number: Any) -> Any:
     """Count the zero bits above the highest set bit of a 64-bit number that is not zero."""
 

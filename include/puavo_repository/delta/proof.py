@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-from functools import cache
 from pathlib import Path
 
 from puavo_repository.delta.images import Image
-from puavo_repository.delta.librsync import OUTPUT, address_of, patch
+from puavo_repository.delta.librsync import patch
 from puavo_repository.errors import DeltaError, ProofError
 from puavo_repository.formats.rdiff import check_commands
 from puavo_repository.progress import Progress, no_progress
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None)
-    libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-    return libc
 
 
 def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progress) -> None:
@@ -38,9 +28,9 @@ def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progr
     with Image.open(source) as basis, Image.open(target) as image:
         try:
             check_commands(rdiff)
-            with _Comparison(target, rdiff, progress) as comparison:
-                patch(source, rdiff, comparison.feed)
-                comparison.finish()
+            comparison = _Comparison(image, rdiff, progress)
+            patch(source, rdiff, comparison.feed)
+            comparison.finish()
         except DeltaError as error:
             for one in (basis, image):
                 one.check_unchanged()  # the rdiff may be right, and the image was another one
@@ -52,48 +42,34 @@ def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progr
 
 
 class _Comparison:
-    """Compares a stream with a file, block by block."""
+    """Compares a stream with an image, block by block."""
 
-    def __init__(self, target: Path, rdiff: Path, progress: Progress) -> None:
-        self._target, self._rdiff, self._progress = target, rdiff, progress
+    def __init__(self, image: Image, rdiff: Path, progress: Progress) -> None:
+        self._image, self._rdiff, self._progress = image, rdiff, progress
         self._position = 0
-        self._buffer = bytearray(OUTPUT)
-
-    def __enter__(self) -> _Comparison:
-        self._file = self._target.open("rb", buffering=0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
     def feed(self, block: memoryview) -> None:
-        wanted = memoryview(self._buffer)[: len(block)]
-        length = self._file.readinto(wanted) or 0
-        while 0 < length < len(block):
-            more = self._file.readinto(wanted[length:])
-            if not more:
-                break
-            length += more
-        if length < len(block) or _libc().memcmp(address_of(wanted), address_of(block), len(block)):
-            raise self._differs(bytes(block), bytes(wanted[:length]))
+        wanted = self._image.read_up_to(len(block), self._position)
+        if wanted != block:  # one comparison of memory, as ``wanted`` is a bytearray
+            raise self._differs(bytes(block), wanted)
         self._position += len(block)
         self._progress(len(block))
 
     def finish(self) -> None:
-        if self._file.read(1):
+        if self._image.read_up_to(1, self._position):
             raise ProofError(
                 self._rdiff,
-                f"applied, it does not give all of {self._target.name}",
-                expected=f"{os.fstat(self._file.fileno()).st_size} bytes",
+                f"applied, it does not give all of {self._image.path.name}",
+                expected=f"{self._image.size} bytes",
                 found=f"{self._position} bytes",
             )
 
-    def _differs(self, found: bytes, wanted: bytes) -> ProofError:
+    def _differs(self, found: bytes, wanted: bytearray) -> ProofError:
         same = next(
             (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(wanted)
         )
         return ProofError(
             self._rdiff,
-            f"applied, it does not give {self._target.name}: "
+            f"applied, it does not give {self._image.path.name}: "
             f"the first difference is at byte {self._position + same}",
         )

@@ -12,9 +12,7 @@ from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
 from puavo_repository.mirror.digests import BLOCK_SIZE, Digester, digest_file
 from puavo_repository.mirror.files import Identity
-from puavo_repository.progress import Progress
-
-__all__ = ["adopt_rdiff", "prove", "read_image", "write_rdiff"]
+from puavo_repository.progress import Progress, no_progress
 
 
 def write_rdiff(
@@ -51,7 +49,7 @@ def write_rdiff(
 def adopt_rdiff(source: Path, target: Path, rdiff: Path, progress: Progress) -> Digests:
     """Prove an rdiff that another system made; returns its size and checksums."""
     prove(source, target, rdiff, progress)
-    return digest_file(rdiff, _uncounted)
+    return digest_file(rdiff, no_progress)
 
 
 def read_image(
@@ -94,7 +92,3 @@ def read_image(
     if indexer is not None:
         indexer.save(anchors, str(identity))
     return digests
-
-
-def _uncounted(_done: int) -> None:
-    """Digesting an rdiff is no work on its target."""

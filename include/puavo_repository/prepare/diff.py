@@ -201,7 +201,7 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
 
 
 def _prove(job: _Job, part: Path, progress: Progress) -> None:
-    from puavo_repository.delta.work import prove
+    from puavo_repository.delta.proof import prove
 
     paths = job.source.path, job.target.path, part
     try:
