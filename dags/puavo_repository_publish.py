@@ -117,7 +117,7 @@ def puavo_repository_publish() -> None:
             if is_dry_run():
                 logger.info("%s:\n%s", report.target, "\n".join(remote.look()[1].lines()))
                 return
-            done = remote.upload(report.placed)
+            done = remote.upload(report.transferred)
             report.failed |= done.failed
             done.checked(report.target)
 

@@ -8,6 +8,7 @@ and with half of the images of each, and compare.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import time
@@ -30,10 +31,12 @@ from puavo_repository.prepare.plan import look, make_plan
 from puavo_repository.prepare.report import report
 from puavo_repository.prepare.run import dry_run, prepare
 from puavo_repository.progress import NO_WATCHER
-from puavo_repository.publish.plan import Presence
-from puavo_repository.publish.survey import Facts
-from puavo_repository.publish.survey import make_plan as make_plan_of_publishing
+from puavo_repository.publish.plan import make_plan as make_plan_of_publishing
+from puavo_repository.publish.state import FileState
+from puavo_repository.publish.survey import survey
+from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.journal import Journal
+from puavo_repository.remote.target import Target
 from puavo_repository.settings import Settings
 
 SERIES, EACH = 200, 50
@@ -94,22 +97,18 @@ def timed(label: str, work: Callable[[], Any]) -> Any:
 def publishing(settings: Settings) -> None:
     """Measure the plans of publishing: to an empty remote, and where every other file is there."""
     local = timed("publish: description", lambda: publishable(settings.mirror_dir))
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(_tree(folder)) as tree:
+        state = timed("publish: survey", lambda: survey(tree, local, Journal()))
     for label, every in (("the first time", 0), ("every other file", 2)):
-        facts = Facts(Journal(), {})
-        for index, path in enumerate(local.files):
+        for index, row in enumerate(state.wanted_files()):
             there = every and index % every
-            facts.presence[path] = Presence.PRESENT if there else Presence.MISSING
-        plan = timed(
-            f"publish: {label}",
-            lambda facts=facts: make_plan_of_publishing(_Server(), local, facts),  # type: ignore[arg-type, misc]
-        )
+            row.state = FileState.PRESENT if there else FileState.MISSING
+        plan = timed(f"publish: {label}", lambda: make_plan_of_publishing(state, can_copy=True))
         sys.stdout.write(f"{'':26} {len(plan.transfers)} transfers\n")
 
 
-class _Server:
-    """What a plan asks of a remote."""
-
-    can_copy = True
+def _tree(folder: str) -> FolderTree:
+    return FolderTree(Target(path=folder))
 
 
 def main(series: int, each: int) -> None:

@@ -24,7 +24,7 @@ from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.publisher import open_tree
 from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.run import publish
-from puavo_repository.publish.survey import sha256
+from puavo_repository.publish.state import sha256
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderFile, FolderTree

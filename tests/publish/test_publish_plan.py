@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.formats.names import source_image
-from puavo_repository.mirror.description import Recipes
+from puavo_repository.mirror.description import Description, Recipes
 from puavo_repository.publish.plan import (
     How,
     Plan,
-    Presence,
     Transfer,
     plan_transfers,
 )
+from puavo_repository.publish.state import FileState, RemoteState
+from puavo_repository.remote.journal import Journal
 
 SHA = "0" * 64
 A, B, C = (f"puavo-os-x-bookworm-2026-01-0{n}-120000-amd64.img" for n in (1, 2, 3))
@@ -23,12 +23,11 @@ def rdiff(source: str, target: str) -> str:
     return f"rdiffs/{source[:37]}--{target[20:37]}-amd64.rdiff"
 
 
-Wanted = tuple[list[DescribedFile], Recipes]
+Wanted = tuple[dict[str, int], Recipes]
 
 
 def wanted(images: dict[str, int], rdiffs: dict[tuple[str, str], int]) -> Wanted:
-    files = [DescribedFile(name, size, {"sha256": SHA}) for name, size in images.items()]
-    files += [DescribedFile(rdiff(*pair), size, {"sha256": SHA}) for pair, size in rdiffs.items()]
+    files = images | {rdiff(*pair): size for pair, size in rdiffs.items()}
     return files, {name: {(rdiff(s, t), s) for s, t in rdiffs if t == name} for name in images}
 
 
@@ -41,10 +40,14 @@ def plan(
     can_copy: bool = True,
 ) -> dict[str, Transfer]:
     files, recipes = everything
-    presence = {file.path: Presence.MISSING for file in files}
-    presence |= dict.fromkeys(present, Presence.PRESENT)
-    presence |= dict.fromkeys(wrong or [], Presence.WRONG)
-    made = plan_transfers(files, recipes, presence, named or [], can_copy=can_copy)
+    state = RemoteState(Description({}), Journal())
+    for path, size in files.items():
+        state.want(path, size, SHA)
+    for path in present:
+        state.row(path).state = FileState.PRESENT
+    for path in wrong or []:
+        state.row(path).state = FileState.WRONG
+    made = plan_transfers([*state.rows.values()], recipes, named or [], can_copy=can_copy)
     there = set(present)
     for item in made:
         if item.how is How.ASSEMBLED:
@@ -61,7 +64,7 @@ def test_the_names_of_rdiffs_tell_their_source() -> None:
 
 def test_what_is_present_does_not_travel() -> None:
     files = wanted({A: 100, B: 100}, {(A, B): 5})
-    assert plan(files, [file.path for file in files[0]]) == {}
+    assert plan(files, [*files[0]]) == {}
 
 
 def test_the_nightly_image_is_assembled_from_the_cheapest_pair() -> None:

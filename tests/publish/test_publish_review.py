@@ -29,7 +29,7 @@ from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
-from puavo_repository.publish.survey import sha256
+from puavo_repository.publish.state import sha256
 from puavo_repository.publish.transfer import Transferred
 from puavo_repository.remote import generations, journal, parts
 from puavo_repository.remote import lock as publisher_lock

@@ -15,7 +15,7 @@ from puavo_repository.publish import switch
 from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.publisher import Publisher, open_tree
 from puavo_repository.publish.run import publish
-from puavo_repository.publish.survey import sha256
+from puavo_repository.publish.state import sha256
 from puavo_repository.remote import generations, journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.generations import GENERATIONS

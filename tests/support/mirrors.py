@@ -170,8 +170,6 @@ def send_one(
     how = options or Options()
     with contextlib.closing(Pool(lambda: open_tree(target), how.connections)) as pool:
         with pool.tree() as tree, locked(tree) as remote:
-            throttle, token = Throttle(how.bandwidth), remote.lock.token
-            placed = transfer(
-                item, mirror, Uplink(pool, throttle, remote.parts, token, remote.check)
-            )
-        return placed, pool.sent
+            uplink = Uplink(pool, Throttle(how.bandwidth), remote)
+            transferred = transfer(item, mirror, uplink)
+        return transferred, pool.sent

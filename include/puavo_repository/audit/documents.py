@@ -13,7 +13,8 @@ from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.audit.strays import KINDS
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats.metadata import Document, described_files
-from puavo_repository.publish.survey import CKSUMS, listing, sha256
+from puavo_repository.publish.state import CKSUMS, sha256
+from puavo_repository.publish.survey import listing
 from puavo_repository.remote import generations, journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.journal import Journal

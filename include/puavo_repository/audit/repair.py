@@ -23,7 +23,7 @@ from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
-from puavo_repository.publish.survey import CKSUMS, sha256
+from puavo_repository.publish.state import CKSUMS, sha256
 from puavo_repository.remote.target import Target
 from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import tee
 from pathlib import Path
 
-from puavo_repository.errors import PublishError, storage_error
+from puavo_repository.errors import PublishError, as_storage_error
 from puavo_repository.remote.tree import Range, RemoteTree
 
 SAMPLE = 4 << 10  # bytes of one sampled range
@@ -26,12 +26,11 @@ def check_local(path: Path, size: int) -> None:
     Raises:
         PublishError: It is not.
     """
-    try:
-        found = path.stat().st_size
-    except FileNotFoundError:
-        found = -1
-    except OSError as error:
-        raise storage_error(path, error) from error
+    with as_storage_error(path):
+        try:
+            found = path.stat().st_size
+        except FileNotFoundError:
+            found = -1
     if found != size:
         raise PublishError(
             path,
@@ -66,18 +65,10 @@ def every_range(size: int) -> Iterator[Range]:
 
 def same_bytes(tree: RemoteTree, path: str, local: Path, ranges: Iterable[Range]) -> bool:
     """Say whether a remote file has the local one's bytes in some ranges."""
-    try:
-        descriptor = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise storage_error(local, error) from error
-    try:
+    with as_storage_error(local), local.open("rb", buffering=0) as stream:
         asked, wanted = tee(ranges)
-        here: Iterator[bytes] = (os.pread(descriptor, r.length, r.offset) for r in wanted)
+        here = (os.pread(stream.fileno(), r.length, r.offset) for r in wanted)
         return all(a == b for a, b in zip(tree.read(path, asked), here, strict=True))
-    except OSError as error:
-        raise storage_error(local, error) from error
-    finally:
-        os.close(descriptor)
 
 
 def sha256_of(tree: RemoteTree, path: str, size: int) -> str:

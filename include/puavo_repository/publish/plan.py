@@ -1,25 +1,16 @@
-"""What publishing would do: facts in, a plan out that can be printed. Nothing is touched here."""
+"""What publishing would do: the table in, a plan out that can be printed. Nothing is touched."""
 
 from __future__ import annotations
 
 import enum
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
-from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.description import Recipes
 from puavo_repository.progress import format_bytes
-
-
-class Presence(enum.Enum):
-    """What the remote has under a file's name."""
-
-    PRESENT = "present"  # proven to be this file
-    MISSING = "missing"
-    WRONG = "wrong"  # another content, or no plain file
+from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row
 
 
 class How(enum.Enum):
@@ -64,18 +55,11 @@ class Transfer:
         return f"{folder}{slash}.{name}.{self.sha256[:16]}.{token[:8]}.part"
 
     def __str__(self) -> str:
-        size = format_bytes(self.size)
         if self.how is How.ASSEMBLED:
-            return f"{self.path}: {size} assembled on the server from {self.base}"
-        return f"{self.path}: {size} uploaded"
-
-
-_PART = re.compile(r"\..+\.[0-9a-f]{16}(\.[0-9a-f]{8})?\.part")  # without the token: an older one
-
-
-def is_part(path: str) -> bool:
-    """Say whether this is the hidden name of a part of ours; see ``Transfer.part``."""
-    return _PART.fullmatch(path.rpartition("/")[2]) is not None
+            return (
+                f"{self.path}: {format_bytes(self.size)} assembled on the server from {self.base}"
+            )
+        return f"{self.path}: {format_bytes(self.size)} uploaded"
 
 
 @dataclass(frozen=True)
@@ -100,34 +84,28 @@ class Plan:
     dropped: tuple[str, ...] = ()
     prune: tuple[str, ...] = ()
     foreign: int = 0
-    problems: Mapping[str, str] | None = None
-
-    @property
-    def upload_bytes(self) -> int:
-        """Bytes of file content that will travel."""
-        return sum(item.size for item in self.transfers if item.how is How.UPLOADED)
-
-    @property
-    def assembled_bytes(self) -> int:
-        """Bytes that the server copies."""
-        return sum(item.size for item in self.transfers if item.how is How.ASSEMBLED)
+    problems: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether the remote is as it should be."""
         return not (self.transfers or self.documents or self.dropped or self.prune)
 
+    def bytes_of(self, how: How) -> int:
+        """Return how many bytes come in one way."""
+        return sum(item.size for item in self.transfers if item.how is how)
+
     def lines(self) -> list[str]:
         """Return the plan as lines for people."""
         sums = (
-            f"{format_bytes(self.upload_bytes)} uploaded, "
-            f"{format_bytes(self.assembled_bytes)} assembled on the server, "
+            f"{format_bytes(self.bytes_of(How.UPLOADED))} uploaded, "
+            f"{format_bytes(self.bytes_of(How.ASSEMBLED))} assembled on the server, "
             f"{self.present} files ({format_bytes(self.present_bytes)}) present, "
             f"{self.foreign} not ours"
         )
         return [
             *(str(item) for item in self.transfers),
-            *(f"{path}: {problem}" for path, problem in (self.problems or {}).items()),
+            *(f"{path}: {problem}" for path, problem in self.problems.items()),
             *(f"{path}: written" for path in self.documents),
             *(f"{path}: removed, its series is gone" for path in self.dropped),
             *(f"{path}: no longer named, removed after its grace" for path in self.prune),
@@ -135,13 +113,49 @@ class Plan:
         ]
 
 
+def make_plan(state: RemoteState, *, can_copy: bool, only: Collection[str] | None = None) -> Plan:
+    """Plan from the table.
+
+    Args:
+        state: What the remote has.
+        can_copy: Whether images may be made there; otherwise the bytes of every file travel.
+        only: The files, metadata and CKSUMS among them, that are wanted now; None for all.
+    """
+    local, rows = state.local, state.rows.values()
+    wanted = [
+        row
+        for row in state.wanted_files()
+        if row.state is not FileState.REJECTED and not row.problem
+    ]
+    transfers = plan_transfers(wanted, local.recipes, state.published(), can_copy=can_copy)
+    documents = [p for p in local.documents if state.rows[p].state is not FileState.PRESENT]
+    if not state.has_cksums():
+        documents.append(CKSUMS)
+    dropped, prune, kept = [], [], state.kept()
+    if only is None:
+        gone = (row for row in state.documents() if row.path not in local.documents)
+        dropped = [row.path for row in gone if row.is_ours]
+        ours = (row for row in rows if row.is_ours and row.found and row.is_data)
+        prune = sorted(row.path for row in ours if row.path not in kept)
+    else:
+        transfers = tuple(item for item in transfers if item.path in only)
+        documents = [path for path in documents if path in only or path == CKSUMS]
+    present = [row.size for row in wanted if row.state is FileState.PRESENT]
+    foreign = (row for row in rows if row.found and row.is_data and not row.is_ours)
+    return Plan(
+        transfers=transfers,
+        present=len(present),
+        present_bytes=sum(present),
+        documents=tuple(documents),
+        dropped=tuple(dropped),
+        prune=tuple(prune),
+        foreign=sum(row.path not in local.files for row in foreign),
+        problems=state.problems(),
+    )
+
+
 def plan_transfers(
-    wanted: Iterable[DescribedFile],
-    recipes: Recipes,
-    presence: Mapping[str, Presence],
-    named: Iterable[str],
-    *,
-    can_copy: bool,
+    wanted: Sequence[Row], recipes: Recipes, named: Collection[str], *, can_copy: bool
 ) -> tuple[Transfer, ...]:
     """Decide what travels, how, and in which order; in a time that grows with the files.
 
@@ -152,57 +166,52 @@ def plan_transfers(
     can be made travels.
 
     Args:
-        wanted: Every file that the local metadata describes.
+        wanted: The files that the local mirror describes.
         recipes: What images can be made from.
-        presence: What the remote has, by path.
         named: Paths that the remote's metadata names now.
         can_copy: Whether the server can assemble at all.
     """
-    every = {file.path: file for file in wanted}
-    named = set(named)
-    missing = {p: file for p, file in every.items() if presence[p] is not Presence.PRESENT}
-    images = {path: file for path, file in missing.items() if path in recipes}
-
-    def transfer(file: DescribedFile, how: How, rdiff: str = "", base: str = "") -> Transfer:
-        wrong = presence[file.path] is Presence.WRONG
-        replaces = wrong and file.path in named
-        return Transfer(file.path, file.size, file.sha256, how, rdiff, base, wrong, replaces)
-
-    plan = [transfer(f, How.UPLOADED) for path, f in missing.items() if path not in images]
+    sizes = {row.path: row.size for row in wanted}
+    missing = {row.path: row for row in wanted if row.state is not FileState.PRESENT}
+    images = {path for path in missing if path in recipes}
+    plan = [_transfer(row, named) for path, row in missing.items() if path not in images]
     # An rdiff or image that waits under its part name is no help to others yet.
-    usable = every.keys() - missing.keys() | {item.path for item in plan if not item.replaces}
-    ways = {path: recipes.get(path, set()) for path in images}
-    choices = _Choices(ways if can_copy else {}, every, usable)
-    uploads = _Uploads(images, ways)
+    usable = (sizes.keys() - missing.keys()) | {item.path for item in plan if not item.replaces}
+    ways = {path: recipes[path] for path in missing if path in images}
+    assemblies = _Assemblies(ways if can_copy else {}, sizes, usable)
+    uploads = _Uploads(ways, sizes)
     while images:
-        choice = choices.cheapest(images)
-        path, rdiff, base = choice or (uploads.most_helpful(images), "", "")
-        how = How.ASSEMBLED if choice else How.UPLOADED
-        plan.append(transfer(images.pop(path), how, rdiff, base))
+        path, rdiff, base = assemblies.cheapest(images) or (uploads.most_helpful(images), "", "")
+        images.remove(path)
+        plan.append(_transfer(missing[path], named, rdiff, base))
         uploads.planned(path)
         if not plan[-1].replaces:
-            choices.add_base(path, assembled=how is How.ASSEMBLED)
+            assemblies.add_base(path, assembled=bool(rdiff))
     return tuple(plan)
 
 
-class _Choices:
+def _transfer(row: Row, named: Collection[str], rdiff: str = "", base: str = "") -> Transfer:
+    wrong, how = row.state is FileState.WRONG, How.ASSEMBLED if rdiff else How.UPLOADED
+    replaces = wrong and row.path in named
+    return Transfer(row.path, row.size, row.sha256, how, rdiff, base, wrong, replaces)
+
+
+class _Assemblies:
     """The assemblies that are possible by now, cheapest first.
 
     Args:
         recipes: Of the images that are missing.
-        every: Every wanted file by path.
+        sizes: Of every wanted file, in bytes.
         usable: Rdiffs and images that are there, or will be before any image is.
     """
 
-    def __init__(
-        self, recipes: Recipes, every: Mapping[str, DescribedFile], usable: set[str]
-    ) -> None:
+    def __init__(self, recipes: Recipes, sizes: Mapping[str, int], usable: set[str]) -> None:
         self._heap: list[tuple[bool, int, str, str, str]] = []
         self._from: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
         for path, ways in recipes.items():
             for rdiff, base in ways:
-                if rdiff in usable and rdiff in every:
-                    self._from[base].append((every[rdiff].size, path, rdiff))
+                if rdiff in usable:
+                    self._from[base].append((sizes[rdiff], path, rdiff))
         for base in self._from.keys() & usable:
             self.add_base(base, assembled=False)
 
@@ -211,7 +220,7 @@ class _Choices:
         for size, path, rdiff in self._from.get(base, ()):
             heappush(self._heap, (assembled, size, path, rdiff, base))
 
-    def cheapest(self, images: Mapping[str, DescribedFile]) -> tuple[str, str, str] | None:
+    def cheapest(self, images: Collection[str]) -> tuple[str, str, str] | None:
         """Return (path, rdiff, base) of the cheapest assembly of an image still to be planned."""
         while self._heap:
             *_, path, rdiff, base = heappop(self._heap)
@@ -221,49 +230,37 @@ class _Choices:
 
 
 class _Uploads:
-    """The images in the order in which they are worth their bytes: what most can be made from.
+    """The missing images in the order in which they are worth their bytes.
 
-    Args:
-        images: Those that are missing.
-        recipes: Of these.
+    First the one from which most others can be made; of several the smallest, then the newest.
     """
 
-    def __init__(self, images: Mapping[str, DescribedFile], recipes: Recipes) -> None:
-        self._sizes = {path: file.size for path, file in images.items()}
-        self._recipes = recipes
-        self._helps = dict.fromkeys(images, 0)
-        for path in images:
-            for base in self._bases(path):
+    def __init__(self, recipes: Recipes, sizes: Mapping[str, int]) -> None:
+        self._bases = {
+            p: {base for _, base in ways if base in recipes} for p, ways in recipes.items()
+        }
+        newest_first = sorted(recipes, reverse=True)
+        self._rank = {path: (sizes[path], place) for place, path in enumerate(newest_first)}
+        self._helps = dict.fromkeys(recipes, 0)
+        for bases in self._bases.values():
+            for base in bases:
                 self._helps[base] += 1
-        self._heap = [self._entry(path) for path in images]
+        self._heap = [self._entry(path) for path in recipes]
         heapify(self._heap)
 
-    def most_helpful(self, images: Mapping[str, DescribedFile]) -> str:
+    def most_helpful(self, images: Collection[str]) -> str:
         """Return the image from which most others can be made that are still to be planned."""
         while True:
             entry = heappop(self._heap)
-            path = entry[2].path
+            path = entry[-1]
             if path in images and entry == self._entry(path):
                 return path
 
     def planned(self, path: str) -> None:
         """Note that an image is planned: it needs no help any more."""
-        for base in self._bases(path):
+        for base in self._bases[path]:
             self._helps[base] -= 1
             heappush(self._heap, self._entry(base))
 
-    def _bases(self, path: str) -> set[str]:
-        return {base for _, base in self._recipes[path] if base in self._sizes}
-
-    def _entry(self, path: str) -> tuple[int, int, _Last]:
-        return -self._helps[path], self._sizes[path], _Last(path)
-
-
-@dataclass(frozen=True)
-class _Last:
-    """A path that comes first where it is the last in order: the newest image."""
-
-    path: str
-
-    def __lt__(self, other: _Last) -> bool:
-        return self.path > other.path
+    def _entry(self, path: str) -> tuple[int, tuple[int, int], str]:
+        return -self._helps[path], self._rank[path], path

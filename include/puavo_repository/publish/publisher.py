@@ -12,30 +12,31 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from puavo_repository.errors import RepositoryError, StorageError, StorageRefusedError
-from puavo_repository.formats import metadata
+from puavo_repository.errors import RepositoryError, StorageRefusedError
 from puavo_repository.mirror.description import Description, publishable
 from puavo_repository.mirror.published import mirror_id
 from puavo_repository.progress import NO_WATCHER, Watcher, format_bytes
-from puavo_repository.publish.clean import Pruned, prune
+from puavo_repository.publish.clean import Removed, clean
 from puavo_repository.publish.locked import LockedRemote, check_place, locked
 from puavo_repository.publish.options import Options
-from puavo_repository.publish.plan import Plan
+from puavo_repository.publish.plan import Plan, make_plan
 from puavo_repository.publish.send import Uplink
-from puavo_repository.publish.survey import Facts, check_owner, listing, make_plan, survey
-from puavo_repository.publish.switch import Switch, Switched
+from puavo_repository.publish.state import RemoteState, is_part
+from puavo_repository.publish.survey import check_owner, survey
+from puavo_repository.publish.switch import Switch, Switched, check_published
 from puavo_repository.publish.transfer import Transferred
-from puavo_repository.publish.upload import Transfers, Uploaded
+from puavo_repository.publish.upload import Upload, Uploaded
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.generations import FOLDER
+from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.throttle import Throttle
-from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
+from puavo_repository.remote.tree import RemoteTree
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Publisher:
     def __exit__(self, *_: object) -> None:
         self.pool.close()
 
-    def look(self) -> tuple[Facts, Plan]:
+    def look(self) -> tuple[RemoteState, Plan]:
         """Survey both sides and plan, for a person to read; nothing is changed.
 
         Raises:
@@ -85,15 +86,16 @@ class Publisher:
         local = publishable(self._mirror_dir)
         with self.pool.tree() as tree:
             check_place(tree, self._own_folders())
-            facts = self._survey(tree, local, journal.load(tree), thorough=False)
-            self._check_owner(tree, facts, local, acts=False)
-            return facts, self._plan(tree, facts, local)
+            state = self._survey(tree, local, journal.load(tree), acts=False)
+            return state, self._plan(tree, state)
 
-    def upload(self, told: Callable[[Transferred], object] = lambda _placed: None) -> Uploaded:
+    def upload(
+        self, arrived: Callable[[Transferred], object] = lambda _transferred: None
+    ) -> Uploaded:
         """Bring every file there that is missing; clients are not told of any yet.
 
         Args:
-            told: Called with each file that arrived.
+            arrived: Called with each file that arrived.
 
         Returns:
             What could not be brought there. The others are there.
@@ -103,24 +105,20 @@ class Publisher:
             PublishError: There is nothing to publish, or the remote is not for this mirror.
             StorageRefusedError: There is too little space, or the server refuses.
         """
-        local = publishable(self._mirror_dir)
-        with self.hold() as remote:
-            facts = self._facts(remote, local)
-            self._check_owner(remote.tree, facts, local)
-            plan = self._plan(remote.tree, facts, local)
-            if self._need(remote.tree, facts, plan) > 0:
-                facts, plan = self._make_room(remote, facts, local)
+        with self._step() as (remote, state):
+            plan = self._plan(remote.tree, state)
+            if _bytes_missing(remote.tree, state, plan) > 0:
+                state, plan = self._make_room(remote, state)
             for folder in ("rdiffs", "meta"):
                 remote.tree.make_folder(folder)
             for item in plan.transfers:
                 if not item.replaces:
-                    facts.journal.intend(item.path, item.size, item.sha256)
-            if plan.transfers or facts.news:
+                    remote.journal.intend(item.path, item.size, item.sha256)
+            if plan.transfers or state.journal_changed:
                 remote.save()
-            token, watcher = remote.lock.token, self._watcher
-            uplink = Uplink(self.pool, self._throttle, remote.parts, token, remote.check, watcher)
-            done = Transfers(self._mirror_dir, remote, uplink, told).run(plan.transfers)
-            done.failed |= plan.problems or {}
+            uplink = Uplink(self.pool, self._throttle, remote, self._watcher)
+            done = Upload(self._mirror_dir, uplink, arrived).run(plan.transfers)
+            done.failed |= plan.problems
             return done
 
     def switch(self) -> tuple[int, Switched]:
@@ -134,23 +132,20 @@ class Publisher:
             MassDeleteError: Too many files would lose their description.
             StorageError: A file that clients are told of is missing or wrong.
         """
-        local = publishable(self._mirror_dir)
-        with self.hold() as remote:
-            facts = self._facts(remote, local)
-            self._check_owner(remote.tree, facts, local)
-            plan = self._plan(remote.tree, facts, local)
-            switch = Switch(remote, local, facts, self.options.removal, only=self.options.only)
+        only = self.options.only
+        with self._step() as (remote, state):
+            waiting = [i for i in self._plan(remote.tree, state).transfers if i.replaces]
             try:
-                done = switch.run([item for item in plan.transfers if item.replaces])
-                self._verify(remote.tree, facts)
+                done = Switch(remote, state, self.options.removal, only=only).run(waiting)
+                check_published(remote.tree, state, only)
             except BaseException:
                 with contextlib.suppress(RepositoryError):  # the first error is what counts
                     remote.save()
                 raise
             remote.save()
-            return facts.journal.generation, done
+            return remote.journal.generation, done
 
-    def clean(self) -> Pruned:
+    def clean(self) -> Removed:
         """Remove what no metadata names, when its grace is over.
 
         Raises:
@@ -158,12 +153,9 @@ class Publisher:
             MassDeleteError: More would go than was agreed on. Nothing was removed.
         """
         if self.options.only is not None:
-            return Pruned()
-        local = publishable(self._mirror_dir)
-        with self.hold() as remote:
-            facts = self._facts(remote, local)
-            self._check_owner(remote.tree, facts, local)
-            return self._clean(remote, facts, local)
+            return Removed()
+        with self._step() as (remote, state):
+            return clean(remote, state, self.options.removal)
 
     def force_recheck(self, files: Mapping[str, tuple[int, str]]) -> None:
         """Have the next run compare files whatever the journal says of them.
@@ -201,41 +193,32 @@ class Publisher:
                 with contextlib.suppress(RepositoryError):
                     tree.remove_folder(FOLDER)  # empty where the remote was refused
 
+    @contextlib.contextmanager
+    def _step(self) -> Iterator[tuple[LockedRemote, RemoteState]]:
+        """Take the lock, then survey: what every step begins with."""
+        local = publishable(self._mirror_dir)
+        with self.hold() as remote:
+            yield remote, self._survey(remote.tree, local, remote.journal, acts=True)
+
     def _own_folders(self) -> list[Path]:
         return [self._mirror_dir, *self.options.own_folders]
 
-    def _facts(self, remote: LockedRemote, local: Description) -> Facts:
-        return self._survey(remote.tree, local, remote.journal, thorough=True)
-
     def _survey(
-        self, tree: RemoteTree, local: Description, record: journal.Journal, *, thorough: bool
-    ) -> Facts:
+        self, tree: RemoteTree, local: Description, record: Journal, *, acts: bool
+    ) -> RemoteState:
         allowed = self.options.allow_rolled_back
-        return survey(tree, local, record, allow_rolled_back=allowed, thorough=thorough)
-
-    def _plan(self, tree: RemoteTree, facts: Facts, local: Description) -> Plan:
-        assemble, only = self.options.assemble, self.options.only
-        return make_plan(tree, local, facts, assemble=assemble, only=only)
-
-    def _check_owner(
-        self, tree: RemoteTree, facts: Facts, local: Description, *, acts: bool = True
-    ) -> None:
+        state = survey(tree, local, record, allow_rolled_back=allowed, thorough=acts)
         mirror = mirror_id(self._mirror_dir, make=acts)
-        if self.options.allow_other_mirror:
-            facts.journal.mirror, facts.news = mirror, facts.news or facts.journal.mirror != mirror
-        check_owner(tree, facts, local, mirror)
+        if self.options.allow_other_mirror and record.mirror != mirror:
+            record.mirror, state.journal_changed = mirror, True
+        check_owner(tree, state, mirror)
+        return state
 
-    def _need(self, tree: RemoteTree, facts: Facts, plan: Plan) -> int:
-        """Return how many bytes are missing on the server's disk for a plan, 0 or less for none."""
-        need, free = sum(item.size for item in plan.transfers), tree.free_space()
-        if not need or free is None:
-            return 0
-        there = sum(found.size for path, found in facts.listing.items() if path.endswith(".part"))
-        return need - there + SPARE - free
+    def _plan(self, tree: RemoteTree, state: RemoteState) -> Plan:
+        can_copy = tree.can_copy and self.options.assemble
+        return make_plan(state, can_copy=can_copy, only=self.options.only)
 
-    def _make_room(
-        self, remote: LockedRemote, facts: Facts, local: Description
-    ) -> tuple[Facts, Plan]:
+    def _make_room(self, remote: LockedRemote, state: RemoteState) -> tuple[RemoteState, Plan]:
         """Remove what may go before anything is sent to a disk that is too small for both.
 
         First what no metadata names and whose grace is over; then the mirror's old files are taken
@@ -244,51 +227,33 @@ class Publisher:
         Raises:
             StorageRefusedError: That is not enough.
         """
-        logger.info("%s: too full for all that is new; room is made first", remote.tree.name)
-        self._clean(remote, facts, local)
-        gone = facts.named() - facts.kept(local)
-        if self._missing(remote, facts, local) > 0 and gone and self.options.only is None:
-            Switch(remote, local, facts, self.options.removal).withdraw(gone)
-            self._clean(remote, facts, local)
-        facts = self._facts(remote, local)
-        plan = self._plan(remote.tree, facts, local)
-        missing = self._need(remote.tree, facts, plan)
+        tree, policy = remote.tree, self.options.removal
+        logger.info("%s: too full for all that is new; room is made first", tree.name)
+        clean(remote, state, policy)
+        gone = state.published().keys() - state.kept()
+        still = _bytes_missing(tree, state, self._plan(tree, state))
+        if still > 0 and gone and self.options.only is None:
+            Switch(remote, state, policy).withdraw(gone)
+            clean(remote, state, policy)
+        state = self._survey(tree, state.local, remote.journal, acts=True)
+        plan = self._plan(tree, state)
+        missing = _bytes_missing(tree, state, plan)
         if missing > 0:
-            free = remote.tree.free_space() or 0
+            free = tree.free_space() or 0
             raise StorageRefusedError(
-                remote.tree.name,
+                tree.name,
                 "the server's disk is too full for what is to be published",
                 expected=f"{format_bytes(missing + free)} free",
                 found=format_bytes(free),
                 remedy="Free some space there, or publish fewer images",
             )
-        return facts, plan
-
-    def _missing(self, remote: LockedRemote, facts: Facts, local: Description) -> int:
-        return self._need(remote.tree, facts, self._plan(remote.tree, facts, local))
-
-    def _clean(self, remote: LockedRemote, facts: Facts, local: Description) -> Pruned:
-        before = facts.journal.render()
-        try:
-            return prune(remote, facts, local, self.options.removal)
-        finally:
-            if facts.journal.render() != before:
-                remote.save()
-
-    def _verify(self, tree: RemoteTree, facts: Facts) -> None:
-        """Look whether every file that our metadata there names is there, with its size."""
-        only, there = self.options.only, listing(tree, facts.named())
-        wrong = [
-            file.path
-            for path, document in facts.documents.items()
-            for file in metadata.described_files(document)
-            if facts.is_ours(path) and not _is_there(there.get(file.path), file.size)
-        ]
-        for path in wrong:
-            if only is None or path in only:
-                raise StorageError(f"{tree.name}/{path}", "is not as the metadata there says")
-        facts.journal.verified = not wrong
+        return state, plan
 
 
-def _is_there(found: RemoteStat | None, size: int) -> bool:
-    return found is not None and (found.kind, found.size) == (Kind.FILE, size)
+def _bytes_missing(tree: RemoteTree, state: RemoteState, plan: Plan) -> int:
+    """Return how many bytes are missing on the server's disk for a plan, 0 or less for none."""
+    need, free = sum(item.size for item in plan.transfers), tree.free_space()
+    if not need or free is None:
+        return 0
+    there = sum(row.found.size for row in state.rows.values() if row.found and is_part(row.path))
+    return need - there + SPARE - free

@@ -8,9 +8,9 @@ from typing import Any
 
 from puavo_repository.errors import PublishError
 from puavo_repository.progress import format_bytes
-from puavo_repository.publish.clean import Pruned
+from puavo_repository.publish.clean import Removed
 from puavo_repository.publish.plan import How, Plan
-from puavo_repository.publish.survey import Facts
+from puavo_repository.publish.state import RemoteState
 from puavo_repository.publish.switch import Switched
 from puavo_repository.publish.transfer import Transferred
 
@@ -68,23 +68,23 @@ class PublishReport:
     bytes_sent: int = 0
     seconds: float = 0.0
 
-    def placed(self, file: Transferred) -> None:
+    def transferred(self, file: Transferred) -> None:
         """Take note of a file that is proven on the remote."""
         into = self.assembled if file.how is How.ASSEMBLED else self.uploaded
         into[file.path] = file.size
 
-    def saw(self, facts: Facts) -> None:
+    def saw(self, state: RemoteState) -> None:
         """Take note of what clients are told, as it was found just now."""
-        self.generation, self.files = facts.journal.generation, facts.told()
+        self.generation, self.files = state.journal.generation, state.published()
 
-    def left(self, facts: Facts, plan: Plan) -> None:
+    def left(self, state: RemoteState, plan: Plan) -> None:
         """Take note of what is still to be done, as it was found just now."""
-        self.saw(facts)
+        self.saw(state)
         self.plan, self.present, self.foreign = plan.lines(), plan.present, plan.foreign
         if not self.dry_run:
             missing = {item.path: "is not on the remote" for item in plan.transfers}
             missing |= dict.fromkeys(plan.documents, "is not published")
-            self.failed = {**missing, **(plan.problems or {}), **self.failed}
+            self.failed = {**missing, **plan.problems, **self.failed}
 
     def changes(self) -> dict[str, Any]:
         """Return what was done and what failed, as plain values, for ``add``."""
@@ -102,7 +102,7 @@ class PublishReport:
         self.switched = [*done.documents, *done.dropped]
         self.withdrawn, self.waiting_for = done.withdrawn, done.waiting_for
 
-    def cleaned(self, done: Pruned) -> None:
+    def cleaned(self, done: Removed) -> None:
         """Take note of what was removed."""
         self.pruned, self.waiting = done.removed, done.waiting
 

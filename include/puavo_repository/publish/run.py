@@ -65,18 +65,18 @@ def _timed(publisher: Publisher, report: PublishReport) -> None:
 
 
 def _publish(publisher: Publisher, report: PublishReport) -> None:
-    facts, plan = with_retries(publisher.look)
+    state, plan = with_retries(publisher.look)
     report.plan, report.present, report.foreign = plan.lines(), plan.present, plan.foreign
-    report.failed = dict(plan.problems or {})
-    report.saw(facts)
+    report.failed = dict(plan.problems)
+    report.saw(state)
     for line in report.plan:
         logger.info("%s%s", "would: " if report.dry_run else "", line)
     if report.dry_run:
         return
-    if plan.is_empty and facts.settled:
+    if plan.is_empty and state.is_finished():
         publisher.clear_dead_lock()
         return
-    done = with_retries(lambda: publisher.upload(report.placed))
+    done = with_retries(lambda: publisher.upload(report.transferred))
     report.failed |= done.failed
     try:
         _, switched = with_retries(publisher.switch)

@@ -11,15 +11,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from puavo_repository.errors import PublishError, RepositoryError, storage_error
+from puavo_repository.errors import PublishError, RepositoryError
 from puavo_repository.progress import NO_WATCHER, Progress, Watcher
+from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import Transfer
-from puavo_repository.remote.parts import Part, Parts
+from puavo_repository.remote.parts import Part
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.throttle import Throttle
 from puavo_repository.remote.tree import OpenMode, RemoteFile, RemoteTree
@@ -35,26 +35,22 @@ SEVERAL = 16 << 20  # bytes from which a file is worth several connections
 
 @dataclass(frozen=True)
 class Uplink:
-    """What transfers to one remote share.
+    """What the transfers of one step share.
 
     Attributes:
         pool: Connections to the remote.
         throttle: The bandwidth limit.
-        parts: How far files are that have no name yet.
-        token: Of the step that sends; see ``Transfer.part``.
-        check: Raises where the remote's lock was lost.
+        remote: The remote, under the step's lock.
         watcher: Told of each file that is sent.
     """
 
     pool: Pool
     throttle: Throttle
-    parts: Parts
-    token: str
-    check: Callable[[], None]
+    remote: LockedRemote
     watcher: Watcher = NO_WATCHER
 
 
-def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, uplink: Uplink) -> None:
+def send(tree: RemoteTree, item: Transfer, local: Path, begin: int, uplink: Uplink) -> None:
     """Send a file's bytes to its part and have the server put them on its disk.
 
     Args:
@@ -67,17 +63,13 @@ def upload(tree: RemoteTree, item: Transfer, local: Path, begin: int, uplink: Up
     progress = uplink.watcher.begin(item.path, item.size)
     progress(begin)
     pieces = _Pieces(begin, item.size, progress)
+    part = item.part(uplink.remote.lock.token)
+    source = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        source = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise storage_error(local, error) from error
-    try:
-        with tree.open(item.part(uplink.token), OpenMode.WRITE) as file:
-            sender = _Sender(item, source, pieces, uplink, notes=tree.can_sync)
-            helpers = [
-                threading.Thread(target=sender.help, daemon=True)
-                for _ in range(_connections(tree, item.size - begin, uplink.pool.limit) - 1)
-            ]
+        with tree.open(part, OpenMode.WRITE) as file:
+            sender = _Sender(item, part, source, pieces, uplink, notes=tree.can_sync)
+            count = _connections(tree, item.size - begin, uplink.pool.limit)
+            helpers = [threading.Thread(target=sender.help, daemon=True) for _ in range(count - 1)]
             for helper in helpers:
                 helper.start()
             try:
@@ -111,6 +103,7 @@ class _Sender:
 
     Attributes:
         item: The file.
+        part: Its hidden name there.
         source: Its descriptor here.
         pieces: What is still to be sent.
         uplink: Connections and limit.
@@ -118,20 +111,21 @@ class _Sender:
     """
 
     item: Transfer
+    part: str
     source: int
     pieces: _Pieces
     uplink: Uplink
     notes: bool
 
     def help(self) -> None:
-        """Send pieces over one more connection; without one, the others send them."""
+        """Send pieces over a connection from the pool; without one the others send them."""
         try:
             tree = self.uplink.pool.take()
         except RepositoryError as error:
             logger.info("one connection fewer: %s", error)
             return
         try:
-            with tree.open(self.item.part(self.uplink.token), OpenMode.WRITE) as file:
+            with tree.open(self.part, OpenMode.WRITE) as file:
                 self.send(file)
         except BaseException as error:  # noqa: BLE001 - raised again where the others are awaited
             self.pieces.stop(error)
@@ -162,10 +156,8 @@ class _Sender:
         whole = self.pieces.whole()  # before: what is acknowledged meanwhile may not be on it
         file.sync()
         if self.notes:
-            part = Part(
-                self.item.part(self.uplink.token), self.item.size, self.item.sha256, synced=whole
-            )
-            self.uplink.parts.put(self.item.path, part)
+            known = Part(self.part, self.item.size, self.item.sha256, synced=whole)
+            self.uplink.remote.parts.put(self.item.path, known)
 
 
 class _Pieces:
@@ -178,8 +170,7 @@ class _Pieces:
     """
 
     def __init__(self, begin: int, size: int, progress: Progress) -> None:
-        self._next = begin
-        self._synced = begin
+        self._next = self._synced = begin
         self._size = size
         self._progress = progress
         self._under_way: dict[int, int] = {}  # in order of their offsets
@@ -189,8 +180,7 @@ class _Pieces:
     def take(self) -> tuple[int, int] | None:
         """Return (offset, length) of the next piece, or None if there is none just now."""
         with self._change:
-            first = next(iter(self._under_way), self._next)
-            if self._error or self._next >= self._size or self._next - first >= AHEAD:
+            if self._error or self._next >= self._size or self._is_far_ahead():
                 return None
             at, length = self._next, min(PIECE, self._size - self._next)
             self._next += length
@@ -208,7 +198,7 @@ class _Pieces:
     def whole(self) -> int:
         """Return how many bytes from the begin of the file the server has without a gap."""
         with self._change:
-            return next(iter(self._under_way), self._next)
+            return self._first_under_way()
 
     def acknowledged(self, at: int, count: int) -> None:
         """Note that the server has ``count`` more bytes of the piece at ``at``."""
@@ -223,8 +213,7 @@ class _Pieces:
         """Wait until there may be a piece again; False when there will be none."""
         with self._change:
             while not self._error and self._next < self._size:
-                first = next(iter(self._under_way), self._next)
-                if self._next - first < AHEAD:
+                if not self._is_far_ahead():
                     return True
                 self._change.wait()
             return False
@@ -239,3 +228,9 @@ class _Pieces:
         """Raise what failed on any connection."""
         if self._error is not None:
             raise self._error
+
+    def _first_under_way(self) -> int:
+        return next(iter(self._under_way), self._next)
+
+    def _is_far_ahead(self) -> bool:
+        return self._next - self._first_under_way() >= AHEAD

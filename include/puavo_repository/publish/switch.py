@@ -1,10 +1,17 @@
 """Telling clients of the new files: the steps that clients see.
 
-In this order, so that the metadata that a client finds is true at every moment: what is to
-change its content under a name that clients know is withdrawn, then renamed; then the metadata
-of each series whose files are all in place; then CKSUMS. What no metadata names any more goes
-later (``prune``). Before each of these writes the remote's lock is looked at: whoever lost it
-writes nothing.
+In this order, so that the metadata that a client finds is true at every moment:
+
+1. ``_begin_generation`` keeps what is about to be replaced, as a way back.
+2. ``_withdraw`` takes out of the metadata what is to change its content under a known name, and
+   waits for the clients that have just read it.
+3. ``_rename`` gives the new content that name.
+4. ``_describe`` writes the metadata of each series whose files are all in place, ``_drop`` removes
+   that of a series that is gone, ``_restore`` describes again what was withdrawn for a moment.
+5. CKSUMS follows.
+
+Before each of these writes the remote's lock is looked at: whoever lost it writes nothing. What no
+metadata names any more is removed later (``clean``).
 """
 
 from __future__ import annotations
@@ -17,16 +24,16 @@ from time import sleep, time
 from puavo_repository.errors import StorageError
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
-from puavo_repository.mirror.description import Description
 from puavo_repository.publish.clean import guard
 from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.options import RemovalPolicy
-from puavo_repository.publish.plan import Presence, Transfer
-from puavo_repository.publish.survey import CKSUMS, Facts, sha256
-from puavo_repository.publish.transfer import rename_into_place
+from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, sha256
+from puavo_repository.publish.survey import listing
+from puavo_repository.publish.transfer import proven_part, rename_into_place
 from puavo_repository.remote import generations
 from puavo_repository.remote.generations import LOST, Generation, Restored
-from puavo_repository.remote.tree import read_whole, write_whole
+from puavo_repository.remote.tree import Kind, RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -52,34 +59,33 @@ class Switch:
     """Makes the remote's metadata say what the local mirror's says, as far as that is true.
 
     Args:
-        held: The remote.
-        local: What the mirror describes.
-        facts: What the remote has; brought up to date here.
-        removal: When and how much may be removed.
-        restored: What ``local`` puts back, if it does.
-        only: The metadata files of ``local`` that are written, among other paths; None for all.
+        remote: The remote.
+        state: What it has; brought up to date here.
+        policy: When and how much may be removed.
+        restored: What ``state.local`` puts back, if it does.
+        only: The metadata files that are written, among other paths; None for all.
     """
 
     def __init__(
         self,
-        held: LockedRemote,
-        local: Description,
-        facts: Facts,
-        removal: RemovalPolicy,
+        remote: LockedRemote,
+        state: RemoteState,
+        policy: RemovalPolicy,
         restored: Restored | None = None,
         only: Collection[str] | None = None,
     ) -> None:
-        every = local.documents
-        self._ours = list(every) if only is None else [path for path in every if path in only]
-        self._whole = only is None
+        self._remote = remote
+        self._tree = remote.tree
+        self._journal = remote.journal
+        self._state = state
+        self._policy = policy
         self._restored = restored
-        self._held = held
-        self._tree = held.tree
-        self._local = local
-        self._facts = facts
-        self._removal = removal
-        self._result = Switched()
+        every = [state.row(path) for path in state.local.documents]
+        self._ours = [row for row in every if only is None or row.path in only]
+        gone = (row for row in state.documents() if row.path not in state.local.documents)
+        self._gone = [row for row in gone if row.is_ours and only is None]
         self._before: dict[str, tuple[bytes, Document]] = {}  # of what is withdrawn
+        self._result = Switched()
 
     def run(self, waiting: Collection[Transfer]) -> Switched:
         """Do all of it.
@@ -93,25 +99,20 @@ class Switch:
             MassDeleteError: Too many files would lose their description.
         """
         self._guard_dropped()
-        proven = {item.path: (item, part) for item in waiting if (part := self._proven(item))}
-        self._begin_generation(set(proven))
+        parts = {item: proven_part(self._tree, self._remote.parts, item) for item in waiting}
+        proven = {item: part for item, part in parts.items() if part}
+        paths = {item.path for item in proven}
+        self._begin_generation(paths)
         if proven:
-            self._withdraw(set(proven), self._removal.pause)
-            for path, (item, _) in proven.items():
-                self._facts.journal.intend(path, item.size, item.sha256)
-            self._held.save()
-        for path, (item, part) in proven.items():
-            self._held.check()
-            placed = rename_into_place(self._tree, item, part, item.how)
-            self._facts.journal.placed(path, item.size, item.sha256, placed.mtime or 0)
-            self._facts.presence[path] = Presence.PRESENT
-        for path in self._ours:
-            self._describe(path)
-        for path in self._dropped():
-            self._drop(path)
-        self._restore(proven)
-        if not self._facts.has_cksums(self._local):
-            self._write(CKSUMS, self._facts.cksums(self._local))
+            self._withdraw(paths, self._policy.pause)
+            self._rename(proven)
+        for row in self._ours:
+            self._describe(row)
+        for row in self._gone:
+            self._drop(row)
+        self._restore(paths)
+        if not self._state.has_cksums():
+            self._write(CKSUMS, self._state.cksums())
         return self._result
 
     def withdraw(self, paths: set[str]) -> None:
@@ -121,143 +122,156 @@ class Switch:
             LockedError: The lock was lost; nothing more was written.
             MassDeleteError: Too many files would lose their description.
         """
-        guard(self._tree.name, self._facts, paths, self._removal)
+        guard(self._tree.name, self._state, paths, self._policy)
         self._ours = []
         self._begin_generation(paths)
         self._withdraw(paths, 0.0)
 
-    def _proven(self, item: Transfer) -> str:
-        """Return where a file waits for its name, proven; empty if it does not."""
-        part = self._held.parts.get(item.path)
-        if part is None or not part.proven or part.sha256 != item.sha256:
-            return ""
-        found = self._tree.stat(part.name)
-        return part.name if found is not None and found.size == item.size else ""
+    def _guard_dropped(self) -> None:
+        """Series that vanish locally are like a mass deletion, only quicker for the clients."""
+        stay = set(self._state.documents()).difference(self._gone)
+        kept = {file.path for row in stay for file in row.names}
+        lost = self._state.published().keys() - kept - self._state.local.files.keys()
+        guard(self._tree.name, self._state, lost, self._policy)
 
     def _begin_generation(self, withdrawn: set[str]) -> None:
         """Keep what is about to be replaced, so that a rollback is possible."""
-        ready = [path for path in self._ours if not self._absent(path, withdrawn)]
-        changing = {path for path in ready if path not in self._facts.current}
-        changing.update(self._dropped())
-        for path, document in self._facts.documents.items():
-            if metadata.without(document, withdrawn) != document:
-                changing.add(path)
+        ready = [row for row in self._ours if not self._absent(row, withdrawn)]
+        changing = {row.path for row in ready if row.state is not FileState.PRESENT}
+        changing.update(row.path for row in self._gone)
+        for row in self._state.documents():
+            if metadata.without(row.document or {}, withdrawn) != row.document:
+                changing.add(row.path)
         if not changing:
             return
-        record = self._facts.journal
-        last = generations.load(self._tree, record.generation)
-        ours = last.written if last else {}
+        journal = self._journal
+        last = generations.load(self._tree, journal.generation)
+        written = last.written if last else {}
         new = Generation(
-            record.generation + 1,
+            journal.generation + 1,
             int(time()),
-            {path: self._published(path, ours.get(path, "")) for path in sorted(changing)},
-            record.rejected,
+            {path: self._as_published(path, written.get(path, "")) for path in sorted(changing)},
+            journal.rejected,
             self._restored,
-            {path: sha256(self._local.documents[path]) for path in ready},
-            frozenset(path for path, entry in record.files.items() if not entry.ours),
-            record.mirror,
+            {row.path: sha256(self._state.local.documents[row.path]) for row in ready},
+            frozenset(path for path, entry in journal.files.items() if not entry.ours),
+            journal.mirror,
         )
-        generations.save(self._tree, new, self._removal.generations, self._held.check)
+        generations.save(self._tree, new, self._policy.generations, self._remote.check)
         # Only now: a generation without a record would cut off the way back behind it.
-        record.generation, record.verified = new.number, False
-        self._held.save()
+        journal.generation, journal.verified = new.number, False
+        self._remote.save()
 
-    def _published(self, path: str, written: str) -> str | None:
+    def _as_published(self, path: str, written: str) -> str | None:
         """Return a document as it was published; ``LOST`` where somebody changed it since.
 
         Args:
             path: The document.
             written: The sha256 that the last generation was to give it, if it was.
         """
-        content, entry = read_whole(self._tree, path), self._facts.journal.files.get(path)
+        content, entry = read_whole(self._tree, path), self._journal.files.get(path)
         found = "" if content is None else sha256(content)
         if entry is not None and found not in {entry.sha256, written}:
-            ours = self._local.documents.get(path)
+            ours = self._state.local.documents.get(path)
             content = ours if ours is not None and sha256(ours) == entry.sha256 else LOST
         return None if content is None else content.decode("utf-8", "replace")
 
-    def _absent(self, path: str, coming: Collection[str] = ()) -> list[str]:
+    def _absent(self, row: Row, coming: Collection[str] = ()) -> list[str]:
         """Return the files that a document of ours names and the remote has not."""
-        described = (
-            file.path for file in metadata.described_files(self._local.parsed.get(path, {}))
-        )
-        here = Presence.PRESENT
-        return [p for p in described if self._facts.presence.get(p) is not here and p not in coming]
+        document = self._state.local.parsed.get(row.path, {})
+        named = (self._state.row(file.path) for file in metadata.described_files(document))
+        absent = (one.path for one in named if one.state is not FileState.PRESENT)
+        return [path for path in absent if path not in coming]
 
     def _withdraw(self, paths: set[str], pause: float) -> None:
-        for path, document in self._facts.documents.items():
+        for row in self._state.documents():
+            document = row.document or {}
             kept = metadata.without(document, paths)
             if kept != document:
-                self._before[path] = read_whole(self._tree, path) or b"", document
-                self._write_document(path, metadata.render(kept), kept)
-                self._facts.current.discard(path)
-        self._write(CKSUMS, self._facts.cksums(self._local))
+                self._before[row.path] = read_whole(self._tree, row.path) or b"", document
+                self._write_document(row, metadata.render(kept), kept)
+        self._write(CKSUMS, self._state.cksums())
         self._result.withdrawn = sorted(paths)
         logger.info("not described any more: %s", ", ".join(sorted(paths)))
         sleep(pause)
 
+    def _rename(self, proven: dict[Transfer, str]) -> None:
+        for item in proven:
+            self._journal.intend(item.path, item.size, item.sha256)
+        self._remote.save()
+        for item, part in proven.items():
+            self._remote.check()
+            done = rename_into_place(self._tree, item, part, item.how)
+            self._journal.placed(item.path, item.size, item.sha256, done.mtime or 0)
+            self._state.row(item.path).state = FileState.PRESENT
+
+    def _describe(self, row: Row) -> None:
+        if row.problem:
+            return  # which says why
+        absent = self._absent(row)
+        if absent:
+            self._result.waiting_for[row.path] = absent
+        elif row.state is not FileState.PRESENT:
+            local = self._state.local
+            self._write_document(row, local.documents[row.path], local.parsed.get(row.path, {}))
+            self._result.documents.append(row.path)
+
+    def _drop(self, row: Row) -> None:
+        self._remote.check()
+        self._tree.remove(row.path)
+        row.document = row.found = None
+        del self._journal.files[row.path]
+        self._result.dropped.append(row.path)
+
     def _restore(self, withdrawn: Collection[str]) -> None:
         """Describe again what was withdrawn only for a moment, where ours does not say it."""
-        files = self._facts.journal.files
         for path, (content, document) in self._before.items():
-            if path in self._facts.current or path not in self._facts.documents:
+            row = self._state.row(path)
+            if row.state is FileState.PRESENT or row.document is None:
                 continue
             other = {
                 file.path
                 for file in metadata.described_files(document)
-                if file.path in withdrawn and files[file.path].sha256 != file.digests.get("sha256")
+                if file.path in withdrawn and self._journal.files[file.path].sha256 != file.sha256
             }
             kept = metadata.without(document, other)
-            if kept != self._facts.documents[path]:
-                content = content if kept == document else metadata.render(kept)
-                self._write_document(path, content, kept)
-                if content == self._local.documents.get(path):
-                    self._facts.current.add(path)
+            if kept != row.document:
+                self._write_document(
+                    row, content if kept == document else metadata.render(kept), kept
+                )
 
-    def _describe(self, path: str) -> None:
-        document = self._local.parsed.get(path, {})
-        if path in self._facts.problems:
-            return  # which say why
-        absent = self._absent(path)
-        if absent:
-            self._result.waiting_for[path] = absent
-        elif path not in self._facts.current:
-            self._write_document(path, self._local.documents[path], document)
-            self._facts.current.add(path)
-            self._result.documents.append(path)
-
-    def _drop(self, path: str) -> None:
-        self._held.check()
-        self._tree.remove(path)
-        del self._facts.documents[path]
-        del self._facts.journal.files[path]
-        self._result.dropped.append(path)
-
-    def _dropped(self) -> list[str]:
-        gone = [path for path in self._facts.documents if path not in self._local.documents]
-        return [path for path in gone if self._facts.is_ours(path) and self._whole]
-
-    def _guard_dropped(self) -> None:
-        """Series that vanish locally are like a mass deletion, only quicker for the clients."""
-        dropped = set(self._dropped())
-        kept = {
-            file.path
-            for path, document in self._facts.documents.items()
-            if path not in dropped
-            for file in metadata.described_files(document)
-        }
-        lost = self._facts.named() - kept - set(self._local.files)
-        guard(self._tree.name, self._facts, lost, self._removal)
-
-    def _write_document(self, path: str, content: bytes, document: Document) -> None:
+    def _write_document(self, row: Row, content: bytes, document: Document) -> None:
         self._tree.make_folder("meta")
-        self._write(path, content)
-        self._facts.documents[path] = document
+        self._write(row.path, content)
+        row.document = document
+        if row.sha256:
+            same = content == self._state.local.documents[row.path]
+            row.state = FileState.PRESENT if same else FileState.WRONG
 
     def _write(self, path: str, content: bytes) -> None:
-        write_whole(self._tree, path, content, self._held.check)
+        write_whole(self._tree, path, content, self._remote.check)
         found = self._tree.stat(path)
         if found is None:
             raise StorageError(f"{self._tree.name}/{path}", "was removed while it was published")
-        self._facts.journal.placed(path, len(content), sha256(content), found.mtime)
-        self._facts.listing[path] = found
+        self._journal.placed(path, len(content), sha256(content), found.mtime)
+        self._state.row(path).found = found
+
+
+def check_published(
+    tree: RemoteTree, state: RemoteState, only: Collection[str] | None = None
+) -> None:
+    """Look whether every file that our metadata there names is there, with its size.
+
+    Raises:
+        StorageError: One that was to be published is not.
+    """
+    there, complete = listing(tree, state.published()), True
+    for row in state.documents():
+        for file in row.names if row.is_ours else ():
+            found = there.get(file.path)
+            if found is None or (found.kind, found.size) != (Kind.FILE, file.size):
+                complete = False
+                if only is None or file.path in only:
+                    where = f"{tree.name}/{file.path}"
+                    raise StorageError(where, "is not as the metadata there says")
+    state.journal.verified = complete

@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from puavo_repository.errors import (
     PublishError,
     StorageError,
     StorageRefusedError,
-    storage_error,
+    as_storage_error,
 )
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
@@ -32,7 +33,7 @@ from puavo_repository.progress import format_bytes
 from puavo_repository.publish.assemble import assemble
 from puavo_repository.publish.compare import check_local, every_range, same_bytes, samples
 from puavo_repository.publish.plan import How, Transfer
-from puavo_repository.publish.send import Uplink, upload
+from puavo_repository.publish.send import Uplink, send
 from puavo_repository.remote.parts import Part, Parts
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
 
@@ -71,53 +72,18 @@ def transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Transferred:
         TransientError: The connection broke; what arrived is kept for the next attempt.
         StorageRefusedError: The server refuses, or its disk is full.
     """
-    try:
-        return _transfer(item, mirror_dir, uplink)
-    except OSError as error:  # of the local file: those of the remote are errors of ours
-        raise storage_error(mirror_dir / item.path, error) from error
+    # Errors of the system are those of the local file: those of the remote are ours already.
+    with as_storage_error(mirror_dir / item.path), uplink.pool.tree() as tree:
+        check_local(mirror_dir / item.path, item.size)
+        return _Attempt(tree, item, mirror_dir, uplink).run()
 
 
-def _transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Transferred:
-    local, part = mirror_dir / item.path, item.part(uplink.token)
-    check_local(local, item.size)
-    with uplink.pool.tree() as tree:
-        if _is_proven(tree, item, uplink.parts):
-            return Transferred(item.path, item.size, item.sha256, None, item.how)
-        there = None if item.wrong else tree.stat(item.path)
-        if there is not None and _is_this(tree, item, there, local):
-            # An attempt before this one got as far, and could not say so any more.
-            return Transferred(item.path, item.size, item.sha256, there.mtime, item.how)
-        with _watched(mirror_dir, item) as check:
-            how = _fill(tree, item, mirror_dir, uplink)
-            try:
-                check()
-            except PublishError:
-                tree.remove(part)
-                uplink.parts.forget([item.path])
-                raise
-        if item.replaces:
-            whole = Part(part, item.size, item.sha256, item.size, proven=True)
-            uplink.parts.put(item.path, whole)
-            return Transferred(item.path, item.size, item.sha256, None, how)
-        if item.wrong:
-            uplink.check()  # what has the name now is in no metadata, or it would be withdrawn
-        placed = rename_into_place(tree, item, part, how)
-        uplink.parts.forget([item.path])
-        return placed
-
-
-def _is_this(tree: RemoteTree, item: Transfer, found: RemoteStat, local: Path) -> bool:
-    same_size = found.kind is Kind.FILE and found.size == item.size
-    return same_size and same_bytes(tree, item.path, local, every_range(item.size))
-
-
-def _is_proven(tree: RemoteTree, item: Transfer, parts: Parts) -> bool:
-    """Say whether an earlier step proved this file, and it only waits for its name."""
-    known = parts.get(item.path)
-    if known is None or not known.proven or known.sha256 != item.sha256 or not item.replaces:
-        return False
-    found = tree.stat(known.name)
-    return found is not None and (found.kind, found.size) == (Kind.FILE, item.size)
+def proven_part(tree: RemoteTree, parts: Parts, item: Transfer) -> str:
+    """Return where a file waits for its name, proven by an earlier step; empty if it does not."""
+    part = parts.get(item.path)
+    if part is None or not part.proven or part.sha256 != item.sha256:
+        return ""
+    return part.name if _has_size(tree.stat(part.name), item.size) else ""
 
 
 def rename_into_place(tree: RemoteTree, item: Transfer, part: str, how: How) -> Transferred:
@@ -132,79 +98,126 @@ def rename_into_place(tree: RemoteTree, item: Transfer, part: str, how: How) -> 
     return Transferred(item.path, item.size, item.sha256, found.mtime, how)
 
 
-def _fill(tree: RemoteTree, item: Transfer, mirror_dir: Path, uplink: Uplink) -> How:
-    """Complete the part and prove it; an assembly that fails gives way to an upload."""
-    local, part = mirror_dir / item.path, item.part(uplink.token)
-    if item.how is How.ASSEMBLED:
-        try:
-            _begin_anew(tree, item, uplink)
-            with uplink.pool.requests(tree) as requests:
-                seams = assemble(
-                    requests,
-                    item,
-                    part,
-                    mirror_dir / item.rdiff,
-                    uplink.watcher.begin(item.path, item.size),
-                )
-            _prove(tree, part, item.size, local, seams)
-            return How.ASSEMBLED
-        except ConnectionLostError:
-            raise
-        except (StorageError, StorageRefusedError, DeltaError) as error:
-            logger.warning("%s: not assembled, uploaded instead: %s", item.path, error)
-    begin = _resume_point(tree, item, local, uplink)
-    upload(tree, item, local, begin, uplink)
-    try:
-        _prove(tree, part, item.size, local, [begin] if begin else [])
-    except StorageError:
-        _begin_anew(tree, item, uplink)
-        raise
-    return How.UPLOADED
+class _Attempt:
+    """One attempt to bring one file to the remote."""
 
+    def __init__(self, tree: RemoteTree, item: Transfer, mirror_dir: Path, uplink: Uplink) -> None:
+        self._tree = tree
+        self._item = item
+        self._mirror_dir = mirror_dir
+        self._local = mirror_dir / item.path
+        self._uplink = uplink
+        self._parts = uplink.remote.parts
+        self._part = item.part(uplink.remote.lock.token)
 
-def _resume_point(tree: RemoteTree, item: Transfer, local: Path, uplink: Uplink) -> int:
-    """Return how many bytes need not be sent, with what an earlier step sent under our part name.
+    def run(self) -> Transferred:
+        item, tree = self._item, self._tree
+        if item.replaces and proven_part(tree, self._parts, item):
+            return self._transferred(None, item.how)
+        there = None if item.wrong else tree.stat(item.path)
+        if there is not None and self._is_this(there):
+            # An attempt before this one got as far, and could not say so any more.
+            return self._transferred(there.mtime, item.how)
+        with _watched(self._mirror_dir, item) as check_unchanged:
+            how = self._fill()
+            try:
+                check_unchanged()
+            except PublishError:
+                self._begin_anew()
+                raise
+        if item.replaces:
+            whole = Part(self._part, item.size, item.sha256, item.size, proven=True)
+            self._parts.put(item.path, whole)
+            return self._transferred(None, how)
+        if item.wrong:
+            self._uplink.remote.check()  # no metadata names what lies there, or it would wait
+        done = rename_into_place(tree, item, self._part, how)
+        self._parts.forget([item.path])
+        return done
 
-    Those are the bytes that are noted to be on the server's disk; some are compared as well. A
-    part that holds anything else is removed.
-    """
-    known, part = uplink.parts.get(item.path), item.part(uplink.token)
-    if known is not None and known.sha256 == item.sha256 and known.synced:
-        found = tree.stat(known.name)
-        whole = samples(known.synced, also=[known.synced - 1, known.synced // 2])
-        if (
-            found is not None
-            and found.kind is Kind.FILE
-            and known.synced <= found.size <= item.size
-            and same_bytes(tree, known.name, local, whole)
-        ):
-            if known.name != part:
-                tree.rename(known.name, part)
-                uplink.parts.put(item.path, replace(known, name=part, proven=False))
-            logger.info("%s: goes on at %s", item.path, format_bytes(known.synced))
-            return known.synced
-    _begin_anew(tree, item, uplink)
-    return 0
+    def _transferred(self, mtime: int | None, how: How) -> Transferred:
+        return Transferred(self._item.path, self._item.size, self._item.sha256, mtime, how)
 
-
-def _begin_anew(tree: RemoteTree, item: Transfer, uplink: Uplink) -> None:
-    """Remove what there is of a file that has no name yet."""
-    known = uplink.parts.get(item.path)
-    if known is not None:
-        tree.remove(known.name)
-        uplink.parts.forget([item.path])
-    tree.remove(item.part(uplink.token))
-
-
-def _prove(tree: RemoteTree, part: str, size: int, local: Path, seams: list[int]) -> None:
-    found = tree.stat(part)
-    there = found.size if found else -1
-    if there != size:
-        raise StorageError(
-            f"{tree.name}/{part}", "has the wrong size", expected=f"{size}", found=f"{there}"
+    def _is_this(self, found: RemoteStat) -> bool:
+        item = self._item
+        return _has_size(found, item.size) and same_bytes(
+            self._tree, item.path, self._local, every_range(item.size)
         )
-    if not same_bytes(tree, part, local, samples(size, also=seams)):
-        raise StorageError(f"{tree.name}/{part}", "differs from the file that was sent")
+
+    def _fill(self) -> How:
+        """Complete the part and prove it; an assembly that fails gives way to an upload."""
+        if self._item.how is How.ASSEMBLED:
+            try:
+                self._assemble()
+                return How.ASSEMBLED
+            except ConnectionLostError:
+                raise
+            except (StorageError, StorageRefusedError, DeltaError) as error:
+                logger.warning("%s: not assembled, uploaded instead: %s", self._item.path, error)
+        begin = self._resume_point()
+        send(self._tree, self._item, self._local, begin, self._uplink)
+        try:
+            self._prove([begin] if begin else [])
+        except StorageError:
+            self._begin_anew()
+            raise
+        return How.UPLOADED
+
+    def _assemble(self) -> None:
+        item = self._item
+        self._begin_anew()
+        progress = self._uplink.watcher.begin(item.path, item.size)
+        with self._uplink.pool.requests(self._tree) as requests:
+            seams = assemble(requests, item, self._part, self._mirror_dir / item.rdiff, progress)
+        self._prove(seams)
+
+    def _resume_point(self) -> int:
+        """Return how many bytes need not be sent, with what an earlier step sent in our part.
+
+        Those are the bytes that are noted to be on the server's disk; some are compared as well.
+        A part that holds anything else is removed.
+        """
+        item, tree, known = self._item, self._tree, self._parts.get(self._item.path)
+        if known is None or not self._may_go_on_with(known):
+            self._begin_anew()
+            return 0
+        if known.name != self._part:
+            tree.rename(known.name, self._part)
+            self._parts.put(item.path, replace(known, name=self._part, proven=False))
+        logger.info("%s: goes on at %s", item.path, format_bytes(known.synced))
+        return known.synced
+
+    def _may_go_on_with(self, known: Part) -> bool:
+        if known.sha256 != self._item.sha256 or not known.synced:
+            return False
+        found = self._tree.stat(known.name)
+        if found is None or found.kind is not Kind.FILE:
+            return False
+        if not known.synced <= found.size <= self._item.size:
+            return False
+        some = samples(known.synced, also=[known.synced - 1, known.synced // 2])
+        return same_bytes(self._tree, known.name, self._local, some)
+
+    def _begin_anew(self) -> None:
+        """Remove what there is of a file that has no name yet."""
+        known = self._parts.get(self._item.path)
+        if known is not None:
+            self._tree.remove(known.name)
+            self._parts.forget([self._item.path])
+        self._tree.remove(self._part)
+
+    def _prove(self, seams: Sequence[int]) -> None:
+        where, size = f"{self._tree.name}/{self._part}", self._item.size
+        found = self._tree.stat(self._part)
+        there = found.size if found else -1
+        if there != size:
+            raise StorageError(where, "has the wrong size", expected=f"{size}", found=f"{there}")
+        if not same_bytes(self._tree, self._part, self._local, samples(size, also=seams)):
+            raise StorageError(where, "differs from the file that was sent")
+
+
+def _has_size(found: RemoteStat | None, size: int) -> bool:
+    return found is not None and (found.kind, found.size) == (Kind.FILE, size)
 
 
 @contextmanager
@@ -215,26 +228,35 @@ def _watched(mirror_dir: Path, item: Transfer) -> Iterator[Callable[[], None]]:
     forgotten some since the mirror was prepared. Where the server makes the file, its identity
     must be the one that the mirror's records know, until the end.
     """
-    local = mirror_dir / item.path
+    local, ended = mirror_dir / item.path, threading.Event()
     identity = Identity.at(local)
     made = item.how is How.ASSEMBLED
     known = made and _recorded(Mirror(mirror_dir), item) == identity is not None
-    ended = threading.Event()
-    digest = None if known else _Digest(local, ended)
+    with ThreadPoolExecutor(1, thread_name_prefix="digest") as worker:
+        digest = None if known else worker.submit(_sha256, local, ended)
 
-    def check() -> None:
-        found = digest.result() if digest else item.sha256
-        if found != item.sha256 or Identity.at(local) != identity:
-            raise PublishError(
-                local,
-                "its content is not what the metadata describes",
-                remedy="Prepare again; if that does not help, the audit says which file is damaged",
-            )
+        def check() -> None:
+            found = digest.result() if digest else item.sha256
+            if found != item.sha256 or Identity.at(local) != identity:
+                raise PublishError(
+                    local,
+                    "its content is not what the metadata describes",
+                    remedy="Prepare again; if that does not help, the audit says which file is "
+                    "damaged",
+                )
 
-    try:
-        yield check
-    finally:
-        ended.set()
+        try:
+            yield check
+        finally:
+            ended.set()
+
+
+def _sha256(path: Path, ended: threading.Event) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as stream:
+        while not ended.is_set() and (block := stream.read(4 << 20)):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _recorded(mirror: Mirror, item: Transfer) -> Identity | None:
@@ -247,37 +269,3 @@ def _recorded(mirror: Mirror, item: Transfer) -> Identity | None:
     if rdiff is not None and rdiff.digests.sha256 == item.sha256:
         return rdiff.identity
     return None
-
-
-class _Digest(threading.Thread):
-    """Computes a file's sha256 in a thread of its own.
-
-    Args:
-        path: The file.
-        ended: Tells that nobody waits for it any more.
-    """
-
-    def __init__(self, path: Path, ended: threading.Event) -> None:
-        super().__init__(name="digest", daemon=True)
-        self._path = path
-        self._ended = ended
-        self._found: str | OSError = ""
-        self.start()
-
-    def run(self) -> None:
-        """Read the file."""
-        digest = hashlib.sha256()
-        try:
-            with self._path.open("rb", buffering=0) as stream:
-                while not self._ended.is_set() and (block := stream.read(4 << 20)):
-                    digest.update(block)
-            self._found = digest.hexdigest()
-        except OSError as error:
-            self._found = error
-
-    def result(self) -> str:
-        """Wait for the digest."""
-        self.join()
-        if isinstance(self._found, OSError):
-            raise storage_error(self._path, self._found)
-        return self._found

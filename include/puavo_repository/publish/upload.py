@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from puavo_repository.errors import (
@@ -18,7 +19,6 @@ from puavo_repository.errors import (
     TransientError,
 )
 from puavo_repository.progress import format_bytes
-from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.send import Uplink
 from puavo_repository.publish.transfer import Transferred, transfer
@@ -59,27 +59,22 @@ class Uploaded:
             raise kind(target, f"{len(self.failed)} files could not be sent", found=names)
 
 
-class Transfers:
+class Upload:
     """The files that one step brings to a remote.
 
     Args:
         mirror_dir: The local mirror.
-        remote: The remote; the journal is brought up to date and saved now and then.
-        uplink: Connections, limit and watcher.
-        told: Called with each file that arrived.
+        uplink: The remote; its journal is brought up to date and saved now and then.
+        arrived: Called with each file that arrived.
     """
 
     def __init__(
-        self,
-        mirror_dir: Path,
-        remote: LockedRemote,
-        uplink: Uplink,
-        told: Callable[[Transferred], object],
+        self, mirror_dir: Path, uplink: Uplink, arrived: Callable[[Transferred], object]
     ) -> None:
         self._mirror_dir = mirror_dir
-        self._remote = remote
+        self._remote = uplink.remote
         self._uplink = uplink
-        self._told = told
+        self._arrived = arrived
         self._result = Uploaded()
         self._stop = threading.Event()
         self._stopped_by: RepositoryError | None = None
@@ -97,7 +92,7 @@ class Transfers:
             self._side_by_side(small)
             for item in items:
                 if item.path not in others:
-                    self._note(item, lambda item=item: self._one(item))  # type: ignore[misc]
+                    self._note(item, partial(self._one, item))
         finally:
             self._stop.set()
         if items:
@@ -122,31 +117,33 @@ class Transfers:
         if self._stopped_by is not None:
             raise PublishError(item.path, f"not tried: {self._stopped_by}")
         begun = time.monotonic()
-        placed = with_retries(
-            lambda: transfer(item, self._mirror_dir, self._uplink), stop=self._stop
-        )
+        attempt = partial(transfer, item, self._mirror_dir, self._uplink)
+        done = with_retries(attempt, stop=self._stop)
         rate = format_bytes(item.size / max(time.monotonic() - begun, 1e-3))
-        how, size = placed.how.value, format_bytes(item.size)
-        logger.info("%s: %s, %s, %s/s", item.path, how, size, rate)
-        return placed
+        size = format_bytes(item.size)
+        logger.info("%s: %s, %s, %s/s", item.path, done.how.value, size, rate)
+        return done
 
     def _note(self, item: Transfer, result: Callable[[], Transferred]) -> None:
         try:
-            placed = result()
+            done = result()
         except LockedError:
             raise
         except RepositoryError as error:
-            logger.error("%s", error)
-            self._result.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
-            self._result.transient |= isinstance(error, TransientError)
-            if not isinstance(error, PublishError):
-                self._stopped_by = error  # the server, not the file: the others would fail too
+            self._failed(item, error)
             return
-        if placed.mtime is not None:
-            self._remote.journal.placed(placed.path, placed.size, placed.sha256, placed.mtime)
-        self._told(placed)
+        if done.mtime is not None:
+            self._remote.journal.placed(done.path, done.size, done.sha256, done.mtime)
+        self._arrived(done)
         if time.monotonic() > self._next_save:
             begun = time.monotonic()
             self._remote.save()
             now = time.monotonic()
             self._next_save = now + max(SAVE_EVERY, _SAVE_SHARE * (now - begun))
+
+    def _failed(self, item: Transfer, error: RepositoryError) -> None:
+        logger.error("%s", error)
+        self._result.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
+        self._result.transient |= isinstance(error, TransientError)
+        if not isinstance(error, PublishError):
+            self._stopped_by = error  # the server, not the file: the others would fail too

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from puavo_repository.formats import metadata
-from puavo_repository.formats.metadata import DescribedFile, Document
+from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.description import Description
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.survey import Facts, listing
+from puavo_repository.publish.state import RemoteState, Row, is_meta
+from puavo_repository.publish.survey import listed
 from puavo_repository.remote import generations, journal
 from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.tree import Kind, RemoteTree, read_whole
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,44 +46,41 @@ class Past:
     Attributes:
         number: Which.
         at: When it was published, in seconds since the epoch; None where that is not kept.
-        documents: Its metadata by path.
+        described: What it offered.
     """
 
     number: int
     at: int | None
-    documents: dict[str, bytes]
+    described: Description
+
+    @property
+    def documents(self) -> Mapping[str, bytes]:
+        """Its metadata by path."""
+        return self.described.documents
 
 
 def steps(publisher: Publisher) -> list[Step]:
     """Return the generations that are kept, the current one first."""
     with publisher.pool.tree() as tree:
-        facts = look(tree, journal.load(tree))
-        return [_step(tree, facts, past) for past in history(tree, facts.journal)]
+        record = journal.load(tree)
+        state = listed(tree, Description({}), record)
+        return [_step(state, past) for past in history(tree, record)]
 
 
-def _step(tree: RemoteTree, facts: Facts, past: Past) -> Step:
-    parsed = parse(tree, past.documents)
-    described = Description.of(past.documents)
-    described.check_digests()
-    missing = sum(in_place(facts, file) is False for file in described.files.values())
-    lost = sum(not is_sound(content) for content in past.documents.values())
-    return Step(past.number, past.at, _newest(parsed), missing, lost)
-
-
-def look(tree: RemoteTree, record: Journal) -> Facts:
-    """Return what lies on a remote, beside its journal."""
-    return Facts(record, listing(tree, record.files))
+def _step(state: RemoteState, past: Past) -> Step:
+    past.described.check_digests()
+    files = past.described.files.values()
+    missing = sum(is_in_place(state.row(file.path), file) is False for file in files)
+    return Step(past.number, past.at, _newest(past), missing, len(past.described.damaged))
 
 
 def history(tree: RemoteTree, record: Journal) -> Iterator[Past]:
     """Yield the current generation and those before it, as far as there are records of them."""
-    ours = record.files
-    names = sorted(path for path in ours if path.startswith("meta/"))
-    read = ((path, read_whole(tree, path)) for path in names)
+    read = ((path, read_whole(tree, path)) for path in sorted(record.files) if is_meta(path))
     documents = {path: content for path, content in read if content is not None}
     for number in range(record.generation, -1, -1):
         made = generations.load(tree, number)
-        yield Past(number, made.at if made else None, dict(documents))
+        yield Past(number, made.at if made else None, Description.of(dict(documents)))
         if made is None:
             return
         for path, text in made.replaced.items():
@@ -97,41 +91,19 @@ def history(tree: RemoteTree, record: Journal) -> Iterator[Past]:
             return
 
 
-def is_sound(content: bytes) -> bool:
-    """Say whether this is metadata that can be read."""
-    try:
-        metadata.parse(content)
-    except ValueError:
-        return False
-    return True
-
-
-def parse(tree: RemoteTree, documents: Mapping[str, bytes]) -> dict[str, Document]:
-    """Parse documents by path; a damaged one counts as empty."""
-    parsed: dict[str, Document] = {}
-    for path, content in documents.items():
-        try:
-            parsed[path] = metadata.parse(content)
-        except ValueError as error:
-            logger.warning("%s/%s is damaged: %s", tree.name, path, error)
-            parsed[path] = {}
-    return parsed
-
-
-def in_place(facts: Facts, file: DescribedFile) -> bool | None:
+def is_in_place(row: Row, file: DescribedFile) -> bool | None:
     """Say whether a file is there as it was published; None where only its bytes can tell."""
-    found, entry = facts.listing.get(file.path), facts.journal.files.get(file.path)
-    if found is None or found.kind is not Kind.FILE or found.size != file.size:
+    if row.found is None or (row.found.kind, row.found.size) != (Kind.FILE, file.size):
         return False
-    if entry is not None and entry.agrees(found):
-        return entry.sha256 == file.sha256
-    return None
+    if row.entry is None or not row.is_as_left:
+        return None
+    return row.entry.sha256 == file.sha256
 
 
-def _newest(parsed: Mapping[str, Document]) -> dict[str, str]:
+def _newest(past: Past) -> dict[str, str]:
     return {
         name: str(content["images"][-1].get("version", ""))
-        for document in parsed.values()
+        for document in past.described.parsed.values()
         for name, content in document.items()
         if content["images"]
     }

@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.errors import PublishError, SettingsError
-from puavo_repository.formats import cksums, metadata
-from puavo_repository.formats.metadata import Document
+from puavo_repository.formats import metadata
 from puavo_repository.mirror import published
 from puavo_repository.mirror.description import Description
 from puavo_repository.publish.compare import sha256_of
 from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.options import RemovalPolicy
-from puavo_repository.publish.plan import Presence
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.survey import Facts, sha256
+from puavo_repository.publish.state import FileState, RemoteState, is_meta, sha256
+from puavo_repository.publish.survey import listed
 from puavo_repository.publish.switch import Switch
 from puavo_repository.remote import generations
 from puavo_repository.remote.generations import Restored
+from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.tree import RemoteTree
-from puavo_repository.rollback.history import Past, history, in_place, is_sound, look, parse
+from puavo_repository.rollback.history import Past, history, is_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -84,58 +84,79 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
         PublishError: A file that it names is not there any more, or the metadata there is
             damaged. Nothing was changed.
     """
-    with publisher.hold() as held:
-        return _roll_back(held, to, series, publisher.options.removal.generations)
+    with publisher.hold() as remote:
+        return _roll_back(remote, to, series, publisher.options.removal.generations)
 
 
 def _roll_back(
-    held: LockedRemote, to: int | None, series: Collection[str], generations_kept: int
+    remote: LockedRemote, to: int | None, series: Collection[str], generations_kept: int
 ) -> RolledBack:
-    tree, facts = held.tree, look(held.tree, held.journal)
+    tree, journal = remote.tree, remote.journal
     asked = tuple(sorted(f"meta/{name}.json" for name in series))
-    now, *before = history(tree, facts.journal)
-    facts.documents = parse(tree, now.documents)
-    made = generations.load(tree, facts.journal.generation)
+    now, *before = history(tree, journal)
+    made = generations.load(tree, journal.generation)
     last = made.restored if made else None
     if to is None and last and last.series == asked:
         to = last.restores
-    past = _chosen(tree, facts, now, before, to, asked)
-    local = _snapshot(tree, past.documents)
-    facts.current = {p for p, text in past.documents.items() if now.documents.get(p) == text}
-    for path in facts.current:  # a rollback that was killed may have written it, and not said so
-        content = past.documents[path]
-        facts.journal.placed(path, len(content), sha256(content), facts.listing[path].mtime)
-    changing = (past.documents.keys() | now.documents.keys()) - facts.current
-    _check_whole(tree, now, changing)
-    _check_in_place(tree, facts, local, changing, past.number)
-    offered, kept = _digests(facts.documents), _digests(local.parsed)
-    offered |= {path: sha256(now.documents[path]) for path in changing & now.documents.keys()}
-    kept |= {path: sha256(content) for path, content in past.documents.items()}
-    rejected = {path: digest for path, digest in offered.items() if kept.get(path) != digest}
+    past = _chosen(remote, now, before, to, asked)
+    past.described.check_digests()
+    state = _compared(tree, journal, now, past)
+    changing = {*now.documents, *past.documents}
+    changing = {p for p in changing if state.row(p).state is not FileState.PRESENT}
+    _check_sound(tree, now, changing)
+    _check_in_place(tree, state, changing, past.number)
+    rejected = _rejected(now, past, changing)
     if last and past.number > last.restores:
         rejected = {}  # a step forward: what it leaves behind was good
-    known = facts.journal.rejected | rejected
+    known, kept = journal.rejected | rejected, _contents(past, past.documents)
     # In the journal before clients see a thing: a rollback that is cut short stays one.
-    facts.journal.rejected = {p: digest for p, digest in known.items() if kept.get(p) != digest}
-    whole = RemovalPolicy(allow_mass_delete=True, generations=generations_kept)
+    journal.rejected = {path: digest for path, digest in known.items() if kept.get(path) != digest}
+    policy = RemovalPolicy(allow_mass_delete=True, generations=generations_kept)
     try:
-        done = Switch(held, local, facts, whole, Restored(past.number, asked)).run([])
-        _check_in_place(tree, look(tree, held.journal), local, changing, past.number)
-        for path in local.files:
-            facts.journal.set_unnamed(path, None)  # the grace begins anew when they go once more
-        facts.journal.verified = True
+        done = Switch(remote, state, policy, Restored(past.number, asked)).run([])
+        again = listed(tree, past.described, journal)
+        _check_in_place(tree, again, changing, past.number)
+        for path in past.described.files:
+            journal.set_unnamed(path, None)  # the grace begins anew when they go once more
+        journal.verified = True
     finally:
-        held.save()
+        remote.save()
     found = RolledBack(
         tree.name,
-        facts.journal.generation,
+        journal.generation,
         past.number,
         (*done.documents, *done.dropped),
-        tuple(path for path in sorted(rejected) if not path.startswith("meta/")),
-        {path: file.sha256 for path, file in local.files.items()},
+        tuple(path for path in sorted(rejected) if not is_meta(path)),
+        past.described.digests(),
     )
     logger.info("%s", found)
     return found
+
+
+def _compared(tree: RemoteTree, journal: Journal, now: Past, past: Past) -> RemoteState:
+    """Return the table of a remote that is to have the metadata of the past."""
+    state = listed(tree, past.described, journal)
+    for path, content in now.documents.items():
+        row = state.row(path)
+        row.document = now.described.parsed.get(path, {})
+        if past.documents.get(path) == content:
+            row.state = FileState.PRESENT
+            # A rollback that was killed may have written it, and not said so.
+            mtime = row.found.mtime if row.found else 0
+            journal.placed(path, row.size, row.sha256, mtime)
+    return state
+
+
+def _rejected(now: Past, past: Past, changing: Collection[str]) -> dict[str, str]:
+    """Return what clients are not to see again: sha256 by path of files and metadata."""
+    kept = _contents(past, past.documents)
+    offered = _contents(now, changing & now.documents.keys())
+    return {path: digest for path, digest in offered.items() if kept.get(path) != digest}
+
+
+def _contents(past: Past, documents: Collection[str]) -> dict[str, str]:
+    """Return the sha256 of every file that a generation names, and of some of its metadata."""
+    return past.described.digests() | {path: sha256(past.documents[path]) for path in documents}
 
 
 def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
@@ -156,60 +177,51 @@ def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
     )
 
 
-def _check_whole(tree: RemoteTree, now: Past, changing: Collection[str]) -> None:
+def _check_sound(tree: RemoteTree, now: Past, changing: Collection[str]) -> None:
     """Refuse to roll back from metadata that is damaged: nobody knows what it offered."""
-    for path in sorted(changing & now.documents.keys()):
-        if not is_sound(now.documents[path]):
-            raise PublishError(
-                f"{tree.name}/{path}",
-                "is damaged, so what it offered cannot be taken back",
-                remedy="Nothing was changed. Publish once, which mends it, and roll back then",
-            )
+    for path in sorted(changing & now.described.damaged.keys()):
+        raise PublishError(
+            f"{tree.name}/{path}",
+            "is damaged, so what it offered cannot be taken back",
+            remedy="Nothing was changed. Publish once, which mends it, and roll back then",
+        )
 
 
 def _chosen(
-    tree: RemoteTree,
-    facts: Facts,
-    now: Past,
-    before: Sequence[Past],
-    to: int | None,
-    asked: Collection[str],
+    remote: LockedRemote, now: Past, before: Sequence[Past], to: int | None, asked: Collection[str]
 ) -> Past:
     """Return the metadata that clients shall see: of one generation, in some series or in all."""
-    every = {path for past in (now, *before) for path in past.documents}
-    only = set(asked) or every
+    name, every = remote.tree.name, {path for past in (now, *before) for path in past.documents}
+    only, rejected = set(asked) or every, remote.journal.rejected.items()
     if not only <= every:
-        raise no_such_series(tree.name, min(only - every), every)
-
-    def mixed(past: Past) -> Past:
-        left = {path: text for path, text in now.documents.items() if path not in only}
-        put_back = {path: text for path, text in past.documents.items() if path in only}
-        return replace(past, documents=left | put_back)
-
-    for past in map(mixed, before):
-        lost = [path for path in sorted(only) if not is_sound(past.documents.get(path, b"{}"))]
+        raise no_such_series(name, min(only - every), every)
+    for past in (_mixed(now, past, only) for past in before):
+        lost = sorted(only & past.described.damaged.keys())
         if lost and past.number == to:
             raise PublishError(
-                f"{tree.name}/{lost[0]}",
+                f"{name}/{lost[0]}",
                 f"of generation {to} was damaged before it was replaced",
                 remedy="Choose another generation",
             )
-        if lost:
-            continue
-        if to is None and past.documents != now.documents:
-            named = _digests(parse(tree, past.documents))
-            if not set(named.items()) & set(facts.journal.rejected.items()):
-                return past
-        if past.number == to:
+        is_other = past.documents != now.documents
+        is_good = not past.described.digests().items() & rejected
+        if not lost and (past.number == to or (to is None and is_other and is_good)):
             return past
     numbers = ", ".join(str(past.number) for past in before) or "none"
     raise SettingsError(
-        tree.name,
+        name,
         "there is no such generation to go back to" if to is not None else "there is no way back",
         expected=f"one of those that are kept: {numbers}",
         found="" if to is None else str(to),
         remedy="Choose one of them by its number" if before else "",
     )
+
+
+def _mixed(now: Past, past: Past, only: set[str]) -> Past:
+    """Return a generation with its own metadata for some series, and that of now for the others."""
+    documents = {path: text for path, text in now.documents.items() if path not in only}
+    documents |= {path: text for path, text in past.documents.items() if path in only}
+    return replace(past, described=Description.of(documents))
 
 
 def no_such_series(where: str, name: str, there: Collection[str]) -> SettingsError:
@@ -225,42 +237,24 @@ def _series(path: str) -> str:
     return path.removeprefix("meta/").removesuffix(".json")
 
 
-def _snapshot(tree: RemoteTree, documents: dict[str, bytes]) -> Description:
-    text = cksums.render(parse(tree, documents).values())
-    found = Description.of(documents, text)
-    found.check_digests()
-    return found
-
-
-def _digests(parsed: Mapping[str, Document]) -> dict[str, str]:
-    """Return sha256 by path of every file that documents name."""
-    return {
-        file.path: file.digests.get("sha256", "")
-        for document in parsed.values()
-        for file in metadata.described_files(document)
-    }
-
-
 def _check_in_place(
-    tree: RemoteTree, facts: Facts, local: Description, changing: Collection[str], number: int
+    tree: RemoteTree, state: RemoteState, changing: Collection[str], number: int
 ) -> None:
     """Make sure that every file is there that changing documents name.
 
     What the journal is not sure of is read whole. What stays as it is, is another's business.
     """
-    missing, named = [], set[str]()
-    for path in changing:
-        named.update(f.path for f in metadata.described_files(local.parsed.get(path, {})))
-    for path, file in local.files.items():
-        if path not in named:
-            facts.presence[path] = Presence.PRESENT
-            continue
-        there = in_place(facts, file)
+    described, missing = state.local, []
+    parsed = (described.parsed.get(path, {}) for path in changing)
+    named = {file.path for document in parsed for file in metadata.described_files(document)}
+    for file in described.files.values():
+        row = state.row(file.path)
+        there = is_in_place(row, file) if file.path in named else True
         if there is None and sha256_of(tree, file.path, file.size) == file.sha256:
-            facts.journal.found(path, file.size, file.sha256, facts.listing[path].mtime)
+            state.note_found(row)
         elif not there:
-            missing.append(path)
-        facts.presence[path] = Presence.PRESENT
+            missing.append(file.path)
+        row.state = FileState.PRESENT
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise PublishError(
