@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,12 @@ from hypothesis import settings
 
 from support import audits
 from support.audits import Audited
-from support.repository import Repository
+from support.repository import ROOT, Repository
 from support.servers import Sshd, running
+
+# For the processes that tests start, and for what a forkserver loads before it forks: without
+# it, each run of the campaign loads compiled code anew.
+os.environ["PYTHONPATH"] = f"{ROOT / 'include'}:{ROOT / 'tests'}"
 
 settings.register_profile("long", max_examples=5_000, deadline=None)  # of `make fuzz`
 settings.register_profile("short", deadline=None)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
+import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,30 +41,74 @@ def airflow_environment(home: Path, **more: str) -> dict[str, str]:
     )
 
 
+@cache
+def _migrated() -> tuple[str, str, bytes]:
+    """Return a home of Airflow, its configuration and its database: made once, in seconds."""
+    with tempfile.TemporaryDirectory() as home:
+        found = airflow_environment(Path(home))
+        subprocess.run(["airflow", "db", "migrate"], env=found, capture_output=True, check=True)
+        return home, Path(home, "airflow.cfg").read_text(), Path(home, "airflow.db").read_bytes()
+
+
 def migrated(home: Path, **more: str) -> dict[str, str]:
     """Return the environment of an Airflow whose embedded database is ready."""
-    found = airflow_environment(home, **more)
-    subprocess.run(["airflow", "db", "migrate"], env=found, capture_output=True, check=True)
-    return found
+    first, configuration, database = _migrated()
+    home.mkdir(exist_ok=True)
+    (home / "airflow.cfg").write_text(configuration.replace(first, str(home)))
+    (home / "airflow.db").write_bytes(database)
+    return airflow_environment(home, **more)
+
+
+class Forks:
+    """An Airflow that was imported once, see ``airflow_forks``.
+
+    Args:
+        airflow: Its environment; Airflow reads most of its own settings when it is imported.
+    """
+
+    def __init__(self, airflow: dict[str, str]) -> None:
+        self._home = Path(airflow["AIRFLOW_HOME"])
+        self._answers, theirs = os.pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "support.airflow_forks", str(theirs)],
+            env={**airflow, "PYTHONPATH": f"{airflow['PYTHONPATH']}:{ROOT / 'tests'}"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=(self._home / "forks.log").open("wb"),
+            pass_fds=[theirs],
+            text=True,
+        )
+        os.close(theirs)
+
+    def run(self, code: str, arguments: tuple[str, ...], environment: dict[str, str]) -> list[str]:
+        """Run code in a process of its own; return what it wrote to stdout and to stderr."""
+        streams = [self._home / f"{name}-{secrets.token_hex(8)}" for name in ("out", "err")]
+        order = {"code": code, "arguments": arguments, "environment": environment}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({**order, "streams": list(map(str, streams))}) + "\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._answers], [], [], 240)
+        assert ready, "it hangs"
+        assert os.read(self._answers, 100), (self._home / "forks.log").read_text()[-6000:]
+        return [stream.read_text(errors="replace") for stream in streams]
+
+
+_forks: dict[str, Forks] = {}
 
 
 def beside(airflow: dict[str, str], code: str, *arguments: str, **more: str) -> dict[str, Any]:
-    """Run code in a process of its own: Airflow reads its settings when it is first imported.
+    """Run code in a process of its own that has Airflow already.
 
     Returns:
         The JSON after ``RESULT`` that it printed, and all that it printed as ``log``.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**airflow, **more},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert results, done.stdout[-3000:] + done.stderr[-6000:]
-    return {**json.loads(results[-1].removeprefix("RESULT ")), "log": done.stdout + done.stderr}
+    home = airflow["AIRFLOW_HOME"]
+    if home not in _forks:
+        _forks[home] = Forks(airflow)
+    out, err = _forks[home].run(code, arguments, more)
+    results = [line for line in out.splitlines() if line.startswith("RESULT ")]
+    assert results, out[-3000:] + err[-6000:]
+    return {**json.loads(results[-1].removeprefix("RESULT ")), "log": out + err}
 
 
 RUN_DAG = """
