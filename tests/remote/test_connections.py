@@ -24,6 +24,7 @@ from puavo_repository.errors import (
     TransientError,
 )
 from puavo_repository.remote.sftp import file as sftp_file
+from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target, parse_target
@@ -158,10 +159,11 @@ def test_a_silent_server_is_given_up(
     sshd: Sshd, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ssh, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", 0.5)
     with Proxy(sshd.port) as proxy:
         proxy.stall_after = after
         with pytest.raises(ConnectionLostError):
-            _write_a_megabyte(sshd.target(tmp_path, proxy.port), silence=0.5)
+            _write_a_megabyte(sshd.target(tmp_path, proxy.port))
         proxy.heal()
 
 
@@ -183,8 +185,8 @@ def test_a_corrupted_byte_never_arrives(sshd: Sshd, tmp_path: Path, at: int) -> 
     assert set(arrived) <= {7}
 
 
-def _write_a_megabyte(target: Target, silence: float | None = None) -> None:
-    tree = SftpTree(target, silence=silence)
+def _write_a_megabyte(target: Target) -> None:
+    tree = SftpTree(target)
     try:
         with tree.open("file", OpenMode.WRITE) as file:
             file.write(0, bytes([7]) * (1 << 20))
@@ -204,9 +206,10 @@ def slow_disk(server: Sshd) -> int:
     return found[-1]
 
 
-def test_a_slow_disk_is_waited_for(tmp_path: Path) -> None:
+def test_a_slow_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", 0.5)
     with running(Sshd(tmp_path / "sshd")) as server:
-        tree = SftpTree(server.target(tmp_path), silence=0.5)
+        tree = SftpTree(server.target(tmp_path))
         with tree.open("file", OpenMode.WRITE) as file:
             file.write(0, b"x")
             file.flush()
@@ -222,9 +225,10 @@ def test_a_slow_disk_is_waited_for(tmp_path: Path) -> None:
 def test_a_disk_that_stands_still_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", 0.5)
     monkeypatch.setattr(sftp_file, "SYNC_PATIENCE", 2.0)
     with running(Sshd(tmp_path / "sshd")) as server:
-        tree = SftpTree(server.target(tmp_path), silence=0.5)
+        tree = SftpTree(server.target(tmp_path))
         file = tree.open("file", OpenMode.WRITE)
         file.flush()
         halted = slow_disk(server)
@@ -233,9 +237,12 @@ def test_a_disk_that_stands_still_is_given_up(
         os.kill(halted, signal.SIGKILL)
 
 
-def test_a_line_that_dies_during_a_sync_is_noticed_at_once(sshd: Sshd, tmp_path: Path) -> None:
+def test_a_line_that_dies_during_a_sync_is_noticed_at_once(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", 0.5)
     with Proxy(sshd.port) as proxy:
-        tree = SftpTree(sshd.target(tmp_path, proxy.port), silence=0.5)
+        tree = SftpTree(sshd.target(tmp_path, proxy.port))
         file = tree.open("file", OpenMode.WRITE)
         file.flush()
         proxy.stall_after = proxy.sent

@@ -15,6 +15,7 @@ import pytest
 from puavo_repository.errors import ConnectionLostError, StoppedError
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.pool import Pool, abort_all
+from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import OpenMode, RemoteTree
@@ -54,10 +55,11 @@ def fill(pool: Pool, count: int) -> None:
 
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_second_attempt_has_a_living_connection(
-    server: Sshd, tmp_path: Path, death: signal.Signals
+    server: Sshd, tmp_path: Path, death: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed ones end their connection; those that are halted only become silent."""
-    pool = Pool(lambda: SftpTree(server.target(tmp_path), silence=SILENCE), 5)
+    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
+    pool = Pool(lambda: SftpTree(server.target(tmp_path)), 5)
     fill(pool, 5)
     done = []
 

@@ -33,18 +33,18 @@ Handler = Callable[[Reply], None]
 
 
 class SftpSession:
-    """One SFTP channel. Used by one thread at a time.
+    """One SFTP channel, and the connection it goes over. Used by one thread at a time.
 
     Attributes:
         extensions: What the server announces, by name.
         sent: Bytes of SFTP packets sent.
     """
 
-    def __init__(self, name: str, transport: paramiko.Transport, limit: float | None = None):
+    def __init__(self, name: str, transport: paramiko.Transport) -> None:
         self._name = name
         self._transport = transport
-        self._watchdog = Watchdog(transport, limit or SILENCE_TIMEOUT)
-        self._pending: dict[int, tuple[Handler, int]] = {}
+        self._watchdog = Watchdog(transport, SILENCE_TIMEOUT)
+        self._pending: dict[int, tuple[Handler, int]] = {}  # with the bytes of data of each
         self._owed = 0  # bytes of data among the pending
         self._next = 0
         self._outbox = bytearray()
@@ -107,6 +107,11 @@ class SftpSession:
             return None
         return StorageRefusedError(self._name, "the server's SFTP ended at once", remedy=_NO_SFTP)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the connection is open, as far as it is known here."""
+        return self._transport.is_active()
+
     def request(self, kind: Packet, body: bytes, *, patience: float | None = None) -> Reply:
         """Send one request and wait for its answer, taking others that come before.
 
@@ -132,28 +137,25 @@ class SftpSession:
             handler: Takes the answer. What it raises comes out of the call that took it.
             data: Bytes that end the request: the data of a write, with its length.
         """
-        while self._pending and self._owed + len(data) > UNDER_WAY:
-            self._turn()
-        if len(self._pending) >= REQUESTS_UNDER_WAY:
-            while len(self._pending) > REQUESTS_UNDER_WAY // 2:  # so that they go in batches
-                self._turn()
+        self._make_room(len(data))
         number = self._next = (self._next + 1) & 0xFFFFFFFF
         if not self._pending:
             self._watchdog.expect()
         self._pending[number] = (handler, len(data))
         self._owed += len(data)
-        length = 5 + len(body) + len(data)
-        self._outbox += struct.pack(">IBI", length, kind, number) + body
-        if data:
-            self._outbox += data
+        self._outbox += struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body
+        self._outbox += data
         if len(self._outbox) >= BATCH:
             self._send()
-            self._take_what_came()
+            while self._pending and self._is_packet_here():
+                self._take_answer()
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the connection is open, as far as it is known here."""
-        return self._transport.is_active()
+    def _make_room(self, data: int) -> None:
+        while self._pending and self._owed + data > UNDER_WAY:
+            self._turn()
+        if len(self._pending) >= REQUESTS_UNDER_WAY:
+            while len(self._pending) > REQUESTS_UNDER_WAY // 2:  # so that they go in batches
+                self._turn()
 
     def drain(self) -> None:
         """Wait until nothing is under way."""
@@ -173,17 +175,15 @@ class SftpSession:
         self._transport.close()
 
     def _turn(self, patience: float | None = None) -> None:
-        """Send what waits, take one answer, and give it to its handler."""
+        """Send what waits, and take one answer."""
         self._send()
         if patience:
             self._watchdog.expect(patience)
-        self._dispatch(self._packet())
+        self._take_answer()
 
-    def _take_what_came(self) -> None:
-        while self._pending and self._packet_is_here():
-            self._dispatch(self._packet())
-
-    def _dispatch(self, reply: Reply) -> None:
+    def _take_answer(self) -> None:
+        """Give the next answer to its handler."""
+        reply = self._packet()
         handler, size = self._pending.pop(reply.u32(), (None, 0))
         self._owed -= size
         if self._pending:
@@ -195,8 +195,6 @@ class SftpSession:
         handler(reply)
 
     def _send(self) -> None:
-        if not self._outbox:
-            return
         outbox, self._outbox = self._outbox, bytearray()
         view = memoryview(outbox)
         try:
@@ -209,12 +207,21 @@ class SftpSession:
             raise self._lost(error) from error
         self.sent += len(outbox)
 
-    def _packet_is_here(self) -> bool:
-        while self._channel.recv_ready() and not self._whole():
-            self._inbox += self._receive()
-        return self._whole()
+    def _packet(self) -> Reply:
+        """Wait for a whole packet."""
+        while not self._is_whole():
+            self._receive()
+        end = 4 + int.from_bytes(self._inbox[:4], "big")
+        kind, body = self._inbox[4], bytes(self._inbox[5:end])
+        del self._inbox[:end]
+        return Reply(kind, body)
 
-    def _whole(self) -> bool:
+    def _is_packet_here(self) -> bool:
+        while self._channel.recv_ready() and not self._is_whole():
+            self._receive()
+        return self._is_whole()
+
+    def _is_whole(self) -> bool:
         """Say whether a whole packet came; one of an impossible length is not waited for."""
         if len(self._inbox) < 4:
             return False
@@ -225,22 +232,14 @@ class SftpSession:
             )
         return len(self._inbox) >= 4 + length
 
-    def _packet(self) -> Reply:
-        while not self._whole():
-            self._inbox += self._receive()
-        end = 4 + int.from_bytes(self._inbox[:4], "big")
-        kind, body = self._inbox[4], bytes(self._inbox[5:end])
-        del self._inbox[:end]
-        return Reply(kind, body)
-
-    def _receive(self) -> bytes:
+    def _receive(self) -> None:
         try:
             piece = self._channel.recv(1 << 18)
         except (TimeoutError, OSError, EOFError, paramiko.SSHException) as error:
             raise self._lost(error) from error
         if not piece:
             raise self._lost(EOFError())
-        return piece
+        self._inbox += piece
 
     def _lost(self, error: BaseException) -> BaseException:
         if self._watchdog.fired:

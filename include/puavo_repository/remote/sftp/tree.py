@@ -42,22 +42,17 @@ class SftpTree(RemoteTree):
 
     Args:
         target: Where.
-        silence: Seconds without an answer after which the connection counts as lost; None for
-            ``SILENCE_TIMEOUT``.
         compressed: See ``another``.
     """
 
     local_path = None
 
-    def __init__(
-        self, target: Target, *, silence: float | None = None, compressed: bool = False
-    ) -> None:
+    def __init__(self, target: Target, *, compressed: bool = False) -> None:
         self.name = target.url
         self.root = target.path
         self._target = target
-        self._silence = silence
         self._folders: set[str] = set()  # those that were seen to be folders
-        self._session = SftpSession(target.url, connect(target, compressed=compressed), silence)
+        self._session = SftpSession(target.url, connect(target, compressed=compressed))
         self.can_copy = "copy-data" in self._session.extensions
         self.can_sync = "fsync@openssh.com" in self._session.extensions
         try:
@@ -178,7 +173,7 @@ class SftpTree(RemoteTree):
 
     def another(self, *, compressed: bool = False) -> SftpTree:
         """Return a new connection to the same tree."""
-        return SftpTree(self._target, silence=self._silence, compressed=compressed)
+        return SftpTree(self._target, compressed=compressed)
 
     def close(self) -> None:
         """Close the connection; pending work is lost."""
