@@ -27,8 +27,9 @@ from puavo_repository import prepare as stages
 from puavo_repository import settings
 from puavo_repository.cli import printed
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.prepare import run, tools
-from puavo_repository.prepare.plan import DiffState, Pair, look
+from puavo_repository.prepare import run
+from puavo_repository.prepare.look import look
+from puavo_repository.prepare.plan import DiffState, Pair
 from puavo_repository.progress import LoggedProgress
 from puavo_repository.settings import Policy, Settings
 from puavo_repository_airflow import dag_settings, notify
@@ -209,9 +210,9 @@ def puavo_repository_prepare() -> None:
     @task
     def plan() -> list[list[str]]:
         with locked() as found:
-            made = look(found).plan
+            made = look(found)
         if made.has_work:
-            tools.check()
+            stages.fingerprint.check_tools()
         return batches(list(made.fingerprints))
 
     @task(map_index_template="{{ label }}")
@@ -226,7 +227,7 @@ def puavo_repository_prepare() -> None:
     @task(trigger_rule="all_done_min_one_success")
     def pairs() -> list[list[list[str]]]:
         with locked() as found:
-            missing = look(found).plan.pairs(DiffState.MISSING)
+            missing = look(found).pairs(DiffState.MISSING)
         return batches([[pair.source, pair.target] for pair in missing])
 
     @task(map_index_template="{{ label }}")

@@ -27,7 +27,8 @@ from puavo_repository.prepare.clean import clean, guard
 from puavo_repository.prepare.configure import configure
 from puavo_repository.prepare.describe import describe
 from puavo_repository.prepare.discover import discover
-from puavo_repository.prepare.plan import look, make_plan
+from puavo_repository.prepare.look import look
+from puavo_repository.prepare.plan import make_plan
 from puavo_repository.prepare.report import report
 from puavo_repository.prepare.run import dry_run, prepare
 from puavo_repository.progress import NO_WATCHER
@@ -66,7 +67,7 @@ def build(root: Path, series: int, each: int) -> Settings:
             assert found is not None
             record = ImageRecord(name, found, digests(name, SIZE), {"puavo.x": {"default": name}})
             _keep(mirror.state.images.folder, name, record)
-    for pair in look(settings).plan.states:
+    for pair in look(settings).states:
         write(mirror.rdiffs, pair.rdiff, b"rdiff")
         at = Identity.at(mirror.rdiff(pair.rdiff))
         source, target = (digests(name, SIZE).sha512 for name in (pair.source, pair.target))
@@ -120,7 +121,7 @@ def main(series: int, each: int) -> None:
         inventory = timed("discover", lambda: discover(settings))
         catalogue = timed("configure", lambda: configure(settings, inventory))
         found = timed("look", lambda: look(settings))
-        timed("make_plan", lambda: make_plan(inventory, catalogue, found.facts, settings.policy))
+        timed("make_plan", lambda: make_plan(inventory, catalogue, found.known, settings.policy))
         timed("guard", lambda: guard(settings, found))
         timed("wrong_files", mirror.wrong_files)
         timed("clean", lambda: clean(settings))
@@ -129,7 +130,7 @@ def main(series: int, each: int) -> None:
         timed("dry run", lambda: dry_run(settings))
         timed("a night without news", lambda: prepare(settings, NO_WATCHER, "a benchmark"))
         publishing(settings)
-        rdiffs = len(found.plan.states)
+        rdiffs = len(found.states)
         sys.stdout.write(f"{len(inventory.images)} images, {series} series, {rdiffs} rdiffs\n")
 
 

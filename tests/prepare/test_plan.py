@@ -13,7 +13,7 @@ from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import ImageRecord, RdiffRecord
 from puavo_repository.prepare.configure import Catalogue
 from puavo_repository.prepare.discover import Inventory
-from puavo_repository.prepare.plan import DiffState, Facts, Pair, Plan, make_plan
+from puavo_repository.prepare.plan import DiffState, Known, Pair, Plan, make_plan
 from puavo_repository.settings import Policy
 
 SERIES = "a-os-b-buster-amd64"
@@ -50,13 +50,13 @@ def rdiff(pair: Pair, size: int = 10, *, kept: bool = True) -> RdiffRecord:
 
 def plan(
     names: tuple[str, ...],
-    facts: Facts | None = None,
+    facts: Known | None = None,
     extra: dict[str, tuple[str, ...]] | None = None,
     policy: Policy = POLICY,
     present: tuple[str, ...] | None = None,
 ) -> Plan:
     found = inventory(*(IMAGES if present is None else present))
-    return make_plan(found, catalogue(*names, extra=extra), facts or Facts(), policy)
+    return make_plan(found, catalogue(*names, extra=extra), facts or Known(), policy)
 
 
 def pairs(found: Plan) -> list[tuple[int, int]]:
@@ -98,15 +98,15 @@ def test_absent_images_fail_and_the_rest_is_planned() -> None:
 
 def test_a_version_counts_once_in_a_series() -> None:
     other = ONE.replace("a-os-b", "x-os-y")
-    found = make_plan(inventory(ONE, other, TWO), catalogue(ONE, other, TWO, ONE), Facts(), POLICY)
-    assert [list(series.diffs) for series in found.series] == [[ONE, TWO]]
+    found = make_plan(inventory(ONE, other, TWO), catalogue(ONE, other, TWO, ONE), Known(), POLICY)
+    assert [list(images) for images in found.series.values()] == [[ONE, TWO]]
     assert [failure.name for failure in found.failures] == [other]
 
 
 def test_an_image_that_is_named_twice_counts_once() -> None:
     again = "".join(list(ONE))  # equal, and not the same object
     found = plan((ONE, TWO, again, TWO), extra={TWO: (again, ONE)})
-    assert [list(series.diffs) for series in found.series] == [[ONE, TWO]]
+    assert [list(images) for images in found.series.values()] == [[ONE, TWO]]
     assert not found.failures
 
 
@@ -116,10 +116,10 @@ def test_two_rdiffs_never_share_a_name() -> None:
         SeriesConfig(SERIES, (TWO,), {TWO: (ONE,)}),
         SeriesConfig("s", (other,), {other: (ONE,)}),
     )
-    found = make_plan(inventory(ONE, TWO, other), Catalogue(series), Facts(), POLICY)
+    found = make_plan(inventory(ONE, TWO, other), Catalogue(series), Known(), POLICY)
     assert list(found.states) == [Pair(ONE, TWO)]
     assert [failure.name for failure in found.failures] == [Pair(ONE, TWO).rdiff]
-    assert [series.diffs for series in found.series] == [{TWO: (Pair(ONE, TWO),)}, {other: ()}]
+    assert list(found.series.values()) == [{TWO: (Pair(ONE, TWO),)}, {other: ()}]
 
 
 def test_states_follow_what_is_known() -> None:
@@ -127,15 +127,15 @@ def test_states_follow_what_is_known() -> None:
     images = known(ONE, TWO)
     names = (ONE, TWO)
     assert set(plan(names).states.values()) == {DiffState.WAITING}
-    assert set(plan(names, Facts(images)).states.values()) == {DiffState.MISSING}
-    facts = Facts(images, {one_two.rdiff: rdiff(one_two), two_one.rdiff: rdiff(two_one, 901)})
+    assert set(plan(names, Known(images)).states.values()) == {DiffState.MISSING}
+    facts = Known(images, {one_two.rdiff: rdiff(one_two), two_one.rdiff: rdiff(two_one, 901)})
     assert plan(names, facts).states == {
         two_one: DiffState.TOO_LARGE,
         one_two: DiffState.PRESENT,
     }
     larger = replace(POLICY, max_share=0.95)
     assert plan(names, facts, policy=larger).states[two_one] is DiffState.PRESENT
-    dropped = Facts(images, {two_one.rdiff: rdiff(two_one, 901, kept=False)})
+    dropped = Known(images, {two_one.rdiff: rdiff(two_one, 901, kept=False)})
     assert plan(names, dropped).states[two_one] is DiffState.TOO_LARGE
     assert plan(names, dropped, policy=larger).states[two_one] is DiffState.MISSING
 
@@ -143,22 +143,22 @@ def test_states_follow_what_is_known() -> None:
 def test_an_rdiff_of_other_content_is_missing() -> None:
     pair = Pair(ONE, TWO)
     stale = replace(rdiff(pair), target="sha of what it was before")
-    facts = Facts(known(ONE, TWO), {pair.rdiff: stale})
+    facts = Known(known(ONE, TWO), {pair.rdiff: stale})
     assert plan((ONE, TWO), facts).states[pair] is DiffState.MISSING
 
 
 def test_only_unknown_images_are_read() -> None:
-    assert plan((ONE, TWO, THREE), Facts(known(ONE, THREE))).fingerprints == (TWO,)
+    assert plan((ONE, TWO, THREE), Known(known(ONE, THREE))).fingerprints == (TWO,)
 
 
 def test_what_nothing_names_is_stale() -> None:
     kept = {ONE, TWO, f"rdiffs/{Pair(ONE, TWO).rdiff}", f"meta/{SERIES}.json"}
     gone = {FIVE, f"rdiffs/{Pair(FIVE, TWO).rdiff}", "meta/old.json"}
-    assert set(plan((ONE, TWO), Facts(owned=frozenset(kept | gone))).stale) == gone
+    assert set(plan((ONE, TWO), Known(owned=frozenset(kept | gone))).stale) == gone
 
 
 def test_an_image_that_is_configured_and_absent_keeps_its_link() -> None:
-    found = plan((ONE, TWO), Facts(owned=frozenset({TWO})), present=(ONE,))
+    found = plan((ONE, TWO), Known(owned=frozenset({TWO})), present=(ONE,))
     assert found.stale == ()
 
 
@@ -177,7 +177,7 @@ def test_no_rdiff_leads_to_itself_or_is_planned_twice(
 ) -> None:
     names = tuple(f"a-os-b-buster-2022-01-{day:02}-120000-amd64.img" for day in range(1, count + 1))
     found = make_plan(
-        inventory(*names), catalogue(*names), Facts(), Policy(targets=targets, sources=sources)
+        inventory(*names), catalogue(*names), Known(), Policy(targets=targets, sources=sources)
     )
     assert all(pair.source != pair.target for pair in found.states)
     assert {pair.target for pair in found.states} <= set(names[max(0, count - targets) :])

@@ -98,7 +98,7 @@ def render_plan(plan: Plan) -> None:
         console.print(f"would make rdiffs/{pair.rdiff}", markup=False, soft_wrap=True)
     for path in plan.stale:
         console.print(f"would remove {path}", markup=False, soft_wrap=True)
-    images = sum(len(one.diffs) for one in plan.series)
+    images = sum(len(images) for images in plan.series.values())
     console.print(
         f"{images} images in {len(plan.series)} series; {len(plan.fingerprints)} to read, "
         f"{len(plan.pairs(DiffState.MISSING, DiffState.WAITING))} rdiffs to make, "

@@ -120,6 +120,10 @@ class RdiffRecord(Record):
     engine: str
     made: float = 0.0
 
+    def leads(self, source: ImageRecord, target: ImageRecord) -> bool:
+        """Tell whether it was proven between just these contents."""
+        return (self.source, self.target) == (source.digests.sha512, target.digests.sha512)
+
     @classmethod
     def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
         """Read what ``to_dict`` returned."""

@@ -17,7 +17,8 @@ from puavo_repository.formats.metadata import Document
 from puavo_repository.formats.names import ImageName
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.prepare.plan import DiffState, Outlook, look
+from puavo_repository.prepare.look import look
+from puavo_repository.prepare.plan import DiffState, Plan
 from puavo_repository.progress import format_bytes
 from puavo_repository.settings import Settings
 
@@ -38,12 +39,14 @@ def clean(settings: Settings) -> tuple[str, ...]:
     """
     mirror = Mirror(settings.mirror_dir)
     mirror.refuse_foreign()
-    found = look(settings)
-    guard(settings, found)
+    plan = look(settings)
+    guard(settings, plan)
     withdraw(settings)
-    if _too_much(settings, found, proven=True):
+    try:
+        guard(settings, plan, proven=True)
+    except MassDeleteError:
         return ()  # until it is known whether the new images are whole
-    return remove_stale(mirror, found)
+    return remove_stale(mirror, plan)
 
 
 def withdraw(settings: Settings) -> bool:
@@ -61,7 +64,7 @@ def withdraw(settings: Settings) -> bool:
     return mirror.withdraw(wrong)
 
 
-def guard(settings: Settings, found: Outlook, *, proven: bool = False) -> None:
+def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     """Stop where clients would lose more images than was agreed on.
 
     Images alone count, in bytes: they cannot be made again, and rdiffs come and go with them.
@@ -70,39 +73,33 @@ def guard(settings: Settings, found: Outlook, *, proven: bool = False) -> None:
 
     Args:
         settings: Which share may go, and whether more may this once.
-        found: What is there and what would be done.
+        plan: What is there and what would be done.
         proven: Whether only those new images count that were read and are whole.
 
     Raises:
         MassDeleteError: That is so.
     """
-    problem = _too_much(settings, found, proven=proven)
-    if problem is not None:
-        raise problem
-
-
-def _too_much(settings: Settings, found: Outlook, *, proven: bool) -> MassDeleteError | None:
     if settings.allow_mass_delete:
-        return None
+        return
     mirror = Mirror(settings.mirror_dir)
     described = _described(mirror)
-    there = described | _others(mirror, found.facts.owned, described)
+    there = described | _others(mirror, plan.known.owned, described)
     remedy = "If that is meant, prepare once with allow_mass_delete"
-    if not found.inventory.names and (there or found.catalogue.named):
-        return MassDeleteError(
+    if not plan.inventory.names and (there or plan.catalogue.named):
+        raise MassDeleteError(
             settings.image_dir,
             "this folder holds no image any more; nothing was changed",
             expected=f"those that {settings.mirror_dir} or the configuration names",
             remedy=f"Is its disk mounted? {remedy}",
         )
-    wanted = set(found.plan.images)
+    wanted = set(plan.images)
     if proven:
-        wanted &= found.facts.images.keys()
+        wanted &= plan.known.images.keys()
     lost = _lost(there, wanted, described)
     every, gone = sum(there.values()), sum(there[name] for name in lost)
     if gone <= settings.max_delete * every or _is_one_of_several(lost, there.keys() & wanted):
-        return None
-    return MassDeleteError(
+        return
+    raise MassDeleteError(
         settings.mirror_dir,
         f"{len(lost)} images would go, {format_bytes(gone)} of {format_bytes(every)} there; "
         f"clients keep them until then: {', '.join(lost[:3])}{'…' if len(lost) > 3 else ''}",
@@ -168,7 +165,7 @@ def _version(image: str) -> str:
     return name.number if name else ""
 
 
-def remove_stale(mirror: Mirror, found: Outlook) -> tuple[str, ...]:
+def remove_stale(mirror: Mirror, plan: Plan) -> tuple[str, ...]:
     """Remove files that nothing names, and what was known of them.
 
     In an order that gets out of a full disk: what no client sees goes first, and makes room for
@@ -177,28 +174,25 @@ def remove_stale(mirror: Mirror, found: Outlook) -> tuple[str, ...]:
     Returns:
         The files that were removed, without records and indexes.
     """
-    plan, state = found.plan, mirror.state
+    state = mirror.state
     for path in files.listed(state.anchors, "[!.]*"):
-        if path.name not in plan.known:
+        if path.name not in plan.named:
             files.remove(path)
-    for name in set(state.rdiffs.names()) - plan.known:
+    for name in set(state.rdiffs.names()) - plan.named:
         state.rdiffs.remove(name)
     for pair in plan.pairs(DiffState.TOO_LARGE):
         record = state.rdiffs.get(pair.rdiff)
         if record is not None and record.identity is not None:
             state.rdiffs.put(replace(record, identity=None))
     documents = mirror.documents()
-    described = {
-        f"meta/{name}": {one.path for one in metadata.described_files(document)}
-        for name, document in documents.items()
-    }
-    seen = {*described, *(path for paths in described.values() for path in paths)}
+    seen = {f"meta/{name}" for name in documents}
+    seen |= {file.path for one in documents.values() for file in metadata.described_files(one)}
     removed = [path for path in plan.stale if path not in seen and _remove(mirror, path)]
     if not seen.isdisjoint(plan.stale):
         _describe_without(mirror, documents, set(plan.stale))
     removed += [path for path in plan.stale if path in seen and _remove(mirror, path)]
     # An image without a record is not ours any more: the record goes last.
-    for name in set(state.images.names()) - plan.known:
+    for name in set(state.images.names()) - plan.named:
         state.images.remove(name)
     return tuple(sorted(removed))
 

@@ -24,6 +24,9 @@ from puavo_repository.mirror import files
 from puavo_repository.prepare.discover import Inventory
 from puavo_repository.settings import Settings
 
+Files = Mapping[str, tuple[SeriesConfig, ...]]
+"""Series of each configuration file, by distribution."""
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -53,16 +56,19 @@ def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False
         ConfigError: A file cannot be used; nothing was changed.
         SettingsError: The folder cannot be written.
     """
-    present = _read_all(settings.config_dir)
-    if not settings.write_config and present:
-        wanted = present
-    else:
-        wanted = _generated(settings.config_dir, present, inventory)
-    _check_unique(settings.config_dir, wanted)
+    folder = settings.config_dir
+    paths = files.listed(folder, "[!.]*.json")
+    present = {path.stem: _read(path) for path in paths}
+    generated = settings.write_config or not present
+    wanted = _generated(folder, present, inventory) if generated else present
+    _check_unique(folder, wanted)
     notes = []
+    if not settings.write_config and not present:
+        notes = [f"{folder} has no configuration: every image that was found is offered"]
     if settings.write_config and not dry_run:
         try:
-            notes = _write_all(settings, present, wanted)
+            notes = _write(folder, present, wanted)
+            _write_defaults_mk(settings)
         except (StorageError, StorageRefusedError, OSError) as error:
             raise SettingsError(
                 settings.puavo_os,
@@ -70,17 +76,9 @@ def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False
                 remedy="Choose another folder with --puavo-os, or leave the files as they are "
                 "with --no-config",
             ) from error
-    elif not settings.write_config and not present:
-        notes.append(
-            f"{settings.config_dir} has no configuration: every image that was found is offered"
-        )
     named = any(one.images for series in present.values() for one in series)
     series = tuple(one for series in wanted.values() for one in series)
     return Catalogue(series, tuple(notes), named)
-
-
-def _read_all(folder: Path) -> dict[str, tuple[SeriesConfig, ...]]:
-    return {path.stem: _read(path) for path in files.listed(folder, "[!.]*.json")}
 
 
 def _read(path: Path) -> tuple[SeriesConfig, ...]:
@@ -90,17 +88,14 @@ def _read(path: Path) -> tuple[SeriesConfig, ...]:
         raise storage_error(path, error) from error
 
 
-def _generated(
-    folder: Path, present: Mapping[str, tuple[SeriesConfig, ...]], inventory: Inventory
-) -> dict[str, tuple[SeriesConfig, ...]]:
+def _generated(folder: Path, present: Files, inventory: Inventory) -> Files:
     found = inventory.series
     wanted = {}
     for distribution in sorted(found.keys() | present.keys()):
         before = present.get(distribution)
         if before is None:
             before = _set_aside(folder, distribution)
-        images = found.get(distribution, {})
-        series = image_config.generate(before, distribution, images)
+        series = image_config.generate(before, distribution, found.get(distribution, {}))
         if any(one.images for one in series):
             wanted[distribution] = series
     return wanted
@@ -118,7 +113,7 @@ def _set_aside(folder: Path, distribution: str) -> tuple[SeriesConfig, ...]:
         raise storage_error(error.filename or folder, error) from error
 
 
-def _check_unique(folder: Path, wanted: Mapping[str, tuple[SeriesConfig, ...]]) -> None:
+def _check_unique(folder: Path, wanted: Files) -> None:
     owners: dict[str, str] = {}
     for distribution, series in wanted.items():
         for one in series:
@@ -132,32 +127,19 @@ def _check_unique(folder: Path, wanted: Mapping[str, tuple[SeriesConfig, ...]]) 
                 )
 
 
-def _write_all(
-    settings: Settings,
-    present: Mapping[str, tuple[SeriesConfig, ...]],
-    wanted: Mapping[str, tuple[SeriesConfig, ...]],
-) -> list[str]:
+def _write(folder: Path, present: Files, wanted: Files) -> list[str]:
+    """Write the files that changed and set aside those without images; return notes."""
     notes = []
     for distribution, series in wanted.items():
         if present.get(distribution) != series:
-            path = settings.config_dir / f"{distribution}.json"
-            files.write(path, image_config.render(series))
+            files.write(folder / f"{distribution}.json", image_config.render(series))
     for distribution in present.keys() - wanted.keys():
-        path = settings.config_dir / f"{distribution}.json"
+        path = folder / f"{distribution}.json"
         backup = _free_name(path.with_name(f"{path.name}.bak"))
         path.touch()  # the last one that was set aside is the one that counts
         path.rename(backup)
-        files.sync_folder(backup.parent)
+        files.sync_folder(folder)
         notes.append(f"{distribution} has no image any more: {path} is now {backup.name}")
-    values = {
-        "image_dir": str(settings.image_dir),
-        "images_urlbase": settings.urlbase,
-        "mirror_dir": str(settings.mirror_dir),
-    }
-    before = ""
-    if files.exists(settings.defaults_mk):
-        before = settings.defaults_mk.read_text(encoding="utf-8")
-    files.write(settings.defaults_mk, defaults_mk.update(before, values).encode())
     return notes
 
 
@@ -168,3 +150,15 @@ def _free_name(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.name}{number}")
     return candidate
+
+
+def _write_defaults_mk(settings: Settings) -> None:
+    path, before = settings.defaults_mk, ""
+    if files.exists(path):
+        before = path.read_text(encoding="utf-8")
+    values = {
+        "image_dir": str(settings.image_dir),
+        "images_urlbase": settings.urlbase,
+        "mirror_dir": str(settings.mirror_dir),
+    }
+    files.write(path, defaults_mk.update(before, values).encode())

@@ -6,8 +6,7 @@ placed, metadata is written, and only then are files removed that nothing names 
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterator
 
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats import metadata
@@ -17,7 +16,8 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.place import place
 from puavo_repository.mirror.records import Failure
 from puavo_repository.prepare.clean import guard, remove_stale
-from puavo_repository.prepare.plan import DiffState, Facts, Plan, PlannedSeries, look
+from puavo_repository.prepare.look import look
+from puavo_repository.prepare.plan import DiffState, Plan
 from puavo_repository.settings import Settings
 
 
@@ -40,31 +40,22 @@ def describe(settings: Settings, undertaken: Collection[str] | None = None) -> t
     """
     mirror = Mirror(settings.mirror_dir)
     mirror.refuse_foreign()
-    found = look(settings)
-    guard(settings, found, proven=True)
+    plan = look(settings)
+    guard(settings, plan, proven=True)
     for folder in (mirror.meta, mirror.rdiffs):
         files.make_folder(folder)
-    plan, facts = found.plan, found.facts
-    placed, failures = _place(settings, mirror, plan, facts)
-    documents = {
-        f"{series.name}.json": document
-        for series in plan.series
-        if (document := _document(series, plan, facts, placed, settings.urlbase))
-    }
-    mirror.describe(documents)
-    removed = remove_stale(mirror, found)
+    placed, failures = _place(settings, mirror, plan)
+    mirror.describe(_documents(settings, plan, placed))
+    removed = remove_stale(mirror, plan)
     _keep_failures(mirror, (*plan.failures, *failures, *_undone(mirror, plan, undertaken)))
     return removed
 
 
-def _place(
-    settings: Settings, mirror: Mirror, plan: Plan, facts: Facts
-) -> tuple[set[str], list[Failure]]:
+def _place(settings: Settings, mirror: Mirror, plan: Plan) -> tuple[set[str], list[Failure]]:
     """Return the images that lie in the mirror now, and why others do not."""
-    placed = set()
-    failures = []
+    placed, failures = set(), []
     for name in plan.images:
-        record = facts.images.get(name)
+        record = plan.known.images.get(name)
         if record is None:
             continue
         try:
@@ -77,43 +68,41 @@ def _place(
     return placed, failures
 
 
-def _document(
-    series: PlannedSeries,
-    plan: Plan,
-    facts: Facts,
-    placed: Collection[str],
-    urlbase: str,
-) -> Document | None:
-    entries: list[dict[str, Any]] = []
-    for name, pairs in series.diffs.items():
-        if name not in placed:
-            continue
-        image = facts.images[name]
-        diffs = [
-            metadata.diff_entry(pair.source, pair.rdiff, facts.rdiffs[pair.rdiff].digests, urlbase)
-            for pair in pairs
-            if plan.states[pair] is DiffState.PRESENT
-        ]
-        entries.append(metadata.image_entry(name, image.digests, image.puavo_conf, diffs, urlbase))
-    return {series.name: {"images": entries}} if entries else None
+def _documents(settings: Settings, plan: Plan, placed: Collection[str]) -> dict[str, Document]:
+    """Return the metadata of every series that has an image, by file name."""
+    found: dict[str, Document] = {}
+    for series, images in plan.series.items():
+        entries = []
+        for name, pairs in images.items():
+            if name not in placed:
+                continue
+            diffs = [
+                metadata.diff_entry(
+                    pair.source, pair.rdiff, plan.known.rdiffs[pair.rdiff].digests, settings.urlbase
+                )
+                for pair in pairs
+                if plan.states[pair] is DiffState.PRESENT
+            ]
+            image = plan.known.images[name]
+            entries.append(
+                metadata.image_entry(name, image.digests, image.puavo_conf, diffs, settings.urlbase)
+            )
+        if entries:
+            found[f"{series}.json"] = {series: {"images": entries}}
+    return found
 
 
-def _undone(mirror: Mirror, plan: Plan, undertaken: Collection[str] | None) -> list[Failure]:
-    """Return why images and rdiffs are still missing, as their stages kept it."""
+def _undone(mirror: Mirror, plan: Plan, undertaken: Collection[str] | None) -> Iterator[Failure]:
+    """Yield why images and rdiffs are still missing, as their stages kept it."""
     undone = [(name, "fingerprint") for name in plan.fingerprints]
     undone += [(pair.rdiff, "diff") for pair in plan.pairs(DiffState.MISSING)]
-    kept = {name: mirror.state.failures.get(name) for name, _ in undone}
-    return [
-        kept[name]
-        or Failure(
-            name,
-            stage,
-            f"{name}: this was not done yet. Run again, and see the log",
-            permanent=False,
-        )
-        for name, stage in undone
-        if kept[name] or undertaken is None or name in undertaken
-    ]
+    for name, stage in undone:
+        failure = mirror.state.failures.get(name)
+        if failure is not None:
+            yield failure
+        elif undertaken is None or name in undertaken:
+            text = f"{name}: this was not done yet. Run again, and see the log"
+            yield Failure(name, stage, text, permanent=False)
 
 
 def _keep_failures(mirror: Mirror, failures: tuple[Failure, ...]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from puavo_repository.delta import contained
 from puavo_repository.delta.engine import Side
@@ -14,6 +16,7 @@ from puavo_repository.errors import (
     DeltaError,
     ImageChangingError,
     RepositoryError,
+    as_storage_error,
     printable,
     storage_error,
 )
@@ -28,6 +31,8 @@ from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def diff(settings: Settings, pair: Pair, progress: Progress = no_progress) -> RdiffRecord:
@@ -69,28 +74,24 @@ class _Job:
 
     Attributes:
         path: Where it belongs.
-        source: The image that clients have.
+        source: The image that clients have, as it was fingerprinted.
         target: The image that they want.
-        contents: sha512 of both images as they were fingerprinted.
-        target_size: Size of the target in bytes.
+        sides: Both as the delta engine takes them.
     """
 
     path: Path
-    source: Side
-    target: Side
-    contents: tuple[str, str]
-    target_size: int
+    source: ImageRecord
+    target: ImageRecord
+    sides: tuple[Side, Side]
 
     @classmethod
     def of(cls, settings: Settings, mirror: Mirror, pair: Pair) -> _Job:
         source, target = (fingerprint(settings, name) for name in (pair.source, pair.target))
-        job = cls(
-            mirror.rdiff(pair.rdiff),
-            _side(settings, mirror, source),
-            _side(settings, mirror, target),
-            (source.digests.sha512, target.digests.sha512),
-            target.digests.size,
+        sides = tuple(
+            Side(settings.image_dir / one.name, mirror.state.anchors / one.name, str(one.identity))
+            for one in (source, target)
         )
+        job = cls(mirror.rdiff(pair.rdiff), source, target, (sides[0], sides[1]))
         job.check_images()
         return job
 
@@ -98,37 +99,32 @@ class _Job:
     def name(self) -> str:
         return self.path.name
 
+    @property
+    def images(self) -> tuple[Path, Path]:
+        return self.sides[0].path, self.sides[1].path
+
     def record(self, digests: Digests, engine: str, identity: Identity | None) -> RdiffRecord:
-        return RdiffRecord(self.name, *self.contents, digests, identity, engine, time.time())
+        contents = self.source.digests.sha512, self.target.digests.sha512
+        return RdiffRecord(self.name, *contents, digests, identity, engine, time.time())
 
     def check_images(self) -> None:
         """Make sure that both images are still the files that were fingerprinted."""
-        for side in (self.source, self.target):
-            try:
-                identity = Identity.of(side.path.stat())
-            except OSError as error:
-                raise storage_error(side.path, error) from error
-            if str(identity) != side.identity:
+        for path, image in zip(self.images, (self.source, self.target), strict=True):
+            with as_storage_error(path):
+                identity = Identity.of(path.stat())
+            if identity != image.identity:
                 raise ImageChangingError(
-                    side.path,
+                    path,
                     "this image changed after it was fingerprinted",
                     remedy="Run again when it is at rest",
                 )
 
 
-def _side(settings: Settings, mirror: Mirror, record: ImageRecord) -> Side:
-    return Side(
-        settings.image_dir / record.name,
-        mirror.state.anchors / record.name,
-        str(record.identity),
-    )
-
-
 def _known(settings: Settings, mirror: Mirror, job: _Job) -> RdiffRecord | None:
     record = mirror.state.rdiffs.get(job.name)
-    if record is None or (record.source, record.target) != job.contents:
+    if record is None or not record.leads(job.source, job.target):
         return None
-    if is_too_large(record.digests.size, job.target_size, settings.policy):
+    if is_too_large(record.digests.size, job.target.digests.size, settings.policy):
         return record
     present = record.identity is not None and record.identity == Identity.at(job.path)
     return record if present else None
@@ -140,16 +136,8 @@ def _adopt(mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord | None:
 
     if Identity.at(job.path) is None or mirror.state.rdiffs.get(job.name) is not None:
         return None
-    images = job.source.path, job.target.path
     try:
-        digests = contained.call(
-            job.path,
-            "while it proved this rdiff",
-            adopt_rdiff,
-            *images,
-            job.path,
-            progress=progress,
-        )
+        digests = _proof(job, adopt_rdiff, job.path, progress)
     except DeltaError as error:
         logger.warning("%s is not sound and will be made anew: %s", job.name, error)
         return None
@@ -167,17 +155,9 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
     try:
         files.make_folder(job.path.parent)
         engine = settings.delta_engine()
-        images = job.source, job.target
-        digests = contained.call(
-            job.path,
-            "while it made this rdiff",
-            write_rdiff,
-            engine,
-            *images,
-            part,
-            progress=progress,
-        )
-        if is_too_large(digests.size, job.target_size, settings.policy):
+        work = write_rdiff, engine, *job.sides, part
+        digests = contained.call(job.path, "while it made this rdiff", *work, progress=progress)
+        if is_too_large(digests.size, job.target.digests.size, settings.policy):
             job.check_images()
             return job.record(digests, engine.name, None)
         _prove(job, part, progress)
@@ -194,7 +174,7 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
         "%s: %s, %.2f %% of the image, made and proven in %.1f s",
         job.name,
         format_bytes(digests.size),
-        100 * digests.size / max(1, job.target_size),
+        100 * digests.size / max(1, job.target.digests.size),
         time.monotonic() - started,
     )
     return job.record(digests, engine.name, Identity.at(job.path))
@@ -203,11 +183,15 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
 def _prove(job: _Job, part: Path, progress: Progress) -> None:
     from puavo_repository.delta.proof import prove
 
-    paths = job.source.path, job.target.path, part
     try:
-        contained.call(job.path, "while it proved this rdiff", prove, *paths, progress=progress)
+        _proof(job, prove, part, progress)
     except DeltaError as error:
         job.check_images()  # one that changed is the cause, and that may pass
         error.subject = printable(job.path)  # not its part, which nobody finds
         raise
     job.check_images()
+
+
+def _proof(job: _Job, work: Callable[..., T], rdiff: Path, progress: Progress) -> T:
+    doing = "while it proved this rdiff"
+    return contained.call(job.path, doing, work, *job.images, rdiff, progress=progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,17 +46,12 @@ class Inventory:
 
         Without those that only a manual configuration can place.
         """
-        found: dict[str, dict[str, list[ImageName]]] = {}
-        for name in map(image_name, sorted(self.names)):
-            if name.distribution is not None:
-                found.setdefault(name.distribution, {}).setdefault(name.series, []).append(name)
-        return {
-            distribution: {
-                name: tuple(str(image) for image in sorted(images, key=lambda i: i.version))
-                for name, images in series.items()
-            }
-            for distribution, series in found.items()
-        }
+        found: dict[str, dict[str, tuple[str, ...]]] = {}
+        for image in sorted(map(image_name, self.names), key=lambda one: (one.version, str(one))):
+            if image.distribution is not None:
+                series = found.setdefault(image.distribution, {})
+                series[image.series] = (*series.get(image.series, ()), str(image))
+        return found
 
 
 def discover(settings: Settings) -> Inventory:
@@ -75,7 +69,6 @@ def discover(settings: Settings) -> Inventory:
         if path in ours or name.startswith("."):
             continue
         try:
-            _check_name(path)
             identity = _image_at(path)
         except ImageError as error:
             failures.append(Failure.of(name, "discover", error))
@@ -89,34 +82,14 @@ def discover(settings: Settings) -> Inventory:
     return Inventory(images, others, tuple(failures), frozenset(unreachable))
 
 
-def _is_image(name: str) -> bool:
-    return len(name) <= LONGEST_IMAGE and ImageName.parse(name) is not None
-
-
-def _check_name(path: Path) -> None:
-    """Refuse the name of an image that cannot be offered under it."""
-    expected = "<os>-os-<class>-<distribution>-<YYYY-MM-DD-HHMMSS>-<arch>.img"
-    if ImageName.parse(path.name) is not None:
-        if len(path.name) > LONGEST_IMAGE:
-            raise ImageError(
-                path,
-                "its name is too long: its rdiffs could not be published",
-                expected=f"at most {LONGEST_IMAGE} bytes",
-                found=f"{len(path.name)}",
-                remedy="Give it a shorter name",
-            )
-    elif path.name.endswith(".img") and not _is_utf8(os.fsencode(path.name)):
-        raise ImageError(
-            path,
-            "its name is not UTF-8 text",
-            expected=expected,
-            remedy="Rename it, or move it out of the image directory",
-        )
-
-
 def _image_at(path: Path) -> Identity | None:
-    """Return an image's identity, None for anything that is not one."""
+    """Return an image's identity, None for anything that is not one.
+
+    Raises:
+        ImageError: It cannot be looked at, or not be offered under its name.
+    """
     if not _is_image(path.name):
+        _check_name(path)
         return None
     try:
         found = path.stat()
@@ -133,9 +106,28 @@ def _image_at(path: Path) -> Identity | None:
     return Identity.of(found) if stat.S_ISREG(found.st_mode) else None
 
 
-def _is_utf8(name: bytes) -> bool:
-    try:
-        name.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+def _is_image(name: str) -> bool:
+    return len(name) <= LONGEST_IMAGE and ImageName.parse(name) is not None
+
+
+def _check_name(path: Path) -> None:
+    if ImageName.parse(path.name) is not None:
+        raise ImageError(
+            path,
+            "its name is too long: its rdiffs could not be published",
+            expected=f"at most {LONGEST_IMAGE} bytes",
+            found=f"{len(path.name)}",
+            remedy="Give it a shorter name",
+        )
+    if path.name.endswith(".img") and not _is_utf8(path.name):
+        raise ImageError(
+            path,
+            "its name is not UTF-8 text",
+            expected="<os>-os-<class>-<distribution>-<YYYY-MM-DD-HHMMSS>-<arch>.img",
+            remedy="Rename it, or move it out of the image directory",
+        )
+
+
+def _is_utf8(name: str) -> bool:
+    """Tell whether a name is text; Python keeps other bytes as lone surrogates."""
+    return not any("\udc80" <= character <= "\udcff" for character in name)

@@ -10,15 +10,27 @@ from typing import BinaryIO
 
 from puavo_repository.delta import contained
 from puavo_repository.errors import ImageChangingError, ImageError, RepositoryError, storage_error
-from puavo_repository.formats.squashfs import SUPERBLOCK_SIZE, Superblock
+from puavo_repository.formats import squashfs
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure, ImageRecord
-from puavo_repository.prepare.definitions import read_puavo_conf
+from puavo_repository.prepare.definitions import read_puavo_conf, unsquashfs
 from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+def check_tools() -> None:
+    """Make sure that all is installed beside Python packages, before hours of work.
+
+    Raises:
+        SettingsError: Something is missing; the text names the Debian package.
+    """
+    from puavo_repository.delta import librsync  # slow to load, and only needed for work
+
+    unsquashfs()
+    librsync.library()
 
 
 def fingerprint(settings: Settings, name: str, progress: Progress = no_progress) -> ImageRecord:
@@ -62,15 +74,8 @@ def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) ->
             _check_squashfs(path, image, identity.size)
             puavo_conf = read_puavo_conf(path, mirror.state.scratch)
             index = settings.delta_engine(), mirror.state.anchors / path.name
-            digests = contained.call(
-                path,
-                "while it read this image",
-                read_image,
-                path,
-                identity,
-                *index,
-                progress=progress,
-            )
+            work = read_image, path, identity, *index
+            digests = contained.call(path, "while it read this image", *work, progress=progress)
             _check_at_rest(path, image, identity, digests.size)
     except OSError as error:
         raise storage_error(path, error) from error
@@ -95,7 +100,7 @@ def _identity(path: Path) -> Identity:
 def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
     remedy = "Replace it by a whole image, or move it out of the image directory"
     try:
-        superblock = Superblock.parse(os.pread(image.fileno(), SUPERBLOCK_SIZE, 0))
+        used = squashfs.bytes_used(os.pread(image.fileno(), squashfs.SUPERBLOCK_SIZE, 0))
     except ValueError as error:
         raise ImageError(
             path,
@@ -104,11 +109,11 @@ def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
             found=str(error),
             remedy=remedy,
         ) from None
-    if size < superblock.bytes_used:
+    if size < used:
         raise ImageError(
             path,
             "this image is truncated, or still being copied",
-            expected=f"at least {superblock.bytes_used} bytes, as its superblock says",
+            expected=f"at least {used} bytes, as its superblock says",
             found=f"{size} bytes",
             remedy=remedy,
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +36,6 @@ class RdiffLine:
         """Its size as a share of the image that a client would fetch without it."""
         return self.size / self.target_size if self.target_size else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "series": self.series,
-            "name": self.name,
-            "source": self.source,
-            "target": self.target,
-            "size": self.size,
-            "target_size": self.target_size,
-            "share": round(self.share, 6),
-        }
-
 
 @dataclass(frozen=True)
 class SeriesLine:
@@ -74,18 +62,6 @@ class SeriesLine:
     def saving(self) -> float:
         """What that client saves, as a share of the image."""
         return 1 - self.update / self.newest_size if self.update is not None else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "name": self.name,
-            "images": self.images,
-            "newest": self.newest,
-            "newest_size": self.newest_size,
-            "rdiffs": self.rdiffs,
-            "update": self.update,
-            "saving": round(self.saving, 6),
-        }
 
 
 @dataclass(frozen=True)
@@ -139,18 +115,15 @@ class Report:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for ``--json`` and for a task's result."""
+        """Return plain values, for ``--json`` and the page."""
         return {
+            **asdict(self),
             "mirror": str(self.mirror),
-            "series": [line.to_dict() for line in self.series],
-            "rdiffs": [line.to_dict() for line in self.rdiffs],
-            "images_read": self.images_read,
-            "rdiffs_made": self.rdiffs_made,
-            "rdiffs_adopted": self.rdiffs_adopted,
-            "bytes_read": self.bytes_read,
+            "series": [{**asdict(one), "saving": round(one.saving, 6)} for one in self.series],
+            "rdiffs": [{**asdict(one), "share": round(one.share, 6)} for one in self.rdiffs],
             "removed": list(self.removed),
             "notes": list(self.notes),
-            "failures": [{"name": f.name, **f.to_dict()} for f in self.failures],
+            "failures": [asdict(one) for one in self.failures],
             "seconds": round(self.seconds, 3),
             "ok": self.ok,
         }
@@ -215,29 +188,15 @@ def _series_line(name: str, images: list[dict[str, Any]]) -> SeriesLine:
     newest = images[-1]
     before = images[-2]["version"] if len(images) > 1 else None
     update = next((d["size"] for d in newest["diffs"] if d["version"] == before), None)
-    return SeriesLine(
-        name=name,
-        images=len(images),
-        newest=newest["filename"],
-        newest_size=newest["size"],
-        rdiffs=sum(len(image["diffs"]) for image in images),
-        update=update,
-    )
+    rdiffs = sum(len(image["diffs"]) for image in images)
+    return SeriesLine(name, len(images), newest["filename"], newest["size"], rdiffs, update)
 
 
-def _rdiff_lines(series: str, images: list[dict[str, Any]]) -> list[RdiffLine]:
-    return [
-        RdiffLine(
-            series=series,
-            source=diff["version"],
-            target=image["version"],
-            name=diff["filename"],
-            size=diff["size"],
-            target_size=image["size"],
-        )
-        for image in images
-        for diff in image["diffs"]
-    ]
+def _rdiff_lines(series: str, images: list[dict[str, Any]]) -> Iterator[RdiffLine]:
+    for image in images:
+        for diff in image["diffs"]:
+            versions = diff["version"], image["version"]
+            yield RdiffLine(series, *versions, diff["filename"], diff["size"], image["size"])
 
 
 def _notes(settings: Settings, inventory: Inventory, catalogue: Catalogue) -> list[str]:

@@ -24,14 +24,14 @@ from puavo_repository.errors import (
 from puavo_repository.formats.names import image_name
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure
-from puavo_repository.prepare import tools
 from puavo_repository.prepare.clean import clean, guard
 from puavo_repository.prepare.configure import configure
 from puavo_repository.prepare.describe import describe
 from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.discover import discover
-from puavo_repository.prepare.fingerprint import fingerprint
-from puavo_repository.prepare.plan import DiffState, Pair, Plan, look
+from puavo_repository.prepare.fingerprint import check_tools, fingerprint
+from puavo_repository.prepare.look import look
+from puavo_repository.prepare.plan import DiffState, Pair, Plan
 from puavo_repository.prepare.report import Report, report
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.settings import Settings
@@ -46,13 +46,13 @@ _SPARE = 1  # more at a time than the cores need: takes what the others leave wh
 
 def dry_run(settings: Settings) -> Plan:
     """Say what a run would do; nothing is written."""
-    found = look(settings)
+    plan = look(settings)
     try:
-        guard(settings, found)
+        guard(settings, plan)
     except MassDeleteError as error:
         refused = Failure.of(str(error.subject), "clean", error)
-        return replace(found.plan, failures=(*found.plan.failures, refused))
-    return found.plan
+        return replace(plan, failures=(*plan.failures, refused))
+    return plan
 
 
 def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
@@ -74,11 +74,11 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
     with as_storage_error(settings.mirror_dir), mirror.writing(holder):
         removed = clean(settings)
         notes = configure(settings, discover(settings)).notes
-        found = look(settings)
-        if found.plan.has_work:
-            tools.check()
-        sizes = {name: image.size for name, image in found.inventory.images.items()}
-        images = found.plan.fingerprints
+        plan = look(settings)
+        if plan.has_work:
+            check_tools()
+        sizes = {name: image.size for name, image in plan.inventory.images.items()}
+        images = plan.fingerprints
         _each(
             "fingerprint",
             {name: sizes[name] for name in images},
@@ -86,7 +86,7 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
             settings.cores // _FINGERPRINT_THREADS + _SPARE,
             watcher,
         )
-        pairs = (look(settings) if images else found).plan.pairs(DiffState.MISSING)
+        pairs = (look(settings) if images else plan).pairs(DiffState.MISSING)
         # The more time between two images, the longer it takes: those first, none alone at the end.
         pairs.sort(key=_time_apart, reverse=True)
         _each(
