@@ -35,13 +35,13 @@ def render(found: Report) -> None:
     table = _table("Series", "Images", "Newest", "Size", "Rdiffs", "Update", "Saves")
     for line in found.series:
         table.add_row(
-            line.name,
-            str(line.images),
-            image_name(line.newest).version[:10],
-            format_bytes(line.newest_size),
-            str(line.rdiffs),
-            format_bytes(line.update) if line.update is not None else "whole",
-            f"{line.saving:.1%}",
+            line["name"],
+            str(line["images"]),
+            image_name(line["newest"]).version[:10],
+            format_bytes(line["newest_size"]),
+            str(line["rdiffs"]),
+            format_bytes(line["update"]) if line["update"] is not None else "whole",
+            f"{line['saving']:.1%}",
         )
     if found.series:
         console.print(table)
@@ -57,7 +57,7 @@ def render(found: Report) -> None:
 def _render_rdiffs(found: Report, console: Console) -> None:
     table = _table("Rdiff", "Size", "Share")
     for line in found.rdiffs:
-        table.add_row(line.name, format_bytes(line.size), f"{line.share:.2%}")
+        table.add_row(line["name"], format_bytes(line["size"]), f"{line['share']:.2%}")
     if found.rdiffs:
         console.print()
         console.print(table)
@@ -74,8 +74,8 @@ def _table(name: str, *figures: str) -> Table:
 
 
 def _summary(found: Report) -> str:
-    images = sum(line.images for line in found.series)
-    total = sum(line.size for line in found.rdiffs)
+    images = sum(line["images"] for line in found.series)
+    total = sum(line["size"] for line in found.rdiffs)
     parts = [
         f"{found.mirror}: {images} images in {len(found.series)} series",
         f"{len(found.rdiffs)} rdiffs ({format_bytes(total)})",

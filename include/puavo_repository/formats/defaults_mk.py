@@ -1,7 +1,8 @@
 """``defaults.mk``: the three make variables by which the old system was set up.
 
 It is read as settings and never run: ``name := value`` lines, comments, and ``$(name)`` of
-variables that the same file set before. Every other line is kept as it is.
+variables that the same file set before. Every other line is kept as it is. No library does it:
+those that read make files run them, or do not write them back.
 """
 
 from __future__ import annotations

@@ -22,13 +22,6 @@ from puavo_repository.formats.names import (
     is_plain_name,
 )
 
-_TYPE_NAMES: dict[type[Any], str] = {
-    dict: "an object {…}",
-    list: "a list […]",
-    str: 'a string "…"',
-    bool: "true or false",
-}
-
 
 @dataclass(frozen=True)
 class SeriesConfig:
@@ -67,7 +60,7 @@ def parse(data: bytes, path: Path) -> tuple[SeriesConfig, ...]:
             f"this is not a usable JSON file: {error}",
             remedy="Mend it, or move it away to have it made again",
         ) from error
-    series = _of_type(path, "the file", document, dict)
+    series = _of_type(path, "the file", document, dict, "an object {…}")
     return tuple(_parse_series(path, name, value) for name, value in series.items())
 
 
@@ -104,6 +97,7 @@ def generate(
 
 
 def _parse_series(path: Path, name: str, value: Any) -> SeriesConfig:
+    where = f"series {name}"
     if not is_plain_name(name) or len(name) > LONGEST_SERIES:
         raise ConfigError(
             path,
@@ -111,29 +105,21 @@ def _parse_series(path: Path, name: str, value: Any) -> SeriesConfig:
             expected=f"letters, digits and . _ + ~ - only, at most {LONGEST_SERIES} of them",
         )
     if isinstance(value, list):
-        return SeriesConfig(name, _image_names(path, f"series {name}", value))
-    if not isinstance(value, dict):
-        raise ConfigError(
-            path,
-            f"series {name} has the wrong type",
-            expected="a list of image names, or an object with a list of them as 'images'",
-            found=_type_name(value),
+        return SeriesConfig(name, _image_names(path, where, value))
+    shapes = "a list of image names, or an object with a list of them as 'images'"
+    others = dict(_of_type(path, where, value, dict, shapes))
+    if "images" not in others:
+        raise ConfigError(path, f"{where} has no 'images'", expected="a list of names")
+    images = _image_names(path, f"'images' of {name}", others.pop("images"))
+    where = f"'extra_rdiffs' of {name}"
+    extra = _of_type(path, where, others.pop("extra_rdiffs", {}), dict, "an object {…}")
+    extra = {
+        target: _image_names(path, f"{where} for {target}", sources)
+        for target, sources in zip(
+            _image_names(path, where, list(extra)), extra.values(), strict=True
         )
-    if "images" not in value:
-        raise ConfigError(path, f"series {name} has no 'images'", expected="a list of names")
-    extra = _of_type(path, f"'extra_rdiffs' of {name}", value.get("extra_rdiffs", {}), dict)
-    return SeriesConfig(
-        name,
-        _image_names(path, f"'images' of {name}", value["images"]),
-        {
-            _checked_name(path, f"'extra_rdiffs' of {name}", target): _image_names(
-                path, f"'extra_rdiffs' of {name} for {target}", sources
-            )
-            for target, sources in extra.items()
-        },
-        {key: val for key, val in value.items() if key not in {"images", "extra_rdiffs"}},
-        as_object=True,
-    )
+    }
+    return SeriesConfig(name, images, extra, others, as_object=True)
 
 
 def _render_series(series: SeriesConfig) -> Any:
@@ -148,12 +134,13 @@ def _render_series(series: SeriesConfig) -> Any:
 
 
 def _image_names(path: Path, where: str, value: Any) -> tuple[str, ...]:
-    names = _of_type(path, where, value, list)
-    return tuple(_checked_name(path, where, name) for name in names)
+    names = _of_type(path, where, value, list, "a list […]")
+    for name in names:
+        _check_name(path, where, _of_type(path, f"an entry in {where}", name, str, 'a string "…"'))
+    return tuple(names)
 
 
-def _checked_name(path: Path, where: str, name: Any) -> str:
-    _of_type(path, f"an entry in {where}", name, str)
+def _check_name(path: Path, where: str, name: str) -> None:
     if not is_plain_name(name) or ImageName.parse(name) is None:
         raise ConfigError(
             path,
@@ -169,17 +156,11 @@ def _checked_name(path: Path, where: str, name: Any) -> str:
             found=f"{len(name)}",
             remedy="Give the image a shorter name",
         )
-    return str(name)
 
 
-def _of_type(path: Path, where: str, value: Any, kind: type[Any]) -> Any:
+def _of_type(path: Path, where: str, value: Any, kind: type[Any], expected: str) -> Any:
     if not isinstance(value, kind):
-        expected = _TYPE_NAMES[kind]
         raise ConfigError(
-            path, f"{where} has the wrong type", expected=expected, found=_type_name(value)
+            path, f"{where} has the wrong type", expected=expected, found=jsonfile.type_name(value)
         )
     return value
-
-
-def _type_name(value: Any) -> str:
-    return "null" if value is None else _TYPE_NAMES.get(type(value), "a number")

@@ -37,6 +37,18 @@ def dumps(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("ascii")
 
 
+def type_name(value: Any) -> str:
+    """Return what a person calls a value of this type."""
+    names: dict[type[Any], str] = {
+        dict: "an object {…}",
+        list: "a list […]",
+        str: 'a string "…"',
+        bool: "true or false",
+        type(None): "null",
+    }
+    return names.get(type(value), "a number")
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
@@ -47,17 +59,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_depth(value: Any, deepest: int) -> None:
-    level = [value]
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(deepest):
-        inner = [one.values() if isinstance(one, dict) else one for one in level if _holds(one)]
-        level = [one for values in inner for one in values]
+        inner = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [one for values in inner for one in values if isinstance(one, dict | list)]
         if not level:
             return
     raise ValueError("it is nested too deeply")
-
-
-def _holds(value: Any) -> bool:
-    return isinstance(value, dict | list)
 
 
 def _finite(text: str) -> float:

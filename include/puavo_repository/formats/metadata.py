@@ -31,17 +31,12 @@ class Digests:
 
     def to_dict(self) -> dict[str, int | str]:
         """Return the keys in the order in which metadata writes them."""
-        return {
-            "size": self.size,
-            "cksum": self.cksum,
-            "sha256": self.sha256,
-            "sha512": self.sha512,
-        }
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Digests:
         """Read them back from anything that has these four keys."""
-        return cls(values["size"], values["cksum"], values["sha256"], values["sha512"])
+        return cls(values["size"], *(values[key] for key in DIGESTS))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A record says which digests a file has, a journal which files are ours: one wrong digit that is
 still JSON would be published as the truth. The first key of such a document is the checksum of
-all that follows; it stays readable, and a change by hand is damage like any other.
+all that follows; it stays readable, and a change by hand is damage like any other. No library
+does it: those that sign or frame data hide it from a person's eye, and need a key or a schema.
 """
 
 from __future__ import annotations

@@ -10,58 +10,13 @@ from typing import Any
 
 from puavo_repository.errors import PermanentError
 from puavo_repository.mirror import files
+from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import ADOPTED, Failure
+from puavo_repository.mirror.records import ADOPTED, Failure, ImageRecord
 from puavo_repository.prepare.configure import Catalogue, configure
 from puavo_repository.prepare.discover import Inventory, discover
 from puavo_repository.progress import format_bytes
 from puavo_repository.settings import Settings
-
-_OLD_SIGNATURES = ".signatures"
-
-
-@dataclass(frozen=True)
-class RdiffLine:
-    """One rdiff on offer; sizes in bytes."""
-
-    series: str
-    source: str
-    target: str
-    name: str
-    size: int
-    target_size: int
-
-    @property
-    def share(self) -> float:
-        """Its size as a share of the image that a client would fetch without it."""
-        return self.size / self.target_size if self.target_size else 0.0
-
-
-@dataclass(frozen=True)
-class SeriesLine:
-    """One series on offer.
-
-    Attributes:
-        name: Of the series.
-        images: How many it has.
-        newest: File name of its last image, and its size in bytes.
-        newest_size: Size of that image in bytes.
-        rdiffs: How many rdiffs there are to its images.
-        update: Bytes that a client with the image before the newest fetches; None where it
-            has to fetch the whole image.
-    """
-
-    name: str
-    images: int
-    newest: str
-    newest_size: int
-    rdiffs: int
-    update: int | None
-
-    @property
-    def saving(self) -> float:
-        """What that client saves, as a share of the image."""
-        return 1 - self.update / self.newest_size if self.update is not None else 0.0
 
 
 @dataclass(frozen=True)
@@ -70,8 +25,11 @@ class Report:
 
     Attributes:
         mirror: The mirror's folder.
-        series: Every series on offer.
-        rdiffs: Every rdiff on offer.
+        series: Every series on offer: its ``name``, the number of its ``images`` and ``rdiffs``,
+            the file name and size of the ``newest`` image, the bytes of the ``update`` to it from
+            the one before (None where that is the whole image), and the share ``saving``.
+        rdiffs: Every rdiff on offer: ``series``, ``name``, versions of ``source`` and ``target``,
+            ``size``, ``target_size``, and the first as a ``share`` of the other.
         images_read: How many images were read in this run.
         rdiffs_made: How many rdiffs were made in this run and kept.
         rdiffs_adopted: How many that another system made were proven and kept as they are.
@@ -83,8 +41,8 @@ class Report:
     """
 
     mirror: Path
-    series: tuple[SeriesLine, ...]
-    rdiffs: tuple[RdiffLine, ...]
+    series: tuple[dict[str, Any], ...]
+    rdiffs: tuple[dict[str, Any], ...]
     images_read: int
     rdiffs_made: int
     rdiffs_adopted: int
@@ -116,25 +74,13 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for ``--json`` and the page."""
-        return {
-            **asdict(self),
-            "mirror": str(self.mirror),
-            "series": [{**asdict(one), "saving": round(one.saving, 6)} for one in self.series],
-            "rdiffs": [{**asdict(one), "share": round(one.share, 6)} for one in self.rdiffs],
-            "removed": list(self.removed),
-            "notes": list(self.notes),
-            "failures": [asdict(one) for one in self.failures],
-            "seconds": round(self.seconds, 3),
-            "ok": self.ok,
-        }
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        seconds = round(self.seconds, 3)
+        return {**values, "mirror": str(self.mirror), "seconds": seconds, "ok": self.ok}
 
 
 def report(
-    settings: Settings,
-    begun: float,
-    *,
-    removed: Sequence[str] = (),
-    notes: Sequence[str] = (),
+    settings: Settings, begun: float, *, removed: Sequence[str] = (), notes: Sequence[str] = ()
 ) -> Report:
     """Sum up a run, from what lies in the mirror after it.
 
@@ -147,74 +93,87 @@ def report(
     mirror = Mirror(settings.mirror_dir)
     inventory = discover(settings)
     catalogue = configure(settings, inventory, dry_run=True)
-    offered = {
-        name: content["images"]
-        for document in mirror.documents().values()
-        for name, content in document.items()
-    }
+    documents = mirror.documents().values()
+    offered = [(name, one["images"]) for document in documents for name, one in document.items()]
     read = [record for record in mirror.state.images if record.read >= begun]
     made = [record for record in mirror.state.rdiffs if record.made >= begun]
     kept = [record.engine == ADOPTED for record in made if record.identity is not None]
-    notes = [*notes, *catalogue.notes, *_notes(settings, inventory, catalogue)]
-    if len(made) > len(kept):
-        notes.append(
-            f"{len(made) - len(kept)} rdiffs were made and not kept: they are larger than "
-            f"{settings.policy.max_share:.0%} of their image"
-        )
-    copies = sum(record.copy is not None for record in read)
-    if copies:
-        notes.append(
-            f"{copies} images were copied: hard links from {settings.image_dir} to "
-            f"{settings.mirror_dir} are not possible"
-        )
+    every_note = [
+        *notes,
+        *catalogue.notes,
+        *_notes(settings, inventory, catalogue),
+        *_notes_of_run(settings, read, len(made) - len(kept)),
+    ]
     return Report(
         mirror=settings.mirror_dir,
-        series=tuple(_series_line(name, entries) for name, entries in offered.items() if entries),
-        rdiffs=tuple(
-            line for name, entries in offered.items() for line in _rdiff_lines(name, entries)
-        ),
+        series=tuple(_series_line(name, images) for name, images in offered if images),
+        rdiffs=tuple(line for name, images in offered for line in _rdiff_lines(name, images)),
         images_read=len(read),
         rdiffs_made=kept.count(False),
         rdiffs_adopted=kept.count(True),
         bytes_read=sum(record.digests.size for record in read),
         removed=tuple(removed),
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys(every_note)),
         failures=tuple(mirror.state.failures),
         seconds=time.time() - begun,
     )
 
 
-def _series_line(name: str, images: list[dict[str, Any]]) -> SeriesLine:
+def _notes_of_run(settings: Settings, read: list[ImageRecord], too_large: int) -> Iterator[str]:
+    copies = sum(record.copy is not None for record in read)
+    if copies:
+        yield (
+            f"{copies} images were copied: hard links from {settings.image_dir} to "
+            f"{settings.mirror_dir} are not possible"
+        )
+    if too_large:
+        yield (
+            f"{too_large} rdiffs were made and not kept: they are larger than "
+            f"{settings.policy.max_share:.0%} of their image"
+        )
+
+
+def _series_line(name: str, images: list[dict[str, Any]]) -> dict[str, Any]:
     newest = images[-1]
     before = images[-2]["version"] if len(images) > 1 else None
     update = next((d["size"] for d in newest["diffs"] if d["version"] == before), None)
-    rdiffs = sum(len(image["diffs"]) for image in images)
-    return SeriesLine(name, len(images), newest["filename"], newest["size"], rdiffs, update)
+    return {
+        "name": name,
+        "images": len(images),
+        "newest": newest["filename"],
+        "newest_size": newest["size"],
+        "rdiffs": sum(len(image["diffs"]) for image in images),
+        "update": update,
+        "saving": round(1 - update / max(1, newest["size"]), 6) if update is not None else 0.0,
+    }
 
 
-def _rdiff_lines(series: str, images: list[dict[str, Any]]) -> Iterator[RdiffLine]:
+def _rdiff_lines(series: str, images: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for image in images:
         for diff in image["diffs"]:
-            versions = diff["version"], image["version"]
-            yield RdiffLine(series, *versions, diff["filename"], diff["size"], image["size"])
+            yield {
+                "series": series,
+                "name": diff["filename"],
+                "source": diff["version"],
+                "target": image["version"],
+                "size": diff["size"],
+                "target_size": image["size"],
+                "share": round(diff["size"] / max(1, image["size"]), 6),
+            }
 
 
-def _notes(settings: Settings, inventory: Inventory, catalogue: Catalogue) -> list[str]:
-    notes = []
+def _notes(settings: Settings, inventory: Inventory, catalogue: Catalogue) -> Iterator[str]:
     if not inventory.names:
-        notes.append(f"{settings.image_dir} holds no image: the mirror is empty")
+        yield f"{settings.image_dir} holds no image: the mirror is empty"
     if inventory.others:
-        notes.append(f"{inventory.others} other files in {settings.image_dir} were left alone")
+        yield f"{inventory.others} other files in {settings.image_dir} were left alone"
     listed = {name for one in catalogue.series for name in one.images}
     unlisted = sorted(inventory.images.keys() - listed)
     if unlisted:
         names = ", ".join(unlisted[:3]) + ("…" if len(unlisted) > 3 else "")
-        notes.append(f"{len(unlisted)} images are in no configured series: {names}")
-    signatures = settings.mirror_dir / _OLD_SIGNATURES
-    old = [files.Identity.at(path) for path in files.listed(signatures, "*")]
+        yield f"{len(unlisted)} images are in no configured series: {names}"
+    signatures = settings.mirror_dir / ".signatures"
     if files.is_folder(signatures):
-        size = sum(found.size for found in old if found is not None)
-        notes.append(
-            f"{signatures} of the old system ({format_bytes(size)}) is not needed any more"
-        )
-    return notes
+        found = [Identity.at(path) for path in files.listed(signatures, "*")]
+        size = format_bytes(sum(one.size for one in found if one is not None))
+        yield f"{signatures} of the old system ({size}) is not needed any more"
