@@ -24,9 +24,10 @@ from puavo_repository.publish.locked import locked
 from puavo_repository.publish.publisher import Publisher, open_tree
 from puavo_repository.remote import generations, journal
 from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.file import Range
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import OpenMode, Range
+from puavo_repository.remote.tree import OpenMode
 from puavo_repository.rollback import rollback
 from support.audits import DOCUMENT, KEEP, NEW, OLD, OLDEST, RDIFF, Audited, flip, only, said
 from support.repository import V4, name

@@ -18,6 +18,7 @@ from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.publisher import open_tree
 from puavo_repository.publish.run import publish
+from puavo_repository.remote.file import Acknowledge, no_callback
 from puavo_repository.remote.folder import FolderFile
 from puavo_repository.remote.generations import FOLDER
 from puavo_repository.remote.parts import Part
@@ -26,7 +27,6 @@ from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.throttle import Bandwidth
-from puavo_repository.remote.tree import Acknowledge, no_callback
 from support.mirrors import add_image, make_mirror, send_one, tree_of, walk
 from support.servers import Proxy, Sshd
 

@@ -14,18 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from puavo_repository.errors import StorageError, StorageRefusedError
+from puavo_repository.remote.file import Range
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import (
-    Kind,
-    OpenMode,
-    Piece,
-    Range,
-    RemoteTree,
-    read_whole,
-    write_whole,
-)
+from puavo_repository.remote.tree import Kind, OpenMode, Piece, RemoteTree, read_whole, write_whole
 from support.servers import Sshd, running
 
 ROOT_NAME = "tree with spaces and ä%20"

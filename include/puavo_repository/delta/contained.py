@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
-from puavo_repository.delta.forking import Answer, last_words
+from puavo_repository.delta.forking import Answer, last_line
 from puavo_repository.errors import EngineCrashError, EngineKilledError, RepositoryError
 from puavo_repository.progress import Progress, no_progress
 
@@ -81,7 +81,7 @@ def _result(answers: Connection, subject: Path, doing: str, progress: Progress) 
         try:
             kind, value = answers.recv()
         except EOFError:
-            raise _death(subject, doing, None, _forker.last_words()) from None
+            raise _death(subject, doing, None, _forker.last_line()) from None
         if kind is Answer.PROGRESS:
             progress(value)
         elif kind is Answer.LOG:
@@ -155,9 +155,9 @@ class _Forker:
                     return
                 self.close()
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         """Return the end of what the helper said on its standard error."""
-        return last_words(self._said) if self._said >= 0 else ""
+        return last_line(self._said) if self._said >= 0 else ""
 
     def close(self) -> None:
         """End the helper process."""

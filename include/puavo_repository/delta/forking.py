@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 _INTERVAL = 0.1  # seconds between two tellings of progress
-_WORDS = 300  # characters of what a dead process said
+_LONGEST_LINE = 300  # characters of what a dead process said
 
 
 class Answer(Enum):
@@ -54,12 +54,14 @@ def main(control: int) -> None:
                 os.close(descriptor)
 
 
-def last_words(descriptor: int) -> str:
+def last_line(descriptor: int) -> str:
     """Return the last line that was written to a file, in short."""
     size = os.fstat(descriptor).st_size
-    said = os.pread(descriptor, 4 * _WORDS, max(0, size - 4 * _WORDS)).decode(errors="replace")
+    said = os.pread(descriptor, 4 * _LONGEST_LINE, max(0, size - 4 * _LONGEST_LINE)).decode(
+        errors="replace"
+    )
     lines = [line for line in said.splitlines() if line.strip()]
-    return lines[-1].strip()[-_WORDS:] if lines else ""
+    return lines[-1].strip()[-_LONGEST_LINE:] if lines else ""
 
 
 def _load() -> None:
@@ -90,7 +92,7 @@ def _watch(orders: int, answers: int) -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status:
         with suppress(OSError), Connection(answers, readable=False) as back:
-            back.send((Answer.DIED, (status, last_words(2))))
+            back.send((Answer.DIED, (status, last_line(2))))
 
 
 def _work(orders: Connection, answers: Connection) -> None:

@@ -104,7 +104,7 @@ class LibrsyncEngine:
         """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
         with self._signature(source.path) as signature, Image.open(target.path) as image:
             with _job(library().rs_delta_begin(signature)) as job:
-                _drive(job, _Input(image), sink, progress)
+                _run(job, _Input(image), sink, progress)
             image.check_unchanged()
 
     @contextmanager
@@ -117,7 +117,7 @@ class LibrsyncEngine:
             making = _job(lib.rs_sig_begin(self.block, 0, _BLAKE2_SIGNATURE))
             with loading as loader, making as maker, Image.open(source) as image:
                 load = partial(_load, loader, source)
-                _drive(maker, _Input(image), load, no_progress)
+                _run(maker, _Input(image), load, no_progress)
                 load(memoryview(b""), end=True)
                 image.check_unchanged()
             _check(lib.rs_build_hash_table(signature), source)
@@ -141,7 +141,7 @@ def patch(source: Path, rdiff: Path, sink: Sink) -> None:
     with Image.open(rdiff) as delta, Image.open(source) as basis:
         given = _Input(delta)
         with _job(library().rs_patch_begin(read_basis.address, basis.descriptor)) as job:
-            _drive(job, given, sink, no_progress)
+            _run(job, given, sink, no_progress)
         if delta.read_up_to(1, given.position):
             raise DeltaError(rdiff, "something follows after the end of this rdiff")
 
@@ -182,7 +182,7 @@ def _load(job: int, path: Path, block: memoryview, *, end: bool = False) -> None
         _check(result, path)
 
 
-def _drive(job: int, source: _Input, sink: Sink, progress: Progress) -> None:
+def _run(job: int, source: _Input, sink: Sink, progress: Progress) -> None:
     """Run a job to its end: input from a file, output to a sink."""
     output = bytearray(OUTPUT)
     out = memoryview(output)

@@ -10,7 +10,8 @@ from itertools import tee
 from pathlib import Path
 
 from puavo_repository.errors import PublishError, as_storage_error
-from puavo_repository.remote.tree import Range, RemoteTree
+from puavo_repository.remote.file import Range
+from puavo_repository.remote.tree import RemoteTree
 
 SAMPLE = 4 << 10  # bytes of one sampled range
 EDGE = 64 << 10  # bytes compared at both ends

@@ -19,10 +19,11 @@ from puavo_repository.errors import PublishError, RepositoryError
 from puavo_repository.progress import NO_WATCHER, Progress, Watcher
 from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import Transfer
+from puavo_repository.remote.file import RemoteFile
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.throttle import Throttle
-from puavo_repository.remote.tree import OpenMode, RemoteFile, RemoteTree
+from puavo_repository.remote.tree import OpenMode, RemoteTree
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,9 @@ from pathlib import Path
 from typing import Self
 
 from puavo_repository.errors import ConnectionLostError, StorageRefusedError, storage_error
+from puavo_repository.remote.file import Acknowledge, Range, RemoteFile, no_callback
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import (
-    Acknowledge,
-    Kind,
-    Range,
-    RemoteFile,
-    RemoteStat,
-    RemoteTree,
-    no_callback,
-)
+from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
 
 
 class FolderTree(RemoteTree):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 from puavo_repository.errors import RepositoryError, StorageError
+from puavo_repository.remote.file import Acknowledge, Range, RemoteFile, no_callback
 from puavo_repository.remote.sftp.packets import Packet, Reply, Status, StatusError, string
 from puavo_repository.remote.sftp.session import SftpSession
-from puavo_repository.remote.tree import Acknowledge, Range, RemoteFile, no_callback
 
 COPY_PIECE = 64 << 20  # bytes of one copy-data request: an answer must come before the time-out
 READS_UNDER_WAY = 32

@@ -52,9 +52,9 @@ def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
     """
     known = known_keys(target)
     try:
-        plug = socket.create_connection((target.host, target.port), CONNECT_TIMEOUT)
-        plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport = paramiko.Transport(plug)
+        sock = socket.create_connection((target.host, target.port), CONNECT_TIMEOUT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport = paramiko.Transport(sock)
     except (OSError, paramiko.SSHException) as error:
         raise _lost(target, error) from error
     try:
@@ -164,12 +164,12 @@ def _greet(transport: paramiko.Transport) -> None:
 
 def _log_in(transport: paramiko.Transport, target: Target) -> None:
     user = target.user or getpass.getuser()
-    ways = [functools.partial(transport.auth_publickey, user, k) for k in _login_keys(target)]
+    methods = [functools.partial(transport.auth_publickey, user, k) for k in _login_keys(target)]
     if target.password:
-        ways.append(functools.partial(transport.auth_password, user, target.password))
-    for number, way in enumerate(ways):
+        methods.append(functools.partial(transport.auth_password, user, target.password))
+    for number, method in enumerate(methods):
         try:
-            way()
+            method()
         except paramiko.AuthenticationException as error:
             # Paramiko says the same of a refusal and of a connection that broke or is silent.
             if "timeout" in str(error) or not (number or transport.is_active()):
