@@ -111,11 +111,13 @@ airflow: export AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS := 20
 airflow: setup $(DEMO)
 	@exec python -m puavo_repository_airflow.standalone
 
+# Airflow and the browser stay with one worker, see tests/conftest.py.
+WORKERS ?= 2
 test: test-setup
 	ruff format --check .
 	ruff check .
 	mypy
-	python -m pytest
+	python -m pytest -n $(WORKERS) --dist loadgroup
 
 # With the newest Python that Airflow supports; uv brings it where the system has none.
 test-newest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +19,34 @@ from support.servers import Sshd, running
 # it, each run of the campaign loads compiled code anew.
 os.environ["PYTHONPATH"] = f"{ROOT / 'include'}:{ROOT / 'tests'}"
 
+# Decides which of the alike faults are tried; workers of pytest-xdist inherit it.
+os.environ.setdefault("SUITE_SEED", str(random.SystemRandom().randrange(1 << 30)))
+
 settings.register_profile("long", max_examples=5_000, deadline=None)  # of `make fuzz`
 settings.register_profile("short", deadline=None)
 settings.load_profile("short")
+
+# Of what runs in parallel, only one worker has these, one test after the other: they need every
+# core for themselves, or their fixtures take longer than their tests.
+GROUPS = {
+    "airflow": ("dags", "end_to_end/test_ui.py", "end_to_end/test_told.py", "web/test_plugin.py",
+                "web/test_browser.py"),
+    "audit": ("audit", "cli/test_cli_audit.py"),
+}  # fmt: skip
+
+
+def pytest_report_header() -> str:
+    return f"SUITE_SEED={os.environ['SUITE_SEED']} draws the same faults again"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests into groups of pytest-xdist; others go to whoever is free."""
+    tests = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(tests).as_posix()
+        for group, places in GROUPS.items():
+            if path.startswith(places):
+                item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -431,18 +432,20 @@ def test_a_redirect_on_the_same_host_is_followed_but_not_for_ever(local_http: Ch
 def test_a_server_that_falls_silent_is_given_up(
     local_http: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_https, "TIMEOUT", 0.2)
+    monkeypatch.setattr(audit_https, "TIMEOUT", 0.5)
     monkeypatch.setattr(retry, "ATTEMPTS", 2)
 
     def behave(handler: Handler) -> bool:
         silent = not handler.path.startswith("/meta/")
         if silent:
-            time.sleep(0.5)
+            ended.wait(30)
         return silent
 
+    ended = threading.Event()
     begun = time.monotonic()
     found = local_http(behave)
-    assert time.monotonic() - begun < 8
+    ended.set()
+    assert time.monotonic() - begun < 30
     problems = {one.problem for one in found.findings}
     assert "did not answer in time" in problems
     assert "answers too little: no more addresses were asked" in problems
@@ -461,14 +464,14 @@ def test_a_server_that_drips_is_given_up(
         handler.send_header("Content-Length", "100000")
         handler.end_headers()
         with contextlib.suppress(OSError):
-            for _ in range(100 if handler.command == "GET" else 0):
+            for _ in range(1000 if handler.command == "GET" else 0):
                 handler.wfile.write(b" ")
                 time.sleep(0.05)
         return True
 
     begun = time.monotonic()
     found = local_http(behave)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 20
     assert "did not answer in time" in found.findings[-1].problem
 
 

@@ -8,7 +8,6 @@ import re
 import secrets
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from support.repository import ROOT, environment
+from support.servers import free_port
 
 PREPARE, PUBLISH = "puavo_repository_prepare", "puavo_repository_publish"
 AUDIT, ROLLBACK = "puavo_repository_audit", "puavo_repository_rollback"
@@ -132,17 +132,6 @@ def run_dag(
     return beside(airflow, RUN_DAG, str(ROOT / "dags"), dag_id, json.dumps(conf), **more)
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 @dataclass
 class Airflow:
     """One that runs."""
@@ -194,7 +183,7 @@ class Airflow:
 @contextmanager
 def running_airflow(home: Path, **more: str) -> Iterator[Airflow]:
     """Start all of Airflow by the program behind ``make airflow``, and end all of it."""
-    api, worker_log, trigger_log = free_ports(3)
+    api, worker_log, trigger_log = (free_port() for _ in range(3))
     url = f"http://127.0.0.1:{api}"
     settings = {
         "AIRFLOW__API__HOST": "127.0.0.1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
+import random
 import shutil
 import socket
 import socketserver
@@ -43,9 +44,16 @@ def sftp_server() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as plug:
-        plug.bind(("127.0.0.1", 0))
-        return int(plug.getsockname()[1])
+    """Return a port that nobody else gets: below those that the system hands out by itself, and
+    in a range of this worker of pytest-xdist.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 6
+    for port in random.sample(range(20_000 + 2_000 * worker, 22_000 + 2_000 * worker), 2_000):
+        with contextlib.suppress(OSError), socket.socket() as plug:
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            plug.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 20) -> None:

@@ -46,7 +46,7 @@ from campaign.faults.overtaken import LockStolen, RollbackBetween, StaleTask
 from campaign.faults.power import ServerPowerCut
 from campaign.faults.vanished import ImageDirUnmounted, StateCleared, TruncatedNewcomer
 
-__all__ = ["EACH", "FAULTS", "Fault"]
+__all__ = ["EACH", "FAMILIES", "FAULTS", "Fault"]
 
 FAULTS: dict[str, type[Fault]] = {
     "kill-prepare": KillPrepare,
@@ -91,6 +91,26 @@ FAULTS: dict[str, type[Fault]] = {
     "truncated-newcomer": TruncatedNewcomer,
     "operator-clears-state": StateCleared,
 }
+
+# Faults that are alike; the suite tries one of each family, `make campaign` every one.
+FAMILIES = (
+    ("kill-prepare", "kill-publish-folder", "kill-rollback"),  # EACH has their short form, too
+    ("kill-publish", "cut-publish"),
+    ("together",),
+    ("full-prepare", "full-publish-folder", "full-publish-remote", "full-publish-mirror"),
+    ("server-fails-publish", "server-fails-rollback"),
+    ("read-only-prepare", "read-only-publish-folder"),
+    ("eio-images", "eio-rdiffs", "eio-state", "eio-publish-folder"),
+    ("damaged-image-records", "damaged-rdiff-records", "damaged-failures", "damaged-anchors"),
+    ("damaged-description", "damaged-metadata", "damaged-before-publish", "damaged-remotes"),
+    ("damaged-locks", "damaged-remote-lock"),
+    ("damaged-remote-journal", "damaged-remote-generations", "damaged-remote-metadata"),
+    ("changed-image", "truncated-newcomer"),
+    ("clock-prepare", "clock-publish"),
+    ("stale-task", "rollback-between", "lock-stolen"),
+    ("server-power-cut",),
+    ("image-dir-unmounted", "operator-clears-state"),
+)
 
 EACH: dict[str, type[Fault]] = {
     "each-step-of-prepare": EachStepOfPrepare,
