@@ -27,7 +27,7 @@ class LockedRemote:
         lock: Its lock; it is kept alive.
         journal: What we put there, read after the lock was taken.
         parts: What is on its way there.
-        using: LockedRemote while ``tree`` is used, which is for one thread at a time.
+        using: Held while ``tree`` is used, which is for one thread at a time.
     """
 
     tree: RemoteTree
