@@ -148,7 +148,7 @@ def locked(*, shared: bool = False) -> Iterator[Settings]:
     found = chosen()
     if shared:
         os.nice(10)
-    with Mirror(found.mirror_dir).writing(
+    with Mirror(found.mirror_dir).locked(
         f"DAG run {get_current_context()['run_id']}", shared=shared
     ):
         yield found

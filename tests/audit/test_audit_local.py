@@ -229,14 +229,14 @@ def test_a_night_in_the_middle_of_its_work_is_neither_held_up_nor_waited_for(
     audited: Audited,
 ) -> None:
     mirror = Mirror(audited.mirror)
-    with mirror.writing("the nightly run"):
+    with mirror.locked("the nightly run"):
         begun = time.monotonic()
         audited.repository.add(name(V4))
         shutil.copy(audited.repository.images / name(V4), audited.mirror / name(V4))
         record = mirror.state.images.get(NEW)
         assert record is not None
         mirror.state.images.put(replace(record, name=name(V4)))
-        mirror.withdraw({RDIFF})
+        mirror.remove_from_metadata({RDIFF})
         found = local(audited.settings(audit_share=1), None, 0)
     assert said(found) == []
     assert time.monotonic() - begun < 5
@@ -244,7 +244,7 @@ def test_a_night_in_the_middle_of_its_work_is_neither_held_up_nor_waited_for(
 
 def test_a_file_that_is_withdrawn_while_it_is_read_is_no_finding(audited: Audited) -> None:
     def happens() -> None:
-        Mirror(audited.mirror).withdraw({RDIFF})
+        Mirror(audited.mirror).remove_from_metadata({RDIFF})
         (audited.mirror / RDIFF).write_bytes(b"anew")
 
     assert said(local(audited.settings(audit_share=1), None, 0, Night(happens))) == []

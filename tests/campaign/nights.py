@@ -92,7 +92,7 @@ def one_task(repository: Repository, stage: str, *names: str) -> bool:
     elif stage == "diff":
         diff(settings, Pair(*names))
     else:
-        with Mirror(settings.mirror_dir).writing("a task"):
+        with Mirror(settings.mirror_dir).locked("a task"):
             describe(settings, names)
     return True
 

@@ -211,7 +211,7 @@ def test_an_absent_image_is_named_and_the_rest_is_described(repository: Reposito
 
 def test_another_run_is_named(repository: Repository) -> None:
     repository.add(name(V1))
-    with Mirror(repository.mirror).writing("DAG run tonight"):
+    with Mirror(repository.mirror).locked("DAG run tonight"):
         done = repository.command()
     assert done.returncode == 1
     assert "another run is at work on this mirror: DAG run tonight" in done.stderr

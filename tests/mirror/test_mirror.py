@@ -39,15 +39,15 @@ def test_images_are_hard_links(repository: Repository, mirror: Mirror) -> None:
 
 
 def test_a_file_is_withdrawn_from_metadata_and_cksums(mirror: Mirror) -> None:
-    assert mirror.withdraw({ONE})
+    assert mirror.remove_from_metadata({ONE})
     assert described(mirror) == {TWO}
     assert ONE not in mirror.cksums.read_text()
     assert RDIFF.rpartition("/")[2] not in mirror.cksums.read_text()
-    assert not mirror.withdraw({ONE})
+    assert not mirror.remove_from_metadata({ONE})
 
 
 def test_an_rdiff_is_withdrawn_alone(mirror: Mirror) -> None:
-    assert mirror.withdraw({RDIFF})
+    assert mirror.remove_from_metadata({RDIFF})
     assert described(mirror) == {ONE, TWO}
     assert RDIFF.rpartition("/")[2] not in mirror.cksums.read_text()
 

@@ -33,7 +33,7 @@ def test_what_a_killed_publisher_left_beside_its_record_goes_when_nobody_writes_
     for part in (old, young):
         part.touch()
     os.utime(old, (0, time.time() - 2 * 3600))
-    with Mirror(tmp_path).writing("a test"):
+    with Mirror(tmp_path).locked("a test"):
         pass
     assert (old.exists(), young.exists()) == (False, True)
 

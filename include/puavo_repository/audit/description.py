@@ -92,7 +92,7 @@ def take(mirror_dir: Path) -> Description:
     mirror = Mirror(mirror_dir)
     if not mirror.meta.is_dir():
         raise PublishError(mirror_dir, "there is no mirror", remedy="Prepare one first")
-    with mirror.at_rest("auditing"):
+    with mirror.metadata_locked("auditing"):
         documents = mirror.contents()
     content = documents.pop(mirror.cksums.name, None)
     return Description.of(documents, content)

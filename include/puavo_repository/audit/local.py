@@ -91,7 +91,7 @@ class _Local:
     def _changed_since_written(self, told: Collection[str]) -> Iterator[Finding]:
         """Yield what was rewritten by anybody else, and breaks no rule: a wrong address, say."""
         mirror = Mirror(self._root)
-        with mirror.at_rest("auditing"):
+        with mirror.metadata_locked("auditing"):
             changed = mirror.changed_since_written(mirror.contents())
         for path in changed:
             if path not in told:

@@ -47,11 +47,11 @@ def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
         return found
     mirror, notes = Mirror(settings.mirror_dir), []
     try:
-        with mirror.writing(holder):
+        with mirror.locked(holder):
             # Under the lock nobody makes it anew at the same time; somebody may have before.
             for path in sorted(still_wrong(settings, paths)):
                 name = path.removeprefix("rdiffs/")
-                mirror.withdraw({path})
+                mirror.remove_from_metadata({path})
                 mirror.state.rdiffs.remove(name)
                 files.remove(mirror.rdiff(name))
                 notes.append(f"{path}: withdrawn; the next run makes it anew")

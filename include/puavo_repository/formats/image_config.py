@@ -58,7 +58,7 @@ def parse(data: bytes, path: Path) -> tuple[SeriesConfig, ...]:
         raise ConfigError(
             path,
             f"this is not a usable JSON file: {error}",
-            remedy="Mend it, or move it away to have it made again",
+            remedy="Correct it, or move it away to have it made again",
         ) from error
     series = _of_type(path, "the file", document, dict, "an object {…}")
     return tuple(_parse_series(path, name, value) for name, value in series.items())

@@ -111,7 +111,7 @@ class Description:
 
 
 def take(mirror_dir: Path, holder: str) -> Description:
-    """Read the local mirror's description, in a moment in which nobody rewrites it.
+    """Read the local mirror's description, while it is not being rewritten.
 
     The lock is the one that is held while metadata is rewritten, not the one that a whole night
     holds: a description is true in the middle of a night as well.
@@ -128,14 +128,14 @@ def take(mirror_dir: Path, holder: str) -> Description:
 
 
 def publishable(mirror_dir: Path) -> Description:
-    """Read the local mirror's description for publishing, while nobody prepares it.
+    """Read the local mirror's description for publishing, while it is not being prepared.
 
     Raises:
         LockedError: The mirror is being prepared.
         PublishError: It describes nothing, or something is damaged.
     """
     mirror = _mirror(mirror_dir)
-    with mirror.writing("publishing", shared=True):
+    with mirror.locked("publishing", shared=True):
         contents = _contents(mirror, "publishing")
         changed = mirror.changed_since_written(contents)
     again = "Prepare again: it is made anew"
@@ -167,7 +167,7 @@ def _mirror(mirror_dir: Path) -> Mirror:
 
 
 def _contents(mirror: Mirror, holder: str) -> dict[str, bytes]:
-    with mirror.at_rest(holder):
+    with mirror.metadata_locked(holder):
         return mirror.contents()
 
 

@@ -3,13 +3,13 @@
 Every output is made as ``.<name>.<try>.part`` in its own folder, fsynced, renamed, and the
 folder fsynced. Each try has a part file of its own: one that is thought dead may still write.
 What a killed process leaves behind are such part files only; ``sweep`` removes them when the
-mirror's lock says that nobody is writing them.
+mirror's lock says that no process is writing them.
 
 A file or folder is missing only where the system says so. One that cannot be looked at (no
 permission, a link to a disk that is not mounted) is an error: taken for missing, it would be
 taken from the clients as well.
 
-Whatever the umask, nobody but the owner may write what is made here; who may read it is the
+Whatever the umask, only the owner may write what is made here; who may read it is the
 umask's to say, for a web server often has to.
 """
 

@@ -25,7 +25,7 @@ def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False)
         wait: Whether to wait for it instead of raising.
 
     Raises:
-        LockedError: Somebody else holds it.
+        LockedError: Another process holds it.
     """
     make_folder(path.parent)
     try:

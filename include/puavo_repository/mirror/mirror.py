@@ -2,7 +2,7 @@
 
 Two rules keep it right. A file gets its name only when it is proven and durable. And before a
 file that metadata describes is replaced by one with other content, its description is
-withdrawn (``withdraw``); it is described again when the new file is in place.
+removed (``remove_from_metadata``); it is described again when the new file is in place.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from puavo_repository.errors import StorageRefusedError, storage_error
 from puavo_repository.formats import cksums, metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.formats.names import ImageName, is_rdiff_name
-from puavo_repository.mirror import files
+from puavo_repository.mirror import files, lock
 from puavo_repository.mirror.files import Identity
-from puavo_repository.mirror.lock import locked
 from puavo_repository.mirror.records import ImageRecord, State, WrittenRecord
 
 logger = logging.getLogger(__name__)
@@ -46,17 +45,17 @@ class Mirror:
         self.state = State(root)
 
     @contextmanager
-    def writing(self, holder: str, *, shared: bool = False) -> Iterator[None]:
+    def locked(self, holder: str, *, shared: bool = False) -> Iterator[None]:
         """Hold the mirror's lock.
 
         Args:
             holder: Who holds it, in words for the person who finds it held.
-            shared: For steps that only add files of their own, side by side.
+            shared: For steps that only read, or only add files of their own, side by side.
 
         Raises:
             LockedError: Another run holds it.
         """
-        with locked(self.state.lock, holder, shared=shared):
+        with lock.locked(self.state.lock, holder, shared=shared):
             if not shared:
                 self.state.sweep()
                 for folder in (self.root, self.meta, self.rdiffs):
@@ -90,7 +89,7 @@ class Mirror:
         found = {}
         for path in paths:
             if Identity.at(path) is None:
-                continue  # a pipe would keep whoever reads it waiting for ever
+                continue  # reading a pipe would wait for ever
             try:
                 found[str(path.relative_to(self.root))] = path.read_bytes()
             except OSError as error:
@@ -106,7 +105,7 @@ class Mirror:
         with self._rewriting():
             return self._write(documents)
 
-    def withdraw(self, paths: Collection[str]) -> bool:
+    def remove_from_metadata(self, paths: Collection[str]) -> bool:
         """Take files out of the metadata before (or because) their content changes.
 
         Args:
@@ -152,7 +151,7 @@ class Mirror:
         written = self.state.written.get(_WRITTEN)
         known = written.contents if written else {}
         for path, content in self.contents().items():
-            if path not in known and not _is_a_mirror_s(path, content):
+            if path not in known and not _reads_like_a_mirror(path, content):
                 raise StorageRefusedError(
                     self.root / path,
                     "this is no file of a mirror, and no run wrote it",
@@ -164,7 +163,7 @@ class Mirror:
         """Return the paths of the images, rdiffs and metadata that a preparation put here.
 
         An image counts only where this system or the old one kept a record of it: a folder
-        named by mistake must not lose the images that somebody else keeps there.
+        named by mistake must not lose the images that others keep there.
         """
         known = set(self.state.images.names())
         known |= {path.stem for path in files.listed(self.root / ".checksums", "*.cksum")}
@@ -199,14 +198,14 @@ class Mirror:
         ]
 
     @contextmanager
-    def at_rest(self, holder: str) -> Iterator[None]:
+    def metadata_locked(self, holder: str) -> Iterator[None]:
         """Keep metadata and CKSUMS from being rewritten for a moment; waits for one that is."""
-        with locked(self.state.metadata_lock, holder, shared=True, wait=True):
+        with lock.locked(self.state.metadata_lock, holder, shared=True, wait=True):
             yield
 
     @contextmanager
     def _rewriting(self) -> Iterator[None]:
-        with locked(self.state.metadata_lock, "rewriting metadata", wait=True):
+        with lock.locked(self.state.metadata_lock, "rewriting metadata", wait=True):
             yield
 
     def _write(self, documents: dict[str, Document]) -> bool:
@@ -243,7 +242,7 @@ def _digest(content: bytes | None) -> str:
     return _ABSENT if content is None else hashlib.sha256(content).hexdigest()
 
 
-def _is_a_mirror_s(path: str, content: bytes) -> bool:
+def _reads_like_a_mirror(path: str, content: bytes) -> bool:
     if not path.startswith("meta/"):
         return cksums.is_one(content)
     try:

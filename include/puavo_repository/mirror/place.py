@@ -38,7 +38,7 @@ def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:
         return
     goal = mirror.root / record.name
     if Identity.at(goal) is not None:
-        mirror.withdraw({record.name})
+        mirror.remove_from_metadata({record.name})
     part = files.part_path(goal)
     try:
         files.make_folder(mirror.root)

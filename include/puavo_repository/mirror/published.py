@@ -91,7 +91,7 @@ def records(mirror: Path) -> Records[Published]:
 
 
 def known(mirror: Path, address: str) -> Published:
-    """Return what is known of a remote; of one that nobody looked at yet, nothing."""
+    """Return what is known of a remote; of one that no run looked at yet, nothing."""
     name = quote(address, safe="")
     return records(mirror).get(name) or Published(name)
 

@@ -204,9 +204,10 @@ class Recorded(Protocol):
 
 R = TypeVar("R", bound=Recorded)
 
-# Records that somebody holds, by their file as it was read: a run that looks again at what it
-# knows already does not read 40,000 files again. They are replaced by rename, never changed.
-_held: WeakValueDictionary[tuple[str, int, int, int], Any] = WeakValueDictionary()
+# Records in use in this process, by their file as it was read: a run that looks again does not
+# read 40,000 files again. They are replaced by rename, never changed; the inode tells two of one
+# tick of the clock apart.
+_in_use: WeakValueDictionary[tuple[str, int, int, int], Any] = WeakValueDictionary()
 
 
 class Records(Generic[R]):
@@ -223,11 +224,11 @@ class Records(Generic[R]):
             with path.open("rb") as stream:
                 found = os.fstat(stream.fileno())
                 key = str(path), found.st_ino, found.st_size, found.st_mtime_ns
-                record: R | None = _held.get(key)
+                record: R | None = _in_use.get(key)
                 if record is None:
                     record = self.parse(name, stream.read())
                     if record is not None:
-                        _held[key] = record
+                        _in_use[key] = record
                 return record
         except FileNotFoundError:
             return None
@@ -290,5 +291,5 @@ class State:
             self.anchors,
         ):
             files.sweep(folder)
-        # Whoever publishes keeps these without the mirror's lock; it takes no hour.
+        # A publishing run writes these without the mirror's lock, in less than an hour.
         files.sweep(self.folder / REMOTES, older=3600)

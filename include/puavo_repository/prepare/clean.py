@@ -41,7 +41,7 @@ def clean(settings: Settings) -> tuple[str, ...]:
     mirror.refuse_foreign()
     plan = look(settings)
     guard(settings, plan)
-    withdraw(settings)
+    remove_wrong_from_metadata(settings)
     try:
         guard(settings, plan, proven=True)
     except MassDeleteError:
@@ -49,8 +49,8 @@ def clean(settings: Settings) -> tuple[str, ...]:
     return remove_stale(mirror, plan)
 
 
-def withdraw(settings: Settings) -> bool:
-    """Take out of the metadata what is missing or was changed behind its back.
+def remove_wrong_from_metadata(settings: Settings) -> bool:
+    """Remove from the metadata what is missing or was changed since it was described.
 
     Whatever happens later, clients are not led to a wrong file.
 
@@ -61,7 +61,7 @@ def withdraw(settings: Settings) -> bool:
     wrong = mirror.wrong_files()
     for path in sorted(wrong):
         logger.warning("%s is missing or was changed: it is not described any more", path)
-    return mirror.withdraw(wrong)
+    return mirror.remove_from_metadata(wrong)
 
 
 def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:

@@ -123,7 +123,7 @@ def _check_unique(folder: Path, wanted: Files) -> None:
                     folder / f"{distribution}.json",
                     f"series {one.name} is also in {other}.json",
                     expected="each series in one file",
-                    remedy="Remove it from one of them, or run with --no-config after mending",
+                    remedy="Remove it from one of them, or correct one and run with --no-config",
                 )
 
 

@@ -168,5 +168,5 @@ def _unusable(image: Path, why: str) -> ImageError:
         image,
         f"the puavo-conf definitions inside it cannot be used: {why}",
         expected="plain files with a JSON object of definitions each",
-        remedy="Build the image again with that mended",
+        remedy="Build the image again with that corrected",
     )

@@ -64,7 +64,7 @@ def _place(settings: Settings, mirror: Mirror, plan: Plan) -> tuple[set[str], li
         except RepositoryError as error:
             failures.append(Failure.of(name, "describe", error))
             # What lies there under that name may be another version of it by now.
-            mirror.withdraw({name})
+            mirror.remove_from_metadata({name})
     return placed, failures
 
 

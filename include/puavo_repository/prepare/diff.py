@@ -162,7 +162,7 @@ def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> 
             return job.record(digests, engine.name, None)
         _prove(job, part, progress)
         if os.path.lexists(job.path):
-            mirror.withdraw({f"rdiffs/{job.name}"})
+            mirror.remove_from_metadata({f"rdiffs/{job.name}"})
             mirror.state.rdiffs.remove(job.name)
         part.rename(job.path)
         files.sync_folder(job.path.parent)
@@ -187,7 +187,7 @@ def _prove(job: _Job, part: Path, progress: Progress) -> None:
         _proof(job, prove, part, progress)
     except DeltaError as error:
         job.check_images()  # one that changed is the cause, and that may pass
-        error.subject = printable(job.path)  # not its part, which nobody finds
+        error.subject = printable(job.path)  # not its part, which is gone
         raise
     job.check_images()
 

@@ -288,7 +288,7 @@ def _named_paths(
     """Return the mirror's paths that the plan has a use for.
 
     An image that the configuration names keeps its files even while it cannot be used: when
-    it is mended, its rdiffs may still be right.
+    it is whole again, its rdiffs may still be right.
     """
     kept = (pair for pair, state in states.items() if state is not DiffState.TOO_LARGE)
     return {

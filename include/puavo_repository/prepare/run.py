@@ -71,7 +71,7 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
     before = look(settings)  # held to the end: what does not change is not read again
     guard(settings, before)  # before even a folder is made
     mirror = Mirror(settings.mirror_dir)
-    with as_storage_error(settings.mirror_dir), mirror.writing(holder):
+    with as_storage_error(settings.mirror_dir), mirror.locked(holder):
         removed = clean(settings)
         notes = configure(settings, discover(settings)).notes
         plan = look(settings)
