@@ -18,7 +18,7 @@ from puavo_repository.remote.pool import Pool, abort_all
 from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import OpenMode, RemoteTree
+from puavo_repository.remote.tree import OpenMode, Piece, RemoteTree
 from puavo_repository.retry import with_retries
 from support.servers import Proxy, Sshd, running
 
@@ -206,3 +206,37 @@ def test_a_closed_connection_does_nothing_more(sshd: Sshd, tmp_path: Path) -> No
             with pytest.raises(ConnectionLostError):
                 step()
     assert (tmp_path / "there").read_bytes() == b""
+
+
+def test_an_abort_ends_an_assembly(sshd: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(100))
+    pool = Pool(lambda: SftpTree(sshd.target(tmp_path)), 1)
+    under_way, errors = threading.Event(), []
+
+    def pieces() -> Iterator[Piece]:
+        for _ in range(1_000_000):
+            yield Piece("source", 0, 100)
+            under_way.set()
+
+    def work() -> None:
+        try:
+            with pool.tree() as tree:
+                tree.assemble("goal", pieces())
+        except StoppedError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert under_way.wait(10)
+    abort_all()
+    thread.join(10)
+    assert len(errors) == 1
+
+
+def test_what_an_assembly_sends_is_counted(sshd: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(100))
+    tree = SftpTree(sshd.target(tmp_path))
+    before = tree.sent
+    tree.assemble("goal", [Piece("source", 0, 1) for _ in range(100)])
+    assert tree.sent - before > 100 * 62
+    tree.close()

@@ -4,7 +4,7 @@ An rdiff is COPY ranges of the old image, which the server has, and LITERAL rang
 known offsets in the rdiff, which the server has too: it was just published for the clients. So
 ``copy-data`` requests (OpenSSH's ``PROTOCOL``, 4.10) put the new image together there, over
 plain SFTP without a shell, and only the requests travel: 62 bytes a range, which differ in so
-few that the compressed connection they go over makes 11 of them.
+few that the compressed connection which they go over makes 11 of them.
 """
 
 from __future__ import annotations

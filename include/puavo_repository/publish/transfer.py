@@ -167,8 +167,7 @@ class _Attempt:
         item = self._item
         self._begin_anew()
         progress = self._uplink.watcher.begin(item.path, item.size)
-        with self._uplink.pool.requests(self._tree) as requests:
-            seams = assemble(requests, item, self._part, self._mirror_dir / item.rdiff, progress)
+        seams = assemble(self._tree, item, self._part, self._mirror_dir / item.rdiff, progress)
         self._prove(seams)
 
     def _resume_point(self) -> int:

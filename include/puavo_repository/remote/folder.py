@@ -93,7 +93,7 @@ class FolderTree(RemoteTree):
             space = os.statvfs(self._root)
         return space.f_bavail * space.f_frsize
 
-    def another(self, *, compressed: bool = False) -> FolderTree:  # noqa: ARG002
+    def another(self) -> FolderTree:
         """Return another opening of the same folder."""
         return FolderTree(self._target)
 

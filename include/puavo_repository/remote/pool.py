@@ -84,17 +84,6 @@ class Pool:
         with self._lock:
             self._idle.append(tree)
 
-    @contextmanager
-    def requests(self, tree: RemoteTree) -> Iterator[RemoteTree]:
-        """Open a compressed connection beside one for a block of nothing but requests."""
-        opened = tree.another(compressed=True)
-        with self._lock:
-            self._all.append(opened)
-        try:
-            yield opened
-        finally:
-            opened.close()
-
     def abort(self) -> None:
         """End what is under way: connections break, and only the main thread gets new ones.
 

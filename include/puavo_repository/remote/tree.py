@@ -203,8 +203,8 @@ class RemoteTree(ABC):
         """Return the bytes that may still be written, or None where the server does not say."""
 
     @abstractmethod
-    def another(self, *, compressed: bool = False) -> RemoteTree:
-        """Return a new connection to the same tree; compressed if it is for requests alone."""
+    def another(self) -> RemoteTree:
+        """Return a new connection to the same tree."""
 
     @abstractmethod
     def close(self) -> None:

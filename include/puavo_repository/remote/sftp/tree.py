@@ -5,9 +5,16 @@ from __future__ import annotations
 import contextlib
 import struct
 import time
+from collections.abc import Iterable
 from functools import partial
 
-from puavo_repository.errors import RepositoryError, StorageError, StorageRefusedError
+from puavo_repository.errors import (
+    ConnectionLostError,
+    RepositoryError,
+    StorageError,
+    StorageRefusedError,
+)
+from puavo_repository.remote.file import Acknowledge, no_callback
 from puavo_repository.remote.sftp.file import SftpFile, may_be_refused
 from puavo_repository.remote.sftp.packets import (
     Packet,
@@ -21,7 +28,7 @@ from puavo_repository.remote.sftp.packets import (
 from puavo_repository.remote.sftp.session import LARGEST_PACKET, SAFE_PACKET, SftpSession
 from puavo_repository.remote.sftp.ssh import connect
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
+from puavo_repository.remote.tree import Kind, Piece, RemoteStat, RemoteTree
 
 READ, WRITE, CREATE, EXCLUSIVE = 0x01, 0x02, 0x08, 0x20  # flags of OPEN
 # Attributes of what is made, whatever the server's umask: nobody but its owner may write it,
@@ -42,7 +49,7 @@ class SftpTree(RemoteTree):
 
     Args:
         target: Where.
-        compressed: See ``another``.
+        compressed: Whether it is for requests alone; data does not shrink.
     """
 
     local_path = None
@@ -51,6 +58,9 @@ class SftpTree(RemoteTree):
         self.name = target.url
         self.root = target.path
         self._target = target
+        self._compressed = compressed
+        self._beside: SftpTree | None = None  # the connection that an assembly goes over
+        self._sent_beside = 0
         self._folders: set[str] = set()  # those that were seen to be folders
         self._session = SftpSession(target.url, connect(target, compressed=compressed))
         self.can_copy = "copy-data" in self._session.extensions
@@ -73,7 +83,7 @@ class SftpTree(RemoteTree):
     @property
     def sent(self) -> int:
         """Bytes of SFTP packets sent so far."""
-        return self._session.sent
+        return self._session.sent + self._sent_beside
 
     def _list(self, folder: str) -> dict[str, RemoteStat]:
         handle = self._ask(Packet.OPENDIR, self._full(folder), folder, Packet.HANDLE).string()
@@ -171,12 +181,30 @@ class SftpTree(RemoteTree):
         except StatusError as error:
             raise self._refusal("", error) from error
 
-    def another(self, *, compressed: bool = False) -> SftpTree:
+    def assemble(
+        self, path: str, pieces: Iterable[Piece], acknowledge: Acknowledge = no_callback
+    ) -> None:
+        """Assemble over a compressed connection beside this one: the requests are much alike."""
+        if self._compressed or not self.can_copy:
+            super().assemble(path, pieces, acknowledge)
+            return
+        self._beside = beside = SftpTree(self._target, compressed=True)
+        try:
+            if not self.is_alive:  # closed meanwhile
+                raise ConnectionLostError(self.name, "the connection was closed")
+            beside.assemble(path, pieces, acknowledge)
+        finally:
+            beside.close()
+            self._sent_beside += beside.sent
+
+    def another(self) -> SftpTree:
         """Return a new connection to the same tree."""
-        return SftpTree(self._target, compressed=compressed)
+        return SftpTree(self._target)
 
     def close(self) -> None:
         """Close the connection; pending work is lost."""
+        if self._beside is not None:
+            self._beside.close()
         self._session.close()
 
     def _full(self, path: str) -> bytes:
