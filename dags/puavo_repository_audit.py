@@ -30,6 +30,7 @@ from puavo_repository.progress import LoggedWatcher
 from puavo_repository.publish import options as publish_options
 from puavo_repository.remote.target import without_password
 from puavo_repository.settings import Settings
+from puavo_repository.settings.model import default
 from puavo_repository_airflow import dag_settings, notify, remotes
 from puavo_repository_airflow.tasks import WHERE, Facts, field, label, retries, run_here
 
@@ -46,7 +47,7 @@ PARAMS = {
         "number",
         "Share",
         "Of the remote files that are read whole, and of the rdiffs that are applied again; "
-        f"another part each time. Default {Settings.audit_share}; 1 for all of them",
+        f"another part each time. Default {default('audit_share')}; 1 for all of them",
         HOW,
         minimum=0,
         maximum=1,
@@ -150,7 +151,7 @@ def puavo_repository_audit() -> None:
     def clients(audit: Facts) -> Facts | None:
         if not chosen().audit_https:
             return None
-        turn = audit["turns"].get(chosen().urlbase, 0)
+        turn = audit["turns"].get(chosen().repository, 0)
         return told(audit_clients(chosen(), turn, LoggedWatcher()))
 
     @task(trigger_rule="all_done")

@@ -31,7 +31,8 @@ from puavo_repository.prepare import run
 from puavo_repository.prepare.look import look
 from puavo_repository.prepare.plan import DiffState, Pair
 from puavo_repository.progress import LoggedProgress
-from puavo_repository.settings import Policy, Settings
+from puavo_repository.settings import Settings
+from puavo_repository.settings.model import default
 from puavo_repository_airflow import dag_settings, notify
 from puavo_repository_airflow.tasks import (
     MAPPED_TASKS,
@@ -72,7 +73,7 @@ PARAMS = {
         "string",
         "Repository",
         "Host name, or https URL, under which clients reach the mirror; it is written into the "
-        f"metadata. Default `{settings.DEFAULT_REPOSITORY}`",
+        f"metadata. Default `{default('repository')}`",
         WHERE,
         examples=["images.example.org", "https://example.org/puavo"],
     ),
@@ -100,7 +101,7 @@ PARAMS = {
         "integer",
         "Targets",
         f"How many of a series' last images get rdiffs that lead to them. "
-        f"Default {Policy.targets}; 0 makes none",
+        f"Default {default('targets')}; 0 makes none",
         WHAT,
         minimum=0,
     ),
@@ -108,7 +109,7 @@ PARAMS = {
         "string",
         "Sources",
         "From which images: `all` of the series (clients roll back, too), only `older` ones, or "
-        f"`nearest:3`, the 3 nearest. Default `{Policy.sources}`",
+        f"`nearest:3`, the 3 nearest. Default `{default('sources')}`",
         WHAT,
         pattern="^(all|older|nearest:[0-9]+)$",
         examples=["all", "older", "nearest:3"],
@@ -117,7 +118,7 @@ PARAMS = {
         "number",
         "Largest rdiff",
         "As a share of its image: a larger one is not kept, and clients fetch the whole image. "
-        f"Default {Policy.max_share}",
+        f"Default {default('max_share')}",
         WHAT,
         minimum=0,
         maximum=10,
@@ -125,7 +126,7 @@ PARAMS = {
     "engine": field(
         "string",
         "Delta engine",
-        f"How rdiffs are made; all give what every client can apply. Default `{Settings.engine}`",
+        f"How rdiffs are made; all give what every client can apply. Default `{default('engine')}`",
         WHAT,
         examples=["anchors", "librsync"],
     ),

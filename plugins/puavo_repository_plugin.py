@@ -41,7 +41,7 @@ async def known_user(
 def place() -> Place:
     """Return the repository that the DAGs work on by default."""
     here = settings.load({})
-    return Place(here.mirror_dir, here.remotes)
+    return Place(here.mirror_dir, here.remote)
 
 
 def _here() -> Settings | None:

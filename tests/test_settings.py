@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from puavo_repository import settings
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.errors import SettingsError
 from puavo_repository.publish import options as publish_options
-from puavo_repository.settings import Policy
-from puavo_repository.settings.model import Model, about
+from puavo_repository.settings import Policy, table
+from puavo_repository.settings.model import Model, about, default
 from support.repository import ROOT
 
 
@@ -29,9 +28,9 @@ def images(tmp_path: Path) -> Path:
 def test_the_defaults_are_those_of_the_old_command(images: Path) -> None:
     found = load(images)
     assert found.mirror_dir == images / "mirror"
-    assert found.urlbase == "https://images.amxa.ch"
+    assert found.repository == "https://images.amxa.ch"
     assert found.puavo_os == images / "puavo-os"
-    assert found.write_config
+    assert not found.no_config
     assert found.policy == Policy(targets=3, sources="all", max_share=0.9)
 
 
@@ -40,11 +39,11 @@ def test_later_sources_win(images: Path, tmp_path: Path) -> None:
     (images / "puavo-os" / "defaults.mk").write_text(
         f"image_dir := {images}\nimages_urlbase := https://file\nmirror_dir := {tmp_path}/file\n"
     )
-    assert load(images).urlbase == "https://file"
+    assert load(images).repository == "https://file"
     assert load(images).mirror_dir == tmp_path / "file"
     environment = {"PUAVO_REPOSITORY_REPOSITORY": "environment"}
-    assert load(images, environment).urlbase == "https://environment"
-    assert load(images, environment, repository="option").urlbase == "https://option"
+    assert load(images, environment).repository == "https://environment"
+    assert load(images, environment, repository="option").repository == "https://option"
 
 
 def test_the_mirror_of_other_images_is_not_taken_from_defaults_mk(
@@ -66,7 +65,7 @@ def test_the_mirror_of_other_images_is_not_taken_from_defaults_mk(
     ],
 )
 def test_a_host_or_a_url_names_the_repository(images: Path, given: str, url: str) -> None:
-    assert load(images, repository=given).urlbase == url
+    assert load(images, repository=given).repository == url
 
 
 @pytest.mark.parametrize(
@@ -213,11 +212,11 @@ def test_the_places_of_the_installation_are_known_as_such(
 def test_another_mirror_does_not_rewrite_the_configuration(
     production: dict[str, str], tmp_path: Path
 ) -> None:
-    assert settings.load({}, production).write_config
+    assert not settings.load({}, production).no_config
     found = settings.load({"mirror_dir": tmp_path / "try"}, production)
-    assert (found.puavo_os, found.write_config) == (tmp_path / "puavo-os", False)
+    assert (found.puavo_os, found.no_config) == (tmp_path / "puavo-os", True)
     own = {"mirror_dir": tmp_path / "try", "puavo_os": tmp_path / "p"}
-    assert settings.load(own, production).write_config
+    assert not settings.load(own, production).no_config
 
 
 def test_without_an_installation_the_folders_of_the_environment_hold_for_any_images(
@@ -325,7 +324,7 @@ def test_what_is_empty_is_not_given_but_for_a_schedule(images: Path) -> None:
     found = settings.read({}, {f"PUAVO_REPOSITORY_{k.upper()}": v for k, v in nothing.items()})
     assert (found.schedule, found.retries, found.jobs, found.engine) == ("", None, 0, "anchors")
     given: dict[str, Any] = {"sources": "", "jobs": None, "remote": [], "mirror_dir": ""}
-    assert load(images, {"PUAVO_REPOSITORY_REMOTE": "www"}, **given).remotes == ("www",)
+    assert load(images, {"PUAVO_REPOSITORY_REMOTE": "www"}, **given).remote == ("www",)
 
 
 def test_a_remote_is_reached_by_sftp_or_is_a_folder() -> None:
@@ -342,7 +341,7 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
 def test_the_images_may_be_lost_where_they_are_not_needed(tmp_path: Path) -> None:
     options = {"image_dir": tmp_path / "lost", "no_config": True}
     found = settings.load(options, {}, images=False)
-    assert (found.mirror_dir, found.write_config) == (tmp_path / "lost" / "mirror", False)
+    assert (found.mirror_dir, found.no_config) == (tmp_path / "lost" / "mirror", True)
 
 
 def test_a_variable_that_nobody_knows_is_named_with_the_nearest_one(
@@ -356,16 +355,15 @@ def test_a_variable_that_nobody_knows_is_named_with_the_nearest_one(
     assert "PUAVO_REPOSITORY_ALLOW_MASS_DELETE" in record.getMessage()
 
 
-def test_the_model_and_the_document_name_the_same_settings() -> None:
-    document = (ROOT / "docs" / "settings.md").read_text()
+def test_the_table_of_the_settings_is_up_to_date() -> None:
     for name in Model.model_fields:
         assert about(name).text
         assert about(name).expected
-        named = f"{settings.ENVIRONMENT}{name.upper()}", f"…_{name.upper()}"
-        assert any(f"`{one}`" in document for one in named), name
+    document = (ROOT / "docs" / "settings.md").read_text()
+    command = "python -m puavo_repository.settings.table docs/settings.md"
+    assert document == table.updated(document), command
 
 
-def test_the_defaults_are_said_once(images: Path) -> None:
-    found = load(images)
-    plain = settings.Settings(images, images / "mirror", puavo_os=images / "puavo-os")
-    assert replace(found, configured=False) == plain
+def test_every_default_is_a_value_that_is_accepted() -> None:
+    given = {name: default(name) for name in Model.model_fields if default(name)}
+    assert settings.read(given, {}) == settings.read({}, {})

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 
+from puavo_repository.settings import sources
 from puavo_repository.settings.model import Model
-from puavo_repository.settings.sources import Given
 
 
 def usable() -> Model:
     """Return the environment's settings, with defaults for those that cannot be used."""
-    return Given({}, os.environ).read_usable()
+    return sources.usable(os.environ)
 
 
 def schedule() -> str | None:

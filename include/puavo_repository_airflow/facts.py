@@ -109,7 +109,7 @@ def _counts(run: DagRun, here: Settings | None) -> bool:
         if name in given and (here is None or not _same(given[name], getattr(here, name))):
             return False
     named = given.get("mirrors")
-    return not named or (here is not None and set(map(str, named)) <= set(here.remotes))
+    return not named or (here is not None and set(map(str, named)) <= set(here.remote))
 
 
 def _same(given: object, folder: Path) -> bool:

@@ -47,7 +47,7 @@ def mirrors() -> list[str]:
     Raises:
         SettingsError: A setting of this installation cannot be used, whichever it is.
     """
-    configured = chosen().remotes
+    configured = chosen().remote
     return list(get_current_context()["params"]["mirrors"] or configured)
 
 

@@ -52,7 +52,7 @@ def test_every_setting_of_the_file_exists_and_is_taken(tmp_path: Path) -> None:
     assert {f"{ENVIRONMENT}DEADLINE", f"{ENVIRONMENT}SCHEDULE"} <= ours
     assert ours <= {f"{ENVIRONMENT}{name.upper()}" for name in Model.model_fields}
     given[f"{ENVIRONMENT}IMAGE_DIR"] = str(tmp_path)
-    assert settings.load({}, given).remotes
+    assert settings.load({}, given).remote
     for name in ("AIRFLOW_CONN_SMTP_DEFAULT", "AIRFLOW_CONN_CHAT"):
         assert json.loads(given[name])["password"]
 

@@ -61,7 +61,7 @@ def audit(
         found = remote(root, target, turn, options, share=share, watcher=watcher)
         checks.append(repair_remote(root, target, found, options, watcher) if repair else found)
     if settings.audit_https:
-        checks.append(clients(settings, turns.get(settings.urlbase, 0), watcher))
+        checks.append(clients(settings, turns.get(settings.repository, 0), watcher))
     return conclude(settings, begun, checks)
 
 

@@ -33,7 +33,7 @@ _HIDDEN = (journal.PATH, f"{FOLDER}/metadata.lock")
 
 
 def clients(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
-    """Audit what clients see at ``settings.urlbase``.
+    """Audit what clients see at ``settings.repository``.
 
     Args:
         settings: Where the local mirror and the address are.
@@ -42,10 +42,10 @@ def clients(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Che
     """
 
     def check() -> Checked:
-        with contextlib.closing(Https(settings.urlbase, settings.ca_file)) as https:
+        with contextlib.closing(Https(settings.repository, settings.ca_file)) as https:
             return _Clients(settings.mirror_dir, https, watcher).check(turn)
 
-    return attempted(settings.urlbase, check)
+    return attempted(settings.repository, check)
 
 
 class _Clients:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from puavo_repository.audit.description import Description, take
@@ -57,7 +56,7 @@ def still_wrong(settings: Settings, rdiffs: Collection[str]) -> dict[str, Findin
     Raises:
         RepositoryError: It could not be done.
     """
-    found = _Local(replace(settings, audit_share=1), NO_WATCHER).files(set(rdiffs), 0)
+    found = _Local(settings.model_copy(update={"audit_share": 1}), NO_WATCHER).files(set(rdiffs), 0)
     return {finding.file: finding for finding in found}
 
 

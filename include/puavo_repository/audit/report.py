@@ -248,15 +248,15 @@ class AuditReport:
         }
         return [text for text, count in parts.items() if count]
 
-    def lines(self) -> list[str]:
-        """Return the report as lines for people; the findings come last."""
+    def lines(self, *, findings: bool = True) -> list[str]:
+        """Return the report as lines for people, with or without the findings."""
         at = datetime.fromtimestamp(self.begun, UTC)
         return [
             f"audit {self.turn} of {at:%Y-%m-%d %H:%M} UTC, {self.seconds:.0f} s",
             *self.looked_at(),
             *self.notes,
             *(f"repaired: {finding}" for finding in self.repaired),
-            *(f"{finding.severity.value}: {finding}" for finding in self.findings),
+            *(f"{finding.severity.value}: {finding}" for finding in self.findings if findings),
             "everything is as it should be" if not self.findings else self._sum(),
         ]
 

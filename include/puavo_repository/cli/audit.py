@@ -6,13 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from puavo_repository import settings
 from puavo_repository.audit.audit import audit
-from puavo_repository.audit.report import AuditReport, Severity
 from puavo_repository.cli import bars, printed
 from puavo_repository.cli import options as cli_options
 from puavo_repository.errors import printable
 from puavo_repository.publish import options as publish_options
-from puavo_repository.settings import Settings
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -28,14 +27,9 @@ def run(arguments: Sequence[str]) -> int:
         RepositoryError: Bad settings.
     """
     options = _parser().parse_args(arguments)
-    chosen = cli_options.chosen(
-        options,
-        audit_share=options.share,
-        audit_https=False if options.no_https else None,
-    )
+    chosen = settings.load(vars(options), command=True)
     how = publish_options.load({})
-    urls = options.upload or cli_options.urls(chosen)
-    targets = [how.target(url) for url in urls]
+    targets = cli_options.targets(options.upload, chosen, how)
     with bars.shown() as watcher:
         report = audit(
             chosen,
@@ -48,17 +42,10 @@ def run(arguments: Sequence[str]) -> int:
     if options.json:
         printed.print_json(report.to_dict())
     else:
-        _render(report)
+        sys.stdout.writelines(f"{printable(line)}\n" for line in report.lines(findings=False))
     for finding in report.findings:
         printed.say(f"{finding.severity.value}: {finding}")
     return 0 if report.ok else 1
-
-
-def _render(report: AuditReport) -> None:
-    told = tuple(f"{severity.value}: " for severity in Severity)  # these go to stderr
-    for line in report.lines():
-        if not line.startswith(told):
-            sys.stdout.write(f"{printable(line)}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,15 +58,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 no error; 1 clients are, or soon will be, led to something wrong "
         "or cut off; 2 bad usage or settings.",
     )
-    add = parser.add_argument
-    add(
-        "--share",
-        metavar="N",
-        help="share of the remote files that is read in full, and of the rdiffs that are applied "
-        f"again, another one each time; default {Settings.audit_share}",
+    cli_options.add_setting(parser, "audit_share", "--share", metavar="N", dest="audit_share")
+    parser.add_argument(
+        "--no-https",
+        action="store_false",
+        dest="audit_https",
+        default=None,
+        help="do not look at what clients see",
     )
-    add("--no-https", action="store_true", help="do not look at what clients see")
-    add(
+    parser.add_argument(
         "--repair",
         action="store_true",
         help="send wrong remote files again; withdraw wrong local rdiffs, to be made anew",

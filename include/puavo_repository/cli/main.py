@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from puavo_repository import settings
 from puavo_repository.cli import bars, interrupts, printed, streams
 from puavo_repository.cli import options as cli_options
 from puavo_repository.cli.printed import PROGRAM, print_json, say
@@ -63,7 +64,7 @@ def _dispatch(given: list[str]) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    chosen = cli_options.chosen(options, no_config=options.no_config or None)
+    chosen = settings.load(vars(options), command=True)
     publish = _publishing(options, chosen) if options.upload else None
     with bars.shown() as watcher:
         if options.dry_run:
@@ -127,15 +128,9 @@ def _parser() -> argparse.ArgumentParser:
         "environment (PUAVO_REPOSITORY_*), then from these options. With the word rollback "
         "or audit first, see puavo-update-repository rollback --help, … audit --help.",
     )
-    add = parser.add_argument
-    add(
-        "-n",
-        "--no-config",
-        "--no-files",
-        action="store_true",
-        help="leave configuration files as they are",
-    )
-    add("--dry-run", action="store_true", help="print the plan, change nothing")
+    flags = "-n", "--no-config", "--no-files"
+    cli_options.add_setting(parser, "no_config", *flags, action="store_true", default=None)
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
     return parser
 
 

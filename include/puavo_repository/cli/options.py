@@ -1,18 +1,24 @@
-"""What the command and its words, ``audit`` and ``rollback``, take alike."""
+"""The options that the command and its subcommands, ``audit`` and ``rollback``, take alike."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
-from puavo_repository import settings
 from puavo_repository.cli.printed import PROGRAM
 from puavo_repository.errors import SettingsError
+from puavo_repository.settings import Settings
+from puavo_repository.settings.model import about, default_text
+
+if TYPE_CHECKING:  # they load the SSH library, which is slow
+    from puavo_repository.publish.options import Options
+    from puavo_repository.remote.target import Target
 
 
 def parser(
     word: str, *, upload: str, description: str, epilog: str = ""
 ) -> argparse.ArgumentParser:
-    """Return a parser with the places: IMAGE_DIR, MIRROR_DIR, puavo-os, host, remotes; and --json.
+    """Return a parser with the options that all take; ``vars`` of what it reads is for ``load``.
 
     Args:
         word: What follows the command's name; empty for the command itself.
@@ -26,56 +32,34 @@ def parser(
         description=description,
         epilog=epilog,
     )
-    add = made.add_argument
-    add("image_dir", metavar="IMAGE_DIR", nargs="?", help="folder with the images")
-    add("mirror_dir", metavar="MIRROR_DIR", nargs="?", help="default: IMAGE_DIR/mirror")
-    add(
-        "-r",
-        "--repository",
-        metavar="HOSTNAME",
-        help=f"host (or full URL) that clients use; default {settings.DEFAULT_REPOSITORY}",
-    )
-    add(
-        "-p",
-        "--puavo-os",
-        metavar="DIR",
-        help="where config/images/ and defaults.mk live; default /puavo-os, or "
-        "IMAGE_DIR/puavo-os where that is missing",
-    )
-    add("-u", "--upload", metavar="URL", action="append", default=[], help=upload)
-    add("--json", action="store_true", help="the report as JSON on stdout")
+    add_setting(made, "image_dir", "image_dir", metavar="IMAGE_DIR", nargs="?")
+    add_setting(made, "mirror_dir", "mirror_dir", metavar="MIRROR_DIR", nargs="?")
+    add_setting(made, "repository", "-r", "--repository", metavar="HOSTNAME")
+    add_setting(made, "puavo_os", "-p", "--puavo-os", metavar="DIR")
+    made.add_argument("-u", "--upload", metavar="URL", action="append", default=[], help=upload)
+    made.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     return made
 
 
-def chosen(
-    options: argparse.Namespace, *, images: bool = True, **more: object
-) -> settings.Settings:
-    """Return the settings that the options choose.
-
-    Args:
-        options: What was parsed.
-        images: Whether the images are needed.
-        more: Further ones by their names; None counts as not given.
-
-    Raises:
-        SettingsError: They cannot be used.
-    """
-    names = ("image_dir", "mirror_dir", "repository", "puavo_os")
-    given = {name: getattr(options, name) for name in names}
-    return settings.load({**given, **more}, images=images, command=True)
+def add_setting(made: argparse.ArgumentParser, name: str, *flags: str, **more: Any) -> None:
+    """Add the option of a setting, with the help that the settings' model has for it."""
+    text = about(name).text
+    if (default := default_text(name)) and default not in {"true", "false"}:
+        text += f"; default {default}"
+    made.add_argument(*flags, help=text.replace("%", "%%"), **more)
 
 
-def urls(chosen: settings.Settings) -> list[str]:
-    """Return the remotes of the settings, which a command reaches without Airflow.
+def targets(upload: list[str], chosen: Settings, options: Options) -> list[Target]:
+    """Return the remotes that are named with ``--upload``, else those of the settings.
 
     Raises:
         SettingsError: One is an Airflow connection: to leave it out would look like success.
     """
-    ids = [remote for remote in chosen.remotes if "://" not in remote]
+    ids = [remote for remote in chosen.remote if "://" not in remote and not upload]
     if ids:
         raise SettingsError(
             "PUAVO_REPOSITORY_REMOTE",
             f"{ids[0]} is an Airflow connection, which only the DAGs can use",
             remedy="Name the mirror with --upload sftp://user@host/path, or run the DAG",
         )
-    return list(chosen.remotes)
+    return [options.target(url) for url in upload or chosen.remote]

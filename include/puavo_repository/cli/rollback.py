@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from puavo_repository import settings
 from puavo_repository.cli import options as cli_options
 from puavo_repository.cli import printed
 from puavo_repository.errors import RepositoryError, SettingsError
@@ -33,21 +34,21 @@ def run(arguments: Sequence[str]) -> int:
         RepositoryError: Bad settings.
     """
     options = _parser().parse_args(arguments)
-    chosen = cli_options.chosen(options, images=False)
+    chosen = settings.load(vars(options), images=False, command=True)
     how = publish_options.load({})
-    urls = options.upload or cli_options.urls(chosen)
-    if not urls:
+    targets = cli_options.targets(options.upload, chosen, how)
+    if not targets:
         raise SettingsError(
             "rollback",
             "no published mirror is named",
             remedy="Give its URL with --upload, or set PUAVO_REPOSITORY_REMOTE",
         )
-    if options.to is not None and len(urls) > 1:
+    if options.to is not None and len(targets) > 1:
         raise SettingsError(
             "--to", "each mirror counts its own generations", remedy="Name one mirror"
         )
     done, failed = [], False
-    for target in [how.target(url) for url in urls]:
+    for target in targets:
         try:
             done.append(_one(target, chosen.mirror_dir, how, options))
         except RepositoryError as error:
@@ -105,19 +106,18 @@ def _parser() -> argparse.ArgumentParser:
         "from clients so is not published again before it is gone from the local mirror, or "
         "PUAVO_REPOSITORY_ALLOW_ROLLED_BACK=true allows it once.",
     )
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--to",
         metavar="N",
         type=int,
         help="generation to go back to; default: the last one with other metadata",
     )
-    add(
+    parser.add_argument(
         "--series",
         metavar="NAME",
         action="append",
         default=[],
         help="only this series; may be repeated",
     )
-    add("--list", action="store_true", help="show the generations, change nothing")
+    parser.add_argument("--list", action="store_true", help="show the generations, change nothing")
     return parser

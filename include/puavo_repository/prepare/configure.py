@@ -59,13 +59,13 @@ def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False
     folder = settings.config_dir
     paths = files.listed(folder, "[!.]*.json")
     present = {path.stem: _read(path) for path in paths}
-    generated = settings.write_config or not present
+    generated = not settings.no_config or not present
     wanted = _generated(folder, present, inventory) if generated else present
     _check_unique(folder, wanted)
     notes = []
-    if not settings.write_config and not present:
+    if settings.no_config and not present:
         notes = [f"{folder} has no configuration: every image that was found is offered"]
-    if settings.write_config and not dry_run:
+    if not settings.no_config and not dry_run:
         try:
             notes = _write(folder, present, wanted)
             _write_defaults_mk(settings)
@@ -158,7 +158,7 @@ def _write_defaults_mk(settings: Settings) -> None:
         before = path.read_text(encoding="utf-8")
     values = {
         "image_dir": str(settings.image_dir),
-        "images_urlbase": settings.urlbase,
+        "images_urlbase": settings.repository,
         "mirror_dir": str(settings.mirror_dir),
     }
     files.write(path, defaults_mk.update(before, values).encode())

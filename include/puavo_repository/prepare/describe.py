@@ -70,6 +70,7 @@ def _place(settings: Settings, mirror: Mirror, plan: Plan) -> tuple[set[str], li
 
 def _documents(settings: Settings, plan: Plan, placed: Collection[str]) -> dict[str, Document]:
     """Return the metadata of every series that has an image, by file name."""
+    urlbase = settings.repository
     found: dict[str, Document] = {}
     for series, images in plan.series.items():
         entries = []
@@ -78,14 +79,19 @@ def _documents(settings: Settings, plan: Plan, placed: Collection[str]) -> dict[
                 continue
             diffs = [
                 metadata.diff_entry(
-                    pair.source, pair.rdiff, plan.known.rdiffs[pair.rdiff].digests, settings.urlbase
+                    pair.source,
+                    pair.rdiff,
+                    plan.known.rdiffs[pair.rdiff].digests,
+                    settings.repository,
                 )
                 for pair in pairs
                 if plan.states[pair] is DiffState.PRESENT
             ]
             image = plan.known.images[name]
             entries.append(
-                metadata.image_entry(name, image.digests, image.puavo_conf, diffs, settings.urlbase)
+                metadata.image_entry(
+                    name, image.digests, image.puavo_conf, diffs, settings.repository
+                )
             )
         if entries:
             found[f"{series}.json"] = {series: {"images": entries}}

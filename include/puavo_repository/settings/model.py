@@ -1,20 +1,18 @@
 """Every setting: its type, default, bounds and unit, and what it is for.
 
 The command, the DAGs and the page read their settings by this model, so that each of them takes or
-refuses the same value with the same words. The types of the values are in ``values``, where they
-come from is in ``sources``.
+refuses the same value with the same words. The command's ``--help``, the forms of the DAGs and
+``docs/settings.md`` are written from it. To add a setting, add a line here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
-from annotated_types import Ge, Le
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from puavo_repository.delta.engines import ENGINES
+from puavo_repository.settings.about import About, about_field, setting
 from puavo_repository.settings.values import (
     Addresses,
     ConnectionId,
@@ -36,149 +34,227 @@ _FILE = "the path of a file"
 _CRON = "five fields such as 30 1 * * *, or @daily"
 
 
-@dataclass(frozen=True)
-class About:
-    """What there is to say of a setting beside its type and default.
-
-    Attributes:
-        section: What it belongs to.
-        text: What it is for.
-        unit: Of its value.
-        expected: What a usable value looks like; by default its type and bounds.
-        secret: Whether its value is never shown.
-        may_be_empty: Whether an empty value in the environment says something.
-    """
-
-    section: str
-    text: str
-    unit: str = ""
-    expected: str = ""
-    secret: bool = False
-    may_be_empty: bool = False
-
-
 class Model(BaseSettings):
     """Every setting."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT,
-        extra="ignore",
-        frozen=True,
-        validate_default=False,
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, validate_default=False)
+
+    image_dir: Folder | None = setting(
+        WHERE, "Folder with the images", default=None, expected=_PATH, option="IMAGE_DIR"
+    )
+    mirror_dir: Folder | None = setting(
+        WHERE,
+        "Folder that becomes the mirror",
+        default=None,
+        expected=_PATH,
+        otherwise="IMAGE_DIR/mirror",
+        option="MIRROR_DIR",
+    )
+    repository: Url = setting(
+        WHERE,
+        "Host or URL that clients use; it is written into the metadata",
+        default="https://images.amxa.ch",
+        expected="a host name, or https://host/path",
+    )
+    puavo_os: Folder | None = setting(
+        WHERE,
+        "Folder that holds config/images and defaults.mk",
+        default=None,
+        expected=_PATH,
+        otherwise="/puavo-os, or IMAGE_DIR/puavo-os where that is missing",
+    )
+    no_config: bool = setting(WHERE, "Leave the configuration files as they are", default=False)
+
+    targets: int = setting(
+        WHAT,
+        "How many of a series' last images get rdiffs to them; 0 makes none",
+        default=3,
+        least=0,
+    )
+    sources: Sources = setting(
+        WHAT,
+        "From which images of the series rdiffs are made",
+        default="all",
+        expected="all, older or nearest:N",
+    )
+    max_share: float = setting(
+        WHAT,
+        "Largest rdiff worth keeping, as a share of its image; clients fetch the image instead",
+        default=0.9,
+        unit="share",
+        least=0,
+        most=10,
+    )
+    engine: Engine = setting(
+        WHAT,
+        "What makes the rdiffs; every client can apply them all",
+        default="anchors",
+        expected=f"one of {', '.join(ENGINES)}",
     )
 
-    image_dir: Annotated[Folder | None, About(WHERE, "Folder with the images", "", _PATH)] = None
-    mirror_dir: Annotated[
-        Folder | None, About(WHERE, "Folder that becomes the mirror", "", _PATH)
-    ] = None
-    repository: Annotated[
-        Url,
-        About(WHERE, "Host or URL that clients use", "", "a host name, or https://host/path"),
-    ] = ""
-    puavo_os: Annotated[
-        Folder | None,
-        About(WHERE, "Folder that holds config/images and defaults.mk", "", _PATH),
-    ] = None
-    no_config: Annotated[bool, About(WHERE, "Leave the configuration as it is")] = False
+    jobs: int = setting(
+        HOW, "Cores to keep busy; 0 for all", default=0, least=0, most=4096, otherwise="all cores"
+    )
+    memory: int = setting(
+        HOW,
+        "Memory that the index of a source image may take; larger images get a sparser one",
+        default=256,
+        unit="megabytes",
+        least=1,
+    )
+    max_delete: float = setting(
+        HOW,
+        "How much of a mirror, here or on a remote, one run may delete",
+        default=0.3,
+        unit="share",
+        least=0,
+        most=1,
+    )
+    allow_mass_delete: bool = setting(
+        HOW, "Allow a run to delete more than max_delete", default=False
+    )
 
-    targets: Annotated[
-        int, Ge(0), About(WHAT, "How many of a series' last images get rdiffs to them")
-    ] = 3
-    sources: Annotated[
-        Sources,
-        About(WHAT, "From which images rdiffs are made", "", "all, older or nearest:N"),
-    ] = "all"
-    max_share: Annotated[
-        float, Ge(0), Le(10), About(WHAT, "Largest rdiff worth keeping, of its image", "share")
-    ] = 0.9
-    engine: Annotated[
-        Engine, About(WHAT, "What makes the rdiffs", "", f"one of {', '.join(ENGINES)}")
-    ] = "anchors"
+    remote: Remotes = setting(
+        PUBLISH,
+        "Where the mirror is published",
+        default=(),
+        expected="sftp:// or file:// URLs, or ids of Airflow connections, spaces between",
+        option="--upload",
+        secret=True,
+    )
+    bandwidth: Rates = setting(
+        PUBLISH,
+        "How much may be sent; by the hour of the day, 0 is without limit",
+        default="",
+        unit="bytes a second",
+        expected="2M, or by the hour 0 7-19=500k",
+        otherwise="without limit",
+    )
+    connections: int = setting(PUBLISH, "SSH connections to a server", default=6, least=1, most=64)
+    grace_days: float = setting(
+        PUBLISH,
+        "How long a file stays on a remote after no metadata names it any more",
+        default=3,
+        unit="days",
+        least=0,
+        most=3650,
+    )
+    generations: int = setting(
+        PUBLISH, "Generations of a remote to keep for a rollback", default=10, least=1, most=1000
+    )
+    replace_pause: float = setting(
+        PUBLISH,
+        "Time from removing a changed file from the metadata to replacing it",
+        default=30,
+        unit="seconds",
+        least=0,
+        most=3600,
+    )
+    allow_rolled_back: bool = setting(
+        PUBLISH, "Publish what a rollback took from clients, too", default=False
+    )
+    allow_other_mirror: bool = setting(
+        PUBLISH,
+        "Publish to a remote that holds another mirror, whose series go then",
+        default=False,
+    )
+    ssh_key: Text = setting(
+        PUBLISH,
+        "Private key for sftp:// URLs; a connection brings its own",
+        default="",
+        expected=_FILE,
+        otherwise="the SSH agent and ~/.ssh/id_*",
+        secret=True,
+    )
+    known_hosts: Text = setting(
+        PUBLISH,
+        "Host keys for sftp:// URLs; a connection brings its own",
+        default="",
+        expected=_FILE,
+        otherwise="~/.ssh/known_hosts",
+    )
 
-    jobs: Annotated[int, Ge(0), Le(4096), About(HOW, "Cores to keep busy; 0 for all")] = 0
-    memory: Annotated[
-        int, Ge(1), About(HOW, "Memory that the index of a source image may take", "megabytes")
-    ] = 256
-    max_delete: Annotated[
-        float, Ge(0), Le(1), About(HOW, "How much of a mirror one run may delete", "share")
-    ] = 0.3
-    allow_mass_delete: Annotated[bool, About(HOW, "Whether a run may delete more")] = False
+    audit_share: float = setting(
+        AUDIT,
+        "How much of the remote files one audit reads in full, and how many of the rdiffs it "
+        "applies again; another part each time, 1 for all",
+        default=0.1,
+        unit="share",
+        least=0,
+        most=1,
+        option="--share",
+    )
+    audit_https: bool = setting(
+        AUDIT,
+        "Look at what clients see, at the repository's address",
+        default=True,
+        option="--no-https",
+    )
+    ca_file: Text = setting(
+        AUDIT,
+        "Certificates to trust there, of an authority of your own",
+        default="",
+        expected=_FILE,
+        otherwise="the system's",
+    )
 
-    remote: Annotated[
-        Remotes,
-        About(
-            PUBLISH,
-            "Where the mirror is published",
-            expected="sftp:// or file:// URLs, or ids of Airflow connections, spaces between",
-            secret=True,
-        ),
-    ] = ()
-    bandwidth: Annotated[
-        Rates,
-        About(PUBLISH, "How much may be sent", "bytes a second", "2M, or by the hour 0 7-19=500k"),
-    ] = ""
-    connections: Annotated[int, Ge(1), Le(64), About(PUBLISH, "SSH connections to a server")] = 6
-    grace_days: Annotated[
-        float, Ge(0), Le(3650), About(PUBLISH, "How long a file stays unnamed", "days")
-    ] = 3
-    generations: Annotated[
-        int, Ge(1), Le(1000), About(PUBLISH, "Generations to keep for a rollback")
-    ] = 10
-    replace_pause: Annotated[
-        float,
-        Ge(0),
-        Le(3600),
-        About(PUBLISH, "Time from withdrawing a changed file to replacing it", "seconds"),
-    ] = 30
-    allow_rolled_back: Annotated[
-        bool, About(PUBLISH, "Whether to publish what a rollback took from clients")
-    ] = False
-    allow_other_mirror: Annotated[
-        bool, About(PUBLISH, "Whether to publish to a remote that holds another mirror")
-    ] = False
-    ssh_key: Annotated[
-        Text, About(PUBLISH, "Private key for sftp:// URLs", "", _FILE, secret=True)
-    ] = ""
-    known_hosts: Annotated[Text, About(PUBLISH, "Host keys for sftp:// URLs", "", _FILE)] = ""
+    schedule: Cron = setting(
+        WHEN,
+        "When the prepare DAG runs; empty for only by hand",
+        default="30 1 * * *",
+        expected=_CRON,
+        may_be_empty=True,
+    )
+    audit_schedule: Cron = setting(
+        WHEN,
+        "When the audit DAG runs; empty for only by hand",
+        default="0 12 * * 0",
+        expected=_CRON,
+        may_be_empty=True,
+    )
+    retries: int | None = setting(
+        WHEN,
+        "How often a task is tried again",
+        default=None,
+        least=0,
+        most=100,
+        otherwise="3, publishing 5, audit 2",
+    )
+    deadline: float = setting(
+        WHEN,
+        "When a run is reported as late; 0 for never",
+        default=0,
+        unit="hours",
+        least=0,
+        most=8760,
+    )
 
-    audit_share: Annotated[
-        float, Ge(0), Le(1), About(AUDIT, "How much of a mirror one audit reads", "share")
-    ] = 0.1
-    audit_https: Annotated[bool, About(AUDIT, "Whether to look at what clients see")] = True
-    ca_file: Annotated[Text, About(AUDIT, "Certificates to trust there", "", _FILE)] = ""
+    notify_email: Addresses = setting(
+        TELL, "Who is told by e-mail", default=(), expected="addresses, spaces between"
+    )
+    notify_webhook: ConnectionId = setting(
+        TELL,
+        "Connection whose password is the URL of a webhook",
+        default="",
+        expected="the id of an Airflow connection",
+        secret=True,
+    )
 
-    schedule: Annotated[
-        Cron, About(WHEN, "When the prepare DAG runs", "", _CRON, may_be_empty=True)
-    ] = "30 1 * * *"
-    audit_schedule: Annotated[
-        Cron, About(WHEN, "When the audit DAG runs", "", _CRON, may_be_empty=True)
-    ] = "0 12 * * 0"
-    retries: Annotated[
-        int | None, Ge(0), Le(100), About(WHEN, "How often a task is tried again")
-    ] = None
-    deadline: Annotated[
-        float, Ge(0), Le(8760), About(WHEN, "When a run is reported as late; 0: never", "hours")
-    ] = 0
-
-    notify_email: Annotated[
-        Addresses, About(TELL, "Who is told by e-mail", "", "addresses, spaces between")
-    ] = ()
-    notify_webhook: Annotated[
-        ConnectionId,
-        About(
-            TELL,
-            "Connection whose password is the URL of a webhook",
-            expected="the id of an Airflow connection",
-            secret=True,
-        ),
-    ] = ""
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        *_others: PydanticBaseSettingsSource,
+        **_more: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from ``sources`` alone, which knows how each was called there."""
+        return (init_settings,)
 
 
 def about(name: str) -> About:
     """Return what there is to say of a setting."""
-    field = Model.model_fields[name]
-    found = next(one for one in field.metadata if isinstance(one, About))
-    return found if found.expected else replace(found, expected=_expected(field, found.unit))
+    return about_field(Model.model_fields[name])
 
 
 def default(name: str) -> Any:
@@ -186,13 +262,11 @@ def default(name: str) -> Any:
     return Model.model_fields[name].default
 
 
-def _expected(field: FieldInfo, unit: str) -> str:
-    if field.annotation is bool:
-        return "true or false"
-    kind = "a number" if field.annotation is float else "a whole number"
-    least = next(one.ge for one in field.metadata if isinstance(one, Ge))
-    most = next((one.le for one in field.metadata if isinstance(one, Le)), None)
-    bounds = f", {least} or more" if most is None else f" from {least} to {most}"
-    if unit == "share":
-        return f"a share{bounds}"
-    return f"{unit}: {kind}{bounds}" if unit else f"{kind}{bounds}"
+def default_text(name: str) -> str:
+    """Return the default of a setting for people; empty where there is none."""
+    value = default(name)
+    if otherwise := about(name).otherwise:
+        return otherwise
+    if value is None or value in ("", ()):
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
