@@ -82,16 +82,14 @@ def _documents(settings: Settings, plan: Plan, placed: Collection[str]) -> dict[
                     pair.source,
                     pair.rdiff,
                     plan.known.rdiffs[pair.rdiff].digests,
-                    settings.repository,
+                    urlbase,
                 )
                 for pair in pairs
                 if plan.states[pair] is DiffState.PRESENT
             ]
             image = plan.known.images[name]
             entries.append(
-                metadata.image_entry(
-                    name, image.digests, image.puavo_conf, diffs, settings.repository
-                )
+                metadata.image_entry(name, image.digests, image.puavo_conf, diffs, urlbase)
             )
         if entries:
             found[f"{series}.json"] = {series: {"images": entries}}
