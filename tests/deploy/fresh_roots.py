@@ -26,7 +26,7 @@ HOSTS = "127.0.0.1 localhost\n127.0.0.2 www.example.org images.example.org\n"
 NETWORK = ["/etc/resolv.conf", "/etc/apt", "/etc/ssl/certs", "/etc/pip.conf", "/etc/xdg/pip"]
 NETWORK += ["/usr/local/share/ca-certificates", "/usr/share/ca-certificates", "/root/.config/pip"]
 SITE = "/etc/nginx/sites-available/puavo-mirror"
-PATIENCE = 600  # seconds
+PATIENCE = 1800  # seconds
 
 
 def blocks(heading: str) -> list[str]:
