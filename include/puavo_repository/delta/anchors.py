@@ -97,15 +97,8 @@ class Finder:
             size: Size of the image: no key reaches beyond it.
         """
         length = min(BLOCK, size - KEY + 1 - first)
-        count: int = find_anchors(
-            data,
-            length,
-            self._cell,
-            threshold(self.spacing),
-            self._chosen,
-            self._keys,
-            self._offsets,
-        )
+        found = self._chosen, self._keys, self._offsets
+        count: int = find_anchors(data, length, self._cell, threshold(self.spacing), *found)
         return BlockAnchors(first, self._keys[:count].copy(), self._offsets[:count].copy())
 
 

@@ -132,15 +132,9 @@ def match_gap(
                     strays[0] -= 1
                     if strays[0] < 0:
                         continue
+                after, before = stop - anchor, anchor - done
                 ahead, behind = extend(
-                    source,
-                    size,
-                    region,
-                    position,
-                    address + anchor,
-                    stop - anchor,
-                    anchor - done,
-                    window,
+                    source, size, region, position, address + anchor, after, before, window
                 )
                 if ahead < 0:
                     return SHORT
@@ -224,21 +218,8 @@ def match_dense(
                 allowance -= stop - held_stop
                 held_stop = stop
             held = (place, held_start, held_stop)
-            count = match_gap(
-                source,
-                size,
-                held,
-                address,
-                done,
-                until,
-                limit,
-                table,
-                window,
-                strays,
-                copies,
-                count,
-                room,
-            )
+            gap = (source, size, held, address, done, until)
+            count = match_gap(*gap, limit, table, window, strays, copies, count, room)
             if count < 0:
                 return SHORT
         if i < len(sparse) and count < len(copies):

@@ -15,7 +15,8 @@ from puavo_repository.remote.sftp.session import SftpSession
 
 COPY_PIECE = 64 << 20  # bytes of one copy-data request: an answer must come before the time-out
 READS_UNDER_WAY = 32
-SYNC_PATIENCE = 600.0  # seconds a server may take to put a large file on a slow disk
+# Seconds a server may take to put a large file on a slow disk, as long as its SSH answers.
+SYNC_PATIENCE = 600.0
 
 
 class SftpFile(RemoteFile):
