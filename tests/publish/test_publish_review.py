@@ -674,8 +674,8 @@ def test_a_name_whose_answer_was_lost_is_not_taken_for_another_s(
 
     def unanswered(*arguments: object) -> Transferred:
         done = name(*arguments)  # type: ignore[arg-type]
-        if done.path not in lost:
-            lost.append(done.path)
+        if done.item.path not in lost:
+            lost.append(done.item.path)
             raise ConnectionLostError("the server", "went silent")
         return done
 

@@ -37,31 +37,19 @@ class LockedRemote:
     using: threading.RLock
 
     def check(self) -> None:
-        """Make sure that the lock is still ours, right before a write that others rely on.
-
-        Raises:
-            LockedError: It was taken over.
-        """
+        """Raise ``LockedError`` where the lock was taken over: right before each named write."""
         with self.using:
             self.lock.check()
 
     def save(self) -> None:
-        """Write the journal, if the lock is still ours.
-
-        Raises:
-            LockedError: It was taken over; nothing was written.
-        """
+        """Write the journal, if the lock is still ours; else raise ``LockedError``."""
         with self.using:
             journal.save(self.tree, self.journal, self.check)
 
 
 @contextmanager
 def locked(tree: RemoteTree) -> Iterator[LockedRemote]:
-    """Hold a remote for a block.
-
-    Raises:
-        LockedError: Somebody else publishes.
-    """
+    """Hold a remote for a block; raises ``LockedError`` where somebody else publishes."""
     lock, using = PublisherLock(tree), threading.RLock()
     with lock.held():
         yield LockedRemote(tree, lock, journal.load(tree), Parts(tree, lock.check, using), using)

@@ -30,7 +30,7 @@ class RemovalPolicy:
         generations: How many generations can be gone back to.
     """
 
-    grace: float = 3 * 24 * 3600.0
+    grace: float = 3 * DAY
     share: float = 0.3
     allow_mass_delete: bool = False
     pause: float = 30.0
@@ -75,13 +75,7 @@ class Options:
 
 
 def load(values: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Options:
-    """Read the settings of publishing.
-
-    See ``settings.Model``, and docs/settings.md.
-
-    Args:
-        values: Params of a DAG run or options of the command; None counts as not given.
-        environment: The process' environment by default.
+    """Read the settings of publishing, as ``settings.read`` does; see docs/settings.md.
 
     Raises:
         SettingsError: A value cannot be used.

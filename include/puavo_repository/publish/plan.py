@@ -199,10 +199,7 @@ def _transfer(row: Row, named: Collection[str], rdiff: str = "", base: str = "")
 class _Assemblies:
     """The assemblies that are possible by now, cheapest first.
 
-    Args:
-        recipes: Of the images that are missing.
-        sizes: Of every wanted file, in bytes.
-        usable: Rdiffs and images that are there, or will be before any image is.
+    ``usable`` are rdiffs and images that are there, or will be before any image is.
     """
 
     def __init__(self, recipes: Recipes, sizes: Mapping[str, int], usable: set[str]) -> None:

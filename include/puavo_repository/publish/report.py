@@ -14,16 +14,7 @@ from puavo_repository.publish.state import RemoteState
 from puavo_repository.publish.switch import Switched
 from puavo_repository.publish.transfer import Transferred
 
-_CHANGES = [
-    "uploaded",
-    "assembled",
-    "switched",
-    "withdrawn",
-    "waiting_for",
-    "pruned",
-    "waiting",
-    "failed",
-]
+_CHANGES = "uploaded assembled switched withdrawn waiting_for pruned waiting failed"
 
 
 @dataclass
@@ -71,16 +62,20 @@ class PublishReport:
     def transferred(self, file: Transferred) -> None:
         """Take note of a file that is proven on the remote."""
         into = self.assembled if file.how is How.ASSEMBLED else self.uploaded
-        into[file.path] = file.size
+        into[file.item.path] = file.item.size
 
     def saw(self, state: RemoteState) -> None:
         """Take note of what clients are told, as it was found just now."""
         self.generation, self.files = state.journal.generation, state.published()
 
-    def left(self, state: RemoteState, plan: Plan) -> None:
-        """Take note of what is still to be done, as it was found just now."""
+    def planned(self, state: RemoteState, plan: Plan) -> None:
+        """Take note of what is there and what is to be done."""
         self.saw(state)
         self.plan, self.present, self.foreign = plan.lines(), plan.present, plan.foreign
+
+    def left(self, state: RemoteState, plan: Plan) -> None:
+        """Take note of what is still to be done, as it was found just now."""
+        self.planned(state, plan)
         if not self.dry_run:
             missing = {item.path: "is not on the remote" for item in plan.transfers}
             missing |= dict.fromkeys(plan.documents, "is not published")
@@ -88,11 +83,11 @@ class PublishReport:
 
     def changes(self) -> dict[str, Any]:
         """Return what was done and what failed, as plain values, for ``add``."""
-        return {name: getattr(self, name) for name in _CHANGES}
+        return {name: getattr(self, name) for name in _CHANGES.split()}
 
     def add(self, changes: Mapping[str, Any]) -> None:
         """Take note of what another step did."""
-        for name in _CHANGES:
+        for name in _CHANGES.split():
             known, more = getattr(self, name), changes.get(name)
             if more:
                 setattr(self, name, {**known, **more} if isinstance(more, dict) else more)
@@ -106,16 +101,15 @@ class PublishReport:
         """Take note of what was removed."""
         self.pruned, self.waiting = done.removed, done.waiting
 
-    def checked(self) -> PublishReport:
-        """Return the report itself if all went well.
+    def checked(self) -> None:
+        """Raise if something failed; the rest is done.
 
         Raises:
-            PublishError: Something failed; the rest is done.
+            PublishError: That is so.
         """
-        if self.ok:
-            return self
-        found = "; ".join(f"{subject}: {problem}" for subject, problem in self.failed.items())
-        raise PublishError(self.target, "not everything is published", found=found)
+        if not self.ok:
+            found = "; ".join(f"{subject}: {problem}" for subject, problem in self.failed.items())
+            raise PublishError(self.target, "not everything is published", found=found)
 
     @property
     def ok(self) -> bool:
@@ -133,10 +127,7 @@ class PublishReport:
             if self.files is not None
             else f"{self.target}: nothing could be published",
             *(f"{subject}: {problem}" for subject, problem in self.failed.items()),
-            *(
-                f"{path} waits for {', '.join(files[:3])}"
-                for path, files in self.waiting_for.items()
-            ),
+            *(f"{path} {waits}" for path, waits in self.waits().items()),
         ]
 
     def waits(self) -> dict[str, str]:

@@ -34,7 +34,7 @@ def publish(
     dry_run: bool = False,
     watcher: Watcher = NO_WATCHER,
 ) -> PublishReport:
-    """Publish a mirror to one remote.
+    """Publish a mirror to one remote; single files and steps that failed are in the report.
 
     Args:
         mirror_dir: The local mirror.
@@ -43,32 +43,28 @@ def publish(
         dry_run: Whether to plan only.
         watcher: Told of each file that is sent, from any thread.
 
-    Returns:
-        What was done; single files and steps that failed are in it.
-
     Raises:
         RepositoryError: Nothing could be done at all.
     """
     report = PublishReport(target.url, dry_run)
     with Publisher(mirror_dir, target, options, watcher) as publisher:
-        _timed(publisher, report)
+        _publish(publisher, report)
     return report
 
 
-def _timed(publisher: Publisher, report: PublishReport) -> None:
+def _publish(publisher: Publisher, report: PublishReport) -> None:
     begun = time.monotonic()
     try:
-        _publish(publisher, report)
+        _steps(publisher, report)
     finally:
         report.bytes_sent = publisher.pool.sent
         report.seconds = time.monotonic() - begun
 
 
-def _publish(publisher: Publisher, report: PublishReport) -> None:
+def _steps(publisher: Publisher, report: PublishReport) -> None:
     state, plan = with_retries(publisher.look)
-    report.plan, report.present, report.foreign = plan.lines(), plan.present, plan.foreign
+    report.planned(state, plan)
     report.failed = dict(plan.problems)
-    report.saw(state)
     for line in report.plan:
         logger.info("%s%s", "would: " if report.dry_run else "", line)
     if report.dry_run:
@@ -101,7 +97,7 @@ def publish_all(
         report = PublishReport(target.url, dry_run)
         try:
             with Publisher(mirror_dir, target, options, watcher) as publisher:
-                _timed(publisher, report)
+                _publish(publisher, report)
         except RepositoryError as error:
             logger.error("%s", error)
             report.failed["publishing"] = str(error).removeprefix(f"{target.url}: ")

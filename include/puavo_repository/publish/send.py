@@ -100,23 +100,14 @@ def _connections(tree: RemoteTree, size: int, limit: int) -> int:
 
 @dataclass(frozen=True)
 class _Sender:
-    """Sends the pieces of one file, over as many connections as ask it to.
-
-    Attributes:
-        item: The file.
-        part: Its hidden name there.
-        source: Its descriptor here.
-        pieces: What is still to be sent.
-        uplink: Connections and limit.
-        notes: Whether it is noted how far the file is on the server's disk.
-    """
+    """Sends the pieces of one file, over as many connections as ask it to."""
 
     item: Transfer
-    part: str
-    source: int
+    part: str  # its hidden name there
+    source: int  # its descriptor here
     pieces: _Pieces
     uplink: Uplink
-    notes: bool
+    notes: bool  # whether it is noted how far the file is on the server's disk
 
     def help(self) -> None:
         """Send pieces over a connection from the pool; without one the others send them."""
@@ -162,13 +153,7 @@ class _Sender:
 
 
 class _Pieces:
-    """Hands out the pieces of a file in order, and knows how far it is whole.
-
-    Args:
-        begin: Where to begin, in bytes.
-        size: Of the file, in bytes.
-        progress: Told of the bytes that reached the server.
-    """
+    """Hands out the pieces of a file in order, and knows how far it is whole; all in bytes."""
 
     def __init__(self, begin: int, size: int, progress: Progress) -> None:
         self._next = self._synced = begin

@@ -45,18 +45,14 @@ class Transferred:
     """A file that is proven on the remote.
 
     Attributes:
-        path: Where.
-        size: Bytes.
-        sha256: Of its content.
-        mtime: On the server's clock; None while it still waits under its part name.
+        item: What was to be brought there.
         how: Which way it came.
+        mtime: On the server's clock; None while it still waits under its part name.
     """
 
-    path: str
-    size: int
-    sha256: str
-    mtime: int | None
+    item: Transfer
     how: How
+    mtime: int | None = None
 
 
 def transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Transferred:
@@ -95,7 +91,7 @@ def rename_into_place(tree: RemoteTree, item: Transfer, part: str, how: How) -> 
     found = tree.stat(item.path)
     if found is None or found.size != item.size:
         raise StorageError(f"{tree.name}/{item.path}", "was changed while it was published")
-    return Transferred(item.path, item.size, item.sha256, found.mtime, how)
+    return Transferred(item, how, found.mtime)
 
 
 class _Attempt:
@@ -113,11 +109,11 @@ class _Attempt:
     def run(self) -> Transferred:
         item, tree = self._item, self._tree
         if item.replaces and proven_part(tree, self._parts, item):
-            return self._transferred(None, item.how)
+            return Transferred(item, item.how)
         there = None if item.wrong else tree.stat(item.path)
         if there is not None and self._is_this(there):
             # An attempt before this one got as far, and could not say so any more.
-            return self._transferred(there.mtime, item.how)
+            return Transferred(item, item.how, there.mtime)
         with _watched(self._mirror_dir, item) as check_unchanged:
             how = self._fill()
             try:
@@ -128,15 +124,12 @@ class _Attempt:
         if item.replaces:
             whole = Part(self._part, item.size, item.sha256, item.size, proven=True)
             self._parts.put(item.path, whole)
-            return self._transferred(None, how)
+            return Transferred(item, how)
         if item.wrong:
             self._uplink.remote.check()  # no metadata names what lies there, or it would wait
         done = rename_into_place(tree, item, self._part, how)
         self._parts.forget([item.path])
         return done
-
-    def _transferred(self, mtime: int | None, how: How) -> Transferred:
-        return Transferred(self._item.path, self._item.size, self._item.sha256, mtime, how)
 
     def _is_this(self, found: RemoteStat) -> bool:
         item = self._item

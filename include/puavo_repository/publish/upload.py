@@ -44,10 +44,7 @@ class Uploaded:
     transient: bool = False
 
     def checked(self, target: str) -> None:
-        """Raise if something failed; the rest is done.
-
-        Args:
-            target: The remote, for people.
+        """Raise if something failed at the remote ``target``; the rest is done.
 
         Raises:
             StorageError: Trying again later may help some of it.
@@ -133,7 +130,7 @@ class Upload:
             self._failed(item, error)
             return
         if done.mtime is not None:
-            self._remote.journal.placed(done.path, done.size, done.sha256, done.mtime)
+            self._remote.journal.placed(item.path, item.size, item.sha256, done.mtime)
         self._arrived(done)
         if time.monotonic() > self._next_save:
             begun = time.monotonic()

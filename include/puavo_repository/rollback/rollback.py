@@ -73,9 +73,8 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
     Args:
         publisher: Of the remote.
         to: Number of the generation; None for the last one that has other metadata and names
-            nothing that was rolled back from before. If the same was asked for before, and nothing
-            was published since, None stands for the same generation: it is done to its end, and
-            goes no further.
+            nothing that was rolled back from before. Asked again before anything is published,
+            None stands for the same generation: it is done to its end, and goes no further.
         series: Only these; empty for all.
 
     Raises:
@@ -108,14 +107,12 @@ def _roll_back(
     rejected = _rejected(now, past, changing)
     if last and past.number > last.restores:
         rejected = {}  # a step forward: what it leaves behind was good
-    known, kept = journal.rejected | rejected, _contents(past, past.documents)
     # In the journal before clients see a thing: a rollback that is cut short stays one.
-    journal.rejected = {path: digest for path, digest in known.items() if kept.get(path) != digest}
+    journal.rejected = _without(journal.rejected | rejected, past)
     policy = RemovalPolicy(allow_mass_delete=True, generations=generations_kept)
     try:
         done = Switch(remote, state, policy, Restored(past.number, asked)).run([])
-        again = listed(tree, past.described, journal)
-        _check_in_place(tree, again, changing, past.number)
+        _check_in_place(tree, listed(tree, past.described, journal), changing, past.number)
         for path in past.described.files:
             journal.set_unnamed(path, None)  # the grace begins anew when they go once more
         journal.verified = True
@@ -149,9 +146,14 @@ def _compared(tree: RemoteTree, journal: Journal, now: Past, past: Past) -> Remo
 
 def _rejected(now: Past, past: Past, changing: Collection[str]) -> dict[str, str]:
     """Return what clients are not to see again: sha256 by path of files and metadata."""
-    kept = _contents(past, past.documents)
     offered = _contents(now, changing & now.documents.keys())
-    return {path: digest for path, digest in offered.items() if kept.get(path) != digest}
+    return _without(offered, past)
+
+
+def _without(contents: Mapping[str, str], past: Past) -> dict[str, str]:
+    """Return contents, sha256 by path, without those that a generation has too."""
+    kept = _contents(past, past.documents)
+    return {path: digest for path, digest in contents.items() if kept.get(path) != digest}
 
 
 def _contents(past: Past, documents: Collection[str]) -> dict[str, str]:
