@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,20 @@ def test_records_that_name_an_inode_still_count(repository: Repository) -> None:
     report = repository.prepare()
     assert report.ok
     assert (report.images_read, report.rdiffs_made) == (0, 0)
+
+
+def test_a_copy_with_its_times_is_known_on_another_machine(repository: Repository) -> None:
+    """Inodes and devices are others there; size and time are not."""
+    for version in (V1, V2):
+        repository.add(name(version))
+    repository.prepare()
+    copy = Repository(repository.root / "copy")
+    for folder in ("images", "mirror", "puavo-os"):
+        shutil.copytree(repository.root / folder, copy.root / folder, dirs_exist_ok=True)
+    report = copy.prepare()
+    assert report.ok
+    assert (report.images_read, report.rdiffs_made) == (0, 0)
+    assert public(copy.mirror) == public(repository.mirror)
 
 
 def test_foreign_files_in_the_mirror_stay(repository: Repository) -> None:
