@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from puavo_repository.audit.description import Description
 from puavo_repository.audit.https import Https
-from puavo_repository.audit.report import Finding, Severity
+from puavo_repository.audit.report import Finding, error, warning
 from puavo_repository.errors import (
     ConnectionLostError,
     DeltaError,
@@ -19,6 +18,7 @@ from puavo_repository.errors import (
     StorageRefusedError,
 )
 from puavo_repository.formats.names import ImageName, rdiff_name
+from puavo_repository.mirror.description import Description
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import format_bytes
@@ -77,21 +77,18 @@ def canary(
     old, new = update.old["filename"], update.new["filename"]
     try:
         wrong = _try(root, https, update)
-    except (OSError, StorageError, StorageRefusedError) as error:
+    except (OSError, StorageError, StorageRefusedError) as why:
         if not (root / old).is_file():
             return f"canary: {old} was taken away by a night, so no update could be made", None
         failed = "the update of a client could not be tried"
-        return f"canary: {failed}", Finding(
-            Severity.WARNING, https.urlbase, update.path, failed, found=str(error)
-        )
+        return f"canary: {failed}", warning(https.urlbase, update.path, failed, found=str(why))
     if wrong is None:
         size = format_bytes(update.diff["size"])
         return f"canary: {old} became {new} by an rdiff of {size}, as on a laptop", None
     if not _is_sound(root, update.old):
         return f"canary: {old} is wrong in the local mirror, so no update can start from it", None
     problem, expected, found = wrong
-    finding = Finding(
-        Severity.ERROR,
+    finding = error(
         https.urlbase,
         update.path,
         f"the update from {old} to {new} fails: {problem}",
@@ -137,8 +134,8 @@ def _try(root: Path, https: Https, update: Update) -> Wrong | None:
     with tempfile.TemporaryFile(dir=Mirror(root).state.folder) as file:
         try:
             problem = with_retries(lambda: _fetch(https, update, file))
-        except ConnectionLostError as error:
-            return f"its rdiff cannot be fetched: {error.problem}", "", error.found
+        except ConnectionLostError as why:
+            return f"its rdiff cannot be fetched: {why.problem}", "", why.found
         return problem or _apply(root, update, Path(f"/proc/self/fd/{file.fileno()}"))
 
 
@@ -179,8 +176,8 @@ def _apply(root: Path, update: Update, rdiff: Path) -> Wrong | None:
 
     try:
         patch(root / update.old["filename"], rdiff, take)
-    except DeltaError as error:
-        return f"its rdiff cannot be applied: {error.problem}", "", error.found
+    except DeltaError as why:
+        return f"its rdiff cannot be applied: {why.problem}", "", why.found
     if digest.hexdigest() != wanted:
         found = digest.hexdigest()
         return "what its rdiff gives is not the image: the sha512 differs", wanted, found

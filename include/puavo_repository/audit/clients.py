@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.audit.canary import canary
-from puavo_repository.audit.description import Description, take
 from puavo_repository.audit.https import Https
-from puavo_repository.audit.report import Checked, Counts, Finding
-from puavo_repository.audit.served import ServedFiles, encoded, error, not_served, warning
+from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
+from puavo_repository.audit.rules import broken_rules
+from puavo_repository.audit.served import ServedFiles, encoded, not_served
 from puavo_repository.audit.steps import DAY, Tally, attempted
 from puavo_repository.errors import CertificateError, ConnectionLostError
+from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.records import FOLDER
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.remote import journal
@@ -100,7 +101,7 @@ class _Clients:
         return Checked(self._where, self._tally.counts, (refused, other, *first))
 
     def _look_until_settled(self, turn: int) -> tuple[list[Finding], list[str]]:
-        local = take(self._root)
+        local = take(self._root, "auditing")
         served, findings = self._documents(local)
         for _ in range(_LOOKS):
             files = ServedFiles(self._root, self._https, self._watcher, self._tally)
@@ -108,7 +109,7 @@ class _Clients:
             found = [*findings, *files.check(served, local), *([failed] if failed else [])]
             if not found:
                 break
-            before, local = served, take(self._root)
+            before, local = served, take(self._root, "auditing")
             with contextlib.suppress(ConnectionLostError):
                 served, findings = self._documents(local)
             if served.documents == before.documents:
@@ -140,7 +141,7 @@ class _Clients:
         ]
         findings += [
             error(self._where, path, f"breaks what clients rely on: {problem}", remedy=_AGAIN)
-            for path, problem in served.problems()
+            for path, problem in broken_rules(served)
         ]
         return served, findings
 

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from puavo_repository.audit.description import Description
-from puavo_repository.audit.report import Finding, Severity
+from puavo_repository.audit.report import Finding, error, warning
+from puavo_repository.audit.rules import broken_rules
 from puavo_repository.audit.strays import KINDS
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats.metadata import Document, described_files
+from puavo_repository.mirror.description import Description
 from puavo_repository.publish.state import CKSUMS, sha256
 from puavo_repository.publish.survey import listing
 from puavo_repository.remote import generations, journal
@@ -106,8 +107,7 @@ def of_documents(where: str, seen: View, local: Description | None) -> Iterator[
             yield _behind(where, path, seen, local.parsed.get(path, {}))
     for path in seen.described.documents:
         if path not in local.documents and path not in wrong:
-            yield Finding(
-                Severity.WARNING,
+            yield warning(
                 where,
                 path,
                 "is of a series that the local mirror does not have any more",
@@ -117,8 +117,7 @@ def of_documents(where: str, seen: View, local: Description | None) -> Iterator[
 
 def _of_journal(where: str, seen: View) -> Iterator[Finding]:
     if seen.damage:
-        yield Finding(
-            Severity.WARNING,
+        yield warning(
             where,
             journal.PATH,
             "the journal cannot be read",
@@ -126,25 +125,19 @@ def _of_journal(where: str, seen: View) -> Iterator[Finding]:
             remedy="Publish: it is worked out again",
         )
     elif not seen.journal.verified and not seen.publishing:
-        yield Finding(
-            Severity.WARNING,
-            where,
-            journal.PATH,
-            "the last publishing run did not come to its end",
-            remedy=_PUBLISH,
+        yield warning(
+            where, journal.PATH, "the last publishing run did not come to its end", remedy=_PUBLISH
         )
     lost = [number for number, readable in seen.way_back.items() if not readable]
     if lost and not seen.damage and not seen.publishing:
-        yield Finding(
-            Severity.WARNING,
+        yield warning(
             where,
             f"{generations.GENERATIONS}/{max(lost)}.json",
             "is missing or damaged: no rollback leads beyond it",
             remedy="See what happened there; what is published from now on can be gone back to",
         )
     if not any(map(_is_document, [*seen.listing, *seen.journal.files])):
-        yield Finding(
-            Severity.ERROR,
+        yield error(
             where,
             "meta",
             "there is no metadata: clients find nothing here",
@@ -160,36 +153,34 @@ def no_file(kind: Kind) -> str:
 def _of_metadata(where: str, seen: View, local: Description | None) -> Iterator[Finding]:
     ours, entries = local.documents if local else {}, seen.journal.files
 
-    def error(path: str, problem: str, found: str = "") -> Finding:
+    def wrong(path: str, problem: str, found: str = "") -> Finding:
         there, entry = seen.listing.get(path), entries.get(path)
         # What was published is put back, not what waits to be published.
         same = entry is not None and path in ours and entry.sha256 == sha256(ours[path])
         remedy = _OR_REPAIR if same else _SEE if path in ours or entry else _NOT_OURS
         if there is not None and there.kind is Kind.FOLDER:
             same, remedy = False, MOVE_AWAY
-        return Finding(
-            Severity.ERROR, where, path, problem, found=found, remedy=remedy, repairable=same
-        )
+        return error(where, path, problem, found=found, remedy=remedy, repairable=same)
 
     entered = {path for path, e in entries.items() if e.mtime is not None}
     known = {path for path in seen.listing if _is_document(path)}
     for path in sorted(known | {path for path in entered if _is_document(path)}):
         content = seen.described.documents.get(path)
         if path not in known and not seen.publishing:
-            yield error(path, "is missing")
+            yield wrong(path, "is missing")
         elif path in known and seen.listing[path].kind is not Kind.FILE:
-            yield error(path, no_file(seen.listing[path].kind))
+            yield wrong(path, no_file(seen.listing[path].kind))
         elif path in seen.described.damaged:
-            yield error(path, "is damaged", seen.described.damaged[path])
+            yield wrong(path, "is damaged", seen.described.damaged[path])
         elif path in known and content is None:
-            yield error(path, "cannot be read", f"{seen.listing[path].size} bytes")
+            yield wrong(path, "cannot be read", f"{seen.listing[path].size} bytes")
         elif content is not None and path in entered and content != ours.get(path):
             # In the middle of a change the journal is written last.
             settled = seen.journal.verified and not seen.publishing
             if settled and entries[path].sha256 != sha256(content):
-                yield error(path, "was changed on the server")
-    for path, problem in seen.described.problems():
-        yield error(path, f"breaks what clients rely on: {problem}")
+                yield wrong(path, "was changed on the server")
+    for path, problem in broken_rules(seen.described):
+        yield wrong(path, f"breaks what clients rely on: {problem}")
 
 
 def _of_cksums(where: str, seen: View, local: Description | None) -> Iterator[Finding]:
@@ -200,8 +191,7 @@ def _of_cksums(where: str, seen: View, local: Description | None) -> Iterator[Fi
     problem = "does not say what the metadata there says" if there else "is missing"
     if there is not None and there.kind is not Kind.FILE:
         problem = no_file(there.kind)
-    yield Finding(
-        Severity.ERROR,
+    yield error(
         where,
         CKSUMS,
         problem,
@@ -214,8 +204,7 @@ def _behind(where: str, path: str, seen: View, ours: Document) -> Finding:
     known = seen.journal.rejected
     files = described_files(ours)
     back = [file.path for file in files if known.get(file.path, "") == file.digests.get("sha256")]
-    return Finding(
-        Severity.WARNING,
+    return warning(
         where,
         path,
         "is not what the local mirror has: that is not published yet",

@@ -11,12 +11,13 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from puavo_repository.audit.description import Description, take
 from puavo_repository.audit.proofs import Proofs
-from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, Severity
+from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, error
+from puavo_repository.audit.rules import broken_rules
 from puavo_repository.audit.steps import DIGEST_THREADS, Tally, attempted, due, side_by_side
 from puavo_repository.audit.strays import local_strays
 from puavo_repository.formats.metadata import DIGESTS, DescribedFile, described_files
+from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
@@ -75,11 +76,11 @@ class _Local:
         self._tally = Tally()
 
     def check(self, series: Collection[str] | None, turn: int) -> Checked:
-        described = take(self._root)
+        described = take(self._root, "auditing")
         findings = list(_of_documents(described, series))
         findings += self.files(set(_files_of(described, series)), turn)
         if series is None:
-            now = take(self._root)
+            now = take(self._root, "auditing")
             if not now.damaged:  # what is not described could not be told from what was
                 findings += [] if now.cksums_agree() else [_cksums()]
                 findings += self._changed_since_written({finding.file for finding in findings})
@@ -94,12 +95,10 @@ class _Local:
             changed = mirror.changed_since_written(mirror.contents())
         for path in changed:
             if path not in told:
-                yield Finding(
-                    Severity.ERROR, LOCAL, path, "is not as it was written", remedy=_AGAIN
-                )
+                yield error(LOCAL, path, "is not as it was written", remedy=_AGAIN)
 
     def files(self, paths: Collection[str], turn: int) -> list[Finding]:
-        described = take(self._root)
+        described = take(self._root, "auditing")
         wanted = {path: file for path, file in described.files.items() if path in paths}
         total = sum(file.size for file in wanted.values())
         self._progress = self._watcher.begin("local", total, len(wanted))
@@ -118,7 +117,7 @@ class _Local:
             suspects = {f.path: r for f, r in zip(wanted.values(), results, strict=True) if r}
             if not suspects:
                 break
-            now = take(self._root).files
+            now = take(self._root, "auditing").files
             wrong |= {p: f for p, f in suspects.items() if now.get(p) == wanted[p]}
             # Described anew meanwhile: what lies there must be what is described now.
             wanted = {p: now[p] for p in suspects if p not in wrong and p in now}
@@ -134,13 +133,12 @@ class _Local:
             if identity.size != file.size:
                 return _differs(file, "size", str(file.size), str(identity.size))
             found = digest_file(path, self._progress).to_dict()
-        except OSError as error:
-            return Finding(
-                Severity.ERROR,
+        except OSError as why:
+            return error(
                 LOCAL,
                 file.path,
                 "cannot be read",
-                found=error.strerror or str(error),
+                found=why.strerror or str(why),
                 remedy=_remedy(file),
                 repairable=_is_rdiff(file),
             )
@@ -166,32 +164,19 @@ def _files_of(described: Description, series: Collection[str] | None) -> dict[st
 
 def _of_documents(described: Description, series: Collection[str] | None) -> Iterator[Finding]:
     for path, problem in described.damaged.items():
-        yield Finding(Severity.ERROR, LOCAL, path, f"is damaged: {problem}", remedy=_AGAIN)
-    for path, problem in described.problems():
+        yield error(LOCAL, path, f"is damaged: {problem}", remedy=_AGAIN)
+    for path, problem in broken_rules(described):
         if series is None or set(described.parsed[path]) & set(series):
-            yield Finding(
-                Severity.ERROR,
-                LOCAL,
-                path,
-                f"breaks what clients rely on: {problem}",
-                remedy=_AGAIN,
-            )
+            yield error(LOCAL, path, f"breaks what clients rely on: {problem}", remedy=_AGAIN)
 
 
 def _cksums() -> Finding:
-    return Finding(
-        Severity.ERROR,
-        LOCAL,
-        "CKSUMS",
-        "does not say what the metadata says",
-        remedy=_AGAIN,
-    )
+    return error(LOCAL, "CKSUMS", "does not say what the metadata says", remedy=_AGAIN)
 
 
 def _missing(file: DescribedFile, path: Path) -> Finding:
     folder = path.is_dir() and not path.is_symlink()
-    return Finding(
-        Severity.ERROR,
+    return error(
         LOCAL,
         file.path,
         "is no plain file" if os.path.lexists(path) else "is missing",
@@ -203,8 +188,7 @@ def _missing(file: DescribedFile, path: Path) -> Finding:
 
 
 def _differs(file: DescribedFile, key: str, expected: str, found: str) -> Finding:
-    return Finding(
-        Severity.ERROR,
+    return error(
         LOCAL,
         file.path,
         f"is not the file that the metadata describes: its {key} differs",

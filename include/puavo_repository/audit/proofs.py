@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from puavo_repository.audit.description import Description, take
-from puavo_repository.audit.report import LOCAL, Counts, Finding, Severity
+from puavo_repository.audit.report import LOCAL, Counts, Finding, error, warning
 from puavo_repository.audit.steps import DIGEST_THREADS, Tally, side_by_side
 from puavo_repository.errors import DeltaError, RepositoryError
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.formats.names import source_image
+from puavo_repository.mirror.description import Description, take
 from puavo_repository.progress import Watcher
 from puavo_repository.settings import Settings
 
@@ -53,7 +53,7 @@ class Proofs:
         results = side_by_side(lambda job: self._proven(*job), jobs, workers)
         if not any(results):
             return []
-        now = take(self._root).files
+        now = take(self._root, "auditing").files
         return [
             found
             for (file, *images), found in zip(jobs, results, strict=True)
@@ -66,8 +66,7 @@ class Proofs:
         try:
             basis = self._source(source)
             if basis is None:
-                return Finding(
-                    Severity.WARNING,
+                return warning(
                     LOCAL,
                     file.path,
                     f"could not be applied: the image {source} is not here",
@@ -81,21 +80,18 @@ class Proofs:
                 *(basis, goal, rdiff),
                 progress=self._progress,
             )
-        except DeltaError as error:
-            return Finding(
-                Severity.ERROR,
+        except DeltaError as why:
+            return error(
                 LOCAL,
                 file.path,
-                error.problem,
-                error.expected,
-                error.found,
+                why.problem,
+                why.expected,
+                why.found,
                 "Let the audit repair it: it is withdrawn, and the next run makes it anew",
                 repairable=True,
             )
-        except (OSError, RepositoryError) as error:
-            return Finding(
-                Severity.ERROR, LOCAL, file.path, "could not be applied", found=str(error)
-            )
+        except (OSError, RepositoryError) as why:
+            return error(LOCAL, file.path, "could not be applied", found=str(why))
         self._tally.add(Counts(rdiffs=1))
         self._watcher.finish("rdiffs")
         return None

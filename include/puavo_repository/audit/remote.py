@@ -14,13 +14,13 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from puavo_repository.audit.description import Description, take
 from puavo_repository.audit.documents import MOVE_AWAY, View, no_file, of_documents, view
-from puavo_repository.audit.report import Checked, Counts, Finding, Severity
+from puavo_repository.audit.report import Checked, Counts, Finding, error
 from puavo_repository.audit.steps import Tally, attempted, due, side_by_side
 from puavo_repository.audit.strays import remote_strays
 from puavo_repository.errors import PermanentError, PublishError
 from puavo_repository.formats.metadata import DescribedFile
+from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.compare import every_range, same_bytes, samples
@@ -157,7 +157,7 @@ class _Remote:
 
     def _local(self) -> Description | None:
         with contextlib.suppress(PublishError):
-            return take(self._root)
+            return take(self._root, "auditing")
         return None
 
     def _places(
@@ -239,16 +239,7 @@ class _Remote:
             remedy = "The local mirror has another one by now: publish"
         if same:
             remedy = "Let the audit repair it: it is sent again"
-        return Finding(
-            Severity.ERROR,
-            self._where,
-            file.path,
-            problem,
-            expected,
-            found,
-            remedy,
-            repairable=same,
-        )
+        return error(self._where, file.path, problem, expected, found, remedy, repairable=same)
 
 
 def _touched(files: Iterable[DescribedFile], seen: View) -> set[str]:

@@ -10,13 +10,13 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from puavo_repository.audit.description import Description, take
 from puavo_repository.audit.local import still_wrong
 from puavo_repository.audit.remote import look
 from puavo_repository.audit.report import Checked, Finding
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats.metadata import DIGESTS
 from puavo_repository.mirror import files
+from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import NO_WATCHER, Watcher
@@ -85,7 +85,7 @@ def repair_remote(
         return found
     notes: list[str] = []
     try:
-        wanted = _verified(mirror_dir, take(mirror_dir), paths, notes)
+        wanted = _verified(mirror_dir, take(mirror_dir, "auditing"), paths, notes)
         if wanted:
             # What lies there is not trusted: no image is made from it, its bytes travel. What
             # else waits to be published goes on waiting: this is no night.

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from puavo_repository.errors import RepositoryError, printable
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Records
@@ -63,22 +65,30 @@ class Finding:
     def __str__(self) -> str:
         subject = f"{self.where}: {self.file}" if self.file else self.where
         error = RepositoryError(
-            subject,
-            self.problem,
-            expected=self.expected,
-            found=self.found,
-            remedy=self.remedy,
+            subject, self.problem, expected=self.expected, found=self.found, remedy=self.remedy
         )
         return str(error)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {**asdict(self), "severity": self.severity.value}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Finding:
-        """Read what ``to_dict`` returned."""
-        return cls(**{**values, "severity": Severity(values["severity"])})
+def error(
+    where: str,
+    file: str,
+    problem: str,
+    expected: str = "",
+    found: str = "",
+    remedy: str = "",
+    *,
+    repairable: bool = False,
+) -> Finding:
+    """Return a finding that leads clients to something wrong, or cuts them off."""
+    return Finding(Severity.ERROR, where, file, problem, expected, found, remedy, repairable)
+
+
+def warning(
+    where: str, file: str, problem: str, expected: str = "", found: str = "", remedy: str = ""
+) -> Finding:
+    """Return a finding that someone should look at."""
+    return Finding(Severity.WARNING, where, file, problem, expected, found, remedy)
 
 
 def shown(text: object) -> str:
@@ -146,24 +156,16 @@ class Checked:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        return {
-            "where": self.where,
-            "counts": asdict(self.counts),
-            "findings": [finding.to_dict() for finding in self.findings],
-            "repaired": [finding.to_dict() for finding in self.repaired],
-            "notes": list(self.notes),
-        }
+        found: dict[str, Any] = _CHECKED.dump_python(self, mode="json")
+        return found
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Checked:
         """Read what ``to_dict`` returned."""
-        return cls(
-            values["where"],
-            Counts(**values["counts"]),
-            tuple(Finding.from_dict(one) for one in values["findings"]),
-            tuple(Finding.from_dict(one) for one in values["repaired"]),
-            tuple(values["notes"]),
-        )
+        return _CHECKED.validate_python(values)
+
+
+_CHECKED = TypeAdapter(Checked)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from puavo_repository.audit.description import Description
 from puavo_repository.audit.https import CONNECTIONS, Answer, Https
-from puavo_repository.audit.report import Counts, Finding, Severity
+from puavo_repository.audit.report import Counts, Finding, error, warning
 from puavo_repository.audit.steps import Tally, side_by_side
 from puavo_repository.errors import ConnectionLostError
 from puavo_repository.formats.metadata import DescribedFile, Document
+from puavo_repository.mirror.description import Description
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import Watcher
@@ -175,20 +175,6 @@ def encoded(where: str, path: str, encoding: str) -> Finding:
 
 def _lost(where: str, file: DescribedFile, url: str, lost: ConnectionLostError) -> Finding:
     return error(where, file.path, lost.problem, found=url, remedy=lost.remedy)
-
-
-def error(
-    where: str, path: str, problem: str, expected: str = "", found: str = "", remedy: str = ""
-) -> Finding:
-    """Return a finding that leads clients to something wrong, or cuts them off."""
-    return Finding(Severity.ERROR, where, path, problem, expected, found, remedy)
-
-
-def warning(
-    where: str, path: str, problem: str, expected: str = "", found: str = "", remedy: str = ""
-) -> Finding:
-    """Return a finding that someone should look at."""
-    return Finding(Severity.WARNING, where, path, problem, expected, found, remedy)
 
 
 def served_urls(served: Description, urlbase: str) -> dict[str, DescribedFile]:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from puavo_repository.audit.description import take
-from puavo_repository.audit.report import LOCAL, Finding, Severity
+from puavo_repository.audit.report import LOCAL, Finding, warning
 from puavo_repository.audit.steps import DAY
+from puavo_repository.mirror.description import take
 from puavo_repository.mirror.files import PART
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import FOLDER
@@ -35,8 +35,7 @@ def local_strays(root: Path) -> Iterator[Finding]:
     for path in sorted(suspects & _unknown(root) if suspects else ()):
         found = "a link" if (root / path).is_symlink() else ""
         found = found or ("a folder" if (root / path).is_dir() else "a file")
-        yield Finding(
-            Severity.WARNING,
+        yield warning(
             LOCAL,
             path,
             "is not part of the mirror: no metadata describes it, and no record knows it",
@@ -55,7 +54,7 @@ def _unknown(root: Path) -> set[str]:
         if not _is_ours(path)
     }
     # Listed first, looked up later: what a night was adding then is on record by now.
-    described = take(root)
+    described = take(root, "auditing")
     return found - {
         *_OF_A_MIRROR,
         *described.documents,
@@ -102,6 +101,4 @@ def remote_strays(
                 "the journal knows it"
             )
         )
-        yield Finding(
-            Severity.WARNING, where, path, what, found=f"{found.size} bytes", remedy=_REMEDY
-        )
+        yield warning(where, path, what, found=f"{found.size} bytes", remedy=_REMEDY)
