@@ -22,8 +22,7 @@ from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
 from puavo_repository.settings import Settings
 from puavo_repository.web.app import Backend, Place, create_app
-from puavo_repository.web.model import Dag, Run
-from puavo_repository.web.view import DAGS, PREPARE
+from puavo_repository.web.model import DAGS, PREPARE, Dag, Run
 from puavo_repository_airflow import facts
 
 

@@ -12,7 +12,8 @@ from puavo_repository.errors import (
     StorageError,
     TransientError,
 )
-from puavo_repository_airflow.tasks import each
+from puavo_repository_airflow import tasks
+from puavo_repository_airflow.tasks import MAPPED_TASKS, each, of_part, parts
 
 
 def test_the_first_error_stops_none_of_the_others() -> None:
@@ -51,3 +52,24 @@ def test_a_wrong_setting_ends_it_all() -> None:
     with pytest.raises(SettingsError):
         each([SettingsError("engine", "unknown"), ImageError("a", "bad")], step)
     assert len(tried) == 1
+
+
+def test_each_of_many_names_is_in_one_part_and_stays_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tasks, "label", lambda *_names: None)
+    names = [f"image-{number}.img" for number in range(2000)]
+    every = parts(names)
+    assert len(every) == MAPPED_TASKS
+    before = {part: of_part(part, names) for part in every}
+    assert sorted(name for found in before.values() for name in found) == sorted(names)
+    left = names[::2]
+    assert all(set(of_part(part, left)) <= set(before[part]) for part in every)
+
+
+def test_few_names_are_tasks_of_their_own_and_none_is_one_with_nothing_to_do() -> None:
+    assert parts(["a.img", "b.img"]) == ["a.img", "b.img"]
+    assert of_part("a.img", ["a.img", "b.img"]) == ["a.img"]
+    assert of_part("a.img", ["b.img"]) == [], "it is done already, or gone"
+    assert parts([]) == [""]
+    assert of_part("", ["a.img"]) == []

@@ -6,7 +6,7 @@ This runs in the API server, with its session; nothing is changed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,18 @@ from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
-from airflow.sdk.serde import deserialize
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from puavo_repository.settings import Settings
-from puavo_repository.web.model import DRY_RUN, Dag, Run, Stage
+from puavo_repository.web.model import Dag, Run, Stage
 from puavo_repository.web.words import count
 from puavo_repository_airflow import failures
 
 RUNS_SHOWN = 15  # of each DAG
 RUNS_READ = 300  # of each DAG, in search of the last good one
-# What a run left for people to read, by the task and key of the XCom.
-DOCUMENTS = {
-    ("dry_run", "plan"): "plan",
-    ("report", "report"): "report",
-    ("report", "published"): "published",
-    ("report", "audit"): "audit",
-    ("report", "rolled_back"): "rolled_back",
-}
 FAILURE = failures.KEY  # of the XCom in which a task that failed says why
-KEYS = {FAILURE, *(key for _, key in DOCUMENTS)}
+SUMMARY = "summary"  # of the one in which a run says what it did
 FOLDERS = ("image_dir", "mirror_dir", "puavo_os")
 
 
@@ -121,7 +112,7 @@ def _same(given: object, folder: Path) -> bool:
 
 def _run(run: DagRun, session: Session, here: Settings | None) -> Run:
     stages = _stages(run, session)
-    left = _left(run.dag_id, run.run_id, session)
+    left = document(run.dag_id, run.run_id, session) or {}
     # It was refused before it did anything, and a run without params would not have been.
     refused = run.state == "failed" and not any(stage.state == "success" for stage in stages)
     return Run(
@@ -134,7 +125,7 @@ def _run(run: DagRun, session: Session, here: Settings | None) -> Run:
         ended=run.end_date,
         counts=_counts(run, here) and not (refused and any(_given(run).values())),
         error=_error(left.get(FAILURE, [])) if run.state == "failed" else "",
-        did=_did(left),
+        did=left.get(SUMMARY, {}).get("did", ""),
         stages=stages,
     )
 
@@ -177,47 +168,18 @@ def _stage(name: str, tasks: list[Any]) -> Stage:
 
 
 def document(dag_id: str, run_id: str, session: Session) -> dict[str, Any] | None:
-    """Return what a run left for people to read, by its kind; None where there is nothing.
+    """Return what a run left for people to read; None where there is nothing.
 
-    ``failure`` has what its tasks failed of, in the order in which they failed.
+    ``summary`` is what its last task said, ``failure`` what its tasks failed of, in the order in
+    which they failed.
     """
-    return _left(dag_id, run_id, session) or None
-
-
-def _left(dag_id: str, run_id: str, session: Session) -> dict[str, Any]:
     found: dict[str, Any] = {}
     query = XComModel.get_many(run_id=run_id, dag_ids=dag_id)
-    rows: Any = session.scalars(query.where(XComModel.key.in_(KEYS)))
+    rows: Any = session.scalars(query.where(XComModel.key.in_((FAILURE, SUMMARY))))
     for row in sorted(rows, key=lambda row: row.timestamp):
-        kind = DOCUMENTS.get((row.task_id, row.key))
-        if kind is None and row.key != FAILURE:
-            continue
-        # As a task wrote it: its tuples, for one, are objects there.
-        value = deserialize(XComModel.deserialize_value(row), full=False)
-        if kind is None:
-            found.setdefault(FAILURE, []).append(str(value))
+        value = XComModel.deserialize_value(row)
+        if row.key == SUMMARY:
+            found[SUMMARY] = value
         else:
-            found[kind] = value
-    return found
-
-
-def _did(left: Mapping[str, Any]) -> str:
-    """Return what a run did, in a few words."""
-    if "plan" in left:
-        return DRY_RUN
-    if "published" in left:
-        remotes = left["published"]
-        if any(remote["dry_run"] for remote in remotes):
-            return DRY_RUN
-        files = sum(len(remote["uploaded"]) + len(remote["assembled"]) for remote in remotes)
-        return f"{count(files, 'file')} to {count(len(remotes), 'mirror')}"
-    if "audit" in left:
-        return count(sum(len(check["findings"]) for check in left["audit"]["checks"]), "finding")
-    if "rolled_back" in left:
-        done = [remote for remote in left["rolled_back"] if "steps" not in remote]
-        return f"{count(len(done), 'mirror')} rolled back" if done else DRY_RUN
-    if "report" in left:
-        report = left["report"]
-        images, rdiffs = report["images_read"], report["rdiffs_made"]
-        return f"{count(images, 'image')} read, {count(rdiffs, 'rdiff')} made"
-    return ""
+            found.setdefault(FAILURE, []).append(str(value))
+    return found or None

@@ -16,6 +16,7 @@ from airflow.sdk.execution_time.xcom import XCom
 from puavo_repository.errors import RepositoryError
 
 KEY = "failure"
+_LONGEST = 2000  # characters: of thousands of files the first ones are enough
 logger = logging.getLogger("puavo_repository.failures")
 
 
@@ -31,7 +32,7 @@ def keep(context: Mapping[str, Any]) -> None:
     text = str(error)
     if not isinstance(error, RepositoryError):  # what others say may hold a secret
         text = f"{context['ti'].task_id}: {type(error).__name__}, see the task's log"
-    context["ti"].xcom_push(KEY, text)
+    context["ti"].xcom_push(KEY, text[:_LONGEST])
 
 
 def kept(context: Mapping[str, Any]) -> list[str]:

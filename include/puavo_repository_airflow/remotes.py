@@ -6,39 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from airflow.sdk import Connection, Param, get_current_context
+from airflow.sdk import Connection, get_current_context
 
-from puavo_repository import settings
 from puavo_repository.progress import LoggedWatcher
 from puavo_repository.publish import options as publish_options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote.target import Target, target_of_connection
-from puavo_repository_airflow.tasks import WHERE, field
+from puavo_repository_airflow.tasks import chosen, fields, optional
 
 PARAMS = {
-    "mirrors": field(
+    "mirrors": optional(
         "array",
         "Mirrors",
         "One a line: `sftp://user@host/path`, `file:///path`, or the id of an Airflow connection. "
         "Default: `PUAVO_REPOSITORY_REMOTE`",
-        WHERE,
+        "where",
         items={"type": "string"},
     ),
-    "image_dir": field("string", "Image directory", "Default: this installation's", WHERE),
-    "mirror_dir": field("string", "Mirror directory", "Default: this installation's", WHERE),
+    **fields("image_dir", "mirror_dir"),
 }
-
-
-def flag(title: str, description: str, section: str) -> Param:
-    """Return a check box of the form."""
-    return Param(
-        default=False, type="boolean", title=title, description_md=description, section=section
-    )
-
-
-def chosen() -> settings.Settings:
-    """Return the settings of this run: the environment, then its params."""
-    return settings.load(get_current_context()["params"], images=False)
 
 
 def mirrors() -> list[str]:
@@ -47,7 +33,7 @@ def mirrors() -> list[str]:
     Raises:
         SettingsError: A setting of this installation cannot be used, whichever it is.
     """
-    configured = chosen().remote
+    configured = chosen(images=False).remote
     return list(get_current_context()["params"]["mirrors"] or configured)
 
 
@@ -73,7 +59,7 @@ def publisher(mirror: str) -> Iterator[Publisher]:
     Args:
         mirror: Its URL, or the id of a connection.
     """
-    params, here = get_current_context()["params"], chosen()
+    params, here = get_current_context()["params"], chosen(images=False)
     options = publish_options.load(params)
     # Whoever names the mirror with this very run means it.
     meant = options.allow_other_mirror or bool(params["mirrors"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from datetime import timedelta
-from typing import Any, TypeVar
+import zlib
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, get_args
 
 from airflow.sdk import (
     DAG,
@@ -17,21 +18,50 @@ from airflow.sdk import (
     RetryRule,
     get_current_context,
 )
+from annotated_types import Ge, Le
 
+from puavo_repository import settings
 from puavo_repository.errors import PermanentError, RepositoryError, SettingsError, TransientError
-from puavo_repository_airflow import dag_settings, failures
+from puavo_repository.settings.model import Model, about, default_text
+from puavo_repository_airflow import dag_settings, failures, notify
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Facts = dict[str, Any]
 PREPARED = Asset("puavo-repository-prepared")
-WHERE = "Where (empty: as this installation is set up)"  # a section of every form
-MAPPED_TASKS = 1000  # Airflow maps at most 1024; beyond, a task takes several files
+MAPPED_TASKS = 400  # of one step; beyond, a task takes several files. Each is rows in the database
+COMMON: dict[str, Any] = {  # of every DAG
+    "catchup": False,
+    "max_active_runs": 1,
+    "on_failure_callback": notify.on_failure(),
+    "tags": ["puavo"],
+}
+START = datetime(2026, 1, 1, tzinfo=UTC)
+_KINDS = {bool: "boolean", int: "integer", float: "number"}
 
 
-def retries(times: int, delay: timedelta, timeout: timedelta) -> Facts:
+def chosen(*, images: bool = True) -> settings.Settings:
+    """Return the settings of this run: the environment, then its params.
+
+    Args:
+        images: Whether the image directory is needed.
+    """
+    return settings.load(get_current_context()["params"], images=images)
+
+
+def begun() -> float:
+    """Return when this run began, in seconds since 1970."""
+    started = get_current_context()["dag_run"].start_date
+    return (started or datetime.now(UTC)).timestamp()
+
+
+def asked(flag: str) -> bool:
+    """Tell whether a check box of the form is set for this run."""
+    return bool(get_current_context()["params"][flag])
+
+
+def retries(times: int, delay: timedelta, timeout: timedelta) -> dict[str, Any]:
     """Return how tasks are tried again: with back-off, and not where that cannot help.
 
     What a task failed of at last is kept for the message about its run.
@@ -57,11 +87,92 @@ def retries(times: int, delay: timedelta, timeout: timedelta) -> Facts:
     }
 
 
-def field(kind: str, title: str, description: str, section: str, **more: Any) -> Param:
-    """Return a field of the form that may stay empty; this installation's setting counts then."""
-    return Param(
-        None, type=["null", kind], title=title, description_md=description, section=section, **more
+def fields(*names: str) -> dict[str, Param]:
+    """Return fields of the form for settings, as the settings' model describes them.
+
+    An empty field is as this installation is set up.
+    """
+    return {name: _field(name) for name in names}
+
+
+def _field(name: str) -> Param:
+    setting, found = Model.model_fields[name], about(name)
+    kinds = get_args(setting.annotation) or (setting.annotation,)
+    kind = next((_KINDS[one] for one in kinds if one in _KINDS), "string")
+    limits: dict[str, Any] = {}
+    for one in setting.metadata:
+        if isinstance(one, Ge):
+            limits["minimum"] = one.ge
+        elif isinstance(one, Le):
+            limits["maximum"] = one.le
+    text = found.expected[0].upper() + found.expected[1:]
+    if said := default_text(name):
+        text += f"; default `{said}`"
+    return optional(kind, found.text, text, found.section, **limits)
+
+
+def optional(kind: str, title: str, description: str, section: str, **more: Any) -> Param:
+    """Return a field of the form that may stay empty."""
+    kinds = ["null", kind]
+    section = section.capitalize()
+    return Param(None, type=kinds, title=title, description_md=description, section=section, **more)
+
+
+def flag(title: str, description: str) -> Param:
+    """Return a check box of the form."""
+    return Param(default=False, type="boolean", title=title, description_md=description)
+
+
+def parts(names: Sequence[str]) -> list[str]:
+    """Return what to map tasks over: names or, of too many, as many parts as there may be tasks.
+
+    No name at all gives one task with nothing to do: a skipped one would take with it everything
+    that follows.
+    """
+    if len(names) <= MAPPED_TASKS:
+        return list(names) or [""]
+    return [f"part {number} of {MAPPED_TASKS}" for number in range(1, MAPPED_TASKS + 1)]
+
+
+def of_part(part: str, names: Collection[str]) -> list[str]:
+    """Return the names of a part, of those that there is something to do for now; they label it.
+
+    Each name is always of the same part, whatever comes or goes meanwhile.
+
+    Args:
+        part: One of those that ``parts`` returned.
+        names: What there is to do now.
+    """
+    if not part.startswith("part "):
+        return [part] if part in names else []
+    number, count = int(part.split()[1]), int(part.split()[3])
+    found = [name for name in names if zlib.crc32(name.encode()) % count == number - 1]
+    label(*found or [part])
+    return found
+
+
+def returned(task_id: str, index: int | None = None) -> Any:
+    """Return what a task of this run returned; None where it did not come to its end.
+
+    Args:
+        task_id: The task.
+        index: Which of a mapped one.
+    """
+    return get_current_context()["ti"].xcom_pull(
+        task_ids=task_id, map_indexes=-1 if index is None else index
     )
+
+
+def failed(*task_ids: str) -> int:
+    """Return how many tasks of this run with these ids did not do their work."""
+    context = get_current_context()
+    found: int = context["ti"].get_ti_count(
+        dag_id=context["dag"].dag_id,
+        task_ids=list(task_ids),
+        run_ids=[context["run_id"]],
+        states=["failed", "upstream_failed"],
+    )
+    return found
 
 
 def each(items: Sequence[T], step: Callable[[T], object]) -> None:
@@ -93,7 +204,7 @@ def each(items: Sequence[T], step: Callable[[T], object]) -> None:
 def label(*names: str) -> None:
     """Name the mapped task in the UI after what it works on."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    first = names[0] if names else "nothing new"
+    first = (names[0] if names else "") or "nothing to do"
     get_current_context()["label"] = first + more  # type: ignore[typeddict-unknown-key]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from puavo_repository.mirror.mirror import Mirror
 from support.airflow_server import PREPARE, beside, run_dag
 from support.repository import (
     AMXA,
@@ -74,6 +75,56 @@ with create_session() as session:
     _run_task(ti=task, task=dag.task_dict[sys.argv[2]])
     task.refresh_from_db(session=session)
     print("RESULT " + json.dumps({"run": str(run.state), "state": str(task.state)}))
+"""
+
+# Runs the DAG with at most three mapped tasks of a step; what a first run of 2,000 images would
+# leave is what this one left, with as many mapped tasks and as long lists as there may be.
+STORED = """
+import json, sys
+from puavo_repository_airflow import summary, tasks
+most, tasks.MAPPED_TASKS = tasks.MAPPED_TASKS, 3
+from airflow.dag_processing.dagbag import DagBag
+from airflow.models.renderedtifields import RenderedTaskInstanceFields as Fields
+from airflow.models.xcom import XComModel
+from airflow.utils.session import create_session
+dag = DagBag(sys.argv[1]).dags["puavo_repository_prepare"]
+run = dag.test()
+size = lambda value: len(json.dumps(value))
+with create_session() as session:
+    one = lambda model: session.query(model).filter_by(run_id=run.run_id).all()
+    rows = [(f.task_id, f.map_index, size(f.rendered_fields)) for f in one(Fields)]
+    rows += [(x.task_id, x.map_index, size(x.value)) for x in one(XComModel)]
+labels = [ti.rendered_map_index for ti in run.get_task_instances() if ti.map_index >= 0]
+fixed = sum(bytes for task, index, bytes in rows if index < 0)
+mapped = [bytes for _, index, bytes in rows if index >= 0]
+line = size("x" * 100)
+left = fixed + 2 * most * (max(mapped) + max(map(len, labels)) + size(f"part {most} of {most}"))
+left += 8 * len(summary.short(["x"] * 2000)) * line  # every list of names in full
+print("RESULT " + json.dumps({
+    "state": str(run.state), "labels": labels, "mapped": len(mapped), "left": left,
+}))
+"""
+
+# Runs the DAG: images come while another is read; and again: one is not read, without a reason.
+MEANWHILE = """
+import json, shutil, sys
+from pathlib import Path
+from airflow.dag_processing.dagbag import DagBag
+from puavo_repository.prepare import fingerprint as stage
+usual, (first, second, aside, images) = stage.fingerprint, sys.argv[2:]
+def comes(settings, name, progress):
+    for image in Path(aside).iterdir():
+        shutil.move(image, images)
+    return usual(settings, name, progress)
+def killed(settings, name, progress):
+    if name == second:
+        raise RuntimeError("as if it was killed")
+    return usual(settings, name, progress)
+states = []
+for stage.fingerprint in (comes, killed):
+    run = DagBag(sys.argv[1]).dags["puavo_repository_prepare"].test()
+    states.append(str(run.state))
+print("RESULT " + json.dumps({"states": states}))
 """
 
 EVENTS = """
@@ -142,6 +193,37 @@ def test_command_and_dag_leave_the_same_mirror(airflow: dict[str, str], tmp_path
     # A skipped task would take what follows with it: nothing would be described or published.
     assert {state for _, _, state in again["tasks"]} == {"success"}
     assert public(by_dag.mirror) == public(by_command.mirror)
+
+
+def test_a_first_run_of_2000_images_leaves_little_in_the_database(
+    airflow: dict[str, str], repository: Repository
+) -> None:
+    for version in (V1, V2, V3, V4):
+        repository.add(name(version))
+    found = beside(airflow, STORED, str(ROOT / "dags"), **places(repository))
+    assert found["state"] == "success"
+    assert repository.check() > 4
+    assert len(found["labels"]) == 6
+    assert any(" and " in label for label in found["labels"]), "named after what they work on"
+    print("bytes left in the database:", found["left"])
+    assert found["mapped"] >= 6
+    assert found["left"] < 300_000
+
+
+def test_what_came_meanwhile_is_the_next_run_s_and_what_was_killed_is_named(
+    airflow: dict[str, str], repository: Repository
+) -> None:
+    repository.add(name(V1))
+    aside = repository.root / "aside"
+    aside.mkdir()
+    for version in (V2, V3):
+        repository.add(name(version)).rename(aside / name(version))
+    arguments = [name(V1), name(V2), str(aside), str(repository.images)]
+    found = beside(airflow, MEANWHILE, str(ROOT / "dags"), *arguments, **places(repository))
+    assert found["states"] == ["success", "failed"]
+    (failure,) = Mirror(repository.mirror).state.failures
+    assert failure.name == name(V2)
+    assert "was not done yet" in failure.message
 
 
 def test_a_dry_run_ends_after_its_plan_and_changes_nothing(

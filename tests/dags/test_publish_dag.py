@@ -130,7 +130,7 @@ def test_a_night_over_an_airflow_connection(
         secret["PUAVO_REPOSITORY_REPLACE_PAUSE"] = "0"
         night = publish(airflow, mirror, ["puavo_mirror"], **secret)
         assert night["state"] == "success"
-        assert "1 assembled there" in night["log"]
+        assert "1 file assembled there from others" in night["log"]
         assert tree_of(remote) == tree_of(mirror)
         assert walk(remote) == []
         assert server.client_key.read_text().splitlines()[1] not in night["log"]

@@ -164,7 +164,7 @@ def test_a_step_back_shows_where_clients_are_now(
     assert airflow.ended(ROLLBACK)[0]["state"] == "success"
     query = f"dag_id={ROLLBACK}&run_id={before.replace('+', '%2B')}"
     chromium.driver.get(f"{airflow.url}/puavo-repository/runs/?{query}")
-    chromium.find("tr", "clients see it")
+    chromium.find("li", "clients see it")
     airflow.trigger(ROLLBACK)
     assert airflow.ended(ROLLBACK, 2)[0]["state"] == "success"
     assert name(V4) not in (night.root / "remote" / "CKSUMS").read_text()

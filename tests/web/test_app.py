@@ -15,9 +15,8 @@ from fastapi.testclient import TestClient
 from puavo_repository.errors import SettingsError
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web.app import Backend, Looker, Place, create_app
-from puavo_repository.web.model import Dag, Repository, Run, Summary
+from puavo_repository.web.model import PREPARE, Dag, Repository, Run, Summary
 from puavo_repository.web.status import PATIENCE
-from puavo_repository.web.view import PREPARE
 from web.mirrors import fail, make_mirror
 from web.test_view import NIGHT, run
 
@@ -187,9 +186,9 @@ def test_what_is_kept_of_a_look_gets_old_by_the_clock_alone(tmp_path: Path) -> N
     due = [Dag(dag_id=PREPARE, due=NIGHT)]
     first = looker.look([], due)
     assert looker.look([], due) is first
-    assert first.summary.ok
+    assert first.found.summary.ok
     clock[0] += PATIENCE.total_seconds() + 60
-    assert not looker.look([], due).summary.ok
+    assert not looker.look([], due).found.summary.ok
 
 
 def test_nobody_is_shown_what_another_may_see(tmp_path: Path) -> None:
@@ -201,9 +200,8 @@ def test_nobody_is_shown_what_another_may_see(tmp_path: Path) -> None:
 
     def ask(who: str) -> None:
         for _ in range(300):
-            found = looker.look(seen[who], [])
-            shown = looker.page(found)
-            if found.runs != seen[who] or f"runs/{who}" not in shown:
+            look = looker.look(seen[who], [])
+            if look.found.runs != seen[who] or f"runs/{who}" not in look.page:
                 wrong.append(who)
 
     usual = sys.getswitchinterval()

@@ -7,15 +7,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.formats.names import rdiff_name
-from puavo_repository.publish.report import PublishReport
-from puavo_repository.web import figures, page, view
+from puavo_repository.web import figures, model, page, view
 from puavo_repository.web.disk import Reader
-from puavo_repository.web.model import Stage
+from puavo_repository.web.model import DRY_RUN, Stage
 from web.mirrors import (
     IMAGE_SIZE,
-    audited,
     edit_metadata,
     fail,
     image_names,
@@ -52,7 +49,7 @@ def rendered(root: Path, *runs: Any) -> str:
 
 
 def stages(*seconds: float) -> list[Stage]:
-    names = page.STAGES[view.PREPARE]
+    names = page.STAGES[model.PREPARE]
     return [
         Stage(name=name, state="success", seconds=spent, tasks=1, failed=0)
         for name, spent in zip(names, seconds, strict=False)
@@ -133,7 +130,7 @@ def dict_of(cells: Any) -> dict[str, str | None]:
 def test_figures_stay_in_their_frames(tmp_path: Path) -> None:
     make_mirror(tmp_path, series=3, images=5, share=0.2)
     found = view.repository(Reader(tmp_path).read())
-    names = page.STAGES[view.PREPARE]
+    names = page.STAGES[model.PREPARE]
     runs = [run("success", hours=n, stages=stages(3, 1, n)) for n in range(30)]
     drawn = [
         figures.sizes_over_time(found.series),
@@ -149,7 +146,7 @@ def test_figures_stay_in_their_frames(tmp_path: Path) -> None:
 
 
 def test_a_column_is_as_high_as_its_run_was_long(tmp_path: Path) -> None:
-    names = page.STAGES[view.PREPARE]
+    names = page.STAGES[model.PREPARE]
     figure = figures.durations([run("success", stages=stages(50, 150))], names)
     assert figure is not None
     first, second = figure.marks
@@ -170,71 +167,22 @@ def test_saving_is_coloured_by_steps() -> None:
     ]
 
 
-def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet(tmp_path: Path) -> None:
+def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet() -> None:
     plan = {
-        "series": {},
-        "fingerprints": ["new.img"],
-        "rdiffs": {"present": ["a"], "too large": [], "missing": ["b.rdiff"], "waiting": []},
-        "stale": ["old.img"],
-        "failures": [{"message": "bad.img: <b>no</b> image"}],
-        "space_needed": 5,
-        "space_free": 10**9,
-    }
-    shown = Elements(page.render_run("dag", "run", {"plan": plan})).text
-    for text in ("What this run would do", "new.img", "b.rdiff", "old.img", "<b>no</b> image"):
-        assert text in shown
-    report = {
-        "images_read": 3,
-        "rdiffs_made": 2,
-        "bytes_read": 5_000_000,
-        "seconds": 61.0,
-        "rdiffs": [],
-        "removed": ["gone.img"],
-        "notes": ["something to know"],
-        "failures": [{"message": "bad.img: no image"}],
-        "series": [
-            {
-                "name": "puavo-os-x",
-                "images": 2,
-                "newest": "new.img",
-                "newest_size": 5,
-                "rdiffs": 2,
-                "update": None,
-                "saving": 0.0,
-            }
+        "did": DRY_RUN,
+        "sections": [
+            ["", ["1 to read"]],
+            ["Problems", ["bad.img: <b>no</b> image"]],
+            ["Files to remove", ["old.img"]],
         ],
     }
-    shown = Elements(page.render_run("dag", "run", {"report": report})).text
-    for text in ("3 images read", "gone.img", "something to know", "bad.img: no image", "whole"):
+    shown = Elements(page.render_run("dag", "run", {"summary": plan})).text
+    for text in ("What this run would do", "1 to read", "old.img", "<b>no</b> image"):
         assert text in shown
-    published = PublishReport(
-        "file:///mirror", plan=["upload x"], uploaded={"y": 5}, waiting_for={"meta/s.json": ["x"]}
-    )
-    shown = Elements(page.render_run("dag", "run", {"published": [published.to_dict()]})).text
-    for text in ("file:///mirror", "upload x", "1 file sent", "meta/s.json waits for x"):
-        assert text in shown
-    shown = Elements(page.render_run("dag", "run", {"published": []})).text
-    assert "PUAVO_REPOSITORY_REMOTE" in shown
-    stepped = {
-        "target": "file:///mirror",
-        "generation": 9,
-        "restored": 7,
-        "documents": ["meta/s.json"],
-        "rejected": ["bad.img"],
-    }
-    shown = Elements(page.render_run("dag", "run", {"rolled_back": [stepped]})).text
-    for text in ("Generation 9", "generation 7 again", "meta/s.json", "bad.img"):
-        assert text in shown
-    step = {"number": 8, "at": 1_790_000_000, "newest": {"s": "20260101120000"}, "missing": 0}
-    older = {**step, "number": 7, "missing": 3}
-    found = {"target": "file:///mirror", "steps": [step, older]}
-    shown = Elements(page.render_run("dag", "run", {"rolled_back": [found]})).text
-    for text in ("2026-09-21", "s 2026-01-01 12:00", "clients see it", "3 are gone"):
-        assert text in shown
-    stray = Finding(Severity.WARNING, "local", "<i>.bin", "is described by nothing")
-    report = audited(make_mirror(tmp_path), stray, repaired=(stray,)).to_dict()
-    shown = Elements(page.render_run("dag", "run", {"audit": report})).text
-    for text in ("1 finding", "<i>.bin", "the canary flew", "number 7", "1 repaired"):
+    report = {"did": "1 file to 1 mirror", "sections": [["file:///mirror", ["1 file sent"]]]}
+    found = {"summary": report, "failure": ["file:///mirror: <i>is full"]}
+    shown = Elements(page.render_run("dag", "run", found)).text
+    for text in ("What this run did", "file:///mirror", "1 file sent", "1 failure", "<i>is full"):
         assert text in shown
     nothing = Elements(page.render_run("dag", "<run>", None)).text
     assert "Nothing to show" in nothing

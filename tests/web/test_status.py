@@ -14,7 +14,7 @@ from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.mirror import published
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.web import page, view
+from puavo_repository.web import model, page, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import Dag, Repository, Run, State
 from puavo_repository.web.status import PATIENCE
@@ -25,8 +25,8 @@ from web.test_view import NIGHT, run
 WWW, OTHER = "sftp://mirror@www/srv/mirror", "sftp://mirror@other/srv/mirror"
 NEXT = NIGHT + timedelta(days=1)
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
-IDLE = Dag(dag_id=view.PREPARE, due=NEXT, succeeded=NIGHT + timedelta(minutes=5))
-PAUSED = Dag(dag_id=view.PUBLISH, paused=True)
+IDLE = Dag(dag_id=model.PREPARE, due=NEXT, succeeded=NIGHT + timedelta(minutes=5))
+PAUSED = Dag(dag_id=model.PUBLISH, paused=True)
 NEWEST = image_names(0, 2)[1]
 
 
@@ -49,7 +49,7 @@ def left(root: Path, address: str = WWW, generation: int = 3, **what: Any) -> No
 
 
 def publishing(state: str) -> Run:
-    return run(state).model_copy(update={"dag_id": view.PUBLISH})
+    return run(state).model_copy(update={"dag_id": model.PUBLISH})
 
 
 def shown(found: Repository) -> tuple[State, str, bool]:
@@ -213,7 +213,7 @@ def test_a_green_page_gets_old_when_the_schedule_is_not_kept(
 
 def test_a_run_that_waits_and_waits_is_a_problem(tmp_path: Path, files: dict[str, str]) -> None:
     waiting = run("queued").model_copy(update={"queued": NIGHT, "started": None, "ended": None})
-    dag = Dag(dag_id=view.PREPARE)
+    dag = Dag(dag_id=model.PREPARE)
 
     def problems(now: datetime, *runs: Run, paused: bool = False) -> list[str]:
         dags = [dag.model_copy(update={"paused": paused})]

@@ -12,7 +12,7 @@ import pytest
 from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.mirror.records import Failure
-from puavo_repository.web import view
+from puavo_repository.web import model, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import DRY_RUN, RdiffState, Repository, Run, Stage
 from puavo_repository.web.problems import problem as problem_of
@@ -47,7 +47,7 @@ def run(state: str, *, hours: int = 0, did: str = "", stages: list[Stage] | None
     started = NIGHT + timedelta(hours=hours)
     ended = None if state == "running" else started + timedelta(minutes=5)
     return Run(
-        dag_id=view.PREPARE,
+        dag_id=model.PREPARE,
         run_id=f"at {started}",
         state=state,
         kind="scheduled",

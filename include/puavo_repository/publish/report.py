@@ -14,8 +14,6 @@ from puavo_repository.publish.state import RemoteState
 from puavo_repository.publish.switch import Switched
 from puavo_repository.publish.transfer import Transferred
 
-_CHANGES = "uploaded assembled switched withdrawn waiting_for pruned waiting failed"
-
 
 @dataclass
 class PublishReport:
@@ -81,17 +79,6 @@ class PublishReport:
             missing |= dict.fromkeys(plan.documents, "is not published")
             self.failed = {**missing, **plan.problems, **self.failed}
 
-    def changes(self) -> dict[str, Any]:
-        """Return what was done and what failed, as plain values, for ``add``."""
-        return {name: getattr(self, name) for name in _CHANGES.split()}
-
-    def add(self, changes: Mapping[str, Any]) -> None:
-        """Take note of what another step did."""
-        for name in _CHANGES.split():
-            known, more = getattr(self, name), changes.get(name)
-            if more:
-                setattr(self, name, {**known, **more} if isinstance(more, dict) else more)
-
     def switched_to(self, done: Switched) -> None:
         """Take note of what clients are told now."""
         self.switched = [*done.documents, *done.dropped]
@@ -143,6 +130,4 @@ class PublishReport:
             f"({format_bytes(up)}), {len(self.assembled)} assembled there "
             f"({format_bytes(made)}), {self.present} present, {len(self.pruned)} removed"
         )
-        if not self.seconds:  # the DAG's report is not one run's, but of several tasks
-            return done
         return f"{done}; {format_bytes(self.bytes_sent)} sent in {self.seconds:.0f} s"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from puavo_repository.errors import RepositoryError, storage_error
+from puavo_repository.errors import RepositoryError, as_storage_error
 from puavo_repository.mirror.records import Failure
 from puavo_repository.web import page, view
 from puavo_repository.web.disk import Disk, Reader
@@ -68,24 +69,17 @@ class Backend:
     document: Callable[..., Mapping[str, Any] | None]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """All that the page is made of; a minute is as exact as it has to be."""
-
-    disk: Disk
-    remotes: tuple[str, ...]
-    runs: list[Run]
-    dags: list[Dag]
-    minute: int
-
-
-@dataclass(frozen=True)
 class Look:
-    """What was seen, what is shown of it, and the page once it was rendered."""
+    """What was seen at one time, and the page that shows it, rendered once."""
 
-    seen: Seen
-    found: Repository
-    html: str = ""
+    def __init__(self, seen: tuple[object, ...], found: Repository) -> None:
+        self.seen = seen
+        self.found = found
+
+    @cached_property
+    def page(self) -> str:
+        """The page."""
+        return page.render(self.found)
 
 
 class Looker:
@@ -101,24 +95,15 @@ class Looker:
         self._reader: Reader | None = None
         self._last: Look | None = None
 
-    def look(self, runs: list[Run], dags: list[Dag]) -> Repository:
+    def look(self, runs: list[Run], dags: list[Dag]) -> Look:
         """Return what is to be shown now; the same object while nothing has changed."""
         now, last = self._clock(), self._last
-        seen = Seen(*self._disk(), runs, dags, int(now // 60))
+        disk, remotes = self._disk()
+        seen = (disk, remotes, runs, dags, int(now // 60))  # a minute is as exact as it has to be
         if last is None or last.seen != seen:
             at = datetime.fromtimestamp(now, UTC)
-            found = view.repository(seen.disk, runs, dags, seen.remotes, at)
-            last = self._last = Look(seen, found)
-        return last.found
-
-    def page(self, found: Repository) -> str:
-        """Return the page for what ``look`` returned, rendered once."""
-        last = self._last
-        if last is None or last.found is not found:
-            return page.render(found)  # somebody else looked in between
-        if not last.html:
-            last = self._last = replace(last, html=page.render(found))
-        return last.html
+            last = self._last = Look(seen, view.repository(disk, runs, dags, remotes, at))
+        return last
 
     def _disk(self) -> tuple[Disk, tuple[str, ...]]:
         try:
@@ -126,17 +111,11 @@ class Looker:
             reader = self._reader
             if reader is None or reader.root != place.mirror:
                 reader = self._reader = Reader(place.mirror)
-            return _read(reader), place.remotes
+            with as_storage_error(place.mirror):
+                return reader.read(), place.remotes
         except RepositoryError as error:
             failure = Failure.of(error.subject, "settings", error)
             return Disk(Path("?"), exists=True, failures=(failure,)), ()
-
-
-def _read(reader: Reader) -> Disk:
-    try:
-        return reader.read()
-    except OSError as error:
-        raise storage_error(reader.root, error) from error
 
 
 def create_app(backend: Backend) -> FastAPI:
@@ -155,14 +134,17 @@ def create_app(backend: Backend) -> FastAPI:
     )
     looker = Looker(backend.place)
 
-    def now(
+    def look(
         runs: list[Run] = Depends(backend.runs), dags: list[Dag] = Depends(backend.dags)
-    ) -> Repository:
+    ) -> Look:
         return looker.look(runs, dags)
 
+    def now(seen: Look = Depends(look)) -> Repository:
+        return seen.found
+
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def show(found: Repository = Depends(now)) -> HTMLResponse:
-        return HTMLResponse(looker.page(found))
+    def show(seen: Look = Depends(look)) -> HTMLResponse:
+        return HTMLResponse(seen.page)
 
     @app.get("/runs/", response_class=HTMLResponse, include_in_schema=False)
     def show_run(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from puavo_repository.web.model import RdiffState, Run, Series
+from puavo_repository.web.words import seconds
 
 WIDTH, HEIGHT = 640, 220
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 26
@@ -163,17 +164,6 @@ def durations(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
 def heat(share: float) -> int:
     """Return the step, 0 (saves all) to 9 (saves nothing), that an rdiff's share falls in."""
     return min(9, max(0, int(share * 10)))
-
-
-def seconds(value: float) -> str:
-    """Render a duration."""
-    if value < 10:
-        return f"{value:.1f} s"
-    if value < 120:
-        return f"{value:.0f} s"
-    if value < 7200:
-        return f"{value / 60:.0f} min"
-    return f"{value / 3600:.1f} h"
 
 
 class _Time:

@@ -10,13 +10,20 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from puavo_repository.audit.report import Severity
+
+PREPARE = "puavo_repository_prepare"
+PUBLISH = "puavo_repository_publish"
+AUDIT = "puavo_repository_audit"
+ROLLBACK = "puavo_repository_rollback"
+DAGS = (PREPARE, PUBLISH, AUDIT, ROLLBACK)
 DRY_RUN = "dry run"  # what such a run did
 
 
 class Shown(BaseModel):
     """Base of everything that is shown."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
 
 
 class Digests(Shown):
@@ -104,6 +111,7 @@ class Remote(Shown):
     name: str = Field(description="Its address, without any secret")
     state: State
     status: str = Field(description="The state in words: with how much, and since when")
+    remedy: str = Field(description="What to do; empty where nothing is wrong")
     configured: bool = Field(
         description="Whether it is one of those that are published to by default; what is wrong "
         "with others does not count"
@@ -119,7 +127,7 @@ class Remote(Shown):
 class Finding(Shown):
     """Something that the last audit found."""
 
-    severity: str = Field(
+    severity: Severity = Field(
         description="error: clients are, or soon will be, led to something wrong or cut off; "
         "warning: someone should look"
     )

@@ -10,15 +10,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from puavo_repository.audit.report import AuditReport
 from puavo_repository.progress import format_bytes
-from puavo_repository.web import figures, status, view, words
-from puavo_repository.web.model import Image, Rdiff, RdiffState, Repository, Series
+from puavo_repository.web import figures, model, status, words
+from puavo_repository.web.model import DRY_RUN, Image, Rdiff, RdiffState, Repository, Series
 
 REFRESH = 10  # seconds between two looks of a page that is open
 STATIC = Path(__file__).with_name("static")
 STAGES = {
-    view.PREPARE: (
+    model.PREPARE: (
         "discover",
         "configure",
         "dry_run",
@@ -30,17 +29,6 @@ STAGES = {
         "report",
     ),
 }
-
-
-def version(number: str) -> str:
-    """Render a version as the moment that it names."""
-    moment = view.built(number)
-    return f"{moment:%Y-%m-%d %H:%M}" if moment else number
-
-
-def percent(share: float) -> str:
-    """Render a share."""
-    return f"{share:.1%}" if share < 0.9995 else "100%"
 
 
 def moment(at: datetime | None) -> Markup:
@@ -76,7 +64,7 @@ def matrix(series: Series) -> dict[str, Any]:
 
 
 def _stages(runs: Sequence[Any]) -> list[str]:
-    known = list(STAGES[view.PREPARE])
+    known = list(STAGES[model.PREPARE])
     return [*known, *dict.fromkeys(s.name for r in runs for s in r.stages if s.name not in known)]
 
 
@@ -91,23 +79,22 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.filters |= {
     "size": format_bytes,
     "count": words.count,
-    "version": version,
-    "percent": percent,
+    "version": words.version,
+    "percent": words.percent,
     "moment": moment,
-    "date": view.moment,
-    "audit": lambda values: view.audit(AuditReport.from_dict(values)),
-    "seconds": figures.seconds,
+    "seconds": words.seconds,
     "heat": figures.heat,
     "matrix": matrix,
     "timeline": figures.timeline,
 }
 _ENVIRONMENT.globals |= {
+    "DRY_RUN": DRY_RUN,
     "OFFERED": RdiffState.OFFERED,
     "UP_TO_DATE": status.UP_TO_DATE,
-    "PREPARE": view.PREPARE,
-    "PUBLISH": view.PUBLISH,
-    "AUDIT": view.AUDIT,
-    "ROLLBACK": view.ROLLBACK,
+    "PREPARE": model.PREPARE,
+    "PUBLISH": model.PUBLISH,
+    "AUDIT": model.AUDIT,
+    "ROLLBACK": model.ROLLBACK,
     "refresh": lambda: REFRESH,
     "width": figures.WIDTH,
     "left": figures.LEFT,
@@ -118,7 +105,7 @@ _ENVIRONMENT.globals |= {
 
 def render(found: Repository) -> str:
     """Render the page."""
-    prepares = [run for run in found.runs if run.dag_id == view.PREPARE]
+    prepares = [run for run in found.runs if run.dag_id == model.PREPARE]
     stages = _stages(prepares)
     return _ENVIRONMENT.get_template("page.html").render(
         up="",
@@ -139,10 +126,16 @@ def render_run(dag_id: str, run_id: str, document: Mapping[str, Any] | None) -> 
     Args:
         dag_id: The DAG.
         run_id: The run.
-        document: What its last task returned; None where there is nothing yet.
+        document: Its ``summary`` (``did`` in a few words, and ``sections`` of a title and lines
+            each) and its ``failure`` texts; None where there is nothing yet.
     """
+    found = document or {}
     return _ENVIRONMENT.get_template("run.html").render(
-        up="../", dag_id=dag_id, run_id=run_id, document=document
+        up="../",
+        dag_id=dag_id,
+        run_id=run_id,
+        summary=found.get("summary") or {"did": "", "sections": []},
+        failures=found.get("failure", []),
     )
 
 

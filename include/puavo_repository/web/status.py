@@ -1,136 +1,104 @@
-"""How the repository stands: decided here alone, from facts, and said in the same words everywhere.
+"""How mirrors and DAGs stand: decided here alone, and said in the same words everywhere.
 
 The page, the API and messages all say what stands here. Pure: facts and the time come in.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from urllib.parse import quote
 
-from puavo_repository.audit.report import AuditReport, Severity
+from puavo_repository.audit.report import Severity
 from puavo_repository.errors import SettingsError
+from puavo_repository.formats import metadata
 from puavo_repository.mirror.published import Published
 from puavo_repository.progress import format_bytes
 from puavo_repository.remote.target import parse_target, without_password
-from puavo_repository.web.model import Dag, Run, State
-from puavo_repository.web.words import count, when
+from puavo_repository.web.disk import Disk
+from puavo_repository.web.model import PUBLISH, Dag, Remote, Run, State
+from puavo_repository.web.words import count, moment, when
 
 UP_TO_DATE = "Everything is up to date"
 PATIENCE = timedelta(minutes=15)  # for Airflow to start what is due
 
 
-@dataclass(frozen=True)
-class Local:
-    """What the local mirror says.
-
-    Attributes:
-        described: What its metadata describes: sha256 by path.
-        sizes: Bytes by path.
-        changed: When its metadata last changed.
-    """
-
-    described: Mapping[str, str]
-    sizes: Mapping[str, int]
-    changed: datetime | None
-
-
-@dataclass(frozen=True)
-class Publishing:
-    """What Airflow does about publishing.
-
-    Attributes:
-        running: Whether a run is under way, or waits to start.
-        paused: Whether no run can start.
-    """
-
-    running: bool = False
-    paused: bool = False
-
-    @classmethod
-    def of(cls, dags: Iterable[Dag], runs: Iterable[Run], dag_id: str) -> Publishing:
-        """Return what the facts about a DAG and its runs mean."""
-        paused = any(dag.paused for dag in dags if dag.dag_id == dag_id)
-        active = any(run.dag_id == dag_id and run.counts and run.active for run in runs)
-        return cls(running=active and not paused, paused=paused)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How one mirror stands.
-
-    Attributes:
-        record: What the last run left there.
-        state: In one word or two.
-        text: The state in a sentence, with how much and since when.
-        remedy: What to do; empty where nothing is wrong.
-        pending: Files of the local mirror that its clients are not told of yet.
-        size: Bytes of them.
-        counts: Whether it is one of the mirrors that are published to by default.
-    """
-
-    record: Published
-    state: State
-    text: str
-    remedy: str
-    pending: tuple[str, ...]
-    size: int
-    counts: bool = True
-
-
-def headline(problems: Collection[object], mirrors: Iterable[Standing]) -> str:
+def headline(problems: Collection[object], mirrors: Iterable[Remote]) -> str:
     """Return how all of it stands, in a few words."""
     if problems:
         return count(len(problems), "problem")
-    waiting = sum(one.counts and one.state is not State.UP_TO_DATE for one in mirrors)
+    waiting = sum(one.configured and one.state is not State.UP_TO_DATE for one in mirrors)
     if waiting:
         return f"{count(waiting, 'mirror')} {'is' if waiting == 1 else 'are'} not up to date yet"
     return UP_TO_DATE
 
 
 def mirrors(
-    records: Iterable[Published],
+    disk: Disk,
     configured: Sequence[str],
-    local: Local,
-    audit: AuditReport | None,
-    publishing: Publishing,
+    runs: Iterable[Run],
+    dags: Iterable[Dag],
     now: datetime,
-) -> list[Standing]:
+) -> list[Remote]:
     """Return how every mirror stands: those that are published to by default, then others.
 
     Args:
-        records: What the last runs left on each.
+        disk: What lies in the local mirror, with what the last runs left on each remote.
         configured: URLs or ids of connections that are published to by default. Where there
             are none, every mirror that there is a record of counts.
-        local: The local mirror.
-        audit: The last audit.
-        publishing: What Airflow does about it.
+        runs: The last runs of the DAGs.
+        dags: What Airflow knows of the DAGs.
         now: The time.
     """
-    known = {_normal(record.address): record for record in records}
+    seen = _Seen.of(disk, runs, dags, now)
+    known = {_normal(record.address): record for record in disk.remotes}
     chosen = {_normal(address): address for address in configured}
-    unseen = [_unseen(address) for key, address in chosen.items() if key not in known]
-    every = [*known.values(), *unseen]
-    return sorted(
-        (
-            _standing(
-                record,
-                local,
-                _errors(audit, record),
-                publishing,
-                now,
-                counts=not chosen or _normal(record.address) in chosen,
-            )
-            for record in every
-        ),
-        key=lambda one: (not one.counts, one.record.address),
-    )
+    for key in chosen.keys() - known.keys():
+        known[key] = Published(quote(without_password(chosen[key]), safe=""))
+    found = [
+        _remote(record, seen, configured=not chosen or key in chosen)
+        for key, record in known.items()
+    ]
+    return sorted(found, key=lambda one: (not one.configured, one.name))
 
 
-def _unseen(address: str) -> Published:
-    return Published(quote(without_password(address), safe=""))
+@dataclass(frozen=True)
+class _Seen:
+    """What a mirror is judged by.
+
+    Attributes:
+        files: What the local metadata describes: sha256 by path.
+        sizes: Bytes by path.
+        prepared: When that metadata last changed.
+        errors: How many the last audit found, by the normal form of a mirror's address.
+        publishing: Whether a run of publish is under way, or waits to start.
+        paused: Whether no such run can start.
+        now: The time.
+    """
+
+    files: Mapping[str, str]
+    sizes: Mapping[str, int]
+    prepared: datetime | None
+    errors: Mapping[str, int]
+    publishing: bool
+    paused: bool
+    now: datetime
+
+    @classmethod
+    def of(cls, disk: Disk, runs: Iterable[Run], dags: Iterable[Dag], now: datetime) -> _Seen:
+        files = {
+            file.path: file.digests.get("sha256", "")
+            for name, images in disk.series.items()
+            for file in metadata.described_files({name: {"images": images}})
+        }
+        findings = disk.audit.findings if disk.audit else ()
+        errors = Counter(_normal(f.where) for f in findings if f.severity is Severity.ERROR)
+        paused = any(dag.paused for dag in dags if dag.dag_id == PUBLISH)
+        active = any(run.dag_id == PUBLISH and run.counts and run.active for run in runs)
+        prepared = moment(disk.changed)
+        return cls(files, disk.sizes, prepared, errors, active and not paused, paused, now)
 
 
 def _normal(address: str) -> str:
@@ -143,56 +111,55 @@ def _normal(address: str) -> str:
         return address
 
 
-def _errors(audit: AuditReport | None, record: Published) -> int:
-    return sum(
-        one.severity is Severity.ERROR and _normal(one.where) == _normal(record.address)
-        for one in (audit.findings if audit else ())
+def _remote(record: Published, seen: _Seen, *, configured: bool) -> Remote:
+    pending = sorted(dict(seen.files.items() - record.files.items()))
+    size = sum(seen.sizes.get(path, 0) for path in pending)
+    amount = f"{count(len(pending), 'file')} ({format_bytes(size)})" if pending else ""
+    state, status, remedy = _judged(record, amount, seen)
+    return Remote(
+        name=record.address,
+        state=state,
+        status=status,
+        remedy=remedy,
+        configured=configured,
+        generation=record.generation,
+        published=moment(record.changed),
+        verified=moment(record.verified),
+        checked=moment(record.checked),
+        pending=pending,
+        pending_bytes=size,
     )
 
 
-def _standing(
-    record: Published,
-    local: Local,
-    errors: int,
-    publishing: Publishing,
-    now: datetime,
-    *,
-    counts: bool,
-) -> Standing:
-    lacking = dict(local.described.items() - record.files.items())
-    pending = tuple(sorted(lacking))
-    left = sum(local.sizes.get(path, 0) for path in pending)
-    amount = f"{count(len(pending), 'file')} ({format_bytes(left)})"
-
-    def found(state: State, text: str, remedy: str = "") -> Standing:
-        return Standing(record, state, text, remedy, pending, left, counts)
-
+def _judged(record: Published, pending: str, seen: _Seen) -> tuple[State, str, str]:
+    """Return how a mirror stands, the same in words, and what to do about it."""
+    errors = seen.errors.get(_normal(record.address), 0)
+    # What was prepared a moment ago is published by a run that is about to start.
+    soon = seen.prepared is not None and seen.now - seen.prepared < PATIENCE
+    remedy = "" if soon and not record.problems else "Run publish"
     if not record.reached:
-        text = f"unreachable; last seen {when(_moment(record.checked))}"
-        return found(State.UNREACHABLE, text, "See the log of the last publishing run")
+        text = f"unreachable; last seen {when(moment(record.checked))}"
+        return State.UNREACHABLE, text, "See the log of the last publishing run"
     if errors:
         text = f"damaged: {count(errors, 'error')} in the last audit"
-        return found(State.DAMAGED, text, "Do what the findings of the audit say")
+        return State.DAMAGED, text, "Do what the findings of the audit say"
     if record.restored is not None:
         text = f"rolled back: clients see generation {record.restored} again"
         remedy = "Take the bad image out of the image directory and prepare; publishing goes on"
-        return found(State.ROLLED_BACK, text, remedy)
-    if publishing.running and (pending or record.problems):
-        return found(State.PUBLISHING, f"publishing: {amount} to go")
-    if publishing.paused and pending:
-        text = f"paused: {amount} to be published"
-        return found(State.PAUSED, text, "Unpause the DAG that publishes, in the Airflow UI")
-    # What was prepared a moment ago is published by a run that is about to start.
-    soon = local.changed is not None and now - local.changed < PATIENCE
-    remedy = "" if soon and not record.problems else "Run publish"
+        return State.ROLLED_BACK, text, remedy
+    if seen.publishing and (pending or record.problems):
+        return State.PUBLISHING, f"publishing: {pending or '0 files (0 B)'} to go", ""
+    if seen.paused and pending:
+        remedy = "Unpause the DAG that publishes, in the Airflow UI"
+        return State.PAUSED, f"paused: {pending} to be published", remedy
     if record.checked is None:
         text = "unknown: no run has looked at it yet"
-        return found(State.UNKNOWN, text, remedy if pending or record.problems else "")
+        return State.UNKNOWN, text, remedy if pending or record.problems else ""
     if pending:
-        return found(State.BEHIND, f"behind: {amount} to be published", remedy)
+        return State.BEHIND, f"behind: {pending} to be published", remedy
     if record.problems:
-        return found(State.BEHIND, "behind: the last run could not do everything", remedy)
-    return found(State.UP_TO_DATE, "up to date")
+        return State.BEHIND, "behind: the last run could not do everything", remedy
+    return State.UP_TO_DATE, "up to date", ""
 
 
 def late(dag: Dag, runs: Iterable[Run], now: datetime) -> tuple[str, str] | None:
@@ -225,12 +192,6 @@ def late(dag: Dag, runs: Iterable[Run], now: datetime) -> tuple[str, str] | None
             "See whether Airflow's scheduler and DAG processor run",
         )
     if waiting and len(waiting) == len(active) and now - min(waiting) > PATIENCE:
-        return (
-            f"A run waits to start since {when(min(waiting))}",
-            "See whether Airflow's scheduler runs",
-        )
+        since = f"A run waits to start since {when(min(waiting))}"
+        return since, "See whether Airflow's scheduler runs"
     return None
-
-
-def _moment(seconds: float | None) -> datetime | None:
-    return datetime.fromtimestamp(seconds, UTC) if seconds else None

@@ -6,17 +6,15 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from puavo_repository.audit import report as audit_report
 from puavo_repository.audit.report import AuditReport
-from puavo_repository.formats import metadata
 from puavo_repository.formats.names import ImageName, rdiff_name
 from puavo_repository.web import status
 from puavo_repository.web.disk import Disk
 from puavo_repository.web.model import (
+    PREPARE,
     Audit,
     Dag,
     Digests,
-    Finding,
     Image,
     Rdiff,
     RdiffState,
@@ -27,13 +25,7 @@ from puavo_repository.web.model import (
     Summary,
 )
 from puavo_repository.web.problems import find_problems
-from puavo_repository.web.status import Local, Publishing, Standing
-
-PREPARE = "puavo_repository_prepare"
-PUBLISH = "puavo_repository_publish"
-AUDIT = "puavo_repository_audit"
-ROLLBACK = "puavo_repository_rollback"
-DAGS = (PREPARE, PUBLISH, AUDIT, ROLLBACK)
+from puavo_repository.web.words import built, moment
 
 
 def repository(
@@ -55,11 +47,10 @@ def repository(
     now = now or datetime.now(UTC)
     failed = {failure.name for failure in disk.failures}
     series = [_series(name, images, disk, failed) for name, images in sorted(disk.series.items())]
-    publishing = Publishing.of(dags, runs, PUBLISH)
-    mirrors = status.mirrors(disk.remotes, remotes, _local(disk), disk.audit, publishing, now)
+    mirrors = status.mirrors(disk, remotes, runs, dags, now)
     problems = find_problems(disk, series, mirrors, runs, dags, now)
-    rdiffs = [rdiff for one in series for rdiff in offered(one)]
     images = [image for one in series for image in one.images]
+    rdiffs = [r for image in images for r in image.rdiffs if r.state is RdiffState.OFFERED]
     fetched, whole = _updates(series)
     prepare = next((dag for dag in dags if dag.dag_id == PREPARE), None)
     return Repository(
@@ -79,22 +70,12 @@ def repository(
             changed=_changed(mirrors) if mirrors else moment(disk.changed),
             last_success=prepare.succeeded if prepare else None,
             next_run=prepare.due if prepare and not prepare.paused else None,
-            remotes=[_remote(one) for one in mirrors],
-            audit=audit(disk.audit) if disk.audit else None,
+            remotes=mirrors,
+            audit=_audit(disk.audit) if disk.audit else None,
         ),
         series=series,
         runs=list(runs),
     )
-
-
-def offered(series: Series) -> list[Rdiff]:
-    """Return the rdiffs of a series that clients can fetch."""
-    return [
-        rdiff
-        for image in series.images
-        for rdiff in image.rdiffs
-        if rdiff.state is RdiffState.OFFERED
-    ]
 
 
 def _series(name: str, entries: list[dict[str, Any]], disk: Disk, failed: set[str]) -> Series:
@@ -171,16 +152,7 @@ def _absent(
 
 
 def _digests(entry: dict[str, Any]) -> Digests:
-    cksum, sha256, sha512 = (str(entry.get(key, "")) for key in ("cksum", "sha256", "sha512"))
-    return Digests(cksum=cksum, sha256=sha256, sha512=sha512)
-
-
-def built(version: str) -> datetime | None:
-    """Return the moment that a version names."""
-    try:
-        return datetime.strptime(version, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return None
+    return Digests(**{kind: str(entry.get(kind, "")) for kind in Digests.model_fields})
 
 
 def _updates(series: Iterable[Series]) -> tuple[int, int]:
@@ -195,62 +167,12 @@ def _updates(series: Iterable[Series]) -> tuple[int, int]:
     return fetched, whole
 
 
-def _local(disk: Disk) -> Local:
-    described = {
-        file.path: file.digests.get("sha256", "")
-        for name, images in disk.series.items()
-        for file in metadata.described_files({name: {"images": images}})
-    }
-    return Local(described, disk.sizes, moment(disk.changed))
-
-
-def _changed(mirrors: Iterable[Standing]) -> datetime | None:
+def _changed(mirrors: Iterable[Remote]) -> datetime | None:
     """Return when clients of any mirror that counts last got to see something new."""
-    every = (one.record.changed for one in mirrors if one.counts)
-    return moment(max((at for at in every if at), default=None))
+    return max((one.published for one in mirrors if one.configured and one.published), default=None)
 
 
-def _remote(one: Standing) -> Remote:
-    return Remote(
-        name=one.record.address,
-        state=one.state,
-        status=one.text,
-        configured=one.counts,
-        generation=one.record.generation,
-        published=moment(one.record.changed),
-        verified=moment(one.record.verified),
-        checked=moment(one.record.checked),
-        pending=list(one.pending),
-        pending_bytes=one.size,
-    )
-
-
-def audit(found: AuditReport) -> Audit:
-    """Return what is shown of an audit."""
-    return Audit(
-        at=datetime.fromtimestamp(found.begun, UTC),
-        ok=found.ok,
-        findings=[_finding(one) for one in found.findings],
-        notes=list(found.notes),
-        looked_at=found.looked_at(),
-        repaired=[_finding(one) for one in found.repaired],
-        turn=found.turn,
-        seconds=found.seconds,
-    )
-
-
-def _finding(one: audit_report.Finding) -> Finding:
-    return Finding(
-        severity=one.severity.value,
-        where=one.where,
-        file=one.file,
-        problem=one.problem,
-        expected=one.expected,
-        found=one.found,
-        remedy=one.remedy,
-    )
-
-
-def moment(seconds: float | None) -> datetime | None:
-    """Return the moment so many seconds after the epoch."""
-    return datetime.fromtimestamp(seconds, UTC) if seconds else None
+def _audit(found: AuditReport) -> Audit:
+    values = {"at": moment(found.begun), "looked_at": found.looked_at()}
+    others = Audit.model_fields.keys() - values.keys()
+    return Audit.model_validate({**values, **{name: getattr(found, name) for name in others}})
