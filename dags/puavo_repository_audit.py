@@ -74,7 +74,8 @@ def not_done(count: int) -> Checked:
 
 
 @dag(
-    schedule=dag_settings.audit_schedule(),  # without a start date the first one waits for its hour
+    # Without a start date the first one waits for its hour.
+    schedule=dag_settings.usable().audit_schedule or None,
     default_args=tasks.retries(2, timedelta(minutes=5), timedelta(hours=24)),
     params=PARAMS,
     doc_md=__doc__,

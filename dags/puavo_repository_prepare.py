@@ -53,7 +53,7 @@ def locked(*, shared: bool = False) -> Iterator[Settings]:
 
 
 @dag(
-    schedule=dag_settings.schedule(),
+    schedule=dag_settings.usable().schedule or None,
     start_date=tasks.START,
     default_args=tasks.retries(3, timedelta(minutes=1), timedelta(hours=12)),
     params=PARAMS,

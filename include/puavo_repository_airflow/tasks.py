@@ -71,13 +71,14 @@ def retries(times: int, delay: timedelta, timeout: timedelta) -> dict[str, Any]:
         delay: Before the second try; each later one waits three times as long.
         timeout: How long one try may take.
     """
+    usable = dag_settings.usable()
     permanent = RetryRule(
         exception="puavo_repository.errors.PermanentError",
         action=RetryAction.FAIL,
         reason="only the operator can help: see the message",
     )
     return {
-        "retries": dag_settings.retries(times),
+        "retries": times if usable.retries is None else usable.retries,
         "retry_delay": delay,
         "retry_exponential_backoff": 3.0,
         "max_retry_delay": timedelta(minutes=30),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.formats.names import rdiff_name
-from puavo_repository.web import figures, model, page, view
+from puavo_repository.web import figures, page, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import DRY_RUN, Stage
 from web.mirrors import (
@@ -49,7 +49,7 @@ def rendered(root: Path, *runs: Any) -> str:
 
 
 def stages(*seconds: float) -> list[Stage]:
-    names = page.STAGES[model.PREPARE]
+    names = page.STAGES
     return [
         Stage(name=name, state="success", seconds=spent, tasks=1, failed=0)
         for name, spent in zip(names, seconds, strict=False)
@@ -130,7 +130,7 @@ def dict_of(cells: Any) -> dict[str, str | None]:
 def test_figures_stay_in_their_frames(tmp_path: Path) -> None:
     make_mirror(tmp_path, series=3, images=5, share=0.2)
     found = view.repository(Reader(tmp_path).read())
-    names = page.STAGES[model.PREPARE]
+    names = page.STAGES
     runs = [run("success", hours=n, stages=stages(3, 1, n)) for n in range(30)]
     drawn = [
         figures.sizes_over_time(found.series),
@@ -146,7 +146,7 @@ def test_figures_stay_in_their_frames(tmp_path: Path) -> None:
 
 
 def test_a_column_is_as_high_as_its_run_was_long(tmp_path: Path) -> None:
-    names = page.STAGES[model.PREPARE]
+    names = page.STAGES
     figure = figures.durations([run("success", stages=stages(50, 150))], names)
     assert figure is not None
     first, second = figure.marks

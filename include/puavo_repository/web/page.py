@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,17 @@ from puavo_repository.web.model import DRY_RUN, Image, Rdiff, RdiffState, Reposi
 
 REFRESH = 10  # seconds between two looks of a page that is open
 STATIC = Path(__file__).with_name("static")
-STAGES = {
-    model.PREPARE: (
-        "discover",
-        "configure",
-        "dry_run",
-        "plan",
-        "fingerprint",
-        "pairs",
-        "diff",
-        "describe",
-        "report",
-    ),
-}
+STAGES = (  # of prepare
+    "discover",
+    "configure",
+    "dry_run",
+    "plan",
+    "fingerprint",
+    "pairs",
+    "diff",
+    "describe",
+    "report",
+)
 
 
 def moment(at: datetime | None) -> Markup:
@@ -61,11 +59,6 @@ def matrix(series: Series) -> dict[str, Any]:
         "rows": [(image, row(image.version)) for image in reversed(series.images)],
         "strangers": [(source, row(source)) for source in strangers],
     }
-
-
-def _stages(runs: Sequence[Any]) -> list[str]:
-    known = list(STAGES[model.PREPARE])
-    return [*known, *dict.fromkeys(s.name for r in runs for s in r.stages if s.name not in known)]
 
 
 _ENVIRONMENT = Environment(
@@ -106,7 +99,8 @@ _ENVIRONMENT.globals |= {
 def render(found: Repository) -> str:
     """Render the page."""
     prepares = [run for run in found.runs if run.dag_id == model.PREPARE]
-    stages = _stages(prepares)
+    others = (stage.name for run in prepares for stage in run.stages)
+    stages = list(dict.fromkeys((*STAGES, *others)))
     return _ENVIRONMENT.get_template("page.html").render(
         up="",
         summary=found.summary,
