@@ -118,7 +118,13 @@ def wrapper(tmp_path: Path) -> Path:
 def run(command: Path, *arguments: str, **more: str) -> tuple[str, Mapping[str, str]]:
     """Run a wrapped command; return what it was called as, and its environment."""
     environment = {"PATH": os.environ["PATH"], **more}
-    out = subprocess.run([command, *arguments], env=environment, capture_output=True, check=True)
+    out = subprocess.run(
+        [command, *arguments],
+        env=environment,
+        cwd=command.parent,
+        capture_output=True,
+        check=True,
+    )
     called, _, rest = out.stdout.decode().partition("\n")
     return called, dict(one.split("=", 1) for one in rest.split("\0") if one)
 
@@ -139,7 +145,7 @@ def test_nothing_in_the_file_is_run_or_expanded(wrapper: Path) -> None:
         file.write("PUAVO_REPOSITORY_KNOWN_HOSTS=$(touch ran) `touch ran` $HOME; touch ran")
     _, environment = run(wrapper)
     assert environment["PUAVO_REPOSITORY_KNOWN_HOSTS"].startswith("$(touch ran) `touch")
-    assert not Path("ran").exists()
+    assert not (wrapper.parent / "ran").exists()
 
 
 def test_a_setting_before_the_command_wins_over_the_file(wrapper: Path) -> None:
