@@ -19,9 +19,20 @@ from puavo_repository import retry
 from puavo_repository.audit import https as audit_https
 from puavo_repository.audit.clients import clients
 from puavo_repository.audit.report import Checked
-from puavo_repository.progress import Progress, Watcher
 from puavo_repository.settings import Settings
-from support.audits import DOCUMENT, NEW, OLD, OLDEST, RDIFF, SERIES, Audited, flip, only, said
+from support.audits import (
+    DOCUMENT,
+    NEW,
+    OLD,
+    OLDEST,
+    RDIFF,
+    SERIES,
+    Audited,
+    Meanwhile,
+    flip,
+    only,
+    said,
+)
 from support.repository import V4, name
 
 Check = Callable[[Callable[["Handler"], bool]], Checked]
@@ -237,18 +248,6 @@ def test_an_rdiff_without_end_is_not_fetched(audited: Audited) -> None:
     with audited.served():
         found = audit(audited)
     assert any("larger than any that is of use" in one.problem for one in found.findings)
-
-
-class Meanwhile(Watcher):
-    """A watcher in whose time something happens: after metadata was read, before files are."""
-
-    def __init__(self, happens: Callable[[], object]) -> None:
-        self._happens = [happens]
-
-    def begin(self, *stage: Any) -> Progress:
-        while self._happens:
-            self._happens.pop()()
-        return super().begin(*stage)
 
 
 def test_somebody_who_publishes_meanwhile_is_no_finding(audited: Audited) -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,6 @@ from puavo_repository.audit.local import local
 from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.progress import Progress, Watcher
 from support.audits import (
     DOCUMENT,
     NEW,
@@ -28,6 +26,7 @@ from support.audits import (
     RDIFF,
     SERIES,
     Audited,
+    Meanwhile,
     flip,
     only,
     said,
@@ -197,18 +196,6 @@ def test_a_file_of_two_series_is_read_once(audited: Audited) -> None:
     assert found.counts.local_files == 9
 
 
-class Night(Watcher):
-    """A watcher in whose time something happens: when the files are about to be read."""
-
-    def __init__(self, happens: Callable[[], object]) -> None:
-        self._happens = [happens]
-
-    def begin(self, *stage: Any) -> Progress:
-        while self._happens:
-            self._happens.pop()()
-        return super().begin(*stage)
-
-
 def test_a_night_that_prepares_meanwhile_is_no_finding(audited: Audited) -> None:
     repository = audited.repository
 
@@ -221,7 +208,7 @@ def test_a_night_that_prepares_meanwhile_is_no_finding(audited: Audited) -> None
         repository.add(name(V4))
         assert repository.prepare(repository=audited.url).ok
 
-    assert said(local(audited.settings(audit_share=1), None, 0, Night(night))) == []
+    assert said(local(audited.settings(audit_share=1), None, 0, Meanwhile(night))) == []
     assert not (audited.mirror / OLDEST).exists()
 
 
@@ -247,7 +234,7 @@ def test_a_file_that_is_withdrawn_while_it_is_read_is_no_finding(audited: Audite
         Mirror(audited.mirror).remove_from_metadata({RDIFF})
         (audited.mirror / RDIFF).write_bytes(b"anew")
 
-    assert said(local(audited.settings(audit_share=1), None, 0, Night(happens))) == []
+    assert said(local(audited.settings(audit_share=1), None, 0, Meanwhile(happens))) == []
 
 
 def test_a_wrong_address_that_breaks_no_rule_is_found(audited: Audited) -> None:

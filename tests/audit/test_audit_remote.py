@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,6 @@ from puavo_repository.audit.local import local
 from puavo_repository.audit.remote import remote
 from puavo_repository.audit.report import Checked
 from puavo_repository.errors import StorageRefusedError
-from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish import compare
 from puavo_repository.publish.locked import locked
 from puavo_repository.publish.publisher import Publisher, open_tree
@@ -29,7 +27,19 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import OpenMode
 from puavo_repository.rollback import rollback
-from support.audits import DOCUMENT, KEEP, NEW, OLD, OLDEST, RDIFF, Audited, flip, only, said
+from support.audits import (
+    DOCUMENT,
+    KEEP,
+    NEW,
+    OLD,
+    OLDEST,
+    RDIFF,
+    Audited,
+    Meanwhile,
+    flip,
+    only,
+    said,
+)
 from support.repository import V4, name
 from support.servers import Proxy, Sshd
 
@@ -264,18 +274,6 @@ def test_a_folder_that_is_a_link_is_not_entered(audited: Audited, target: Target
     (audited.remote / "meta").rename(audited.remote / "elsewhere")
     (audited.remote / "meta").symlink_to("elsewhere")
     assert "a link where a folder should be" in only(audit(audited, target)).problem
-
-
-class Meanwhile(Watcher):
-    """A watcher in whose time something happens: after metadata was read, before files are."""
-
-    def __init__(self, happens: Callable[[], object]) -> None:
-        self._happens = [happens]
-
-    def begin(self, *stage: Any) -> Progress:
-        while self._happens:
-            self._happens.pop()()
-        return super().begin(*stage)
 
 
 def test_somebody_who_publishes_meanwhile_is_no_finding(audited: Audited, target: Target) -> None:

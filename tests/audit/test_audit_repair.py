@@ -124,7 +124,7 @@ def test_a_wrong_local_rdiff_is_withdrawn_and_made_anew(
     report = run(audited)
     assert problems(report) == []
     assert [one.file for one in report.repaired] == [RDIFF]
-    assert f"{RDIFF}: withdrawn; the next run makes it anew" in report.notes
+    assert f"{RDIFF}: removed; the next run makes it anew" in report.notes
     assert not (audited.mirror / RDIFF).exists()
     assert audited.repository.check() == 5
     assert audited.repository.prepare(repository=audited.url).ok

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from puavo_repository.audit.report import Checked, Finding
 from puavo_repository.formats.names import rdiff_name
+from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.run import publish
 from puavo_repository.remote.target import Target
@@ -99,3 +100,15 @@ def only(found: Checked) -> Finding:
     """Return the one finding that there is."""
     (finding,) = found.findings
     return finding
+
+
+class Meanwhile(Watcher):
+    """A watcher in whose time something happens: after metadata was read, before files are."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        self._happens = [happens]
+
+    def begin(self, *stage: Any) -> Progress:
+        while self._happens:
+            self._happens.pop()()
+        return super().begin(*stage)

@@ -201,7 +201,7 @@ def _differs(file: DescribedFile, key: str, expected: str, found: str) -> Findin
 
 def _remedy(file: DescribedFile) -> str:
     if _is_rdiff(file):
-        return "Let the audit repair it: it is withdrawn, and the next run makes it anew"
+        return "Let the audit repair it: it is removed, and the next run makes it anew"
     known = file.digests.get("sha512", "not known")
     return (
         f"Restore it from a backup or from a published mirror, its sha512 is {known}; then "

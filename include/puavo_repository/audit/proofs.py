@@ -87,7 +87,7 @@ class Proofs:
                 why.problem,
                 why.expected,
                 why.found,
-                "Let the audit repair it: it is withdrawn, and the next run makes it anew",
+                "Let the audit repair it: it is removed, and the next run makes it anew",
                 repairable=True,
             )
         except (OSError, RepositoryError) as why:

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
-    """Withdraw wrong local rdiffs, so that the next run makes them anew.
+    """Remove wrong local rdiffs and their description, so that the next run makes them anew.
 
     Args:
         settings: Where the mirror is.
@@ -54,7 +54,7 @@ def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
                 mirror.remove_from_metadata({path})
                 mirror.state.rdiffs.remove(name)
                 files.remove(mirror.rdiff(name))
-                notes.append(f"{path}: withdrawn; the next run makes it anew")
+                notes.append(f"{path}: removed; the next run makes it anew")
         left = set(still_wrong(settings, paths))
     except RepositoryError as error:
         return replace(found, notes=(*found.notes, *notes, f"not repaired: {error}"))

@@ -69,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repair",
         action="store_true",
-        help="send wrong remote files again; withdraw wrong local rdiffs, to be made anew",
+        help="send wrong remote files again; remove wrong local rdiffs, to be made anew",
     )
     return parser

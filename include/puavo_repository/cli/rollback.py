@@ -92,8 +92,8 @@ def _show(target: Target, found: Sequence[Step]) -> None:
     for step in found:
         at = f"{datetime.fromtimestamp(step.at, UTC):%Y-%m-%d %H:%M} UTC" if step.at else "unknown"
         newest = ", ".join(f"{name} {version}" for name, version in step.newest.items())
-        lost = f"; {step.missing} files of it are not there any more" if step.missing else ""
-        lost += "; its metadata is not known any more, so it is no way back" if step.lost else ""
+        lost = f"; {step.missing} files of it are missing" if step.missing else ""
+        lost += "; its metadata is lost, so it cannot be rolled back to" if step.lost else ""
         sys.stdout.write(f"  generation {step.number}, published {at}: {newest}{lost}\n")
 
 
@@ -101,16 +101,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli_options.parser(
         "rollback",
         upload="the published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE",
-        description="Gives the clients of a published mirror the metadata of an earlier "
-        "generation again, after a bad night. Images and rdiffs stay as they are. What is taken "
-        "from clients so is not published again before it is gone from the local mirror, or "
+        description="Clients of a published mirror get the metadata of an earlier generation "
+        "again, after a bad night. Images and rdiffs stay as they are. What is rolled back from "
+        "is not published again until it is gone from the local mirror, or "
         "PUAVO_REPOSITORY_ALLOW_ROLLED_BACK=true allows it once.",
     )
     parser.add_argument(
         "--to",
         metavar="N",
         type=int,
-        help="generation to go back to; default: the last one with other metadata",
+        help="generation to roll back to; default: the last one with other metadata",
     )
     parser.add_argument(
         "--series",
