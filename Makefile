@@ -117,7 +117,7 @@ test: test-setup
 	ruff format --check .
 	ruff check .
 	mypy
-	python -m pytest -n $(WORKERS) --dist loadgroup
+	python -m pytest -n $(WORKERS)
 
 # With the newest Python that Airflow supports; uv brings it where the system has none.
 test-newest:

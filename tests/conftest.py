@@ -6,9 +6,11 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from support import audits
 from support.audits import Audited
@@ -28,25 +30,32 @@ settings.load_profile("short")
 
 # Of what runs in parallel, only one worker has these, one test after the other: they need every
 # core for themselves, or their fixtures take longer than their tests.
-GROUPS = {
-    "airflow": ("dags", "end_to_end/test_ui.py", "end_to_end/test_told.py", "web/test_plugin.py",
-                "web/test_browser.py"),
-    "audit": ("audit", "cli/test_cli_audit.py"),
-}  # fmt: skip
+TOGETHER = {
+    "tests/dags/": "airflow",
+    "tests/end_to_end/test_told.py": "airflow",
+    "tests/end_to_end/test_ui.py": "airflow",
+    "tests/web/test_browser.py": "airflow",
+    "tests/web/test_plugin.py": "airflow",
+    "tests/audit/": "audit",
+    "tests/cli/test_cli_audit.py": "audit",
+}
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Others go to whoever is free, one by one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        groups = [group for place, group in TOGETHER.items() if nodeid.startswith(place)]
+        return groups[0] if groups else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 def pytest_report_header() -> str:
     return f"SUITE_SEED={os.environ['SUITE_SEED']} draws the same faults again"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests into groups of pytest-xdist; others go to whoever is free."""
-    tests = Path(__file__).parent
-    for item in items:
-        path = item.path.relative_to(tests).as_posix()
-        for group, places in GROUPS.items():
-            if path.startswith(places):
-                item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

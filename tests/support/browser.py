@@ -48,7 +48,7 @@ class Browser:
                     return element
             return False
 
-        found = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=IGNORED).until(
+        found = WebDriverWait(self.driver, PATIENCE, 0.1, ignored_exceptions=IGNORED).until(
             look, f"no {css} with {text!r} on {self.driver.current_url}"
         )
         assert isinstance(found, WebElement)
