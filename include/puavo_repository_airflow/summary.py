@@ -135,7 +135,8 @@ def _mirror(one: PublishReport, steps: Sequence[Did]) -> list[str]:
         f"generation {one.generation}" if one.files is not None else "nothing could be published",
         *(line for step in steps for line in step.get("lines", ())),
         *(f"{subject}: {why}" for subject, why in one.failed.items()),
-        *(f"{'it would' if one.dry_run else 'still to do'}: {line}" for line in one.plan),
+        *(f"{'it would' if one.dry_run else 'still to do'}: {line}" for line in one.plan[:-1]),
+        *one.plan[-1:],
     ]
 
 

@@ -96,10 +96,13 @@ class Plan:
         return sum(item.size for item in self.transfers if item.how is how)
 
     def lines(self) -> list[str]:
-        """Return the plan as lines for people."""
-        sums = (
+        """Return the plan as lines for people; the last one sums up."""
+        travel = (
             f"{format_bytes(self.bytes_of(How.UPLOADED))} uploaded, "
-            f"{format_bytes(self.bytes_of(How.ASSEMBLED))} assembled on the server, "
+            f"{format_bytes(self.bytes_of(How.ASSEMBLED))} assembled on the server"
+        )
+        sums = (
+            f"in all: {travel if self.transfers else 'nothing to send'}, "
             f"{self.present} files ({format_bytes(self.present_bytes)}) present, "
             f"{self.foreign} not ours"
         )

@@ -22,7 +22,7 @@ class PublishReport:
     Attributes:
         target: The remote's URL.
         dry_run: Whether nothing was changed.
-        plan: The plan, as lines for people.
+        plan: The plan, as lines for people; the last one sums up.
         generation: The generation that clients see now.
         uploaded: Files whose bytes travelled, and their size in bytes.
         assembled: Files that the server made from others, and their size.
