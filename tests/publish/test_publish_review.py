@@ -406,6 +406,30 @@ def test_room_is_made_on_a_full_server_before_it_is_filled(
     assert tree_of(remote).keys() == {image(3), image(4), f"meta/{SERIES}.json", "CKSUMS"}
 
 
+def test_of_a_full_server_what_no_metadata_names_goes_first(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What clients are told of is not taken from them where the rest makes room enough."""
+    for number in (1, 2, 3):
+        (mirror / image(number)).write_bytes(content(number, 300_000))
+    for described in ([image(1), image(2)], [image(2)]):
+        prepare(mirror, described, pairs=[])
+        assert publish(mirror, folder, KEEP).ok
+    assert (remote / image(1)).exists(), "its grace runs"
+    prepare(mirror, [image(3)], pairs=[])
+
+    def free(_tree: FolderTree) -> int:
+        return 700_000 - sum(path.stat().st_size for path in remote.glob("*.img"))
+
+    monkeypatch.setattr(FolderTree, "free_space", free)
+    monkeypatch.setattr("puavo_repository.publish.publisher.SPARE", 1000)
+    with Publisher(mirror, folder, NOW) as publisher:
+        assert publisher.upload().failed == {}
+    assert {path.name for path in remote.glob("*.img")} == {image(2), image(3)}
+    assert image(2) in (remote / "meta" / f"{SERIES}.json").read_text()
+    assert walk(remote) == []
+
+
 def test_the_lock_is_looked_at_before_each_write_that_others_rely_on(
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
