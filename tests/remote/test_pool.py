@@ -233,6 +233,24 @@ def test_an_abort_ends_an_assembly(sshd: Sshd, tmp_path: Path) -> None:
     assert len(errors) == 1
 
 
+def test_an_abort_right_before_an_assembly_has_its_connection_ends_it(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closes a connection may have looked for the one beside it a moment too early."""
+    (tmp_path / "source").write_bytes(bytes(100))
+    tree, beside = SftpTree(sshd.target(tmp_path)), SftpTree(sshd.target(tmp_path))
+    close = tree._session.close
+
+    def late() -> None:
+        tree._beside = beside  # as an assembly does at this very moment
+        close()
+
+    monkeypatch.setattr(tree._session, "close", late)
+    tree.close()
+    assert not tree.is_alive
+    assert not beside.is_alive
+
+
 def test_what_an_assembly_sends_is_counted(sshd: Sshd, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(bytes(100))
     tree = SftpTree(sshd.target(tmp_path))

@@ -203,9 +203,10 @@ class SftpTree(RemoteTree):
 
     def close(self) -> None:
         """Close the connection; pending work is lost."""
+        # First this one: an assembly that begins just now looks whether it still is alive.
+        self._session.close()
         if self._beside is not None:
             self._beside.close()
-        self._session.close()
 
     def _full(self, path: str) -> bytes:
         return string(f"{self.root.rstrip('/')}/{path}" if path else self.root)
