@@ -39,7 +39,17 @@ from puavo_repository.remote.parts import Part
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, read_whole
 from puavo_repository.rollback import rollback
-from support.mirrors import SERIES, add_image, content, image, make_mirror, prepare, tree_of, walk
+from support.mirrors import (
+    SERIES,
+    add_image,
+    content,
+    image,
+    make_mirror,
+    prepare,
+    send_one,
+    tree_of,
+    walk,
+)
 from support.servers import Sshd
 
 NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
@@ -428,6 +438,78 @@ def test_of_a_full_server_what_no_metadata_names_goes_first(
     assert {path.name for path in remote.glob("*.img")} == {image(2), image(3)}
     assert image(2) in (remote / "meta" / f"{SERIES}.json").read_text()
     assert walk(remote) == []
+
+
+@pytest.mark.parametrize(("size", "left"), [(880_000, (3,)), (910_000, (1, 2, 3))])
+def test_parts_that_nobody_goes_on_with_are_removed_before_a_disk_is_filled(
+    mirror: Path,
+    remote: Path,
+    folder: Target,
+    size: int,
+    left: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their bytes are never taken for bytes of what is sent: they are removed, and free then."""
+    for number in (1, 2, 3):
+        (mirror / image(number)).write_bytes(content(number, 300_000))
+    prepare(mirror, [image(1), image(2)], pairs=[])
+    assert publish(mirror, folder, NOW).ok
+    (remote / f".{image(9)}.{'0' * 16}.{'0' * 8}.part").write_bytes(bytes(250_000))
+    prepare(mirror, [image(3)], pairs=[])
+
+    def free(_tree: FolderTree) -> int:
+        return size - sum(path.stat().st_size for path in remote.iterdir() if path.is_file())
+
+    monkeypatch.setattr(FolderTree, "free_space", free)
+    monkeypatch.setattr("puavo_repository.publish.publisher.SPARE", 1000)
+    with Publisher(mirror, folder, NOW) as publisher:
+        assert publisher.upload().failed == {}
+    assert {path.name for path in remote.glob("*.img")} == set(map(image, left))
+    assert free(FolderTree(folder)) > 0
+
+
+def test_an_entry_of_another_size_proves_nothing(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    """What the journal and the server agree on is not yet what is wanted there."""
+    assert publish(mirror, folder, KEEP).ok
+    (remote / image(1)).write_bytes(b"short")
+    tree = FolderTree(folder)
+    there, record = tree.stat(image(1)), journal.load(tree)
+    assert there
+    entry = record.files[image(1)]
+    record.files[image(1)] = replace(entry, size=there.size, mtime=there.mtime)
+    journal.save(tree, record)
+    assert publish(mirror, folder, KEEP).ok
+    assert walk(remote) == []
+
+
+def test_a_disk_that_does_not_answer_holds_nobody_up(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest's thread may be in a read that never ends: who is interrupted does not wait."""
+    answers = threading.Event()
+
+    def silent(_path: Path, _ended: threading.Event) -> str:
+        answers.wait(20)
+        return ""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transfer, "_sha256", silent)
+    monkeypatch.setattr(transfer, "send", interrupted)
+    begun = time.monotonic()
+    item = Transfer(image(1), 300_000, sha256((mirror / image(1)).read_bytes()), How.UPLOADED)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            send_one(item, mirror, folder)
+        assert time.monotonic() - begun < 10
+        started = [one for one in threading.enumerate() if one.name.startswith("digest")]
+        assert all(one.daemon for one in started), "the interpreter would wait for it at its end"
+        assert started
+    finally:
+        answers.set()
 
 
 def test_the_lock_is_looked_at_before_each_write_that_others_rely_on(

@@ -108,6 +108,7 @@ def _remove(remote: LockedRemote, row: Row, done: Removed) -> None:
     else:
         remote.check()
         tree.remove(path)
+        row.found = None
         done.removed[path] = entry.size
         logger.info("%s/%s: removed, %s", tree.name, path, format_bytes(entry.size))
     # Only now: what could not be removed must stay known as ours, or it would stay for ever.
@@ -139,6 +140,7 @@ def _remove_parts(remote: LockedRemote, state: RemoteState) -> None:
         if plain and path not in kept and is_part(path):
             remote.check()
             remote.tree.remove(path)
+            row.found = None
 
 
 def _will_be_resumed(remote: LockedRemote, row: Row) -> bool:

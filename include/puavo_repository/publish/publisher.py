@@ -21,7 +21,7 @@ from puavo_repository.publish.locked import LockedRemote, check_place, locked
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.plan import Plan, make_plan
 from puavo_repository.publish.send import Uplink
-from puavo_repository.publish.state import RemoteState, is_part
+from puavo_repository.publish.state import RemoteState
 from puavo_repository.publish.survey import check_owner, survey
 from puavo_repository.publish.switch import Switch, Switched, check_published
 from puavo_repository.publish.transfer import Transferred
@@ -107,7 +107,7 @@ class Publisher:
         """
         with self._step() as (remote, state):
             plan = self._plan(remote.tree, state)
-            if _bytes_missing(remote.tree, state, plan) > 0:
+            if _bytes_missing(remote, state, plan) > 0:
                 state, plan = self._make_room(remote, state)
             for folder in ("rdiffs", "meta"):
                 remote.tree.make_folder(folder)
@@ -231,13 +231,13 @@ class Publisher:
         logger.info("%s: too full for all that is new; room is made first", tree.name)
         clean(remote, state, policy)
         gone = state.published().keys() - state.kept()
-        still = _bytes_missing(tree, state, self._plan(tree, state))
+        still = _bytes_missing(remote, state, self._plan(tree, state))
         if still > 0 and gone and self.options.only is None:
             Switch(remote, state, policy).withdraw(gone)
             clean(remote, state, policy)
         state = self._survey(tree, state.local, remote.journal, acts=True)
         plan = self._plan(tree, state)
-        missing = _bytes_missing(tree, state, plan)
+        missing = _bytes_missing(remote, state, plan)
         if missing > 0:
             free = tree.free_space() or 0
             raise StorageRefusedError(
@@ -250,10 +250,14 @@ class Publisher:
         return state, plan
 
 
-def _bytes_missing(tree: RemoteTree, state: RemoteState, plan: Plan) -> int:
-    """Return how many bytes are missing on the server's disk for a plan, 0 or less for none."""
-    need, free = sum(item.size for item in plan.transfers), tree.free_space()
+def _bytes_missing(remote: LockedRemote, state: RemoteState, plan: Plan) -> int:
+    """Return how many bytes are missing on the server's disk for a plan, 0 or less for none.
+
+    The part of a file that is to be sent is gone on with, or removed first. Others only take room.
+    """
+    need, free = sum(item.size for item in plan.transfers), remote.tree.free_space()
     if not need or free is None:
         return 0
-    there = sum(row.found.size for row in state.rows.values() if row.found and is_part(row.path))
+    parts = filter(None, (remote.parts.get(item.path) for item in plan.transfers))
+    there = sum(found.size for part in parts if (found := state.row(part.name).found))
     return need - there + SPARE - free

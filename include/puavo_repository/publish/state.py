@@ -65,7 +65,9 @@ class Row:
     @property
     def is_entered_as_wanted(self) -> bool:
         """Whether it lies there as it was entered, and was entered as it is wanted."""
-        return self.is_as_left and self.entry is not None and self.entry.sha256 == self.sha256
+        if self.entry is None or not self.is_as_left:
+            return False
+        return (self.entry.size, self.entry.sha256) == (self.size, self.sha256)
 
     @property
     def is_as_left(self) -> bool:

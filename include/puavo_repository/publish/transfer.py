@@ -14,7 +14,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,9 +68,9 @@ def transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Transferred:
         TransientError: The connection broke; what arrived is kept for the next attempt.
         StorageRefusedError: The server refuses, or its disk is full.
     """
+    check_local(mirror_dir / item.path, item.size)
     # Errors of the system are those of the local file: those of the remote are ours already.
     with as_storage_error(mirror_dir / item.path), uplink.pool.tree() as tree:
-        check_local(mirror_dir / item.path, item.size)
         return _Attempt(tree, item, mirror_dir, uplink).run()
 
 
@@ -224,23 +224,35 @@ def _watched(mirror_dir: Path, item: Transfer) -> Iterator[Callable[[], None]]:
     identity = Identity.at(local)
     made = item.how is How.ASSEMBLED
     known = made and _recorded(Mirror(mirror_dir), item) == identity is not None
-    with ThreadPoolExecutor(1, thread_name_prefix="digest") as worker:
-        digest = None if known else worker.submit(_sha256, local, ended)
+    digest = None if known else _digest_beside(local, ended)
 
-        def check() -> None:
-            found = digest.result() if digest else item.sha256
-            if found != item.sha256 or Identity.at(local) != identity:
-                raise PublishError(
-                    local,
-                    "its content is not what the metadata describes",
-                    remedy="Prepare again; if that does not help, the audit says which file is "
-                    "damaged",
-                )
+    def check() -> None:
+        found = digest.result() if digest else item.sha256
+        if found != item.sha256 or Identity.at(local) != identity:
+            raise PublishError(
+                local,
+                "its content is not what the metadata describes",
+                remedy="Prepare again; if that does not help, the audit says which file is damaged",
+            )
 
+    try:
+        yield check
+    finally:
+        ended.set()
+
+
+def _digest_beside(path: Path, ended: threading.Event) -> Future[str]:
+    """Compute a sha256 in a thread that nobody waits for: a dead disk may never answer a read."""
+    found: Future[str] = Future()
+
+    def work() -> None:
         try:
-            yield check
-        finally:
-            ended.set()
+            found.set_result(_sha256(path, ended))
+        except BaseException as error:  # noqa: BLE001 - raised again where the digest is asked for
+            found.set_exception(error)
+
+    threading.Thread(target=work, name="digest", daemon=True).start()
+    return found
 
 
 def _sha256(path: Path, ended: threading.Event) -> str:

@@ -4,7 +4,7 @@ It lies on the remote itself, so that it survives the loss of the machine that p
 
     .puavo-publish/
         journal.json            this
-        publisher.lock          held by the run that publishes (``publisher_lock``)
+        publisher.lock          held by the run that publishes (``lock``)
         generations/<n>.json    what generation n replaced: the way back (``generations``)
 
 A file is entered *before* it is sent: whatever happens, what we put there is known to be ours,
