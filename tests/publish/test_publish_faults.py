@@ -18,7 +18,7 @@ from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.publisher import open_tree
 from puavo_repository.publish.run import publish
-from puavo_repository.remote.file import Acknowledge, no_callback
+from puavo_repository.remote.file import Acknowledge, Range, no_callback
 from puavo_repository.remote.folder import FolderFile
 from puavo_repository.remote.generations import FOLDER
 from puavo_repository.remote.parts import Part
@@ -143,12 +143,11 @@ def test_an_image_that_was_assembled_wrongly_is_uploaded_instead(
     def from_one_byte_before(
         self: FolderFile,
         source: FolderFile,
-        start: int,
-        length: int,
+        taken: Range,
         offset: int,
         done: Acknowledge,
     ) -> None:
-        copy(self, source, max(0, start - 1), length, offset, done)
+        copy(self, source, Range(max(0, taken.offset - 1), taken.length), offset, done)
 
     monkeypatch.setattr(FolderFile, "copy", from_one_byte_before)
     found = publish(tmp_path / "mirror", target, KEEP)

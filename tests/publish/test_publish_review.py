@@ -33,6 +33,7 @@ from puavo_repository.publish.state import sha256
 from puavo_repository.publish.transfer import Transferred
 from puavo_repository.remote import generations, journal, parts
 from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.file import Acknowledge, Range
 from puavo_repository.remote.folder import FolderFile, FolderTree
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.parts import Part
@@ -340,15 +341,15 @@ def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
         whole = FolderFile.copy
 
         def in_pieces(
-            file: FolderFile, source: FolderFile, start: int, length: int, offset: int, done: object
+            file: FolderFile, source: FolderFile, taken: Range, offset: int, done: Acknowledge
         ) -> None:
             nonlocal left
-            for at in range(0, length, 1 << 20):
-                count = min(1 << 20, length - at)
-                left -= count
+            for at in range(0, taken.length, 1 << 20):
+                piece = Range(taken.offset + at, min(1 << 20, taken.length - at))
+                left -= piece.length
                 if left < 0:
                     raise ConnectionLostError("the server", "went dark")
-                whole(file, source, start + at, count, offset + at, done)  # type: ignore[arg-type]
+                whole(file, source, piece, offset + at, done)
 
         monkeypatch.setattr(FolderFile, "copy", in_pieces)
     else:

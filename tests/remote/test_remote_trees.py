@@ -83,7 +83,7 @@ def test_copies_equal_local_ones(
     expected = bytearray()
     with tree.open("source", OpenMode.READ) as old, tree.open("goal", OpenMode.CREATE) as new:
         for start, length, offset in pieces:
-            new.copy(old, start, length, offset)
+            new.copy(old, Range(start, length), offset)
             expected.extend(bytes(max(0, offset + length - len(expected))))
             expected[offset : offset + length] = source[start : start + length]
     assert (root / "goal").read_bytes() == bytes(expected)

@@ -167,7 +167,7 @@ class _Remote:
         there, absent = [], []
         for file in files:
             found = seen.listing.get(file.path)
-            if found is not None and (found.kind, found.size) == (Kind.FILE, file.size):
+            if found is not None and found.is_file(file.size):
                 there.append(file)
                 continue
             problem = "has the wrong size" if found else "is missing"

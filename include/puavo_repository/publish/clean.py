@@ -123,8 +123,7 @@ def _is_as_we_left_it(tree: RemoteTree, row: Row) -> bool:
     entry, found = row.entry, row.found
     if entry is None or found is None or entry.mtime is not None:
         return row.is_as_left
-    same_size = (found.kind, found.size) == (Kind.FILE, entry.size)
-    return same_size and sha256_of(tree, row.path, entry.size) == entry.sha256
+    return found.is_file(entry.size) and sha256_of(tree, row.path, entry.size) == entry.sha256
 
 
 def _remove_parts(remote: LockedRemote, state: RemoteState) -> None:

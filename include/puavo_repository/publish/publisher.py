@@ -27,11 +27,10 @@ from puavo_repository.publish.switch import Switch, Switched, check_published
 from puavo_repository.publish.transfer import Transferred
 from puavo_repository.publish.upload import Upload, Uploaded
 from puavo_repository.remote import journal
-from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.generations import FOLDER
 from puavo_repository.remote.journal import Journal
-from puavo_repository.remote.lock import PublisherLock
+from puavo_repository.remote.lock import PublisherLock, lock_debris
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
@@ -171,7 +170,7 @@ class Publisher:
     def clear_dead_lock(self) -> None:
         """Remove what somebody who died left of a lock, where nothing else is to be done."""
         with contextlib.suppress(RepositoryError), self.pool.tree() as tree:
-            if publisher_lock.lock_debris(tree):
+            if lock_debris(tree):
                 with PublisherLock(tree).held():
                     pass
 

@@ -130,7 +130,7 @@ def _compare(tree: RemoteTree, state: RemoteState, row: Row, *, thorough: bool) 
     if found is None:
         return
     row.state = FileState.WRONG
-    if row.is_as_left or (found.kind, found.size) != (Kind.FILE, row.size):
+    if row.is_as_left or not found.is_file(row.size):
         return
     if thorough:
         logger.info("%s/%s: not as it was left there, so it is read whole", tree.name, row.path)

@@ -33,7 +33,7 @@ from puavo_repository.publish.survey import listing
 from puavo_repository.publish.transfer import proven_part, rename_into_place
 from puavo_repository.remote import generations
 from puavo_repository.remote.generations import LOST, Generation, Restored
-from puavo_repository.remote.tree import Kind, RemoteTree, read_whole, write_whole
+from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -269,7 +269,7 @@ def check_published(
     for row in state.documents():
         for file in row.names if row.is_ours else ():
             found = there.get(file.path)
-            if found is None or (found.kind, found.size) != (Kind.FILE, file.size):
+            if found is None or not found.is_file(file.size):
                 complete = False
                 if only is None or file.path in only:
                     where = f"{tree.name}/{file.path}"

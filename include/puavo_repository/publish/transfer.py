@@ -79,7 +79,8 @@ def proven_part(tree: RemoteTree, parts: Parts, item: Transfer) -> str:
     part = parts.get(item.path)
     if part is None or not part.proven or part.sha256 != item.sha256:
         return ""
-    return part.name if _has_size(tree.stat(part.name), item.size) else ""
+    found = tree.stat(part.name)
+    return part.name if found and found.is_file(item.size) else ""
 
 
 def rename_into_place(tree: RemoteTree, item: Transfer, part: str, how: How) -> Transferred:
@@ -89,7 +90,7 @@ def rename_into_place(tree: RemoteTree, item: Transfer, part: str, how: How) -> 
     else:
         tree.rename_exclusive(part, item.path)
     found = tree.stat(item.path)
-    if found is None or found.size != item.size:
+    if found is None or not found.is_file(item.size):
         raise StorageError(f"{tree.name}/{item.path}", "was changed while it was published")
     return Transferred(item, how, found.mtime)
 
@@ -133,7 +134,7 @@ class _Attempt:
 
     def _is_this(self, found: RemoteStat) -> bool:
         item = self._item
-        return _has_size(found, item.size) and same_bytes(
+        return found.is_file(item.size) and same_bytes(
             self._tree, item.path, self._local, every_range(item.size)
         )
 
@@ -206,10 +207,6 @@ class _Attempt:
             raise StorageError(where, "has the wrong size", expected=f"{size}", found=f"{there}")
         if not same_bytes(self._tree, self._part, self._local, samples(size, also=seams)):
             raise StorageError(where, "differs from the file that was sent")
-
-
-def _has_size(found: RemoteStat | None, size: int) -> bool:
-    return found is not None and (found.kind, found.size) == (Kind.FILE, size)
 
 
 @contextmanager

@@ -46,14 +46,9 @@ class RemoteFile(ABC):
 
     @abstractmethod
     def copy(
-        self,
-        source: Self,
-        start: int,
-        length: int,
-        offset: int,
-        acknowledge: Acknowledge = no_callback,
+        self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge = no_callback
     ) -> None:
-        """Have the server copy ``length`` bytes at ``start`` of ``source`` to ``offset`` here."""
+        """Have the server copy a range of ``source`` to ``offset`` here."""
 
     @abstractmethod
     def flush(self) -> None:

@@ -141,14 +141,10 @@ class FolderFile(RemoteFile):
                 acknowledge(count)
 
     def copy(
-        self,
-        source: Self,
-        start: int,
-        length: int,
-        offset: int,
-        acknowledge: Acknowledge = no_callback,
+        self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge = no_callback
     ) -> None:
-        """Have the kernel copy ``length`` bytes at ``start`` of ``source`` to ``offset`` here."""
+        """Have the kernel copy a range of ``source`` to ``offset`` here."""
+        start, length = taken.offset, taken.length
         with self._tree._errors(self._path):
             while length:
                 count = os.copy_file_range(

@@ -67,11 +67,7 @@ class Entry:
 
     def agrees(self, found: RemoteStat | None) -> bool:
         """Say whether what the server shows is the file as we left it."""
-        return (
-            found is not None
-            and found.kind is Kind.FILE
-            and (found.size, found.mtime) == (self.size, self.mtime)
-        )
+        return found is not None and found.is_file(self.size) and found.mtime == self.mtime
 
     def to_list(self) -> list[Any]:
         """Return it as JSON carries it."""

@@ -53,6 +53,10 @@ class RemoteStat:
     size: int
     mtime: int
 
+    def is_file(self, size: int) -> bool:
+        """Say whether it is a plain file of so many bytes."""
+        return self.kind is Kind.FILE and self.size == size
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -194,7 +198,7 @@ class RemoteTree(ABC):
                 if piece.path not in sources:
                     source = self.open(piece.path, OpenMode.READ)
                     sources[piece.path] = opened.enter_context(source)
-                file.copy(sources[piece.path], piece.offset, piece.length, at, acknowledge)
+                file.copy(sources[piece.path], Range(piece.offset, piece.length), at, acknowledge)
                 at += piece.length
             file.sync()
 

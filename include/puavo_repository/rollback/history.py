@@ -13,7 +13,7 @@ from puavo_repository.publish.state import RemoteState, Row, is_meta
 from puavo_repository.publish.survey import listed
 from puavo_repository.remote import generations, journal
 from puavo_repository.remote.journal import Journal
-from puavo_repository.remote.tree import Kind, RemoteTree, read_whole
+from puavo_repository.remote.tree import RemoteTree, read_whole
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def history(tree: RemoteTree, record: Journal) -> Iterator[Past]:
 
 def is_in_place(row: Row, file: DescribedFile) -> bool | None:
     """Say whether a file is there as it was published; None where only its bytes can tell."""
-    if row.found is None or (row.found.kind, row.found.size) != (Kind.FILE, file.size):
+    if row.found is None or not row.found.is_file(file.size):
         return False
     if row.entry is None or not row.is_as_left:
         return None

@@ -95,21 +95,16 @@ class SftpFile(RemoteFile):
             self._submit(Packet.WRITE, body, len(block), acknowledge, block)
 
     def copy(
-        self,
-        source: Self,
-        start: int,
-        length: int,
-        offset: int,
-        acknowledge: Acknowledge = no_callback,
+        self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge = no_callback
     ) -> None:
-        """Have the server copy ``length`` bytes at ``start`` of ``source`` to ``offset`` here.
+        """Have the server copy a range of ``source`` to ``offset`` here.
 
         OpenSSH's ``PROTOCOL``, 4.10: a length of 0 means "to the end", so it is never sent.
         """
-        for at in range(0, length, COPY_PIECE):
-            count = min(COPY_PIECE, length - at)
-            taken = source._handle + struct.pack(">QQ", start + at, count)
-            body = string("copy-data") + taken + self._handle + struct.pack(">Q", offset + at)
+        for at in range(0, taken.length, COPY_PIECE):
+            count = min(COPY_PIECE, taken.length - at)
+            wanted = source._handle + struct.pack(">QQ", taken.offset + at, count)
+            body = string("copy-data") + wanted + self._handle + struct.pack(">Q", offset + at)
             self._submit(Packet.EXTENDED, body, count, acknowledge)
 
     def _submit(
