@@ -151,6 +151,8 @@ def puavo_repository_prepare() -> None:
 
     configured, images, rdiffs, described = configure(), plan(), pairs(), describe()
     discover() >> configured >> dry_run() >> images
+    # So both have one success above them, where every single image or rdiff fails.
+    images >> [rdiffs, described]
     fingerprint.expand(part=images) >> rdiffs
     diff.expand(part=rdiffs) >> described >> hand_over()
     report(configured, described)

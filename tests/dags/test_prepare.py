@@ -127,6 +127,20 @@ for stage.fingerprint in (comes, killed):
 print("RESULT " + json.dumps({"states": states}))
 """
 
+# Runs the DAG: no rdiff can be made.
+NO_RDIFF = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+from puavo_repository.errors import StorageError
+from puavo_repository.prepare import diff as stage
+def fails(settings, pair, progress):
+    raise StorageError(pair.rdiff, "as if the disk was full")
+stage.diff = fails
+run = DagBag(sys.argv[1]).dags["puavo_repository_prepare"].test()
+states = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
+print("RESULT " + json.dumps({"state": str(run.state), "states": states}))
+"""
+
 EVENTS = """
 import json
 from airflow.models.asset import AssetEvent
@@ -288,6 +302,36 @@ def test_one_bad_image_fails_the_run_and_not_the_mirror(
     assert states["report", ""] == "failed"
     assert [image["filename"] for image in repository.meta()] == [name(V1), name(V2)]
     assert repository.check() == 2
+
+
+def test_images_are_described_although_no_rdiff_could_be_made(
+    airflow: dict[str, str], repository: Repository
+) -> None:
+    for version in (V1, V2):
+        repository.add(name(version))
+    found = beside(airflow, NO_RDIFF, str(ROOT / "dags"), **places(repository))
+    assert found["state"] == "failed"
+    states = {"diff": "failed", "describe": "success", "hand_over": "success", "report": "failed"}
+    assert found["states"].items() >= states.items()
+    assert [image["filename"] for image in repository.meta()] == [name(V1), name(V2)]
+    assert len(Mirror(repository.mirror).state.failures.names()) == 2
+
+
+def test_rdiffs_are_made_although_no_new_image_could_be_read(
+    airflow: dict[str, str], repository: Repository
+) -> None:
+    for version in (V1, V2):
+        repository.add(name(version))
+    assert repository.prepare(targets=0).rdiffs == ()
+    (repository.images / name(V3)).write_bytes(b"no image")
+    found = prepare(airflow, repository)
+    assert found["state"] == "failed"
+    states = {(task, label): state for task, label, state in found["tasks"]}
+    assert states["fingerprint", name(V3)] == "failed"
+    assert states["hand_over", ""] == "success"
+    assert states["report", ""] == "failed"
+    assert repository.check() == 2
+    assert Mirror(repository.mirror).state.failures.names() == [name(V3)]
 
 
 def test_a_bad_configuration_fails_before_anything_is_changed(
