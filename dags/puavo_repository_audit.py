@@ -112,9 +112,10 @@ def puavo_repository_audit() -> None:
         )
 
     @task(trigger_rule="all_done")
-    def report(mirrors: list[str]) -> None:
+    def report(mirrors: list[str] | None) -> None:
         parts = [tasks.returned("local"), tasks.returned("clients")]
-        parts[1:1] = [tasks.returned("remote", index) for index in range(len(mirrors or ()))]
+        there = [None] if mirrors is None else range(len(mirrors))  # None: nobody knows how many
+        parts[1:1] = [index if index is None else tasks.returned("remote", index) for index in there]
         checks = [Checked.from_dict(part) for part in parts if part]
         missing = len(parts) - (not chosen().audit_https) - len(checks)
         found = conclude(chosen(), begun(), [*checks, *([not_done(missing)] if missing else [])])

@@ -77,7 +77,10 @@ def puavo_repository_prepare() -> None:
         with locked() as found:
             removed = stages.clean.clean(found)
             notes = stages.configure.configure(found, stages.discover.discover(found)).notes
-        return {"removed": summary.short(removed), "notes": summary.short(notes)}
+        return {
+            "removed": summary.short(removed, summary.OF_TWO),
+            "notes": summary.short(notes, summary.OF_TWO),
+        }
 
     @task.short_circuit
     def dry_run() -> bool:
@@ -126,7 +129,8 @@ def puavo_repository_prepare() -> None:
         # Where every task did its work, what is not done came meanwhile: the next run's.
         undertaken = None if tasks.failed("fingerprint", "diff") else ()
         with locked() as found:
-            return summary.short(stages.describe.describe(found, undertaken))
+            removed = stages.describe.describe(found, undertaken)
+        return summary.short(removed, summary.OF_TWO)
 
     @task
     def report(configured: dict[str, list[str]], removed: list[str]) -> None:

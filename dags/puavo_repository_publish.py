@@ -20,7 +20,7 @@ from typing import Any
 from airflow.sdk import dag, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
-from puavo_repository.errors import RepositoryError
+from puavo_repository.errors import RepositoryError, TransientError
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.run import remember
@@ -55,7 +55,10 @@ def follow(mirror: str, step: Callable[[Publisher, PublishReport], object]) -> N
         with remotes.publisher(mirror) as remote:
             step(remote, report)
     except RepositoryError as error:
-        report.failed.setdefault("publishing", str(error).removeprefix(f"{report.target}: "))
+        # Files that cannot be sent have been named, and hold back only what names them.
+        if not report.failed or isinstance(error, TransientError):
+            problem = str(error).removeprefix(f"{report.target}: ")
+            report.failed = {"publishing": problem, **report.failed}
         raise
     finally:
         get_current_context()["ti"].xcom_push("did", summary.step(report))

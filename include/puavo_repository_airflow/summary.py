@@ -9,19 +9,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import get_current_context
 
-from puavo_repository.audit.report import AuditReport
 from puavo_repository.prepare.plan import DiffState, Plan
-from puavo_repository.prepare.report import Report
 from puavo_repository.progress import format_bytes
-from puavo_repository.publish.report import PublishReport
-from puavo_repository.rollback.history import Step
-from puavo_repository.rollback.rollback import RolledBack
 from puavo_repository.web.model import DRY_RUN
 from puavo_repository.web.words import count, percent, seconds, version, when
+
+if TYPE_CHECKING:  # the scheduler loads each DAG again and again
+    from puavo_repository.audit.report import AuditReport
+    from puavo_repository.prepare.report import Report
+    from puavo_repository.publish.report import PublishReport
+    from puavo_repository.rollback.history import Step
+    from puavo_repository.rollback.rollback import RolledBack
 
 logger = logging.getLogger("puavo_repository.summary")
 Did = Mapping[str, Any]
@@ -29,6 +31,7 @@ KEY = "summary"
 GLANCE = ""  # the title of the lines that come first, and large
 NO_MIRROR = "No mirror is configured: set PUAVO_REPOSITORY_REMOTE, or name some in the form"
 _LINES = 25
+OF_TWO = _LINES // 2  # lines of each list, where the lists of two tasks are shown as one
 _LONGEST = 300  # characters
 
 
@@ -43,11 +46,15 @@ def keep(did: str, sections: Mapping[str, Sequence[str]]) -> None:
     get_current_context()["ti"].xcom_push(KEY, {"did": did, "sections": kept})
 
 
-def short(lines: Iterable[str]) -> list[str]:
-    """Return the first lines, each not too long, and how many more there are."""
-    every = list(lines)
-    more = [f"and {len(every) - _LINES} more"] if len(every) > _LINES else []
-    return [line[:_LONGEST] for line in every[:_LINES]] + more
+def short(lines: Iterable[str], most: int = _LINES) -> list[str]:
+    """Return the first lines, each not too long, and how many more there are.
+
+    What is short already stays as it is: the number of more lines, too.
+    """
+    every = [line[:_LONGEST] for line in lines]
+    if len(every) <= most + 1:
+        return every
+    return [*every[:most], f"and {len(every) - most} more"]
 
 
 def planned(plan: Plan) -> None:

@@ -11,9 +11,21 @@ from puavo_repository.audit import report as audit_report
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.run import publish
 from puavo_repository.remote.target import Target
-from support.airflow_server import AUDIT, run_dag
-from support.repository import V1, V2, Repository, name
+from support.airflow_server import AUDIT, beside, run_dag
+from support.repository import ROOT, V1, V2, Repository, name
 from support.servers import HttpsServer
+
+# Runs the DAG: the task that names the mirrors is lost.
+WITHOUT_MIRRORS = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+from puavo_repository_airflow import remotes
+def lost():
+    raise RuntimeError("as if it was killed")
+remotes.mirrors = lost
+run = DagBag(sys.argv[1]).dags["puavo_repository_audit"].test(run_conf=json.loads(sys.argv[2]))
+print("RESULT " + json.dumps({"state": str(run.state)}))
+"""
 
 
 def audit(
@@ -93,3 +105,22 @@ def test_a_remote_that_cannot_be_reached_is_a_finding_and_stops_nothing_else(
     assert report.findings[1].where == "backup", "as the mirror is named wherever it is shown"
     assert report.findings[2].problem == "checks that did not come to their end: 1"
     assert not report.ok
+
+
+def test_an_audit_that_does_not_know_its_mirrors_is_not_a_good_one(
+    airflow: dict[str, str], repository: Repository, tmp_path: Path
+) -> None:
+    repository.add(name(V1))
+    assert repository.prepare().ok
+    conf = {
+        "image_dir": str(repository.images),
+        "mirror_dir": str(repository.mirror),
+        "mirrors": [f"file://{tmp_path}/remote"],
+        "audit_https": False,
+    }
+    retries = {"PUAVO_REPOSITORY_RETRIES": "0"}
+    found = beside(airflow, WITHOUT_MIRRORS, str(ROOT / "dags"), json.dumps(conf), **retries)
+    assert found["state"] == "failed"
+    report = audit_report.last(repository.mirror)
+    assert report is not None
+    assert report.findings[-1].problem == "checks that did not come to their end: 1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from puavo_repository.publish.run import publish as publish_directly
 from support.airflow_server import PUBLISH, beside, run_dag
-from support.mirrors import add_image, make_mirror, tree_of, walk
+from support.mirrors import add_image, make_mirror, prepare, tree_of, walk
 from support.repository import ROOT
 from support.servers import Sshd, running
 
@@ -99,6 +100,28 @@ def test_every_mirror_is_published_and_a_bad_one_holds_nobody_back(
     labels = {label for task, label, _ in found["tasks"] if task == "publish.upload"}
     assert labels == set(urls)
     assert "no such folder" in found["log"]
+
+
+def test_a_file_that_cannot_be_sent_holds_back_only_what_names_it(
+    airflow: dict[str, str], mirror: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "remote").mkdir()
+    other = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
+    (mirror / other).write_bytes(b"another series")
+    prepare(mirror, [other], series="puavo-os-other-bookworm-amd64")
+    victim = min(mirror.glob("puavo-os-test-*.img"))
+    before = victim.stat()
+    victim.write_bytes(bytes(before.st_size))  # as if the disk had lost its content
+    os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = publish(airflow, mirror, [f"file://{tmp_path}/remote"])
+    assert found["state"] == "failed"
+    states = {task: state for task, _, state in found["tasks"]}
+    assert states["publish.upload"] == "failed"
+    assert states["publish.switch"] == "success"
+    assert "its content is not what the metadata describes" in found["log"]
+    there = {path.name for path in (tmp_path / "remote" / "meta").glob("*.json")}
+    assert there == {"puavo-os-other-bookworm-amd64.json"}
+    assert walk(tmp_path / "remote") == []
 
 
 def test_a_night_over_an_airflow_connection(

@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from puavo_repository.errors import DeltaError
-from puavo_repository.formats import rdiff as rdiff_format
-from puavo_repository.formats.rdiff import Copy
 from puavo_repository.progress import Progress
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.remote.tree import Piece, RemoteTree
@@ -67,8 +65,10 @@ def assemble(
 
 
 def _pieces(item: Transfer, local_rdiff: Path) -> Iterator[Piece]:
-    for command in rdiff_format.commands(local_rdiff):
-        source = item.base if isinstance(command, Copy) else item.rdiff
+    from puavo_repository.formats import rdiff  # compiled code, slow to load
+
+    for command in rdiff.commands(local_rdiff):
+        source = item.base if isinstance(command, rdiff.Copy) else item.rdiff
         yield Piece(source, command.position, command.length)
 
 
