@@ -142,6 +142,7 @@ _REMEDIES = {
     errno.EROFS: "Mount that file system writable, or choose another folder",
     errno.EACCES: "Give the user that runs this access to it, or choose another folder",
     errno.EPERM: "Give the user that runs this access to it, or choose another folder",
+    errno.ELOOP: "A link leads back to itself: correct it and run again",
     errno.ENAMETOOLONG: "Choose a shorter name or folder",
     errno.EISDIR: "A folder has the name of a file: move it away and run again",
     errno.ENOTEMPTY: "A folder has the name of a file: move it away and run again",

@@ -11,6 +11,7 @@ from puavo_repository.formats.names import (
     is_plain_name,
     is_rdiff_name,
     rdiff_name,
+    source_image,
 )
 
 
@@ -85,3 +86,11 @@ def test_no_plain_name_leaves_its_folder(text: str) -> None:
         assert text.isascii()
         assert text.isprintable()
         assert not any(c.isspace() for c in text)
+
+
+@pytest.mark.parametrize("prefix", ["puavo-os-amxa-buster", "a--b", "a-2022-01-17-120001--b"])
+def test_the_name_of_an_rdiff_tells_its_source(prefix: str) -> None:
+    source, target = (f"{prefix}-2022-01-1{day}-120001-amd64.img" for day in (7, 8))
+    assert source_image(rdiff_name(source, target)) == source
+    assert source_image(f"rdiffs/{rdiff_name(source, target)}") == source
+    assert source_image("nonsense") == ""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from puavo_repository.errors import PublishError
-from puavo_repository.mirror import files
+from puavo_repository.errors import LockedError, PublishError
+from puavo_repository.mirror import files, lock
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import FOLDER
@@ -100,3 +101,19 @@ def test_without_a_record_nothing_is_said(mirror: Mirror) -> None:
     (mirror.root / "CKSUMS").unlink()
     with pytest.raises(PublishError, match="CKSUMS: is missing"):
         publishable(mirror.root)
+
+
+def test_a_rewriting_beside_the_publisher_is_not_taken_for_damage(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A task that makes an rdiff holds the mirror's lock shared, too, and takes the old one out of
+    # the metadata: that must not come between the reading and the comparison.
+    compare = Mirror.changed_since_written
+
+    def compared(self: Mirror, contents: Mapping[str, bytes]) -> list[str]:
+        with pytest.raises(LockedError), lock.locked(self.state.metadata_lock, "a rewriting"):
+            pass
+        return compare(self, contents)
+
+    monkeypatch.setattr(Mirror, "changed_since_written", compared)
+    assert publishable(mirror.root).files

@@ -119,6 +119,17 @@ def test_a_link_in_place_of_the_definitions_is_refused(
     assert "not a plain folder" in refused(repository)
 
 
+@pytest.mark.parametrize("goal", ["definitions", "nowhere"])
+def test_a_link_to_itself_or_to_nothing_is_refused_for_good(
+    repository: Repository, tmp_path: Path, goal: str
+) -> None:
+    (tmp_path / "tree/usr/share/puavo-conf").mkdir(parents=True)
+    (tmp_path / "tree/usr/share/puavo-conf/definitions").symlink_to(goal)
+    image = repository.images / IMAGE
+    subprocess.run(["mksquashfs", tmp_path / "tree", image, "-quiet", "-no-progress"], check=True)
+    assert "usr/share/puavo-conf/definitions" in refused(repository)
+
+
 def test_definitions_that_would_fill_the_disk_are_refused(
     repository: Repository, tmp_path: Path
 ) -> None:

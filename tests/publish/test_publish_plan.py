@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from puavo_repository.formats.names import source_image
 from puavo_repository.mirror.description import Description, Recipes
 from puavo_repository.publish.plan import (
     How,
@@ -55,11 +54,6 @@ def plan(
         if not item.replaces:
             there.add(item.path)
     return {item.path: item for item in made}
-
-
-def test_the_names_of_rdiffs_tell_their_source() -> None:
-    assert source_image(rdiff(A, B)) == A
-    assert source_image("nonsense") == ""
 
 
 def test_what_is_present_does_not_travel() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from puavo_repository.formats import jsonfile
-from puavo_repository.formats.names import ImageName, image_name, is_plain_name, rdiff_name
+from puavo_repository.formats.names import ImageName, image_name, is_plain_name, source_image
 
 Document = dict[str, dict[str, list[dict[str, Any]]]]
 """Series name to ``{"images": [image, …]}``."""
@@ -156,24 +156,24 @@ def without(document: Document, paths: Collection[str]) -> Document:
         document: Left as it is.
         paths: Files as ``DescribedFile.path`` names them.
     """
-    sources = [path for path in paths if ImageName.parse(path)]
+    images = {path for path in paths if ImageName.parse(path)}
+    rdiffs = {path.removeprefix("rdiffs/") for path in paths}
     return {
         series: {
             **content,
             "images": [
-                {**image, "diffs": _kept_diffs(image, sources, paths)}
+                {
+                    **image,
+                    "diffs": [
+                        diff
+                        for diff in image.get("diffs", [])
+                        if diff["filename"] not in rdiffs
+                        and source_image(diff["filename"]) not in images
+                    ],
+                }
                 for image in content["images"]
                 if image["filename"] not in paths
             ],
         }
         for series, content in document.items()
     }
-
-
-def _kept_diffs(
-    image: dict[str, Any], sources: list[str], paths: Collection[str]
-) -> list[dict[str, Any]]:
-    gone = {path.removeprefix("rdiffs/") for path in paths}
-    if ImageName.parse(image["filename"]):
-        gone.update(rdiff_name(source, image["filename"]) for source in sources)
-    return [diff for diff in image.get("diffs", []) if diff["filename"] not in gone]

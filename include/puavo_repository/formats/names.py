@@ -96,7 +96,7 @@ def rdiff_name(source: str, target: str) -> str:
 
 def source_image(rdiff: str) -> str:
     """Return the image that an rdiff starts from, by its name; empty if the name tells none."""
-    left, _, right = rdiff.rpartition("/")[2].removesuffix(".rdiff").partition("--")
+    left, _, right = rdiff.rpartition("/")[2].removesuffix(".rdiff").rpartition("--")
     name = f"{left}-{right[len('YYYY-MM-DD-HHMMSS') + 1 :]}.img"
     return name if ImageName.parse(name) else ""
 

@@ -81,14 +81,6 @@ class Description:
         """Return the sha256 of every described file, by path; empty where it is not given."""
         return {path: file.sha256 for path, file in self.files.items()}
 
-    def named_by(self, path: str) -> list[str]:
-        """Return the documents that describe a file."""
-        return [
-            name
-            for name, document in self.parsed.items()
-            if any(file.path == path for file in metadata.described_files(document))
-        ]
-
     def cksums_agree(self) -> bool:
         """Say whether CKSUMS says exactly what the metadata says."""
         return self.cksums == cksums.render(self.parsed.values())
@@ -124,7 +116,10 @@ def take(mirror_dir: Path, holder: str) -> Description:
         PublishError: There is no mirror.
         StorageError, StorageRefusedError: It cannot be read.
     """
-    return _described(mirror_dir, _contents(_mirror(mirror_dir), holder))
+    mirror = _mirror(mirror_dir)
+    with mirror.metadata_locked(holder):
+        contents = mirror.contents()
+    return _described(mirror_dir, contents)
 
 
 def publishable(mirror_dir: Path) -> Description:
@@ -136,8 +131,9 @@ def publishable(mirror_dir: Path) -> Description:
     """
     mirror = _mirror(mirror_dir)
     with mirror.locked("publishing", shared=True):
-        contents = _contents(mirror, "publishing")
-        changed = mirror.changed_since_written(contents)
+        with mirror.metadata_locked("publishing"):
+            contents = mirror.contents()
+            changed = mirror.changed_since_written(contents)
     again = "Prepare again: it is made anew"
     if changed:
         raise PublishError(mirror_dir / changed[0], "is not as it was written", remedy=again)
@@ -164,11 +160,6 @@ def _mirror(mirror_dir: Path) -> Mirror:
     if not mirror.meta.is_dir():
         raise PublishError(mirror_dir, "there is no mirror", remedy="Prepare one first")
     return mirror
-
-
-def _contents(mirror: Mirror, holder: str) -> dict[str, bytes]:
-    with mirror.metadata_locked(holder):
-        return mirror.contents()
 
 
 def _described(root: Path, contents: dict[str, bytes]) -> Description:

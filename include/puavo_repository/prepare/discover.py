@@ -46,12 +46,15 @@ class Inventory:
 
         Without those that only a manual configuration can place.
         """
-        found: dict[str, dict[str, tuple[str, ...]]] = {}
+        found: dict[str, dict[str, list[str]]] = {}
         for image in sorted(map(image_name, self.names), key=lambda one: (one.version, str(one))):
             if image.distribution is not None:
                 series = found.setdefault(image.distribution, {})
-                series[image.series] = (*series.get(image.series, ()), str(image))
-        return found
+                series.setdefault(image.series, []).append(str(image))
+        return {
+            distribution: {name: tuple(images) for name, images in series.items()}
+            for distribution, series in found.items()
+        }
 
 
 def discover(settings: Settings) -> Inventory:
