@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._+~]*"
 _VERSION = r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]{6}"
@@ -65,6 +66,7 @@ class ImageName:
         return self.version.replace("-", "")
 
 
+@lru_cache(1 << 16)  # a night asks for the parts of each name dozens of times
 def image_name(name: str) -> ImageName:
     """Return the parts of a file name that is known to be an image's.
 

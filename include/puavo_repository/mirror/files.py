@@ -15,13 +15,13 @@ umask's to say, for a web server often has to.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import secrets
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -172,11 +172,11 @@ def listed(folder: Path, pattern: str) -> list[Path]:
     Raises:
         StorageError, StorageRefusedError: The system refused, or a link leads nowhere.
     """
-    return [folder / name for name in names_in(folder) if fnmatchcase(name, pattern)]
+    return [folder / name for name in names_in(folder, pattern)]
 
 
-def names_in(folder: Path) -> list[str]:
-    """Return all names in a folder, sorted; none where there is no folder.
+def names_in(folder: Path, pattern: str = "*") -> list[str]:
+    """Return the names in a folder that are such, sorted; none where there is no folder.
 
     ``Path.glob`` and its like take a folder that they may not read for an empty one.
 
@@ -185,7 +185,7 @@ def names_in(folder: Path) -> list[str]:
     """
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries)
+            return sorted(fnmatch.filter((entry.name for entry in entries), pattern))
     except FileNotFoundError:
         _refuse_broken_link(folder)
         return []

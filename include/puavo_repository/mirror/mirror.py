@@ -169,16 +169,16 @@ class Mirror:
         known |= {path.stem for path in files.listed(self.root / ".checksums", "*.cksum")}
         return {
             *(
-                path.name
-                for path in files.listed(self.root, "[!.]*.img")
-                if ImageName.parse(path.name) and path.name in known
+                name
+                for name in files.names_in(self.root, "[!.]*.img")
+                if name in known and ImageName.parse(name)
             ),
             *(
-                f"rdiffs/{path.name}"
-                for path in files.listed(self.rdiffs, "[!.]*.rdiff")
-                if is_rdiff_name(path.name)
+                f"rdiffs/{name}"
+                for name in files.names_in(self.rdiffs, "[!.]*.rdiff")
+                if is_rdiff_name(name)
             ),
-            *(f"meta/{path.name}" for path in files.listed(self.meta, "[!.]*.json")),
+            *(f"meta/{name}" for name in files.names_in(self.meta, "[!.]*.json")),
         }
 
     def changed_since_written(self, contents: Contents) -> list[str]:

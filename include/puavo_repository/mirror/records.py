@@ -210,6 +210,10 @@ R = TypeVar("R", bound=Recorded)
 _in_use: WeakValueDictionary[tuple[str, int, int, int], Any] = WeakValueDictionary()
 
 
+def _key(path: Path, found: os.stat_result) -> tuple[str, int, int, int]:
+    return str(path), found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class Records(Generic[R]):
     """A folder of records of one kind: a small JSON file each, named by what it speaks of."""
 
@@ -221,15 +225,15 @@ class Records(Generic[R]):
         """Return the record of a file; None if there is none, or none that can be read."""
         path = self._path(name)
         try:
+            known: R | None = _in_use.get(_key(path, path.stat()))
+            if known is not None:
+                return known
             with path.open("rb") as stream:
-                found = os.fstat(stream.fileno())
-                key = str(path), found.st_ino, found.st_size, found.st_mtime_ns
-                record: R | None = _in_use.get(key)
-                if record is None:
-                    record = self.parse(name, stream.read())
-                    if record is not None:
-                        _in_use[key] = record
-                return record
+                key = _key(path, os.fstat(stream.fileno()))
+                record = self.parse(name, stream.read())
+            if record is not None:
+                _in_use[key] = record
+            return record
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -252,8 +256,8 @@ class Records(Generic[R]):
 
     def names(self) -> list[str]:
         """Return what there are records of, sorted."""
-        paths = files.listed(self.folder, "[!.]*.json")
-        return [path.name.removesuffix(".json") for path in paths]
+        names = files.names_in(self.folder, "[!.]*.json")
+        return [name.removesuffix(".json") for name in names]
 
     def __iter__(self) -> Iterator[R]:
         for name in self.names():
