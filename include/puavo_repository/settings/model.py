@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from puavo_repository.delta.engines import ENGINES
 from puavo_repository.settings.about import About, about_field, setting
@@ -34,10 +34,10 @@ _FILE = "the path of a file"
 _CRON = "five fields such as 30 1 * * *, or @daily"
 
 
-class Model(BaseSettings):
+class Model(BaseModel):
     """Every setting."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, validate_default=False)
+    model_config = ConfigDict(frozen=True)
 
     image_dir: Folder | None = setting(
         WHERE, "Folder with the images", default=None, expected=_PATH, option="IMAGE_DIR"
@@ -239,17 +239,6 @@ class Model(BaseSettings):
         expected="the id of an Airflow connection",
         secret=True,
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        *_others: PydanticBaseSettingsSource,
-        **_more: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from ``sources`` alone, which knows how each was called there."""
-        return (init_settings,)
 
 
 def about(name: str) -> About:
