@@ -23,13 +23,13 @@ def no_progress(_done: int) -> None:
 class Watcher:
     """Is told what the work is on and how far; this one shows nothing. Called from any thread."""
 
-    def begin(self, name: str, total: int, files: int = 0) -> Progress:  # noqa: ARG002
+    def begin(self, name: str, total: int, files: int | None = None) -> Progress:  # noqa: ARG002
         """Begin a stage or the transfer of one file, or begin it again.
 
         Args:
             name: The stage, or the path of the file.
             total: Bytes of work; 0 where that is not known.
-            files: How many files the stage has; 0 for the transfer of one file.
+            files: How many files the stage has, perhaps none; None for the transfer of one file.
 
         Returns:
             What is told of the bytes.
@@ -82,9 +82,9 @@ class LoggedProgress:
 class LoggedWatcher(Watcher):
     """Logs stages and transfers, where there is no terminal."""
 
-    def begin(self, name: str, total: int, files: int = 0) -> Progress:
+    def begin(self, name: str, total: int, files: int | None = None) -> Progress:
         """Log the size of a stage."""
-        if files:
+        if files is not None:
             logger.info("%s: %d files, %s", name, files, format_bytes(total))
         return LoggedProgress(name, total)
 

@@ -138,7 +138,7 @@ def test_progress_reaches_the_size_of_each_file(mirror: Path, folder: Target) ->
     left: dict[str, int] = {}
 
     class Note(Watcher):
-        def begin(self, name: str, total: int, files: int = 0) -> Progress:
+        def begin(self, name: str, total: int, files: int | None = None) -> Progress:
             left[name] = total
 
             def progress(done: int) -> None:

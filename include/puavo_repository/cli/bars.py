@@ -34,11 +34,14 @@ class Bars(Watcher):
         self._files: dict[str, int] = {}
         self._lock = Lock()
 
-    def begin(self, name: str, total: int, files: int = 0) -> Progress:
+    def begin(self, name: str, total: int, files: int | None = None) -> Progress:
         """Show a bar, or begin it again."""
-        kind, count = (name, f"0 of {files}") if files else ("publish", name.rpartition("/")[2])
+        if files is None:
+            kind, count = "publish", name.rpartition("/")[2]
+        else:
+            kind, count = name, f"0 of {files}"
         with self._lock:
-            self._finished[name], self._files[name] = 0, files
+            self._finished[name], self._files[name] = 0, files or 0
             bar = self._shown.get(name)
             if bar is None:
                 bar = self._shown[name] = self._bars.add_task(kind, total=total, count=count)
