@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository import settings
-from puavo_repository.remote.generations import GENERATIONS_KEPT
 from puavo_repository.remote.target import Target, parse_target
 from puavo_repository.remote.throttle import Bandwidth
 from puavo_repository.settings.model import default
@@ -30,11 +29,11 @@ class RemovalPolicy:
         generations: How many generations can be gone back to.
     """
 
-    grace: float = 3 * DAY
-    share: float = 0.3
+    grace: float = default("grace_days") * DAY
+    share: float = default("max_delete")
     allow_mass_delete: bool = False
-    pause: float = 30.0
-    generations: int = GENERATIONS_KEPT
+    pause: float = default("replace_pause")
+    generations: int = default("generations")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 
 FOLDER = ".puavo-publish"
 GENERATIONS = f"{FOLDER}/generations"
-GENERATIONS_KEPT = 10
 LOST = b"lost"  # stands for a document that was not as we had published it any more
 NO_TIME = -1  # seconds; no server has a file from before the epoch
 _PATH = re.compile(r"(?:(?:meta|rdiffs)/)?[^/\0.][^/\0]*")
