@@ -113,6 +113,9 @@ def test_findings_and_reports_travel_as_plain_values() -> None:
     assert Checked.from_dict(json.loads(json.dumps(checked.to_dict()))) == checked
     assert report.counts == Counts(2, 4)
     assert str(finding) == "local: file: could not be checked: x: is wrong (expected a, found b)"
+    for where, file in (("x", ""), ("local", "x")):
+        once = Finding.of(where, PublishError("x", "is wrong"), file)
+        assert str(once).endswith("x: could not be checked: is wrong"), "its subject is told once"
 
 
 def test_what_somebody_else_wrote_can_be_shown_anywhere() -> None:

@@ -68,7 +68,9 @@ def test_what_is_wrong_on_a_remote_is_sent_again(
     report = run(audited, target)
     assert problems(report) == []
     assert [one.file for one in report.repaired] == [file]
-    assert any(line.startswith(f"repaired: {target.url}: {file}: ") for line in report.lines())
+    (line,) = (line for line in report.lines() if line.startswith("repaired: "))
+    assert line.startswith(f"repaired: {target.url}: {file}: ")
+    assert "Let the audit repair it" not in line
     assert tree_of(audited.remote) == tree_of(audited.mirror)
     assert walk(audited.remote) == []
     again = run(audited, target)

@@ -57,7 +57,10 @@ def still_wrong(settings: Settings, rdiffs: Collection[str]) -> dict[str, Findin
     Raises:
         RepositoryError: It could not be done.
     """
-    found = _Local(settings.model_copy(update={"audit_share": 1}), NO_WATCHER).files(set(rdiffs), 0)
+    described = take(settings.mirror_dir, "auditing")
+    wanted = {path: file for path, file in described.files.items() if path in rdiffs}
+    check = _Local(settings.model_copy(update={"audit_share": 1}), NO_WATCHER)
+    found = check.files(described, wanted, 0)
     return {finding.file: finding for finding in found}
 
 
@@ -78,7 +81,7 @@ class _Local:
     def check(self, series: Collection[str] | None, turn: int) -> Checked:
         described = take(self._root, "auditing")
         findings = list(_of_documents(described, series))
-        findings += self.files(set(_files_of(described, series)), turn)
+        findings += self.files(described, _files_of(described, series), turn)
         if series is None:
             now = take(self._root, "auditing")
             if not now.damaged:  # what is not described could not be told from what was
@@ -97,9 +100,9 @@ class _Local:
             if path not in told:
                 yield error(LOCAL, path, "is not as it was written", remedy=_AGAIN)
 
-    def files(self, paths: Collection[str], turn: int) -> list[Finding]:
-        described = take(self._root, "auditing")
-        wanted = {path: file for path, file in described.files.items() if path in paths}
+    def files(
+        self, described: Description, wanted: dict[str, DescribedFile], turn: int
+    ) -> list[Finding]:
         total = sum(file.size for file in wanted.values())
         self._progress = self._watcher.begin("local", total, len(wanted))
         wrong = self._read(described, wanted)
@@ -159,7 +162,8 @@ def _files_of(described: Description, series: Collection[str] | None) -> dict[st
         {name: content for name, content in document.items() if name in series}
         for document in described.parsed.values()
     )
-    return {file.path: file for document in chosen for file in described_files(document)}
+    paths = {file.path for document in chosen for file in described_files(document)}
+    return {path: file for path, file in described.files.items() if path in paths}
 
 
 def _of_documents(described: Description, series: Collection[str] | None) -> Iterator[Finding]:

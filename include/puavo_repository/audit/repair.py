@@ -137,6 +137,6 @@ def _concluded(found: Checked, left: set[str], notes: list[str]) -> Checked:
     return replace(
         found,
         findings=tuple(one for one in found.findings if not is_repaired(one)),
-        repaired=tuple(one for one in found.findings if is_repaired(one)),
+        repaired=tuple(replace(one, remedy="") for one in found.findings if is_repaired(one)),
         notes=(*found.notes, *notes),
     )

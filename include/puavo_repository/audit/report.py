@@ -59,7 +59,8 @@ class Finding:
     @classmethod
     def of(cls, where: str, error: RepositoryError, file: str = "") -> Finding:
         """Return what an error means that kept something from being checked."""
-        problem = f"could not be checked: {error.subject}: {error.problem}"
+        about = "" if error.subject in {where, file} else f"{error.subject}: "
+        problem = f"could not be checked: {about}{error.problem}"
         return cls(Severity.ERROR, where, file, problem, error.expected, error.found, error.remedy)
 
     def __str__(self) -> str:
