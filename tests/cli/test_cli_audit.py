@@ -79,6 +79,7 @@ def test_bad_usage_exits_2(audited: Audited, options: list[str], says: str) -> N
     done = command(audited, "--no-https", *options)
     assert done.returncode == 2
     assert says in done.stderr
+    assert "--help" not in done.stderr or "puavo-update-repository audit --help" in done.stderr
 
 
 def test_help_names_every_option(audited: Audited) -> None:

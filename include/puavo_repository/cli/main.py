@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except RepositoryError as error:
-        _complain(error)
+        _complain(error, given)
         return error.exit_status
     except KeyboardInterrupt:
         say("interrupted; what was done is kept, and the next run goes on from there")
@@ -104,8 +104,10 @@ def _render(done: Plan | Report, published: list[PublishReport]) -> None:
     else:
         printed.render(done)
     for report in published:
-        for line in report.plan if report.dry_run else report.lines()[:1]:
-            sys.stdout.write(f"{'would: ' if report.dry_run else ''}{printable(line)}\n")
+        lines = report.lines()[:1]
+        if report.dry_run and report.plan:
+            lines = [f"would publish to {report.target}:", *(f"  {line}" for line in report.plan)]
+        sys.stdout.writelines(f"{printable(line)}\n" for line in lines)
 
 
 def _conclude(done: Plan | Report, published: list[PublishReport]) -> int:
@@ -125,8 +127,8 @@ def _parser() -> argparse.ArgumentParser:
         "links, proven rdiffs, checksums and metadata. No root is needed.",
         epilog="Exit status: 0 everything is done; 1 some image or rdiff failed, the rest is "
         "done; 2 bad usage or settings. Settings come from defaults.mk, then from the "
-        "environment (PUAVO_REPOSITORY_*), then from these options. With the word rollback "
-        "or audit first, see puavo-update-repository rollback --help, … audit --help.",
+        "environment (PUAVO_REPOSITORY_*), then from these options. Two more commands: see "
+        f"{PROGRAM} audit --help, {PROGRAM} rollback --help.",
     )
     flags = "-n", "--no-config", "--no-files"
     cli_options.add_setting(parser, "no_config", *flags, action="store_true", default=None)
@@ -134,10 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _complain(error: RepositoryError) -> None:
+def _complain(error: RepositoryError, given: list[str]) -> None:
     say(f"error: {error}")
     if isinstance(error, SettingsError):
-        say(f"See '{PROGRAM} --help'")
+        word = f"{given[0]} " if given[:1] in (["audit"], ["rollback"]) else ""
+        say(f"See '{PROGRAM} {word}--help'")
 
 
 def _user() -> str:

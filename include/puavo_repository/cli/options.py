@@ -44,6 +44,7 @@ def parser(
 def add_setting(made: argparse.ArgumentParser, name: str, *flags: str, **more: Any) -> None:
     """Add the option of a setting, with the help that the settings' model has for it."""
     text = about(name).text
+    text = text[0].lower() + text[1:]  # as argparse writes its own
     if (default := default_text(name)) and default not in {"true", "false"}:
         text += f"; default {default}"
     made.add_argument(*flags, help=text.replace("%", "%%"), **more)

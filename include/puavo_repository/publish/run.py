@@ -65,10 +65,10 @@ def _steps(publisher: Publisher, report: PublishReport) -> None:
     state, plan = with_retries(publisher.look)
     report.planned(state, plan)
     report.failed = dict(plan.problems)
-    for line in report.plan:
-        logger.info("%s%s", "would: " if report.dry_run else "", line)
     if report.dry_run:
         return
+    for line in report.plan:
+        logger.info("%s", line)
     if plan.is_empty and state.is_finished():
         publisher.clear_dead_lock()
         return
