@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -82,3 +83,29 @@ def test_what_airflow_runs_is_imported_by_nothing_below_it() -> None:
     for module, path in modules().items():
         if room(module) != "airflow":
             assert not re.search(r"^\s*(from|import) airflow\b", path.read_text(), re.MULTILINE)
+
+
+def test_no_test_replaces_what_the_whole_process_uses() -> None:
+    """Threads that another test left get it as well: see support/instead.py.
+
+    A path that is denied alone, all else as usual, is no such thing.
+    """
+    denying = {"tests/prepare/test_nothing_lost.py"}
+    wrong = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        tree = ast.parse(path.read_text())
+        libraries = {
+            name.asname or name.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for name in node.names
+            if name.name in sys.stdlib_module_names
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and re.search(
+                r"\b(setattr|patch|patch\.object)$", ast.unparse(node.func)
+            ):
+                what = ast.unparse(node.args[0]).strip("'")
+                if what in libraries or what.split(".")[0] in sys.stdlib_module_names:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert [place for place in wrong if place.split(":")[0] not in denying] == []

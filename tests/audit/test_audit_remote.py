@@ -40,6 +40,7 @@ from support.audits import (
     only,
     said,
 )
+from support.instead import have_time
 from support.repository import V4, name
 from support.servers import Proxy, Sshd
 
@@ -236,8 +237,7 @@ def test_only_the_servers_clock_says_whether_somebody_publishes(
 ) -> None:
     (audited.remote / publisher_lock.PATH).write_text("{}")
     (audited.remote / "CKSUMS").unlink()
-    ours = time.time
-    monkeypatch.setattr(time, "time", lambda: ours() + hours * 3600)
+    have_time(monkeypatch, lambda: time.time() + hours * 3600)
     busy = audit(audited)
     assert said(busy) == []
     assert "somebody publishes" in busy.notes[0]

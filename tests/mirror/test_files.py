@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from puavo_repository.mirror import files
 from puavo_repository.mirror import lock as lock_module
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.lock import locked
+from support.instead import instead
 from support.repository import environment
 
 
@@ -140,22 +142,34 @@ def test_a_lock_can_be_taken_on_a_full_disk(
 def test_a_part_that_cannot_be_removed_does_not_hide_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "unlink", _refuse)
+    _refuse_below(tmp_path, "unlink", monkeypatch)
     with pytest.raises(StorageRefusedError, match="full"), files.new_file(tmp_path / "a"):
         raise OSError(errno.ENOSPC, "full")
+    assert list(tmp_path.iterdir()), "the part, which could not be removed"
 
 
-def test_a_disk_that_fails_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "lstat", _refuse)
-    monkeypatch.setattr(os, "scandir", _refuse)
+def test_a_disk_that_fails_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _refuse_below(tmp_path, "lstat", monkeypatch)
+    instead(monkeypatch, files, os, scandir=_refuse)
     with pytest.raises(StorageError):
-        Identity.at(Path("a"))
+        Identity.at(tmp_path / "a")
     with pytest.raises(StorageError):
-        files.listed(Path(), "*")
+        files.listed(tmp_path, "*")
 
 
 def _refuse(*_: object, **__: object) -> None:
     raise OSError(errno.EIO, "Input/output error")
+
+
+def _refuse_below(folder: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = getattr(Path, step)
+
+    def refused(path: Path, *arguments: Any, **more: Any) -> Any:
+        return (_refuse if folder in path.parents else real)(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, step, refused)
 
 
 @pytest.mark.parametrize(("umask", "file", "folder"), [(0, 0o644, 0o755), (0o077, 0o600, 0o700)])
@@ -179,18 +193,19 @@ def test_content_is_durable_before_its_name_and_the_name_before_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    fsync, rename = os.fsync, Path.rename
+    rename = Path.rename
 
     def synced(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         steps.append(f"sync {path.name}: {path.read_text() if path.is_file() else ''}")
-        fsync(descriptor)
+        os.fsync(descriptor)
 
     def renamed(self: Path, goal: Path) -> Path:
-        steps.append(f"rename {goal.name}")
+        if self.parent == tmp_path:
+            steps.append(f"rename {goal.name}")
         return rename(self, goal)
 
-    monkeypatch.setattr(os, "fsync", synced)
+    instead(monkeypatch, files, os, fsync=synced)
     monkeypatch.setattr(Path, "rename", renamed)
     files.write(tmp_path / "f", b"x")
     part = steps[0].removeprefix("sync ").removesuffix(": x")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from puavo_repository.errors import (
 )
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.prepare import definitions
 from puavo_repository.prepare import fingerprint as stage
 from puavo_repository.prepare.fingerprint import fingerprint
+from support.instead import instead
 from support.repository import V1, Repository, check_file, name, public
 
 IMAGE = name(V1)
@@ -222,7 +225,7 @@ def test_a_missing_unsquashfs_names_its_package(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository.add(IMAGE)
-    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    instead(monkeypatch, definitions, shutil, which=lambda *_, **__: None)
     assert "squashfs-tools" in refused(repository, SettingsError)
 
 

@@ -32,6 +32,7 @@ from puavo_repository.remote.generations import GENERATIONS
 from puavo_repository.remote.lock import Holder, PublisherLock
 from puavo_repository.remote.target import Target
 from support.audits import flip
+from support.instead import have_time
 from support.mirrors import (
     SERIES,
     add_image,
@@ -403,7 +404,7 @@ def test_the_grace_counts_by_both_clocks(
     prepare(mirror, names(mirror)[1:])
     publish(mirror, folder, KEEP)
     later = time.time() + 30 * 24 * 3600
-    monkeypatch.setattr(time, "time", lambda: later)
+    have_time(monkeypatch, lambda: later)
     patient = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
     found = publish(mirror, folder, patient)
     assert found.ok
@@ -424,7 +425,7 @@ def test_a_clock_that_was_wrong_once_does_not_keep_a_file_for_years(
     prepare(mirror, names(mirror)[1:])
     with monkeypatch.context() as wrong:
         next_year = time.time() + 365 * 24 * 3600
-        wrong.setattr(time, "time", lambda: next_year)
+        have_time(wrong, lambda: next_year)
         publish(mirror, folder, KEEP)
     assert image(1) in publish(mirror, folder, KEEP).waiting
     assert image(1) in publish(mirror, folder, NOW).pruned
@@ -669,8 +670,12 @@ def test_one_failing_mirror_does_not_hold_back_another(
 def test_an_error_of_the_system_is_one_of_ours_wherever_it_comes_from(
     mirror: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    is_dir = Path.is_dir
+
     def broken(path: Path) -> bool:
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        if path == mirror / "meta":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return is_dir(path)
 
     monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
     monkeypatch.setattr(Path, "is_dir", broken)

@@ -31,6 +31,8 @@ from puavo_repository.remote.target import Target, parse_target
 from puavo_repository.remote.tree import OpenMode
 from support.servers import Proxy, Sshd, free_port, make_key, running, tool
 
+SILENCE = 2.0  # seconds: a loaded machine's server is not silent for as long
+
 
 def test_an_unknown_host_key_is_refused_with_its_fingerprint(sshd: Sshd, tmp_path: Path) -> None:
     target = dataclasses.replace(sshd.target(tmp_path), host_key="", known_hosts=())
@@ -207,26 +209,26 @@ def slow_disk(server: Sshd) -> int:
 
 
 def test_a_slow_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", 0.5)
+    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
     with running(Sshd(tmp_path / "sshd")) as server:
         tree = SftpTree(server.target(tmp_path))
         with tree.open("file", OpenMode.WRITE) as file:
             file.write(0, b"x")
             file.flush()
             halted = slow_disk(server)
-            timer = threading.Timer(3.0, os.kill, (halted, signal.SIGCONT))
+            timer = threading.Timer(2 * SILENCE, os.kill, (halted, signal.SIGCONT))
             timer.start()
             begun = time.monotonic()
             file.sync()
-            assert time.monotonic() - begun > 2
+            assert time.monotonic() - begun > 1.5 * SILENCE
         tree.close()
 
 
 def test_a_disk_that_stands_still_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", 0.5)
-    monkeypatch.setattr(sftp_file, "SYNC_PATIENCE", 2.0)
+    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
+    monkeypatch.setattr(sftp_file, "SYNC_PATIENCE", 2 * SILENCE)
     with running(Sshd(tmp_path / "sshd")) as server:
         tree = SftpTree(server.target(tmp_path))
         file = tree.open("file", OpenMode.WRITE)
@@ -240,7 +242,7 @@ def test_a_disk_that_stands_still_is_given_up(
 def test_a_line_that_dies_during_a_sync_is_noticed_at_once(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", 0.5)
+    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
     with Proxy(sshd.port) as proxy:
         tree = SftpTree(sshd.target(tmp_path, proxy.port))
         file = tree.open("file", OpenMode.WRITE)
@@ -249,7 +251,7 @@ def test_a_line_that_dies_during_a_sync_is_noticed_at_once(
         begun = time.monotonic()
         with pytest.raises(ConnectionLostError, match="did not answer"):
             file.sync()
-        assert time.monotonic() - begun < 10 < sftp_file.SYNC_PATIENCE
+        assert time.monotonic() - begun < 60 < sftp_file.SYNC_PATIENCE
 
 
 def test_a_connection_with_a_round_trip_reports_it(sshd: Sshd, tmp_path: Path) -> None:

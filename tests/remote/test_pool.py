@@ -22,7 +22,7 @@ from puavo_repository.remote.tree import OpenMode, Piece, RemoteTree
 from puavo_repository.retry import with_retries
 from support.servers import Proxy, Sshd, running
 
-SILENCE = 0.5  # seconds
+SILENCE = 2.0  # seconds: a loaded machine's server is not silent for as long
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def wait_in(pool: Pool, tmp_path: Path) -> tuple[threading.Thread, list[BaseExce
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert waits.wait(10)
+    assert waits.wait(60)
     return thread, errors
 
 
@@ -173,7 +173,7 @@ def test_a_connection_that_is_made_meanwhile_is_not_lent(tmp_path: Path) -> None
 
     def connect() -> RemoteTree:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         made.append(FolderTree(Target(path=str(tmp_path))))
         return made[-1]
 
@@ -187,10 +187,10 @@ def test_a_connection_that_is_made_meanwhile_is_not_lent(tmp_path: Path) -> None
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     pool.abort()
     go_on.set()
-    thread.join(10)
+    thread.join(60)
     assert len(errors) == 1
     assert not made[0].is_alive
 
@@ -227,9 +227,9 @@ def test_an_abort_ends_an_assembly(sshd: Sshd, tmp_path: Path) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert under_way.wait(10)
+    assert under_way.wait(60)
     abort_all()
-    thread.join(10)
+    thread.join(60)
     assert len(errors) == 1
 
 

@@ -19,6 +19,7 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.lock import PATH, Holder, PublisherLock, server_time
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import OpenMode
+from support.instead import have_time
 from support.servers import elsewhere
 
 
@@ -83,8 +84,9 @@ def test_a_holder_here_that_retired_does_not_hold_it_up(tree: FolderTree) -> Non
 
 def test_only_the_servers_clock_counts(tree: FolderTree, monkeypatch: pytest.MonkeyPatch) -> None:
     lock_of(tree, "first").acquire()
-    for wrong in (0.0, 4e9):
-        monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong)
+    clock = [0.0]
+    have_time(monkeypatch, lambda: clock[0])
+    for clock[0] in (0.0, 4e9):
         with pytest.raises(LockedError):
             lock_of(tree, "second").acquire()
 

@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from puavo_repository.errors import StorageError, StorageRefusedError
+from puavo_repository.remote import folder
 from puavo_repository.remote.file import Range
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Kind, OpenMode, Piece, RemoteTree, read_whole, write_whole
+from support.instead import instead
 from support.servers import Sshd, running
 
 ROOT_NAME = "tree with spaces and ä%20"
@@ -133,13 +135,12 @@ def test_names_in_a_local_folder_are_put_on_its_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    sync = os.fsync
 
     def note(descriptor: int) -> None:
         synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
-        sync(descriptor)
+        os.fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", note)
+    instead(monkeypatch, folder, os, fsync=note)
     tree = FolderTree(Target(path=str(tmp_path)))
     tree.make_folder("meta")
     write_whole(tree, "meta/f", b"x")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from puavo_repository.errors import SettingsError
 from puavo_repository.remote import throttle as throttle_module
 from puavo_repository.remote.throttle import Bandwidth, Throttle
+from support.instead import instead
 
 
 def test_rates_and_hours_are_read() -> None:
@@ -33,8 +33,7 @@ def test_the_sum_of_all_users_stays_below_the_limit(monkeypatch: pytest.MonkeyPa
     def sleep(seconds: float) -> None:
         clock[0] += seconds
 
-    own = SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep, localtime=time.localtime)
-    monkeypatch.setattr(throttle_module, "time", own)
+    instead(monkeypatch, throttle_module, time, monotonic=lambda: clock[0], sleep=sleep)
     throttle = Throttle(Bandwidth(500_000))
     for _ in range(20):
         throttle.admit(100_000, lambda: taken.append(clock[0]))
