@@ -115,7 +115,7 @@ def puavo_repository_audit() -> None:
     def report(mirrors: list[str] | None) -> None:
         parts = [tasks.returned("local"), tasks.returned("clients")]
         there = [None] if mirrors is None else range(len(mirrors))  # None: nobody knows how many
-        parts[1:1] = [index if index is None else tasks.returned("remote", index) for index in there]
+        parts[1:1] = [None if one is None else tasks.returned("remote", one) for one in there]
         checks = [Checked.from_dict(part) for part in parts if part]
         missing = len(parts) - (not chosen().audit_https) - len(checks)
         found = conclude(chosen(), begun(), [*checks, *([not_done(missing)] if missing else [])])

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from puavo_repository.remote.target import Target
 from support import audits
 from support.audits import Audited
+from support.mirrors import make_mirror
 from support.repository import ROOT, Repository
 from support.servers import Sshd, running
 
@@ -64,6 +66,26 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     for name in ("IMAGE_DIR", "MIRROR_DIR", "REPOSITORY", "PUAVO_OS", "ENGINE", "REMOTE"):
         monkeypatch.delenv(f"PUAVO_REPOSITORY_{name}", raising=False)
     return Repository(tmp_path)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    """Return a mirror of one series of two images."""
+    make_mirror(tmp_path / "mirror", count=2)
+    return tmp_path / "mirror"
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    """Return an empty folder to publish into."""
+    (tmp_path / "remote").mkdir()
+    return tmp_path / "remote"
+
+
+@pytest.fixture
+def folder(remote: Path) -> Target:
+    """Return how it is reached without a server."""
+    return Target(path=str(remote))
 
 
 @pytest.fixture(scope="session")

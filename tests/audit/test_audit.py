@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository import retry
 from puavo_repository.audit import steps
 from puavo_repository.audit.audit import audit, turns_before
 from puavo_repository.audit.report import AuditReport, Checked, Counts, Finding, Severity, last
@@ -15,11 +14,6 @@ from puavo_repository.audit.steps import is_due
 from puavo_repository.errors import PublishError
 from puavo_repository.remote.target import Target
 from support.audits import NEW, OLD, Audited
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
 
 
 def test_a_sound_repository_has_no_finding_and_an_update_was_made(audited: Audited) -> None:

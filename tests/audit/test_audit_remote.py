@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository import retry
 from puavo_repository.audit import steps
 from puavo_repository.audit.local import local
 from puavo_repository.audit.remote import remote
@@ -43,11 +42,6 @@ from support.audits import (
 from support.instead import have_time
 from support.repository import V4, name
 from support.servers import Proxy, Sshd
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
 
 
 @pytest.fixture(params=["folder", "sftp"])

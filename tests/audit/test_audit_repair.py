@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository import retry
 from puavo_repository.audit.audit import audit
 from puavo_repository.audit.local import local
 from puavo_repository.audit.repair import repair_local
@@ -26,11 +25,6 @@ from support.audits import DOCUMENT, KEEP, NEW, OLD, RDIFF, Audited, flip, said
 from support.mirrors import tree_of, walk
 from support.repository import V4, name, snapshot
 from support.servers import Sshd, elsewhere
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
 
 
 @pytest.fixture(params=["folder", "sftp"])

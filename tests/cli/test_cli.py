@@ -17,15 +17,16 @@ import pytest
 from puavo_repository.mirror.mirror import Mirror
 from support.repository import (
     AMXA,
+    COMMAND,
     ROOT,
     V1,
     V2,
     V3,
     Repository,
     check_mirror,
-    environment,
     name,
     public,
+    run,
     snapshot,
 )
 
@@ -51,14 +52,7 @@ def test_a_run_ends_with_a_report(repository: Repository) -> None:
 def test_the_mirror_is_below_the_images_by_default(repository: Repository) -> None:
     repository.add(name(V1))
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-m", "puavo_repository.cli", "images"],
-            cwd=repository.root,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run([*COMMAND, "images"], cwd=repository.root)
         assert done.returncode == 0, done.stderr
     assert (repository.images / "mirror" / name(V1)).exists()
     assert (repository.images / "puavo-os" / "config" / "images" / "buster.json").exists()
@@ -112,13 +106,7 @@ def test_a_run_without_news_loads_nothing_slow(repository: Repository) -> None:
         "slow = {'numba', 'numpy', 'paramiko', 'airflow', 'pydantic_settings', 'asyncio'}\n"
         "assert not slow & set(sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *repository.arguments()],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run([sys.executable, "-c", code, *repository.arguments()])
     assert done.returncode == 0, done.stderr
 
 
@@ -161,14 +149,7 @@ def test_a_place_that_cannot_be_published_to_stops_before_the_work(repository: R
     ],
 )
 def test_bad_usage_exits_2(tmp_path: Path, arguments: list[str], says: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "puavo_repository.cli", *arguments],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run([*COMMAND, *arguments], cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr
     assert os.listdir(tmp_path) == []
@@ -178,13 +159,7 @@ def test_a_mirror_on_top_of_its_images_is_refused(repository: Repository) -> Non
     image = repository.add(name(V1))
     done = repository.command(str(repository.images), str(repository.images))
     assert done.returncode == 2
-    done = subprocess.run(
-        [sys.executable, "-m", "puavo_repository.cli", repository.images, repository.images],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run([*COMMAND, repository.images, repository.images])
     assert done.returncode == 2
     assert "cannot be, or lie around" in done.stderr
     assert image.exists()
@@ -236,13 +211,7 @@ def test_a_missing_tool_is_named_before_any_work(
     repository.add(name(V1))
     start = "import sys\nfrom puavo_repository.cli.main import main\n"
     code = f"{start}{removal}\nsys.exit(main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *repository.arguments()],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run([sys.executable, "-c", code, *repository.arguments()])
     assert done.returncode == 2
     assert package in done.stderr
 
@@ -308,14 +277,7 @@ def run_as_nobody(repository: Repository) -> subprocess.CompletedProcess[str]:
         user = pwd.getpwnam("nobody")
         for path in (repository.root, *repository.root.rglob("*")):
             shutil.chown(path, user.pw_uid, user.pw_gid)
-    return subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, *first, *repository.arguments()],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run([sys.executable, "-c", AS_NOBODY, *first, *repository.arguments()])
 
 
 def test_the_script_finds_its_python(repository: Repository, tmp_path: Path) -> None:

@@ -8,20 +8,13 @@ import subprocess
 import pytest
 
 from support.audits import NEW, RDIFF, Audited, flip
-from support.repository import COMMAND, environment
+from support.repository import COMMAND, environment, run
 
 
 def command(audited: Audited, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
     found = audited.repository
     places = ["-p", str(found.puavo_os), str(found.images), str(found.mirror)]
-    return subprocess.run(
-        [*COMMAND, "audit", *options, *places],
-        capture_output=True,
-        text=True,
-        env=environment(**more),
-        timeout=60,
-        check=False,
-    )
+    return run([*COMMAND, "audit", *options, *places], env=environment(**more), timeout=60)
 
 
 def test_a_sound_repository_is_told_so(audited: Audited) -> None:

@@ -6,28 +6,15 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from support.mirrors import walk
-from support.repository import AMXA, COMMAND, FREE, V1, V2, V3, Repository, environment, name
+from support.repository import AMXA, COMMAND, FREE, V1, V2, V3, Repository, name, run
 
 SERIES = f"{AMXA}-amd64"
 
 
-@pytest.fixture
-def remote(tmp_path: Path) -> Path:
-    (tmp_path / "remote").mkdir()
-    return tmp_path / "remote"
-
-
 def rollback(repository: Repository, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, "rollback", *options, str(repository.images), str(repository.mirror)],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=60,
-        check=False,
+    return run(
+        [*COMMAND, "rollback", *options, str(repository.images), str(repository.mirror)], timeout=60
     )
 
 

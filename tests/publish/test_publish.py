@@ -1,4 +1,4 @@
-"""Publishing a mirror, to a folder and to a real server: what clients find, and what is kept."""
+"""Publishing a mirror, to a folder and to a real server: what clients find."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +14,11 @@ import pytest
 
 from puavo_repository import retry
 from puavo_repository.errors import LockedError, PublishError, StorageError, StorageRefusedError
-from puavo_repository.formats import sealed
 from puavo_repository.mirror.lock import locked
 from puavo_repository.progress import Progress, Watcher
-from puavo_repository.publish import publisher, switch
 from puavo_repository.publish import run as publishing
+from puavo_repository.publish import switch
 from puavo_repository.publish.options import Options, RemovalPolicy
-from puavo_repository.publish.publisher import open_tree
-from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.run import publish
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote import journal
@@ -32,20 +28,21 @@ from puavo_repository.remote.generations import GENERATIONS
 from puavo_repository.remote.lock import Holder, PublisherLock
 from puavo_repository.remote.target import Target
 from support.audits import flip
-from support.instead import have_time
 from support.mirrors import (
     SERIES,
     add_image,
     changed,
     content,
     image,
+    journal_of,
     make_mirror,
+    other_rdiff,
     prepare,
     tree_of,
     walk,
 )
 from support.repository import V1, Repository, name
-from support.servers import Sshd, elsewhere, running
+from support.servers import Sshd, elsewhere
 
 NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
 KEEP = Options(removal=RemovalPolicy(pause=0.0))
@@ -61,20 +58,6 @@ def mirror(tmp_path: Path) -> Path:
 def remote(tmp_path: Path) -> Path:
     (tmp_path / "remote ä").mkdir()
     return tmp_path / "remote ä"
-
-
-@pytest.fixture(params=["folder", "sftp", "sftp without copy-data"])
-def target(
-    request: pytest.FixtureRequest, remote: Path, sshd: Sshd, sshd_without_copy: Sshd
-) -> Target:
-    if request.param == "folder":
-        return Target(path=str(remote))
-    return (sshd if request.param == "sftp" else sshd_without_copy).target(remote)
-
-
-@pytest.fixture
-def folder(remote: Path) -> Target:
-    return Target(path=str(remote))
 
 
 def names(mirror: Path) -> list[str]:
@@ -218,14 +201,14 @@ def test_a_folder_in_the_place_of_a_file_changes_nothing(
     (remote / path).unlink()
     (remote / path).mkdir()
     (remote / path / "theirs").touch()
-    before, record = tree_of(remote), journal.load(open_tree(target))
+    before, record = tree_of(remote), journal_of(target)
     try:
         told = publish(mirror, target, KEEP).failed[path]
     except PublishError as error:
         told = str(error)
     assert f"{path}: is a folder, in the place of a file. Move it away there" in told
     assert tree_of(remote) == before
-    assert journal.load(open_tree(target)).generation == record.generation
+    assert journal_of(target).generation == record.generation
     shutil.rmtree(remote / path)
     assert publish(mirror, target, KEEP).ok
     assert walk(remote) == []
@@ -262,11 +245,11 @@ def test_a_file_that_came_anew_is_not_described_as_the_old_one_by_a_series_that_
 
 @pytest.mark.parametrize("path", [f"meta/{SERIES}.json", "CKSUMS"])
 def test_after_a_run_that_was_killed_what_clients_read_is_not_taken_for_granted(
-    mirror: Path, remote: Path, target: Target, path: str
+    mirror: Path, remote: Path, folder: Target, target: Target, path: str
 ) -> None:
     """It may have been written in the very second that the journal knows, in the same length."""
     assert publish(mirror, target, KEEP).ok
-    good, tree = tree_of(remote), open_tree(target)
+    good, tree = tree_of(remote), FolderTree(folder)
     flip(remote / path)
     record = journal.load(tree)
     record.verified = False
@@ -302,6 +285,22 @@ def test_a_touched_but_unchanged_file_stays(mirror: Path, remote: Path, target: 
     assert (found.uploaded, found.assembled, found.withdrawn) == ({}, {}, [])
 
 
+def test_an_entry_of_another_size_proves_nothing(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    """What the journal and the server agree on is not yet what is wanted there."""
+    assert publish(mirror, folder, KEEP).ok
+    (remote / image(1)).write_bytes(b"short")
+    tree = FolderTree(folder)
+    there, record = tree.stat(image(1)), journal.load(tree)
+    assert there
+    entry = record.files[image(1)]
+    record.files[image(1)] = replace(entry, size=there.size, mtime=there.mtime)
+    journal.save(tree, record)
+    assert publish(mirror, folder, KEEP).ok
+    assert walk(remote) == []
+
+
 def test_a_removed_file_comes_back(mirror: Path, remote: Path, target: Target) -> None:
     publish(mirror, target, KEEP)
     (remote / image(1)).unlink()
@@ -313,8 +312,7 @@ def test_an_rdiff_that_was_made_anew_is_never_described_wrongly(
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(mirror, folder, KEEP)
-    rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
-    rdiff.write_bytes(rdiff.read_bytes()[:-1] + b"\x01a\x00")
+    rdiff = other_rdiff(mirror)
     prepare(mirror, names(mirror))
     seen: list[bool] = []
 
@@ -359,93 +357,6 @@ def test_everything_is_durable_before_it_gets_its_name(
     assert journal.PATH in named
 
 
-def test_what_no_metadata_names_goes_after_its_grace(
-    mirror: Path, remote: Path, target: Target
-) -> None:
-    publish(mirror, target, KEEP)
-    every = names(mirror)
-    prepare(mirror, every[1:])
-    patient = publish(mirror, target, KEEP)
-    assert (remote / every[0]).exists(), "a client may be in the middle of it"
-    assert every[0] in patient.waiting
-    done = publish(mirror, target, NOW)
-    assert every[0] in done.pruned
-    assert not (remote / every[0]).exists()
-    assert walk(remote) == []
-
-
-@pytest.mark.parametrize("step", ["stat", "remove"])
-def test_what_could_not_be_removed_goes_the_next_time(
-    step: str, mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish(mirror, folder, NOW)
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
-    every, real = names(mirror), getattr(FolderTree, step)
-    prepare(mirror, every[1:])
-
-    def broken(tree: FolderTree, path: str) -> object:
-        if path == every[0]:
-            raise StorageError(path, "Input/output error")
-        return real(tree, path)
-
-    with monkeypatch.context() as fault:
-        fault.setattr(FolderTree, step, broken)
-        with pytest.raises(StorageError):
-            publish(mirror, folder, NOW)
-        assert (remote / every[0]).exists()
-    assert every[0] in publish(mirror, folder, NOW).pruned
-    assert not (remote / every[0]).exists()
-
-
-def test_the_grace_counts_by_both_clocks(
-    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish(mirror, folder, KEEP)
-    prepare(mirror, names(mirror)[1:])
-    publish(mirror, folder, KEEP)
-    later = time.time() + 30 * 24 * 3600
-    have_time(monkeypatch, lambda: later)
-    patient = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
-    found = publish(mirror, folder, patient)
-    assert found.ok
-    assert image(1) in found.waiting
-    path = remote / journal.PATH
-    data = json.loads(path.read_bytes())
-    for entry in data["files"].values():
-        if entry[3]:
-            entry[3][0] -= 30 * 24 * 3600
-    path.write_bytes(sealed.dumps(data))
-    assert image(1) in publish(mirror, folder, patient).pruned
-
-
-def test_a_clock_that_was_wrong_once_does_not_keep_a_file_for_years(
-    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish(mirror, folder, KEEP)
-    prepare(mirror, names(mirror)[1:])
-    with monkeypatch.context() as wrong:
-        next_year = time.time() + 365 * 24 * 3600
-        have_time(wrong, lambda: next_year)
-        publish(mirror, folder, KEEP)
-    assert image(1) in publish(mirror, folder, KEEP).waiting
-    assert image(1) in publish(mirror, folder, NOW).pruned
-    assert not (remote / image(1)).exists()
-
-
-def test_a_journal_that_was_worked_out_again_does_not_count_what_is_gone(
-    mirror: Path, remote: Path, folder: Target
-) -> None:
-    publish(mirror, folder, KEEP)
-    prepare(mirror, names(mirror)[1:])
-    for _ in range(2):
-        publish(mirror, folder, NOW)
-    assert not (remote / image(1)).exists(), "but a generation still names it"
-    (remote / journal.PATH).write_bytes(b"damaged")
-    publish(mirror, folder, KEEP)
-    now = Options(removal=RemovalPolicy(grace=0.0, share=0.0, pause=0.0))
-    assert publish(mirror, folder, now).ok
-
-
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("1 1 x\n")])
 def test_cksums_is_mended_where_nothing_else_is_new(
     mirror: Path, remote: Path, folder: Target, harm: Callable[[Path], object]
@@ -456,27 +367,6 @@ def test_cksums_is_mended_where_nothing_else_is_new(
     publish(mirror, folder, NOW)
     assert tree_of(remote) == tree_of(mirror)
     assert "CKSUMS: written" not in publish(mirror, folder, NOW, dry_run=True).plan
-
-
-def test_what_we_did_not_put_there_is_left_alone(
-    mirror: Path, remote: Path, folder: Target, tmp_path: Path
-) -> None:
-    outside = tmp_path / "outside"
-    outside.write_bytes(b"precious")
-    (remote / "other.img").write_bytes(b"theirs")
-    (remote / "folder").mkdir()
-    (remote / "link.img").symlink_to(outside)
-    publish(mirror, folder, NOW)
-    victim, changed_one = names(mirror)[0], names(mirror)[1]
-    prepare(mirror, names(mirror)[2:])
-    (remote / victim).unlink()
-    (remote / victim).symlink_to(outside)
-    (remote / changed_one).write_bytes(b"somebody else's")
-    publish(mirror, folder, NOW)
-    assert outside.read_bytes() == b"precious"
-    assert (remote / victim).is_symlink()
-    assert (remote / changed_one).read_bytes() == b"somebody else's"
-    assert (remote / "other.img").read_bytes() == b"theirs"
 
 
 def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(
@@ -502,36 +392,6 @@ def test_a_folder_that_is_a_link_is_refused(
     assert list((tmp_path / "outside").iterdir()) == []
 
 
-def test_a_mass_deletion_stops_and_asks(mirror: Path, remote: Path, folder: Target) -> None:
-    publish(mirror, folder, KEEP)
-    prepare(mirror, names(mirror)[-1:])
-    careful = Options(removal=RemovalPolicy(grace=0.0, pause=0.0))
-    found = publish(mirror, folder, careful)
-    assert not found.ok
-    assert "allow_mass_delete" in found.failed["removing"]
-    assert len(list(remote.glob("*.img"))) == 3
-    agreed = Options(removal=RemovalPolicy(grace=0.0, pause=0.0, allow_mass_delete=True))
-    assert publish(mirror, folder, agreed).ok
-    assert len(list(remote.glob("*.img"))) == 1
-
-
-def test_a_vanished_series_is_a_mass_deletion_too(
-    mirror: Path, remote: Path, folder: Target
-) -> None:
-    other = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
-    (mirror / other).write_bytes(content(9, 2_000_000))
-    prepare(mirror, [other], series="puavo-os-other-bookworm-amd64")
-    publish(mirror, folder, KEEP)
-    (mirror / "meta" / "puavo-os-other-bookworm-amd64.json").unlink()
-    prepare(mirror, names(mirror)[:0] or [image(1), image(2), image(3)])
-    found = publish(mirror, folder, KEEP)
-    assert "allow_mass_delete" in found.failed["removing"]
-    assert (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
-    assert publish(mirror, folder, replace(KEEP, removal=replace(KEEP.removal, share=1.0))).ok
-    assert not (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
-    assert (remote / other).exists(), "its grace has only begun"
-
-
 def test_a_mirror_that_is_being_prepared_is_not_published(mirror: Path, folder: Target) -> None:
     with (
         locked(mirror / ".puavo-repository" / "lock", "the nightly run"),
@@ -541,7 +401,7 @@ def test_a_mirror_that_is_being_prepared_is_not_published(mirror: Path, folder: 
 
 
 def test_two_publishers_at_once_are_noticed(mirror: Path, folder: Target) -> None:
-    other = PublisherLock(publisher.open_tree(folder), elsewhere("other"))
+    other = PublisherLock(FolderTree(folder), elsewhere("other"))
     other.acquire()
     with pytest.raises(LockedError, match="somebody else is publishing"):
         publish(mirror, folder, KEEP)
@@ -550,11 +410,11 @@ def test_two_publishers_at_once_are_noticed(mirror: Path, folder: Target) -> Non
 
 
 def test_a_dead_publishers_lock_goes_although_there_is_nothing_to_do(
-    mirror: Path, remote: Path, target: Target
+    mirror: Path, remote: Path, folder: Target, target: Target
 ) -> None:
     assert publish(mirror, target, KEEP).ok
     dead, lock = Holder.this_process(), remote / publisher_lock.PATH
-    PublisherLock(open_tree(target), dead).acquire()
+    PublisherLock(FolderTree(folder), dead).acquire()
     assert publish(mirror, target, KEEP).ok
     assert lock.exists(), "it lives"
     dead.retire()
@@ -681,24 +541,3 @@ def test_an_error_of_the_system_is_one_of_ours_wherever_it_comes_from(
     monkeypatch.setattr(Path, "is_dir", broken)
     with pytest.raises(StorageError, match="mirror/meta: Input/output error"):
         publish(mirror, folder, KEEP)
-
-
-def test_a_disk_that_is_full_stops_before_clients_notice(mirror: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    server = Sshd(tmp_path / "sshd", full_disk=disk, disk_size="1m")
-    with running(server), pytest.raises(StorageRefusedError, match="too full"):
-        publish(mirror, server.target(disk), KEEP)
-
-
-def test_a_disk_that_fills_up_in_the_middle_is_told(
-    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(publisher, "SPARE", -(1 << 40))
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    with running(Sshd(tmp_path / "sshd", full_disk=disk, disk_size="1m")) as server:
-        found: PublishReport | None = None
-        with pytest.raises(StorageRefusedError, match="disk is full"):
-            found = publish(mirror, server.target(disk), KEEP)
-        assert found is None

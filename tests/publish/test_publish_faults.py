@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import threading
 import time
 from pathlib import Path
 
@@ -12,14 +13,14 @@ import pytest
 
 from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError
-from puavo_repository.publish import send
+from puavo_repository.publish import send, transfer
 from puavo_repository.publish.locked import locked
 from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.plan import How, Transfer
-from puavo_repository.publish.publisher import open_tree
 from puavo_repository.publish.run import publish
+from puavo_repository.publish.state import sha256
 from puavo_repository.remote.file import Acknowledge, Range, no_callback
-from puavo_repository.remote.folder import FolderFile
+from puavo_repository.remote.folder import FolderFile, FolderTree
 from puavo_repository.remote.generations import FOLDER
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.sftp import file as sftp_file
@@ -27,16 +28,10 @@ from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.throttle import Bandwidth
-from support.mirrors import add_image, make_mirror, send_one, tree_of, walk
+from support.mirrors import add_image, image, make_mirror, send_one, tree_of, walk
 from support.servers import Proxy, Sshd
 
 KEEP = Options(connections=2, removal=RemovalPolicy(pause=0.0))
-
-
-@pytest.fixture
-def remote(tmp_path: Path) -> Path:
-    (tmp_path / "remote").mkdir()
-    return tmp_path / "remote"
 
 
 def test_a_connection_lost_at_any_stage_is_made_again(
@@ -92,11 +87,11 @@ def test_an_interrupted_upload_goes_on_where_it_was(
 
 
 def test_a_part_with_other_content_is_not_gone_on_with(
-    tmp_path: Path, remote: Path, sshd: Sshd
+    tmp_path: Path, remote: Path, folder: Target, sshd: Sshd
 ) -> None:
     item = _large_file(tmp_path, 60 << 20)
     target = sshd.target(remote)
-    with locked(open_tree(target)) as before:
+    with locked(FolderTree(folder)) as before:
         left = Part(item.part("0" * 16), item.size, item.sha256, synced=50 << 20)
         (remote / left.name).write_bytes(bytes(50 << 20))
         before.parts.put(item.path, left)
@@ -106,12 +101,12 @@ def test_a_part_with_other_content_is_not_gone_on_with(
 
 
 def test_a_part_that_is_a_link_is_not_written_through(
-    tmp_path: Path, remote: Path, sshd: Sshd
+    tmp_path: Path, remote: Path, folder: Target, sshd: Sshd
 ) -> None:
     item = _large_file(tmp_path, 1 << 20)
     target = sshd.target(remote)
     (tmp_path / "outside").write_bytes(b"precious")
-    with locked(open_tree(target)) as before:
+    with locked(FolderTree(folder)) as before:
         left = Part(item.part("0" * 16), item.size, item.sha256, synced=5)
         (remote / left.name).symlink_to(tmp_path / "outside")
         before.parts.put(item.path, left)
@@ -129,6 +124,34 @@ def test_a_bandwidth_limit_is_kept_over_several_connections(
     begun = time.monotonic()
     send_one(item, tmp_path, sshd.target(remote), options)
     assert time.monotonic() - begun >= item.size / 20_000_000 - 0.5
+
+
+def test_a_disk_that_does_not_answer_holds_nobody_up(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest's thread may be in a read that never ends: who is interrupted does not wait."""
+    answers = threading.Event()
+
+    def silent(_path: Path, _ended: threading.Event) -> str:
+        answers.wait(20)
+        return ""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transfer, "_sha256", silent)
+    monkeypatch.setattr(transfer, "send", interrupted)
+    begun = time.monotonic()
+    item = Transfer(image(1), 300_000, sha256((mirror / image(1)).read_bytes()), How.UPLOADED)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            send_one(item, mirror, folder)
+        assert time.monotonic() - begun < 10
+        started = [one for one in threading.enumerate() if one.name.startswith("digest")]
+        assert all(one.daemon for one in started), "the interpreter would wait for it at its end"
+        assert started
+    finally:
+        answers.set()
 
 
 def test_an_image_that_was_assembled_wrongly_is_uploaded_instead(

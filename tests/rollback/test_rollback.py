@@ -13,7 +13,7 @@ import pytest
 from puavo_repository.errors import LockedError, PublishError, SettingsError, StorageRefusedError
 from puavo_repository.publish import switch
 from puavo_repository.publish.options import Options, RemovalPolicy
-from puavo_repository.publish.publisher import Publisher, open_tree
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote import generations, journal
@@ -23,7 +23,7 @@ from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, write_whole
 from puavo_repository.rollback import history, rollback
-from support.mirrors import SERIES, add_image, image, make_mirror, prepare, tree_of, walk
+from support.mirrors import SERIES, add_image, documents, image, journal_of, prepare, tree_of, walk
 from support.servers import Sshd, elsewhere
 
 KEEP = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
@@ -31,27 +31,9 @@ OTHER = "puavo-os-other-bookworm-amd64"
 Check = Callable[[], object]
 
 
-@pytest.fixture
-def mirror(tmp_path: Path) -> Path:
-    make_mirror(tmp_path / "mirror", count=2)
-    return tmp_path / "mirror"
-
-
-@pytest.fixture
-def remote(tmp_path: Path) -> Path:
-    (tmp_path / "remote").mkdir()
-    return tmp_path / "remote"
-
-
 @pytest.fixture(params=["folder", "sftp"])
 def target(request: pytest.FixtureRequest, remote: Path, sshd: Sshd) -> Target:
     return Target(path=str(remote)) if request.param == "folder" else sshd.target(remote)
-
-
-def documents(remote: Path) -> dict[str, bytes]:
-    """Return metadata and CKSUMS, as clients see them."""
-    found = tree_of(remote)
-    return {p: data for p, data in found.items() if p == "CKSUMS" or p.startswith("meta/")}
 
 
 def nights(mirror: Path, target: Target, remote: Path, count: int) -> list[dict[str, bytes]]:
@@ -428,7 +410,7 @@ def test_a_step_that_was_killed_before_the_journal_knew_is_no_change_by_others(
     assert len(saved) > 1
     step_back(mirror, target)
     assert documents(remote) == seen[0], "it was ended, and no other one begun"
-    record = journal.load(open_tree(target))
+    record = journal_of(target)
     for path, content in seen[0].items():
         assert record.files[path].sha256 == sha256(content), path
     for path in seen[0]:
@@ -457,8 +439,26 @@ def test_a_night_that_was_killed_before_the_journal_knew_can_be_gone_back_to(
         publish(mirror, target, KEEP)
     good = documents(remote)
     assert image(3) in good["CKSUMS"].decode()
-    assert not journal.load(open_tree(target)).verified
+    assert not journal_of(target).verified
     add_image(mirror, names, keep=3, seed=2)
     assert publish(mirror, target, KEEP).ok
     step_back(mirror, target)
     assert documents(remote) == good
+
+
+def test_a_rollback_that_is_made_again_goes_no_further(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    """The first one may have failed late: in writing down here what it did."""
+    seen = []
+    names = [image(1), image(2)]
+    for night in range(3):
+        if night:
+            names = add_image(mirror, names, seed=night)
+        assert publish(mirror, folder, KEEP).ok
+        seen.append(documents(remote))
+    for _ in range(3):
+        step_back(mirror, folder)
+        assert documents(remote) == seen[1]
+    step_back(mirror, folder, 1)
+    assert documents(remote) == seen[0]

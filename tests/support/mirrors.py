@@ -20,6 +20,7 @@ from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import open_tree
 from puavo_repository.publish.send import Uplink
 from puavo_repository.publish.transfer import Transferred, transfer
+from puavo_repository.remote import journal
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.throttle import Throttle
@@ -161,6 +162,24 @@ def tree_of(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
     }
+
+
+def documents(remote: Path) -> dict[str, bytes]:
+    """Return metadata and CKSUMS, as clients see them."""
+    found = tree_of(remote)
+    return {p: data for p, data in found.items() if p == "CKSUMS" or p.startswith("meta/")}
+
+
+def other_rdiff(mirror: Path) -> Path:
+    """Have an rdiff be another one than was published; return it."""
+    rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
+    rdiff.write_bytes(rdiff.read_bytes()[:-1] + b"\x01a\x00")
+    return rdiff
+
+
+def journal_of(target: Target) -> journal.Journal:
+    with contextlib.closing(open_tree(target)) as tree:
+        return journal.load(tree)
 
 
 def send_one(

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,15 +100,7 @@ class Repository:
 
     def command(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run the command on this repository; exit status and output are the caller's."""
-        return subprocess.run(
-            [*COMMAND, *self.arguments(*arguments)],
-            capture_output=True,
-            text=True,
-            env=environment(),
-            timeout=120,
-            check=False,
-            **more,
-        )
+        return run([*COMMAND, *self.arguments(*arguments)], **more)
 
     def arguments(self, *options: str) -> list[str]:
         """Return the command's arguments for this repository."""
@@ -139,6 +132,12 @@ def environment(**more: str) -> dict[str, str]:
     """Return an environment in which the project is found and nothing else is set up."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PUAVO_REPOSITORY_")}
     return {**kept, "PYTHONPATH": str(ROOT / "include"), **more}
+
+
+def run(command: Sequence[str | Path], **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program of the project; exit status and output are the caller's."""
+    usual = {"env": environment(), "timeout": 120, "check": False}
+    return subprocess.run(command, capture_output=True, text=True, **{**usual, **more})
 
 
 def check_mirror(mirror: Path, *, at_rest: bool = True) -> int:

@@ -130,10 +130,9 @@ def publishable(mirror_dir: Path) -> Description:
         PublishError: It describes nothing, or something is damaged.
     """
     mirror = _mirror(mirror_dir)
-    with mirror.locked("publishing", shared=True):
-        with mirror.metadata_locked("publishing"):
-            contents = mirror.contents()
-            changed = mirror.changed_since_written(contents)
+    with mirror.locked("publishing", shared=True), mirror.metadata_locked("publishing"):
+        contents = mirror.contents()
+        changed = mirror.changed_since_written(contents)
     again = "Prepare again: it is made anew"
     if changed:
         raise PublishError(mirror_dir / changed[0], "is not as it was written", remedy=again)

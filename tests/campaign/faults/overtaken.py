@@ -24,7 +24,7 @@ from campaign.nights import (
     told,
 )
 from puavo_repository.remote import lock as publisher_lock
-from support.mirrors import tree_of
+from support.mirrors import documents
 
 TODAY = ("prepare", "upload", "switch", "clean")
 # A server cannot look at the lock and rename in one step: who falls asleep between the two has one
@@ -181,12 +181,6 @@ class LockStolen(OfPublish):
     def mend(self) -> Run:
         with self.watch.closed():
             return run(publish_after_all, self.nights.mirror, self.target)
-
-
-def documents(remote: Path) -> dict[str, bytes]:
-    """Return metadata and CKSUMS, as clients see them."""
-    found = tree_of(remote)
-    return {p: data for p, data in found.items() if p == "CKSUMS" or p.startswith("meta/")}
 
 
 def _falls_asleep(process: BaseProcess) -> bool:

@@ -1,0 +1,272 @@
+"""What a kill, a lost answer or a power cut left on a remote: known as ours, and proven."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from puavo_repository import retry
+from puavo_repository.errors import (
+    ConnectionLostError,
+    RepositoryError,
+    StorageError,
+)
+from puavo_repository.publish import send, switch, transfer, upload
+from puavo_repository.publish.locked import locked
+from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.run import publish
+from puavo_repository.publish.state import sha256
+from puavo_repository.publish.transfer import Transferred
+from puavo_repository.remote.file import Acknowledge, Range
+from puavo_repository.remote.folder import FolderFile, FolderTree
+from puavo_repository.remote.parts import Part
+from puavo_repository.remote.target import Target
+from support.mirrors import (
+    add_image,
+    content,
+    image,
+    journal_of,
+    other_rdiff,
+    prepare,
+    tree_of,
+    walk,
+)
+
+NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
+KEEP = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
+
+
+class PowerCut:
+    """What a server's disk has after its power was cut: of each file what was synced last."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._synced: dict[int, bytes] = {}
+        sync = FolderFile.sync
+
+        def noted(file: FolderFile) -> None:
+            sync(file)
+            descriptor = file._descriptor
+            found = os.fstat(descriptor)
+            self._synced[found.st_ino] = os.pread(descriptor, found.st_size, 0)
+
+        monkeypatch.setattr(FolderFile, "sync", noted)
+
+    def strike(self, remote: Path) -> int:
+        """Lose a piece of each part that was not synced; return how many lost one."""
+        struck = 0
+        for part in remote.rglob(".*.part"):
+            synced = self._synced.get(part.stat().st_ino, b"")
+            length = part.stat().st_size
+            if length - len(synced) < 1 << 20:
+                continue
+            hole = min(max(len(synced), 2 << 20), length - (1 << 20))
+            with part.open("r+b") as stream:
+                stream.seek(hole)
+                stream.write(bytes(1 << 20))
+            struck += 1
+        return struck
+
+
+@pytest.mark.parametrize("how", ["upload", "assembly"])
+def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+    monkeypatch.setattr(upload, "LARGE", 1 << 20)
+    monkeypatch.setattr(send, "AHEAD", 2 << 20)
+    monkeypatch.setattr(send, "SYNC_EVERY", 8 << 20)
+    if how == "assembly":
+        big = [image(1), image(2)]
+        (mirror / big[0]).write_bytes(content(9, 40 << 20))
+        prepare(mirror, big[:1], pairs=[])
+        assert publish(mirror, folder, KEEP).ok
+        old = (mirror / big[0]).read_bytes()
+        (mirror / big[1]).write_bytes(old[: 20 << 20] + b"new" + old[20 << 20 :])
+        for rdiff in (mirror / "rdiffs").glob("*"):
+            rdiff.unlink()
+        prepare(mirror, big, pairs=[(big[0], big[1])])
+    else:
+        (mirror / image(2)).write_bytes(content(9, 40 << 20))
+        prepare(mirror, [image(1), image(2)], pairs=[])
+    cut, one = PowerCut(monkeypatch), replace(KEEP, connections=1)
+    step = {"upload": "write", "assembly": "copy"}[how]
+    real: Callable[..., None] = getattr(FolderFile, step)
+    left = 30 << 20
+
+    def broken(file: FolderFile, *arguments: object) -> None:
+        nonlocal left
+        size = arguments[2] if step == "copy" else len(arguments[1])  # type: ignore[arg-type]
+        if isinstance(size, int) and size > 1000:
+            left -= size
+        if left < 0:
+            raise StorageError("the server", "went dark")
+        real(file, *arguments)
+
+    if how == "assembly":
+        # The kernel copies in one piece; a server is asked for many.
+        whole = FolderFile.copy
+
+        def in_pieces(
+            file: FolderFile, source: FolderFile, taken: Range, offset: int, done: Acknowledge
+        ) -> None:
+            nonlocal left
+            for at in range(0, taken.length, 1 << 20):
+                piece = Range(taken.offset + at, min(1 << 20, taken.length - at))
+                left -= piece.length
+                if left < 0:
+                    raise ConnectionLostError("the server", "went dark")
+                whole(file, source, piece, offset + at, done)
+
+        monkeypatch.setattr(FolderFile, "copy", in_pieces)
+    else:
+        monkeypatch.setattr(FolderFile, "write", broken)
+    with contextlib.suppress(RepositoryError), Publisher(mirror, folder, one) as killed:
+        assert killed.upload().failed
+    assert cut.strike(remote) == 1
+    left = 1 << 40
+    assert publish(mirror, folder, KEEP).ok
+    assert walk(remote) == []
+
+
+def test_what_arrived_before_a_kill_is_known_as_ours(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(mirror, folder, NOW).ok
+    names = add_image(mirror, [image(1), image(2)])
+
+    class KilledError(Exception):
+        pass
+
+    def killed(_placed: object) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError), Publisher(mirror, folder, NOW) as publisher:
+        publisher.upload(killed)
+    arrived = {path.name for path in remote.rglob("*") if path.is_file()} - {
+        path.name for path in mirror.rglob("*") if image(3) not in path.name
+    }
+    assert arrived
+    (mirror / image(3)).unlink()
+    prepare(mirror, names[:2])
+    for _ in range(2):
+        assert publish(mirror, folder, NOW).ok
+    assert tree_of(remote).keys() == {path for path in tree_of(mirror) if "2026-01-03" not in path}
+
+
+def test_a_file_that_was_replaced_right_before_a_kill_is_known_as_ours(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(mirror, folder, NOW).ok
+    other_rdiff(mirror)
+    prepare(mirror, [image(1), image(2)])
+    rename_into_place = transfer.rename_into_place
+
+    class KilledError(Exception):
+        pass
+
+    def killed(*arguments: object) -> None:
+        rename_into_place(*arguments)  # type: ignore[arg-type]
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(switch, "rename_into_place", killed)
+        with pytest.raises(KilledError):
+            publish(mirror, folder, NOW)
+    assert publish(mirror, folder, NOW).ok
+    assert walk(remote) == []
+    prepare(mirror, [image(1), image(2)], pairs=[])
+    for _ in range(2):
+        assert publish(mirror, folder, NOW).ok
+    assert not list((remote / "rdiffs").iterdir())
+
+
+def test_parts_that_nobody_goes_on_with_are_removed_and_others_stay(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    assert publish(mirror, folder, KEEP).ok
+    add_image(mirror, [image(1), image(2)])
+    wanted = f".{image(3)}.{sha256((mirror / image(3)).read_bytes())[:16]}.{'1' * 8}.part"
+    debris = remote / f".{image(9)}.{'0' * 16}.{'0' * 8}.part"
+    foreign = remote / ".theirs.part"
+    for path in (remote / wanted, debris, foreign):
+        path.write_bytes(b"x")
+    with locked(FolderTree(folder)) as other:
+        digest = sha256((mirror / image(3)).read_bytes())
+        other.parts.put(image(3), Part(wanted, 10, digest, synced=1))
+    with Publisher(mirror, folder, KEEP) as publisher:
+        publisher.clean()
+    assert [path.exists() for path in (remote / wanted, debris, foreign)] == [True, False, True]
+    assert publish(mirror, folder, KEEP).ok
+    assert [path.name for path in remote.glob(".*.part")] == [foreign.name]
+
+
+def test_a_part_that_is_not_proven_or_of_another_content_gets_no_name(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    assert publish(mirror, folder, NOW).ok
+    rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
+    path, old = f"rdiffs/{rdiff.name}", rdiff.read_bytes()
+    rdiff.write_bytes(old[:-1] + b"\x01a\x00")
+    prepare(mirror, [image(1), image(2)])
+    size, digest = rdiff.stat().st_size, sha256(rdiff.read_bytes())
+    part = f"rdiffs/.{rdiff.name}.{digest[:16]}.{'1' * 8}.part"
+    for known in (Part(part, size, digest, size), Part(part, size, "0" * 64, size, proven=True)):
+        (remote / part).write_bytes(bytes(size))
+        with locked(FolderTree(folder)) as other:
+            other.parts.forget([path])
+            other.parts.put(path, known)
+        with Publisher(mirror, folder, NOW) as publisher:
+            publisher.switch()
+        assert (remote / path).read_bytes() == old
+    assert publish(mirror, folder, NOW).ok
+    assert tree_of(remote) == tree_of(mirror)
+
+
+def test_a_file_that_vanishes_while_clients_are_told_of_it_fails_the_step(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+    run = switch.Switch.run
+
+    def robbed(self: switch.Switch, waiting: list[Transfer]) -> switch.Switched:
+        done = run(self, waiting)
+        (remote / image(1)).unlink()
+        return done
+
+    monkeypatch.setattr(switch.Switch, "run", robbed)
+    with pytest.raises(StorageError, match=r"2026-01-01.*not as the metadata there says"):
+        publish(mirror, folder, KEEP)
+    assert not journal_of(folder).verified
+
+
+def test_a_name_whose_answer_was_lost_is_not_taken_for_another_s(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
+    assert publish(mirror, folder, NOW).ok
+    names = add_image(mirror, [image(1), image(2)])
+    name, lost = transfer.rename_into_place, []
+
+    def unanswered(*arguments: object) -> Transferred:
+        done = name(*arguments)  # type: ignore[arg-type]
+        if done.item.path not in lost:
+            lost.append(done.item.path)
+            raise ConnectionLostError("the server", "went silent")
+        return done
+
+    monkeypatch.setattr(transfer, "rename_into_place", unanswered)
+    assert publish(mirror, folder, NOW).ok
+    assert lost
+    monkeypatch.undo()
+    assert walk(remote) == []
+    prepare(mirror, names[:2])
+    for _ in range(2):
+        assert publish(mirror, folder, NOW).ok
+    assert tree_of(remote).keys() == {p for p in tree_of(mirror) if "2026-01-03" not in p}

@@ -1,0 +1,184 @@
+"""What is removed from a remote, when, and what never is."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from puavo_repository import retry
+from puavo_repository.errors import StorageError
+from puavo_repository.formats import sealed
+from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.run import publish
+from puavo_repository.remote import journal
+from puavo_repository.remote.folder import FolderTree
+from puavo_repository.remote.target import Target
+from support.instead import have_time
+from support.mirrors import (
+    content,
+    image,
+    make_mirror,
+    prepare,
+    walk,
+)
+
+NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
+KEEP = Options(removal=RemovalPolicy(pause=0.0))
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    make_mirror(tmp_path / "mirror")
+    return tmp_path / "mirror"
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    (tmp_path / "remote ä").mkdir()
+    return tmp_path / "remote ä"
+
+
+def names(mirror: Path) -> list[str]:
+    return sorted(path.name for path in mirror.glob("*.img"))
+
+
+def test_what_no_metadata_names_goes_after_its_grace(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    publish(mirror, target, KEEP)
+    every = names(mirror)
+    prepare(mirror, every[1:])
+    patient = publish(mirror, target, KEEP)
+    assert (remote / every[0]).exists(), "a client may be in the middle of it"
+    assert every[0] in patient.waiting
+    done = publish(mirror, target, NOW)
+    assert every[0] in done.pruned
+    assert not (remote / every[0]).exists()
+    assert walk(remote) == []
+
+
+@pytest.mark.parametrize("step", ["stat", "remove"])
+def test_what_could_not_be_removed_goes_the_next_time(
+    step: str, mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, folder, NOW)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
+    every, real = names(mirror), getattr(FolderTree, step)
+    prepare(mirror, every[1:])
+
+    def broken(tree: FolderTree, path: str) -> object:
+        if path == every[0]:
+            raise StorageError(path, "Input/output error")
+        return real(tree, path)
+
+    with monkeypatch.context() as fault:
+        fault.setattr(FolderTree, step, broken)
+        with pytest.raises(StorageError):
+            publish(mirror, folder, NOW)
+        assert (remote / every[0]).exists()
+    assert every[0] in publish(mirror, folder, NOW).pruned
+    assert not (remote / every[0]).exists()
+
+
+def test_the_grace_counts_by_both_clocks(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, folder, KEEP)
+    prepare(mirror, names(mirror)[1:])
+    publish(mirror, folder, KEEP)
+    later = time.time() + 30 * 24 * 3600
+    have_time(monkeypatch, lambda: later)
+    patient = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
+    found = publish(mirror, folder, patient)
+    assert found.ok
+    assert image(1) in found.waiting
+    path = remote / journal.PATH
+    data = json.loads(path.read_bytes())
+    for entry in data["files"].values():
+        if entry[3]:
+            entry[3][0] -= 30 * 24 * 3600
+    path.write_bytes(sealed.dumps(data))
+    assert image(1) in publish(mirror, folder, patient).pruned
+
+
+def test_a_clock_that_was_wrong_once_does_not_keep_a_file_for_years(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, folder, KEEP)
+    prepare(mirror, names(mirror)[1:])
+    with monkeypatch.context() as wrong:
+        next_year = time.time() + 365 * 24 * 3600
+        have_time(wrong, lambda: next_year)
+        publish(mirror, folder, KEEP)
+    assert image(1) in publish(mirror, folder, KEEP).waiting
+    assert image(1) in publish(mirror, folder, NOW).pruned
+    assert not (remote / image(1)).exists()
+
+
+def test_a_journal_that_was_worked_out_again_does_not_count_what_is_gone(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    publish(mirror, folder, KEEP)
+    prepare(mirror, names(mirror)[1:])
+    for _ in range(2):
+        publish(mirror, folder, NOW)
+    assert not (remote / image(1)).exists(), "but a generation still names it"
+    (remote / journal.PATH).write_bytes(b"damaged")
+    publish(mirror, folder, KEEP)
+    now = Options(removal=RemovalPolicy(grace=0.0, share=0.0, pause=0.0))
+    assert publish(mirror, folder, now).ok
+
+
+def test_what_we_did_not_put_there_is_left_alone(
+    mirror: Path, remote: Path, folder: Target, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+    (remote / "other.img").write_bytes(b"theirs")
+    (remote / "folder").mkdir()
+    (remote / "link.img").symlink_to(outside)
+    publish(mirror, folder, NOW)
+    victim, changed_one = names(mirror)[0], names(mirror)[1]
+    prepare(mirror, names(mirror)[2:])
+    (remote / victim).unlink()
+    (remote / victim).symlink_to(outside)
+    (remote / changed_one).write_bytes(b"somebody else's")
+    publish(mirror, folder, NOW)
+    assert outside.read_bytes() == b"precious"
+    assert (remote / victim).is_symlink()
+    assert (remote / changed_one).read_bytes() == b"somebody else's"
+    assert (remote / "other.img").read_bytes() == b"theirs"
+
+
+def test_a_mass_deletion_stops_and_asks(mirror: Path, remote: Path, folder: Target) -> None:
+    publish(mirror, folder, KEEP)
+    prepare(mirror, names(mirror)[-1:])
+    careful = Options(removal=RemovalPolicy(grace=0.0, pause=0.0))
+    found = publish(mirror, folder, careful)
+    assert not found.ok
+    assert "allow_mass_delete" in found.failed["removing"]
+    assert len(list(remote.glob("*.img"))) == 3
+    agreed = Options(removal=RemovalPolicy(grace=0.0, pause=0.0, allow_mass_delete=True))
+    assert publish(mirror, folder, agreed).ok
+    assert len(list(remote.glob("*.img"))) == 1
+
+
+def test_a_vanished_series_is_a_mass_deletion_too(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    other = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
+    (mirror / other).write_bytes(content(9, 2_000_000))
+    prepare(mirror, [other], series="puavo-os-other-bookworm-amd64")
+    publish(mirror, folder, KEEP)
+    (mirror / "meta" / "puavo-os-other-bookworm-amd64.json").unlink()
+    prepare(mirror, names(mirror)[:0] or [image(1), image(2), image(3)])
+    found = publish(mirror, folder, KEEP)
+    assert "allow_mass_delete" in found.failed["removing"]
+    assert (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
+    assert publish(mirror, folder, replace(KEEP, removal=replace(KEEP.removal, share=1.0))).ok
+    assert not (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
+    assert (remote / other).exists(), "its grace has only begun"
