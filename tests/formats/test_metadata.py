@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from puavo_repository.formats import cksums, metadata
+from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Digests
 
 A = "puavo-os-amxa-buster-2022-01-17-120001-amd64.img"
@@ -86,11 +86,11 @@ def test_cksums_lists_each_file_once_sorted_by_name() -> None:
         return {"filename": name, "cksum": cksum, "size": size, **more}
 
     shared = entry("b", "2", 20)
-    found = cksums.render(
+    found = metadata.render_cksums(
         [
             {"one": {"images": [shared, entry("a", "1", 10, diffs=[entry("a-c", "3", 30)])]}},
             {"two": {"images": [shared]}},
         ]
     )
     assert found == b"1 10 a\n3 30 a-c\n2 20 b\n"
-    assert cksums.render([]) == b""
+    assert metadata.render_cksums([]) == b""

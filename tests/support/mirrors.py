@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from puavo_repository.formats import cksums, metadata
+from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import image_name, rdiff_name
 from puavo_repository.publish.locked import locked
@@ -104,7 +104,7 @@ def sum_up(mirror: Path) -> None:
     """Make CKSUMS say what the metadata says."""
     paths = sorted((mirror / "meta").glob("*.json"))
     documents = [metadata.parse(path.read_bytes()) for path in paths]
-    (mirror / "CKSUMS").write_bytes(cksums.render(documents))
+    (mirror / "CKSUMS").write_bytes(metadata.render_cksums(documents))
 
 
 def make_mirror(mirror: Path, count: int = 3, size: int = 300_000, targets: int = 3) -> list[str]:

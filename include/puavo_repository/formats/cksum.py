@@ -37,7 +37,6 @@ class PosixCksum:
         return int(f"{crc:032b}"[::-1], 2)
 
     def _after(self, piece: Bytes) -> int:
-        """Return the CRC of what was taken and a piece."""
         reverse_bits(piece, self._reversed)
         return isal_zlib.crc32(self._reversed[: len(piece)].data, self._crc)
 

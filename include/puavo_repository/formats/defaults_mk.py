@@ -32,38 +32,28 @@ def parse(text: str) -> dict[str, str]:
 
 
 def update(text: str, values: Mapping[str, str]) -> str:
-    """Return the text with these variables set, in the place where they were.
+    """Return the text with these variables set where they were, new ones at the end.
 
-    Args:
-        text: The present content, empty for a new file.
-        values: Names and values; new ones are added at the end.
-
-    Returns:
-        The text itself, unchanged to the byte, where it says all that already.
+    A text that says all that already is returned unchanged to the byte.
     """
     for _ in values:  # setting one may change another that refers to it
         now = parse(text)
         wanted = {name: value for name, value in values.items() if now.get(name) != value}
         if not wanted:
             break
-        text = _set(text, values, now, wanted)
+        text = _set(text, wanted)
     return text
 
 
-def _set(
-    text: str, values: Mapping[str, str], now: Mapping[str, str], wanted: dict[str, str]
-) -> str:
-    lines = []
+def _set(text: str, wanted: Mapping[str, str]) -> str:
+    lines, left = [], dict(wanted)
     for line in text.splitlines():
         match = _ASSIGNMENT.match(line)
-        if match and match["name"] in wanted:
-            value = wanted.pop(match["name"])
-            lines.append(_render(match["name"], value))
-        elif match and match["name"] in values and now.get(match["name"]) != values[match["name"]]:
-            continue  # a second assignment of a variable that was just set
-        else:
+        if not match or match["name"] not in wanted:
             lines.append(line)
-    lines += [_render(name, value) for name, value in wanted.items()]
+        elif match["name"] in left:  # a second assignment goes
+            lines.append(_render(match["name"], left.pop(match["name"])))
+    lines += [_render(name, value) for name, value in left.items()]
     return "\n".join(lines) + "\n"
 
 

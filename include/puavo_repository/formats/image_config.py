@@ -22,32 +22,28 @@ from puavo_repository.formats.names import (
     is_plain_name,
 )
 
+_TYPES: dict[type[Any], str] = {
+    dict: "an object {…}",
+    list: "a list […]",
+    str: 'a string "…"',
+    bool: "true or false",
+    type(None): "null",
+}
+
 
 @dataclass(frozen=True)
 class SeriesConfig:
-    """One series of a configuration file.
+    """One series of a configuration file."""
 
-    Attributes:
-        name: Also the name of its metadata file.
-        images: File names in the order in which metadata lists them.
-        extra_rdiffs: Target image to source images, beyond what the policy makes.
-        others: Further keys of the object shape, not ours.
-        as_object: Whether the file uses the object shape for it.
-    """
-
-    name: str
-    images: tuple[str, ...]
-    extra_rdiffs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    others: Mapping[str, Any] = field(default_factory=dict)
-    as_object: bool = False
+    name: str  # also that of its metadata file
+    images: tuple[str, ...]  # file names, in the order in which metadata lists them
+    extra_rdiffs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # target to sources
+    others: Mapping[str, Any] = field(default_factory=dict)  # further keys of the object shape
+    as_object: bool = False  # whether the file uses that shape for it
 
 
 def parse(data: bytes, path: Path) -> tuple[SeriesConfig, ...]:
-    """Read a configuration file.
-
-    Args:
-        data: Its content.
-        path: Its name, for error messages.
+    """Read a configuration file; ``path`` is its name, for error messages.
 
     Raises:
         ConfigError: It is not JSON, has another shape, or holds a name that is no file name.
@@ -60,13 +56,19 @@ def parse(data: bytes, path: Path) -> tuple[SeriesConfig, ...]:
             f"this is not a usable JSON file: {error}",
             remedy="Correct it, or move it away to have it made again",
         ) from error
-    series = _of_type(path, "the file", document, dict, "an object {…}")
-    return tuple(_parse_series(path, name, value) for name, value in series.items())
+    _check_type(path, "the file", document, dict)
+    return tuple(_parse_series(path, name, value) for name, value in document.items())
 
 
 def render(series: Iterable[SeriesConfig]) -> bytes:
     """Render a configuration file, each series in its own shape."""
-    return jsonfile.dumps({one.name: _render_series(one) for one in series})
+    values: dict[str, Any] = {}
+    for one in series:
+        extra = {"extra_rdiffs": one.extra_rdiffs} if one.extra_rdiffs else {}
+        values[one.name] = one.images
+        if one.as_object:
+            values[one.name] = {"images": one.images, **extra, **one.others}
+    return jsonfile.dumps(values)
 
 
 def generate(
@@ -97,7 +99,6 @@ def generate(
 
 
 def _parse_series(path: Path, name: str, value: Any) -> SeriesConfig:
-    where = f"series {name}"
     if not is_plain_name(name) or len(name) > LONGEST_SERIES:
         raise ConfigError(
             path,
@@ -105,62 +106,44 @@ def _parse_series(path: Path, name: str, value: Any) -> SeriesConfig:
             expected=f"letters, digits and . _ + ~ - only, at most {LONGEST_SERIES} of them",
         )
     if isinstance(value, list):
-        return SeriesConfig(name, _image_names(path, where, value))
+        return SeriesConfig(name, _image_names(path, f"series {name}", value))
     shapes = "a list of image names, or an object with a list of them as 'images'"
-    others = dict(_of_type(path, where, value, dict, shapes))
-    if "images" not in others:
-        raise ConfigError(path, f"{where} has no 'images'", expected="a list of names")
+    _check_type(path, f"series {name}", value, dict, shapes)
+    if "images" not in value:
+        raise ConfigError(path, f"series {name} has no 'images'", expected="a list of names")
+    others = dict(value)
     images = _image_names(path, f"'images' of {name}", others.pop("images"))
-    where = f"'extra_rdiffs' of {name}"
-    extra = _of_type(path, where, others.pop("extra_rdiffs", {}), dict, "an object {…}")
-    extra = {
-        target: _image_names(path, f"{where} for {target}", sources)
-        for target, sources in zip(
-            _image_names(path, where, list(extra)), extra.values(), strict=True
-        )
-    }
-    return SeriesConfig(name, images, extra, others, as_object=True)
-
-
-def _render_series(series: SeriesConfig) -> Any:
-    if not series.as_object:
-        return list(series.images)
-    extra = {target: list(sources) for target, sources in series.extra_rdiffs.items()}
-    return {
-        "images": list(series.images),
-        **({"extra_rdiffs": extra} if extra else {}),
-        **series.others,
-    }
+    extra, where = others.pop("extra_rdiffs", {}), f"'extra_rdiffs' of {name}"
+    _check_type(path, where, extra, dict)
+    targets = _image_names(path, where, list(extra))
+    sources = {one: _image_names(path, f"{where} for {one}", extra[one]) for one in targets}
+    return SeriesConfig(name, images, sources, others, as_object=True)
 
 
 def _image_names(path: Path, where: str, value: Any) -> tuple[str, ...]:
-    names = _of_type(path, where, value, list, "a list […]")
-    for name in names:
-        _check_name(path, where, _of_type(path, f"an entry in {where}", name, str, 'a string "…"'))
-    return tuple(names)
+    _check_type(path, where, value, list)
+    for name in value:
+        _check_type(path, f"an entry in {where}", name, str)
+        if not is_plain_name(name) or ImageName.parse(name) is None:
+            raise ConfigError(
+                path,
+                f"{where} names {name!r}, which is not the file name of an image",
+                expected="<prefix>-<YYYY-MM-DD-HHMMSS>-<arch>.img, without any folder",
+                remedy="Correct the name; images are looked for in IMAGE_DIR only",
+            )
+        if len(name) > LONGEST_IMAGE:
+            raise ConfigError(
+                path,
+                f"{where} names {name!r}: that is too long, its rdiffs could not be published",
+                expected=f"at most {LONGEST_IMAGE} bytes",
+                found=f"{len(name)}",
+                remedy="Give the image a shorter name",
+            )
+    return tuple(value)
 
 
-def _check_name(path: Path, where: str, name: str) -> None:
-    if not is_plain_name(name) or ImageName.parse(name) is None:
-        raise ConfigError(
-            path,
-            f"{where} names {name!r}, which is not the file name of an image",
-            expected="<prefix>-<YYYY-MM-DD-HHMMSS>-<arch>.img, without any folder",
-            remedy="Correct the name; images are looked for in IMAGE_DIR only",
-        )
-    if len(name) > LONGEST_IMAGE:
-        raise ConfigError(
-            path,
-            f"{where} names {name!r}: that is too long, its rdiffs could not be published",
-            expected=f"at most {LONGEST_IMAGE} bytes",
-            found=f"{len(name)}",
-            remedy="Give the image a shorter name",
-        )
-
-
-def _of_type(path: Path, where: str, value: Any, kind: type[Any], expected: str) -> Any:
+def _check_type(path: Path, where: str, value: Any, kind: type[Any], expected: str = "") -> None:
     if not isinstance(value, kind):
-        raise ConfigError(
-            path, f"{where} has the wrong type", expected=expected, found=jsonfile.type_name(value)
-        )
-    return value
+        found = _TYPES.get(type(value), "a number")
+        expected = expected or _TYPES[kind]
+        raise ConfigError(path, f"{where} has the wrong type", expected=expected, found=found)

@@ -24,7 +24,7 @@ def loads(text: str | bytes, deepest: int = DEEPEST) -> Any:
         text = text.decode("utf-8-sig")
     try:
         value = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+            text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
@@ -37,18 +37,6 @@ def dumps(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("ascii")
 
 
-def type_name(value: Any) -> str:
-    """Return what a person calls a value of this type."""
-    names: dict[type[Any], str] = {
-        dict: "an object {…}",
-        list: "a list […]",
-        str: 'a string "…"',
-        bool: "true or false",
-        type(None): "null",
-    }
-    return names.get(type(value), "a number")
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
@@ -56,6 +44,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key!r} is defined twice")
         result[key] = value
     return result
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a usable number")
+    return value
 
 
 def _check_depth(value: Any, deepest: int) -> None:
@@ -66,14 +61,3 @@ def _check_depth(value: Any, deepest: int) -> None:
         if not level:
             return
     raise ValueError("it is nested too deeply")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"{text} is beyond what a number can be")
-    return value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")

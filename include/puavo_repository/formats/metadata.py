@@ -1,4 +1,4 @@
-"""``meta/<series>.json``: what the clients read to find images and rdiffs.
+"""``meta/<series>.json`` and ``CKSUMS``: what the clients read to find images and rdiffs.
 
 The top level holds only the series and the series only ``images``: the laptop client walks it
 with jq as ``.[][][]``. Documents stay plain JSON values, so that what an older system wrote
@@ -7,7 +7,8 @@ beside our keys survives a partial rewrite.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ Document = dict[str, dict[str, list[dict[str, Any]]]]
 """Series name to ``{"images": [image, …]}``."""
 
 DIGESTS = ("cksum", "sha256", "sha512")
+_CKSUMS_LINE = re.compile(rb"[0-9]* [0-9]+ [^ /]+")
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,11 @@ class Digests:
 
 @dataclass(frozen=True)
 class DescribedFile:
-    """A file that metadata names.
+    """A file that metadata names."""
 
-    Attributes:
-        path: Where it lies in the mirror, such as ``rdiffs/x.rdiff``.
-        size: Its size in bytes.
-        digests: ``cksum``, ``sha256`` and ``sha512`` as far as they are given.
-    """
-
-    path: str
-    size: int
-    digests: dict[str, str]
+    path: str  # in the mirror, such as rdiffs/x.rdiff
+    size: int  # bytes
+    digests: dict[str, str]  # those of DIGESTS that are given
 
     @property
     def name(self) -> str:
@@ -147,33 +143,38 @@ def _described(entry: dict[str, Any], path: str) -> DescribedFile:
 
 
 def without(document: Document, paths: Collection[str]) -> Document:
-    """Return the document without these files.
+    """Return a document without the files of these paths.
 
     An image takes with it the rdiffs to it and those from it: they are of no use without it,
     and wrong when another image comes under its name.
-
-    Args:
-        document: Left as it is.
-        paths: Files as ``DescribedFile.path`` names them.
     """
     images = {path for path in paths if ImageName.parse(path)}
     rdiffs = {path.removeprefix("rdiffs/") for path in paths}
-    return {
-        series: {
-            **content,
-            "images": [
-                {
-                    **image,
-                    "diffs": [
-                        diff
-                        for diff in image.get("diffs", [])
-                        if diff["filename"] not in rdiffs
-                        and source_image(diff["filename"]) not in images
-                    ],
-                }
-                for image in content["images"]
-                if image["filename"] not in paths
-            ],
-        }
-        for series, content in document.items()
-    }
+
+    def stays(diff: dict[str, Any]) -> bool:
+        return diff["filename"] not in rdiffs and source_image(diff["filename"]) not in images
+
+    kept: Document = {}
+    for series, content in document.items():
+        entries = [
+            {**image, "diffs": [diff for diff in image.get("diffs", []) if stays(diff)]}
+            for image in content["images"]
+            if image["filename"] not in paths
+        ]
+        kept[series] = {**content, "images": entries}
+    return kept
+
+
+def render_cksums(documents: Iterable[Document]) -> bytes:
+    """Render ``CKSUMS``: a line for each file of all series, as ``cksum`` prints it, by name."""
+    files = {file.name: file for document in documents for file in described_files(document)}
+    lines = (
+        f"{files[name].digests.get('cksum', '')} {files[name].size} {name}\n"
+        for name in sorted(files)
+    )
+    return "".join(lines).encode()
+
+
+def is_cksums(content: bytes) -> bool:
+    """Tell whether this reads like ``CKSUMS``, ours or the old system's."""
+    return all(_CKSUMS_LINE.fullmatch(line) for line in content.splitlines())

@@ -29,17 +29,11 @@ _RDIFF = re.compile(rf"{_PLAIN.pattern}-{_VERSION}--{_VERSION}-{_WORD}\.rdiff")
 
 @dataclass(frozen=True, order=True)
 class ImageName:
-    """The parts of ``<prefix>-<YYYY-MM-DD-HHMMSS>-<arch>.img``.
+    """The parts of ``<prefix>-<YYYY-MM-DD-HHMMSS>-<arch>.img``."""
 
-    Attributes:
-        prefix: Everything before the version, such as ``puavo-os-amxa-buster``.
-        version: The version as the file name writes it, ``2022-01-17-120001``.
-        arch: The machine architecture, such as ``amd64``.
-    """
-
-    prefix: str
-    version: str
-    arch: str
+    prefix: str  # such as puavo-os-amxa-buster
+    version: str  # as the file name writes it, 2022-01-17-120001
+    arch: str  # such as amd64
 
     @classmethod
     def parse(cls, name: str) -> ImageName | None:
@@ -68,10 +62,10 @@ class ImageName:
 
 @lru_cache(1 << 16)  # a night asks for the parts of each name dozens of times
 def image_name(name: str) -> ImageName:
-    """Return the parts of a file name that is known to be an image's.
+    """Return the parts of a file name that was checked where it entered the program.
 
     Raises:
-        ValueError: It is not; every name is checked where it enters the program.
+        ValueError: It is not an image's.
     """
     parsed = ImageName.parse(name)
     if parsed is None:
@@ -86,12 +80,7 @@ def distribution_of(series: str) -> str | None:
 
 
 def rdiff_name(source: str, target: str) -> str:
-    """Return the name of the rdiff between two images; the laptop client computes the same.
-
-    Args:
-        source: File name of the image that the client has.
-        target: File name of the image that it wants.
-    """
+    """Return the name of the rdiff between two images; the laptop client computes the same."""
     basis, goal = image_name(source), image_name(target)
     return f"{basis.prefix}-{basis.version}--{goal.version}-{basis.arch}.rdiff"
 

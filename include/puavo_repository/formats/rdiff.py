@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from puavo_repository.compiled import Bytes, Numbers, Word, array, inlined, kernel
-from puavo_repository.errors import DeltaError, storage_error
+from puavo_repository.errors import DeltaError, as_storage_error
 
 MAGIC = bytes.fromhex("72730236")
 END = b"\x00"
-COPY, LITERAL = 1, 0  # kinds of commands in ``Commands``
 
+_COPY, _LITERAL = 1, 0  # kinds of commands
 _WINDOW = 1 << 20  # bytes of an rdiff that are read at a time
-_LITERAL, _COPY, _RESERVED = 0x41, 0x45, 0x55
+_FIRST_LITERAL, _FIRST_COPY, _RESERVED = 0x41, 0x45, 0x55
 _LARGEST = 1 << 62  # bytes; the sum of two such numbers fits as well
 _GOES_ON, _ENDED, _UNKNOWN, _EMPTY, _HUGE = range(5)
 _PROBLEMS = {
@@ -35,7 +35,7 @@ _PROBLEMS = {
 
 @dataclass(frozen=True)
 class Copy:
-    """Bytes of the source: ``length`` bytes from ``position``."""
+    """Bytes of the source."""
 
     position: int
     length: int
@@ -43,53 +43,17 @@ class Copy:
 
 @dataclass(frozen=True)
 class Literal:
-    """Bytes of the rdiff itself: ``length`` bytes from ``position``."""
+    """Bytes of the rdiff itself."""
 
     position: int
     length: int
 
 
-@dataclass(frozen=True)
-class Commands:
-    """Some commands that follow each other.
-
-    Attributes:
-        kinds: ``COPY`` or ``LITERAL`` for each, int64[n].
-        positions: In the source, or in the rdiff, int64[n].
-        lengths: In bytes, int64[n].
-    """
-
-    kinds: Numbers
-    positions: Numbers
-    lengths: Numbers
-
-
-def command_blocks(path: Path) -> Iterator[Commands]:
-    """Iterate over the commands of an rdiff, many at a time, in order of the target's bytes.
-
-    Bounded memory: a block has at most half a million commands. Literals are not read.
-
-    Raises:
-        DeltaError: It is no rdiff, is truncated, holds a command that clients cannot read
-            (an unknown one, or one of length zero), or something follows its end.
-        StorageError, StorageRefusedError: It cannot be read.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield from _blocks(path, descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise storage_error(path, error) from error
-
-
 def commands(path: Path) -> Iterator[Copy | Literal]:
     """Iterate over the commands of an rdiff one by one; raises what ``command_blocks`` raises."""
     for block in command_blocks(path):
-        columns = block.kinds.tolist(), block.positions.tolist(), block.lengths.tolist()
-        for kind, position, length in zip(*columns, strict=True):
-            yield Copy(position, length) if kind == COPY else Literal(position, length)
+        for kind, position, length in block.tolist():
+            yield (Copy if kind == _COPY else Literal)(position, length)
 
 
 def check_commands(path: Path) -> None:
@@ -98,7 +62,22 @@ def check_commands(path: Path) -> None:
         pass
 
 
-def _blocks(path: Path, descriptor: int) -> Iterator[Commands]:
+def command_blocks(path: Path) -> Iterator[Numbers]:
+    """Iterate over the commands of an rdiff, many at a time, in order of the target's bytes.
+
+    Each is a row (kind, position, length). Bounded memory: a block has at most half a million
+    commands. Literals are not read.
+
+    Raises:
+        DeltaError: It is no rdiff, is truncated, holds a command that clients cannot read
+            (an unknown one, or one of length zero), or something follows its end.
+        StorageError, StorageRefusedError: It cannot be read.
+    """
+    with as_storage_error(path), path.open("rb", buffering=0) as stream:
+        yield from _blocks(path, stream.fileno())
+
+
+def _blocks(path: Path, descriptor: int) -> Iterator[Numbers]:
     size = os.fstat(descriptor).st_size
     data = array(_WINDOW, np.uint8)
     rows = array((_WINDOW // 2, 3), np.int64)  # a command takes two bytes at least
@@ -110,7 +89,7 @@ def _blocks(path: Path, descriptor: int) -> Iterator[Commands]:
         count, used, status = parse(data, length, at, rows)
         if not used and status == _GOES_ON:
             raise DeltaError(path, "this rdiff is truncated", found=f"its end at byte {at}")
-        yield Commands(*rows[:count].T.copy())
+        yield rows[:count].copy()
         at += used
     if status != _ENDED:
         raise DeltaError(path, _PROBLEMS[status], found=f"at byte {at}")
@@ -149,10 +128,10 @@ def parse(data: Bytes, length: int, position: int, rows: Numbers) -> tuple[int, 
         if code >= _RESERVED:
             return count, at, _UNKNOWN
         first = second = 0  # widths of the parameters
-        if code >= _COPY:
-            first, second = 1 << ((code - _COPY) >> 2), 1 << ((code - _COPY) & 3)
-        elif code >= _LITERAL:
-            second = 1 << (code - _LITERAL)
+        if code >= _FIRST_COPY:
+            first, second = 1 << ((code - _FIRST_COPY) >> 2), 1 << ((code - _FIRST_COPY) & 3)
+        elif code >= _FIRST_LITERAL:
+            second = 1 << (code - _FIRST_LITERAL)
         head = 1 + first + second
         if at + head > length:
             break
@@ -162,7 +141,7 @@ def parse(data: Bytes, length: int, position: int, rows: Numbers) -> tuple[int, 
             return count, at, _EMPTY
         if not (0 <= start < _LARGEST and 0 <= size < _LARGEST):
             return count, at, _HUGE
-        rows[count, 0], rows[count, 1], rows[count, 2] = COPY if first else LITERAL, start, size
+        rows[count, 0], rows[count, 1], rows[count, 2] = _COPY if first else _LITERAL, start, size
         count += 1
         at += head if first else head + size
     return count, at, _GOES_ON

@@ -15,13 +15,12 @@ from typing import Any
 from puavo_repository.formats import jsonfile
 
 _OPEN = b"{\n"
-_HEAD, _TAIL, _DIGITS = b'  "check": "', b'",\n', 16
 
 
 def dumps(values: Mapping[str, Any]) -> bytes:
     """Render a document with at least one key, none of them named ``check``."""
     text = jsonfile.dumps(values)
-    return _OPEN + _HEAD + _check(text) + _TAIL + text[len(_OPEN) :]
+    return _head(text) + text[len(_OPEN) :]
 
 
 def loads(content: bytes) -> dict[str, Any]:
@@ -30,14 +29,14 @@ def loads(content: bytes) -> dict[str, Any]:
     Raises:
         ValueError: It is not exactly that.
     """
-    begin = len(_OPEN) + len(_HEAD)
-    end = begin + _DIGITS + len(_TAIL)
+    end = len(_head(b""))
     text = _OPEN + content[end:]
-    if content[:end] != _OPEN + _HEAD + _check(text) + _TAIL:
+    if content[:end] != _head(text):
         raise ValueError("its checksum is not that of its content")
     values: dict[str, Any] = jsonfile.loads(text)
     return values
 
 
-def _check(text: bytes) -> bytes:
-    return hashlib.sha256(text).hexdigest()[:_DIGITS].encode()
+def _head(text: bytes) -> bytes:
+    """Return what takes the place of the first line of these values."""
+    return _OPEN + f'  "check": "{hashlib.sha256(text).hexdigest()[:16]}",\n'.encode()

@@ -13,14 +13,10 @@ _LAYOUT = struct.Struct("<IIIIIHHHHHHQQ")  # as far as bytes_used
 
 
 def bytes_used(data: bytes) -> int:
-    """Return the length of the file system in bytes; the file may be padded beyond it.
-
-    Args:
-        data: The first 96 bytes of a file.
+    """Return the length in bytes of the file system that begins with these 96; padding may follow.
 
     Raises:
-        ValueError: These are not the first bytes of a squashfs 4.0 image; the text says
-            what they are instead.
+        ValueError: They are not of a squashfs 4.0 image; the text says what they are instead.
     """
     if not data:
         raise ValueError("an empty file")

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from puavo_repository.errors import PublishError
-from puavo_repository.formats import cksums, metadata
+from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
 from puavo_repository.formats.names import source_image
 from puavo_repository.mirror.mirror import Mirror
@@ -83,7 +83,7 @@ class Description:
 
     def cksums_agree(self) -> bool:
         """Say whether CKSUMS says exactly what the metadata says."""
-        return self.cksums == cksums.render(self.parsed.values())
+        return self.cksums == metadata.render_cksums(self.parsed.values())
 
     def check_digests(self) -> None:
         """Make sure that every file is described with a sha256, and in one way.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from puavo_repository.errors import StorageRefusedError, storage_error
-from puavo_repository.formats import cksums, metadata
+from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.formats.names import ImageName, is_rdiff_name
 from puavo_repository.mirror import files, lock
@@ -210,7 +210,7 @@ class Mirror:
 
     def _write(self, documents: dict[str, Document]) -> bool:
         wanted = {f"meta/{name}": metadata.render(doc) for name, doc in documents.items()}
-        wanted[self.cksums.name] = cksums.render(documents.values())
+        wanted[self.cksums.name] = metadata.render_cksums(documents.values())
         present = self.contents()
         if present != wanted:
             self._record_written(present, wanted)
@@ -244,7 +244,7 @@ def _digest(content: bytes | None) -> str:
 
 def _reads_like_a_mirror(path: str, content: bytes) -> bool:
     if not path.startswith("meta/"):
-        return cksums.is_one(content)
+        return metadata.is_cksums(content)
     try:
         return bool(metadata.parse(content))
     except ValueError:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from puavo_repository.formats import cksums, metadata
+from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
 from puavo_repository.mirror.description import Description
 from puavo_repository.remote.journal import Entry, Journal
@@ -139,7 +139,7 @@ class RemoteState:
         all_current = len(current) == len(there) == len(self.local.documents)
         if all_current and self.local.cksums is not None:
             return self.local.cksums
-        return cksums.render(row.document or {} for row in there)
+        return metadata.render_cksums(row.document or {} for row in there)
 
     def has_cksums(self) -> bool:
         """Say whether that CKSUMS lies there."""
