@@ -95,3 +95,8 @@ def format_bytes(count: float) -> str:
         if count >= limit:
             return f"{count / limit:.{2 if count < 10 * limit else 1}f} {unit}"
     return f"{count:.0f} B"
+
+
+def count(number: int, thing: str) -> str:
+    """Render so many of something."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"

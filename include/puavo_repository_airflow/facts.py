@@ -17,9 +17,9 @@ from airflow.models.xcom import XComModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from puavo_repository.progress import count
 from puavo_repository.settings import Settings
 from puavo_repository.web.model import Dag, Run, Stage
-from puavo_repository.web.words import count
 from puavo_repository_airflow import failures
 
 RUNS_SHOWN = 15  # of each DAG

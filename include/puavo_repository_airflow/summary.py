@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import get_current_context
 
 from puavo_repository.prepare.plan import DiffState, Plan
-from puavo_repository.progress import format_bytes
+from puavo_repository.progress import count, format_bytes
 from puavo_repository.web.model import DRY_RUN
-from puavo_repository.web.words import count, percent, seconds, version, when
+from puavo_repository.web.words import percent, seconds, version, when
 
 if TYPE_CHECKING:  # the scheduler loads each DAG again and again
     from puavo_repository.audit.report import AuditReport

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from puavo_repository.errors import RepositoryError, printable
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Records
-from puavo_repository.progress import format_bytes
+from puavo_repository.progress import count, format_bytes
 
 LOCAL = "local"
 _LONGEST = 300  # characters of a text that somebody else wrote
@@ -242,14 +242,14 @@ class AuditReport:
         done = self.counts
         local, remote = format_bytes(done.local_bytes), format_bytes(done.remote_bytes)
         parts = {
-            f"{done.local_files} local files read ({local})": done.local_files,
-            f"{done.rdiffs} rdiffs applied again": done.rdiffs,
-            f"{done.remote_files} files looked for on the mirrors": done.remote_files,
+            f"{count(done.local_files, 'local file')} read ({local})": done.local_files,
+            f"{count(done.rdiffs, 'rdiff')} applied again": done.rdiffs,
+            f"{count(done.remote_files, 'file')} looked for on the mirrors": done.remote_files,
             f"{done.remote_read} of them read whole ({remote})": done.remote_read,
             f"{done.urls} addresses asked as clients do": done.urls,
-            f"{done.ranges} ranges compared": done.ranges,
+            f"{count(done.ranges, 'range')} compared": done.ranges,
         }
-        return [text for text, count in parts.items() if count]
+        return [text for text, number in parts.items() if number]
 
     def lines(self, *, findings: bool = True) -> list[str]:
         """Return the report as lines for people, with or without the findings."""

@@ -13,7 +13,7 @@ from puavo_repository.errors import printable
 from puavo_repository.formats.names import image_name
 from puavo_repository.prepare.plan import DiffState, Plan
 from puavo_repository.prepare.report import Report
-from puavo_repository.progress import format_bytes
+from puavo_repository.progress import count, format_bytes
 
 PROGRAM = "puavo-update-repository"
 _WIDE = 160  # columns
@@ -77,10 +77,10 @@ def _summary(found: Report) -> str:
     images = sum(line["images"] for line in found.series)
     total = sum(line["size"] for line in found.rdiffs)
     parts = [
-        f"{found.mirror}: {images} images in {len(found.series)} series",
-        f"{len(found.rdiffs)} rdiffs ({format_bytes(total)})",
-        f"{found.images_read} images read ({format_bytes(found.bytes_read)})",
-        f"{found.rdiffs_made} rdiffs made"
+        f"{found.mirror}: {count(images, 'image')} in {len(found.series)} series",
+        f"{count(len(found.rdiffs), 'rdiff')} ({format_bytes(total)})",
+        f"{count(found.images_read, 'image')} read ({format_bytes(found.bytes_read)})",
+        f"{count(found.rdiffs_made, 'rdiff')} made"
         + (f" and {found.rdiffs_adopted} adopted" if found.rdiffs_adopted else ""),
         f"{found.seconds:.1f} s",
     ]
@@ -94,14 +94,15 @@ def render_plan(plan: Plan) -> None:
     console = _console()
     for name in plan.fingerprints:
         console.print(f"would read {name}", markup=False, soft_wrap=True)
-    for pair in plan.pairs(DiffState.MISSING, DiffState.WAITING):
+    missing = plan.pairs(DiffState.MISSING, DiffState.WAITING)
+    for pair in missing:
         console.print(f"would make rdiffs/{pair.rdiff}", markup=False, soft_wrap=True)
     for path in plan.stale:
         console.print(f"would remove {path}", markup=False, soft_wrap=True)
     images = sum(len(images) for images in plan.series.values())
     console.print(
-        f"{images} images in {len(plan.series)} series; {len(plan.fingerprints)} to read, "
-        f"{len(plan.pairs(DiffState.MISSING, DiffState.WAITING))} rdiffs to make, "
+        f"{count(images, 'image')} in {len(plan.series)} series; {len(plan.fingerprints)} to read, "
+        f"{count(len(missing), 'rdiff')} to make, "
         f"{len(plan.pairs(DiffState.PRESENT))} there; "
         f"space: at most {format_bytes(plan.space_needed)} needed, "
         f"{format_bytes(plan.space_free)} free",

@@ -19,7 +19,7 @@ from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare.look import look
 from puavo_repository.prepare.plan import DiffState, Plan
-from puavo_repository.progress import format_bytes
+from puavo_repository.progress import count, format_bytes
 from puavo_repository.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -101,8 +101,8 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
         return
     raise MassDeleteError(
         settings.mirror_dir,
-        f"{len(lost)} images would go, {format_bytes(gone)} of {format_bytes(every)} there; "
-        f"clients keep them until then: {', '.join(lost[:3])}{'…' if len(lost) > 3 else ''}",
+        f"{count(len(lost), 'image')} would go, {format_bytes(gone)} of {format_bytes(every)} "
+        f"there; clients keep them until then: {', '.join(lost[:3])}{'…' if len(lost) > 3 else ''}",
         expected=f"at most {settings.max_delete:.0%} at once",
         remedy=remedy,
     )

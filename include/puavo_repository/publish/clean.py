@@ -8,7 +8,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 
 from puavo_repository.errors import MassDeleteError
-from puavo_repository.progress import format_bytes
+from puavo_repository.progress import count, format_bytes
 from puavo_repository.publish.compare import sha256_of
 from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.options import RemovalPolicy
@@ -160,7 +160,8 @@ def guard(remote: str, state: RemoteState, paths: Set[str], policy: RemovalPolic
     if lost > policy.share * every and not policy.allow_mass_delete:
         raise MassDeleteError(
             remote,
-            f"{len(going)} files would go, {format_bytes(lost)} of {format_bytes(every)} there",
+            f"{count(len(going), 'file')} would go, "
+            f"{format_bytes(lost)} of {format_bytes(every)} there",
             expected=f"at most {policy.share:.0%} at once",
             remedy="If that is meant, publish once with allow_mass_delete",
         )

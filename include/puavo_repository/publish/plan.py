@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 from puavo_repository.mirror.description import Recipes
-from puavo_repository.progress import format_bytes
+from puavo_repository.progress import count, format_bytes
 from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row
 
 
@@ -103,7 +103,7 @@ class Plan:
         )
         sums = (
             f"in all: {travel if self.transfers else 'nothing to send'}, "
-            f"{self.present} files ({format_bytes(self.present_bytes)}) present, "
+            f"{count(self.present, 'file')} ({format_bytes(self.present_bytes)}) present, "
             f"{self.foreign} not ours"
         )
         return [

@@ -18,7 +18,7 @@ from puavo_repository.errors import (
     StorageError,
     TransientError,
 )
-from puavo_repository.progress import format_bytes
+from puavo_repository.progress import count, format_bytes
 from puavo_repository.publish.plan import How, Transfer
 from puavo_repository.publish.send import Uplink
 from puavo_repository.publish.transfer import Transferred, transfer
@@ -53,7 +53,7 @@ class Uploaded:
         if self.failed:
             kind = StorageError if self.transient else PublishError
             names = "; ".join(f"{path}: {why}" for path, why in list(self.failed.items())[:10])
-            raise kind(target, f"{len(self.failed)} files could not be sent", found=names)
+            raise kind(target, f"{count(len(self.failed), 'file')} could not be sent", found=names)
 
 
 class Upload:

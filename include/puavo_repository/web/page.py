@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from puavo_repository.progress import format_bytes
+from puavo_repository.progress import count, format_bytes
 from puavo_repository.web import figures, model, status, words
 from puavo_repository.web.model import DRY_RUN, Image, Rdiff, RdiffState, Repository, Series
 
@@ -71,7 +71,7 @@ _ENVIRONMENT = Environment(
 )
 _ENVIRONMENT.filters |= {
     "size": format_bytes,
-    "count": words.count,
+    "count": count,
     "version": words.version,
     "percent": words.percent,
     "moment": moment,

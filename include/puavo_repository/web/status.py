@@ -15,11 +15,11 @@ from puavo_repository.audit.report import Severity
 from puavo_repository.errors import SettingsError
 from puavo_repository.formats import metadata
 from puavo_repository.mirror.published import Published
-from puavo_repository.progress import format_bytes
+from puavo_repository.progress import count, format_bytes
 from puavo_repository.remote.target import parse_target, without_password
 from puavo_repository.web.disk import Disk
 from puavo_repository.web.model import PUBLISH, Dag, Remote, Run, State
-from puavo_repository.web.words import count, moment, when
+from puavo_repository.web.words import moment, when
 
 UP_TO_DATE = "Everything is up to date"
 PATIENCE = timedelta(minutes=15)  # for Airflow to start what is due
