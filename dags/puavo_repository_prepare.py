@@ -23,8 +23,7 @@ from puavo_repository import settings
 from puavo_repository.cli import printed
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import run
-from puavo_repository.prepare.look import look
-from puavo_repository.prepare.plan import DiffState
+from puavo_repository.prepare.plan import DiffState, look
 from puavo_repository.progress import LoggedProgress
 from puavo_repository.settings import Settings
 from puavo_repository_airflow import dag_settings, notify, summary, tasks

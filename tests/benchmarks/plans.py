@@ -27,8 +27,7 @@ from puavo_repository.prepare.clean import clean, guard
 from puavo_repository.prepare.configure import configure
 from puavo_repository.prepare.describe import describe
 from puavo_repository.prepare.discover import discover
-from puavo_repository.prepare.look import look
-from puavo_repository.prepare.plan import make_plan
+from puavo_repository.prepare.plan import look, make_plan
 from puavo_repository.prepare.report import report
 from puavo_repository.prepare.run import dry_run, prepare
 from puavo_repository.progress import NO_WATCHER

@@ -1,8 +1,7 @@
 """The night's work, one module a stage, in the order in which they run.
 
-discover, configure, plan, fingerprint, diff, describe, report; ``look`` is the first three without
-writing, and ``clean`` a part of the second and of the last but one. Each looks for itself at what
-is there, and may be repeated.
+discover, configure, plan, fingerprint, diff, describe, report; ``clean`` is a part of the second
+and of the last but one. Each looks for itself at what is there, and may be repeated.
 """
 
 from puavo_repository.prepare import clean, configure, describe, diff, discover, fingerprint, report

@@ -17,8 +17,7 @@ from puavo_repository.formats.metadata import Document
 from puavo_repository.formats.names import ImageName
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.prepare.look import look
-from puavo_repository.prepare.plan import DiffState, Plan
+from puavo_repository.prepare.plan import DiffState, Plan, look
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.settings import Settings
 

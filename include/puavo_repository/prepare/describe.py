@@ -16,8 +16,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.place import place
 from puavo_repository.mirror.records import Failure
 from puavo_repository.prepare.clean import guard, remove_stale
-from puavo_repository.prepare.look import look
-from puavo_repository.prepare.plan import DiffState, Plan
+from puavo_repository.prepare.plan import DiffState, Plan, look
 from puavo_repository.settings import Settings
 
 

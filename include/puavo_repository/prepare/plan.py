@@ -1,7 +1,8 @@
-"""plan: what there is to do, as data; a pure function of what is there and what is known.
+"""plan: what there is to do, as data; ``look`` gathers what is there, ``make_plan`` is pure.
 
 Before the images are fingerprinted it says which are new; after that, which rdiffs are really
-missing; at the end, what is proven and can be described.
+missing; at the end, what is proven and can be described. Every step looks anew: nothing is read
+but records, the configuration and names.
 
 The policy counts images that can be used. One that was not read yet, or cannot be, is hoped for:
 what it would push out stays until it is whole, and what it needs stays until it is gone.
@@ -9,17 +10,22 @@ what it would push out stays until it is whole, and what it needs stays until it
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from puavo_repository.errors import as_storage_error
 from puavo_repository.formats.image_config import SeriesConfig
 from puavo_repository.formats.names import image_name, rdiff_name
+from puavo_repository.mirror import files
+from puavo_repository.mirror.files import Identity
+from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure, ImageRecord, RdiffRecord
-from puavo_repository.prepare.configure import Catalogue
-from puavo_repository.prepare.discover import Inventory
-from puavo_repository.settings import Policy
+from puavo_repository.prepare.configure import Catalogue, configure
+from puavo_repository.prepare.discover import Inventory, discover
+from puavo_repository.settings import Policy, Settings
 
 
 class DiffState(Enum):
@@ -49,19 +55,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known before planning.
+    """What is known before planning: records that still hold, and what lies in the mirror.
 
-    Attributes:
-        images: Records of the images that clients can have: the file that was read is still
-            in the image directory, or the mirror still has it where the other was replaced or
-            cannot be reached.
-        rdiffs: Records of rdiffs whose file, if it was kept, is still the one that was proven.
-        owned: What lies in the mirror, as ``Mirror.owned`` says.
+    An image's holds while the file that was read is still in the image directory, or the mirror
+    has it where the other was replaced or cannot be reached; an rdiff's while its file, if it was
+    kept, is the one that was proven.
     """
 
     images: Mapping[str, ImageRecord] = field(default_factory=dict)
     rdiffs: Mapping[str, RdiffRecord] = field(default_factory=dict)
-    owned: frozenset[str] = frozenset()
+    owned: frozenset[str] = frozenset()  # as Mirror.owned says
 
 
 Series = Mapping[str, tuple[Pair, ...]]
@@ -71,33 +74,19 @@ sources there, extra ones last."""
 
 @dataclass(frozen=True)
 class Plan:
-    """What is there at this moment, and what there is to do about it.
-
-    Attributes:
-        inventory: What the image directory holds.
-        catalogue: What the configuration asks for.
-        known: What is known of all that.
-        series: What the mirror is to offer, by name of the series.
-        states: Every rdiff of it to what is known of it, in the order of the series.
-        fingerprints: Images to read, sorted.
-        stale: Files of the mirror that nothing names any more, sorted.
-        named: Images and rdiffs whose records are of use, whether they can be had now or not.
-        failures: What the configuration asks for and cannot be had.
-        space_needed: The most bytes that new rdiffs and copies can take.
-        space_free: Bytes free in the mirror's file system.
-    """
+    """What is there at this moment, and what there is to do about it."""
 
     inventory: Inventory
     catalogue: Catalogue
     known: Known
-    series: Mapping[str, Series]
-    states: Mapping[Pair, DiffState]
-    fingerprints: tuple[str, ...]
-    stale: tuple[str, ...]
-    named: frozenset[str]
-    failures: tuple[Failure, ...]
-    space_needed: int
-    space_free: int = 0
+    series: Mapping[str, Series]  # what the mirror is to offer, by name of the series
+    states: Mapping[Pair, DiffState]  # of every rdiff of it, in the order of the series
+    fingerprints: tuple[str, ...]  # images to read, sorted
+    stale: tuple[str, ...]  # files of the mirror that nothing names any more, sorted
+    named: frozenset[str]  # images and rdiffs whose records are of use, to be had now or not
+    failures: tuple[Failure, ...]  # what the configuration asks for and cannot be had
+    space_needed: int  # the most bytes that new rdiffs and copies can take
+    space_free: int = 0  # bytes, in the mirror's file system
 
     def pairs(self, *states: DiffState) -> list[Pair]:
         """Return the rdiffs in any of these states."""
@@ -131,28 +120,73 @@ class Plan:
         }
 
 
+def look(settings: Settings) -> Plan:
+    """Look at the image directory, the configuration and the mirror, and plan; nothing is written.
+
+    Raises:
+        ConfigError: A configuration file cannot be used.
+        StorageError, StorageRefusedError: Something cannot be read.
+    """
+    inventory = discover(settings)
+    catalogue = configure(settings, inventory, dry_run=True)
+    known = _gather(Mirror(settings.mirror_dir), inventory)
+    plan = make_plan(inventory, catalogue, known, settings.policy)
+    folder = settings.mirror_dir
+    while not files.exists(folder):
+        folder = folder.parent
+    with as_storage_error(settings.mirror_dir):
+        linked = settings.image_dir.stat().st_dev == folder.stat().st_dev
+        copies = set() if linked else inventory.images.keys() & set(plan.images) - known.owned
+        needed = plan.space_needed + sum(inventory.images[name].size for name in copies)
+        return replace(plan, space_needed=needed, space_free=shutil.disk_usage(folder).free)
+
+
+def _gather(mirror: Mirror, inventory: Inventory) -> Known:
+    there = inventory.names
+    images = {
+        record.name: record
+        for record in mirror.state.images
+        if inventory.images.get(record.name) == record.identity
+        or (record.name in there and mirror.has(record))
+    }
+    rdiffs = {
+        record.name: record
+        for record in mirror.state.rdiffs
+        if record.identity is None or Identity.at(mirror.rdiff(record.name)) == record.identity
+    }
+    return Known(images, rdiffs, frozenset(mirror.owned()))
+
+
 def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: Policy) -> Plan:
     """Decide what to do; pure."""
-    failures = list(inventory.failures)
+    failures, there = list(inventory.failures), inventory.names
     series = {
-        one.name: _plan_series(one, inventory.names, known, policy, failures)
-        for one in catalogue.series
+        one.name: _plan_series(one, there, known, policy, failures) for one in catalogue.series
     }
-    pairs = dict.fromkeys(
-        pair for images in series.values() for found in images.values() for pair in found
-    )
-    _refuse_collisions(pairs, failures)
+    pairs = _pairs(series, failures)
     wanted = {name for images in series.values() for name in images}
     wanted |= {pair.source for pair in pairs}
-    unread = {name for name in wanted & inventory.images.keys() if _is_new(name, inventory, known)}
+    unread = {
+        name
+        for name in wanted & inventory.images.keys()
+        if name not in known.images or known.images[name].identity != inventory.images[name]
+    }
     unreachable = inventory.unreachable & wanted
     states = {pair: _state(pair, known, policy, unread | unreachable) for pair in pairs}
+    # An image that the configuration names keeps its files even while it cannot be used: when
+    # it is whole again, its rdiffs may still be right.
     listed = {name for one in catalogue.series for name in one.images}
-    stale = known.owned - _named_paths(listed, series, states)
+    used = {
+        *listed,
+        *(f"rdiffs/{p.rdiff}" for p, state in states.items() if state is not DiffState.TOO_LARGE),
+        *(f"meta/{name}.json" for name, images in series.items() if images),
+    }
     # No rdiff can be made now with an image that cannot be reached: what is there of it stays.
-    for pair in [pair for pair, state in states.items() if state in _TO_DO]:
-        if unreachable & {pair.source, pair.target}:
-            del states[pair]
+    states = {
+        pair: state
+        for pair, state in states.items()
+        if state not in _TO_DO or unreachable.isdisjoint({pair.source, pair.target})
+    }
     offered = known.images.keys() | inventory.images.keys()
     return Plan(
         inventory=inventory,
@@ -168,7 +202,7 @@ def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: 
         },
         states=states,
         fingerprints=tuple(sorted(unread)),
-        stale=tuple(sorted(stale)),
+        stale=tuple(sorted(known.owned - used)),
         named=frozenset({*wanted, *listed, *(pair.rdiff for pair in pairs)}),
         failures=tuple(dict.fromkeys(failures)),
         space_needed=sum(
@@ -177,11 +211,6 @@ def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: 
             if state in _TO_DO
         ),
     )
-
-
-def _is_new(name: str, inventory: Inventory, known: Known) -> bool:
-    record = known.images.get(name)
-    return record is None or record.identity != inventory.images[name]
 
 
 def _plan_series(
@@ -193,23 +222,22 @@ def _plan_series(
 ) -> Series:
     """Choose the rdiffs for the images that clients can have now, and for all hoped for."""
     images = list(_usable(config, there, failures))
-    everything = range(len(images))
-    now = [index for index in everything if images[index] in known.images]
-    sources: dict[int, set[int]] = {}
-    for some in (everything, now) if len(now) < len(images) else (everything,):
+    order = {name: index for index, name in enumerate(images)}
+    sources: dict[str, set[str]] = {name: set() for name in images}
+    for some in (images, [name for name in images if name in known.images]):
         for place in range(max(0, len(some) - policy.targets), len(some)):
-            found = sources.setdefault(some[place], set())
-            found.update(some[one] for one in policy.sources_of(place, len(some)))
-    diffs: dict[str, tuple[Pair, ...]] = {}
-    for index, target in enumerate(images):
-        chosen = dict.fromkeys(images[one] for one in sorted(sources.get(index, ())))
+            chosen = policy.sources_of(place, len(some))
+            sources[some[place]].update(some[index] for index in chosen)
+    pairs: dict[str, tuple[Pair, ...]] = {}
+    for target in images:
+        wanted = dict.fromkeys(sorted(sources[target], key=order.__getitem__))
         for source in config.extra_rdiffs.get(target, ()):
             if source in there:
-                chosen.setdefault(source)
+                wanted.setdefault(source)
             else:
                 failures.append(_absent(source, f"'extra_rdiffs' of series {config.name}"))
-        diffs[target] = tuple(Pair(source, target) for source in chosen if source != target)
-    return diffs
+        pairs[target] = tuple(Pair(source, target) for source in wanted if source != target)
+    return pairs
 
 
 def _usable(config: SeriesConfig, there: Collection[str], failures: list[Failure]) -> Iterator[str]:
@@ -223,40 +251,30 @@ def _usable(config: SeriesConfig, there: Collection[str], failures: list[Failure
         first = versions.setdefault(version, name)
         if first == name:
             yield name
-        else:
-            failures.append(
-                _failure(
-                    name,
-                    f"series {config.name} has version {version} twice (the other is {first}); "
-                    "clients tell images of a series by their version alone. Remove one of them "
-                    "from the series, or give it another version",
-                )
-            )
+            continue
+        text = f"series {config.name} has version {version} twice (the other is {first}); clients "
+        text += "tell images of a series by their version alone. Remove one of them from the series"
+        failures.append(_failure(name, f"{text}, or give it another version"))
 
 
-def _refuse_collisions(pairs: dict[Pair, None], failures: list[Failure]) -> None:
-    """Drop pairs whose rdiff would have the name of another: the name lacks the target's prefix."""
+def _pairs(series: Mapping[str, Series], failures: list[Failure]) -> list[Pair]:
+    """Return all pairs but those whose rdiff has another's name: it lacks the target's prefix."""
     owners: dict[str, Pair] = {}
-    for pair in list(pairs):
+    every = (pair for images in series.values() for pairs in images.values() for pair in pairs)
+    for pair in dict.fromkeys(every):
         owner = owners.setdefault(pair.rdiff, pair)
         if owner != pair:
-            del pairs[pair]
-            failures.append(
-                _failure(
-                    pair.rdiff,
-                    f"the rdiffs from {pair.source} to {owner.target} and to {pair.target} would "
-                    "have the same name; only the first is made. Remove one of them from "
-                    "'extra_rdiffs'",
-                )
+            text = (
+                f"the rdiffs from {pair.source} to {owner.target} and to {pair.target} would have "
             )
+            text += "the same name; only the first is made. Remove one of them from 'extra_rdiffs'"
+            failures.append(_failure(pair.rdiff, text))
+    return list(owners.values())
 
 
 def _absent(name: str, where: str) -> Failure:
-    return _failure(
-        name,
-        f"{where} names this image, but it is not in the image directory. "
-        "Put it there, or remove it from the configuration",
-    )
+    text = f"{where} names this image, but it is not in the image directory."
+    return _failure(name, f"{text} Put it there, or remove it from the configuration")
 
 
 def _failure(name: str, text: str) -> Failure:
@@ -267,32 +285,16 @@ def _state(pair: Pair, known: Known, policy: Policy, unread: Collection[str]) ->
     source, target = known.images.get(pair.source), known.images.get(pair.target)
     if source is None or target is None:
         return DiffState.WAITING
-    waits = pair.source in unread or pair.target in unread
-    missing = DiffState.WAITING if waits else DiffState.MISSING
     record = known.rdiffs.get(pair.rdiff)
-    if record is None or not record.leads(source, target):
-        return missing
-    if is_too_large(record.digests.size, target.digests.size, policy):
-        return DiffState.TOO_LARGE
-    return DiffState.PRESENT if record.identity is not None else missing
+    if record is not None and record.leads(source, target):
+        if is_too_large(record.digests.size, target.digests.size, policy):
+            return DiffState.TOO_LARGE
+        if record.identity is not None:
+            return DiffState.PRESENT
+    waits = pair.source in unread or pair.target in unread
+    return DiffState.WAITING if waits else DiffState.MISSING
 
 
 def is_too_large(rdiff: int, target: int, policy: Policy) -> bool:
     """Tell whether an rdiff is not worth keeping; sizes in bytes."""
     return rdiff > policy.max_share * target
-
-
-def _named_paths(
-    listed: Collection[str], series: Mapping[str, Series], states: Mapping[Pair, DiffState]
-) -> set[str]:
-    """Return the mirror's paths that the plan has a use for.
-
-    An image that the configuration names keeps its files even while it cannot be used: when
-    it is whole again, its rdiffs may still be right.
-    """
-    kept = (pair for pair, state in states.items() if state is not DiffState.TOO_LARGE)
-    return {
-        *listed,
-        *(f"rdiffs/{pair.rdiff}" for pair in kept),
-        *(f"meta/{name}.json" for name, images in series.items() if images),
-    }

@@ -30,8 +30,7 @@ from puavo_repository.prepare.describe import describe
 from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.discover import discover
 from puavo_repository.prepare.fingerprint import check_tools, fingerprint
-from puavo_repository.prepare.look import look
-from puavo_repository.prepare.plan import DiffState, Pair, Plan
+from puavo_repository.prepare.plan import DiffState, Pair, Plan, look
 from puavo_repository.prepare.report import Report, report
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.settings import Settings
