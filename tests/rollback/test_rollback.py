@@ -96,6 +96,32 @@ def test_what_was_stepped_back_from_stays_away_until_it_is_allowed(
     assert walk(remote) == []
 
 
+@pytest.mark.parametrize("kept", [3, 2])  # with a new image alone, or by taking one away
+def test_a_night_with_only_what_was_stepped_back_from_is_quiet(
+    mirror: Path, remote: Path, kept: int
+) -> None:
+    target = Target(path=str(remote))
+    nights(mirror, target, remote, 1)
+    names = [image(1), image(2)]
+    if kept == 3:
+        add_image(mirror, names)
+    else:
+        prepare(mirror, names[1:])
+    assert publish(mirror, target, KEEP).ok
+    generation = step_back(mirror, target)
+    for _ in range(2):
+        held = publish(mirror, target, KEEP)
+        assert held.failed.keys() == {f"meta/{SERIES}.json"}
+        assert not [line for line in held.plan if line.endswith(": written")]
+    before = journal_of(target).render()
+    with Publisher(mirror, target, KEEP) as publisher:
+        assert publisher.look()[1].is_empty
+        publisher.upload()
+        publisher.switch()
+    assert journal_of(target).render() == before
+    assert held.generation == journal_of(target).generation == generation
+
+
 def test_the_operator_may_publish_it_after_all(mirror: Path, remote: Path, target: Target) -> None:
     seen = nights(mirror, target, remote, 2)
     step_back(mirror, target)

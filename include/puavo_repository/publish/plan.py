@@ -131,7 +131,10 @@ def make_plan(state: RemoteState, *, can_copy: bool, only: Collection[str] | Non
         if row.state is not FileState.REJECTED and not row.problem
     ]
     transfers = plan_transfers(wanted, local.recipes, state.published(), can_copy=can_copy)
-    documents = [p for p in local.documents if state.rows[p].state is not FileState.PRESENT]
+    ours = (state.rows[path] for path in local.documents)
+    # One with a problem is no work: it stays as it is, and so does what it names.
+    changed = (row for row in ours if row.state is not FileState.PRESENT and not row.problem)
+    documents = [row.path for row in changed]
     if not state.has_cksums():
         documents.append(CKSUMS)
     dropped, prune, kept = [], [], state.kept()

@@ -136,7 +136,8 @@ class Switch:
 
     def _begin_generation(self, withdrawn: set[str]) -> None:
         """Keep what is about to be replaced, so that a rollback is possible."""
-        ready = [row for row in self._ours if not self._absent(row, withdrawn)]
+        ours = (row for row in self._ours if not row.problem)
+        ready = [row for row in ours if not self._absent(row, withdrawn)]
         changing = {row.path for row in ready if row.state is not FileState.PRESENT}
         changing.update(row.path for row in self._gone)
         for row in self._state.documents():
