@@ -85,7 +85,7 @@ def puavo_repository_prepare() -> None:
     def dry_run() -> bool:
         if asked("dry_run"):
             plan = run.dry_run(chosen())
-            printed.render_plan(plan)
+            printed.render(plan)
             summary.planned(plan)
         return not asked("dry_run")
 

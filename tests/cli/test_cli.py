@@ -77,7 +77,7 @@ def test_failures_are_named_on_stderr_and_the_rest_is_done(repository: Repositor
     last = done.stderr.splitlines()[-1]
     assert last.startswith("puavo-update-repository: error: ")
     assert name(V2) in last
-    assert "an empty file" in last
+    assert done.stderr.count("an empty file") == 1, "an error is told once"
     assert [image["filename"] for image in repository.meta()] == [name(V1)]
 
 
@@ -116,7 +116,7 @@ def test_a_mirror_is_published_where_it_is_asked_for(repository: Repository) -> 
     url = f"file://{remote}".replace(" ", "%20")
     done = repository.command("--upload", url)
     assert done.returncode == 1
-    assert "there is no such folder" in done.stderr
+    assert done.stderr.count("there is no such folder") == 1, "an error is told once"
     assert repository.check() == 9
     remote.mkdir()
     done = repository.command("--upload", url, "--dry-run")
@@ -130,6 +130,21 @@ def test_a_mirror_is_published_where_it_is_asked_for(repository: Repository) -> 
     assert published["generation"] == 1
     assert public(remote) == public(repository.mirror)
     assert check_mirror(remote) == 9
+
+
+def test_a_file_that_cannot_be_sent_is_named_once_with_the_way_out(repository: Repository) -> None:
+    repository.add(name(V1))
+    repository.prepare()
+    remote = repository.root / "remote"
+    remote.mkdir()
+    image = repository.images / name(V1)
+    before = image.stat()
+    image.write_bytes(bytes(before.st_size))  # as if the disk had lost its content
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    done = repository.command("--upload", f"file://{remote}")
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if "not what the metadata" in line)
+    assert line.startswith(f"puavo-update-repository: error: file://{remote}: {name(V1)}: ")
 
 
 def test_a_place_that_cannot_be_published_to_stops_before_the_work(repository: Repository) -> None:

@@ -3,53 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from puavo_repository import settings
 from puavo_repository.audit.audit import audit
-from puavo_repository.cli import bars, printed
-from puavo_repository.cli import options as cli_options
-from puavo_repository.errors import printable
+from puavo_repository.cli import bars, options, printed
 from puavo_repository.publish import options as publish_options
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: What follows the word ``audit``.
-
-    Returns:
-        0 where there is no error, 1 where there is one; warnings do not count.
-
-    Raises:
-        RepositoryError: Bad settings.
-    """
-    options = _parser().parse_args(arguments)
-    chosen = settings.load(vars(options), command=True)
-    how = publish_options.load({})
-    targets = cli_options.targets(options.upload, chosen, how)
+def run(given: Sequence[str]) -> int:
+    """Return 0 where there is no error, 1 where there is one; warnings do not count."""
+    asked = _parser().parse_args(given)
+    chosen = settings.load(vars(asked), command=True)
+    how, holder = publish_options.load({}), f"{printed.PROGRAM} audit"
+    targets = options.targets(asked.upload, chosen, how)
     with bars.shown() as watcher:
         report = audit(
-            chosen,
-            targets,
-            options=how,
-            repair=options.repair,
-            holder=f"{printed.PROGRAM} audit",
-            watcher=watcher,
+            chosen, targets, options=how, repair=asked.repair, holder=holder, watcher=watcher
         )
-    if options.json:
+    if asked.json:
         printed.print_json(report.to_dict())
     else:
-        sys.stdout.writelines(f"{printable(line)}\n" for line in report.lines(findings=False))
+        printed.print_lines(report.lines(findings=False))
     for finding in report.findings:
         printed.say(f"{finding.severity.value}: {finding}")
     return 0 if report.ok else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli_options.parser(
+    parser = options.parser(
         "audit",
         upload="a published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE",
         description="Reads the whole mirror again, compares published mirrors and what clients "
@@ -58,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 no error; 1 clients are, or soon will be, led to something wrong "
         "or cut off; 2 bad usage or settings.",
     )
-    cli_options.add_setting(parser, "audit_share", "--share", metavar="N", dest="audit_share")
+    options.add_setting(parser, "audit_share", "--share", metavar="N", dest="audit_share")
     parser.add_argument(
         "--no-https",
         action="store_false",

@@ -30,8 +30,7 @@ class Bars(Watcher):
     def __init__(self, bars: rich.progress.Progress) -> None:
         self._bars = bars
         self._shown: dict[str, TaskID] = {}
-        self._finished: dict[str, int] = {}
-        self._files: dict[str, int] = {}
+        self._counts: dict[str, tuple[int, int]] = {}  # files that are done, and all, of a stage
         self._lock = Lock()
 
     def begin(self, name: str, total: int, files: int | None = None) -> Progress:
@@ -41,7 +40,7 @@ class Bars(Watcher):
         else:
             kind, count = name, f"0 of {files}"
         with self._lock:
-            self._finished[name], self._files[name] = 0, files or 0
+            self._counts[name] = 0, files or 0
             bar = self._shown.get(name)
             if bar is None:
                 bar = self._shown[name] = self._bars.add_task(kind, total=total, count=count)
@@ -52,9 +51,9 @@ class Bars(Watcher):
     def finish(self, stage: str) -> None:
         """Count a file."""
         with self._lock:
-            self._finished[stage] += 1
-            count = f"{self._finished[stage]} of {self._files[stage]}"
-            self._bars.update(self._shown[stage], count=count)
+            done, files = self._counts[stage]
+            self._counts[stage] = done + 1, files
+            self._bars.update(self._shown[stage], count=f"{done + 1} of {files}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command ``puavo-update-repository``: its options, its progress bars, its exit status."""
+"""The command ``puavo-update-repository``: the night's work in one process, and its exit status."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import getpass
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from puavo_repository import settings
-from puavo_repository.cli import bars, interrupts, printed, streams
-from puavo_repository.cli import options as cli_options
-from puavo_repository.cli.printed import PROGRAM, print_json, say
-from puavo_repository.errors import RepositoryError, SettingsError, as_storage_error, printable
+from puavo_repository.cli import bars, options, printed, process
+from puavo_repository.cli.printed import PROGRAM, say
+from puavo_repository.errors import RepositoryError, SettingsError, as_storage_error
 from puavo_repository.prepare import run as prepare
 from puavo_repository.prepare.plan import Plan
 from puavo_repository.prepare.report import Report
@@ -23,8 +22,6 @@ from puavo_repository.settings import Settings
 
 if TYPE_CHECKING:
     from puavo_repository.publish.report import PublishReport
-
-_EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,92 +32,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2 for bad usage or settings, 130 when it was interrupted.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    streams.protect()
-    interrupts.install()
+    word = given.pop(0) if given[:1] in (["audit"], ["rollback"]) else ""
+    process.protect_streams()
+    process.end_on_signals()
     try:
         with as_storage_error("a local file"):
-            status = _dispatch(given)
+            # The SSH library is slow to load: a run that publishes nothing does without it.
+            run = import_module(f"puavo_repository.cli.{word}").run if word else _run
+            status: int = run(given)
             sys.stdout.flush()
             return status
     except RepositoryError as error:
-        _complain(error, given)
+        say(f"error: {error}")
+        if isinstance(error, SettingsError):
+            say(f"See '{PROGRAM} {f'{word} --help'.strip()}'")
         return error.exit_status
     except KeyboardInterrupt:
         say("interrupted; what was done is kept, and the next run goes on from there")
-        return _EXIT_INTERRUPTED
+        return 130
 
 
-def _dispatch(given: list[str]) -> int:
-    # The SSH library is slow to load: a run that publishes nothing does without it.
-    if given[:1] == ["rollback"]:
-        from puavo_repository.cli import rollback as cli_rollback
-
-        return cli_rollback.run(given[1:])
-    if given[:1] == ["audit"]:
-        from puavo_repository.cli import audit as cli_audit
-
-        return cli_audit.run(given[1:])
-    return _run(_parser().parse_args(given))
-
-
-def _run(options: argparse.Namespace) -> int:
-    chosen = settings.load(vars(options), command=True)
-    publish = _publishing(options, chosen) if options.upload else None
+def _run(given: Sequence[str]) -> int:
+    asked = _parser().parse_args(given)
+    chosen = settings.load(vars(asked), command=True)
+    publish = _publishing(asked, chosen) if asked.upload else None
     with bars.shown() as watcher:
-        if options.dry_run:
+        if asked.dry_run:
             done: Plan | Report = prepare.dry_run(chosen)
         else:
             done = prepare.prepare(chosen, watcher, f"{PROGRAM} of {_user()}")
-        published = []
-        if publish and chosen.mirror_dir.exists():
-            published = publish(chosen.mirror_dir, watcher)
-    if options.json:
-        remotes = [report.to_dict() for report in published]
-        print_json({**done.to_dict(), **({"published": remotes} if publish else {})})
+        published = publish(watcher) if publish and chosen.mirror_dir.exists() else []
+    if asked.json:
+        remotes = {"published": [report.to_dict() for report in published]} if publish else {}
+        printed.print_json({**done.to_dict(), **remotes})
     else:
-        _render(done, published)
+        printed.render(done)
+        printed.render_published(published)
     return _conclude(done, published)
 
 
 def _publishing(
-    options: argparse.Namespace, chosen: Settings
-) -> Callable[[Path, Watcher], list[PublishReport]]:
+    asked: argparse.Namespace, chosen: Settings
+) -> Callable[[Watcher], list[PublishReport]]:
     """Check the targets before hours of work; return what publishes to them after it."""
     from puavo_repository.publish import options as publish_options
     from puavo_repository.publish.run import publish_all
 
     how = replace(publish_options.load({}), own_folders=(chosen.image_dir,))
-    targets = [how.target(url) for url in options.upload]
-
-    def publish(mirror: Path, watcher: Watcher) -> list[PublishReport]:
-        return publish_all(mirror, targets, how, dry_run=options.dry_run, watcher=watcher)
-
-    return publish
-
-
-def _render(done: Plan | Report, published: list[PublishReport]) -> None:
-    if isinstance(done, Plan):
-        printed.render_plan(done)
-    else:
-        printed.render(done)
-    for report in published:
-        lines = report.lines()[:1]
-        if report.dry_run and report.plan:
-            lines = [f"would publish to {report.target}:", *(f"  {line}" for line in report.plan)]
-        sys.stdout.writelines(f"{printable(line)}\n" for line in lines)
+    targets = [how.target(url) for url in asked.upload]
+    return lambda watcher: publish_all(
+        chosen.mirror_dir, targets, how, dry_run=asked.dry_run, watcher=watcher
+    )
 
 
 def _conclude(done: Plan | Report, published: list[PublishReport]) -> int:
-    for failure in done.failures:
-        say(f"error: {failure.message}")
-    for report in published:
-        for line in report.lines()[1:]:
-            say(f"error: {report.target}: {line}")
-    return 0 if not done.failures and all(one.ok for one in published) else _EXIT_FAILED
+    """Tell what failed, each once: the log is silent about it."""
+    failed = [failure.message for failure in done.failures]
+    failed += [f"{one.target}: {line}" for one in published for line in one.lines()[1:]]
+    for text in failed:
+        say(f"error: {text}")
+    return 0 if not done.failures and all(one.ok for one in published) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli_options.parser(
+    parser = options.parser(
         "",
         upload="publish afterwards: sftp://user@host[:port]/path or file:///path; may be repeated",
         description="Maintains a repository of all Puavo images from IMAGE_DIR in MIRROR_DIR: "
@@ -131,16 +106,9 @@ def _parser() -> argparse.ArgumentParser:
         f"{PROGRAM} audit --help, {PROGRAM} rollback --help.",
     )
     flags = "-n", "--no-config", "--no-files"
-    cli_options.add_setting(parser, "no_config", *flags, action="store_true", default=None)
+    options.add_setting(parser, "no_config", *flags, action="store_true", default=None)
     parser.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
     return parser
-
-
-def _complain(error: RepositoryError, given: list[str]) -> None:
-    say(f"error: {error}")
-    if isinstance(error, SettingsError):
-        word = f"{given[0]} " if given[:1] in (["audit"], ["rollback"]) else ""
-        say(f"See '{PROGRAM} {word}--help'")
 
 
 def _user() -> str:

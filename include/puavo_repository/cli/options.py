@@ -15,23 +15,16 @@ if TYPE_CHECKING:  # they load the SSH library, which is slow
     from puavo_repository.remote.target import Target
 
 
-def parser(
-    word: str, *, upload: str, description: str, epilog: str = ""
-) -> argparse.ArgumentParser:
+def parser(word: str, *, upload: str, **more: Any) -> argparse.ArgumentParser:
     """Return a parser with the options that all take; ``vars`` of what it reads is for ``load``.
 
     Args:
         word: What follows the command's name; empty for the command itself.
         upload: What a remote is named for.
-        description: What it does.
-        epilog: What comes after the options.
+        more: Of argparse, such as what comes before and after the options.
     """
-    made = argparse.ArgumentParser(
-        prog=f"{PROGRAM} {word}".rstrip(),
-        usage="%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]",
-        description=description,
-        epilog=epilog,
-    )
+    usage = "%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]"
+    made = argparse.ArgumentParser(prog=f"{PROGRAM} {word}".rstrip(), usage=usage, **more)
     add_setting(made, "image_dir", "image_dir", metavar="IMAGE_DIR", nargs="?")
     add_setting(made, "mirror_dir", "mirror_dir", metavar="MIRROR_DIR", nargs="?")
     add_setting(made, "repository", "-r", "--repository", metavar="HOSTNAME")

@@ -134,8 +134,8 @@ def _each(
             step(item, progress)
         except SettingsError:
             raise  # the same for every item: the run ends
-        except RepositoryError as error:
-            logger.error("%s", error)
+        except RepositoryError:
+            pass  # the step has kept it: the report names it
         except Exception:
             logger.exception("%s failed for %s", stage, _name(item))
         tell(left)

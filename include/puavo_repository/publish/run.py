@@ -99,7 +99,6 @@ def publish_all(
             with Publisher(mirror_dir, target, options, watcher) as publisher:
                 _publish(publisher, report)
         except RepositoryError as error:
-            logger.error("%s", error)
             report.failed["publishing"] = str(error).removeprefix(f"{target.url}: ")
         reports.append(report)
         if not dry_run:

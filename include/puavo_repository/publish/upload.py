@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 LARGE = 64 << 20  # bytes; such files go one after another, each over several connections
 SAVE_EVERY = 30.0  # seconds between two journals, or more where it takes long to write one
+_NAMED = 10  # files that the error itself names; the others are in the log
 _SAVE_SHARE = 20  # times as long as one takes to write
 
 
@@ -52,8 +53,11 @@ class Uploaded:
         """
         if self.failed:
             kind = StorageError if self.transient else PublishError
-            names = "; ".join(f"{path}: {why}" for path, why in list(self.failed.items())[:10])
-            raise kind(target, f"{count(len(self.failed), 'file')} could not be sent", found=names)
+            failed = [f"{path}: {why}" for path, why in self.failed.items()]
+            for text in failed[_NAMED:]:
+                logger.error("%s", text)
+            problem = f"{count(len(failed), 'file')} could not be sent"
+            raise kind(target, problem, found="; ".join(failed[:_NAMED]))
 
 
 class Upload:
@@ -139,7 +143,6 @@ class Upload:
             self._next_save = now + max(SAVE_EVERY, _SAVE_SHARE * (now - begun))
 
     def _failed(self, item: Transfer, error: RepositoryError) -> None:
-        logger.error("%s", error)
         self._result.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
         self._result.transient |= isinstance(error, TransientError)
         if not isinstance(error, PublishError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from puavo_repository.formats.metadata import DescribedFile
@@ -33,6 +34,13 @@ class Step:
     newest: Mapping[str, str]
     missing: int
     lost: int = 0
+
+    def __str__(self) -> str:
+        at = f"{datetime.fromtimestamp(self.at, UTC):%Y-%m-%d %H:%M} UTC" if self.at else "unknown"
+        newest = ", ".join(f"{name} {version}" for name, version in self.newest.items())
+        missing = f"; {self.missing} files of it are missing" if self.missing else ""
+        lost = "; its metadata is lost, so it cannot be rolled back to" if self.lost else ""
+        return f"generation {self.number}, published {at}: {newest}{missing}{lost}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

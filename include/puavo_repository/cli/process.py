@@ -1,14 +1,22 @@
-"""Standard streams that nobody reads, or that are closed, do not end the command."""
+"""The command as a process: streams that nobody reads, and signals that end it at once."""
 
 from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
-from typing import IO, Any, TextIO
+import threading
+from types import FrameType
+from typing import IO, Any, NoReturn, TextIO
+
+from puavo_repository.remote.pool import abort_all
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_NUDGE = signal.SIGURG  # ignored by default, so a stray one does no harm
 
 
-def protect() -> None:
+def protect_streams() -> None:
     """Make standard output and error safe to write to.
 
     One that was closed (``>&-``) is as good as ``/dev/null``. Its number is taken: else the
@@ -32,13 +40,13 @@ def protect() -> None:
 def _wrapped(stream: TextIO) -> IO[str]:
     stream.flush()
     raw: io.RawIOBase = _Deaf(stream.fileno(), "w", closefd=False)
-    buffered = io.BufferedWriter(raw)
+    at_once = stream is sys.__stderr__
     return io.TextIOWrapper(
-        buffered,
+        io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors=stream.errors,
-        line_buffering=stream.isatty() or stream is sys.__stderr__,
-        write_through=stream is sys.__stderr__,
+        line_buffering=stream.isatty() or at_once,
+        write_through=at_once,
     )
 
 
@@ -55,3 +63,31 @@ class _Deaf(io.FileIO):
             if isinstance(error, BrokenPipeError):
                 return len(data)
             raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def end_on_signals() -> None:
+    """Have SIGTERM and SIGINT raise ``KeyboardInterrupt`` in the main thread, which must call this.
+
+    What other threads do with a remote is aborted: else it would be waited for.
+    """
+    # The system may give a signal to any thread. Python then runs the handler in the main
+    # thread, but does not wake it: one that waits for the others would wait to their end.
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in _SIGNALS:
+        signal.signal(number, _interrupted)
+    signal.signal(_NUDGE, lambda _number, _frame: None)
+    main = threading.main_thread().ident
+    threading.Thread(target=_wake, args=(reader, main), name="signals", daemon=True).start()
+
+
+def _wake(reader: int, main: int) -> None:
+    while came := os.read(reader, 1):
+        if came[0] in _SIGNALS:
+            signal.pthread_kill(main, _NUDGE)
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
+    abort_all()
+    raise KeyboardInterrupt
