@@ -13,7 +13,7 @@ from puavo_repository.audit.local import local
 from puavo_repository.audit.repair import repair_local
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.errors import StorageRefusedError
-from puavo_repository.mirror.lock import locked
+from puavo_repository.mirror.files import locked
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.publish.publisher import open_tree
 from puavo_repository.publish.run import publish

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
+from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import published
+from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.published import Published
+from puavo_repository.mirror.records import ImageRecord, RdiffRecord
 
 WWW = "sftp://mirror@www/srv/mirror"
 SERIES = "meta/puavo-os-x-y-z.json"
@@ -81,3 +85,20 @@ def test_a_record_of_before_is_still_read() -> None:
     assert found.reached
     assert found.restored is None
     assert Published.from_dict("www", found.to_dict()) == found
+
+
+def test_a_record_whose_identity_ends_with_the_inode_is_still_read() -> None:
+    old = {"source": "a", "target": "b", "identity": [7, 8, 4711], "engine": "anchors"}
+    digests: dict[str, Any] = {"size": 7, "cksum": "1", "sha256": "2", "sha512": "3"}
+    found = RdiffRecord.from_dict("x.rdiff", {**digests, **old})
+    assert (found.identity, found.digests, found.made) == (Identity(7, 8), Digests(**digests), 0.0)
+    assert list(found.to_dict()) == [*digests, *old, "made"]
+
+
+def test_an_image_s_record_is_read_as_it_was_kept(tmp_path: Path) -> None:
+    images = Mirror(tmp_path).state.images
+    digests = Digests(7, "1", "2", "3")
+    kept = ImageRecord("x.img", Identity(7, 8), digests, {"a": {"b": [1]}}, Identity(7, 9), 1.5)
+    images.put(kept)
+    assert images.parse("x.img", (images.folder / "x.img.json").read_bytes()) == kept
+    assert list(kept.to_dict()) == ["puavo-conf", *vars(digests), "identity", "copy", "read"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.errors import LockedError, PublishError
-from puavo_repository.mirror import files, lock
+from puavo_repository.mirror import files
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import FOLDER
@@ -111,7 +111,7 @@ def test_a_rewriting_beside_the_publisher_is_not_taken_for_damage(
     compare = Mirror.changed_since_written
 
     def compared(self: Mirror, contents: Mapping[str, bytes]) -> list[str]:
-        with pytest.raises(LockedError), lock.locked(self.state.metadata_lock, "a rewriting"):
+        with pytest.raises(LockedError), files.locked(self.state.metadata_lock, "a rewriting"):
             pass
         return compare(self, contents)
 

@@ -17,7 +17,7 @@ from puavo_repository.errors import StorageRefusedError, storage_error
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.formats.names import ImageName, is_rdiff_name
-from puavo_repository.mirror import files, lock
+from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import ImageRecord, State, WrittenRecord
 
@@ -55,7 +55,7 @@ class Mirror:
         Raises:
             LockedError: Another run holds it.
         """
-        with lock.locked(self.state.lock, holder, shared=shared):
+        with files.locked(self.state.lock, holder, shared=shared):
             if not shared:
                 self.state.sweep()
                 for folder in (self.root, self.meta, self.rdiffs):
@@ -149,7 +149,7 @@ class Mirror:
             StorageRefusedError: There is such a file.
         """
         written = self.state.written.get(_WRITTEN)
-        known = written.contents if written else {}
+        known = written.digests if written else {}
         for path, content in self.contents().items():
             if path not in known and not _reads_like_a_mirror(path, content):
                 raise StorageRefusedError(
@@ -193,19 +193,19 @@ class Mirror:
             return []
         return [
             path
-            for path in sorted({*contents, *written.contents})
-            if _digest(contents.get(path)) not in written.contents.get(path, (_ABSENT,))
+            for path in sorted({*contents, *written.digests})
+            if _digest(contents.get(path)) not in written.digests.get(path, (_ABSENT,))
         ]
 
     @contextmanager
     def metadata_locked(self, holder: str) -> Iterator[None]:
         """Keep metadata and CKSUMS from being rewritten for a moment; waits for one that is."""
-        with lock.locked(self.state.metadata_lock, holder, shared=True, wait=True):
+        with files.locked(self.state.metadata_lock, holder, shared=True, wait=True):
             yield
 
     @contextmanager
     def _rewriting(self) -> Iterator[None]:
-        with lock.locked(self.state.metadata_lock, "rewriting metadata", wait=True):
+        with files.locked(self.state.metadata_lock, "rewriting metadata", wait=True):
             yield
 
     def _write(self, documents: dict[str, Document]) -> bool:

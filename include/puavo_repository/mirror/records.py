@@ -9,6 +9,7 @@
         rdiffs/<rdiff>.json     RdiffRecord
         failures/<file>.json    Failure, until the same step succeeds
         description.json        WrittenRecord of metadata and CKSUMS
+        remotes/<address>.json  Published, see there
         anchors/<image>         the delta engine's index of an image
         scratch/                what is unpacked from an image for a moment
 
@@ -25,11 +26,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
 from weakref import WeakValueDictionary
 
-from puavo_repository.errors import PermanentError, RepositoryError, printable, storage_error
+from pydantic import BeforeValidator, Field, TypeAdapter
+
+from puavo_repository.errors import PermanentError, RepositoryError, as_storage_error, printable
 from puavo_repository.formats import sealed
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import LONGEST
@@ -40,16 +44,16 @@ FOLDER = ".puavo-repository"
 REMOTES = "remotes"
 ADOPTED = "adopted"  # in place of the engine of an rdiff that another system made
 
+_adapter: Any = cache(TypeAdapter)
+# Older records end with the inode.
+_Stored = Annotated[Identity, BeforeValidator(lambda values: values[:2])]
+
 
 @dataclass(frozen=True)
 class Record:
-    """Base of what a file holds: the fields of a dataclass as plain values.
+    """Base of what a file holds: the fields of a dataclass as plain values."""
 
-    Attributes:
-        name: What it speaks of; its file is named so.
-    """
-
-    name: str
+    name: str  # what it speaks of; its file is named so
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the file holds; digests lie flat beside the rest, as in metadata."""
@@ -60,98 +64,49 @@ class Record:
     @classmethod
     def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
         """Read what ``to_dict`` returned."""
-        return cls(name, **values)
+        found: Self = _adapter(cls).validate_python({"digests": values, **values, "name": name})
+        return found
 
 
 @dataclass(frozen=True)
 class ImageRecord(Record):
-    """What one read of an image found.
+    """What one read of an image found."""
 
-    Attributes:
-        identity: The file in the image directory that was read.
-        digests: Its size and checksums.
-        puavo_conf: The definitions inside it, merged.
-        copy: The mirror's own file, where a hard link was not possible.
-        read: When it was read, in seconds since 1970; 0 where that was not recorded.
-    """
-
-    identity: Identity
+    identity: _Stored  # of the file in the image directory that was read
     digests: Digests
-    puavo_conf: dict[str, Any]
-    copy: Identity | None = None
-    read: float = 0.0
+    puavo_conf: Annotated[dict[str, Any], Field(alias="puavo-conf")]  # its definitions, merged
+    copy: _Stored | None = None  # of the mirror's own file, where no hard link was possible
+    read: float = 0.0  # when, in seconds since 1970; 0 where that was not recorded
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the file holds."""
         values = super().to_dict()
         return {"puavo-conf": values.pop("puavo_conf"), **values}
 
-    @classmethod
-    def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
-        """Read what ``to_dict`` returned."""
-        return cls(
-            name,
-            Identity.of_values(values["identity"]),
-            Digests.from_dict(values),
-            values["puavo-conf"],
-            Identity.of_values(values["copy"]) if values["copy"] else None,
-            values.get("read", 0.0),
-        )
-
 
 @dataclass(frozen=True)
 class RdiffRecord(Record):
-    """An rdiff that was proven, or found not worth keeping.
+    """An rdiff that was proven, or found not worth keeping."""
 
-    Attributes:
-        source: sha512 of the image that it is applied to.
-        target: sha512 of the image that it gives.
-        digests: Size and checksums of the rdiff itself.
-        identity: The proven file; None where it was larger than the policy's share of its
-            target and was not kept.
-        engine: Name of the engine that made it; ``ADOPTED`` for one of the old system's.
-        made: When it was made or adopted, in seconds since 1970; 0 where that was not recorded.
-    """
-
-    source: str
-    target: str
-    digests: Digests
-    identity: Identity | None
-    engine: str
-    made: float = 0.0
+    source: str  # sha512 of the image that it is applied to
+    target: str  # sha512 of the image that it gives
+    digests: Digests  # of the rdiff itself
+    identity: _Stored | None  # None where it was larger than the policy's share of its target
+    engine: str  # that made it; ``ADOPTED`` for one of the old system's
+    made: float = 0.0  # or adopted, in seconds since 1970; 0 where that was not recorded
 
     def leads(self, source: ImageRecord, target: ImageRecord) -> bool:
         """Tell whether it was proven between just these contents."""
         return (self.source, self.target) == (source.digests.sha512, target.digests.sha512)
 
-    @classmethod
-    def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
-        """Read what ``to_dict`` returned."""
-        return cls(
-            name,
-            values["source"],
-            values["target"],
-            Digests.from_dict(values),
-            Identity.of_values(values["identity"]) if values["identity"] else None,
-            values["engine"],
-            values.get("made", 0.0),
-        )
-
 
 @dataclass(frozen=True)
 class Failure(Record):
-    """One thing that was asked for and could not be done.
-
-    Attributes:
-        name: The image or rdiff.
-        stage: The stage that failed.
-        message: What happened and the way out.
-        permanent: Whether a retry cannot help.
-    """
+    """One image or rdiff that was asked for and could not be done."""
 
     stage: str
-    message: str
-    permanent: bool = True
+    message: str  # what happened and the way out
+    permanent: bool = True  # a retry cannot help
 
     @classmethod
     def of(cls, name: str, stage: str, error: RepositoryError) -> Failure:
@@ -164,22 +119,15 @@ class WrittenRecord(Record):
     """Which bytes metadata and CKSUMS were given, so that a later change is seen.
 
     Every digit in them reaches all clients, and one that flipped on a disk is still a digit.
-
-    Attributes:
-        contents: sha256 of each content that a file may have, by path; an empty one where it
-            may be absent. While one version takes another's place it may be either.
     """
 
-    contents: Mapping[str, list[str]]
+    # By path: sha256 of each content that a file may have, empty where it may be absent. While
+    # one version takes another's place it may be either.
+    digests: Mapping[str, list[str]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the file holds."""
-        return {"digests": dict(self.contents)}
-
-    @classmethod
-    def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
-        """Read what ``to_dict`` returned."""
-        return cls(name, values["digests"])
+        return {"digests": dict(self.digests)}
 
 
 def _as_record(name: str) -> str:
@@ -224,7 +172,7 @@ class Records(Generic[R]):
     def get(self, name: str) -> R | None:
         """Return the record of a file; None if there is none, or none that can be read."""
         path = self._path(name)
-        try:
+        with as_storage_error(path), suppress(FileNotFoundError):
             known: R | None = _in_use.get(_key(path, path.stat()))
             if known is not None:
                 return known
@@ -234,10 +182,7 @@ class Records(Generic[R]):
             if record is not None:
                 _in_use[key] = record
             return record
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise storage_error(path, error) from error
+        return None
 
     def parse(self, name: str, content: bytes) -> R | None:
         """Return the record of a file that is in these bytes; None if it cannot be read."""
@@ -260,10 +205,8 @@ class Records(Generic[R]):
         return [name.removesuffix(".json") for name in names]
 
     def __iter__(self) -> Iterator[R]:
-        for name in self.names():
-            record = self.get(name)
-            if record is not None:
-                yield record
+        found = (self.get(name) for name in self.names())
+        return (record for record in found if record is not None)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -287,13 +230,8 @@ class State:
         """Remove what killed runs left behind; only while the lock is held exclusively."""
         with suppress(OSError):  # it does not ignore all of them
             shutil.rmtree(self.scratch, ignore_errors=True)
-        for folder in (
-            self.folder,
-            self.images.folder,
-            self.rdiffs.folder,
-            self.failures.folder,
-            self.anchors,
-        ):
+        kept = (self.images.folder, self.rdiffs.folder, self.failures.folder)
+        for folder in (self.folder, *kept, self.anchors):
             files.sweep(folder)
         # A publishing run writes these without the mirror's lock, in less than an hour.
         files.sweep(self.folder / REMOTES, older=3600)
