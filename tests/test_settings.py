@@ -10,8 +10,8 @@ from puavo_repository import settings
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.errors import SettingsError
 from puavo_repository.publish import options as publish_options
-from puavo_repository.settings import Policy, table
-from puavo_repository.settings.model import Model, about, default
+from puavo_repository.settings import DEFAULTS, Model, Policy, table
+from puavo_repository.settings.model import about
 from support.repository import ROOT
 
 
@@ -365,5 +365,5 @@ def test_the_table_of_the_settings_is_up_to_date() -> None:
 
 
 def test_every_default_is_a_value_that_is_accepted() -> None:
-    given = {name: default(name) for name in Model.model_fields if default(name)}
+    given = {name: value for name, value in DEFAULTS if value}
     assert settings.read(given, {}) == settings.read({}, {})

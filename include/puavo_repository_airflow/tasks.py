@@ -22,7 +22,7 @@ from annotated_types import Ge, Le
 
 from puavo_repository import settings
 from puavo_repository.errors import PermanentError, RepositoryError, SettingsError, TransientError
-from puavo_repository.settings.model import Model, about, default_text
+from puavo_repository.settings.model import Model, about
 from puavo_repository_airflow import dag_settings, failures, notify
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _field(name: str) -> Param:
         elif isinstance(one, Le):
             limits["maximum"] = one.le
     text = found.expected[0].upper() + found.expected[1:]
-    if said := default_text(name):
+    if said := found.otherwise or found.default:
         text += f"; default `{said}`"
     return optional(kind, found.text, text, found.section, **limits)
 

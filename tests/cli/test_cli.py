@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,13 @@ def test_help_names_every_option(repository: Repository) -> None:
     for option in ("--repository", "--puavo-os", "--no-config", "--upload", "--dry-run", "--json"):
         assert option in done.stdout
     assert "IMAGE_DIR [MIRROR_DIR]" in done.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["audit"], ["rollback"]])
+def test_every_option_is_explained_in_one_way_as_argparse_does(command: list[str]) -> None:
+    text = run([*COMMAND, *command, "--help"]).stdout
+    assert "folder with the images" in text
+    assert not re.search(r"^(  \S.*  | {24})[A-Z][a-z]", text, re.MULTILINE)
 
 
 def test_a_run_ends_with_a_report(repository: Repository) -> None:

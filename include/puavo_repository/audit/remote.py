@@ -30,7 +30,7 @@ from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Kind
 from puavo_repository.retry import with_retries
-from puavo_repository.settings.model import default
+from puavo_repository.settings import DEFAULTS
 
 _LOOKS = 4  # times that findings are looked at while somebody publishes
 _CONNECTIONS = 4  # at most
@@ -42,7 +42,7 @@ def remote(
     turn: int,
     options: Options | None = None,
     *,
-    share: float = default("audit_share"),
+    share: float = DEFAULTS.audit_share,
     watcher: Watcher = NO_WATCHER,
 ) -> Checked:
     """Audit a remote tree. Nothing is changed there.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from puavo_repository.cli.printed import PROGRAM
 from puavo_repository.errors import SettingsError
 from puavo_repository.settings import Settings
-from puavo_repository.settings.model import about, default_text
+from puavo_repository.settings.model import about
 
 if TYPE_CHECKING:  # they load the SSH library, which is slow
     from puavo_repository.publish.options import Options
@@ -36,9 +36,10 @@ def parser(word: str, *, upload: str, **more: Any) -> argparse.ArgumentParser:
 
 def add_setting(made: argparse.ArgumentParser, name: str, *flags: str, **more: Any) -> None:
     """Add the option of a setting, with the help that the settings' model has for it."""
-    text = about(name).text
-    text = text[0].lower() + text[1:]  # as argparse writes its own
-    if (default := default_text(name)) and default not in {"true", "false"}:
+    setting = about(name)
+    text = setting.text[0].lower() + setting.text[1:]  # as argparse writes its own
+    default = setting.otherwise or setting.default
+    if default not in {"", "true", "false"}:
         text += f"; default {default}"
     made.add_argument(*flags, help=text.replace("%", "%%"), **more)
 

@@ -10,7 +10,7 @@ from typing import Any
 from puavo_repository import settings
 from puavo_repository.remote.target import Target, parse_target
 from puavo_repository.remote.throttle import Bandwidth
-from puavo_repository.settings.model import default
+from puavo_repository.settings import DEFAULTS
 
 DAY = 24 * 3600.0  # seconds
 
@@ -29,11 +29,11 @@ class RemovalPolicy:
         generations: How many generations can be gone back to.
     """
 
-    grace: float = default("grace_days") * DAY
-    share: float = default("max_delete")
+    grace: float = DEFAULTS.grace_days * DAY
+    share: float = DEFAULTS.max_delete
     allow_mass_delete: bool = False
-    pause: float = default("replace_pause")
-    generations: int = default("generations")
+    pause: float = DEFAULTS.replace_pause
+    generations: int = DEFAULTS.generations
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Options:
             what has to do with them is no place to publish to.
     """
 
-    connections: int = default("connections")
+    connections: int = DEFAULTS.connections
     bandwidth: Bandwidth = field(default_factory=Bandwidth)
     removal: RemovalPolicy = field(default_factory=RemovalPolicy)
     ssh_key: str = ""

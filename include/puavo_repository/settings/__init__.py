@@ -1,4 +1,9 @@
-"""Settings of a run: built-in defaults, ``defaults.mk``, environment, then params or options."""
+"""Settings of a run: built-in defaults, ``defaults.mk``, environment, then params or options.
+
+The mirror and the configuration of an installation are those of its own images: with other images
+they would be emptied and rewritten. So other images bring their own, inside their folder, unless
+they are given as well.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +11,26 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from puavo_repository.delta.engine import DeltaEngine
 from puavo_repository.delta.engines import engine_named
-from puavo_repository.errors import SettingsError
-from puavo_repository.settings import places
-from puavo_repository.settings.model import ENVIRONMENT, Model, default
+from puavo_repository.errors import SettingsError, as_storage_error, storage_error
+from puavo_repository.formats import defaults_mk
+from puavo_repository.settings.model import DEFAULTS, ENVIRONMENT, Folder, Model, folder
 from puavo_repository.settings.sources import read
-from puavo_repository.settings.values import Folder
 
-__all__ = ["ENVIRONMENT", "Model", "Policy", "Settings", "load", "read"]
+__all__ = ["DEFAULTS", "ENVIRONMENT", "Model", "Policy", "Settings", "load", "read"]
+SYSTEM_PUAVO_OS = Path("/puavo-os")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Which rdiffs are made: the settings of these names.
+    """Which rdiffs are made: the settings of these names."""
 
-    Attributes:
-        targets: How many of a series' last images get rdiffs to them.
-        sources: From which images: ``all`` others of the series, only ``older`` ones, or
-            ``nearest:N``, the N that stand nearest to the target in the series.
-        max_share: Largest rdiff worth keeping, as a share of its target's size.
-    """
-
-    targets: int = default("targets")
-    sources: str = default("sources")
-    max_share: float = default("max_share")
+    targets: int = DEFAULTS.targets
+    sources: str = DEFAULTS.sources
+    max_share: float = DEFAULTS.max_share
 
     def sources_of(self, target: int, count: int) -> list[int]:
         """Return the indexes of the source images for the image at index ``target``.
@@ -43,26 +41,23 @@ class Policy:
         """
         if self.sources == "older":
             return list(range(target))
-        if not self.sources.startswith("nearest:"):
+        if self.sources == "all":
             return [index for index in range(count) if index != target]
-        number = int(self.sources.partition(":")[2])
+        number = int(self.sources.removeprefix("nearest:"))
         near = range(max(0, target - number), min(count, target + number + 1))
         others = sorted(near, key=lambda index: (abs(index - target), index))[1:]
         return sorted(others[:number])
 
 
 class Settings(Model):
-    """The settings of one run, its folders known.
-
-    Attributes:
-        configured: Whether images and mirror are the installation's own, as the environment or
-            its ``defaults.mk`` names them. Only those are published to its remotes by themselves.
-    """
+    """The settings of one run, its folders known."""
 
     image_dir: Folder
     mirror_dir: Folder
     puavo_os: Folder
     configured: bool = False
+    """Whether images and mirror are the installation's own, as the environment or its
+    ``defaults.mk`` names them. Only those are published to its remotes by themselves."""
 
     @property
     def config_dir(self) -> Path:
@@ -106,15 +101,16 @@ def load(
 
     Raises:
         SettingsError: A value cannot be used, or something needed is missing.
+        StorageError: A folder or a ``defaults.mk`` cannot be read.
     """
     read(options, environment, command=command)
-    where = places.find(read(options, {}), read({}, environment))
+    where = _find(read(options, {}), read({}, environment))
     image_dir, mirror_dir = where.image_dir, where.mirror_dir
     if image_dir is None or mirror_dir is None:
         raise SettingsError("IMAGE_DIR", "is not set", remedy="Give the folder with the images")
-    if images and not places.is_folder(image_dir):
+    if images and not _is_folder(image_dir):
         raise SettingsError(image_dir, "there is no such folder", expected="a folder of images")
-    places.check_apart(image_dir, mirror_dir)
+    _check_apart(image_dir, mirror_dir)
     found = read(options, environment, where.variables.get("images_urlbase", ""))
     known = {
         "image_dir": image_dir,
@@ -124,3 +120,82 @@ def load(
         "configured": where.configured,
     }
     return Settings(**{**found.model_dump(exclude_unset=True), **known})
+
+
+class _Places(NamedTuple):
+    image_dir: Path | None
+    mirror_dir: Path | None
+    puavo_os: Path
+    variables: dict[str, str]  # of the ``defaults.mk`` there
+    configured: bool = False  # whether images and mirror are the installation's own
+    may_configure: bool = True  # whether the configuration there is for this run to write
+
+
+def _find(asked: Model, installed: Model) -> _Places:
+    """Return the folders of a run, from what its options and the environment say alone."""
+    own = _complete(installed.image_dir, installed.mirror_dir, installed.puavo_os)
+    found = _complete(
+        asked.image_dir or installed.image_dir,
+        asked.mirror_dir or installed.mirror_dir,
+        asked.puavo_os or installed.puavo_os,
+    )
+    if own.image_dir is None or found.image_dir is None:
+        return found
+    if found.image_dir != own.image_dir:
+        beside = asked.puavo_os or found.image_dir / "puavo-os"
+        return _complete(found.image_dir, asked.mirror_dir, beside)
+    configured = found.mirror_dir == own.mirror_dir
+    borrowed = installed.image_dir is not None and asked.puavo_os is None
+    return found._replace(configured=configured, may_configure=configured or not borrowed)
+
+
+def _complete(image_dir: Path | None, mirror_dir: Path | None, puavo_os: Path | None) -> _Places:
+    """Fill in what is not given, from ``defaults.mk`` or beside the images."""
+    if puavo_os is None:
+        puavo_os = SYSTEM_PUAVO_OS
+        if image_dir is not None and not _is_folder(puavo_os):
+            puavo_os = image_dir / "puavo-os"
+    variables = _read(puavo_os / "defaults.mk")
+    said = {name: variables[name] for name in ("image_dir", "mirror_dir") if variables.get(name)}
+    try:
+        places = {name: folder(value) for name, value in said.items()}
+    except ValueError as error:
+        raise SettingsError(puavo_os / "defaults.mk", f"a folder there {error}") from error
+    image_dir = image_dir or places.get("image_dir")
+    if mirror_dir is None and image_dir is not None:
+        mirror_dir = image_dir / "mirror"
+        # The file's mirror belongs to the file's images: taken for other images, it would have
+        # its own pruned away.
+        if places.get("image_dir") == image_dir:
+            mirror_dir = places.get("mirror_dir", mirror_dir)
+    return _Places(image_dir, mirror_dir, puavo_os, variables)
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        return defaults_mk.parse(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except UnicodeDecodeError as error:
+        raise SettingsError(path, "this file is not UTF-8 text") from error
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _check_apart(image_dir: Path, mirror_dir: Path) -> None:
+    """Refuse a mirror that would feed on its own images; below them it is safe."""
+    with as_storage_error(mirror_dir):
+        same = mirror_dir.exists() and image_dir.exists() and mirror_dir.samefile(image_dir)
+    if same or image_dir.is_relative_to(mirror_dir):
+        raise SettingsError(
+            mirror_dir,
+            f"the mirror cannot be, or lie around, the image directory {image_dir}",
+            remedy=f"Choose another folder, such as {image_dir / 'mirror'}",
+        )
+    if mirror_dir.exists() and not _is_folder(mirror_dir):
+        raise SettingsError(mirror_dir, "this is not a folder", expected="a folder, or nothing")
+
+
+def _is_folder(path: Path) -> bool:
+    with as_storage_error(path):
+        return path.is_dir()

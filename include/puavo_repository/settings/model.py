@@ -1,261 +1,262 @@
-"""Every setting: its type, default, bounds and unit, and what it is for.
+"""Every setting: its type, default and bounds, and below it what it is for.
 
 The command, the DAGs and the page read their settings by this model, so that each of them takes or
 refuses the same value with the same words. The command's ``--help``, the forms of the DAGs and
-``docs/settings.md`` are written from it. To add a setting, add a line here.
+``docs/settings.md`` are written from it. To add a setting, add it here, with what is said of it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, cast
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 from puavo_repository.delta.engines import ENGINES
-from puavo_repository.settings.about import About, about_field, setting
-from puavo_repository.settings.values import (
-    Addresses,
-    ConnectionId,
-    Cron,
-    Engine,
-    Folder,
-    Rates,
-    Remotes,
-    Sources,
-    Text,
-    Url,
-)
+from puavo_repository.errors import SettingsError
+from puavo_repository.remote.throttle import Bandwidth
 
 ENVIRONMENT = "PUAVO_REPOSITORY_"
-WHERE, WHAT, HOW = "where", "which rdiffs", "how"
-PUBLISH, AUDIT, WHEN, TELL = "publishing", "audit", "when", "notifications"
-_PATH = "the path of a folder"
-_FILE = "the path of a file"
+_CONNECTION_ID = re.compile(r"[\w.:-]{1,250}")
+_ADDRESS = re.compile(r"[^@\s<>]+@[^@\s<>]+")
+_CRON_NAMES = {"@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly"}  # Airflow's
+
+
+def folder(value: Any) -> Path:
+    """Return the real path of a folder, which need not be there."""
+    try:
+        return Path(os.path.expanduser(str(value))).resolve()  # noqa: PTH111
+    except (OSError, RuntimeError) as error:  # such as links in a circle
+        raise ValueError(f"is no path: {error}") from error
+
+
+def _url(value: str) -> str:
+    """Return an URL without a slash at its end; a host alone is meant by https."""
+    url = value if "://" in value else f"https://{value}"
+    if "@" in url:  # first: what follows may be a password, and ends up in any part of the URL
+        raise ValueError("holds a user name or a password")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"is no URL: {error}") from None
+    if parts.query or parts.fragment:
+        raise ValueError("has more than a host and a path")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or re.search(r"[\s\"'<>]", url):
+        raise ValueError("is no host")
+    return url.rstrip("/")
+
+
+def _cron(value: str) -> str:
+    """Check a schedule as Airflow reads it; one that never comes is a mistake as well."""
+    from croniter import croniter
+
+    if value and value not in _CRON_NAMES:
+        if len(value.split()) != 5 or not croniter.is_valid(value):
+            raise ValueError("is no cron expression")
+        try:
+            croniter(value, datetime.now(UTC)).get_next()
+        except (ValueError, TypeError):
+            raise ValueError("never comes") from None
+    return value
+
+
+def _rates(value: str) -> str:
+    try:
+        Bandwidth.parse(value)
+    except SettingsError as error:
+        raise ValueError(error.problem) from error
+    return value
+
+
+def _check(usable: Callable[[str], object], problem: str) -> AfterValidator:
+    """Return a check of a text that says what is wrong with it."""
+
+    def check(value: str) -> str:
+        if not usable(value):
+            raise ValueError(problem)
+        return value
+
+    return AfterValidator(check)
+
+
+def _words(separators: str) -> BeforeValidator:
+    """Return what splits a text; a sequence stays as it is."""
+    return BeforeValidator(
+        lambda v: re.sub(separators, " ", v).split() if isinstance(v, str) else v
+    )
+
+
+Folder = Annotated[Path, BeforeValidator(folder)]
+Text = Annotated[str, BeforeValidator(str)]
+Url = Annotated[str, AfterValidator(_url)]
+Sources = Annotated[str, Field(pattern=r"^(all|older|nearest:[0-9]{1,9})$")]
+Engine = Annotated[str, _check(ENGINES.__contains__, "is no delta engine")]
+Cron = Annotated[str, AfterValidator(_cron)]
+Rates = Annotated[str, BeforeValidator(str), AfterValidator(_rates)]
+ConnectionId = Annotated[str, _check(_CONNECTION_ID.fullmatch, "is no id of a connection")]
+Address = Annotated[str, _check(_ADDRESS.fullmatch, "has a word that is no address")]
+Remote = Annotated[
+    str,
+    _check(
+        lambda value: "://" not in value or value.startswith(("sftp://", "file://")),
+        "has a URL that is neither sftp:// nor file://",
+    ),
+    _check(
+        lambda value: "://" in value or _CONNECTION_ID.fullmatch(value),
+        "has a word that is neither a URL nor the id of a connection",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class About:
+    """What there is to say of a setting."""
+
+    section: str
+    text: str  # what it is for
+    default: str  # empty where there is none
+    expected: str  # what a usable value looks like; by default its type and bounds
+    unit: str = ""
+    otherwise: str = ""  # what counts where nothing is set, if the default does not say it
+    option: str = ""  # its name among the command's options, if that is another
+    secret: bool = False  # whether its value is never shown
+    may_be_empty: bool = False  # whether an empty value in the environment says something
+
+
+def _setting(section: str, default: Any, *, ge: Any = None, le: Any = None, **about: Any) -> Any:
+    """Return the field of a setting; ``about`` is of ``About``."""
+    return Field(default, ge=ge, le=le, json_schema_extra={"section": section, **about})
+
+
+_where, _which, _how = (partial(_setting, name) for name in ("where", "which rdiffs", "how"))
+_publishing, _audit = (partial(_setting, name) for name in ("publishing", "audit"))
+_when, _tell = (partial(_setting, name) for name in ("when", "notifications"))
+_FOLDER, _FILE = "the path of a folder", "the path of a file"
 _CRON = "five fields such as 30 1 * * *, or @daily"
+_REMOTES = "sftp:// or file:// URLs, or ids of Airflow connections, spaces between"
+_OS = "/puavo-os, or IMAGE_DIR/puavo-os where that is missing"
+_KEYS = "the SSH agent and ~/.ssh/id_*"
+_RETRIES = "3, publishing 5, audit 2"
 
 
 class Model(BaseModel):
     """Every setting."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
-    image_dir: Folder | None = setting(
-        WHERE, "Folder with the images", default=None, expected=_PATH, option="IMAGE_DIR"
+    image_dir: Folder | None = _where(None, expected=_FOLDER, option="IMAGE_DIR")
+    """Folder with the images"""
+    mirror_dir: Folder | None = _where(
+        None, expected=_FOLDER, otherwise="IMAGE_DIR/mirror", option="MIRROR_DIR"
     )
-    mirror_dir: Folder | None = setting(
-        WHERE,
-        "Folder that becomes the mirror",
-        default=None,
-        expected=_PATH,
-        otherwise="IMAGE_DIR/mirror",
-        option="MIRROR_DIR",
-    )
-    repository: Url = setting(
-        WHERE,
-        "Host or URL that clients use; it is written into the metadata",
-        default="https://images.amxa.ch",
-        expected="a host name, or https://host/path",
-    )
-    puavo_os: Folder | None = setting(
-        WHERE,
-        "Folder that holds config/images and defaults.mk",
-        default=None,
-        expected=_PATH,
-        otherwise="/puavo-os, or IMAGE_DIR/puavo-os where that is missing",
-    )
-    no_config: bool = setting(WHERE, "Leave the configuration files as they are", default=False)
+    """Folder that becomes the mirror"""
+    repository: Url = _where("https://images.amxa.ch", expected="a host name, or https://host/path")
+    """Host or URL that clients use; it is written into the metadata"""
+    puavo_os: Folder | None = _where(None, expected=_FOLDER, otherwise=_OS)
+    """Folder that holds config/images and defaults.mk"""
+    no_config: bool = _where(default=False)
+    """Leave the configuration files as they are"""
 
-    targets: int = setting(
-        WHAT,
-        "How many of a series' last images get rdiffs to them; 0 makes none",
-        default=3,
-        least=0,
-    )
-    sources: Sources = setting(
-        WHAT,
-        "From which images of the series rdiffs are made",
-        default="all",
-        expected="all, older or nearest:N",
-    )
-    max_share: float = setting(
-        WHAT,
-        "Largest rdiff worth keeping, as a share of its image; clients fetch the image instead",
-        default=0.9,
-        unit="share",
-        least=0,
-        most=10,
-    )
-    engine: Engine = setting(
-        WHAT,
-        "What makes the rdiffs; every client can apply them all",
-        default="anchors",
-        expected=f"one of {', '.join(ENGINES)}",
-    )
+    targets: int = _which(3, ge=0)
+    """How many of a series' last images get rdiffs to them; 0 makes none"""
+    sources: Sources = _which("all", expected="all, older or nearest:N")
+    """From which images of the series rdiffs are made"""
+    max_share: float = _which(0.9, unit="share", ge=0, le=10)
+    """Largest rdiff worth keeping, as a share of its image; clients fetch the image instead"""
+    engine: Engine = _which("anchors", expected=f"one of {', '.join(ENGINES)}")
+    """What makes the rdiffs; every client can apply them all"""
 
-    jobs: int = setting(
-        HOW, "Cores to keep busy; 0 for all", default=0, least=0, most=4096, otherwise="all cores"
-    )
-    memory: int = setting(
-        HOW,
-        "Memory that the index of a source image may take; larger images get a sparser one",
-        default=256,
-        unit="megabytes",
-        least=1,
-    )
-    max_delete: float = setting(
-        HOW,
-        "How much of a mirror, here or on a remote, one run may delete",
-        default=0.3,
-        unit="share",
-        least=0,
-        most=1,
-    )
-    allow_mass_delete: bool = setting(
-        HOW, "Allow a run to delete more than max_delete", default=False
-    )
+    jobs: int = _how(0, ge=0, le=4096, otherwise="all cores")
+    """Cores to keep busy; 0 for all"""
+    memory: int = _how(256, unit="megabytes", ge=1)
+    """Memory that the index of a source image may take; larger images get a sparser one"""
+    max_delete: float = _how(0.3, unit="share", ge=0, le=1)
+    """How much of a mirror, here or on a remote, one run may delete"""
+    allow_mass_delete: bool = _how(default=False)
+    """Allow a run to delete more than max_delete"""
 
-    remote: Remotes = setting(
-        PUBLISH,
-        "Where the mirror is published",
-        default=(),
-        expected="sftp:// or file:// URLs, or ids of Airflow connections, spaces between",
-        option="--upload",
-        secret=True,
+    remote: Annotated[tuple[Remote, ...], _words(r"\s")] = _publishing(
+        (), expected=_REMOTES, option="--upload", secret=True
     )
-    bandwidth: Rates = setting(
-        PUBLISH,
-        "How much may be sent; by the hour of the day, 0 is without limit",
-        default="",
-        unit="bytes a second",
-        expected="2M, or by the hour 0 7-19=500k",
-        otherwise="without limit",
+    """Where the mirror is published"""
+    bandwidth: Rates = _publishing(
+        "", expected="2M, or by the hour 0 7-19=500k", otherwise="without limit"
     )
-    connections: int = setting(PUBLISH, "SSH connections to a server", default=6, least=1, most=64)
-    grace_days: float = setting(
-        PUBLISH,
-        "How long a file stays on a remote after no metadata names it any more",
-        default=3,
-        unit="days",
-        least=0,
-        most=3650,
-    )
-    generations: int = setting(
-        PUBLISH, "Generations of a remote to keep for a rollback", default=10, least=1, most=1000
-    )
-    replace_pause: float = setting(
-        PUBLISH,
-        "Time from removing a changed file from the metadata to replacing it",
-        default=30,
-        unit="seconds",
-        least=0,
-        most=3600,
-    )
-    allow_rolled_back: bool = setting(
-        PUBLISH, "Publish what a rollback took from clients, too", default=False
-    )
-    allow_other_mirror: bool = setting(
-        PUBLISH,
-        "Publish to a remote that holds another mirror, whose series go then",
-        default=False,
-    )
-    ssh_key: Text = setting(
-        PUBLISH,
-        "Private key for sftp:// URLs; a connection brings its own",
-        default="",
-        expected=_FILE,
-        otherwise="the SSH agent and ~/.ssh/id_*",
-        secret=True,
-    )
-    known_hosts: Text = setting(
-        PUBLISH,
-        "Host keys for sftp:// URLs; a connection brings its own",
-        default="",
-        expected=_FILE,
-        otherwise="~/.ssh/known_hosts",
-    )
+    """How much may be sent; by the hour of the day, 0 is without limit"""
+    connections: int = _publishing(6, ge=1, le=64)
+    """SSH connections to a server"""
+    grace_days: float = _publishing(3, unit="days", ge=0, le=3650)
+    """How long a file stays on a remote after no metadata names it any more"""
+    generations: int = _publishing(10, ge=1, le=1000)
+    """Generations of a remote to keep for a rollback"""
+    replace_pause: float = _publishing(30, unit="seconds", ge=0, le=3600)
+    """Time from removing a changed file from the metadata to replacing it"""
+    allow_rolled_back: bool = _publishing(default=False)
+    """Publish what a rollback took from clients, too"""
+    allow_other_mirror: bool = _publishing(default=False)
+    """Publish to a remote that holds another mirror, whose series go then"""
+    ssh_key: Text = _publishing("", expected=_FILE, otherwise=_KEYS, secret=True)
+    """Private key for sftp:// URLs; a connection brings its own"""
+    known_hosts: Text = _publishing("", expected=_FILE, otherwise="~/.ssh/known_hosts")
+    """Host keys for sftp:// URLs; a connection brings its own"""
 
-    audit_share: float = setting(
-        AUDIT,
-        "How much of the remote files one audit reads in full, and how many of the rdiffs it "
-        "applies again; another part each time, 1 for all",
-        default=0.1,
-        unit="share",
-        least=0,
-        most=1,
-        option="--share",
-    )
-    audit_https: bool = setting(
-        AUDIT,
-        "Look at what clients see, at the repository's address",
-        default=True,
-        option="--no-https",
-    )
-    ca_file: Text = setting(
-        AUDIT,
-        "Certificates to trust there, of an authority of your own",
-        default="",
-        expected=_FILE,
-        otherwise="the system's",
-    )
+    audit_share: float = _audit(0.1, unit="share", ge=0, le=1, option="--share")
+    """How much of the remote files one audit reads in full, and how many of the rdiffs it applies
+    again; another part each time, 1 for all"""
+    audit_https: bool = _audit(default=True, option="--no-https")
+    """Look at what clients see, at the repository's address"""
+    ca_file: Text = _audit("", expected=_FILE, otherwise="the system's")
+    """Certificates to trust there, of an authority of your own"""
 
-    schedule: Cron = setting(
-        WHEN,
-        "When the prepare DAG runs; empty for only by hand",
-        default="30 1 * * *",
-        expected=_CRON,
-        may_be_empty=True,
-    )
-    audit_schedule: Cron = setting(
-        WHEN,
-        "When the audit DAG runs; empty for only by hand",
-        default="0 12 * * 0",
-        expected=_CRON,
-        may_be_empty=True,
-    )
-    retries: int | None = setting(
-        WHEN,
-        "How often a task is tried again",
-        default=None,
-        least=0,
-        most=100,
-        otherwise="3, publishing 5, audit 2",
-    )
-    deadline: float = setting(
-        WHEN,
-        "When a run is reported as late; 0 for never",
-        default=0,
-        unit="hours",
-        least=0,
-        most=8760,
-    )
+    schedule: Cron = _when("30 1 * * *", expected=_CRON, may_be_empty=True)
+    """When the prepare DAG runs; empty for only by hand"""
+    audit_schedule: Cron = _when("0 12 * * 0", expected=_CRON, may_be_empty=True)
+    """When the audit DAG runs; empty for only by hand"""
+    retries: int | None = _when(None, ge=0, le=100, otherwise=_RETRIES)
+    """How often a task is tried again"""
+    deadline: float = _when(0, unit="hours", ge=0, le=8760)
+    """When a run is reported as late; 0 for never"""
 
-    notify_email: Addresses = setting(
-        TELL, "Who is told by e-mail", default=(), expected="addresses, spaces between"
+    notify_email: Annotated[tuple[Address, ...], _words(r"[\s,]")] = _tell(
+        (), expected="addresses, spaces between"
     )
-    notify_webhook: ConnectionId = setting(
-        TELL,
-        "Connection whose password is the URL of a webhook",
-        default="",
-        expected="the id of an Airflow connection",
-        secret=True,
+    """Who is told by e-mail"""
+    notify_webhook: ConnectionId = _tell(
+        "", expected="the id of an Airflow connection", secret=True
     )
+    """Connection whose password is the URL of a webhook"""
+
+
+DEFAULTS = Model()
 
 
 def about(name: str) -> About:
     """Return what there is to say of a setting."""
-    return about_field(Model.model_fields[name])
+    field = Model.model_fields[name]
+    told = cast("dict[str, Any]", field.json_schema_extra)
+    default = "" if field.default in (None, "", ()) else str(field.default)
+    found = {
+        "text": " ".join((field.description or "").split()),
+        "default": default.lower() if field.annotation is bool else default,
+        "expected": _type_and_bounds(field, told.get("unit", "")),
+    }
+    return About(**{**found, **told})
 
 
-def default(name: str) -> Any:
-    """Return the value of a setting that nobody gave."""
-    return Model.model_fields[name].default
-
-
-def default_text(name: str) -> str:
-    """Return the default of a setting for people; empty where there is none."""
-    value = default(name)
-    if otherwise := about(name).otherwise:
-        return otherwise
-    if value is None or value in ("", ()):
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _type_and_bounds(field: FieldInfo, unit: str) -> str:
+    if field.annotation is bool:
+        return "true or false"
+    kind = "a number" if field.annotation is float else "a whole number"
+    kind = "a share" if unit == "share" else f"{unit}: {kind}" if unit else kind
+    least = next((one.ge for one in field.metadata if hasattr(one, "ge")), None)
+    most = next((one.le for one in field.metadata if hasattr(one, "le")), None)
+    return f"{kind}, {least} or more" if most is None else f"{kind} from {least} to {most}"

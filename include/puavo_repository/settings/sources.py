@@ -17,8 +17,6 @@ from pydantic import ValidationError
 from puavo_repository.errors import SettingsError
 from puavo_repository.settings.model import ENVIRONMENT, Model, about
 
-_COMMENT = "In an environment file, a comment needs a line of its own"
-
 logger = logging.getLogger("puavo_repository.settings")
 _NOTHING: tuple[object, ...] = (None, "", [], ())  # counts as not given
 _warned: set[str] = set()
@@ -46,19 +44,18 @@ def read(
     """
     variables = _variables(os.environ if environment is None else environment)
     given = {n: v for n, v in options.items() if n in Model.model_fields and v not in _NOTHING}
+    values = {**({"repository": urlbase} if urlbase else {}), **variables, **given}
     try:
-        return Model(**{**({"repository": urlbase} if urlbase else {}), **variables, **given})
+        return Model(**values)
     except ValidationError as error:
         errors = []
         for name, problem in _problems(error).items():
+            called = "images_urlbase in defaults.mk"
             if name in given:
                 called = about(name).option or f"--{name.replace('_', '-')}" if command else name
-                errors.append(_refused(name, called, given[name], problem))
             elif name in variables:
-                errors.append(_refused(name, variable(name), variables[name], problem))
-            else:
-                called = "images_urlbase in defaults.mk"
-                errors.append(_refused(name, called, urlbase, problem))
+                called = variable(name)
+            errors.append(_refused(name, called, values[name], problem))
         raise _together(errors) from None
 
 
@@ -78,37 +75,36 @@ def variable(name: str) -> str:
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, Any]:
-    _warn_of_unknown(environment)
-    found = {name: environment.get(variable(name)) for name in Model.model_fields}
-    return {
-        name: value
-        for name, value in found.items()
-        if value or (value == "" and about(name).may_be_empty)
-    }
+    """Return the settings in the environment.
 
-
-def _warn_of_unknown(environment: Mapping[str, str]) -> None:
-    """Tell of variables that nobody reads, once in a process: they may be misspelt."""
-    known = [variable(name) for name in Model.model_fields]
-    for name in sorted(environment.keys() - set(known) - _warned):
-        if name.startswith(ENVIRONMENT):
-            _warned.add(name)
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            logger.warning("%s is no setting; the nearest is %s", name, *nearest)
+    A variable that nobody reads may be misspelt: it is told, once in a process.
+    """
+    names = {variable(name): name for name in Model.model_fields}
+    for unknown in sorted(environment.keys() - names.keys() - _warned):
+        if unknown.startswith(ENVIRONMENT):
+            _warned.add(unknown)
+            nearest = difflib.get_close_matches(unknown, names, n=1, cutoff=0)
+            logger.warning("%s is no setting; the nearest is %s", unknown, *nearest)
+    said = {name: environment[key] for key, name in names.items() if key in environment}
+    return {name: value for name, value in said.items() if value or about(name).may_be_empty}
 
 
 def _problems(error: ValidationError) -> dict[str, str]:
-    """Return what is wrong, by the name of the setting; empty where the type says it."""
-    return {str(o["loc"][0]): str(o.get("ctx", {}).get("error", "")) for o in error.errors()}
+    """Return what is wrong first with each setting; empty where the type says it."""
+    found: dict[str, str] = {}
+    for one in error.errors():
+        found.setdefault(str(one["loc"][0]), str(one.get("ctx", {}).get("error", "")))
+    return found
 
 
 def _refused(name: str, called: str, value: Any, problem: str) -> SettingsError:
     secret = about(name).secret or "@" in str(value)
+    comment = "#" in str(value) and called == variable(name)
     return SettingsError(
         called,
         f"{'this value' if secret else repr(value)} {problem or 'cannot be used'}",
         expected=about(name).expected,
-        remedy=_COMMENT if "#" in str(value) and called == variable(name) else "",
+        remedy="In an environment file, a comment needs a line of its own" if comment else "",
     )
 
 

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import sys
+from itertools import groupby
 from pathlib import Path
 
-from puavo_repository.settings.model import Model, about, default_text
+from puavo_repository.settings.model import Model, about
 from puavo_repository.settings.sources import variable
 
 BEGIN, END = "<!-- written by python -m puavo_repository.settings.table -->\n", "<!-- end -->\n"
 
 
-def render() -> str:
-    """Return the table, a part for each section."""
-    lines, section = [], ""
-    for name in Model.model_fields:
-        found = about(name)
-        if found.section != section:
-            section = found.section
-            lines += ["", f"## {section.capitalize()}", ""]
-            lines += ["| Setting | Default | What it is for | Value |", "|---|---|---|---|"]
-        default = default_text(name)
-        default = default if found.otherwise or not default else f"`{default}`"
-        lines.append(f"| `{variable(name)}` | {default} | {found.text} | {found.expected} |")
-    return "\n".join([*lines, "", ""])
-
-
 def updated(document: str) -> str:
-    """Return a document with the present table between its two marks."""
+    """Return a document with the present table, a part for each section, between its two marks."""
+    lines = []
+    for section, names in groupby(Model.model_fields, lambda name: about(name).section):
+        lines += ["", f"## {section.capitalize()}", ""]
+        lines += ["| Setting | Default | What it is for | Value |", "|---|---|---|---|"]
+        for name, found in ((name, about(name)) for name in names):
+            default = found.otherwise or (found.default and f"`{found.default}`")
+            lines.append(f"| `{variable(name)}` | {default} | {found.text} | {found.expected} |")
     before, _, rest = document.partition(BEGIN)
-    return f"{before}{BEGIN}{render()}{END}{rest.partition(END)[2]}"
+    table = "\n".join([*lines, "", ""])
+    return f"{before}{BEGIN}{table}{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":
