@@ -18,7 +18,6 @@ from puavo_repository.errors import (
 )
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.prepare import definitions
 from puavo_repository.prepare import fingerprint as stage
 from puavo_repository.prepare.fingerprint import fingerprint
 from support.instead import instead
@@ -225,7 +224,7 @@ def test_a_missing_unsquashfs_names_its_package(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository.add(IMAGE)
-    instead(monkeypatch, definitions, shutil, which=lambda *_, **__: None)
+    instead(monkeypatch, stage, shutil, which=lambda *_, **__: None)
     assert "squashfs-tools" in refused(repository, SettingsError)
 
 

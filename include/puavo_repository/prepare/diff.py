@@ -6,26 +6,18 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from puavo_repository.delta import contained
 from puavo_repository.delta.engine import Side
-from puavo_repository.errors import (
-    DeltaError,
-    ImageChangingError,
-    RepositoryError,
-    as_storage_error,
-    printable,
-    storage_error,
-)
+from puavo_repository.errors import DeltaError, RepositoryError, printable, storage_error
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import ADOPTED, Failure, ImageRecord, RdiffRecord
-from puavo_repository.prepare.fingerprint import fingerprint
+from puavo_repository.mirror.records import ADOPTED, Failure, RdiffRecord
+from puavo_repository.prepare.fingerprint import check_at_rest, fingerprint
 from puavo_repository.prepare.plan import Pair, is_too_large
 from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.settings import Settings
@@ -54,144 +46,117 @@ def diff(settings: Settings, pair: Pair, progress: Progress = no_progress) -> Rd
         ImageChangingError: An image changed meanwhile.
         StorageError, StorageRefusedError: Reading or writing failed.
     """
-    mirror = Mirror(settings.mirror_dir)
+    state = Mirror(settings.mirror_dir).state
     try:
-        job = _Job.of(settings, mirror, pair)
-        record = _known(settings, mirror, job)
+        job = _Job(settings, pair, progress)
+        record = job.known()
         if record is None:
-            record = _adopt(mirror, job, progress) or _make(settings, mirror, job, progress)
-            mirror.state.rdiffs.put(record)
+            record = job.adopt() or job.make()
+            state.rdiffs.put(record)
     except RepositoryError as error:
-        mirror.state.failures.put(Failure.of(pair.rdiff, "diff", error))
+        state.failures.put(Failure.of(pair.rdiff, "diff", error))
         raise
-    mirror.state.failures.remove(pair.rdiff)
+    state.failures.remove(pair.rdiff)
     return record
 
 
-@dataclass(frozen=True)
 class _Job:
-    """One rdiff to be had.
+    """One rdiff to be had, between two images as they were fingerprinted."""
 
-    Attributes:
-        path: Where it belongs.
-        source: The image that clients have, as it was fingerprinted.
-        target: The image that they want.
-        sides: Both as the delta engine takes them.
-    """
+    def __init__(self, settings: Settings, pair: Pair, progress: Progress) -> None:
+        self._settings, self._progress = settings, progress
+        self._mirror = Mirror(settings.mirror_dir)
+        self._path = self._mirror.rdiff(pair.rdiff)
+        self._images = settings.image_dir / pair.source, settings.image_dir / pair.target
+        self._source, self._target = (fingerprint(settings, path.name) for path in self._images)
+        self._check_images()
 
-    path: Path
-    source: ImageRecord
-    target: ImageRecord
-    sides: tuple[Side, Side]
+    def known(self) -> RdiffRecord | None:
+        """Return the record of it that still holds."""
+        record = self._mirror.state.rdiffs.get(self._path.name)
+        if record is None or not record.leads(self._source, self._target):
+            return None
+        present = record.identity is not None and record.identity == Identity.at(self._path)
+        return record if present or self._is_too_large(record.digests) else None
 
-    @classmethod
-    def of(cls, settings: Settings, mirror: Mirror, pair: Pair) -> _Job:
-        source, target = (fingerprint(settings, name) for name in (pair.source, pair.target))
-        sides = tuple(
-            Side(settings.image_dir / one.name, mirror.state.anchors / one.name, str(one.identity))
-            for one in (source, target)
+    def adopt(self) -> RdiffRecord | None:
+        """Prove it where another system made it; None if there is none, or it is not sound."""
+        from puavo_repository.delta.work import adopt_rdiff  # compiled code, slow to load
+
+        name = self._path.name
+        if Identity.at(self._path) is None or self._mirror.state.rdiffs.get(name) is not None:
+            return None
+        try:
+            digests = self._prove(adopt_rdiff, self._path)
+        except DeltaError as error:
+            logger.warning("%s is not sound and will be made anew: %s", name, error)
+            return None
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+        self._check_images()
+        return self._record(digests, ADOPTED, Identity.at(self._path))
+
+    def make(self) -> RdiffRecord:
+        """Make it and, unless it is too large, prove it and give it its name."""
+        from puavo_repository.delta.work import write_rdiff
+
+        started, path = time.monotonic(), self._path
+        part = files.part_path(path)
+        engine = self._settings.delta_engine()
+        try:
+            files.make_folder(path.parent)
+            work = write_rdiff, engine, *self._sides(), part
+            doing = "while it made this rdiff"
+            digests = contained.call(path, doing, *work, progress=self._progress)
+            if self._is_too_large(digests):
+                self._check_images()
+                return self._record(digests, engine.name, None)
+            self._prove_part(part)
+            if os.path.lexists(path):
+                self._mirror.remove_from_metadata({f"rdiffs/{path.name}"})
+                self._mirror.state.rdiffs.remove(path.name)
+            part.rename(path)
+            files.sync_folder(path.parent)
+        except OSError as error:
+            raise storage_error(path, error) from error
+        finally:
+            files.discard(part)
+        size, share = digests.size, 100 * digests.size / max(1, self._target.digests.size)
+        took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
+        logger.info("%s: %s, %s", path.name, format_bytes(size), took)
+        return self._record(digests, engine.name, Identity.at(path))
+
+    def _sides(self) -> tuple[Side, Side]:
+        anchors = self._mirror.state.anchors
+        source, target = (
+            Side(path, anchors / path.name, str(record.identity))
+            for path, record in zip(self._images, (self._source, self._target), strict=True)
         )
-        job = cls(mirror.rdiff(pair.rdiff), source, target, (sides[0], sides[1]))
-        job.check_images()
-        return job
+        return source, target
 
-    @property
-    def name(self) -> str:
-        return self.path.name
+    def _prove_part(self, part: Path) -> None:
+        from puavo_repository.delta.proof import prove
 
-    @property
-    def images(self) -> tuple[Path, Path]:
-        return self.sides[0].path, self.sides[1].path
+        try:
+            self._prove(prove, part)
+        except DeltaError as error:
+            self._check_images()  # one that changed is the cause, and that may pass
+            error.subject = printable(self._path)  # not its part, which is gone
+            raise
+        self._check_images()
 
-    def record(self, digests: Digests, engine: str, identity: Identity | None) -> RdiffRecord:
-        contents = self.source.digests.sha512, self.target.digests.sha512
-        return RdiffRecord(self.name, *contents, digests, identity, engine, time.time())
+    def _prove(self, work: Callable[..., T], rdiff: Path) -> T:
+        doing = "while it proved this rdiff"
+        given = (*self._images, rdiff)
+        return contained.call(self._path, doing, work, *given, progress=self._progress)
 
-    def check_images(self) -> None:
-        """Make sure that both images are still the files that were fingerprinted."""
-        for path, image in zip(self.images, (self.source, self.target), strict=True):
-            with as_storage_error(path):
-                identity = Identity.of(path.stat())
-            if identity != image.identity:
-                raise ImageChangingError(
-                    path,
-                    "this image changed after it was fingerprinted",
-                    remedy="Run again when it is at rest",
-                )
+    def _check_images(self) -> None:
+        for path, record in zip(self._images, (self._source, self._target), strict=True):
+            check_at_rest(path, record.identity, "after it was fingerprinted")
 
+    def _is_too_large(self, rdiff: Digests) -> bool:
+        return is_too_large(rdiff.size, self._target.digests.size, self._settings.policy)
 
-def _known(settings: Settings, mirror: Mirror, job: _Job) -> RdiffRecord | None:
-    record = mirror.state.rdiffs.get(job.name)
-    if record is None or not record.leads(job.source, job.target):
-        return None
-    if is_too_large(record.digests.size, job.target.digests.size, settings.policy):
-        return record
-    present = record.identity is not None and record.identity == Identity.at(job.path)
-    return record if present else None
-
-
-def _adopt(mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord | None:
-    """Prove an rdiff that another system made; None if there is none, or it is not sound."""
-    from puavo_repository.delta.work import adopt_rdiff  # compiled code, slow to load
-
-    if Identity.at(job.path) is None or mirror.state.rdiffs.get(job.name) is not None:
-        return None
-    try:
-        digests = _proof(job, adopt_rdiff, job.path, progress)
-    except DeltaError as error:
-        logger.warning("%s is not sound and will be made anew: %s", job.name, error)
-        return None
-    except OSError as error:
-        raise storage_error(job.path, error) from error
-    job.check_images()
-    return job.record(digests, ADOPTED, Identity.at(job.path))
-
-
-def _make(settings: Settings, mirror: Mirror, job: _Job, progress: Progress) -> RdiffRecord:
-    from puavo_repository.delta.work import write_rdiff
-
-    started = time.monotonic()
-    part = files.part_path(job.path)
-    try:
-        files.make_folder(job.path.parent)
-        engine = settings.delta_engine()
-        work = write_rdiff, engine, *job.sides, part
-        digests = contained.call(job.path, "while it made this rdiff", *work, progress=progress)
-        if is_too_large(digests.size, job.target.digests.size, settings.policy):
-            job.check_images()
-            return job.record(digests, engine.name, None)
-        _prove(job, part, progress)
-        if os.path.lexists(job.path):
-            mirror.remove_from_metadata({f"rdiffs/{job.name}"})
-            mirror.state.rdiffs.remove(job.name)
-        part.rename(job.path)
-        files.sync_folder(job.path.parent)
-    except OSError as error:
-        raise storage_error(job.path, error) from error
-    finally:
-        files.discard(part)
-    logger.info(
-        "%s: %s, %.2f %% of the image, made and proven in %.1f s",
-        job.name,
-        format_bytes(digests.size),
-        100 * digests.size / max(1, job.target.digests.size),
-        time.monotonic() - started,
-    )
-    return job.record(digests, engine.name, Identity.at(job.path))
-
-
-def _prove(job: _Job, part: Path, progress: Progress) -> None:
-    from puavo_repository.delta.proof import prove
-
-    try:
-        _proof(job, prove, part, progress)
-    except DeltaError as error:
-        job.check_images()  # one that changed is the cause, and that may pass
-        error.subject = printable(job.path)  # not its part, which is gone
-        raise
-    job.check_images()
-
-
-def _proof(job: _Job, work: Callable[..., T], rdiff: Path, progress: Progress) -> T:
-    doing = "while it proved this rdiff"
-    return contained.call(job.path, doing, work, *job.images, rdiff, progress=progress)
+    def _record(self, digests: Digests, engine: str, identity: Identity | None) -> RdiffRecord:
+        contents = self._source.digests.sha512, self._target.digests.sha512
+        return RdiffRecord(self._path.name, *contents, digests, identity, engine, time.time())

@@ -1,24 +1,52 @@
-"""fingerprint: all that has to be known of an image, in one read of it."""
+"""fingerprint: all that has to be known of an image, in one read of it.
+
+Beside its checksums that is its index for the delta engine, and the ``puavo-conf`` definitions
+inside it, which ``unsquashfs`` reads without root.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
 import time
 from pathlib import Path
-from typing import BinaryIO
+from threading import Timer
+from typing import Any, BinaryIO
 
 from puavo_repository.delta import contained
-from puavo_repository.errors import ImageChangingError, ImageError, RepositoryError, storage_error
-from puavo_repository.formats import squashfs
+from puavo_repository.errors import (
+    ImageChangingError,
+    ImageError,
+    RepositoryError,
+    SettingsError,
+    StorageRefusedError,
+    as_storage_error,
+    storage_error,
+)
+from puavo_repository.formats import jsonfile, squashfs
+from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure, ImageRecord
-from puavo_repository.prepare.definitions import read_puavo_conf, unsquashfs
 from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_FOLDER = "usr/share/puavo-conf/definitions"
+_TIMEOUT = 600  # seconds for unsquashfs; it reads a few blocks, but the disk may be busy
+_MOST_FILES = 4096
+_MOST_BYTES = 16 << 20  # of all of them
+_TOO_LARGE = f"its files are together larger than {_MOST_BYTES >> 20} MiB"
+_LISTED = re.compile(rb"-\S{9} \S+/\S+ +(\d+) ")  # a line of a plain file, and its size
+_SYSTEM = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO)}
+_REPLACE = "Replace it by a whole image, or move it out of the image directory"
 
 
 def check_tools() -> None:
@@ -29,8 +57,16 @@ def check_tools() -> None:
     """
     from puavo_repository.delta import librsync  # slow to load, and only needed for work
 
-    unsquashfs()
+    _unsquashfs()
     librsync.library()
+
+
+def _unsquashfs() -> str:
+    found = shutil.which("unsquashfs", path=f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin")
+    if found is None:
+        remedy = "Install the Debian package squashfs-tools"
+        raise SettingsError("unsquashfs", "this program is missing", remedy=remedy)
+    return found
 
 
 def fingerprint(settings: Settings, name: str, progress: Progress = no_progress) -> ImageRecord:
@@ -39,15 +75,11 @@ def fingerprint(settings: Settings, name: str, progress: Progress = no_progress)
     A record that still holds is returned as it is. A failure is kept as well, until the next
     time that this works.
 
-    Args:
-        settings: Where things are.
-        name: File name of the image.
-        progress: Told of the bytes read.
-
     Raises:
         ImageError: It is no whole squashfs image, or its ``puavo-conf`` is unusable.
         ImageChangingError: It changed meanwhile.
         StorageError, StorageRefusedError: It cannot be read, or the record not written.
+        SettingsError: ``unsquashfs`` is missing.
     """
     mirror = Mirror(settings.mirror_dir)
     path = settings.image_dir / name
@@ -64,6 +96,30 @@ def fingerprint(settings: Settings, name: str, progress: Progress = no_progress)
     return record
 
 
+def check_at_rest(path: Path, wanted: Identity, since: str) -> None:
+    """Make sure that an image is still the file that was looked at.
+
+    Raises:
+        ImageChangingError: It changed ``since``.
+        StorageError, StorageRefusedError: It cannot be looked at.
+    """
+    found = _identity(path)
+    if found != wanted:
+        raise ImageChangingError(
+            path,
+            f"this image changed {since}",
+            expected=f"{wanted.size} bytes at rest",
+            found=f"{found.size} bytes now",
+            remedy="Run again when it is copied completely; best copy it under another name "
+            "and rename it then",
+        )
+
+
+def _identity(path: Path) -> Identity:
+    with as_storage_error(path):
+        return Identity.of(path.stat())
+
+
 def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) -> ImageRecord:
     from puavo_repository.delta.work import read_image  # compiled code, slow to load
 
@@ -72,33 +128,20 @@ def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) ->
         with path.open("rb", buffering=0) as image:
             identity = Identity.of(os.fstat(image.fileno()))
             _check_squashfs(path, image, identity.size)
-            puavo_conf = read_puavo_conf(path, mirror.state.scratch)
+            puavo_conf = _read_puavo_conf(path, mirror.state.scratch)
             index = settings.delta_engine(), mirror.state.anchors / path.name
             work = read_image, path, identity, *index
             digests = contained.call(path, "while it read this image", *work, progress=progress)
-            _check_at_rest(path, image, identity, digests.size)
+            check_at_rest(path, identity, "while it was read")
     except OSError as error:
         raise storage_error(path, error) from error
     seconds = time.monotonic() - started
-    logger.info(
-        "%s: %s fingerprinted in %.1f s, %s/s",
-        path.name,
-        format_bytes(digests.size),
-        seconds,
-        format_bytes(digests.size / seconds),
-    )
+    size, rate = format_bytes(digests.size), format_bytes(digests.size / seconds)
+    logger.info("%s: %s fingerprinted in %.1f s, %s/s", path.name, size, seconds, rate)
     return ImageRecord(path.name, identity, digests, puavo_conf, read=time.time())
 
 
-def _identity(path: Path) -> Identity:
-    try:
-        return Identity.of(path.stat())
-    except OSError as error:
-        raise storage_error(path, error) from error
-
-
 def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
-    remedy = "Replace it by a whole image, or move it out of the image directory"
     try:
         used = squashfs.bytes_used(os.pread(image.fileno(), squashfs.SUPERBLOCK_SIZE, 0))
     except ValueError as error:
@@ -107,7 +150,7 @@ def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
             "this is not a squashfs image",
             expected="a squashfs 4.0 image as mksquashfs makes it",
             found=str(error),
-            remedy=remedy,
+            remedy=_REPLACE,
         ) from None
     if size < used:
         raise ImageError(
@@ -115,18 +158,120 @@ def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
             "this image is truncated, or still being copied",
             expected=f"at least {used} bytes, as its superblock says",
             found=f"{size} bytes",
-            remedy=remedy,
+            remedy=_REPLACE,
         )
 
 
-def _check_at_rest(path: Path, image: BinaryIO, before: Identity, size: int) -> None:
-    after = Identity.of(os.fstat(image.fileno()))
-    if before != after or size != before.size or _identity(path) != before:
-        raise ImageChangingError(
-            path,
-            "this image changed while it was read",
-            expected=f"{before.size} bytes at rest",
-            found=f"{after.size} bytes now",
-            remedy="Run again when it is copied completely; best copy it under another name "
-            "and rename it then",
+def _read_puavo_conf(path: Path, scratch: Path) -> dict[str, Any]:
+    """Return the definitions inside an image, merged; ``scratch`` is swept after a kill."""
+    _check_size(path)
+    files.make_folder(scratch)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        root = Path(folder).resolve() / "root"
+        _unpack(path, root, scratch)
+        definitions = root / _FOLDER
+        try:
+            there = files.exists(definitions)
+            # A link in its place would have files of this machine published.
+            if definitions.resolve() != definitions or (there and not definitions.is_dir()):
+                raise _unusable(path, f"{_FOLDER} is not a plain folder")
+            return _merge(path, definitions)
+        except StorageRefusedError as error:
+            raise _unusable(path, f"{_FOLDER}: {error.problem}") from error
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an image whose definitions are too many or too large, before any is unpacked.
+
+    An image says how large its files are; the disk shall not be filled by what it says.
+    """
+    count = size = 0
+    with subprocess.Popen(
+        [_unsquashfs(), "-ll", str(path.absolute()), _FOLDER],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # a damaged image is said when it is unpacked
+    ) as process:
+        timer = Timer(_TIMEOUT, process.kill)
+        timer.start()
+        try:
+            for line in process.stdout or ():
+                found = _LISTED.match(line)
+                count += 1
+                size += int(found[1]) if found else 0
+                if count > _MOST_FILES or size > _MOST_BYTES:
+                    break
+        finally:
+            timer.cancel()
+            process.kill()
+    if size > _MOST_BYTES:
+        raise _unusable(path, _TOO_LARGE)
+    if count > _MOST_FILES:
+        raise _unusable(path, f"there are more than {_MOST_FILES} files")
+
+
+def _unpack(path: Path, root: Path, scratch: Path) -> None:
+    command = ["prlimit", f"--fsize={_MOST_BYTES}", _unsquashfs(), "-quiet"]
+    command += ["-no-progress", "-no-xattrs", "-strict-errors", "-processors", "1"]
+    command += ["-dest", str(root), str(path.absolute()), _FOLDER]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_TIMEOUT,
+            env={**os.environ, "LC_ALL": "C"},
+            check=False,
         )
+    except subprocess.TimeoutExpired:
+        raise ImageError(path, "unsquashfs did not come to an end on it") from None
+    if done.returncode == -signal.SIGXFSZ:
+        raise _unusable(path, _TOO_LARGE)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        for text, number in _SYSTEM.items():
+            if text in said:  # of the machine, not of the image
+                raise storage_error(scratch, OSError(number, text))
+        problem, found = "this image is damaged: unsquashfs cannot read it", " ".join(said.split())
+        raise ImageError(path, problem, found=found[-300:], remedy=_REPLACE)
+
+
+def _merge(image: Path, folder: Path) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for file in files.listed(folder, "[!.]*.json"):
+        try:
+            values = _definitions(file)
+        except (PermissionError, ValueError) as error:
+            raise _unusable(image, f"{file.name}: {error}") from error
+        for key in values:
+            owner = owners.setdefault(key, file.name)
+            if owner != file.name:
+                raise ImageError(
+                    image,
+                    f"the puavo-conf key {key!r} is defined twice inside it",
+                    expected="each key in one file",
+                    found=f"it in {owner} and in {file.name}",
+                    remedy="Build the image again with one of them removed",
+                )
+        merged |= values
+    return merged
+
+
+def _definitions(file: Path) -> dict[str, Any]:
+    # A link would be followed on this machine, to a file that is not the image's.
+    if file.is_symlink() or not file.is_file():
+        raise ValueError("it is not a plain file")
+    values = jsonfile.loads(file.read_bytes(), jsonfile.DEEPEST // 2)  # metadata goes around it
+    if not isinstance(values, dict):
+        raise ValueError("its top level is not an object")
+    return values
+
+
+def _unusable(image: Path, why: str) -> ImageError:
+    return ImageError(
+        image,
+        f"the puavo-conf definitions inside it cannot be used: {why}",
+        expected="plain files with a JSON object of definitions each",
+        remedy="Build the image again with that corrected",
+    )
