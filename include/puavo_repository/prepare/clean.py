@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
@@ -49,12 +49,9 @@ def clean(settings: Settings) -> tuple[str, ...]:
 
 
 def remove_wrong_from_metadata(settings: Settings) -> bool:
-    """Remove from the metadata what is missing or was changed since it was described.
+    """Remove from the metadata what is missing or was changed since; return whether there was any.
 
     Whatever happens later, clients are not led to a wrong file.
-
-    Returns:
-        Whether there was any.
     """
     mirror = Mirror(settings.mirror_dir)
     wrong = mirror.wrong_files()
@@ -80,9 +77,7 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     """
     if settings.allow_mass_delete:
         return
-    mirror = Mirror(settings.mirror_dir)
-    described = _described(mirror)
-    there = described | _others(mirror, plan.known.owned, described)
+    described, there = _images_there(Mirror(settings.mirror_dir), plan.known.owned)
     remedy = "If that is meant, prepare once with allow_mass_delete"
     if not plan.inventory.names and (there or plan.catalogue.named):
         raise MassDeleteError(
@@ -94,9 +89,12 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     wanted = set(plan.images)
     if proven:
         wanted &= plan.known.images.keys()
-    lost = _lost(there, wanted, described)
+    # One that clients are not told of yet is new, whether it lies in the mirror already or not.
+    lost = _lost(there.keys() - wanted, wanted - described)
     every, gone = sum(there.values()), sum(there[name] for name in lost)
-    if gone <= settings.max_delete * every or _is_one_of_several(lost, there.keys() & wanted):
+    staying = {_series(name) for name in there.keys() & wanted}
+    one_of_several = len(lost) == 1 and _series(lost[0]) in staying
+    if gone <= settings.max_delete * every or one_of_several:
         return
     raise MassDeleteError(
         settings.mirror_dir,
@@ -107,40 +105,35 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     )
 
 
-def _described(mirror: Mirror) -> dict[str, int]:
-    """Return the images that clients are told of, to their bytes."""
-    return {
-        described.path: described.size
+def _images_there(mirror: Mirror, owned: Collection[str]) -> tuple[set[str], dict[str, int]]:
+    """Return the images that clients are told of, and the bytes of these and of others of ours.
+
+    Others count where their series is not described at all. Where it is, what it does not name was
+    taken from clients before, by a night that was killed.
+    """
+    there = {
+        file.path: file.size
         for document in mirror.documents().values()
-        for described in metadata.described_files(document)
-        if "/" not in described.path
+        for file in metadata.described_files(document)
+        if "/" not in file.path
     }
+    described, series = set(there), {_series(name) for name in there}
+    for name in owned:
+        if "/" not in name and _series(name) not in series:
+            identity = files.Identity.at(mirror.root / name)
+            if identity is not None:
+                there[name] = identity.size
+    return described, there
 
 
-def _others(mirror: Mirror, owned: Collection[str], described: Collection[str]) -> dict[str, int]:
-    """Return the images of ours whose series is not described, to their bytes.
-
-    Where it is, what it does not name was taken from clients before, by a night that was killed.
-    """
-    series = {_series(name) for name in described}
-    others = [name for name in owned if "/" not in name and _series(name) not in series]
-    found = {name: files.Identity.at(mirror.root / name) for name in others}
-    return {name: identity.size for name, identity in found.items() if identity is not None}
-
-
-def _lost(
-    there: Mapping[str, int], wanted: Collection[str], described: Collection[str]
-) -> list[str]:
-    """Return the images that go and whose place no newer one of their series takes.
-
-    One that clients are not told of yet is new, whether it lies in the mirror already or not.
-    """
-    new: dict[str, list[str]] = {}
-    for name in sorted(set(wanted).difference(described), key=_version, reverse=True):
-        new.setdefault(_series(name), []).append(name)  # the oldest is last
+def _lost(gone: Collection[str], new: Collection[str]) -> list[str]:
+    """Return the images that go and whose place no newer one of their series takes."""
+    newer: dict[str, list[str]] = {}
+    for name in sorted(new, key=_version, reverse=True):
+        newer.setdefault(_series(name), []).append(name)  # the oldest is last
     lost = []
-    for name in sorted(there.keys() - wanted, key=_version):
-        others = new.get(_series(name), [])
+    for name in sorted(gone, key=_version):
+        others = newer.get(_series(name), [])
         while others and _version(others[-1]) <= _version(name):
             others.pop()
         if others:
@@ -148,10 +141,6 @@ def _lost(
         else:
             lost.append(name)
     return lost
-
-
-def _is_one_of_several(lost: Sequence[str], stay: Collection[str]) -> bool:
-    return len(lost) == 1 and any(_series(name) == _series(lost[0]) for name in stay)
 
 
 def _series(image: str) -> str:
@@ -188,7 +177,8 @@ def remove_stale(mirror: Mirror, plan: Plan) -> tuple[str, ...]:
     seen |= {file.path for one in documents.values() for file in metadata.described_files(one)}
     removed = [path for path in plan.stale if path not in seen and _remove(mirror, path)]
     if not seen.isdisjoint(plan.stale):
-        _describe_without(mirror, documents, set(plan.stale))
+        kept = {name: one for name, one in documents.items() if f"meta/{name}" not in plan.stale}
+        _describe(mirror, {name: metadata.without(one, plan.stale) for name, one in kept.items()})
     removed += [path for path in plan.stale if path in seen and _remove(mirror, path)]
     # An image without a record is not ours any more: the record goes last.
     for name in set(state.images.names()) - plan.named:
@@ -200,24 +190,17 @@ def _remove(mirror: Mirror, path: str) -> bool:
     return files.remove(mirror.root / path)
 
 
-def _describe_without(
-    mirror: Mirror, documents: Mapping[str, Document], stale: Collection[str]
-) -> None:
-    kept = {
-        name: metadata.without(document, stale)
-        for name, document in documents.items()
-        if f"meta/{name}" not in stale
-    }
+def _describe(mirror: Mirror, documents: dict[str, Document]) -> None:
+    """Write metadata; on a full disk the indexes make room, which can be made again."""
     try:
-        mirror.describe(kept)
+        mirror.describe(documents)
     except StorageRefusedError as error:
         if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _FULL:
             raise
-        # The indexes can be made again, and are large: their room is enough for metadata.
         indexes = files.listed(mirror.state.anchors, "[!.]*")
         if not indexes:
             raise
         logger.warning("%s: the disk is full; the indexes make room", mirror.root)
         for path in indexes:
             files.remove(path)
-        mirror.describe(kept)
+        mirror.describe(documents)

@@ -6,8 +6,10 @@ nothing changed.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from puavo_repository.errors import (
     SettingsError,
     StorageError,
     StorageRefusedError,
-    storage_error,
+    as_storage_error,
 )
 from puavo_repository.formats import defaults_mk, image_config
 from puavo_repository.formats.image_config import SeriesConfig
@@ -30,18 +32,11 @@ Files = Mapping[str, tuple[SeriesConfig, ...]]
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What the configuration asks for.
+    """What the configuration asks for."""
 
-    Attributes:
-        series: Every series of every distribution, with the images that its file names,
-            whether they exist or not.
-        notes: What the operator should know about the configuration files.
-        named: Whether the files, as they lie there, name any image.
-    """
-
-    series: tuple[SeriesConfig, ...]
-    notes: tuple[str, ...] = ()
-    named: bool = False
+    series: tuple[SeriesConfig, ...]  # of all files, with images whether they exist or not
+    notes: tuple[str, ...] = ()  # what the operator should know about the files
+    named: bool = False  # whether the files, as they lie there, name any image
 
 
 def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False) -> Catalogue:
@@ -57,8 +52,7 @@ def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False
         SettingsError: The folder cannot be written.
     """
     folder = settings.config_dir
-    paths = files.listed(folder, "[!.]*.json")
-    present = {path.stem: _read(path) for path in paths}
+    present = {path.stem: _read(path) for path in files.listed(folder, "[!.]*.json")}
     generated = not settings.no_config or not present
     wanted = _generated(folder, present, inventory) if generated else present
     _check_unique(folder, wanted)
@@ -77,15 +71,12 @@ def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False
                 "with --no-config",
             ) from error
     named = any(one.images for series in present.values() for one in series)
-    series = tuple(one for series in wanted.values() for one in series)
-    return Catalogue(series, tuple(notes), named)
+    return Catalogue(tuple(itertools.chain(*wanted.values())), tuple(notes), named)
 
 
 def _read(path: Path) -> tuple[SeriesConfig, ...]:
-    try:
+    with as_storage_error(path):
         return image_config.parse(path.read_bytes(), path)
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def _generated(folder: Path, present: Files, inventory: Inventory) -> Files:
@@ -104,13 +95,10 @@ def _generated(folder: Path, present: Files, inventory: Inventory) -> Files:
 def _set_aside(folder: Path, distribution: str) -> tuple[SeriesConfig, ...]:
     """Read what was set aside while a distribution had no image: its ``extra_rdiffs`` count."""
     backups = files.listed(folder, f"{distribution}.json.bak*")
-    try:
+    with as_storage_error(folder), suppress(ConfigError):
         last = max(backups, key=lambda path: path.stat().st_mtime_ns, default=None)
         return _read(last) if last else ()
-    except ConfigError:
-        return ()
-    except OSError as error:
-        raise storage_error(error.filename or folder, error) from error
+    return ()
 
 
 def _check_unique(folder: Path, wanted: Files) -> None:
@@ -135,7 +123,9 @@ def _write(folder: Path, present: Files, wanted: Files) -> list[str]:
             files.write(folder / f"{distribution}.json", image_config.render(series))
     for distribution in present.keys() - wanted.keys():
         path = folder / f"{distribution}.json"
-        backup = _free_name(path.with_name(f"{path.name}.bak"))
+        numbers = itertools.chain([""], map(str, itertools.count(2)))
+        backups = (path.with_name(f"{path.name}.bak{number}") for number in numbers)
+        backup = next(one for one in backups if not os.path.lexists(one))
         path.touch()  # the last one that was set aside is the one that counts
         path.rename(backup)
         files.sync_folder(folder)
@@ -143,19 +133,9 @@ def _write(folder: Path, present: Files, wanted: Files) -> list[str]:
     return notes
 
 
-def _free_name(path: Path) -> Path:
-    """Return the path itself or, where that is taken, with a number: nothing is overwritten."""
-    candidate, number = path, 1
-    while os.path.lexists(candidate):
-        number += 1
-        candidate = path.with_name(f"{path.name}{number}")
-    return candidate
-
-
 def _write_defaults_mk(settings: Settings) -> None:
-    path, before = settings.defaults_mk, ""
-    if files.exists(path):
-        before = path.read_text(encoding="utf-8")
+    path = settings.defaults_mk
+    before = path.read_text(encoding="utf-8") if files.exists(path) else ""
     values = {
         "image_dir": str(settings.image_dir),
         "images_urlbase": settings.repository,

@@ -44,9 +44,14 @@ def describe(settings: Settings, undertaken: Collection[str] | None = None) -> t
     for folder in (mirror.meta, mirror.rdiffs):
         files.make_folder(folder)
     placed, failures = _place(settings, mirror, plan)
-    mirror.describe(_documents(settings, plan, placed))
+    mirror.describe(_documents(settings.repository, plan, placed))
     removed = remove_stale(mirror, plan)
-    _keep_failures(mirror, (*plan.failures, *failures, *_undone(mirror, plan, undertaken)))
+    kept = mirror.state.failures
+    failures = [*plan.failures, *failures, *_undone(mirror, plan, undertaken)]
+    for failure in failures:
+        kept.put(failure)
+    for name in set(kept.names()) - {failure.name for failure in failures}:
+        kept.remove(name)
     return removed
 
 
@@ -67,29 +72,23 @@ def _place(settings: Settings, mirror: Mirror, plan: Plan) -> tuple[set[str], li
     return placed, failures
 
 
-def _documents(settings: Settings, plan: Plan, placed: Collection[str]) -> dict[str, Document]:
+def _documents(urlbase: str, plan: Plan, placed: Collection[str]) -> dict[str, Document]:
     """Return the metadata of every series that has an image, by file name."""
-    urlbase = settings.repository
     found: dict[str, Document] = {}
+    rdiffs = plan.known.rdiffs
     for series, images in plan.series.items():
         entries = []
         for name, pairs in images.items():
             if name not in placed:
                 continue
             diffs = [
-                metadata.diff_entry(
-                    pair.source,
-                    pair.rdiff,
-                    plan.known.rdiffs[pair.rdiff].digests,
-                    urlbase,
-                )
+                metadata.diff_entry(pair.source, pair.rdiff, rdiffs[pair.rdiff].digests, urlbase)
                 for pair in pairs
                 if plan.states[pair] is DiffState.PRESENT
             ]
             image = plan.known.images[name]
-            entries.append(
-                metadata.image_entry(name, image.digests, image.puavo_conf, diffs, urlbase)
-            )
+            entry = metadata.image_entry(name, image.digests, image.puavo_conf, diffs, urlbase)
+            entries.append(entry)
         if entries:
             found[f"{series}.json"] = {series: {"images": entries}}
     return found
@@ -106,10 +105,3 @@ def _undone(mirror: Mirror, plan: Plan, undertaken: Collection[str] | None) -> I
         elif undertaken is None or name in undertaken:
             text = f"{name}: this was not done yet. Run again, and see the log"
             yield Failure(name, stage, text, permanent=False)
-
-
-def _keep_failures(mirror: Mirror, failures: tuple[Failure, ...]) -> None:
-    for failure in failures:
-        mirror.state.failures.put(failure)
-    for name in set(mirror.state.failures.names()) - {failure.name for failure in failures}:
-        mirror.state.failures.remove(name)

@@ -22,18 +22,14 @@ _NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES}  # where a b
 class Inventory:
     """What the image directory holds.
 
-    Attributes:
-        images: Every file that is named like an image, to what identifies it.
-        others: How many further files and folders were left alone.
-        failures: Files that look like images and cannot be used.
-        unreachable: Images that are there and cannot be looked at, such as links to a disk
-            that is not mounted. They are not gone: what the mirror has of them stays.
+    Images that cannot be looked at, such as links to a disk that is not mounted, are not gone:
+    what the mirror has of them stays.
     """
 
-    images: Mapping[str, Identity]
-    others: int = 0
-    failures: tuple[Failure, ...] = ()
-    unreachable: frozenset[str] = frozenset()
+    images: Mapping[str, Identity]  # every file that is named like an image
+    others: int = 0  # further files and folders, which were left alone
+    failures: tuple[Failure, ...] = ()  # files that look like images and cannot be used
+    unreachable: frozenset[str] = frozenset()  # images that cannot be looked at
 
     @property
     def names(self) -> set[str]:
@@ -42,10 +38,7 @@ class Inventory:
 
     @property
     def series(self) -> dict[str, dict[str, tuple[str, ...]]]:
-        """Images by distribution and series, oldest first.
-
-        Without those that only a manual configuration can place.
-        """
+        """Images by distribution and series, oldest first, where their names tell both."""
         found: dict[str, dict[str, list[str]]] = {}
         for image in sorted(map(image_name, self.names), key=lambda one: (one.version, str(one))):
             if image.distribution is not None:
@@ -65,17 +58,16 @@ def discover(settings: Settings) -> Inventory:
     """
     ours = {settings.mirror_dir, settings.puavo_os}
     images: dict[str, Identity] = {}
-    failures, unreachable = [], set()
-    others = 0
+    failures, unreachable, others = [], set(), 0
     for name in files.names_in(settings.image_dir):
         path = settings.image_dir / name
         if path in ours or name.startswith("."):
             continue
         try:
-            identity = _image_at(path)
+            identity = _identity(path) if _is_image(path) else None
         except ImageError as error:
             failures.append(Failure.of(name, "discover", error))
-            if _is_image(name):
+            if ImageName.parse(name) and len(name) <= LONGEST_IMAGE:
                 unreachable.add(name)
             continue
         if identity is None:
@@ -85,15 +77,31 @@ def discover(settings: Settings) -> Inventory:
     return Inventory(images, others, tuple(failures), frozenset(unreachable))
 
 
-def _image_at(path: Path) -> Identity | None:
-    """Return an image's identity, None for anything that is not one.
+def _is_image(path: Path) -> bool:
+    """Tell whether this is the name of an image; refuse one that was meant to be."""
+    name = path.name
+    is_image = ImageName.parse(name) is not None
+    if is_image and len(name) > LONGEST_IMAGE:
+        raise ImageError(
+            path,
+            "its name is too long: its rdiffs could not be published",
+            expected=f"at most {LONGEST_IMAGE} bytes",
+            found=f"{len(name)}",
+            remedy="Give it a shorter name",
+        )
+    # Python keeps bytes that are no text as lone surrogates.
+    if name.endswith(".img") and any("\udc80" <= character <= "\udcff" for character in name):
+        raise ImageError(
+            path,
+            "its name is not UTF-8 text",
+            expected="<os>-os-<class>-<distribution>-<YYYY-MM-DD-HHMMSS>-<arch>.img",
+            remedy="Rename it, or move it out of the image directory",
+        )
+    return is_image
 
-    Raises:
-        ImageError: It cannot be looked at, or not be offered under its name.
-    """
-    if not _is_image(path.name):
-        _check_name(path)
-        return None
+
+def _identity(path: Path) -> Identity | None:
+    """Return an image's identity, None where it is no file; refuse one that cannot be looked at."""
     try:
         found = path.stat()
     except OSError as error:
@@ -107,30 +115,3 @@ def _image_at(path: Path) -> Identity | None:
             "clients keep what they have of it",
         ) from error
     return Identity.of(found) if stat.S_ISREG(found.st_mode) else None
-
-
-def _is_image(name: str) -> bool:
-    return len(name) <= LONGEST_IMAGE and ImageName.parse(name) is not None
-
-
-def _check_name(path: Path) -> None:
-    if ImageName.parse(path.name) is not None:
-        raise ImageError(
-            path,
-            "its name is too long: its rdiffs could not be published",
-            expected=f"at most {LONGEST_IMAGE} bytes",
-            found=f"{len(path.name)}",
-            remedy="Give it a shorter name",
-        )
-    if path.name.endswith(".img") and not _is_utf8(path.name):
-        raise ImageError(
-            path,
-            "its name is not UTF-8 text",
-            expected="<os>-os-<class>-<distribution>-<YYYY-MM-DD-HHMMSS>-<arch>.img",
-            remedy="Rename it, or move it out of the image directory",
-        )
-
-
-def _is_utf8(name: str) -> bool:
-    """Tell whether a name is text; Python keeps other bytes as lone surrogates."""
-    return not any("\udc80" <= character <= "\udcff" for character in name)
