@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from puavo_repository.errors import ImageChangingError
-from puavo_repository.mirror import place as place_module
-from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.place import place
+from puavo_repository.mirror import mirror as mirror_module
+from puavo_repository.mirror.mirror import Mirror, place
 from puavo_repository.prepare.fingerprint import fingerprint
 from support.instead import instead
 from support.repository import AMXA, V1, V2, Repository, name
@@ -79,7 +78,7 @@ def test_where_links_are_impossible_the_image_is_copied_and_compared(
     repository: Repository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (mirror.root / ONE).unlink()
-    instead(monkeypatch, place_module, os, link=_refuse)
+    instead(monkeypatch, mirror_module, os, link=_refuse)
     record = fingerprint(repository.settings(), ONE)
     place(mirror, repository.images / ONE, record)
     assert (mirror.root / ONE).read_bytes() == (repository.images / ONE).read_bytes()
@@ -115,8 +114,8 @@ def test_a_copy_that_is_not_what_was_fingerprinted_gets_no_name(
     repository: Repository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (mirror.root / ONE).unlink()
-    instead(monkeypatch, place_module, os, link=_refuse)
-    instead(monkeypatch, place_module, fcntl, ioctl=_refuse)
+    instead(monkeypatch, mirror_module, os, link=_refuse)
+    instead(monkeypatch, mirror_module, fcntl, ioctl=_refuse)
     record = mirror.state.images.get(ONE)
     assert record is not None
     other = replace(record, digests=replace(record.digests, sha512="0" * 128))

@@ -30,23 +30,14 @@ Recipes = Mapping[str, set[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Description:
-    """What some metadata describes.
+    """What some metadata describes; everything by its path in the mirror."""
 
-    Attributes:
-        documents: Content of each metadata file by its path, such as ``meta/x.json``.
-        cksums: Content of CKSUMS; None where there is none.
-        root: Where the files lie, if they lie on this machine.
-        parsed: The documents, parsed; without those that cannot be.
-        damaged: Why a document cannot be parsed, by path.
-        files: Every file that is described, by path.
-    """
-
-    documents: Mapping[str, bytes]
-    cksums: bytes | None = None
-    root: Path = Path()
-    parsed: dict[str, Document] = field(default_factory=dict)
-    damaged: dict[str, str] = field(default_factory=dict)
-    files: dict[str, DescribedFile] = field(default_factory=dict)
+    documents: Mapping[str, bytes]  # content of each metadata file
+    cksums: bytes | None = None  # content of CKSUMS; None where there is none
+    root: Path = Path()  # where the files lie, if they lie on this machine
+    parsed: dict[str, Document] = field(default_factory=dict)  # without those that cannot be
+    damaged: dict[str, str] = field(default_factory=dict)  # why a document cannot be parsed
+    files: dict[str, DescribedFile] = field(default_factory=dict)  # all that are described
 
     @classmethod
     def of(
@@ -72,9 +63,8 @@ class Description:
             for series in document.values():
                 for image in series["images"]:
                     rdiffs = (diff["filename"] for diff in image.get("diffs", []))
-                    found[image["filename"]].update(
-                        (f"rdiffs/{r}", source_image(r)) for r in rdiffs
-                    )
+                    ways = ((f"rdiffs/{rdiff}", source_image(rdiff)) for rdiff in rdiffs)
+                    found[image["filename"]].update(ways)
         return found
 
     def digests(self) -> dict[str, str]:
@@ -86,20 +76,13 @@ class Description:
         return self.cksums == metadata.render_cksums(self.parsed.values())
 
     def check_digests(self) -> None:
-        """Make sure that every file is described with a sha256, and in one way.
-
-        Raises:
-            PublishError: One is not.
-        """
+        """Refuse a file that is described without a sha256, or in two ways."""
         for document in self.parsed.values():
             for file in metadata.described_files(document):
                 known = self.files[file.path]
                 if len(file.sha256) != 64 or (file.size, file.sha256) != (known.size, known.sha256):
-                    raise PublishError(
-                        file.path,
-                        "has no sha256, or two, in the metadata",
-                        remedy="Prepare the mirror again",
-                    )
+                    text = "has no sha256, or two, in the metadata"
+                    raise PublishError(file.path, text, remedy="Prepare the mirror again")
 
 
 def take(mirror_dir: Path, holder: str) -> Description:
@@ -108,18 +91,13 @@ def take(mirror_dir: Path, holder: str) -> Description:
     The lock is the one that is held while metadata is rewritten, not the one that a whole night
     holds: a description is true in the middle of a night as well.
 
-    Args:
-        mirror_dir: The mirror.
-        holder: Who reads, in words for the person who finds it locked.
-
     Raises:
         PublishError: There is no mirror.
-        StorageError, StorageRefusedError: It cannot be read.
     """
     mirror = _mirror(mirror_dir)
     with mirror.metadata_locked(holder):
         contents = mirror.contents()
-    return _described(mirror_dir, contents)
+    return Description.of(contents, contents.pop("CKSUMS", None), mirror_dir)
 
 
 def publishable(mirror_dir: Path) -> Description:
@@ -136,21 +114,17 @@ def publishable(mirror_dir: Path) -> Description:
     again = "Prepare again: it is made anew"
     if changed:
         raise PublishError(mirror_dir / changed[0], "is not as it was written", remedy=again)
-    found = _described(mirror_dir, contents)
+    found = Description.of(contents, contents.pop("CKSUMS", None), mirror_dir)
     if found.cksums is None:
         raise PublishError(mirror.cksums, "is missing", remedy=again)
     for path, why in found.damaged.items():
-        raise PublishError(
-            mirror_dir / path, f"the metadata is damaged: {why}", remedy="Prepare again"
-        )
+        text = f"the metadata is damaged: {why}"
+        raise PublishError(mirror_dir / path, text, remedy="Prepare again")
     found.check_digests()
     if not found.files:
-        raise PublishError(
-            mirror_dir,
-            "the mirror describes no file",
-            remedy="Prepare it; an empty mirror is "
-            "not published, since every client would lose its images",
-        )
+        remedy = "an empty mirror is not published, since every client would lose its images"
+        text = "the mirror describes no file"
+        raise PublishError(mirror_dir, text, remedy=f"Prepare it; {remedy}")
     return found
 
 
@@ -159,8 +133,3 @@ def _mirror(mirror_dir: Path) -> Mirror:
     if not mirror.meta.is_dir():
         raise PublishError(mirror_dir, "there is no mirror", remedy="Prepare one first")
     return mirror
-
-
-def _described(root: Path, contents: dict[str, bytes]) -> Description:
-    content = contents.pop("CKSUMS", None)
-    return Description.of(contents, content, root)

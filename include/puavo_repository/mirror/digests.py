@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 
 from puavo_repository.formats.metadata import Digests
 
@@ -19,15 +18,7 @@ Consumer = Callable[[memoryview], None]
 
 
 def digest_file(path: Path, progress: Callable[[int], None]) -> Digests:
-    """Read a file once and return its size and checksums.
-
-    Args:
-        path: The file; a link is not followed.
-        progress: Told of the bytes that were read.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Read a file once, not through a link, and return its size and checksums."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb", 0) as stream, Digester() as digester:
         while block := stream.read(BLOCK_SIZE):
@@ -40,10 +31,8 @@ class Digester:
     """Computes cksum, sha256 and sha512 of a stream, each in its own thread.
 
     The libraries drop the GIL for large blocks, so the threads run in parallel. Used as a
-    context manager: the threads end with the block, whatever happens in it.
-
-    Args:
-        others: Further consumers of the same blocks, such as an engine's indexer.
+    context manager: the threads end with the block, whatever happens in it. Others may get the
+    same blocks, such as an engine's indexer.
     """
 
     def __init__(self, others: Sequence[Consumer] = ()) -> None:
@@ -59,11 +48,7 @@ class Digester:
         self._pending: deque[Future[None]] = deque()
 
     def update(self, block: bytes) -> None:
-        """Take the next bytes; returns before they are digested.
-
-        Raises:
-            Exception: Whatever a consumer raised on an earlier block.
-        """
+        """Take the next bytes; raises what a consumer raised on an earlier block."""
         self.size += len(block)
         self._wait(_DEPTH * len(self._threads))
         view = memoryview(block)
@@ -72,12 +57,8 @@ class Digester:
     def digests(self) -> Digests:
         """Wait for the consumers and return the result; nothing may follow."""
         self._wait(0)
-        return Digests(
-            self.size,
-            str(self._cksum.value()),
-            self._sha256.hexdigest(),
-            self._sha512.hexdigest(),
-        )
+        sha256, sha512 = self._sha256.hexdigest(), self._sha512.hexdigest()
+        return Digests(self.size, str(self._cksum.value()), sha256, sha512)
 
     def _wait(self, left: int) -> None:
         while len(self._pending) > left:
@@ -86,11 +67,6 @@ class Digester:
     def __enter__(self) -> Digester:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_raised: object) -> None:
         for thread, _ in self._threads:
             thread.shutdown(cancel_futures=True)

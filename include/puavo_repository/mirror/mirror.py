@@ -3,17 +3,27 @@
 Two rules keep it right. A file gets its name only when it is proven and durable. And before a
 file that metadata describes is replaced by one with other content, its description is
 removed (``remove_from_metadata``); it is described again when the new file is in place.
+An image comes in by ``place``: a hard link where that is possible, else a copy.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import logging
+import os
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from puavo_repository.errors import StorageRefusedError, storage_error
+from puavo_repository.errors import (
+    ImageChangingError,
+    StorageRefusedError,
+    as_storage_error,
+    storage_error,
+)
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.formats.names import ImageName, is_rdiff_name
@@ -25,17 +35,15 @@ logger = logging.getLogger(__name__)
 
 _WRITTEN = "description"  # name of the record of what was written
 _ABSENT = ""
+_FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 Contents = Mapping[str, bytes]
 """Bytes of metadata and CKSUMS by their path in the mirror."""
 
 
 class Mirror:
-    """One mirror directory and what is known of it.
-
-    Args:
-        root: The directory; made when something is first written.
-    """
+    """One mirror directory, made when something is first written, and what is known of it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -46,14 +54,9 @@ class Mirror:
 
     @contextmanager
     def locked(self, holder: str, *, shared: bool = False) -> Iterator[None]:
-        """Hold the mirror's lock.
+        """Hold the mirror's lock; see ``files.locked``.
 
-        Args:
-            holder: Who holds it, in words for the person who finds it held.
-            shared: For steps that only read, or only add files of their own, side by side.
-
-        Raises:
-            LockedError: Another run holds it.
+        Shared by steps that only read, or only add files of their own, side by side.
         """
         with files.locked(self.state.lock, holder, shared=shared):
             if not shared:
@@ -74,49 +77,32 @@ class Mirror:
         found: dict[str, Document] = {}
         for path in files.listed(self.meta, "[!.]*.json"):
             try:
-                plain = Identity.at(path) is not None
-                found[path.name] = metadata.parse(path.read_bytes() if plain else b"")
+                found[path.name] = metadata.parse(_content(path) or b"")
             except ValueError as error:
                 logger.warning("%s is damaged and will be made anew: %s", path, error)
                 found[path.name] = {}
-            except OSError as error:
-                raise storage_error(path, error) from error
         return found
 
     def contents(self) -> dict[str, bytes]:
         """Return what metadata and CKSUMS hold, by path; only plain files are any of them."""
         paths = [*files.listed(self.meta, "[!.]*.json"), *files.listed(self.root, self.cksums.name)]
-        found = {}
-        for path in paths:
-            if Identity.at(path) is None:
-                continue  # reading a pipe would wait for ever
-            try:
-                found[str(path.relative_to(self.root))] = path.read_bytes()
-            except OSError as error:
-                raise storage_error(path, error) from error
-        return found
+        read = ((str(path.relative_to(self.root)), _content(path)) for path in paths)
+        return {path: content for path, content in read if content is not None}
 
     def describe(self, documents: dict[str, Document]) -> bool:
-        """Make the metadata say exactly this; return whether a byte changed.
-
-        Args:
-            documents: Metadata by file name; files that are not named here are removed.
-        """
-        with self._rewriting():
+        """Make the metadata say exactly this, by file name; return whether a byte changed."""
+        with self.metadata_locked("rewriting metadata", shared=False):
             return self._write(documents)
 
     def remove_from_metadata(self, paths: Collection[str]) -> bool:
         """Take files out of the metadata before (or because) their content changes.
 
-        Args:
-            paths: Files by their path in the mirror, such as ``rdiffs/x.rdiff``.
-
-        Returns:
-            Whether the metadata named any of them.
+        Their paths are those in the mirror, such as ``rdiffs/x.rdiff``. Returns whether the
+        metadata named any of them.
         """
         if not paths:
             return False
-        with self._rewriting():
+        with self.metadata_locked("rewriting metadata", shared=False):
             present = self.documents()
             kept = {name: metadata.without(doc, paths) for name, doc in present.items()}
             return kept != present and self._write(kept)
@@ -127,12 +113,8 @@ class Mirror:
         Nothing is read: a file that lies there with its size, and (where it is on record) with
         its identity, counts as right.
         """
-        return {
-            described.path
-            for document in self.documents().values()
-            for described in metadata.described_files(document)
-            if not self._holds(described)
-        }
+        described = (metadata.described_files(one) for one in self.documents().values())
+        return {file.path for several in described for file in several if not self._holds(file)}
 
     def has(self, record: ImageRecord) -> bool:
         """Tell whether the mirror's own file is the image that ``record`` speaks of."""
@@ -144,9 +126,6 @@ class Mirror:
 
         They would be replaced or removed. A file that a run wrote is ours however damaged it
         is now; one without a record is ours if it reads like a mirror's, such as an old one's.
-
-        Raises:
-            StorageRefusedError: There is such a file.
         """
         written = self.state.written.get(_WRITTEN)
         known = written.digests if written else {}
@@ -167,26 +146,18 @@ class Mirror:
         """
         known = set(self.state.images.names())
         known |= {path.stem for path in files.listed(self.root / ".checksums", "*.cksum")}
+        images = files.names_in(self.root, "[!.]*.img")
+        rdiffs = files.names_in(self.rdiffs, "[!.]*.rdiff")
         return {
-            *(
-                name
-                for name in files.names_in(self.root, "[!.]*.img")
-                if name in known and ImageName.parse(name)
-            ),
-            *(
-                f"rdiffs/{name}"
-                for name in files.names_in(self.rdiffs, "[!.]*.rdiff")
-                if is_rdiff_name(name)
-            ),
+            *(name for name in images if name in known and ImageName.parse(name)),
+            *(f"rdiffs/{name}" for name in rdiffs if is_rdiff_name(name)),
             *(f"meta/{name}" for name in files.names_in(self.meta, "[!.]*.json")),
         }
 
     def changed_since_written(self, contents: Contents) -> list[str]:
         """Return the paths of metadata and CKSUMS that are not, or not there, as they were written.
 
-        Args:
-            contents: As ``contents()`` returned them. Where it is not on record what was written,
-                nothing is said.
+        Nothing is said where it is not on record what was written.
         """
         written = self.state.written.get(_WRITTEN)
         if written is None:
@@ -197,16 +168,9 @@ class Mirror:
             if _digest(contents.get(path)) not in written.digests.get(path, (_ABSENT,))
         ]
 
-    @contextmanager
-    def metadata_locked(self, holder: str) -> Iterator[None]:
+    def metadata_locked(self, holder: str, *, shared: bool = True) -> AbstractContextManager[None]:
         """Keep metadata and CKSUMS from being rewritten for a moment; waits for one that is."""
-        with files.locked(self.state.metadata_lock, holder, shared=True, wait=True):
-            yield
-
-    @contextmanager
-    def _rewriting(self) -> Iterator[None]:
-        with files.locked(self.state.metadata_lock, "rewriting metadata", wait=True):
-            yield
+        return files.locked(self.state.metadata_lock, holder, shared=shared, wait=True)
 
     def _write(self, documents: dict[str, Document]) -> bool:
         wanted = {f"meta/{name}": metadata.render(doc) for name, doc in documents.items()}
@@ -236,6 +200,83 @@ class Mirror:
             return rdiff is None or rdiff.identity == found
         image = self.state.images.get(described.name)
         return image is None or found in {image.identity, image.copy}
+
+
+def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:
+    """Give an image its name in the mirror.
+
+    A hard link where that is possible, else a reflink, else a copy whose content is
+    compared with the record on the way.
+
+    Raises:
+        ImageChangingError: The image is not the one that was fingerprinted any more.
+    """
+    if mirror.has(record):
+        return
+    goal = mirror.root / record.name
+    if Identity.at(goal) is not None:
+        mirror.remove_from_metadata({record.name})
+    files.make_folder(mirror.root)
+    part = files.part_path(goal)
+    try:
+        linked = _link(image, part, record)
+        if not linked:
+            _copy(image, part, record)
+        copy = None if linked else Identity.at(part)
+        part.replace(goal)
+        files.sync_folder(mirror.root)
+    except OSError as error:
+        raise storage_error(goal, error) from error
+    finally:
+        files.discard(part)
+    if copy is not None:
+        mirror.state.images.put(replace(record, copy=copy))
+
+
+def _link(image: Path, part: Path, record: ImageRecord) -> bool:
+    """Make a hard link to an image; return whether that is possible."""
+    try:
+        os.link(image.resolve(), part)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        return False
+    _check_same(image, Identity.at(part), record)
+    return True
+
+
+def _copy(image: Path, part: Path, record: ImageRecord) -> None:
+    with image.open("rb") as source, files.create(part) as copy:
+        _check_same(image, Identity.of(os.fstat(source.fileno())), record)
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
+        except OSError:
+            digest = hashlib.sha512()
+            while block := source.read(8 << 20):
+                digest.update(block)
+                copy.write(block)
+            if digest.hexdigest() != record.digests.sha512:
+                raise _changed(image) from None
+        copy.flush()
+        os.fsync(copy.fileno())
+        _check_same(image, Identity.of(os.fstat(source.fileno())), record)
+
+
+def _check_same(image: Path, found: Identity | None, record: ImageRecord) -> None:
+    if found != record.identity:
+        raise _changed(image)
+
+
+def _changed(image: Path) -> ImageChangingError:
+    return ImageChangingError(
+        image, "it changed while it was being published", remedy="Run again when it is at rest"
+    )
+
+
+def _content(path: Path) -> bytes | None:
+    """Return what a plain file holds; reading a pipe would wait for ever."""
+    with as_storage_error(path):
+        return path.read_bytes() if Identity.at(path) is not None else None
 
 
 def _digest(content: bytes | None) -> str:

@@ -28,28 +28,16 @@ _ID = re.compile(rb"[0-9a-f]{32}\n")
 
 @dataclass(frozen=True)
 class Published(Record):
-    """What is known of one remote.
+    """What is known of one remote, named by its address; times are in seconds since the epoch."""
 
-    Attributes:
-        name: Its address in a form that can be a file name; see ``address``.
-        generation: Counts the changes of what its clients see.
-        changed: When a run last found another generation there, in seconds since the epoch.
-        verified: When a run last found everything there, None if none ever did.
-        files: What its clients are told of: sha256 by path.
-        problems: What the last run could not do, by file or step.
-        restored: The generation whose metadata a rollback put back, while clients see it.
-        checked: When a run last looked at it, None if none ever did.
-        reached: Whether the last run could reach it.
-    """
-
-    generation: int = 0
-    changed: float | None = None
-    verified: float | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
-    problems: Mapping[str, str] = field(default_factory=dict)
-    restored: int | None = None
-    checked: float | None = None
-    reached: bool = True
+    generation: int = 0  # counts the changes of what its clients see
+    changed: float | None = None  # when a run last found another generation there
+    verified: float | None = None  # when a run last found everything there
+    files: Mapping[str, str] = field(default_factory=dict)  # that clients see: sha256 by path
+    problems: Mapping[str, str] = field(default_factory=dict)  # of the last run, by file or step
+    restored: int | None = None  # generation that a rollback put back, while clients see it
+    checked: float | None = None  # when a run last looked at it
+    reached: bool = True  # by the last run
 
     @property
     def address(self) -> str:
@@ -59,20 +47,14 @@ class Published(Record):
     @classmethod
     def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
         """Read what ``to_dict`` returned, or returned before it had the last three values."""
-        return cls(name, **{"checked": values["verified"], **values})
+        return super().from_dict(name, {"checked": values["verified"], **values})
 
 
 def mirror_id(mirror: Path, *, make: bool) -> str:
     """Return the random id of a mirror, by which a remote knows whose clients it has.
 
-    One that was lost with the mirror's records does no harm: see ``survey.check_owner``.
-
-    Args:
-        mirror: The mirror.
-        make: Whether one is made where there is none; else it is empty.
-
-    Raises:
-        StorageError, StorageRefusedError: It cannot be read or written.
+    Where there is none, one is made or it is empty. One that was lost with the mirror's records
+    does no harm: see ``survey.check_owner``.
     """
     path = mirror / FOLDER / "id"
     with as_storage_error(path):
@@ -108,7 +90,7 @@ def remember(
     """Keep what a run left on a remote.
 
     Args:
-        mirror: The local mirror.
+        mirror: The local mirror's folder.
         address: The remote, without any password.
         generation: What its clients see now; 0 where nothing is published there.
         files: What the metadata there names, sha256 by path; None where the remote could not be
@@ -117,10 +99,8 @@ def remember(
         restored: The generation whose metadata a rollback put back. It counts until clients see
             another generation.
     """
-    found = known(mirror, address)
-    if files is None:
-        found = replace(found, reached=False)
-    else:
+    found = replace(known(mirror, address), problems=dict(problems), reached=files is not None)
+    if files is not None:
         now = time.time()
         same = generation == found.generation
         found = replace(
@@ -131,8 +111,6 @@ def remember(
             files=dict(files),
             restored=found.restored if same and restored is None else restored,
             checked=now,
-            reached=True,
         )
-    found = replace(found, problems=dict(problems))
     records(mirror).put(found)
     return found

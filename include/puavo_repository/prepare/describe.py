@@ -12,8 +12,7 @@ from puavo_repository.errors import RepositoryError
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror import files
-from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.place import place
+from puavo_repository.mirror.mirror import Mirror, place
 from puavo_repository.mirror.records import Failure
 from puavo_repository.prepare.clean import guard, remove_stale
 from puavo_repository.prepare.plan import DiffState, Plan, look
