@@ -87,7 +87,7 @@ def puavo_repository_audit() -> None:
     @task
     def local() -> dict[str, Any]:
         os.nice(10)
-        found = audit_local(chosen(), None, turns_before(chosen()).get(LOCAL, 0), LoggedWatcher())
+        found = audit_local(chosen(), turns_before(chosen()).get(LOCAL, 0), LoggedWatcher())
         if asked("repair"):
             run = f"DAG run {get_current_context()['run_id']}"
             found = repair_local(chosen(), found, run)

@@ -123,7 +123,7 @@ def test_samples_find_what_they_hit(audited: Audited, monkeypatch: pytest.Monkey
 def test_a_local_file_that_is_wrong_is_not_blamed_on_the_remote(audited: Audited) -> None:
     flip(audited.mirror / NEW)
     assert said(audit(audited, share=0)) == []
-    assert only(local(audited.settings(), None, 0)).file == NEW
+    assert only(local(audited.settings(), 0)).file == NEW
 
 
 def to_link(path: Path) -> None:

@@ -192,7 +192,7 @@ def test_what_a_night_made_anew_before_the_repair_stays(audited: Audited) -> Non
     good = (audited.mirror / RDIFF).read_bytes()
     flip(audited.mirror / RDIFF)
     settings = audited.settings(audit_share=1)
-    found = local(settings, None, 0)
+    found = local(settings, 0)
     os.utime(audited.mirror / RDIFF)  # only by its time a night sees it
     assert audited.repository.prepare(repository=audited.url).ok
     repaired = repair_local(settings, found, "a test")

@@ -53,7 +53,7 @@ def audit(
         watcher: Told how it goes.
     """
     begun, turns = time.time(), turns_before(settings)
-    found = local(settings, None, turns.get(LOCAL, 0), watcher)
+    found = local(settings, turns.get(LOCAL, 0), watcher)
     checks = [repair_local(settings, found, holder) if repair else found]
     for target in targets:
         root, share = settings.mirror_dir, settings.audit_share

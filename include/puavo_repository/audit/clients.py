@@ -16,9 +16,8 @@ from typing import Any
 from puavo_repository.audit.canary import canary
 from puavo_repository.audit.https import Https
 from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
-from puavo_repository.audit.rules import broken_rules
-from puavo_repository.audit.served import ServedFiles, encoded, not_served
-from puavo_repository.audit.steps import DAY, Tally, attempted
+from puavo_repository.audit.served import ServedFiles, refusal
+from puavo_repository.audit.steps import DAY, attempted, broken_rules
 from puavo_repository.errors import CertificateError, ConnectionLostError
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.records import FOLDER
@@ -29,8 +28,8 @@ from puavo_repository.settings import Settings
 _VALID = 14  # days that a certificate must still be valid
 _LARGEST = 64 << 20  # bytes of a document
 _LOOKS = 3  # times that the same is looked at while it is published anew
-_AGAIN = "Publish; if that is done, see what the web server serves instead"
-_HIDDEN = (journal.PATH, f"{FOLDER}/metadata.lock")
+_PUBLISH = "Publish; if that is done, see"
+_AGAIN = f"{_PUBLISH} what the web server serves instead"
 
 
 def clients(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
@@ -50,44 +49,36 @@ def clients(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Che
 
 
 class _Clients:
-    """One audit of what clients see.
-
-    Args:
-        root: The local mirror.
-        https: The server.
-        watcher: Told of the addresses that are asked.
-    """
+    """One audit of what clients see."""
 
     def __init__(self, root: Path, https: Https, watcher: Watcher) -> None:
         self._root = root
         self._https = https
         self._watcher = watcher
         self._where = https.urlbase
-        self._tally = Tally()
+        self._counts: list[Counts] = []  # from several threads
 
     def check(self, turn: int) -> Checked:
-        first = list(self._certificate())
+        first, notes = list(self._certificate()), []
         try:
-            findings, notes = self._look_until_settled(turn)
-            found = [*first, *self._hidden(), *findings]
+            found, line = self._look_until_settled(turn)
+            findings, notes = [*first, *self._hidden(), *found], [line]
         except CertificateError as why:
-            return self._untrusted(why, first)
-        return Checked(self._where, self._tally.counts, tuple(found), notes=tuple(notes))
+            refused = error("", why.problem, "", why.found, why.remedy)
+            other = warning("", "what clients see could not be checked any further")
+            findings = [refused, other, *first]
+        counts = sum(self._counts, Counts())
+        return Checked(self._where, counts, tuple(findings), notes=tuple(notes))
 
     def _certificate(self) -> Iterator[Finding]:
         if self._where.startswith("http://"):
-            yield warning(
-                self._where,
-                "",
-                "is not https: there is no certificate to check",
-                remedy="Serve it by https",
-            )
+            problem = "is not https: there is no certificate to check"
+            yield warning("", problem, remedy="Serve it by https")
             return
         ends = self._https.certificate_ends()
         left = (ends - time.time()) / DAY
         if 0 < left < _VALID:  # one that has ended is told by the first request
             yield error(
-                self._where,
                 "",
                 "the certificate ends soon",
                 f"at least {_VALID} days",
@@ -95,16 +86,11 @@ class _Clients:
                 "Renew it, and see why that is not done by itself",
             )
 
-    def _untrusted(self, why: CertificateError, first: list[Finding]) -> Checked:
-        other = warning(self._where, "", "what clients see could not be checked any further")
-        refused = error(self._where, "", why.problem, "", why.found, why.remedy)
-        return Checked(self._where, self._tally.counts, (refused, other, *first))
-
-    def _look_until_settled(self, turn: int) -> tuple[list[Finding], list[str]]:
+    def _look_until_settled(self, turn: int) -> tuple[list[Finding], str]:
         local = take(self._root, "auditing")
         served, findings = self._documents(local)
         for _ in range(_LOOKS):
-            files = ServedFiles(self._root, self._https, self._watcher, self._tally)
+            files = ServedFiles(self._root, self._https, self._watcher, self._counts)
             line, failed = canary(self._root, self._https, served, local, turn)
             found = [*findings, *files.check(served, local), *([failed] if failed else [])]
             if not found:
@@ -114,70 +100,37 @@ class _Clients:
                 served, findings = self._documents(local)
             if served.documents == before.documents:
                 break
-        return found, [line]
+        return found, line
 
     def _documents(self, local: Description) -> tuple[Description, list[Finding]]:
         """Fetch the metadata of every series that the local mirror has."""
         contents: dict[str, bytes] = {}
-        findings = []
+        findings: list[Finding] = []
         for path, ours in local.documents.items():
             answer = self._https.get(f"{self._where}/{path}", _LARGEST)
-            self._tally.add(Counts(urls=1))
-            if answer.status != 200 or answer.leads:
-                findings.append(not_served(self._where, path, "200", str(answer)))
-            elif answer.more:
-                problem = "is larger than any metadata"
-                findings.append(error(self._where, path, problem, remedy=_AGAIN))
-            elif (encoding := answer.headers.get("content-encoding", "identity")) != "identity":
-                findings.append(encoded(self._where, path, encoding))
+            self._counts.append(Counts(urls=1))
+            if answer.more:
+                findings.append(error(path, "is larger than any metadata", remedy=_AGAIN))
+            elif wrong := refusal(path, answer):
+                findings.append(wrong)
             else:
                 contents[path] = answer.body
                 if answer.body != ours and path in local.parsed:
-                    findings += self._other(path, answer.body, local)
+                    findings += _other(path, answer.body, local)
         served = Description.of(contents)
         findings += [
-            error(self._where, path, "is no metadata that clients can read", "", problem, _AGAIN)
+            error(path, "is no metadata that clients can read", "", problem, _AGAIN)
             for path, problem in served.damaged.items()
         ]
-        findings += [
-            error(self._where, path, f"breaks what clients rely on: {problem}", remedy=_AGAIN)
-            for path, problem in broken_rules(served)
-        ]
-        return served, findings
-
-    def _other(self, path: str, content: bytes, local: Description) -> Iterator[Finding]:
-        served = Description.of({path: content})
-        found = served.parsed.get(path)
-        for name, file in served.files.items():
-            ours = local.files.get(name)
-            if ours is not None and ours != file:
-                yield error(
-                    self._where,
-                    path,
-                    f"describes {name} otherwise than the local mirror does",
-                    ours.digests.get("sha512", f"{ours.size} bytes"),
-                    file.digests.get("sha512", f"{file.size} bytes"),
-                    "Publish; if that is done, see who else writes there",
-                )
-        if found is not None:
-            where, expected, seen = difference(local.parsed[path], found)
-            yield warning(
-                self._where,
-                path,
-                f"is not what the local mirror describes: {where or 'its bytes'} differs first",
-                expected,
-                seen,
-                "Publish; if that is done, see what the web server keeps or serves instead",
-            )
+        return served, [*findings, *broken_rules(served, _AGAIN)]
 
     def _hidden(self) -> Iterator[Finding]:
-        for path in _HIDDEN:
+        for path in (journal.PATH, f"{FOLDER}/metadata.lock"):
             served = False
             with contextlib.suppress(ConnectionLostError):
                 served = self._https.head(f"{self._where}/{path}").status == 200
             if served:
                 yield warning(
-                    self._where,
                     path,
                     "is served: records of the publisher are nobody else's business",
                     "status 403 or 404",
@@ -186,16 +139,37 @@ class _Clients:
                 )
 
 
+def _other(path: str, content: bytes, local: Description) -> Iterator[Finding]:
+    """Yield how a document differs from the one that the local mirror has."""
+    served = Description.of({path: content})
+    for name, file in served.files.items():
+        ours = local.files.get(name)
+        if ours is not None and ours != file:
+            yield error(
+                path,
+                f"describes {name} otherwise than the local mirror does",
+                ours.digests.get("sha512", f"{ours.size} bytes"),
+                file.digests.get("sha512", f"{file.size} bytes"),
+                f"{_PUBLISH} who else writes there",
+            )
+    if path in served.parsed:
+        where, expected, seen = difference(local.parsed[path], served.parsed[path])
+        problem = f"is not what the local mirror describes: {where or 'its bytes'} differs first"
+        remedy = f"{_PUBLISH} what the web server keeps or serves instead"
+        yield warning(path, problem, expected, seen, remedy)
+
+
 def difference(ours: Any, theirs: Any, where: str = "") -> tuple[str, str, str]:
     """Return where two documents differ first, what is there in ours, and what in theirs.
 
     Both are walked as far as ours goes; the names are those of jq.
     """
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in [*ours, *(key for key in theirs if key not in ours)]:
-            if key not in ours or key not in theirs:
-                known = key in ours
-                return f"{where}.{key}", "present" if known else "", "" if known else "present"
+        for key in ours | theirs:
+            if key not in theirs:
+                return f"{where}.{key}", "present", ""
+            if key not in ours:
+                return f"{where}.{key}", "", "present"
             if ours[key] != theirs[key]:
                 return difference(ours[key], theirs[key], f"{where}.{key}")
     if isinstance(ours, list) and isinstance(theirs, list):

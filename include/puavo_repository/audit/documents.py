@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from puavo_repository.audit.report import Finding, error, warning
-from puavo_repository.audit.rules import broken_rules
-from puavo_repository.audit.strays import KINDS
+from puavo_repository.audit.steps import broken_rules
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats.metadata import Document, described_files
 from puavo_repository.mirror.description import Description
@@ -21,32 +20,28 @@ from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole
 
-_PUBLISH = "Publish again"
+KINDS = {
+    Kind.FILE: "a file",
+    Kind.FOLDER: "a folder",
+    Kind.LINK: "a link",
+    Kind.OTHER: "a pipe or device",
+}
+MOVE_AWAY = "Move it away there, then publish"
 _SEE = "See who else writes there, then publish again"
 _OR_REPAIR = f"{_SEE} or let the audit repair it"
-MOVE_AWAY = "Move it away there, then publish"
 _NOT_OURS = "It is not ours: see who wrote it there, and remove it or have it mended"
 
 
 @dataclass(frozen=True)
 class View:
-    """What lies on a remote at one moment.
+    """What lies on a remote at one moment."""
 
-    Attributes:
-        listing: Everything in the folders of the mirror, by path.
-        described: Its metadata.
-        journal: What we put there; worked out anew where it cannot be read.
-        damage: Why it cannot be read; empty where it can.
-        publishing: Whether somebody publishes at this moment.
-        way_back: By number of each generation that should have a record, whether it can be read.
-    """
-
-    listing: dict[str, RemoteStat]
+    listing: dict[str, RemoteStat]  # everything in the folders of the mirror, by path
     described: Description
-    journal: Journal
-    damage: str
-    publishing: bool
-    way_back: Mapping[int, bool]
+    journal: Journal  # what we put there; worked out anew where it cannot be read
+    damage: str  # why it cannot be read; empty where it can
+    publishing: bool  # whether somebody does at this moment
+    way_back: Mapping[int, bool]  # whether the record that a generation should have can be read
 
 
 def view(tree: RemoteTree) -> View:
@@ -85,64 +80,47 @@ def _is_published_to(tree: RemoteTree) -> bool:
     return abs((now or time.time()) - lock.mtime) < publisher_lock.EXPIRY
 
 
-def of_documents(where: str, seen: View, local: Description | None) -> Iterator[Finding]:
+def of_documents(seen: View, local: Description | None) -> Iterator[Finding]:
     """Yield what is wrong with a remote's journal, metadata and CKSUMS.
 
     Args:
-        where: The remote.
         seen: What lies there.
         local: What the local mirror describes; None where there is no such thing.
     """
-    yield from _of_journal(where, seen)
-    wrong: set[str] = set()
-    for finding in _of_metadata(where, seen, local):
-        wrong.add(finding.file)
-        yield finding
+    yield from _of_journal(seen)
+    findings = [*_of_metadata(seen, local)]
+    yield from findings
+    wrong = {finding.file for finding in findings}
     if not wrong:  # CKSUMS follows the metadata
-        yield from _of_cksums(where, seen, local)
+        yield from _of_cksums(seen, local)
     if local is None:
         return
     for path, content in local.documents.items():
         if path not in wrong and seen.described.documents.get(path) != content:
-            yield _behind(where, path, seen, local.parsed.get(path, {}))
+            yield _behind(path, seen, local.parsed.get(path, {}))
     for path in seen.described.documents:
         if path not in local.documents and path not in wrong:
-            yield warning(
-                where,
-                path,
-                "is of a series that the local mirror does not have any more",
-                remedy="Publish; or remove it there, if it was never ours",
-            )
+            problem = "is of a series that the local mirror does not have any more"
+            yield warning(path, problem, remedy="Publish; or remove it there, if it was never ours")
 
 
-def _of_journal(where: str, seen: View) -> Iterator[Finding]:
+def _of_journal(seen: View) -> Iterator[Finding]:
     if seen.damage:
-        yield warning(
-            where,
-            journal.PATH,
-            "the journal cannot be read",
-            found=seen.damage,
-            remedy="Publish: it is worked out again",
-        )
+        problem, remedy = "the journal cannot be read", "Publish: it is worked out again"
+        yield warning(journal.PATH, problem, found=seen.damage, remedy=remedy)
     elif not seen.journal.verified and not seen.publishing:
-        yield warning(
-            where, journal.PATH, "the last publishing run did not come to its end", remedy=_PUBLISH
-        )
+        problem = "the last publishing run did not come to its end"
+        yield warning(journal.PATH, problem, remedy="Publish again")
     lost = [number for number, readable in seen.way_back.items() if not readable]
     if lost and not seen.damage and not seen.publishing:
         yield warning(
-            where,
             f"{generations.GENERATIONS}/{max(lost)}.json",
             "is missing or damaged: no rollback leads beyond it",
             remedy="See what happened there; what is published from now on can be gone back to",
         )
     if not any(map(_is_document, [*seen.listing, *seen.journal.files])):
-        yield error(
-            where,
-            "meta",
-            "there is no metadata: clients find nothing here",
-            remedy="Publish the mirror, or correct the path",
-        )
+        problem = "there is no metadata: clients find nothing here"
+        yield error("meta", problem, remedy="Publish the mirror, or correct the path")
 
 
 def no_file(kind: Kind) -> str:
@@ -150,7 +128,7 @@ def no_file(kind: Kind) -> str:
     return f"is {KINDS[kind]}, no plain file"
 
 
-def _of_metadata(where: str, seen: View, local: Description | None) -> Iterator[Finding]:
+def _of_metadata(seen: View, local: Description | None) -> Iterator[Finding]:
     ours, entries = local.documents if local else {}, seen.journal.files
 
     def wrong(path: str, problem: str, found: str = "") -> Finding:
@@ -160,7 +138,7 @@ def _of_metadata(where: str, seen: View, local: Description | None) -> Iterator[
         remedy = _OR_REPAIR if same else _SEE if path in ours or entry else _NOT_OURS
         if there is not None and there.kind is Kind.FOLDER:
             same, remedy = False, MOVE_AWAY
-        return error(where, path, problem, found=found, remedy=remedy, repairable=same)
+        return error(path, problem, "", found, remedy, repairable=same)
 
     entered = {path for path, e in entries.items() if e.mtime is not None}
     known = {path for path in seen.listing if _is_document(path)}
@@ -179,33 +157,28 @@ def _of_metadata(where: str, seen: View, local: Description | None) -> Iterator[
             settled = seen.journal.verified and not seen.publishing
             if settled and entries[path].sha256 != sha256(content):
                 yield wrong(path, "was changed on the server")
-    for path, problem in broken_rules(seen.described):
-        yield wrong(path, f"breaks what clients rely on: {problem}")
+    for rule in broken_rules(seen.described):
+        yield wrong(rule.file, rule.problem)
 
 
-def _of_cksums(where: str, seen: View, local: Description | None) -> Iterator[Finding]:
+def _of_cksums(seen: View, local: Description | None) -> Iterator[Finding]:
     if seen.publishing or not seen.described.documents or seen.described.cksums_agree():
         return
     there = seen.listing.get(CKSUMS)
-    folder = there is not None and there.kind is Kind.FOLDER
     problem = "does not say what the metadata there says" if there else "is missing"
     if there is not None and there.kind is not Kind.FILE:
         problem = no_file(there.kind)
-    yield error(
-        where,
-        CKSUMS,
-        problem,
-        remedy=MOVE_AWAY if folder else _OR_REPAIR if local else _SEE,
-        repairable=local is not None and not folder,
-    )
+    if there is not None and there.kind is Kind.FOLDER:
+        yield error(CKSUMS, problem, remedy=MOVE_AWAY)
+    else:
+        remedy = _OR_REPAIR if local else _SEE
+        yield error(CKSUMS, problem, remedy=remedy, repairable=local is not None)
 
 
-def _behind(where: str, path: str, seen: View, ours: Document) -> Finding:
+def _behind(path: str, seen: View, ours: Document) -> Finding:
     known = seen.journal.rejected
-    files = described_files(ours)
-    back = [file.path for file in files if known.get(file.path, "") == file.digests.get("sha256")]
+    back = [file for file in described_files(ours) if known.get(file.path) == file.sha256]
     return warning(
-        where,
         path,
         "is not what the local mirror has: that is not published yet",
         found=f"a rollback, which took {len(back)} files of it from clients" if back else "",

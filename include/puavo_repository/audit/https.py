@@ -6,10 +6,9 @@ leads to another host, and nothing is asked for twice as long as its size allows
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -39,21 +38,13 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "puavo-repository-audit
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered.
+    """What a server answered."""
 
-    Attributes:
-        status: HTTP's.
-        headers: By their names in lower case.
-        body: As much as was asked for; nothing where the status is another than expected.
-        more: Whether more would have followed.
-        leads: Where a redirect to another host leads; it was not followed.
-    """
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    more: bool = False
-    leads: str = ""
+    status: int  # HTTP's; that of a redirect where one was not followed
+    headers: Mapping[str, str] = field(default_factory=dict)  # by names in any case
+    body: bytes = b""  # as much as was asked for; nothing where the status is another one
+    more: bool = False  # whether more would have followed
+    leads: str = ""  # where a redirect leads that was not followed: to another host, or for ever
 
     def __str__(self) -> str:
         return f"status {self.status}" + (f", a redirect to {self.leads}" if self.leads else "")
@@ -75,14 +66,11 @@ class Https:
         try:
             context = ssl.create_default_context(cafile=ca_file or None)
         except (OSError, ssl.SSLError) as error:
-            raise SettingsError(
-                "ca_file", f"{ca_file} cannot be used", expected="certificates in PEM form"
-            ) from error
+            problem = f"{ca_file} cannot be used"
+            raise SettingsError("ca_file", problem, expected="certificates in PEM form") from error
+        limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
         self._client = httpx.Client(
-            verify=context,
-            timeout=TIMEOUT,
-            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-            headers=_HEADERS,
+            verify=context, timeout=TIMEOUT, limits=limits, headers=_HEADERS
         )
 
     def close(self) -> None:
@@ -103,69 +91,50 @@ class Https:
                 shown = ssl.get_server_certificate(server, timeout=TIMEOUT)
                 found = x509.load_pem_x509_certificate(shown.encode())
             except (OSError, ValueError) as error:
-                raise self._lost(error, late=isinstance(error, TimeoutError)) from error
+                raise self._error(error) from error
             return found.not_valid_after_utc.timestamp()
 
         return with_retries(ask)
 
     def head(self, url: str) -> Answer:
         """Ask whether something is there, and how long it is."""
-        return with_retries(lambda: self._ask("HEAD", url, {}, 200, 0))
+        return with_retries(lambda: self._ask("HEAD", url, 200, 0))
 
     def get(self, url: str, limit: int) -> Answer:
         """Fetch a document of at most ``limit`` bytes."""
-        return with_retries(lambda: self._ask("GET", url, {}, 200, limit))
+        return with_retries(lambda: self._ask("GET", url, 200, limit))
 
     def range(self, url: str, offset: int, length: int) -> Answer:
         """Fetch a range; a server that would send the whole file is cut off."""
         wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
-        return with_retries(lambda: self._ask("GET", url, wanted, 206, length))
+        return with_retries(lambda: self._ask("GET", url, 206, length, headers=wanted))
 
     def fetch(self, url: str, limit: int, sink: Callable[[bytes], object]) -> Answer:
         """Fetch a file of at most ``limit`` bytes into a sink, once and without retries."""
-        return self._ask("GET", url, {}, 200, limit, sink)
+        return self._ask("GET", url, 200, limit, sink)
 
     def _ask(
         self,
         method: str,
         url: str,
-        headers: Mapping[str, str],
         status: int,
         limit: int,
         sink: Callable[[bytes], object] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        with self._errors():
+        try:
             for _ in range(REDIRECTS):
-                with self._client.stream(method, url, headers=dict(headers)) as response:
-                    if response.next_request is not None:
-                        url = str(response.next_request.url)
-                        if not self._is_here(url):
-                            return Answer(response.status_code, leads=url)
-                        continue
-                    known = {name.lower(): value for name, value in response.headers.items()}
-                    if response.status_code != status or method == "HEAD":
-                        return Answer(response.status_code, known)
-                    return self._read(response, known, limit, sink)
+                with self._client.stream(method, url, headers=headers) as response:
+                    if response.next_request is None:
+                        if response.status_code == status and method == "GET":
+                            return _read(response, limit, sink)
+                        return Answer(response.status_code, response.headers)
+                    url = str(response.next_request.url)
+                    if not self._is_here(url):
+                        break
             return Answer(response.status_code, leads=url)
-
-    def _read(
-        self,
-        response: httpx.Response,
-        headers: Mapping[str, str],
-        limit: int,
-        sink: Callable[[bytes], object] | None,
-    ) -> Answer:
-        body, count = bytearray(), 0
-        end = time.monotonic() + TIMEOUT + limit / SLOWEST
-        for block in response.iter_raw():
-            taken = block[: limit - count]
-            count += len(taken)
-            (sink or body.extend)(taken)
-            if len(taken) < len(block):
-                return Answer(response.status_code, headers, bytes(body), more=True)
-            if time.monotonic() > end:
-                raise httpx.ReadTimeout("too slow")
-        return Answer(response.status_code, headers, bytes(body))
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._error(error) from error
 
     def _is_here(self, url: str) -> bool:
         """Say whether a redirect stays on the host; from http to https is no other place."""
@@ -174,17 +143,16 @@ class Https:
             return True
         return to.hostname == base.hostname and (base.scheme, to.scheme) == ("http", "https")
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            refused = _refused(error)
-            if refused is not None:
-                raise _certificate_error(self.urlbase, refused) from error
-            raise self._lost(error, late=isinstance(error, httpx.TimeoutException)) from error
-
-    def _lost(self, error: Exception, *, late: bool) -> ConnectionLostError:
+    def _error(self, error: Exception) -> CertificateError | ConnectionLostError:
+        """Put an error on its branch: the refusal of a certificate lies at its bottom."""
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                problem, remedy = _REFUSALS.get(cause.verify_code, _UNTRUSTED)
+                found = cause.verify_message
+                return CertificateError(self.urlbase, problem, found=found, remedy=remedy)
+            cause = cause.__cause__ or cause.__context__
+        late = isinstance(error, TimeoutError | httpx.TimeoutException)
         return ConnectionLostError(
             self.urlbase,
             "did not answer in time" if late else "the connection could not be made, or broke",
@@ -193,15 +161,15 @@ class Https:
         )
 
 
-def _refused(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    """Return the refusal of a certificate that lies at the bottom of an error."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _certificate_error(urlbase: str, error: ssl.SSLCertVerificationError) -> CertificateError:
-    problem, remedy = _REFUSALS.get(error.verify_code, _UNTRUSTED)
-    return CertificateError(urlbase, problem, found=error.verify_message, remedy=remedy)
+def _read(response: httpx.Response, limit: int, sink: Callable[[bytes], object] | None) -> Answer:
+    body, count = bytearray(), 0
+    end = time.monotonic() + TIMEOUT + limit / SLOWEST
+    for block in response.iter_raw():
+        taken = block[: limit - count]
+        count += len(taken)
+        (sink or body.extend)(taken)
+        if len(taken) < len(block):
+            return Answer(response.status_code, response.headers, bytes(body), more=True)
+        if time.monotonic() > end:
+            raise httpx.ReadTimeout("too slow")
+    return Answer(response.status_code, response.headers, bytes(body))

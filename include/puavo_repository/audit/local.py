@@ -8,51 +8,43 @@ the same way before it was read and after.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from puavo_repository.audit.proofs import Proofs
-from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, error
-from puavo_repository.audit.rules import broken_rules
-from puavo_repository.audit.steps import DIGEST_THREADS, Tally, attempted, due, side_by_side
-from puavo_repository.audit.strays import local_strays
-from puavo_repository.formats.metadata import DIGESTS, DescribedFile, described_files
+from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, error, warning
+from puavo_repository.audit.steps import DAY, STRAY, attempted, broken_rules, due, side_by_side
+from puavo_repository.errors import DeltaError, RepositoryError
+from puavo_repository.formats.metadata import DIGESTS, DescribedFile
+from puavo_repository.formats.names import source_image
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.digests import digest_file
-from puavo_repository.mirror.files import Identity
+from puavo_repository.mirror.files import PART, Identity
 from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.records import FOLDER
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
 
 _LOOKS = 3  # times that a file is looked at whose description changes meanwhile
+_DIGEST_THREADS = 2  # cores that the digests of one file, or one proof, keep busy
 _AGAIN = "Prepare again: it is made anew from the files"
+_STATE = {FOLDER, ".checksums", ".signatures"}  # our folder, and the old system's
 
 
-def local(
-    settings: Settings,
-    series: Collection[str] | None,
-    turn: int,
-    watcher: Watcher = NO_WATCHER,
-) -> Checked:
+def local(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
     """Audit the local tree. Nothing is changed, and no run is held up.
 
     Args:
         settings: Where it is; ``audit_share`` says how many rdiffs are applied again.
-        series: Only the files of these; CKSUMS and stray files are left to an audit of all,
-            which None stands for.
         turn: Counts the audits.
         watcher: Told of the bytes that are read.
     """
-
-    def check() -> Checked:
-        return _Local(settings, watcher).check(series, turn)
-
-    return attempted(LOCAL, lambda: with_retries(check))
+    return attempted(LOCAL, lambda: with_retries(lambda: _Local(settings, watcher).check(turn)))
 
 
-def still_wrong(settings: Settings, rdiffs: Collection[str]) -> dict[str, Finding]:
-    """Look at some described rdiffs again, and apply each; return what is wrong, by path.
+def still_wrong(settings: Settings, rdiffs: Collection[str]) -> set[str]:
+    """Look at some described rdiffs again, and apply each; return those that are wrong.
 
     Raises:
         RepositoryError: It could not be done.
@@ -60,63 +52,61 @@ def still_wrong(settings: Settings, rdiffs: Collection[str]) -> dict[str, Findin
     described = take(settings.mirror_dir, "auditing")
     wanted = {path: file for path, file in described.files.items() if path in rdiffs}
     check = _Local(settings.model_copy(update={"audit_share": 1}), NO_WATCHER)
-    found = check.files(described, wanted, 0)
-    return {finding.file: finding for finding in found}
+    return {finding.file for finding in check.files(described, wanted, 0)}
 
 
 class _Local:
-    """One audit of the local tree.
-
-    Args:
-        settings: Where it is.
-        watcher: Told of the bytes that are read.
-    """
+    """One audit of the local tree."""
 
     def __init__(self, settings: Settings, watcher: Watcher) -> None:
         self._settings = settings
         self._root = settings.mirror_dir
         self._watcher = watcher
-        self._tally = Tally()
+        self._workers = settings.cores // _DIGEST_THREADS + 1
+        self._counts: list[Counts] = []  # from several threads
 
-    def check(self, series: Collection[str] | None, turn: int) -> Checked:
+    def check(self, turn: int) -> Checked:
         described = take(self._root, "auditing")
-        findings = list(_of_documents(described, series))
-        findings += self.files(described, _files_of(described, series), turn)
-        if series is None:
-            now = take(self._root, "auditing")
-            if not now.damaged:  # what is not described could not be told from what was
-                findings += [] if now.cksums_agree() else [_cksums()]
-                findings += self._changed_since_written({finding.file for finding in findings})
-                told = {finding.file for finding in findings}
-                findings += [one for one in local_strays(self._root) if one.file not in told]
-        return Checked(LOCAL, self._tally.counts, tuple(findings))
+        findings = [
+            error(path, f"is damaged: {problem}", remedy=_AGAIN)
+            for path, problem in described.damaged.items()
+        ]
+        findings += broken_rules(described, _AGAIN)
+        findings += self.files(described, dict(described.files), turn)
+        now = take(self._root, "auditing")
+        if not now.damaged:  # what is not described could not be told from what was
+            if not now.cksums_agree():
+                findings.append(
+                    error("CKSUMS", "does not say what the metadata says", remedy=_AGAIN)
+                )
+            told = {finding.file for finding in findings}
+            others = [*self._changed_since_written(), *_strays(self._root)]
+            findings += [one for one in others if one.file not in told]
+        return Checked(LOCAL, sum(self._counts, Counts()), tuple(findings))
 
-    def _changed_since_written(self, told: Collection[str]) -> Iterator[Finding]:
-        """Yield what was rewritten by anybody else, and breaks no rule: a wrong address, say."""
+    def _changed_since_written(self) -> list[Finding]:
+        """Return what was rewritten by anybody else; it may break no rule: a wrong address, say."""
         mirror = Mirror(self._root)
         with mirror.metadata_locked("auditing"):
             changed = mirror.changed_since_written(mirror.contents())
-        for path in changed:
-            if path not in told:
-                yield error(LOCAL, path, "is not as it was written", remedy=_AGAIN)
+        return [error(path, "is not as it was written", remedy=_AGAIN) for path in changed]
 
     def files(
         self, described: Description, wanted: dict[str, DescribedFile], turn: int
     ) -> list[Finding]:
+        """Read files in full, and apply the rdiffs among them whose turn it is."""
         total = sum(file.size for file in wanted.values())
         self._progress = self._watcher.begin("local", total, len(wanted))
         wrong = self._read(described, wanted)
         rdiffs = [f for f in wanted.values() if f.path.startswith("rdiffs/")]
         applied = due(rdiffs, turn, self._settings.audit_share).difference(wrong)
-        proofs = Proofs(self._settings, described, self._watcher, self._tally)
-        return [*wrong.values(), *proofs.failed(sorted(applied), wrong)]
+        return [*wrong.values(), *self._apply(described, sorted(applied), set(wrong))]
 
     def _read(self, described: Description, wanted: dict[str, DescribedFile]) -> dict[str, Finding]:
         """Read files in full; return what is wrong, by path."""
         wrong: dict[str, Finding] = {}
         for _ in range(_LOOKS):
-            workers = self._settings.cores // DIGEST_THREADS + 1
-            results = side_by_side(self._file, wanted.values(), workers)
+            results = side_by_side(self._file, wanted.values(), self._workers)
             suspects = {f.path: r for f, r in zip(wanted.values(), results, strict=True) if r}
             if not suspects:
                 break
@@ -137,15 +127,8 @@ class _Local:
                 return _differs(file, "size", str(file.size), str(identity.size))
             found = digest_file(path, self._progress).to_dict()
         except OSError as why:
-            return error(
-                LOCAL,
-                file.path,
-                "cannot be read",
-                found=why.strerror or str(why),
-                remedy=_remedy(file),
-                repairable=_is_rdiff(file),
-            )
-        self._tally.add(Counts(local_files=1, local_bytes=file.size))
+            return _wrong(file, "cannot be read", found=why.strerror or str(why))
+        self._counts.append(Counts(local_files=1, local_bytes=file.size))
         self._watcher.finish("local")
         for key in DIGESTS:
             expected = file.digests.get(key, "none")
@@ -153,65 +136,121 @@ class _Local:
                 return _differs(file, key, expected, str(found[key]))
         return None
 
+    def _apply(
+        self, described: Description, paths: Collection[str], wrong: set[str]
+    ) -> list[Finding]:
+        """Apply rdiffs; return what is wrong. With an image that is wrong nothing is proven."""
+        known = described.files
+        targets = {r: image for image, recipes in described.recipes.items() for r, _ in recipes}
+        every = [(known[path], source_image(path), targets[path]) for path in paths]
+        jobs = [job for job in every if not wrong & {*job[1:]}]
+        total = sum(known[target].size for _, _, target in jobs)
+        self._progress = self._watcher.begin("rdiffs", total, len(jobs))
+        results = side_by_side(lambda job: self._prove(*job), jobs, self._workers)
+        if not any(results):
+            return []
+        now = take(self._root, "auditing").files
+        return [
+            found
+            for (file, *images), found in zip(jobs, results, strict=True)
+            if found and all(now.get(p) == known.get(p) for p in (file.path, *images))
+        ]
 
-def _files_of(described: Description, series: Collection[str] | None) -> dict[str, DescribedFile]:
-    """Return the files that some series describe, each once."""
-    if series is None:
-        return dict(described.files)
-    chosen = (
-        {name: content for name, content in document.items() if name in series}
-        for document in described.parsed.values()
-    )
-    paths = {file.path for document in chosen for file in described_files(document)}
-    return {path: file for path, file in described.files.items() if path in paths}
+    def _prove(self, file: DescribedFile, source: str, target: str) -> Finding | None:
+        from puavo_repository.delta import contained, proof  # compiled code, slow to load
 
-
-def _of_documents(described: Description, series: Collection[str] | None) -> Iterator[Finding]:
-    for path, problem in described.damaged.items():
-        yield error(LOCAL, path, f"is damaged: {problem}", remedy=_AGAIN)
-    for path, problem in broken_rules(described):
-        if series is None or set(described.parsed[path]) & set(series):
-            yield error(LOCAL, path, f"breaks what clients rely on: {problem}", remedy=_AGAIN)
-
-
-def _cksums() -> Finding:
-    return error(LOCAL, "CKSUMS", "does not say what the metadata says", remedy=_AGAIN)
+        # An image that only extra rdiffs start from is not in the mirror.
+        places = (self._root / source, self._settings.image_dir / source)
+        goal, rdiff, doing = (
+            self._root / target,
+            self._root / file.path,
+            "while it proved this rdiff",
+        )
+        try:
+            basis = next((path for path in places if path.is_file()), None)
+            if basis is None:
+                problem = f"could not be applied: the image {source} is not here"
+                remedy = "Put it back, or take it out of extra_rdiffs and prepare again"
+                return warning(file.path, problem, remedy=remedy)
+            paths = basis, goal, rdiff
+            contained.call(rdiff, doing, proof.prove, *paths, progress=self._progress)
+        except DeltaError as why:
+            return _wrong(file, why.problem, why.expected, why.found)
+        except (OSError, RepositoryError) as why:
+            return error(file.path, "could not be applied", found=str(why))
+        self._counts.append(Counts(rdiffs=1))
+        self._watcher.finish("rdiffs")
+        return None
 
 
 def _missing(file: DescribedFile, path: Path) -> Finding:
-    folder = path.is_dir() and not path.is_symlink()
-    return error(
-        LOCAL,
-        file.path,
-        "is no plain file" if os.path.lexists(path) else "is missing",
-        expected=f"{file.size} bytes",
-        found="a folder" if folder else "",
-        remedy="Move it away, and prepare again" if folder else _remedy(file),
-        repairable=_is_rdiff(file) and not folder,
-    )
+    problem = "is no plain file" if os.path.lexists(path) else "is missing"
+    expected = f"{file.size} bytes"
+    if path.is_dir() and not path.is_symlink():
+        return error(file.path, problem, expected, "a folder", "Move it away, and prepare again")
+    return _wrong(file, problem, expected)
 
 
 def _differs(file: DescribedFile, key: str, expected: str, found: str) -> Finding:
-    return error(
-        LOCAL,
-        file.path,
-        f"is not the file that the metadata describes: its {key} differs",
-        expected,
-        found,
-        _remedy(file),
-        repairable=_is_rdiff(file),
-    )
+    problem = f"is not the file that the metadata describes: its {key} differs"
+    return _wrong(file, problem, expected, found)
 
 
-def _remedy(file: DescribedFile) -> str:
-    if _is_rdiff(file):
-        return "Let the audit repair it: it is removed, and the next run makes it anew"
-    known = file.digests.get("sha512", "not known")
-    return (
-        f"Restore it from a backup or from a published mirror, its sha512 is {known}; then "
-        "prepare again"
-    )
+def _wrong(file: DescribedFile, problem: str, expected: str = "", found: str = "") -> Finding:
+    """Return what is wrong with a file: an rdiff can be made anew, an image cannot."""
+    if is_rdiff := file.path.startswith("rdiffs/"):
+        remedy = "Let the audit repair it: it is removed, and the next run makes it anew"
+    else:
+        remedy = (
+            "Restore it from a backup or from a published mirror, its sha512 is "
+            f"{file.digests.get('sha512', 'not known')}; then prepare again"
+        )
+    return error(file.path, problem, expected, found, remedy, repairable=is_rdiff)
 
 
-def _is_rdiff(file: DescribedFile) -> bool:
-    return file.path.startswith("rdiffs/")
+def _strays(root: Path) -> Iterator[Finding]:
+    """Yield what lies in the local mirror and neither metadata nor a record knows.
+
+    It is looked for twice: what a night adds meanwhile is described or on record by then. It is
+    named, never removed.
+    """
+    suspects = _unknown(root)
+    for path in sorted(suspects & _unknown(root) if suspects else ()):
+        found = "a folder" if (root / path).is_dir() else "a file"
+        yield warning(
+            path,
+            "is not part of the mirror: no metadata describes it, and no record knows it",
+            found="a link" if (root / path).is_symlink() else found,
+            remedy=STRAY,
+        )
+
+
+def _unknown(root: Path) -> set[str]:
+    mirror = Mirror(root)
+    found = {
+        path.relative_to(root).as_posix()
+        for folder in (root, mirror.meta, mirror.rdiffs)
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if not _is_ours(path)
+    }
+    # Listed first, looked up later: what a night was adding then is on record by now.
+    described = take(root, "auditing")
+    return found - {
+        *("CKSUMS", "meta", "rdiffs"),
+        *described.documents,
+        *described.files,
+        *mirror.state.images.names(),
+        *(f"rdiffs/{name}" for name in mirror.state.rdiffs.names()),
+    }
+
+
+def _is_ours(path: Path) -> bool:
+    """Say whether this is a folder of state, or a file that is being made."""
+    if path.name in _STATE:
+        return True
+    try:
+        age = time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return True
+    return path.name.startswith(".") and path.name.endswith(PART) and age < DAY

@@ -10,25 +10,33 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from puavo_repository.audit.documents import MOVE_AWAY, View, no_file, of_documents, view
-from puavo_repository.audit.report import Checked, Counts, Finding, error
-from puavo_repository.audit.steps import Tally, attempted, due, side_by_side
-from puavo_repository.audit.strays import remote_strays
+from puavo_repository.audit.documents import KINDS, MOVE_AWAY, View, no_file, of_documents, view
+from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
+from puavo_repository.audit.steps import (
+    DAY,
+    STRAY,
+    attempted,
+    due,
+    is_local,
+    is_same,
+    side_by_side,
+)
 from puavo_repository.errors import PermanentError, PublishError
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.description import Description, take
-from puavo_repository.mirror.files import Identity
+from puavo_repository.mirror.files import PART, Identity
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.compare import every_range, same_bytes, samples
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import open_tree
+from puavo_repository.remote import generations
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Kind
+from puavo_repository.remote.tree import Kind, RemoteStat
 from puavo_repository.retry import with_retries
 from puavo_repository.settings import DEFAULTS
 
@@ -71,16 +79,7 @@ def look(
     watcher: Watcher = NO_WATCHER,
     only: Collection[str] | None = None,
 ) -> tuple[View, Checked]:
-    """Do the same once; see ``remote``. Returns what lies there as well.
-
-    Args:
-        mirror_dir: The local mirror.
-        target: The remote.
-        turn: Counts the audits.
-        share: Share of its files that are read in full.
-        options: How to reach it.
-        watcher: Told of the bytes that are read in full.
-        only: Look at these files alone, and read them in full.
+    """Do the same once, or ``only`` for these files, read in full. Returns what lies there as well.
 
     Raises:
         RepositoryError: It could not be done.
@@ -96,23 +95,16 @@ def look(
             seen, findings = check.look(turn, share, {finding.file for finding in findings})
             if seen.described.documents == before.described.documents:
                 break
-        busy = f"{target.url}: somebody publishes: what that changes is left to a later audit"
-        notes = (busy,) if seen.publishing else ()
-        return seen, Checked(target.url, check.tally.counts, tuple(findings), notes=notes)
+    busy = f"{target.url}: somebody publishes: what that changes is left to a later audit"
+    notes, counts = (busy,) if seen.publishing else (), sum(check.counts, Counts())
+    return seen, Checked(target.url, counts, tuple(findings), notes=notes)
 
 
 class _Remote:
-    """One audit of a remote.
-
-    Args:
-        mirror_dir: The local mirror.
-        where: The remote's URL, without password.
-        pool: Connections to it.
-        watcher: Told of the bytes that are read in full.
-    """
+    """One audit of a remote: ``where`` is its URL without password."""
 
     def __init__(self, mirror_dir: Path, where: str, pool: Pool, watcher: Watcher) -> None:
-        self.tally = Tally()
+        self.counts: list[Counts] = []  # from several threads
         self._root = mirror_dir
         self._where = where
         self._pool = pool
@@ -124,71 +116,61 @@ class _Remote:
         """Look at everything, or at some files and those in full."""
         with self._pool.tree() as tree:
             seen = view(tree)
-        local = self._local()
-        described = seen.described.files
-        known = {*described, *seen.described.documents, *seen.journal.files}
-        findings = list(of_documents(self._where, seen, local))
-        if local is not None:
-            known |= {*local.files, *local.documents}
-        if not (seen.damage and seen.described.damaged):  # else nobody knows what was ours
-            findings += remote_strays(self._where, seen.listing, known, time.time())
-        files = [file for path, file in described.items() if only is None or path in only]
-        if only is not None:
-            findings = [finding for finding in findings if finding.file in only]
-        else:
-            self.tally.add(Counts(remote_files=len(files)))
-        there, absent = self._places(files, seen, local)
-        full = {file.path for file in there}
-        if only is None:
-            full = due(there, turn, share) | _touched(there, seen)
-        total = sum(f.size for f in there if f.path in full)
-        self._progress = self._watcher.begin("remote", total, len(full))
-
-        def content(file: DescribedFile) -> Finding | None:
-            try:
-                if file.path not in full and self._samples_agree(file, local):
-                    return None
-                return self._whole(file, local)
-            except PermanentError as error:
-                return Finding.of(self._where, error, file.path)
-
-        found = side_by_side(content, there, self._pool.limit)
-        return seen, [*findings, *absent, *(finding for finding in found if finding)]
-
-    def _local(self) -> Description | None:
+        local = None
         with contextlib.suppress(PublishError):
-            return take(self._root, "auditing")
-        return None
-
-    def _places(
-        self, files: list[DescribedFile], seen: View, local: Description | None
-    ) -> tuple[list[DescribedFile], list[Finding]]:
-        """Return the files that are there with their size, and findings about the others."""
-        there, absent = [], []
+            local = take(self._root, "auditing")
+        self._local = local or Description({})
+        findings = [*of_documents(seen, local), *_strays(seen, self._local)]
+        files = list(seen.described.files.values())
+        if only is None:
+            self.counts.append(Counts(remote_files=len(files)))
+        else:
+            files = [file for file in files if file.path in only]
+            findings = [finding for finding in findings if finding.file in only]
+        there: list[DescribedFile] = []
         for file in files:
             found = seen.listing.get(file.path)
             if found is not None and found.is_file(file.size):
                 there.append(file)
-                continue
-            problem = "has the wrong size" if found else "is missing"
-            if found is not None and found.kind is not Kind.FILE:
-                problem = no_file(found.kind)
-            size = f"{found.size} bytes" if found and found.kind is Kind.FILE else ""
-            finding = self._finding(file, local, problem, f"{file.size} bytes", size)
-            if found is not None and found.kind is Kind.FOLDER:
-                finding = replace(finding, remedy=MOVE_AWAY, repairable=False)
-            absent.append(finding)
-        return there, absent
+            else:
+                findings.append(self._absent(file, found))
+        full = {file.path for file in there}
+        if only is None:
+            full = due(there, turn, share) | _touched(full, seen)
+        return seen, [*findings, *self._contents(there, full)]
 
-    def _samples_agree(self, file: DescribedFile, local: Description | None) -> bool:
+    def _contents(self, files: Collection[DescribedFile], full: set[str]) -> Iterator[Finding]:
+        """Yield which files are wrong: some are read in full, of the others samples at first."""
+        total = sum(f.size for f in files if f.path in full)
+        self._progress = self._watcher.begin("remote", total, len(full))
+
+        def content(file: DescribedFile) -> Finding | None:
+            try:
+                if file.path not in full and self._samples_agree(file):
+                    return None
+                return self._whole(file)
+            except PermanentError as error:
+                return Finding.of(self._where, error, file.path)
+
+        found = side_by_side(content, files, self._pool.limit)
+        return (finding for finding in found if finding)
+
+    def _absent(self, file: DescribedFile, found: RemoteStat | None) -> Finding:
+        problem, size = "is missing", ""
+        if found is not None:
+            problem = no_file(found.kind)
+            if found.kind is Kind.FILE:
+                problem, size = "has the wrong size", f"{found.size} bytes"
+        finding = self._wrong(file, problem, f"{file.size} bytes", size)
+        if found is not None and found.kind is Kind.FOLDER:
+            return replace(finding, remedy=MOVE_AWAY, repairable=False)
+        return finding
+
+    def _samples_agree(self, file: DescribedFile) -> bool:
         """Compare some ranges with the local file, if there is one that should be the same."""
-        ours = local.files.get(file.path) if local else None
-        path = self._root / file.path
-        identity = Identity.at(path)
-        same = ours is not None and ours.digests.get("sha256") == file.digests.get("sha256")
-        if not same or identity is None or identity.size != file.size:
+        if not is_local(self._root, file, self._local):
             return True
-        ranges = samples(file.size)
+        path, ranges = self._root / file.path, samples(file.size)
 
         def compare() -> bool:
             if Identity.at(path) is None:
@@ -196,57 +178,61 @@ class _Remote:
             with self._pool.tree() as tree:
                 return same_bytes(tree, file.path, path, ranges)
 
-        self.tally.add(Counts(ranges=len(ranges)))
+        self.counts.append(Counts(ranges=len(ranges)))
         return with_retries(compare)
 
-    def _whole(self, file: DescribedFile, local: Description | None) -> Finding | None:
+    def _whole(self, file: DescribedFile) -> Finding | None:
         """Read a file in full. Samples that differ may be the local file's fault as well."""
-        expected, found = (
-            file.digests.get("sha256", "none"),
-            with_retries(lambda: self._sha256(file)),
-        )
-        self.tally.add(Counts(remote_read=1, remote_bytes=file.size))
+
+        def read() -> str:
+            digest = hashlib.sha256()
+            with self._pool.tree() as tree:
+                for block in tree.read(file.path, every_range(file.size)):
+                    self._progress(len(block))
+                    digest.update(block)
+            return digest.hexdigest()
+
+        expected, found = file.digests.get("sha256", "none"), with_retries(read)
+        self.counts.append(Counts(remote_read=1, remote_bytes=file.size))
         self._watcher.finish("remote")
         if found == expected:
             return None
         problem = "is not the file that the metadata there describes: its sha256 differs"
-        return self._finding(file, local, problem, expected, found)
+        return self._wrong(file, problem, expected, found)
 
-    def _sha256(self, file: DescribedFile) -> str:
-        digest = hashlib.sha256()
-        with self._pool.tree() as tree:
-            for block in self._blocks(tree.read(file.path, every_range(file.size))):
-                digest.update(block)
-        return digest.hexdigest()
-
-    def _blocks(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        for block in blocks:
-            self._progress(len(block))
-            yield block
-
-    def _finding(
-        self,
-        file: DescribedFile,
-        local: Description | None,
-        problem: str,
-        expected: str,
-        found: str,
-    ) -> Finding:
-        ours = local.files.get(file.path) if local else None
-        same = ours is not None and ours.digests.get("sha256") == file.digests.get("sha256")
+    def _wrong(self, file: DescribedFile, problem: str, expected: str, found: str) -> Finding:
+        same = is_same(file, self._local)
         remedy = "The local mirror does not have it: publish, so that clients are not told of it"
-        if ours is not None:
-            remedy = "The local mirror has another one by now: publish"
         if same:
             remedy = "Let the audit repair it: it is sent again"
-        return error(self._where, file.path, problem, expected, found, remedy, repairable=same)
+        elif file.path in self._local.files:
+            remedy = "The local mirror has another one by now: publish"
+        return error(file.path, problem, expected, found, remedy, repairable=same)
 
 
-def _touched(files: Iterable[DescribedFile], seen: View) -> set[str]:
+def _touched(paths: set[str], seen: View) -> set[str]:
     """Return files that somebody wrote since they were proven in place, by size and time."""
-    entries, listing = seen.journal.files, seen.listing
-    return {
-        file.path
-        for file in files
-        if file.path in entries and not entries[file.path].agrees(listing[file.path])
-    }
+    entries = seen.journal.files
+    known = paths & entries.keys()
+    return {path for path in known if not entries[path].agrees(seen.listing[path])}
+
+
+def _strays(seen: View, local: Description) -> Iterator[Finding]:
+    """Yield what lies there and neither metadata nor the journal knows; it is never removed."""
+    if seen.damage and seen.described.damaged:
+        return  # nobody knows what was ours
+    known = {"CKSUMS", "meta", "rdiffs", generations.FOLDER, *seen.journal.files}
+    for one in (seen.described, local):
+        known |= {*one.files, *one.documents}
+    for path, found in sorted(seen.listing.items()):
+        name = path.rpartition("/")[2]
+        what = (
+            f"is {KINDS[found.kind]} that is not part of the mirror: neither metadata nor "
+            "the journal knows it"
+        )
+        if name.startswith(".") and name.endswith(PART) and found.kind is Kind.FILE:
+            if time.time() - found.mtime < DAY:
+                continue  # on its way
+            what = "was left by a transfer that nobody continued"
+        if path not in known:
+            yield warning(path, what, "", f"{found.size} bytes", STRAY)

@@ -7,19 +7,20 @@ which one is right. What was repaired is looked at again before it is reported a
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from puavo_repository.audit.local import still_wrong
 from puavo_repository.audit.remote import look
-from puavo_repository.audit.report import Checked, Finding
+from puavo_repository.audit.report import Checked
 from puavo_repository.errors import RepositoryError
-from puavo_repository.formats.metadata import DIGESTS
+from puavo_repository.formats.metadata import DIGESTS, DescribedFile
 from puavo_repository.mirror import files
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.progress import NO_WATCHER, Watcher
+from puavo_repository.progress import NO_WATCHER, Watcher, no_progress
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
@@ -42,11 +43,9 @@ def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
     Returns:
         The same with what was repaired as such; why something could not be is in the notes.
     """
-    paths = {finding.file for finding in found.findings if finding.repairable}
-    if not paths:
-        return found
-    mirror, notes = Mirror(settings.mirror_dir), []
-    try:
+    mirror = Mirror(settings.mirror_dir)
+
+    def repair(paths: set[str], notes: list[str]) -> set[str]:
         with mirror.locked(holder):
             # Under the lock nobody makes it anew at the same time; somebody may have before.
             for path in sorted(still_wrong(settings, paths)):
@@ -55,10 +54,9 @@ def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
                 mirror.state.rdiffs.remove(name)
                 files.remove(mirror.rdiff(name))
                 notes.append(f"{path}: removed; the next run makes it anew")
-        left = set(still_wrong(settings, paths))
-    except RepositoryError as error:
-        return replace(found, notes=(*found.notes, *notes, f"not repaired: {error}"))
-    return _concluded(found, left, notes)
+        return still_wrong(settings, paths)
+
+    return _repaired(found, repair)
 
 
 def repair_remote(
@@ -80,12 +78,9 @@ def repair_remote(
     Returns:
         The same with what was repaired as such; why something could not be is in the notes.
     """
-    paths = {finding.file for finding in found.findings if finding.repairable}
-    if not paths:
-        return found
-    notes: list[str] = []
-    try:
-        wanted = _verified(mirror_dir, take(mirror_dir, "auditing"), paths, notes)
+
+    def repair(paths: set[str], notes: list[str]) -> set[str]:
+        wanted = _verified(take(mirror_dir, "auditing"), paths, notes)
         if wanted:
             # What lies there is not trusted: no image is made from it, its bytes travel. What
             # else waits to be published goes on waiting: this is no night.
@@ -95,48 +90,54 @@ def repair_remote(
             (report,) = publish_all(mirror_dir, [target], how, watcher=watcher)
             notes += [f"while repairing: {line}" for line in report.lines()[1:]]
         seen, again = look(mirror_dir, target, 0, 0, options, only=paths)
-    except RepositoryError as error:
-        return replace(found, notes=(*found.notes, *notes, f"not repaired: {error}"))
-    # What clients are not told of any more is not looked for, and not repaired either.
-    told = {CKSUMS, *seen.described.documents, *seen.described.files}
-    return _concluded(found, {one.file for one in again.findings} | (paths - told), notes)
+        # What clients are not told of any more is not looked for, and not repaired either.
+        told = {CKSUMS, *seen.described.documents, *seen.described.files}
+        return {one.file for one in again.findings} | (paths - told)
+
+    return _repaired(found, repair)
 
 
-def _verified(
-    root: Path, local: Description, paths: set[str], notes: list[str]
-) -> dict[str, tuple[int, str]]:
+def _verified(local: Description, paths: set[str], notes: list[str]) -> dict[str, tuple[int, str]]:
     """Return size and sha256 of those files that are right here; the others are noted."""
     wanted = {}
     for path in sorted(paths):
         content = local.cksums if path == CKSUMS else local.documents.get(path)
         if content is not None and path not in local.damaged:
             wanted[path] = len(content), sha256(content)
-        elif path in local.files and _is_right(root, local, path):
+        elif path in local.files and _is_right(local.root / path, local.files[path]):
             wanted[path] = local.files[path].size, local.files[path].digests["sha256"]
         else:
             notes.append(f"{path}: not sent again, the local one is not right either")
     return wanted
 
 
-def _is_right(root: Path, local: Description, path: str) -> bool:
-    file = local.files[path]
+def _is_right(path: Path, file: DescribedFile) -> bool:
     try:
-        found = digest_file(root / path, lambda _done: None).to_dict()
+        found = digest_file(path, no_progress).to_dict()
     except OSError as error:
-        logger.warning("%s cannot be read: %s", root / path, error)
+        logger.warning("%s cannot be read: %s", path, error)
         return False
     return all(found[key] == file.digests.get(key) for key in DIGESTS)
 
 
-def _concluded(found: Checked, left: set[str], notes: list[str]) -> Checked:
-    """Tell what is right again from what is not."""
+def _repaired(found: Checked, repair: Callable[[set[str], list[str]], set[str]]) -> Checked:
+    """Repair what can be, and tell what is right again from what is not.
 
-    def is_repaired(finding: Finding) -> bool:
-        return finding.repairable and finding.file not in left
-
+    Args:
+        found: What a check found.
+        repair: Repairs these files, makes notes, and returns those that are still wrong.
+    """
+    paths = {finding.file for finding in found.findings if finding.repairable}
+    notes: list[str] = []
+    try:
+        right = paths - repair(paths, notes) if paths else set()
+    except RepositoryError as error:
+        return replace(found, notes=(*found.notes, *notes, f"not repaired: {error}"))
+    findings = [one for one in found.findings if not (one.repairable and one.file in right)]
+    mended = [one for one in found.findings if one.repairable and one.file in right]
     return replace(
         found,
-        findings=tuple(one for one in found.findings if not is_repaired(one)),
-        repaired=tuple(replace(one, remedy="") for one in found.findings if is_repaired(one)),
+        findings=tuple(findings),
+        repaired=tuple(replace(one, remedy="") for one in mended),
         notes=(*found.notes, *notes),
     )

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from puavo_repository.progress import count, format_bytes
 
 LOCAL = "local"
 _LONGEST = 300  # characters of a text that somebody else wrote
-_RECORD = "audit"
 
 
 class Severity(enum.Enum):
@@ -30,31 +30,22 @@ class Severity(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be.
-
-    Attributes:
-        severity: What it means.
-        where: ``local``, a remote's URL without password, or the URL base.
-        file: The file, by its path in the mirror; empty where it is about the whole place.
-        problem: What is wrong, in a few words.
-        expected: What should be there.
-        found: What is there.
-        remedy: The way out, as a sentence.
-        repairable: Whether the audit itself can repair it safely.
-    """
+    """One thing that is not as it should be; its texts fit a terminal, a page and JSON."""
 
     severity: Severity
-    where: str
-    file: str
-    problem: str
+    where: str  # ``local``, a remote's URL without password, or the URL base
+    file: str  # its path in the mirror; empty where it is about the whole place
+    problem: str  # in a few words
     expected: str = ""
     found: str = ""
-    remedy: str = ""
-    repairable: bool = False
+    remedy: str = ""  # the way out, as a sentence
+    repairable: bool = False  # by the audit itself, safely
 
     def __post_init__(self) -> None:
         for one in ("where", "file", "problem", "expected", "found", "remedy"):
-            object.__setattr__(self, one, shown(getattr(self, one)))
+            text = printable(getattr(self, one))  # somebody else may have written it
+            cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+            object.__setattr__(self, one, cut)
 
     @classmethod
     def of(cls, where: str, error: RepositoryError, file: str = "") -> Finding:
@@ -71,57 +62,23 @@ class Finding:
         return str(error)
 
 
-def error(
-    where: str,
-    file: str,
-    problem: str,
-    expected: str = "",
-    found: str = "",
-    remedy: str = "",
-    *,
-    repairable: bool = False,
-) -> Finding:
-    """Return a finding that leads clients to something wrong, or cuts them off."""
-    return Finding(Severity.ERROR, where, file, problem, expected, found, remedy, repairable)
-
-
-def warning(
-    where: str, file: str, problem: str, expected: str = "", found: str = "", remedy: str = ""
-) -> Finding:
-    """Return a finding that someone should look at."""
-    return Finding(Severity.WARNING, where, file, problem, expected, found, remedy)
-
-
-def shown(text: object) -> str:
-    """Return a text that somebody else may have written, fit for a terminal, a page and JSON."""
-    whole = str(text)
-    cut = whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]}…"
-    return printable(cut)
+# A check's findings; ``Checked.named`` says where they are.
+error = partial(Finding, Severity.ERROR, "")
+warning = partial(Finding, Severity.WARNING, "")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was looked at.
+    """What was looked at."""
 
-    Attributes:
-        local_files: Local files that were read in full.
-        local_bytes: Their bytes.
-        rdiffs: Local rdiffs that were applied again.
-        remote_files: Files that were looked for on remotes.
-        remote_read: Those of them that were read in full.
-        remote_bytes: Their bytes.
-        ranges: Ranges that were compared, on remotes and by https.
-        urls: Addresses that clients use which were asked for.
-    """
-
-    local_files: int = 0
-    local_bytes: int = 0
-    rdiffs: int = 0
-    remote_files: int = 0
-    remote_read: int = 0
-    remote_bytes: int = 0
-    ranges: int = 0
-    urls: int = 0
+    local_files: int = 0  # read in full
+    local_bytes: int = 0  # of these
+    rdiffs: int = 0  # local ones that were applied again
+    remote_files: int = 0  # looked for on remotes
+    remote_read: int = 0  # those of them that were read in full
+    remote_bytes: int = 0  # of these
+    ranges: int = 0  # compared, on remotes and by https
+    urls: int = 0  # addresses that clients use which were asked for
 
     def __add__(self, other: Counts) -> Counts:
         names = (one.name for one in fields(self))
@@ -130,29 +87,18 @@ class Counts:
 
 @dataclass(frozen=True)
 class Checked:
-    """What one check of an audit found.
+    """What one check of an audit found."""
 
-    Attributes:
-        where: As in ``Finding``.
-        counts: What was looked at.
-        findings: What is not as it should be.
-        repaired: What was, and is right again.
-        notes: What the operator should know, such as how the canary update went.
-    """
-
-    where: str
+    where: str  # as in ``Finding``
     counts: Counts = field(default_factory=Counts)
     findings: tuple[Finding, ...] = ()
-    repaired: tuple[Finding, ...] = ()
-    notes: tuple[str, ...] = ()
+    repaired: tuple[Finding, ...] = ()  # what was not as it should be, and is now
+    notes: tuple[str, ...] = ()  # for the operator, such as how the canary update went
 
     def named(self, where: str) -> Checked:
         """Return the same of a place that is known by this name."""
-
-        def named(found: tuple[Finding, ...]) -> tuple[Finding, ...]:
-            return tuple(replace(one, where=where) for one in found)
-
-        findings, repaired = named(self.findings), named(self.repaired)
+        findings = tuple(replace(one, where=where) for one in self.findings)
+        repaired = tuple(replace(one, where=where) for one in self.repaired)
         return replace(self, where=where, findings=findings, repaired=repaired)
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,26 +117,14 @@ _CHECKED = TypeAdapter(Checked)
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What a whole audit found.
+    """What a whole audit found."""
 
-    Attributes:
-        begun: When it began, in seconds since the epoch.
-        seconds: How long it took.
-        turn: Counts the audits.
-        checks: What each check found: the local tree, each remote, clients.
-        turns: How often each place was checked until now: says which files' turn is next there.
-    """
-
-    begun: float
+    begun: float  # seconds since the epoch
     seconds: float
-    turn: int
-    checks: tuple[Checked, ...]
-    turns: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The name of its record beside the mirror."""
-        return _RECORD
+    turn: int  # counts the audits
+    checks: tuple[Checked, ...]  # the local tree, each remote, clients
+    turns: Mapping[str, int] = field(default_factory=dict)  # how often each place was checked
+    name = "audit"  # of its record beside the mirror
 
     @property
     def counts(self) -> Counts:
@@ -214,9 +148,14 @@ class AuditReport:
         return tuple(note for check in self.checks for note in check.notes)
 
     @property
+    def errors(self) -> int:
+        """How many findings are errors."""
+        return sum(finding.severity is Severity.ERROR for finding in self.findings)
+
+    @property
     def ok(self) -> bool:
         """Whether clients are led to nothing wrong: there is no error."""
-        return all(finding.severity is not Severity.ERROR for finding in self.findings)
+        return not self.errors
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -233,9 +172,7 @@ class AuditReport:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AuditReport:
         """Read what ``to_dict`` returned."""
-        checks = tuple(Checked.from_dict(one) for one in values["checks"])
-        turns = dict(values.get("turns", {}))
-        return cls(values["begun"], values["seconds"], values["turn"], checks, turns)
+        return _REPORT.validate_python(values)
 
     def looked_at(self) -> list[str]:
         """Return what was looked at, as lines for people."""
@@ -254,18 +191,18 @@ class AuditReport:
     def lines(self, *, findings: bool = True) -> list[str]:
         """Return the report as lines for people, with or without the findings."""
         at = datetime.fromtimestamp(self.begun, UTC)
+        total = f"errors: {self.errors}, warnings: {len(self.findings) - self.errors}"
         return [
             f"audit {self.turn} of {at:%Y-%m-%d %H:%M} UTC, {self.seconds:.0f} s",
             *self.looked_at(),
             *self.notes,
             *(f"repaired: {finding}" for finding in self.repaired),
             *(f"{finding.severity.value}: {finding}" for finding in self.findings if findings),
-            "everything is as it should be" if not self.findings else self._sum(),
+            total if self.findings else "everything is as it should be",
         ]
 
-    def _sum(self) -> str:
-        errors = sum(finding.severity is Severity.ERROR for finding in self.findings)
-        return f"errors: {errors}, warnings: {len(self.findings) - errors}"
+
+_REPORT = TypeAdapter(AuditReport)
 
 
 def remember(mirror: Path, report: AuditReport) -> None:
@@ -276,7 +213,7 @@ def remember(mirror: Path, report: AuditReport) -> None:
 def last(mirror: Path) -> AuditReport | None:
     """Return the last audit's report; None where there is none, or none that can be read."""
     try:
-        return records(mirror).get(_RECORD)
+        return records(mirror).get(AuditReport.name)
     except RepositoryError:
         return None  # keeping the next one will say why
 
