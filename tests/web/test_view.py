@@ -15,7 +15,7 @@ from puavo_repository.mirror.records import Failure
 from puavo_repository.web import model, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import DRY_RUN, RdiffState, Repository, Run, Stage
-from puavo_repository.web.problems import problem as problem_of
+from puavo_repository.web.status import problem as problem_of
 from web.mirrors import (
     IMAGE_SIZE,
     audited,

@@ -115,7 +115,7 @@ class Looker:
                 return reader.read(), place.remotes
         except RepositoryError as error:
             failure = Failure.of(error.subject, "settings", error)
-            return Disk(Path("?"), exists=True, failures=(failure,)), ()
+            return Disk(Path("?"), exists=True, failures={failure.name: failure}), ()
 
 
 def create_app(backend: Backend) -> FastAPI:

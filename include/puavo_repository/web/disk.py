@@ -17,7 +17,7 @@ from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror import published
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.published import Published
-from puavo_repository.mirror.records import Failure, R, RdiffRecord, Records
+from puavo_repository.mirror.records import Failure
 
 T = TypeVar("T")
 
@@ -26,75 +26,54 @@ _TICK = 2.0  # seconds; the coarsest clock of a file system
 
 @dataclass(frozen=True)
 class Disk:
-    """The facts that the page is made of.
+    """The facts that the page is made of."""
 
-    Attributes:
-        root: The mirror's folder.
-        exists: Whether there is such a folder.
-        series: Metadata of every series by its name.
-        damaged: Metadata files that cannot be read, and why.
-        sizes: Bytes of every file in the mirror, by its path there.
-        changed: When clients last got to see anything new, in seconds since the epoch.
-        failures: What was asked for and is not there.
-        too_large: Names of rdiffs that were made and not worth keeping, to their bytes.
-        remotes: What the last publishing runs left on the remotes.
-        audit: What the last audit found.
-    """
-
-    root: Path
+    root: Path  # the mirror's folder
     exists: bool = False
-    series: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
-    damaged: Mapping[str, str] = field(default_factory=dict)
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    changed: float | None = None
-    failures: tuple[Failure, ...] = ()
-    too_large: Mapping[str, int] = field(default_factory=dict)
-    remotes: tuple[Published, ...] = ()
-    audit: AuditReport | None = None
+    series: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)  # images of metadata
+    damaged: Mapping[str, str] = field(default_factory=dict)  # metadata files, and why
+    sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of every file, by path
+    changed: float | None = None  # when clients last got something new, seconds since the epoch
+    failures: Mapping[str, Failure] = field(default_factory=dict)  # what is not there, by name
+    too_large: Mapping[str, int] = field(default_factory=dict)  # bytes of rdiffs that were not kept
+    remotes: tuple[Published, ...] = ()  # what the last publishing runs left there
+    audit: AuditReport | None = None  # the last one
 
 
 class Folder(Generic[T]):
-    """The parsed files of one folder.
+    """The ``.json`` files of one folder, each parsed again only when it was replaced.
 
-    Records and metadata are replaced by rename, so the folder's time of modification tells
-    whether any was, and name, inode, size and time of a file whether it is still the one that
-    was parsed.
-
-    Args:
-        parse: Makes of a file's name and bytes what is kept of it.
+    They are replaced by rename, so the folder's time of modification tells whether any was, and
+    inode, size and time of a file whether it is still the one that was parsed.
     """
 
-    def __init__(self, parse: Callable[[str, bytes], T]) -> None:
-        self._parse = parse
-        self._known: dict[Path, tuple[tuple[int, ...], T]] = {}
-        self._settled: tuple[Path, float] | None = None
+    def __init__(self, folder: Path, parse: Callable[[bytes], T]) -> None:
+        self._folder, self._parse = folder, parse
+        self._known: dict[str, tuple[tuple[int, ...], T]] = {}
+        self._settled: float | None = None
 
-    def read(self, folder: Path) -> dict[str, T]:
-        """Return what the ``.json`` files of a folder hold, by file name, sorted."""
-        now = time.time()
-        changed = modified(folder)
-        if changed is None or self._settled != (folder, changed):
-            self._known = self._read(folder)
+    def read(self) -> dict[str, T]:
+        """Return what the files hold, by name, sorted."""
+        now, changed = time.time(), modified(self._folder)
+        if changed is None or changed != self._settled:
+            self._known = self._read()
             # Two changes may share one tick of the file system's clock.
-            still = changed is not None and changed < now - _TICK
-            self._settled = (folder, changed) if changed is not None and still else None
-        return {path.name: value for path, (_, value) in self._known.items()}
+            self._settled = changed if changed is not None and changed < now - _TICK else None
+        return {name.removesuffix(".json"): value for name, (_, value) in self._known.items()}
 
-    def _read(self, folder: Path) -> dict[Path, tuple[tuple[int, ...], T]]:
-        found: dict[Path, tuple[tuple[int, ...], T]] = {}
-        for name, status in sorted(listing(folder).items()):
+    def _read(self) -> dict[str, tuple[tuple[int, ...], T]]:
+        found: dict[str, tuple[tuple[int, ...], T]] = {}
+        for name, status in sorted(listing(self._folder).items()):
             if name.startswith(".") or not name.endswith(".json"):
                 continue
-            path = folder / name
             key = (status.st_ino, status.st_size, status.st_mtime_ns)
-            known = self._known.get(path)
-            if known is not None and known[0] == key:
-                found[path] = known
-                continue
+            known = self._known.get(name)
             try:
-                found[path] = key, self._parse(name, path.read_bytes())
+                same = known is not None and known[0] == key
+                content = b"" if same else (self._folder / name).read_bytes()
             except FileNotFoundError:
                 continue  # replaced or removed a moment ago
+            found[name] = known if known and same else (key, self._parse(content))
         return found
 
 
@@ -104,55 +83,42 @@ class Reader:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._mirror = Mirror(root)
-        self._documents = Folder(_document)
-        state = self._mirror.state
-        self._failures = Folder(_record(state.failures))
-        self._rdiffs = Folder(_too_large(state.rdiffs))
-        self._remotes = Folder(_record(published.records(root)))
-        self._audits = Folder(_record(audit_report.records(root)))
+        self._documents = Folder(self._mirror.meta, _document)
+        self._rdiffs = Folder(self._mirror.state.rdiffs.folder, self._too_large)
 
     def read(self) -> Disk:
         """Return the facts as they are now.
 
         Raises:
-            OSError: The mirror cannot be read.
+            OSError, RepositoryError: The mirror cannot be read.
         """
         if not self.root.is_dir():
             return Disk(self.root)
-        documents = self._documents.read(self._mirror.meta)
-        state = self._mirror.state
-        failures = self._failures.read(state.failures.folder).values()
-        rdiffs = self._rdiffs.read(state.rdiffs.folder)
-        remotes = self._remotes.read(published.records(self.root).folder).values()
-        audits = self._audits.read(state.folder).values()
+        documents = self._documents.read()
+        found = [document for document in documents.values() if not isinstance(document, str)]
+        images, rdiffs = listing(self.root), listing(self._mirror.rdiffs)
+        sizes = {**images, **{f"rdiffs/{name}": status for name, status in rdiffs.items()}}
         return Disk(
             self.root,
             exists=True,
-            series={
-                name: content["images"]
-                for document in documents.values()
-                if not isinstance(document, str)
-                for name, content in document.items()
-            },
-            damaged={name: doc for name, doc in documents.items() if isinstance(doc, str)},
-            sizes=self._sizes(),
+            series={name: one["images"] for document in found for name, one in document.items()},
+            damaged={f"{name}.json": d for name, d in documents.items() if isinstance(d, str)},
+            sizes={path: status.st_size for path, status in sizes.items()},
             changed=modified(self._mirror.cksums),
-            failures=tuple(failure for failure in failures if failure is not None),
+            failures={one.name: one for one in self._mirror.state.failures},
             too_large={
-                name.removesuffix(".json"): size
-                for name, size in rdiffs.items()
-                if size is not None
+                name: size for name, size in self._rdiffs.read().items() if size is not None
             },
-            remotes=tuple(remote for remote in remotes if remote is not None),
-            audit=next(iter(audits), None),
+            remotes=tuple(published.records(self.root)),
+            audit=next(iter(audit_report.records(self.root)), None),
         )
 
-    def _sizes(self) -> dict[str, int]:
-        images, rdiffs = listing(self.root), listing(self._mirror.rdiffs)
-        return {
-            **{name: found.st_size for name, found in images.items()},
-            **{f"rdiffs/{name}": found.st_size for name, found in rdiffs.items()},
-        }
+    def _too_large(self, content: bytes) -> int | None:
+        """Return the bytes of an rdiff that was not kept."""
+        if b"null" not in content:  # its identity; there are thousands of the others
+            return None
+        record = self._mirror.state.rdiffs.parse("", content)
+        return record.digests.size if record and record.identity is None else None
 
 
 def listing(folder: Path) -> dict[str, os.stat_result]:
@@ -180,26 +146,9 @@ def modified(path: Path) -> float | None:
         return None
 
 
-def _document(_name: str, content: bytes) -> Document | str:
+def _document(content: bytes) -> Document | str:
     """Return the metadata in a file, or what is wrong with it."""
     try:
         return metadata.parse(content)
     except ValueError as error:
         return str(error)
-
-
-def _record(records: Records[R]) -> Callable[[str, bytes], R | None]:
-    """Return how to read the records of a folder; a damaged one is worked out by the next run."""
-    return lambda name, content: records.parse(name.removesuffix(".json"), content)
-
-
-def _too_large(records: Records[RdiffRecord]) -> Callable[[str, bytes], int | None]:
-    """Return how to read the bytes of an rdiff that was not kept."""
-
-    def read(name: str, content: bytes) -> int | None:
-        if b"null" not in content:  # its identity; there are thousands of the others
-            return None
-        record = records.parse(name.removesuffix(".json"), content)
-        return record.digests.size if record and record.identity is None else None
-
-    return read

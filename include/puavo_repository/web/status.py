@@ -1,4 +1,4 @@
-"""How mirrors and DAGs stand: decided here alone, and said in the same words everywhere.
+"""How mirrors and DAGs stand, and what is wrong: decided here alone, in the same words everywhere.
 
 The page, the API and messages all say what stands here. Pure: facts and the time come in.
 """
@@ -6,26 +6,26 @@ The page, the API and messages all say what stands here. Pure: facts and the tim
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from urllib.parse import quote
 
 from puavo_repository.audit.report import Severity
-from puavo_repository.errors import SettingsError
+from puavo_repository.errors import RepositoryError, SettingsError
 from puavo_repository.formats import metadata
 from puavo_repository.mirror.published import Published
+from puavo_repository.mirror.records import Failure
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.remote.target import parse_target, without_password
 from puavo_repository.web.disk import Disk
-from puavo_repository.web.model import PUBLISH, Dag, Remote, Run, State
+from puavo_repository.web.model import PUBLISH, Dag, Problem, RdiffState, Remote, Run, Series, State
 from puavo_repository.web.words import moment, when
 
 UP_TO_DATE = "Everything is up to date"
 PATIENCE = timedelta(minutes=15)  # for Airflow to start what is due
 
 
-def headline(problems: Collection[object], mirrors: Iterable[Remote]) -> str:
+def headline(problems: Collection[Problem], mirrors: Iterable[Remote]) -> str:
     """Return how all of it stands, in a few words."""
     if problems:
         return count(len(problems), "problem")
@@ -36,11 +36,7 @@ def headline(problems: Collection[object], mirrors: Iterable[Remote]) -> str:
 
 
 def mirrors(
-    disk: Disk,
-    configured: Sequence[str],
-    runs: Iterable[Run],
-    dags: Iterable[Dag],
-    now: datetime,
+    disk: Disk, configured: Sequence[str], runs: Iterable[Run], dags: Iterable[Dag], now: datetime
 ) -> list[Remote]:
     """Return how every mirror stands: those that are published to by default, then others.
 
@@ -52,53 +48,49 @@ def mirrors(
         dags: What Airflow knows of the DAGs.
         now: The time.
     """
-    seen = _Seen.of(disk, runs, dags, now)
+    described = {
+        (file.path, file.sha256)
+        for name, images in disk.series.items()
+        for file in metadata.described_files({name: {"images": images}})
+    }
+    errors = Counter(
+        _normal(finding.where)
+        for finding in (disk.audit.findings if disk.audit else ())
+        if finding.severity is Severity.ERROR
+    )
+    paused = any(dag.paused for dag in dags if dag.dag_id == PUBLISH)
+    active = any(run.dag_id == PUBLISH and run.counts and run.active for run in runs)
+    prepared = moment(disk.changed)
+    # What was prepared a moment ago is published by a run that is about to start.
+    soon = prepared is not None and now - prepared < PATIENCE
     known = {_normal(record.address): record for record in disk.remotes}
     chosen = {_normal(address): address for address in configured}
     for key in chosen.keys() - known.keys():
         known[key] = Published(quote(without_password(chosen[key]), safe=""))
-    found = [
-        _remote(record, seen, configured=not chosen or key in chosen)
-        for key, record in known.items()
-    ]
+    found = []
+    for key, record in known.items():
+        pending = sorted({path for path, _ in described - record.files.items()})
+        size = sum(disk.sizes.get(path, 0) for path in pending)
+        amount = f"{count(len(pending), 'file')} ({format_bytes(size)})" if pending else ""
+        state, status, remedy = _judged(
+            record, amount, errors[key], soon=soon, paused=paused, publishing=active and not paused
+        )
+        found.append(
+            Remote(
+                name=record.address,
+                state=state,
+                status=status,
+                remedy=remedy,
+                configured=not chosen or key in chosen,
+                generation=record.generation,
+                published=moment(record.changed),
+                verified=moment(record.verified),
+                checked=moment(record.checked),
+                pending=pending,
+                pending_bytes=size,
+            )
+        )
     return sorted(found, key=lambda one: (not one.configured, one.name))
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What a mirror is judged by.
-
-    Attributes:
-        files: What the local metadata describes: sha256 by path.
-        sizes: Bytes by path.
-        prepared: When that metadata last changed.
-        errors: How many the last audit found, by the normal form of a mirror's address.
-        publishing: Whether a run of publish is under way, or waits to start.
-        paused: Whether no such run can start.
-        now: The time.
-    """
-
-    files: Mapping[str, str]
-    sizes: Mapping[str, int]
-    prepared: datetime | None
-    errors: Mapping[str, int]
-    publishing: bool
-    paused: bool
-    now: datetime
-
-    @classmethod
-    def of(cls, disk: Disk, runs: Iterable[Run], dags: Iterable[Dag], now: datetime) -> _Seen:
-        files = {
-            file.path: file.digests.get("sha256", "")
-            for name, images in disk.series.items()
-            for file in metadata.described_files({name: {"images": images}})
-        }
-        findings = disk.audit.findings if disk.audit else ()
-        errors = Counter(_normal(f.where) for f in findings if f.severity is Severity.ERROR)
-        paused = any(dag.paused for dag in dags if dag.dag_id == PUBLISH)
-        active = any(run.dag_id == PUBLISH and run.counts and run.active for run in runs)
-        prepared = moment(disk.changed)
-        return cls(files, disk.sizes, prepared, errors, active and not paused, paused, now)
 
 
 def _normal(address: str) -> str:
@@ -111,31 +103,10 @@ def _normal(address: str) -> str:
         return address
 
 
-def _remote(record: Published, seen: _Seen, *, configured: bool) -> Remote:
-    pending = sorted(dict(seen.files.items() - record.files.items()))
-    size = sum(seen.sizes.get(path, 0) for path in pending)
-    amount = f"{count(len(pending), 'file')} ({format_bytes(size)})" if pending else ""
-    state, status, remedy = _judged(record, amount, seen)
-    return Remote(
-        name=record.address,
-        state=state,
-        status=status,
-        remedy=remedy,
-        configured=configured,
-        generation=record.generation,
-        published=moment(record.changed),
-        verified=moment(record.verified),
-        checked=moment(record.checked),
-        pending=pending,
-        pending_bytes=size,
-    )
-
-
-def _judged(record: Published, pending: str, seen: _Seen) -> tuple[State, str, str]:
+def _judged(
+    record: Published, pending: str, errors: int, *, soon: bool, paused: bool, publishing: bool
+) -> tuple[State, str, str]:
     """Return how a mirror stands, the same in words, and what to do about it."""
-    errors = seen.errors.get(_normal(record.address), 0)
-    # What was prepared a moment ago is published by a run that is about to start.
-    soon = seen.prepared is not None and seen.now - seen.prepared < PATIENCE
     remedy = "" if soon and not record.problems else "Run publish"
     if not record.reached:
         text = f"unreachable; last seen {when(moment(record.checked))}"
@@ -147,9 +118,9 @@ def _judged(record: Published, pending: str, seen: _Seen) -> tuple[State, str, s
         text = f"rolled back: clients see generation {record.restored} again"
         remedy = "Take the bad image out of the image directory and prepare; publishing goes on"
         return State.ROLLED_BACK, text, remedy
-    if seen.publishing and (pending or record.problems):
+    if publishing and (pending or record.problems):
         return State.PUBLISHING, f"publishing: {pending or '0 files (0 B)'} to go", ""
-    if seen.paused and pending:
+    if paused and pending:
         remedy = "Unpause the DAG that publishes, in the Airflow UI"
         return State.PAUSED, f"paused: {pending} to be published", remedy
     if record.checked is None:
@@ -162,15 +133,106 @@ def _judged(record: Published, pending: str, seen: _Seen) -> tuple[State, str, s
     return State.UP_TO_DATE, "up to date", ""
 
 
-def late(dag: Dag, runs: Iterable[Run], now: datetime) -> tuple[str, str] | None:
+def find_problems(
+    disk: Disk,
+    series: Sequence[Series],
+    mirrors: Sequence[Remote],
+    runs: Sequence[Run],
+    dags: Sequence[Dag],
+    now: datetime,
+) -> list[Problem]:
+    """Return all that is wrong with the mirror, what it offers, its remotes, its runs and DAGs."""
+    late = ((dag.dag_id, _late(dag, runs, now)) for dag in dags)
+    return [
+        *_local(disk, series),
+        *_missing(series),
+        *_published(disk, mirrors),
+        *_audited(disk),
+        *_failed(runs),
+        *(_problem(dag_id, "schedule", *found) for dag_id, found in late if found),
+    ]
+
+
+def problem(failure: Failure) -> Problem:
+    """Return what a failure says, its way out apart: the last sentence of its message."""
+    message, _, remedy = failure.message.rpartition(". ")
+    subject, colon, rest = message.partition(f"{failure.name}: ")
+    if colon and " " not in subject:  # it begins with the file's path
+        message = rest
+    if not message:
+        message, remedy = remedy, "See the log of the task in the last run"
+    return _problem(failure.name, failure.stage, message, remedy, permanent=failure.permanent)
+
+
+def _problem(
+    name: str, stage: str, message: str, remedy: str, *, permanent: bool = False
+) -> Problem:
+    return Problem(name=name, stage=stage, message=message, remedy=remedy, permanent=permanent)
+
+
+def _local(disk: Disk, series: Sequence[Series]) -> Iterator[Problem]:
+    root = str(disk.root)
+    if not disk.exists:
+        remedy = "Run prepare: it makes the mirror from the image directory"
+        yield _problem(root, "mirror", "There is no such folder yet", remedy)
+    for name, why in disk.damaged.items():
+        message = f"This metadata cannot be read: {why}"
+        yield _problem(f"meta/{name}", "mirror", message, "Run prepare: it is made anew")
+    yield from map(problem, disk.failures.values())
+    if disk.exists and not (series or disk.damaged or disk.failures):
+        remedy = "Put images into the image directory, and run prepare"
+        yield _problem(root, "mirror", "It offers no image yet", remedy)
+
+
+def _missing(series: Sequence[Series]) -> Iterator[Problem]:
+    """Yield the described files that are not present."""
+    for one in series:
+        message = f"The metadata of {one.name} names it, but it is not present with its size"
+        for image in one.images:
+            lost = [] if image.present else [image.filename]
+            lost += [r.filename for r in image.rdiffs if r.state is RdiffState.MISSING]
+            for name in lost:
+                yield _problem(name, "mirror", message, "Run prepare: it is made or linked again")
+
+
+def _published(disk: Disk, mirrors: Sequence[Remote]) -> Iterator[Problem]:
+    """Yield what is wrong with remotes; what the audit found there is said by itself."""
+    records = {record.address: record.problems for record in disk.remotes}
+    for one in (mirror for mirror in mirrors if mirror.configured):
+        said = records.get(one.name, {})
+        for subject, why in said.items():
+            yield problem(Failure(one.name, "publish", f"{subject}: {why}", permanent=False))
+        explained = said and one.state in {State.UNREACHABLE, State.BEHIND, State.UNKNOWN}
+        if one.remedy and not explained and one.state is not State.DAMAGED:
+            yield _problem(one.name, "publish", one.status, one.remedy, permanent=True)
+
+
+def _audited(disk: Disk) -> Iterator[Problem]:
+    """Yield the errors of the last audit."""
+    for one in disk.audit.findings if disk.audit else ():
+        if one.severity is Severity.ERROR:
+            error = RepositoryError(one.where, one.problem, expected=one.expected, found=one.found)
+            remedy = one.remedy or "See the log of the audit"
+            yield _problem(one.file or one.where, "audit", str(error), remedy, permanent=True)
+
+
+def _failed(runs: Sequence[Run]) -> Iterator[Problem]:
+    """Yield the DAGs whose last finished run failed, of the runs that count."""
+    ended = [run for run in runs if run.counts and run.ended is not None and not run.active]
+    for dag_id in dict.fromkeys(run.dag_id for run in runs):
+        last = next((run for run in ended if run.dag_id == dag_id), None)
+        if last is not None and last.state == "failed":
+            stages = ", ".join(stage.name for stage in last.stages if stage.failed)
+            reason = f": {last.error}" if last.error else ""
+            message = f"The last run failed{f' in {stages}' if stages else ''}{reason}"
+            remedy = "Fix the problem, then run it again; what is done is kept"
+            yield _problem(dag_id, "run", message, remedy)
+
+
+def _late(dag: Dag, runs: Sequence[Run], now: datetime) -> tuple[str, str] | None:
     """Return what keeps a DAG from running as it should, and the way out; None where nothing does.
 
     A run that failed is not this one's business.
-
-    Args:
-        dag: What Airflow knows of it.
-        runs: Of any DAG, newest first.
-        now: The time.
     """
     if not dag.loaded:
         return "Airflow cannot load this DAG", "Read the import error in the Airflow UI"
@@ -182,15 +244,11 @@ def late(dag: Dag, runs: Iterable[Run], now: datetime) -> tuple[str, str] | None
         waits = f"a run was due {when(due)}" if due else "a run waits to start"
         return f"It is paused, and {waits}; {last}", "Unpause it in the Airflow UI"
     if due and active:
-        return (
-            f"A run has not ended, and the next one was due {when(due)}; {last}",
-            "Look at the run's tasks, and mark it failed where it hangs",
-        )
+        text = f"A run has not ended, and the next one was due {when(due)}; {last}"
+        return text, "Look at the run's tasks, and mark it failed where it hangs"
     if due:
-        return (
-            f"No run has started that was due {when(due)}; {last}",
-            "See whether Airflow's scheduler and DAG processor run",
-        )
+        text = f"No run has started that was due {when(due)}; {last}"
+        return text, "See whether Airflow's scheduler and DAG processor run"
     if waiting and len(waiting) == len(active) and now - min(waiting) > PATIENCE:
         since = f"A run waits to start since {when(min(waiting))}"
         return since, "See whether Airflow's scheduler runs"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,13 +18,11 @@ from puavo_repository.web.model import (
     Image,
     Rdiff,
     RdiffState,
-    Remote,
     Repository,
     Run,
     Series,
     Summary,
 )
-from puavo_repository.web.problems import find_problems
 from puavo_repository.web.words import built, moment
 
 
@@ -45,131 +43,105 @@ def repository(
         now: The time, if it is not now.
     """
     now = now or datetime.now(UTC)
-    failed = {failure.name for failure in disk.failures}
-    series = [_series(name, images, disk, failed) for name, images in sorted(disk.series.items())]
+    series = [_series(name, images, disk) for name, images in sorted(disk.series.items())]
     mirrors = status.mirrors(disk, remotes, runs, dags, now)
-    problems = find_problems(disk, series, mirrors, runs, dags, now)
+    problems = status.find_problems(disk, series, mirrors, runs, dags, now)
     images = [image for one in series for image in one.images]
     rdiffs = [r for image in images for r in image.rdiffs if r.state is RdiffState.OFFERED]
-    fetched, whole = _updates(series)
+    # What one client of each series fetches to get to its newest image, without and with rdiffs.
+    updated = [(one.images[-1].size, one.update) for one in series if len(one.images) > 1]
+    whole = sum(size for size, _ in updated)
+    fetched = sum(size if update is None else update for size, update in updated)
+    published = [one.published for one in mirrors if one.configured and one.published]
     prepare = next((dag for dag in dags if dag.dag_id == PREPARE), None)
-    return Repository(
-        summary=Summary(
-            ok=not problems,
-            status=status.headline(problems, mirrors),
-            problems=problems,
-            mirror=str(disk.root),
-            series=len(series),
-            images=len(images),
-            rdiffs=len(rdiffs),
-            image_bytes=sum({image.filename: image.size for image in images}.values()),
-            rdiff_bytes=sum({rdiff.filename: rdiff.size for rdiff in rdiffs}.values()),
-            update_bytes=fetched,
-            update_whole=whole,
-            saving=1 - fetched / whole if whole else 0.0,
-            changed=_changed(mirrors) if mirrors else moment(disk.changed),
-            last_success=prepare.succeeded if prepare else None,
-            next_run=prepare.due if prepare and not prepare.paused else None,
-            remotes=mirrors,
-            audit=_audit(disk.audit) if disk.audit else None,
-        ),
-        series=series,
-        runs=list(runs),
+    summary = Summary(
+        ok=not problems,
+        status=status.headline(problems, mirrors),
+        problems=problems,
+        mirror=str(disk.root),
+        series=len(series),
+        images=len(images),
+        rdiffs=len(rdiffs),
+        image_bytes=sum({image.filename: image.size for image in images}.values()),
+        rdiff_bytes=sum({rdiff.filename: rdiff.size for rdiff in rdiffs}.values()),
+        update_bytes=fetched,
+        update_whole=whole,
+        saving=1 - fetched / whole if whole else 0.0,
+        changed=max(published, default=None) if mirrors else moment(disk.changed),
+        last_success=prepare.succeeded if prepare else None,
+        next_run=prepare.due if prepare and not prepare.paused else None,
+        remotes=mirrors,
+        audit=_audit(disk.audit) if disk.audit else None,
     )
+    return Repository(summary=summary, series=series, runs=list(runs))
 
 
-def _series(name: str, entries: list[dict[str, Any]], disk: Disk, failed: set[str]) -> Series:
-    images = [_image(entry, entries, disk, failed) for entry in entries]
-    if not images:
-        return Series(name=name, images=[], update=None, saving=0.0)
-    newest = images[-1]
-    before = images[-2].version if len(images) > 1 else None
-    update = next(
-        (r.size for r in newest.rdiffs if r.source == before and r.state is RdiffState.OFFERED),
-        None,
-    )
-    saving = 1 - update / newest.size if update is not None and newest.size else 0.0
+def _series(name: str, entries: list[dict[str, Any]], disk: Disk) -> Series:
+    images = [
+        Image(
+            filename=entry["filename"],
+            version=str(entry.get("version", "")),
+            built=built(str(entry.get("version", ""))),
+            size=entry["size"],
+            present=disk.sizes.get(entry["filename"]) == entry["size"],
+            digests=_digests(entry),
+            rdiffs=[*_offered(entry, disk), *_absent(entry, entries, disk)],
+        )
+        for entry in entries
+    ]
+    update, saving = None, 0.0
+    if len(images) > 1:
+        newest, before = images[-1], images[-2].version
+        offered = (
+            r.size for r in newest.rdiffs if r.state is RdiffState.OFFERED and r.source == before
+        )
+        update = next(offered, None)
+        saving = 1 - update / newest.size if update is not None and newest.size else 0.0
     return Series(name=name, images=images, update=update, saving=saving)
 
 
-def _image(
-    entry: dict[str, Any], entries: list[dict[str, Any]], disk: Disk, failed: set[str]
-) -> Image:
-    filename, size = entry["filename"], entry["size"]
-    version = str(entry.get("version", ""))
-    rdiffs = [_rdiff(diff, version, size, disk) for diff in entry.get("diffs", [])]
-    if failed or disk.too_large:
-        known = {rdiff.filename for rdiff in rdiffs}
-        found = (_absent(other["filename"], filename, size, disk, failed) for other in entries)
-        rdiffs += [rdiff for rdiff in found if rdiff and rdiff.filename not in known]
-    return Image(
-        filename=filename,
-        version=version,
-        built=built(version),
-        size=size,
-        present=disk.sizes.get(filename) == size,
-        digests=_digests(entry),
-        rdiffs=rdiffs,
-    )
+def _offered(image: dict[str, Any], disk: Disk) -> Iterator[Rdiff]:
+    """Yield the rdiffs that lead to an image, as its metadata names them."""
+    for diff in image.get("diffs", []):
+        present = disk.sizes.get(f"rdiffs/{diff['filename']}") == diff["size"]
+        yield Rdiff(
+            filename=diff["filename"],
+            state=RdiffState.OFFERED if present else RdiffState.MISSING,
+            source=str(diff.get("version", "")),
+            target=str(image.get("version", "")),
+            size=diff["size"],
+            share=diff["size"] / image["size"] if image["size"] else 0.0,
+            digests=_digests(diff),
+        )
 
 
-def _rdiff(diff: dict[str, Any], target: str, target_size: int, disk: Disk) -> Rdiff:
-    present = disk.sizes.get(f"rdiffs/{diff['filename']}") == diff["size"]
-    return Rdiff(
-        filename=diff["filename"],
-        state=RdiffState.OFFERED if present else RdiffState.MISSING,
-        source=str(diff.get("version", "")),
-        target=target,
-        size=diff["size"],
-        share=diff["size"] / target_size if target_size else 0.0,
-        digests=_digests(diff),
-    )
-
-
-def _absent(
-    source: str, target: str, target_size: int, disk: Disk, failed: set[str]
-) -> Rdiff | None:
-    """Return an rdiff that is on record but not on offer: too large, or failed."""
-    basis, goal = ImageName.parse(source), ImageName.parse(target)
-    if basis is None or goal is None or source == target:
-        return None
-    name = rdiff_name(source, target)
-    if name in failed:
-        state, size = RdiffState.FAILED, 0
-    elif name in disk.too_large:
-        state, size = RdiffState.TOO_LARGE, disk.too_large[name]
-    else:
-        return None
-    return Rdiff(
-        filename=name,
-        state=state,
-        source=basis.number,
-        target=goal.number,
-        size=size,
-        share=size / target_size if target_size else 0.0,
-        digests=None,
-    )
+def _absent(image: dict[str, Any], others: list[dict[str, Any]], disk: Disk) -> Iterator[Rdiff]:
+    """Yield the rdiffs to an image that are on record but not on offer: too large, or failed."""
+    offered = {diff["filename"] for diff in image.get("diffs", [])}
+    target = ImageName.parse(image["filename"])
+    if target is None or not (disk.failures or disk.too_large):
+        return
+    for other in others:
+        source = ImageName.parse(other["filename"])
+        if source is None or source == target:
+            continue
+        name = rdiff_name(str(source), str(target))
+        if name in offered or not (name in disk.failures or name in disk.too_large):
+            continue
+        size = 0 if name in disk.failures else disk.too_large[name]
+        yield Rdiff(
+            filename=name,
+            state=RdiffState.FAILED if name in disk.failures else RdiffState.TOO_LARGE,
+            source=source.number,
+            target=target.number,
+            size=size,
+            share=size / image["size"] if image["size"] else 0.0,
+            digests=None,
+        )
 
 
 def _digests(entry: dict[str, Any]) -> Digests:
     return Digests(**{kind: str(entry.get(kind, "")) for kind in Digests.model_fields})
-
-
-def _updates(series: Iterable[Series]) -> tuple[int, int]:
-    """Return what one client of each series fetches to get to its newest image, in bytes.
-
-    Returns:
-        With the rdiff from the image before, and without.
-    """
-    updates = [one for one in series if len(one.images) > 1]
-    whole = sum(one.images[-1].size for one in updates)
-    fetched = sum(one.update if one.update is not None else one.images[-1].size for one in updates)
-    return fetched, whole
-
-
-def _changed(mirrors: Iterable[Remote]) -> datetime | None:
-    """Return when clients of any mirror that counts last got to see something new."""
-    return max((one.published for one in mirrors if one.configured and one.published), default=None)
 
 
 def _audit(found: AuditReport) -> Audit:
