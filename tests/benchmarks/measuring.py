@@ -104,9 +104,8 @@ def engine(
 
 
 def _serve() -> None:
-    from puavo_repository.delta import proof
+    from puavo_repository.delta import engine_named, work
     from puavo_repository.delta.engine import Side
-    from puavo_repository.delta.engines import engine_named
 
     name, source, target, out, anchors, prove = json.load(sys.stdin)
     made = engine_named(name)
@@ -133,7 +132,7 @@ def _serve() -> None:
         seconds = time.perf_counter() - started
     started = time.perf_counter()
     if prove:
-        proof.prove(*paths)
+        work.prove(*paths)
     proving = time.perf_counter() - started if prove else 0.0
     print(json.dumps({"seconds": seconds, "memory": memory.most, "size": size, "proof": proving}))
 

@@ -21,7 +21,7 @@ from delta.guarded import guard_pages, in_child
 from puavo_repository.delta import anchor_engine, anchors, index
 from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
 from puavo_repository.delta.engine import Side
-from puavo_repository.delta.proof import prove
+from puavo_repository.delta.work import prove
 from puavo_repository.demo import make_demo_images
 from puavo_repository.formats.rdiff import Copy, commands
 

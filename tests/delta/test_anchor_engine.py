@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from delta.pairs import Pair, noise
+from puavo_repository.delta import engine_named
 from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
 from puavo_repository.delta.anchors import BLOCK
 from puavo_repository.delta.engine import Side
-from puavo_repository.delta.engines import engine_named
 from puavo_repository.errors import ImageChangingError, SettingsError
 from puavo_repository.formats.rdiff import Copy, Literal
 

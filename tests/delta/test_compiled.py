@@ -44,7 +44,7 @@ import sys
 from pathlib import Path
 from puavo_repository import compiled
 from puavo_repository.delta.engine import Side
-from puavo_repository.delta.engines import engine_named
+from puavo_repository.delta import engine_named
 assert not compiled._CACHE, compiled._CACHE
 out = bytearray()
 engine_named("anchors").delta(Side(Path("source")), Side(Path("target")), out.extend)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from delta.pairs import Pair, noise
-from puavo_repository.delta import proof
+from puavo_repository.delta import work
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.librsync import LibrsyncEngine
 from puavo_repository.errors import ImageChangingError, ProofError, StorageError
@@ -24,7 +24,7 @@ def pair(tmp_path: Path) -> Pair:
 
 def prove(pair: Pair) -> None:
     source, target = pair.sides
-    proof.prove(source.path, target.path, pair.rdiff)
+    work.prove(source.path, target.path, pair.rdiff)
 
 
 def test_both_engines_make_what_is_proven(pair: Pair) -> None:
@@ -37,7 +37,7 @@ def test_the_proof_tells_its_progress(pair: Pair) -> None:
     pair.make(AnchorEngine())
     told: list[int] = []
     source, target = pair.sides
-    proof.prove(source.path, target.path, pair.rdiff, told.append)
+    work.prove(source.path, target.path, pair.rdiff, told.append)
     assert sum(told) == len(pair.target)
 
 
@@ -91,7 +91,7 @@ def test_an_image_that_changes_during_the_proof_is_named_and_may_pass(
 
     source, target = pair.sides
     with pytest.raises(ImageChangingError, match=f"{victim}: this image changed"):
-        proof.prove(source.path, target.path, pair.rdiff, write)
+        work.prove(source.path, target.path, pair.rdiff, write)
 
 
 def test_a_missing_source_names_itself(pair: Pair) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from delta.fuzz import applied
 from puavo_repository.delta.librsync import patch
-from puavo_repository.delta.proof import prove
+from puavo_repository.delta.work import prove
 from puavo_repository.errors import ConfigError, DeltaError, StorageError
 from puavo_repository.formats import defaults_mk, image_config, jsonfile, metadata, sealed
 from puavo_repository.formats.names import ImageName, is_plain_name, is_rdiff_name

@@ -10,7 +10,7 @@ import pytest
 
 from puavo_repository.delta import contained
 from puavo_repository.delta.anchor_engine import AnchorEngine
-from puavo_repository.delta.proof import prove
+from puavo_repository.delta.work import prove
 from puavo_repository.errors import ImageChangingError, ProofError, StorageRefusedError
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED

@@ -157,7 +157,7 @@ class _Local:
         ]
 
     def _prove(self, file: DescribedFile, source: str, target: str) -> Finding | None:
-        from puavo_repository.delta import contained, proof  # compiled code, slow to load
+        from puavo_repository.delta import contained, work  # compiled code, slow to load
 
         # An image that only extra rdiffs start from is not in the mirror.
         places = (self._root / source, self._settings.image_dir / source)
@@ -173,7 +173,7 @@ class _Local:
                 remedy = "Put it back, or take it out of extra_rdiffs and prepare again"
                 return warning(file.path, problem, remedy=remedy)
             paths = basis, goal, rdiff
-            contained.call(rdiff, doing, proof.prove, *paths, progress=self._progress)
+            contained.call(rdiff, doing, work.prove, *paths, progress=self._progress)
         except DeltaError as why:
             return _wrong(file, why.problem, why.expected, why.found)
         except (OSError, RepositoryError) as why:

@@ -34,8 +34,7 @@ from puavo_repository.delta.anchors import (
 from puavo_repository.delta.comparing import WINDOW
 from puavo_repository.delta.dense import REGION, SLOTS, match_dense
 from puavo_repository.delta.encoding import Joiner, encode, out_size
-from puavo_repository.delta.engine import ImageIndexer, Side, Sink
-from puavo_repository.delta.images import Image
+from puavo_repository.delta.engine import Image, ImageIndexer, Side, Sink
 from puavo_repository.delta.index import Anchors, Indexer
 from puavo_repository.delta.machine import buffer
 from puavo_repository.delta.ordered_pool import OrderedPool
@@ -140,7 +139,7 @@ def _anchors(
     def find(start: int) -> BlockAnchors:
         finder, data = spare.get()
         try:
-            image.read(data[: image.size - start], start)
+            image.read(data[: image.size - start].data, start)
             return finder.find(data, start, image.size)
         finally:
             spare.put((finder, data))
@@ -226,7 +225,7 @@ class _Search:
 
     def _block(self, scratch: _Workspace, start: int) -> _Block:
         size = min(BLOCK, self.target.size - start)
-        self.target.read(scratch.data[HEAD : HEAD + size], start)
+        self.target.read(scratch.data[HEAD : HEAD + size].data, start)
         copies = self._copies(scratch, size)
         begin, end = 0, size
         first = last = None

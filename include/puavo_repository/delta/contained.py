@@ -2,12 +2,12 @@
 
 Nothing in this process can survive a write beyond an array. So ``call`` has a function called in
 a child: its progress, its log, its result and its errors come back as if it were called here, and
-a child that dies is an error like any other. The children are forked (``forking``) by one helper
-process with a single thread that has loaded the compiled code: that takes a second once, and
-after that some 20 ms a call.
+a child that dies is an error like any other.
 
-A child ends when its caller goes away, however that ends: it waits for a pipe to be closed. It
-stays in the caller's process group, so it also ends with that.
+One helper process with a single thread (``main``) loads the compiled code once, which takes a
+second, and forks for each call, which takes some 20 ms. It forks one child that waits for another,
+which does the work, to say how that ended. None of them minds the signals that are for the whole
+process group: the caller does. They end when it closes its end of a pipe, however it ends.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from logging.handlers import QueueHandler
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
-from puavo_repository.delta.forking import Answer, last_line
 from puavo_repository.errors import EngineCrashError, EngineKilledError, RepositoryError
 from puavo_repository.progress import Progress, no_progress
 
@@ -35,10 +38,12 @@ T = TypeVar("T")
 
 _START = """import sys
 control, *sys.path = sys.argv[1:]
-from puavo_repository.delta import forking
-forking.main(int(control))"""
+from puavo_repository.delta import contained
+contained.main(int(control))"""
 _KILLS = {signal.SIGKILL, signal.SIGXCPU}  # from outside; nothing that the work itself did
 _PATIENCE = 5.0  # seconds for a child that is not wanted any more to be gone
+_INTERVAL = 0.1  # seconds between two tellings of progress
+_LONGEST_LINE = 300  # characters of what a dead process said
 
 
 def call(
@@ -63,7 +68,7 @@ def call(
     answers, back = Pipe(duplex=False)
     with answers, orders:
         with theirs, back:
-            _forker.fork(theirs.fileno(), back.fileno())
+            _helper.fork(theirs.fileno(), back.fileno())
         try:
             with suppress(BrokenPipeError):  # it is dead, and the answers say so
                 orders.send((work, given))
@@ -71,7 +76,9 @@ def call(
             return result
         except BaseException:
             orders.close()  # which ends the child
-            _drain(answers)
+            with suppress(EOFError, OSError):  # nobody can answer any more: it is gone
+                while answers.poll(_PATIENCE):
+                    answers.recv_bytes()
             raise
 
 
@@ -81,15 +88,16 @@ def _result(answers: Connection, subject: Path, doing: str, progress: Progress) 
         try:
             kind, value = answers.recv()
         except EOFError:
-            raise _death(subject, doing, None, _forker.last_line()) from None
-        if kind is Answer.PROGRESS:
+            raise _death(subject, doing, None, _last_line(_helper.said)) from None
+        if kind == "progress":
             progress(value)
-        elif kind is Answer.LOG:
-            name, level, text = value
-            logging.getLogger(name).log(level, "%s", text)
-        elif kind is Answer.RETURNED:
+        elif kind == "log":
+            logger = logging.getLogger(value.name)
+            if logger.isEnabledFor(value.levelno):
+                logger.handle(value)
+        elif kind == "returned":
             return value
-        elif kind is Answer.DIED:
+        elif kind == "died":
             raise _death(subject, doing, *value)
         else:
             error, trace = value
@@ -107,43 +115,40 @@ def _death(subject: Path, doing: str, status: int | None, said: str) -> Reposito
         how = f"ended (exit status {status})"
     problem = f"the delta engine {how} {doing}"
     if status is None or -status in _KILLS:
-        return EngineKilledError(
-            subject,
-            problem,
-            found=said,
-            remedy="Most often the machine's memory did not suffice: give it more, or set a "
-            "smaller PUAVO_REPOSITORY_MEMORY, and run again",
+        remedy = (
+            "Most often the machine's memory did not suffice: give it more, or set a "
+            "smaller PUAVO_REPOSITORY_MEMORY, and run again"
         )
-    return EngineCrashError(
-        subject,
-        problem,
-        found=said,
-        remedy="Everything else is done. Report this with the names of both images, and have the "
-        "rdiffs made by PUAVO_REPOSITORY_ENGINE=librsync meanwhile",
+        return EngineKilledError(subject, problem, found=said, remedy=remedy)
+    remedy = (
+        "Everything else is done. Report this with the names of both images, and have the "
+        "rdiffs made by PUAVO_REPOSITORY_ENGINE=librsync meanwhile"
     )
+    return EngineCrashError(subject, problem, found=said, remedy=remedy)
 
 
-def _drain(answers: Connection) -> None:
-    """Wait until nobody can answer any more: the child is gone, and so is who watched it."""
-    with suppress(EOFError, OSError):
-        while answers.poll(_PATIENCE):
-            answers.recv_bytes()
+def _last_line(descriptor: int) -> str:
+    """Return the last line that a process wrote to a file as its standard error, in short."""
+    start = max(0, os.fstat(descriptor).st_size - 4 * _LONGEST_LINE) if descriptor >= 0 else 0
+    said = os.pread(descriptor, 4 * _LONGEST_LINE, start) if descriptor >= 0 else b""
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1].strip()[-_LONGEST_LINE:] if lines else ""
 
 
-class _Forker:
-    """The helper process that forks the children; it is started when it is first needed."""
+class _Helper:
+    """The process that forks the children; it is started when it is first needed."""
 
     def __init__(self) -> None:
-        self.forget()
-        os.register_at_fork(after_in_child=self.forget)
-        atexit.register(self.close)
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+        atexit.register(self._close)
 
-    def forget(self) -> None:
+    def _forget(self) -> None:
         """Do as if there were none: a fork of this process has to start its own."""
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._said = -1
+        self.said = -1  # what it wrote to its standard error
 
     def fork(self, orders: int, answers: int) -> None:
         """Have a child forked that gets these two descriptors."""
@@ -153,31 +158,26 @@ class _Forker:
                 with suppress(BrokenPipeError, ConnectionResetError):
                     socket.send_fds(control, [b"."], [orders, answers])
                     return
-                self.close()
+                self._close()
 
-    def last_line(self) -> str:
-        """Return the end of what the helper said on its standard error."""
-        return last_line(self._said) if self._said >= 0 else ""
-
-    def close(self) -> None:
-        """End the helper process."""
+    def _close(self) -> None:
         if self._control is not None and self._process is not None:
             self._control.close()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_PATIENCE)
-            os.close(self._said)
-            self._control, self._process, self._said = None, None, -1
+            os.close(self.said)
+            self._control, self._process, self.said = None, None, -1
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
-        self._said = os.memfd_create("puavo-repository")
+        self.said = os.memfd_create("puavo-repository")
         command = [sys.executable, "-P", "-c", _START, str(theirs.fileno())]
         with theirs:
             self._process = subprocess.Popen(
                 [*command, *(str(path) for path in sys.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._said,
+                stderr=self.said,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # what forks has one thread
             )
@@ -185,4 +185,101 @@ class _Forker:
         return ours
 
 
-_forker = _Forker()
+_helper = _Helper()
+
+
+def main(control: int) -> None:
+    """Be the helper: fork for each pair of descriptors, until the caller closes the socket."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)  # of the last one: nobody waits for the watching ones
+    with suppress(Exception):  # who does the work meets the same error, and can say so
+        _load()
+    with socket.socket(fileno=control) as calls:
+        while True:
+            said, descriptors, _, _ = socket.recv_fds(calls, 1, 2)
+            if not said:
+                return
+            if os.fork() == 0:
+                calls.close()
+                _watch(*descriptors)
+                os._exit(0)
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _load() -> None:
+    """Load all compiled code by making an rdiff: what is forked has it then."""
+    from puavo_repository.delta import anchor_engine, engine, work
+
+    with tempfile.TemporaryDirectory() as folder:
+        image, rdiff = Path(folder, "image"), Path(folder, "rdiff")
+        image.write_bytes(bytes(range(256)) * 40)
+        side = engine.Side(image)
+        work.write_rdiff(anchor_engine.AnchorEngine(threads=1), side, side, rdiff, no_progress)
+        work.prove(image, image, rdiff)
+
+
+def _watch(orders: int, answers: int) -> None:
+    """Fork the one that works, and say how it died if it does."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.dup2(os.memfd_create("puavo-repository"), 2)
+    child = os.fork()
+    if child == 0:
+        _work(Connection(orders, writable=False), Connection(answers, readable=False))
+        os._exit(0)
+    os.close(orders)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status:
+        with suppress(OSError), Connection(answers, readable=False) as back:
+            back.send(("died", (status, _last_line(2))))
+
+
+def _work(orders: Connection, answers: Connection) -> None:
+    """Do what is ordered."""
+    caller = _Caller(answers)
+    try:
+        work, given = orders.recv()
+        threading.Thread(target=_end_with_caller, args=(orders,), daemon=True).start()
+        log = QueueHandler(caller)  # type: ignore[arg-type]  # it only puts
+        logging.basicConfig(level=logging.INFO, handlers=[log], format="%(message)s", force=True)
+        result = work(*given, caller.progress)
+        caller.tell_progress()
+        caller.tell("returned", result)
+    except BaseException as error:  # noqa: BLE001 - raised again in the caller
+        trace = traceback.format_exc()
+        try:
+            caller.tell("raised", (error, trace))
+        except Exception:  # noqa: BLE001 - it cannot be pickled
+            caller.tell("raised", (RuntimeError(repr(error)), trace))
+
+
+def _end_with_caller(orders: Connection) -> None:
+    with suppress(EOFError, OSError):
+        orders.recv()
+    os._exit(0)
+
+
+class _Caller:
+    """Who gets the answers, one after another; a queue of log records to ``QueueHandler``."""
+
+    def __init__(self, answers: Connection) -> None:
+        self._answers = answers
+        self._lock = threading.Lock()
+        self._done, self._told = 0, time.monotonic()
+
+    def tell(self, kind: str, value: Any) -> None:
+        with self._lock:
+            self._answers.send((kind, value))
+
+    def put_nowait(self, record: logging.LogRecord) -> None:
+        self.tell("log", record)
+
+    def progress(self, done: int) -> None:
+        """Tell of progress now and then."""
+        self._done += done
+        if time.monotonic() - self._told >= _INTERVAL:
+            self.tell_progress()
+
+    def tell_progress(self) -> None:
+        self.tell("progress", self._done)
+        self._done, self._told = 0, time.monotonic()

@@ -1,17 +1,20 @@
 """What a delta engine is: two image files in, an rdiff as a stream of bytes out.
 
 An engine never names or proves its output. The ``diff`` stage gives it a sink that writes and
-digests in one pass (``work``), proves the result by applying it (``proof``), and only then gives
-the file its name.
+digests in one pass (``work``), proves the result by applying it, and only then gives the file its
+name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from puavo_repository.errors import ImageChangingError, as_storage_error
 from puavo_repository.progress import Progress, no_progress
 
 Sink = Callable[[memoryview], None]
@@ -21,15 +24,11 @@ reuse the buffer; blocks of some megabytes keep it off the critical path."""
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a pair: an image, and where its anchors are kept if it has any.
-
-    Anchors at ``anchors`` count only when they were saved for this ``identity``; damaged,
-    missing or foreign ones are as good as none.
-    """
+    """One side of a pair: an image, and where its anchors are kept if it has any."""
 
     path: Path
-    anchors: Path | None = None
-    identity: str = ""
+    anchors: Path | None = None  # damaged, missing or foreign ones are as good as none
+    identity: str = ""  # of the image that they have to be saved for
 
 
 class ImageIndexer(Protocol):
@@ -39,7 +38,7 @@ class ImageIndexer(Protocol):
         """Take the next bytes of the image, in order, blocks of any size."""
 
     def save(self, path: Path, identity: str) -> None:
-        """Keep what was found at ``path`` (atomically), tied to the image's ``identity``."""
+        """Keep what was found (atomically), tied to the image's identity; nothing may follow."""
 
 
 class DeltaEngine(Protocol):
@@ -67,3 +66,61 @@ class DeltaEngine(Protocol):
             DeltaError: The engine cannot do it.
             ImageChangingError: A file changed its size while it was read.
         """
+
+
+@dataclass(frozen=True)
+class Image:
+    """An open image that somebody may write meanwhile: that is an error, never a crash."""
+
+    path: Path
+    descriptor: int
+    size: int  # bytes, when it was opened
+    modified: int  # ns, when it was opened
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[Image]:
+        """Open an image.
+
+        Raises:
+            StorageError, StorageRefusedError: It cannot be opened.
+        """
+        with as_storage_error(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            yield cls(path, descriptor, found.st_size, found.st_mtime_ns)
+        finally:
+            os.close(descriptor)
+
+    def read_into(self, out: memoryview, position: int) -> int:
+        """Fill a buffer; returns how far, which is less at the end of the file only."""
+        done = 0
+        with as_storage_error(self.path):
+            while done < len(out):
+                count = os.preadv(self.descriptor, [out[done:]], position + done)
+                if not count:
+                    break
+                done += count
+        return done
+
+    def read(self, out: memoryview, position: int) -> None:
+        """Fill a buffer, or raise ``ImageChangingError`` where the image ends before."""
+        if self.read_into(out, position) < len(out):
+            raise self.changed()
+
+    def changed(self) -> ImageChangingError:
+        """Return the error that says so."""
+        return ImageChangingError(
+            self.path,
+            "this image changed while its rdiff was made or proven",
+            expected=f"{self.size} bytes at rest",
+            found=f"{os.fstat(self.descriptor).st_size} bytes",
+            remedy="Run again when it is at rest",
+        )
+
+    def check_unchanged(self) -> None:
+        """Raise if the image is not what it was when it was opened."""
+        found = os.fstat(self.descriptor)
+        if (found.st_size, found.st_mtime_ns) != (self.size, self.modified):
+            raise self.changed()

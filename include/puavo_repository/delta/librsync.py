@@ -1,26 +1,24 @@
 """librsync through its C library: the reference engine, and the one that proves every rdiff.
 
-A thin binding to the streaming interface of ``librsync.so.2`` (librsync.h, "Streaming API"):
-each job is driven by ``rs_job_iter`` over bounded buffers, one call a few megabytes, without
-the GIL. Between the calls Python sees signals, and progress is told.
+A binding to the streaming interface of ``librsync.so.2`` (librsync.h, "Streaming API"): each job
+is driven by ``rs_job_iter`` over bounded buffers, without the GIL. Between the calls Python sees
+signals, and progress is told.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from numba import types
 
 from puavo_repository.compiled import callback
-from puavo_repository.delta.engine import ImageIndexer, Side, Sink
-from puavo_repository.delta.images import Image
+from puavo_repository.delta.engine import Image, Side, Sink
 from puavo_repository.delta.machine import pread
 from puavo_repository.errors import DeltaError, SettingsError, StorageError
 from puavo_repository.progress import Progress, no_progress
@@ -28,8 +26,7 @@ from puavo_repository.progress import Progress, no_progress
 LIBRARY = "librsync.so.2"
 _DONE, _BLOCKED, _IO_ERROR, _INPUT_ENDED = 0, 1, 100, 103  # rs_result
 _BLAKE2_SIGNATURE = 0x72730137  # RS_BLAKE2_SIG_MAGIC
-# Bytes of the buffers of a job: small enough for a core's own cache, large enough for few calls.
-INPUT, OUTPUT = 1 << 18, 1 << 18
+_BUFFER = 1 << 18  # bytes; fits into a core's own cache, and needs few calls
 
 
 class _Buffers(ctypes.Structure):
@@ -85,18 +82,14 @@ class LibrsyncEngine:
 
     Its memory is the source's signature, about 40 bytes a block: 0.4 GB for an image of
     1.4 GB with blocks of 128 bytes.
-
-    Attributes:
-        block: Block length of the signature in bytes.
     """
 
-    block: int = 128
+    block: int = 128  # bytes of a block of the signature
     name: str = "librsync"
     threads: int = 1
 
-    def indexer(self, size: int) -> ImageIndexer | None:  # noqa: ARG002
+    def indexer(self, size: int) -> None:
         """Return None: a signature is made for each delta."""
-        return None
 
     def delta(
         self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
@@ -104,7 +97,7 @@ class LibrsyncEngine:
         """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
         with self._signature(source.path) as signature, Image.open(target.path) as image:
             with _job(library().rs_delta_begin(signature)) as job:
-                _run(job, _Input(image), sink, progress)
+                _run(job, image, sink, progress)
             image.check_unchanged()
 
     @contextmanager
@@ -116,8 +109,14 @@ class LibrsyncEngine:
             loading = _job(lib.rs_loadsig_begin(ctypes.byref(signature)))
             making = _job(lib.rs_sig_begin(self.block, 0, _BLAKE2_SIGNATURE))
             with loading as loader, making as maker, Image.open(source) as image:
-                load = partial(_load, loader, source)
-                _run(maker, _Input(image), load, no_progress)
+
+                def load(block: memoryview, *, end: bool = False) -> None:
+                    buffers = _Buffers(_address_of(block), len(block), int(end), None, 0)
+                    result = lib.rs_job_iter(loader, ctypes.byref(buffers))
+                    if result != _BLOCKED:
+                        _check(result, source)
+
+                _run(maker, image, load, no_progress)
                 load(memoryview(b""), end=True)
                 image.check_unchanged()
             _check(lib.rs_build_hash_table(signature), source)
@@ -128,21 +127,15 @@ class LibrsyncEngine:
 
 
 def patch(source: Path, rdiff: Path, sink: Sink) -> None:
-    """Apply an rdiff as clients do.
-
-    Args:
-        source: The file that it starts from.
-        rdiff: The rdiff.
-        sink: Takes the result in order.
+    """Apply an rdiff to ``source`` as clients do; the result goes to ``sink``.
 
     Raises:
         DeltaError: The rdiff is damaged, or not made for a source like this.
     """
     with Image.open(rdiff) as delta, Image.open(source) as basis:
-        given = _Input(delta)
         with _job(library().rs_patch_begin(read_basis.address, basis.descriptor)) as job:
-            _run(job, given, sink, no_progress)
-        if delta.read_up_to(1, given.position):
+            used = _run(job, delta, sink, no_progress)
+        if delta.read_into(memoryview(bytearray(1)), used):
             raise DeltaError(rdiff, "something follows after the end of this rdiff")
 
 
@@ -159,49 +152,25 @@ def read_basis(descriptor: int, position: int, length: Any, out: Any) -> int:
     return _DONE
 
 
-class _Input:
-    """A file that is read in blocks into one buffer, which a job consumes."""
-
-    def __init__(self, image: Image) -> None:
-        self.path = image.path
-        self.buffer = bytearray(INPUT)
-        self.position = 0
-        self._descriptor = image.descriptor
-
-    def read(self) -> int:
-        count = os.preadv(self._descriptor, [self.buffer], self.position)
-        self.position += count
-        return count
-
-
-def _load(job: int, path: Path, block: memoryview, *, end: bool = False) -> None:
-    """Give a block to the job that loads a signature: it takes input and gives no output."""
-    buffers = _Buffers(address_of(block), len(block), int(end), None, 0)
-    result = library().rs_job_iter(job, ctypes.byref(buffers))
-    if result != _BLOCKED:
-        _check(result, path)
-
-
-def _run(job: int, source: _Input, sink: Sink, progress: Progress) -> None:
-    """Run a job to its end: input from a file, output to a sink."""
-    output = bytearray(OUTPUT)
-    out = memoryview(output)
-    into, start = address_of(memoryview(source.buffer)), address_of(out)
-    buffers = _Buffers(into, 0, 0, start, len(output))
-    result = _BLOCKED
+def _run(job: int, source: Image, sink: Sink, progress: Progress) -> int:
+    """Run a job to its end: from a file to a sink; returns the bytes of the file that it used."""
+    given, out = memoryview(bytearray(_BUFFER)), memoryview(bytearray(_BUFFER))
+    into, start = _address_of(given), _address_of(out)
+    buffers = _Buffers(into, 0, 0, start, len(out))
+    position, result = 0, _BLOCKED
     while result == _BLOCKED:
         if buffers.avail_in == 0 and not buffers.eof_in:
-            length = source.read()
+            length = source.read_into(given, position)
+            position += length
             buffers.next_in, buffers.avail_in, buffers.eof_in = into, length, int(length == 0)
             progress(length)
         result = library().rs_job_iter(job, ctypes.byref(buffers))
-        written = len(output) - buffers.avail_out
-        if written and (result != _BLOCKED or buffers.avail_out < len(output) // 2):
+        written = len(out) - buffers.avail_out
+        if written and (result != _BLOCKED or buffers.avail_out < len(out) // 2):
             sink(out[:written])
-            buffers.next_out, buffers.avail_out = start, len(output)
+            buffers.next_out, buffers.avail_out = start, len(out)
     _check(result, source.path)
-    if buffers.avail_in:
-        raise DeltaError(source.path, "something follows after the end of this rdiff")
+    return position - int(buffers.avail_in)
 
 
 def _check(result: int, path: Path) -> None:
@@ -220,6 +189,5 @@ def _job(job: int | None) -> Iterator[int]:
         library().rs_job_free(job)
 
 
-def address_of(block: memoryview) -> int:
-    """Return where a block lies in memory."""
+def _address_of(block: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(block)) if len(block) else 0

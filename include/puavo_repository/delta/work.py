@@ -1,31 +1,65 @@
-"""What is done with compiled code for the stages; they have it called by ``contained``."""
+"""What the stages have called by ``contained``, as it needs compiled code and librsync.
+
+An image is read; an rdiff is written, and proven by applying it as clients do.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from puavo_repository.delta.engine import DeltaEngine, Side
-from puavo_repository.delta.proof import prove
-from puavo_repository.errors import ImageChangingError, storage_error
+from puavo_repository.delta.engine import DeltaEngine, Image, Side
+from puavo_repository.delta.librsync import patch
+from puavo_repository.errors import (
+    DeltaError,
+    ImageChangingError,
+    ProofError,
+    as_storage_error,
+)
 from puavo_repository.formats.metadata import Digests
+from puavo_repository.formats.rdiff import check_commands
 from puavo_repository.mirror import files
 from puavo_repository.mirror.digests import BLOCK_SIZE, Digester, digest_file
 from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import Progress, no_progress
 
 
+def read_image(
+    path: Path, identity: Identity, engine: DeltaEngine, anchors: Path, progress: Progress
+) -> Digests:
+    """Read an image once: its checksums, and its index for the delta engine, kept at ``anchors``.
+
+    Raises:
+        ImageChangingError: It is not the one with this ``identity``, or was written meanwhile.
+        StorageError, StorageRefusedError: It cannot be read, or the index not written.
+    """
+    indexer = engine.indexer(identity.size)
+    with as_storage_error(path), path.open("rb", buffering=0) as image:
+        os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        with Digester([indexer.update] if indexer else []) as digester:
+            while block := image.read(BLOCK_SIZE):
+                digester.update(block)
+                progress(len(block))
+            digests = digester.digests()
+        found = Identity.of(os.fstat(image.fileno()))
+    if found != identity or digests.size != identity.size:
+        raise ImageChangingError(
+            path,
+            "this image changed while it was read",
+            expected=f"{identity.size} bytes at rest",
+            found=f"{found.size} bytes now",
+            remedy="Run again when it is copied completely; best copy it under another name "
+            "and rename it then",
+        )
+    if indexer is not None:
+        indexer.save(anchors, str(identity))
+    return digests
+
+
 def write_rdiff(
     engine: DeltaEngine, source: Side, target: Side, part: Path, progress: Progress
 ) -> Digests:
-    """Write an rdiff, digested in the same pass, and make it durable.
-
-    Args:
-        engine: What makes it.
-        source: The image that clients have.
-        target: The image that they want.
-        part: Where it is made.
-        progress: Told of the bytes of the target.
+    """Write an rdiff to ``part``, digested in the same pass, and make it durable.
 
     Raises:
         DeltaError, ImageChangingError: See ``DeltaEngine.delta``.
@@ -52,43 +86,64 @@ def adopt_rdiff(source: Path, target: Path, rdiff: Path, progress: Progress) -> 
     return digest_file(rdiff, no_progress)
 
 
-def read_image(
-    path: Path, identity: Identity, engine: DeltaEngine, anchors: Path, progress: Progress
-) -> Digests:
-    """Read an image once: its checksums, and its index for the delta engine, which is kept.
+def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progress) -> None:
+    """Prove an rdiff: it applies with librsync, and gives the target byte for byte.
 
     Args:
-        path: The image.
-        identity: It, as it was when it was looked at.
-        engine: Whose index it is.
-        anchors: Where the index goes.
-        progress: Told of the bytes read.
+        source: The image that clients have.
+        target: The image that they want.
+        rdiff: What is to be proven.
+        progress: Told of the bytes of the target that were compared.
 
     Raises:
-        ImageChangingError: It is another one, or was written meanwhile.
-        StorageError, StorageRefusedError: It cannot be read, or the index not written.
+        ProofError: It does not; the text says where.
+        ImageChangingError: It does not, and one of the images was written to meanwhile.
+        StorageError, StorageRefusedError: A file cannot be read.
     """
-    indexer = engine.indexer(identity.size)
-    try:
-        with path.open("rb", buffering=0) as image:
-            os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            with Digester([indexer.update] if indexer else []) as digester:
-                while block := image.read(BLOCK_SIZE):
-                    digester.update(block)
-                    progress(len(block))
-                digests = digester.digests()
-            found = Identity.of(os.fstat(image.fileno()))
-    except OSError as error:
-        raise storage_error(path, error) from error
-    if found != identity or digests.size != identity.size:
-        raise ImageChangingError(
-            path,
-            "this image changed while it was read",
-            expected=f"{identity.size} bytes at rest",
-            found=f"{found.size} bytes now",
-            remedy="Run again when it is copied completely; best copy it under another name "
-            "and rename it then",
+    with Image.open(source) as basis, Image.open(target) as image:
+        try:
+            check_commands(rdiff)
+            _compare(source, image, rdiff, progress)
+        except DeltaError as error:
+            for one in (basis, image):
+                one.check_unchanged()  # the rdiff may be right, and the image was another one
+            if isinstance(error, ProofError):
+                raise
+            raise ProofError(
+                rdiff, f"this rdiff cannot be applied: {error.problem}", found=error.found
+            ) from error
+
+
+def _compare(source: Path, image: Image, rdiff: Path, progress: Progress) -> None:
+    """Compare what an rdiff gives with the image that it should give."""
+    position = 0
+
+    def compare(block: memoryview) -> None:
+        nonlocal position
+        wanted = _read(image, len(block), position)
+        if wanted != block:  # one comparison of memory, as ``wanted`` is a bytearray
+            pairs = enumerate(zip(bytes(block), wanted, strict=False))
+            same = next((i for i, (a, b) in pairs if a != b), len(wanted))
+            raise ProofError(
+                rdiff,
+                f"applied, it does not give {image.path.name}: "
+                f"the first difference is at byte {position + same}",
+            )
+        position += len(block)
+        progress(len(block))
+
+    patch(source, rdiff, compare)
+    if _read(image, 1, position):
+        raise ProofError(
+            rdiff,
+            f"applied, it does not give all of {image.path.name}",
+            expected=f"{image.size} bytes",
+            found=f"{position} bytes",
         )
-    if indexer is not None:
-        indexer.save(anchors, str(identity))
-    return digests
+
+
+def _read(image: Image, length: int, position: int) -> bytearray:
+    """Return that many bytes of an image, or fewer at its end."""
+    out = bytearray(length)
+    del out[image.read_into(memoryview(out), position) :]
+    return out

@@ -135,7 +135,7 @@ class _Job:
         return source, target
 
     def _prove_part(self, part: Path) -> None:
-        from puavo_repository.delta.proof import prove
+        from puavo_repository.delta.work import prove
 
         try:
             self._prove(prove, part)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from puavo_repository.delta import engine_named
 from puavo_repository.delta.engine import DeltaEngine
-from puavo_repository.delta.engines import engine_named
 from puavo_repository.errors import SettingsError, as_storage_error, storage_error
 from puavo_repository.formats import defaults_mk
 from puavo_repository.settings.model import DEFAULTS, ENVIRONMENT, Folder, Model, folder

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from puavo_repository.delta.engines import ENGINES
+from puavo_repository.delta import ENGINES
 from puavo_repository.errors import SettingsError
 from puavo_repository.remote.throttle import Bandwidth
 
