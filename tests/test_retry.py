@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from puavo_repository import retry
 from puavo_repository.errors import (
     ConnectionLostError,
     LockedError,
@@ -54,10 +55,12 @@ def test_what_may_pass_is_tried_again_later_and_later(caplog: pytest.LogCaptureF
     assert "host: lost 2; again in 8 s" in caplog.text
 
 
-def test_the_last_attempt_raises_its_error() -> None:
+def test_the_last_attempt_raises_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "ATTEMPTS", 3)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
     step = Step(*(ConnectionLostError("host", f"lost {n}") for n in range(9)))
     with pytest.raises(ConnectionLostError, match="lost 2"):
-        with_retries(step, attempts=3, first_delay=0)
+        with_retries(step)
     assert step.done == 3
 
 
@@ -67,21 +70,24 @@ def test_the_last_attempt_raises_its_error() -> None:
 def test_what_a_retry_does_not_cure_is_raised_at_once(error: Exception) -> None:
     step = Step(error)
     with pytest.raises(type(error)) as caught:
-        with_retries(step, first_delay=60)
+        with_retries(step)
     assert caught.value is error
     assert step.done == 1
 
 
-def test_an_error_of_a_local_file_is_put_on_its_branch() -> None:
-    assert with_retries(Step(OSError(errno.EIO, "I/O error", "x")), first_delay=0) == 2
+def test_an_error_of_a_local_file_is_put_on_its_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
+    assert with_retries(Step(OSError(errno.EIO, "I/O error", "x"))) == 2
     with pytest.raises(StorageRefusedError, match="No space left"):
-        with_retries(Step(OSError(errno.ENOSPC, "No space left", "x")), first_delay=60)
+        with_retries(Step(OSError(errno.ENOSPC, "No space left", "x")))
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
     with pytest.raises(StorageError, match="a local file"):
-        with_retries(Step(OSError(errno.EIO, "I/O error")), attempts=1)
+        with_retries(Step(OSError(errno.EIO, "I/O error")))
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_stop_ends_the_waiting(before: bool) -> None:
+def test_a_stop_ends_the_waiting(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_DELAY", 60.0)
     stop = threading.Event()
     if before:
         stop.set()
@@ -89,5 +95,5 @@ def test_a_stop_ends_the_waiting(before: bool) -> None:
         threading.Timer(0.05, stop.set).start()
     step, begun = Step(ConnectionLostError("host", "lost")), time.monotonic()
     with pytest.raises(RepositoryError, match="lost"):
-        with_retries(step, first_delay=60, stop=stop)
+        with_retries(step, stop=stop)
     assert (step.done, time.monotonic() - begun < 5) == (1, True)

@@ -47,13 +47,7 @@ def make_demo_images(folder: Path) -> list[Path]:
 
 
 def make_image(path: Path, contents: Mapping[str, bytes], *, compression: str = "lzo") -> None:
-    """Pack files into a squashfs image.
-
-    Args:
-        path: The image; replaced where it exists.
-        contents: Relative path to content; the same contents give the same bytes.
-        compression: A compressor that mksquashfs has.
-    """
+    """Pack files, content by relative path, into a squashfs image; the same give the same bytes."""
     files.make_folder(path.parent)
     with tempfile.TemporaryDirectory(prefix="puavo-demo-") as folder:
         for name, content in contents.items():

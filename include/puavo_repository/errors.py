@@ -14,26 +14,18 @@ from pathlib import Path
 
 
 class RepositoryError(Exception):
-    """Base of every error this package raises on purpose.
-
-    Args:
-        subject: The file, series or server that the error is about.
-        problem: What is wrong, in a few words.
-        expected: What should have been there.
-        found: What was there instead.
-        remedy: What the operator can do, as a sentence.
-    """
+    """Base of every error this package raises on purpose."""
 
     exit_status = 1
 
     def __init__(
         self,
-        subject: str | Path,
-        problem: str,
+        subject: str | Path,  # the file, series or server that the error is about
+        problem: str,  # what is wrong, in a few words
         *,
         expected: str = "",
         found: str = "",
-        remedy: str = "",
+        remedy: str = "",  # what the operator can do, as a sentence
     ) -> None:
         super().__init__(subject, problem)
         self.subject = printable(subject)
@@ -43,15 +35,10 @@ class RepositoryError(Exception):
         self.remedy = printable(remedy)
 
     def __str__(self) -> str:
-        text = f"{self.subject}: {self.problem}"
-        if self.expected:
-            text += f" (expected {self.expected}"
-            text += f", found {self.found})" if self.found else ")"
-        elif self.found:
-            text += f" (found {self.found})"
-        if self.remedy:
-            text += f". {self.remedy}"
-        return text
+        both = {"expected": self.expected, "found": self.found}
+        seen = ", ".join(f"{word} {text}" for word, text in both.items() if text)
+        text = f"{self.subject}: {self.problem}" + (f" ({seen})" if seen else "")
+        return f"{text}. {self.remedy}" if self.remedy else text
 
 
 class TransientError(RepositoryError):
@@ -152,15 +139,7 @@ _REMEDIES = {
 
 
 def storage_error(path: str | Path, error: OSError) -> StorageError | StorageRefusedError:
-    """Put an ``OSError`` on its branch of the tree, with the way out.
-
-    Args:
-        path: The file or folder that was being read or written.
-        error: What the system said.
-
-    Returns:
-        A ``StorageRefusedError`` where only the operator can help, else a ``StorageError``.
-    """
+    """Put an ``OSError`` on its branch of the tree, with the way out."""
     problem = error.strerror or str(error)
     remedy = _REMEDIES.get(error.errno or 0)
     if remedy is None:
@@ -170,10 +149,9 @@ def storage_error(path: str | Path, error: OSError) -> StorageError | StorageRef
 
 @contextmanager
 def as_storage_error(subject: str | Path) -> Iterator[None]:
-    """Put an ``OSError`` that gets out of a block on its branch of the tree.
+    """Put an ``OSError`` that gets out of a block on its branch, by the file that it names.
 
-    Args:
-        subject: What the block works on, for an error that names no file.
+    ``subject`` is for one that names none.
     """
     try:
         yield

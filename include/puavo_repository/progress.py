@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 30.0  # seconds between two lines
+_INTERVAL = 30.0  # seconds between two lines
 
 Progress = Callable[[int], None]
 """Told how many bytes of work were done since the last call, now and then, from any thread. It
@@ -24,15 +24,9 @@ class Watcher:
     """Is told what the work is on and how far; this one shows nothing. Called from any thread."""
 
     def begin(self, name: str, total: int, files: int | None = None) -> Progress:  # noqa: ARG002
-        """Begin a stage or the transfer of one file, or begin it again.
+        """Begin a stage of so many files, or the transfer of one (``files`` is None), or again.
 
-        Args:
-            name: The stage, or the path of the file.
-            total: Bytes of work; 0 where that is not known.
-            files: How many files the stage has, perhaps none; None for the transfer of one file.
-
-        Returns:
-            What is told of the bytes.
+        ``total`` is in bytes, 0 where that is not known. Returns what is told of the bytes.
         """
         return no_progress
 
@@ -44,30 +38,19 @@ NO_WATCHER = Watcher()
 
 
 class LoggedProgress:
-    """Counts bytes of work and logs a line now and then.
+    """Counts bytes of work, of a total where that is known, and logs a line now and then."""
 
-    Args:
-        name: What is worked on.
-        total: Bytes of work in all; 0 where that is not known.
-        clock: Seconds from any origin.
-    """
-
-    def __init__(
-        self, name: str, total: int = 0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._name = name
-        self._total = total
-        self._clock = clock
-        self._done = 0
-        self._started = self._last = clock()
+    def __init__(self, name: str, total: int = 0) -> None:
+        self._name, self._total, self._done = name, total, 0
+        self._started = self._last = time.monotonic()
         self._lock = threading.Lock()
 
     def __call__(self, done: int) -> None:
         """Take note of so many more bytes."""
         with self._lock:
             self._done += done
-            now = self._clock()
-            if now - self._last < INTERVAL:
+            now = time.monotonic()
+            if now - self._last < _INTERVAL:
                 return
             self._last = now
             rate = self._done / (now - self._started)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError, StoppedError
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.pool import Pool, abort_all
@@ -59,6 +60,8 @@ def test_the_second_attempt_has_a_living_connection(
 ) -> None:
     """Killed ones end their connection; those that are halted only become silent."""
     monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
     pool = Pool(lambda: SftpTree(server.target(tmp_path)), 5)
     fill(pool, 5)
     done = []
@@ -70,7 +73,7 @@ def test_the_second_attempt_has_a_living_connection(
 
     try:
         assert sessions(server, death) >= 5
-        with_retries(step, attempts=2, first_delay=0)
+        with_retries(step)
         assert len(done) <= 2
     finally:
         sessions(server, signal.SIGCONT)

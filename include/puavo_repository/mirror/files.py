@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from puavo_repository.errors import (
     LockedError,
@@ -75,9 +75,8 @@ def part_path(path: Path) -> Path:
 
 def create(path: Path, buffering: int = -1) -> BinaryIO:
     """Open a file for writing, made or emptied."""
-    stream: Any = path.open("wb", buffering)
-    os.fchmod(stream.fileno(), stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & _NEW_FILE)
-    return cast("BinaryIO", stream)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _NEW_FILE)
+    return os.fdopen(descriptor, "wb", buffering)
 
 
 @contextmanager

@@ -241,13 +241,13 @@ def _link(image: Path, part: Path, record: ImageRecord) -> bool:
         if error.errno not in _NO_LINK:
             raise
         return False
-    _check_same(image, Identity.at(part), record)
+    _check(image, same=Identity.at(part) == record.identity)
     return True
 
 
 def _copy(image: Path, part: Path, record: ImageRecord) -> None:
     with image.open("rb") as source, files.create(part) as copy:
-        _check_same(image, Identity.of(os.fstat(source.fileno())), record)
+        _check(image, same=Identity.of(os.fstat(source.fileno())) == record.identity)
         try:
             fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
         except OSError:
@@ -255,22 +255,16 @@ def _copy(image: Path, part: Path, record: ImageRecord) -> None:
             while block := source.read(8 << 20):
                 digest.update(block)
                 copy.write(block)
-            if digest.hexdigest() != record.digests.sha512:
-                raise _changed(image) from None
+            _check(image, same=digest.hexdigest() == record.digests.sha512)
         copy.flush()
         os.fsync(copy.fileno())
-        _check_same(image, Identity.of(os.fstat(source.fileno())), record)
+        _check(image, same=Identity.of(os.fstat(source.fileno())) == record.identity)
 
 
-def _check_same(image: Path, found: Identity | None, record: ImageRecord) -> None:
-    if found != record.identity:
-        raise _changed(image)
-
-
-def _changed(image: Path) -> ImageChangingError:
-    return ImageChangingError(
-        image, "it changed while it was being published", remedy="Run again when it is at rest"
-    )
+def _check(image: Path, *, same: bool) -> None:
+    if not same:
+        text = "it changed while it was being published"
+        raise ImageChangingError(image, text, remedy="Run again when it is at rest") from None
 
 
 def _content(path: Path) -> bytes | None:
