@@ -12,7 +12,7 @@ from puavo_repository.errors import PermanentError
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import ADOPTED, Failure, ImageRecord
+from puavo_repository.mirror.records import ADOPTED, Failure
 from puavo_repository.prepare.configure import Catalogue, configure
 from puavo_repository.prepare.discover import Inventory, discover
 from puavo_repository.progress import format_bytes
@@ -21,36 +21,19 @@ from puavo_repository.settings import Settings
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did and what the mirror offers after it.
-
-    Attributes:
-        mirror: The mirror's folder.
-        series: Every series on offer: its ``name``, the number of its ``images`` and ``rdiffs``,
-            the file name and size of the ``newest`` image, the bytes of the ``update`` to it from
-            the one before (None where that is the whole image), and the share ``saving``.
-        rdiffs: Every rdiff on offer: ``series``, ``name``, versions of ``source`` and ``target``,
-            ``size``, ``target_size``, and the first as a ``share`` of the other.
-        images_read: How many images were read in this run.
-        rdiffs_made: How many rdiffs were made in this run and kept.
-        rdiffs_adopted: How many that another system made were proven and kept as they are.
-        bytes_read: Bytes of images that were fingerprinted.
-        removed: Files that were removed from the mirror.
-        notes: What the operator should know.
-        failures: What was asked for and is not there.
-        seconds: How long it took.
-    """
+    """What a run did and what the mirror offers after it."""
 
     mirror: Path
-    series: tuple[dict[str, Any], ...]
-    rdiffs: tuple[dict[str, Any], ...]
-    images_read: int
-    rdiffs_made: int
-    rdiffs_adopted: int
-    bytes_read: int
-    removed: tuple[str, ...]
-    notes: tuple[str, ...]
-    failures: tuple[Failure, ...]
-    seconds: float
+    series: tuple[dict[str, Any], ...]  # every one on offer, a ``_series_line``
+    rdiffs: tuple[dict[str, Any], ...]  # every one on offer, one of ``_rdiff_lines``
+    images_read: int  # in this run
+    rdiffs_made: int  # in this run, and kept
+    rdiffs_adopted: int  # made by another system, now proven and kept as they are
+    bytes_read: int  # of images that were fingerprinted
+    removed: tuple[str, ...]  # files of the mirror
+    notes: tuple[str, ...]  # what the operator should know
+    failures: tuple[Failure, ...]  # what was asked for and is not there
+    seconds: float  # how long it took
 
     @property
     def ok(self) -> bool:
@@ -58,12 +41,7 @@ class Report:
         return not self.failures
 
     def checked(self) -> Report:
-        """Return the report itself if all went well.
-
-        Raises:
-            PermanentError: Something failed; each failure was a task of its own, whose
-                retries are used up.
-        """
+        """Return itself; a ``PermanentError`` if something failed, which was tried until here."""
         if self.ok:
             return self
         raise PermanentError(
@@ -98,12 +76,17 @@ def report(
     read = [record for record in mirror.state.images if record.read >= begun]
     made = [record for record in mirror.state.rdiffs if record.made >= begun]
     kept = [record.engine == ADOPTED for record in made if record.identity is not None]
-    every_note = [
-        *notes,
-        *catalogue.notes,
-        *_notes(settings, inventory, catalogue),
-        *_notes_of_run(settings, read, len(made) - len(kept)),
-    ]
+    every_note = [*notes, *catalogue.notes, *_notes(settings, inventory, catalogue)]
+    if copies := sum(record.copy is not None for record in read):
+        every_note.append(
+            f"{copies} images were copied: hard links from {settings.image_dir} to "
+            f"{settings.mirror_dir} are not possible"
+        )
+    if too_large := len(made) - len(kept):
+        every_note.append(
+            f"{too_large} rdiffs were made and not kept: they are larger than "
+            f"{settings.policy.max_share:.0%} of their image"
+        )
     return Report(
         mirror=settings.mirror_dir,
         series=tuple(_series_line(name, images) for name, images in offered if images),
@@ -119,21 +102,11 @@ def report(
     )
 
 
-def _notes_of_run(settings: Settings, read: list[ImageRecord], too_large: int) -> Iterator[str]:
-    copies = sum(record.copy is not None for record in read)
-    if copies:
-        yield (
-            f"{copies} images were copied: hard links from {settings.image_dir} to "
-            f"{settings.mirror_dir} are not possible"
-        )
-    if too_large:
-        yield (
-            f"{too_large} rdiffs were made and not kept: they are larger than "
-            f"{settings.policy.max_share:.0%} of their image"
-        )
-
-
 def _series_line(name: str, images: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sum up a series; ``update`` is the bytes to the newest image from the one before it.
+
+    None where that is the whole image. ``saving`` is the share of it that a client saves.
+    """
     newest = images[-1]
     before = images[-2]["version"] if len(images) > 1 else None
     update = next((d["size"] for d in newest["diffs"] if d["version"] == before), None)
@@ -151,7 +124,7 @@ def _series_line(name: str, images: list[dict[str, Any]]) -> dict[str, Any]:
 def _rdiff_lines(series: str, images: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for image in images:
         for diff in image["diffs"]:
-            yield {
+            yield {  # source and target are versions
                 "series": series,
                 "name": diff["filename"],
                 "source": diff["version"],

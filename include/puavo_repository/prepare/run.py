@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from threading import Event
 from typing import TypeVar
 
@@ -55,12 +56,7 @@ def dry_run(settings: Settings) -> Plan:
 
 
 def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
-    """Bring the mirror up to date.
-
-    Args:
-        settings: What to do and where.
-        watcher: Told how it goes.
-        holder: Who takes the mirror's lock.
+    """Bring the mirror up to date; ``holder`` is who takes its lock.
 
     Raises:
         RepositoryError: The run could not be made at all. What fails for single images and
@@ -77,24 +73,15 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
         if plan.has_work:
             check_tools()
         sizes = {name: image.size for name, image in plan.inventory.images.items()}
-        images = plan.fingerprints
-        _each(
-            "fingerprint",
-            {name: sizes[name] for name in images},
-            lambda name, progress: fingerprint(settings, name, progress),
-            settings.cores // _FINGERPRINT_THREADS + _SPARE,
-            watcher,
-        )
+        images = {name: sizes[name] for name in plan.fingerprints}
+        workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
+        _each("fingerprint", images, partial(fingerprint, settings), workers, watcher)
         pairs = (look(settings) if images else plan).pairs(DiffState.MISSING)
         # The more time between two images, the longer it takes: those first, none alone at the end.
         pairs.sort(key=_time_apart, reverse=True)
-        _each(
-            "diff",
-            {pair: 2 * sizes.get(pair.target, 0) for pair in pairs},
-            lambda pair, progress: diff(settings, pair, progress),
-            settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1,
-            watcher,
-        )
+        work = {pair: 2 * sizes.get(pair.target, 0) for pair in pairs}
+        workers = settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1
+        _each("diff", work, partial(diff, settings), workers, watcher)
         removed += describe(settings, {*images, *(pair.rdiff for pair in pairs)})
         return report(settings, begun, removed=removed, notes=notes)
 
@@ -108,12 +95,7 @@ def _each(
 ) -> None:
     """Do a step for each item, several at a time; what fails is kept by the step itself.
 
-    Args:
-        stage: Its name.
-        work: Items to bytes of work.
-        step: Called with an item and a progress to tell.
-        workers: How many at a time.
-        watcher: Told how it goes.
+    ``work`` is items to bytes of work.
     """
     if not work:
         return
@@ -134,10 +116,11 @@ def _each(
             step(item, progress)
         except SettingsError:
             raise  # the same for every item: the run ends
-        except RepositoryError:
-            pass  # the step has kept it: the report names it
+        except RepositoryError as error:
+            logger.error("%s", error)
         except Exception:
-            logger.exception("%s failed for %s", stage, _name(item))
+            name = item.rdiff if isinstance(item, Pair) else item
+            logger.exception("%s failed for %s", stage, name)
         tell(left)
         watcher.finish(stage)
 
@@ -153,9 +136,4 @@ def _each(
 
 
 def _time_apart(pair: Pair) -> int:
-    source, target = (int(image_name(name).number) for name in (pair.source, pair.target))
-    return abs(source - target)
-
-
-def _name(item: object) -> str:
-    return item.rdiff if isinstance(item, Pair) else str(item)
+    return abs(int(image_name(pair.source).number) - int(image_name(pair.target).number))
