@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -259,7 +258,7 @@ def test_after_a_run_that_was_killed_what_clients_read_is_not_taken_for_granted(
     # And the other way round: it is right, and the journal knows another one.
     record = journal.load(tree)
     record.verified = False
-    record.files[path] = replace(record.files[path], sha256="0" * 64)
+    record.files[path] = record.files[path]._replace(sha256="0" * 64)
     journal.save(tree, record)
     assert publish(mirror, target, KEEP).ok
     assert journal.load(tree).files[path].sha256 == sha256(good[path])
@@ -295,7 +294,7 @@ def test_an_entry_of_another_size_proves_nothing(
     there, record = tree.stat(image(1)), journal.load(tree)
     assert there
     entry = record.files[image(1)]
-    record.files[image(1)] = replace(entry, size=there.size, mtime=there.mtime)
+    record.files[image(1)] = entry._replace(size=there.size, mtime=there.mtime)
     journal.save(tree, record)
     assert publish(mirror, folder, KEEP).ok
     assert walk(remote) == []

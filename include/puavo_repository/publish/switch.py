@@ -151,9 +151,9 @@ class Switch:
         new = Generation(
             journal.generation + 1,
             int(time()),
-            {path: self._as_published(path, written.get(path, "")) for path in sorted(changing)},
-            journal.rejected,
             self._restored,
+            journal.rejected,
+            {path: self._as_published(path, written.get(path, "")) for path in sorted(changing)},
             {row.path: sha256(self._state.local.documents[row.path]) for row in ready},
             frozenset(path for path, entry in journal.files.items() if not entry.ours),
             journal.mirror,

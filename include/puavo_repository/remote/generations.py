@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, PlainSerializer, TypeAdapter
 
 from puavo_repository.formats import sealed
 from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
@@ -21,45 +23,55 @@ _PATH = re.compile(r"(?:(?:meta|rdiffs)/)?[^/\0.][^/\0]*")
 _NUMBER = re.compile("[0-9]{1,18}")
 
 
+def own_path(path: str) -> str:
+    """Return a path that stays in the tree, else raise ``ValueError``."""
+    if not _PATH.fullmatch(path):
+        raise ValueError(f"{path!r} is no path of ours")
+    return path
+
+
+def _meta_path(path: str) -> str:
+    if not own_path(path).startswith("meta/"):
+        raise ValueError(f"{path!r} is no metadata of ours")
+    return path
+
+
+# What a document of ours may hold: whoever wrote it, its paths stay in the tree.
+OwnPath = Annotated[str, AfterValidator(own_path)]
+MetaPath = Annotated[str, AfterValidator(_meta_path)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
+Time = Annotated[int, Field(strict=True, ge=NO_TIME, lt=1 << 63)]  # seconds
+
+
 @dataclass(frozen=True)
 class Restored:
-    """What makes a generation a rollback.
+    """What makes a generation a rollback."""
 
-    Attributes:
-        restores: The generation whose metadata it puts back.
-        series: The metadata files that were asked for; empty for all. Who asks for the same
-            again gets the same, not one generation more.
-    """
-
-    restores: int
-    series: tuple[str, ...] = ()
+    restores: Count  # the generation whose metadata it puts back
+    # The metadata files that were asked for; empty for all. Who asks for the same again gets the
+    # same, not one generation more.
+    series: tuple[MetaPath, ...] = ()
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The record of one generation.
-
-    Attributes:
-        number: Which.
-        at: When it was published, in seconds since the epoch on the publisher's clock.
-        replaced: The metadata before it, by path, as far as it changed; None where there was
-            none.
-        rejected: The journal's ``rejected`` since then.
-        restored: What it puts back, if it is a rollback.
-        written: sha256 of each metadata file that it writes, by path: so it is known as ours
-            where whoever wrote it was killed before the journal said so.
-        others: Files that others put there and our metadata names.
-        mirror: The id of the mirror that it is published from.
-    """
+    """The record of one generation."""
 
     number: int
-    at: int
-    replaced: Mapping[str, str | None]
-    rejected: Mapping[str, str]
-    restored: Restored | None = None
+    at: Time  # when it was published, since the epoch on the publisher's clock
+    restored: Annotated[Restored | None, Field(alias="step_back")]  # what a rollback puts back
+    rejected: Mapping[str, str]  # the journal's since then
+    # The metadata before it, by path, as far as it changed; None where there was none.
+    replaced: Mapping[MetaPath, str | None]
+    # sha256 of each metadata file that it writes, by path: so it is known as ours where whoever
+    # wrote it was killed before the journal said so.
     written: Mapping[str, str] = field(default_factory=dict)
-    others: frozenset[str] = frozenset()
-    mirror: str = ""
+    # Files that others put there and our metadata names.
+    others: Annotated[frozenset[OwnPath], PlainSerializer(sorted)] = frozenset()
+    mirror: str = ""  # id of the mirror that it is published from
+
+
+_RECORD = TypeAdapter(Generation)
 
 
 def save(tree: RemoteTree, new: Generation, before: int, check: Callable[[], object]) -> None:
@@ -73,15 +85,7 @@ def save(tree: RemoteTree, new: Generation, before: int, check: Callable[[], obj
         check: Called before each write; see ``write_whole``.
     """
     tree.make_folder(GENERATIONS)
-    values = {
-        "at": new.at,
-        "step_back": asdict(new.restored) if new.restored else None,
-        "rejected": dict(new.rejected),
-        "replaced": dict(new.replaced),
-        "written": dict(new.written),
-        "others": sorted(new.others),
-        "mirror": new.mirror,
-    }
+    values = _RECORD.dump_python(new, by_alias=True, exclude={"number"})
     write_whole(tree, f"{GENERATIONS}/{new.number}.json", sealed.dumps(values), check)
     for number in kept(tree):
         if number <= new.number - before - (new.restored is not None):
@@ -93,53 +97,12 @@ def load(tree: RemoteTree, number: int) -> Generation | None:
     """Read the record of a generation; None where there is none, or none that can be read."""
     content = read_whole(tree, f"{GENERATIONS}/{number}.json")
     try:
-        found = sealed.loads(content or b"")
-        replaced = {own_path(p, "meta/"): text for p, text in found["replaced"].items()}
-        texts({p: text for p, text in replaced.items() if text is not None})
-        at, rejected = whole(found["at"]), texts(found["rejected"])
-        return Generation(
-            number,
-            at,
-            replaced,
-            rejected,
-            _restored(found["step_back"]),
-            texts(found.get("written", {})),
-            frozenset(own_path(path) for path in found.get("others", ())),
-            str(found.get("mirror", "")),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return _RECORD.validate_python({**sealed.loads(content or b""), "number": number})
+    except ValueError:
         return None
-
-
-def _restored(found: dict[str, Any] | None) -> Restored | None:
-    if found is None:
-        return None
-    series = tuple(own_path(path, "meta/") for path in found.get("series", ()))
-    return Restored(whole(found["restores"], 0), series)
 
 
 def kept(tree: RemoteTree) -> list[int]:
     """Return the numbers of the generations that there are records of, ascending."""
     stems = (name.removesuffix(".json") for name in tree.list(GENERATIONS))
     return sorted(int(stem) for stem in stems if _NUMBER.fullmatch(stem))
-
-
-def own_path(path: str, folder: str = "") -> str:
-    """Return a path that a document of ours may name: whoever wrote it, it stays in the tree."""
-    if not _PATH.fullmatch(path) or not path.startswith(folder):
-        raise ValueError(f"{path!r} is no path of ours")
-    return path
-
-
-def whole(value: Any, least: int = NO_TIME) -> int:
-    """Return a whole number that a document of ours may have."""
-    if type(value) is not int or not least <= value < 1 << 63:
-        raise ValueError(f"{value!r} is no whole number, or none that can be here")
-    return value
-
-
-def texts(values: Any) -> dict[str, str]:
-    """Return an object that has only texts."""
-    if not all(isinstance(text, str) for text in values.values()):
-        raise ValueError("it holds something else than text")
-    return dict(values)

@@ -17,12 +17,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
 
 from puavo_repository.formats import metadata, sealed
 from puavo_repository.remote import generations
-from puavo_repository.remote.generations import FOLDER, NO_TIME, Generation, own_path, texts, whole
+from puavo_repository.remote.generations import FOLDER, NO_TIME, Count, Generation, OwnPath, Time
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
@@ -30,104 +32,60 @@ logger = logging.getLogger(__name__)
 PATH = f"{FOLDER}/journal.json"
 
 
-@dataclass(frozen=True)
-class Moment:
-    """One moment on two clocks, because either may be far off.
+class Moment(NamedTuple):
+    """One moment on two clocks, because either may be far off."""
 
-    Attributes:
-        server: Seconds on the server's clock.
-        local: Seconds on this machine's.
-    """
-
-    server: int
-    local: int
+    server: Time  # on the server's clock
+    local: Time  # on this machine's
 
     def age(self, now: Moment) -> int:
         """Return the seconds passed until ``now``: the fewer that the two clocks tell."""
         return min(now.server - self.server, now.local - self.local)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One file that we put on the remote.
+class Entry(NamedTuple):
+    """One file that we put on the remote; its fields in this order are its JSON."""
 
-    Attributes:
-        size: Bytes.
-        sha256: Of its content.
-        mtime: What the server said after it was proven in place; None before.
-        unnamed: Since when no metadata names it; None while some does.
-        ours: Whether we put it there. What others did is used, and never removed.
-    """
-
-    size: int
-    sha256: str
-    mtime: int | None = None
-    unnamed: Moment | None = None
-    ours: bool = True
+    size: Count  # bytes
+    sha256: str  # of its content
+    mtime: Time | None = None  # what the server said after it was proven in place; None before
+    unnamed: Moment | None = None  # since when no metadata names it; None while some does
+    ours: bool = True  # whether we put it there (then not in the JSON); others' is never removed
 
     def agrees(self, found: RemoteStat | None) -> bool:
         """Say whether what the server shows is the file as we left it."""
         return found is not None and found.is_file(self.size) and found.mtime == self.mtime
 
-    def to_list(self) -> list[Any]:
-        """Return it as JSON carries it."""
-        since = [self.unnamed.server, self.unnamed.local] if self.unnamed else None
-        values = [self.size, self.sha256, self.mtime, since]
-        return values if self.ours else [*values, self.ours]
-
-    @classmethod
-    def from_list(cls, values: list[Any]) -> Entry:
-        """Read what ``to_list`` returned."""
-        size, sha256, mtime, since, *others = values
-        unnamed = Moment(*map(whole, since)) if since else None
-        return cls(
-            whole(size, 0),
-            str(sha256),
-            None if mtime is None else whole(mtime),
-            unnamed,
-            not others,
-        )
-
 
 @dataclass
 class Journal:
-    """What we put on one remote mirror.
+    """What we put on one remote mirror."""
 
-    Attributes:
-        generation: Counts the changes of what clients see.
-        verified: Whether that generation was found complete after it was made.
-        files: Entries by path.
-        rejected: Files that a rollback took from clients, sha256 by path: they are not
-            published again by themselves.
-        mirror: The id of the mirror that it is published from; empty where nobody said so yet.
-    """
-
-    generation: int = 0
-    verified: bool = False
-    files: dict[str, Entry] = field(default_factory=dict)
+    generation: Count = 0  # counts the changes of what clients see
+    verified: bool = False  # whether that generation was found complete after it was made
+    files: dict[OwnPath, Entry] = field(default_factory=dict)  # by path
+    # Files that a rollback took from clients, sha256 by path: not published again by themselves.
     rejected: dict[str, str] = field(default_factory=dict)
-    mirror: str = ""
+    mirror: str = ""  # id of the mirror it is published from; empty where nobody said so yet
 
     def intend(self, path: str, size: int, sha256: str) -> None:
         """Enter a file that is about to be sent, unless it is known as ours with this content."""
-        known = self.files.get(path)
-        if known is None or not known.ours or (known.size, known.sha256) != (size, sha256):
-            self.files[path] = Entry(size, sha256)
+        known = self._entry(path, size, sha256)
+        self.files[path] = known if known.ours else Entry(size, sha256)
 
     def placed(self, path: str, size: int, sha256: str, mtime: int) -> None:
         """Enter a file that we put in place, proven."""
-        self.files[path] = replace(self._entry(path, size, sha256), mtime=mtime, ours=True)
+        self.files[path] = self._entry(path, size, sha256)._replace(mtime=mtime, ours=True)
 
     def found(self, path: str, size: int, sha256: str, mtime: int) -> None:
         """Enter a file that is there and was read whole; it is ours if it was known as that."""
         known = self.files.get(path)
         ours = known is not None and known.ours and known.sha256 == sha256
-        self.files[path] = replace(self._entry(path, size, sha256), mtime=mtime, ours=ours)
+        self.files[path] = self._entry(path, size, sha256)._replace(mtime=mtime, ours=ours)
 
     def _entry(self, path: str, size: int, sha256: str) -> Entry:
         known = self.files.get(path)
-        same = known is not None and (known.size, known.sha256) == (size, sha256)
-        return known if known is not None and same else Entry(size, sha256)
+        return known if known and known[:2] == (size, sha256) else Entry(size, sha256)
 
     def force_recheck(self, path: str, size: int, sha256: str) -> None:
         """Have the next survey compare a file of ours byte for byte, whatever its time says.
@@ -135,17 +93,17 @@ class Journal:
         An entry with a time that the server does not show counts as touched by somebody: data is
         compared whole, a document is read, CKSUMS is written again.
         """
-        self.files[path] = replace(self._entry(path, size, sha256), mtime=NO_TIME)
+        self.files[path] = self._entry(path, size, sha256)._replace(mtime=NO_TIME)
         self.verified = False  # a run that finds nothing new must not end before it looked
 
     def set_unnamed(self, path: str, since: Moment | None) -> None:
         """Note that metadata names a file (None), or since when none does."""
-        entry = self.files.get(path)
-        if entry is not None:
-            self.files[path] = replace(entry, unnamed=since)
+        if path in self.files:
+            self.files[path] = self.files[path]._replace(unnamed=since)
 
     def render(self) -> bytes:
         """Return the document."""
+        entries = sorted(self.files.items())
         return sealed.dumps(
             {
                 "version": 1,
@@ -153,7 +111,7 @@ class Journal:
                 "verified": self.verified,
                 "rejected": self.rejected,
                 "mirror": self.mirror,
-                "files": {path: self.files[path].to_list() for path in sorted(self.files)},
+                "files": {path: entry[:-1] if entry.ours else entry for path, entry in entries},
             }
         )
 
@@ -164,14 +122,17 @@ class Journal:
         Raises:
             ValueError: It is not one of ours.
         """
+        found = sealed.loads(content)
+        if missing := _NEEDED - found.keys():
+            raise ValueError(f"not a journal: {min(missing)} is missing")
         try:
-            found = sealed.loads(content)
-            entries = {own_path(p): Entry.from_list(values) for p, values in found["files"].items()}
-            generation, verified = whole(found["generation"], 0), bool(found["verified"])
-            mirror = str(found.get("mirror", ""))
-            return cls(generation, verified, entries, texts(found["rejected"]), mirror)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a journal: {error!r}") from error
+            return _JOURNAL.validate_python(found)
+        except ValidationError as error:
+            raise ValueError(f"not a journal: {error.errors()[0]['msg']}") from error
+
+
+_JOURNAL = TypeAdapter(Journal)
+_NEEDED = {"generation", "verified", "files", "rejected"}
 
 
 def load(tree: RemoteTree) -> Journal:
@@ -225,7 +186,7 @@ def _documents(tree: RemoteTree, records: list[Generation]) -> Iterator[tuple[st
     for record in records:
         for path, content in record.replaced.items():
             if content is not None:
-                yield path, content.encode()
+                yield path, content.encode("utf-8", "replace")
     for name, found in tree.list("meta").items():
         if found.kind is Kind.FILE and f"meta/{name}" in ours:
             yield f"meta/{name}", read_whole(tree, f"meta/{name}") or b""

@@ -8,34 +8,39 @@ length of the file: after a power cut a file may be long and have holes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated
+
+from pydantic import AfterValidator, TypeAdapter
 
 from puavo_repository.formats import sealed
-from puavo_repository.remote.generations import FOLDER, own_path, whole
+from puavo_repository.remote.generations import FOLDER, Count, OwnPath, own_path
 from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 
 PATH = f"{FOLDER}/parts.json"
 
 
+def _part_name(name: str) -> str:
+    folder, slash, hidden = name.rpartition("/")
+    if not hidden.startswith(".") or not hidden.endswith(".part"):
+        raise ValueError(f"{name!r} is no part of ours")
+    own_path(f"{folder}{slash}{hidden[1:]}")
+    return name
+
+
 @dataclass(frozen=True)
 class Part:
-    """A file that has not got its name yet.
+    """A file that has not got its name yet."""
 
-    Attributes:
-        name: Where it lies, hidden.
-        size: Of the whole file in bytes.
-        sha256: Of the whole file.
-        synced: So many bytes from its begin are on the server's disk.
-        proven: Whether it is whole and proven, and waits until it may have its name.
-    """
+    name: Annotated[str, AfterValidator(_part_name)]  # where it lies, hidden
+    size: Count  # of the whole file in bytes
+    sha256: str  # of the whole file
+    synced: Count = 0  # so many bytes from its begin are on the server's disk
+    proven: bool = False  # whether it is whole and proven, and waits until it may have its name
 
-    name: str
-    size: int
-    sha256: str
-    synced: int = 0
-    proven: bool = False
+
+_PARTS = TypeAdapter(dict[OwnPath, Part])
 
 
 class Parts:
@@ -88,37 +93,17 @@ class Parts:
                 self._save()
 
     def _save(self) -> None:
-        if self._known:
-            write_whole(self._tree, PATH, _render(self._known), self._check)
-        else:
+        if not self._known:
             self._check()
             self._tree.remove(PATH)
+            return
+        parts = {path: asdict(self._known[path]) for path in sorted(self._known)}
+        write_whole(self._tree, PATH, sealed.dumps({"parts": parts}), self._check)
 
 
 def load(tree: RemoteTree) -> dict[str, Part]:
     """Read the parts of a remote; a damaged record counts as none: they are sent anew."""
-    content = read_whole(tree, PATH)
     try:
-        found = sealed.loads(content or b"")["parts"]
-        return {own_path(path): _part(values) for path, values in found.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return _PARTS.validate_python(sealed.loads(read_whole(tree, PATH) or b"")["parts"])
+    except (ValueError, KeyError):
         return {}
-
-
-def _render(parts: Mapping[str, Part]) -> bytes:
-    return sealed.dumps({"parts": {path: asdict(parts[path]) for path in sorted(parts)}})
-
-
-def _part(values: dict[str, Any]) -> Part:
-    name = str(values["name"])
-    folder, slash, hidden = name.rpartition("/")
-    if not hidden.startswith(".") or not hidden.endswith(".part"):
-        raise ValueError(f"{name!r} is no part of ours")
-    own_path(f"{folder}{slash}{hidden[1:]}")
-    return Part(
-        name,
-        whole(values["size"], 0),
-        str(values["sha256"]),
-        whole(values["synced"], 0),
-        bool(values["proven"]),
-    )
