@@ -34,9 +34,8 @@ settings.load_profile("short")
 # core for themselves, or their fixtures take longer than their tests.
 TOGETHER = {
     "tests/dags/": "airflow",
-    "tests/end_to_end/test_told.py": "airflow",
-    "tests/end_to_end/test_ui.py": "airflow",
-    "tests/web/test_browser.py": "airflow",
+    "tests/end_to_end/test_ui.py": "ui",
+    "tests/web/test_browser.py": "browser",
     "tests/web/test_plugin.py": "airflow",
     "tests/audit/": "audit",
     "tests/cli/test_cli_audit.py": "audit",

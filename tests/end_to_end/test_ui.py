@@ -1,13 +1,15 @@
 """What a person does in the UI, with a real scheduler and a real browser.
 
 One Airflow serves the whole story, told in order: log in, find the page, start the first night
-by the form, see a bad image named, mend it, see it gone, and see the mirror published.
+by the form, see a bad image named, mend it, see it gone, and see the mirror published. Who is
+responsible gets a message of what failed or is late, by mail and by webhook.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,37 @@ from selenium.webdriver.common.by import By
 from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, Airflow, running_airflow
 from support.browser import Browser, browser
 from support.repository import V1, V2, V3, V4, Repository, name
+from support.sinks import Mail, Webhook, serving, wait_for
+
+
+@dataclass
+class Office:
+    """Where messages arrive."""
+
+    mail: Mail = field(default_factory=Mail)
+    webhook: Webhook = field(default_factory=Webhook)
+
+    def told(self, event: str, *words: str) -> None:
+        """Wait until this was said by mail and by webhook."""
+
+        def arrived() -> bool:
+            mails = [f"{subject}\n{text}" for _, subject, text in self.mail.got]
+            return all(
+                any(event in text and all(word in text for word in words) for text in texts)
+                for texts in (mails, self.webhook.texts())
+            )
+
+        try:
+            wait_for(arrived)
+        except AssertionError:
+            raise AssertionError((event, words, self.mail.got, self.webhook.got)) from None
+
+
+@pytest.fixture(scope="module")
+def office() -> Iterator[Office]:
+    found = Office()
+    with serving(found.mail, found.webhook):
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +63,9 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 @pytest.fixture(scope="module")
-def airflow(night: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+def airflow(
+    night: Repository, office: Office, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Airflow]:
     with running_airflow(
         tmp_path_factory.mktemp("airflow"),
         PUAVO_REPOSITORY_IMAGE_DIR=str(night.images),
@@ -38,6 +73,11 @@ def airflow(night: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iter
         PUAVO_REPOSITORY_PUAVO_OS=str(night.puavo_os),
         PUAVO_REPOSITORY_REMOTE=f"file://{night.root}/remote",
         PUAVO_REPOSITORY_REPLACE_PAUSE="0",
+        PUAVO_REPOSITORY_NOTIFY_EMAIL="ict@school.example",
+        PUAVO_REPOSITORY_NOTIFY_WEBHOOK="chat",
+        PUAVO_REPOSITORY_DEADLINE="0.0003",
+        AIRFLOW_CONN_SMTP_DEFAULT=office.mail.connection,
+        AIRFLOW_CONN_CHAT=office.webhook.connection,
     ) as found:
         yield found
 
@@ -170,6 +210,27 @@ def test_a_step_back_shows_where_clients_are_now(
     assert name(V4) not in (night.root / "remote" / "CKSUMS").read_text()
     chromium.driver.get(f"{airflow.url}/puavo-repository/")
     assert "Take the bad image out" in chromium.find("#problems", "rolled back").text
+
+
+def test_the_failed_and_late_first_night_was_told_by_mail_and_webhook(
+    airflow: Airflow, office: Office
+) -> None:
+    run = airflow.runs(PREPARE)[-1]["dag_run_id"]
+    office.told(f"{PREPARE}: failed", run, name(V4), "this is not a squashfs image")
+    office.told(f"{PREPARE}: not done after 0.0003 hours", run)
+    assert {receivers[0] for receivers, *_ in office.mail.got} == {"ict@school.example"}
+
+
+def test_a_failed_publish_and_a_value_that_cannot_be_used_are_told_with_their_cause(
+    airflow: Airflow, office: Office, tmp_path: Path
+) -> None:
+    ended = len(airflow.runs(PUBLISH)), len(airflow.runs(PREPARE))
+    run = airflow.trigger(PUBLISH, mirrors=[f"file://{tmp_path}/nowhere"])
+    airflow.trigger(PREPARE, image_dir=str(tmp_path / "missing"))
+    airflow.ended(PUBLISH, ended[0] + 1)
+    airflow.ended(PREPARE, ended[1] + 1)
+    office.told(f"{PUBLISH}: failed", run, f"{tmp_path}/nowhere", "no such")
+    office.told(f"{PREPARE}: failed", f"{tmp_path}/missing: there is no such folder")
 
 
 def test_all_of_it_ends_at_once(airflow: Airflow) -> None:
