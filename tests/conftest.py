@@ -14,6 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from puavo_repository.remote.target import Target
 from support import audits
+from support.airflow_server import migrated
 from support.audits import Audited
 from support.mirrors import make_mirror
 from support.repository import ROOT, Repository
@@ -34,6 +35,7 @@ settings.load_profile("short")
 # core for themselves, or their fixtures take longer than their tests.
 TOGETHER = {
     "tests/dags/": "airflow",
+    "tests/test_notify.py": "airflow",
     "tests/end_to_end/test_ui.py": "ui",
     "tests/web/test_browser.py": "browser",
     "tests/web/test_plugin.py": "airflow",
@@ -85,6 +87,13 @@ def remote(tmp_path: Path) -> Path:
 def folder(remote: Path) -> Target:
     """Return how it is reached without a server."""
     return Target(path=str(remote))
+
+
+@pytest.fixture(scope="session")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment of an Airflow with an embedded database of its own."""
+    home = tmp_path_factory.mktemp("airflow")
+    return migrated(home, AIRFLOW__API__BASE_URL="https://airflow.example")
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -14,23 +11,30 @@ import pytest
 from puavo_repository.audit.report import AuditReport, Checked, Finding, Severity, remember
 from puavo_repository.mirror import published
 from puavo_repository.mirror.published import Published
-from support.repository import ROOT, V1, Repository, environment, name
+from support.airflow_server import beside
+from support.repository import V1, Repository, name
 from support.sinks import Mail, Webhook, serving
 
-# Runs in a process of its own: Airflow reads its settings when it is first imported.
+# Runs beside: Airflow reads its settings when it is first imported.
 NOTIFY = """
-import sys
+import json, sys, traceback
 from types import SimpleNamespace
 from puavo_repository_airflow import notify
 dag_id = sys.argv[1] if len(sys.argv) > 1 else "puavo_repository_prepare"
 run = SimpleNamespace(dag_id=dag_id, run_id="manual__1+1")
+code = 0
 for notifier in notify.on_failure():
-    notifier({"dag_run": run})
+    try:
+        notifier({"dag_run": run})
+    except Exception:
+        traceback.print_exc()
+        code = 1
 alert = notify.deadline()
 if alert is not None:
     print("DEADLINE", alert.interval, alert.callback.path, alert.callback.kwargs)
     run = {"dag_id": "puavo_repository_prepare", "dag_run_id": "scheduled__2"}
     notify.Notifier(**alert.callback.kwargs)({"dag_run": run})
+print("RESULT " + json.dumps({"code": code}))
 """
 
 
@@ -49,7 +53,7 @@ unread = failures.kept({"dag": dag, "run_id": "manual__1"})
 told = notify.causes("puavo_repository_rollback", [f"cause {number}" for number in range(12)])
 notify._recorded = lambda _: ["why", "more"]
 once = notify.causes("puavo_repository_prepare", ["this task: why"])
-print("RESULT", json.dumps([kept, unread, told, once]))
+print("RESULT " + json.dumps({"kept": [kept, unread, told, once]}))
 """
 
 
@@ -60,23 +64,10 @@ def webhook() -> Iterator[Webhook]:
         yield found
 
 
-def notify(
-    tmp_path: Path, *dag_id: str, code: str = NOTIFY, **more: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *dag_id],
-        env=environment(
-            AIRFLOW_HOME=str(tmp_path),
-            AIRFLOW__CORE__LOAD_EXAMPLES="False",
-            AIRFLOW__API__BASE_URL="https://airflow.example",
-            **more,
-        ),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def notify(airflow: dict[str, str], *dag_id: str, **more: str) -> tuple[int, str]:
+    """Return whether a message could not be sent, and what was said."""
+    done = beside(airflow, NOTIFY, *dag_id, **more)
+    return done["code"], done["log"]
 
 
 def configured(webhook: Webhook) -> dict[str, str]:
@@ -86,24 +77,24 @@ def configured(webhook: Webhook) -> dict[str, str]:
     }
 
 
-def test_nothing_is_sent_until_something_is_configured(tmp_path: Path) -> None:
-    done = notify(tmp_path, PUAVO_REPOSITORY_DEADLINE="5")
-    assert done.returncode == 0, done.stderr
-    assert "DEADLINE" not in done.stdout
+def test_nothing_is_sent_until_something_is_configured(airflow: dict[str, str]) -> None:
+    code, said = notify(airflow, PUAVO_REPOSITORY_DEADLINE="5")
+    assert code == 0, said
+    assert "DEADLINE" not in said
 
 
 def test_a_failure_says_what_is_wrong_and_where_to_look(
-    tmp_path: Path, repository: Repository, webhook: Webhook
+    airflow: dict[str, str], repository: Repository, webhook: Webhook
 ) -> None:
     (repository.images / name(V1)).write_bytes(b"no image")
     repository.prepare()
-    done = notify(
-        tmp_path / "airflow",
+    code, said = notify(
+        airflow,
         PUAVO_REPOSITORY_IMAGE_DIR=str(repository.images),
         PUAVO_REPOSITORY_MIRROR_DIR=str(repository.mirror),
         **configured(webhook),
     )
-    assert done.returncode == 0, done.stderr
+    assert code == 0, said
     ((path, sent),) = webhook.got
     assert path == "/hooks/secret-token"
     lines = sent["text"].splitlines()
@@ -114,7 +105,7 @@ def test_a_failure_says_what_is_wrong_and_where_to_look(
 
 
 def test_a_failed_audit_names_its_findings(
-    tmp_path: Path, repository: Repository, webhook: Webhook
+    airflow: dict[str, str], repository: Repository, webhook: Webhook
 ) -> None:
     repository.prepare()
     finding = Finding(
@@ -122,31 +113,29 @@ def test_a_failed_audit_names_its_findings(
     )
     audit = AuditReport(0.0, 1.0, 0, (Checked("https://images.example", findings=(finding,)),))
     remember(repository.mirror, audit)
-    done = notify(
-        tmp_path / "airflow",
+    code, said = notify(
+        airflow,
         "puavo_repository_audit",
         PUAVO_REPOSITORY_IMAGE_DIR=str(repository.images),
         PUAVO_REPOSITORY_MIRROR_DIR=str(repository.mirror),
         **configured(webhook),
     )
-    assert done.returncode == 0, done.stderr
+    assert code == 0, said
     ((_, sent),) = webhook.got
     assert "https://images.example: the certificate ends in 5 days" in sent["text"]
 
 
-def test_a_late_run_is_reported(tmp_path: Path, webhook: Webhook) -> None:
-    done = notify(tmp_path, PUAVO_REPOSITORY_DEADLINE="5.5", **configured(webhook))
-    assert "DEADLINE 5:30:00 puavo_repository_airflow.notify.Notifier" in done.stdout, done.stderr
+def test_a_late_run_is_reported(airflow: dict[str, str], webhook: Webhook) -> None:
+    _, said = notify(airflow, PUAVO_REPOSITORY_DEADLINE="5.5", **configured(webhook))
+    assert "DEADLINE 5:30:00 puavo_repository_airflow.notify.Notifier" in said, said
     _, (_, sent) = webhook.got
     assert "not done after 5.5 hours" in sent["text"]
     assert "scheduled__2" in sent["text"]
 
 
-def test_why_tasks_failed_is_kept_and_told_within_bounds(tmp_path: Path) -> None:
+def test_why_tasks_failed_is_kept_and_told_within_bounds(airflow: dict[str, str]) -> None:
     """What others raise may hold a secret; what cannot be read holds no message back."""
-    done = notify(tmp_path, code=KEPT)
-    assert "RESULT" in done.stdout, done.stderr
-    kept, unread, told, once = json.loads(done.stdout.partition("RESULT ")[2].splitlines()[0])
+    kept, unread, told, once = beside(airflow, KEPT)["kept"]
     assert kept == ["a.img: is bad", "upload: ValueError, see the task's log"]
     assert unread == ["No task said why: one was killed, or ended by hand. See their logs"]
     # One more is that no mirror is set up here whose records could be read.
@@ -155,7 +144,7 @@ def test_why_tasks_failed_is_kept_and_told_within_bounds(tmp_path: Path) -> None
 
 
 def test_a_failed_publish_names_the_remote_and_what_it_could_not_do(
-    tmp_path: Path, repository: Repository, webhook: Webhook
+    airflow: dict[str, str], repository: Repository, webhook: Webhook
 ) -> None:
     repository.add(name(V1))
     repository.prepare()
@@ -167,14 +156,14 @@ def test_a_failed_publish_names_the_remote_and_what_it_could_not_do(
         "PUAVO_REPOSITORY_MIRROR_DIR": str(repository.mirror),
     }
     for dag_id in ("puavo_repository_publish", "puavo_repository_rollback"):
-        done = notify(tmp_path / "airflow", dag_id, **places, **configured(webhook))
-        assert done.returncode == 0, done.stderr
+        code, said = notify(airflow, dag_id, **places, **configured(webhook))
+        assert code == 0, said
     publish, rollback = webhook.texts()
     assert f"sftp://u@host/mirror: {problems[name(V1)]}" in publish
     assert "disk is full" not in rollback
 
 
-def test_what_cannot_be_sent_is_an_error_that_holds_no_secret(tmp_path: Path) -> None:
+def test_what_cannot_be_sent_is_an_error_that_holds_no_secret(airflow: dict[str, str]) -> None:
     """One way that fails does not hold back the other."""
     refusing, mail = Webhook(status=500), Mail()
     ways = {
@@ -183,36 +172,36 @@ def test_what_cannot_be_sent_is_an_error_that_holds_no_secret(tmp_path: Path) ->
         "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,
     }
     with serving(refusing, mail):
-        done = notify(tmp_path, **ways)
+        code, said = notify(airflow, **ways)
         assert len(refusing.got) == len(mail.got) == 1
-        assert done.returncode == 1
-        assert "could not be sent by_webhook: HTTP Error 500" in done.stderr
-        assert "secret-token" not in done.stdout + done.stderr
+        assert code == 1
+        assert "could not be sent by_webhook: HTTP Error 500" in said
+        assert "secret-token" not in said
 
         for url, reason in {
             "secret-token": "the password of the connection hook is not an http or https URL",
             f"{refusing.url} x": "by_webhook: InvalidURL",
         }.items():
             ways["AIRFLOW_CONN_HOOK"] = json.dumps({"conn_type": "http", "password": url})
-            done = notify(tmp_path, **ways)
-            assert reason in done.stderr
-            assert "secret-token" not in done.stdout + done.stderr
+            code, said = notify(airflow, **ways)
+            assert reason in said
+            assert "secret-token" not in said
 
         del ways["AIRFLOW_CONN_HOOK"], ways["AIRFLOW_CONN_SMTP_DEFAULT"]
-        done = notify(tmp_path, **ways)
-        assert done.returncode == 1
+        code, said = notify(airflow, **ways)
+        assert code == 1
         for connection in ("AIRFLOW_CONN_HOOK", "AIRFLOW_CONN_SMTP_DEFAULT"):
-            assert f"set {connection} in the environment" in done.stderr
+            assert f"set {connection} in the environment" in said
 
 
-def test_a_mail_that_is_refused_is_an_error(tmp_path: Path) -> None:
+def test_a_mail_that_is_refused_is_an_error(airflow: dict[str, str]) -> None:
     mail = Mail(refuses=True)
     with serving(mail):
-        done = notify(
-            tmp_path,
+        code, said = notify(
+            airflow,
             PUAVO_REPOSITORY_NOTIFY_EMAIL="ict@school.example",
             AIRFLOW_CONN_SMTP_DEFAULT=mail.connection,
         )
-    assert done.returncode == 1
-    assert "by_email: " in done.stderr
-    assert "nobody here" in done.stderr
+    assert code == 1
+    assert "by_email: " in said
+    assert "nobody here" in said

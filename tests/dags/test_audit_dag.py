@@ -11,8 +11,8 @@ from puavo_repository.audit import report as audit_report
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.run import publish
 from puavo_repository.remote.target import Target
-from support.airflow_server import AUDIT, beside, run_dag
-from support.repository import ROOT, V1, V2, Repository, name
+from support.airflow_server import AUDIT, beside, dag_file, run_dag
+from support.repository import V1, V2, Repository, name
 from support.servers import HttpsServer
 
 # Runs the DAG: the task that names the mirrors is lost.
@@ -119,7 +119,7 @@ def test_an_audit_that_does_not_know_its_mirrors_is_not_a_good_one(
         "audit_https": False,
     }
     retries = {"PUAVO_REPOSITORY_RETRIES": "0"}
-    found = beside(airflow, WITHOUT_MIRRORS, str(ROOT / "dags"), json.dumps(conf), **retries)
+    found = beside(airflow, WITHOUT_MIRRORS, dag_file(AUDIT), json.dumps(conf), **retries)
     assert found["state"] == "failed"
     report = audit_report.last(repository.mirror)
     assert report is not None

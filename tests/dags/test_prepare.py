@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from puavo_repository.mirror.mirror import Mirror
-from support.airflow_server import PREPARE, beside, run_dag
+from support.airflow_server import PREPARE, beside, dag_file, run_dag
 from support.repository import (
     AMXA,
     COMMAND,
@@ -214,7 +214,7 @@ def test_a_first_run_of_2000_images_leaves_little_in_the_database(
 ) -> None:
     for version in (V1, V2, V3, V4):
         repository.add(name(version))
-    found = beside(airflow, STORED, str(ROOT / "dags"), **places(repository))
+    found = beside(airflow, STORED, dag_file(PREPARE), **places(repository))
     assert found["state"] == "success"
     assert repository.check() > 4
     assert len(found["labels"]) == 6
@@ -233,7 +233,7 @@ def test_what_came_meanwhile_is_the_next_run_s_and_what_was_killed_is_named(
     for version in (V2, V3):
         repository.add(name(version)).rename(aside / name(version))
     arguments = [name(V1), name(V2), str(aside), str(repository.images)]
-    found = beside(airflow, MEANWHILE, str(ROOT / "dags"), *arguments, **places(repository))
+    found = beside(airflow, MEANWHILE, dag_file(PREPARE), *arguments, **places(repository))
     assert found["states"] == ["success", "failed"]
     (failure,) = Mirror(repository.mirror).state.failures
     assert failure.name == name(V2)
@@ -264,7 +264,7 @@ def test_a_task_that_is_cleared_later_does_what_is_right_then(
     night = [*COMMAND, *repository.arguments()]
     script = f"{shlex.join(then)} && {shlex.join(night)}"
     done = json.dumps(["sh", "-c", script])
-    found = beside(airflow, CLEARED, str(ROOT / "dags"), "describe", done, **places(repository))
+    found = beside(airflow, CLEARED, dag_file(PREPARE), "describe", done, **places(repository))
     assert (found["run"], found["state"]) == ("success", "success")
     assert [image["filename"] for image in repository.meta()] == [name(V1), name(V2), name(V3)]
     assert repository.check() == 6
@@ -309,7 +309,7 @@ def test_images_are_described_although_no_rdiff_could_be_made(
 ) -> None:
     for version in (V1, V2):
         repository.add(name(version))
-    found = beside(airflow, NO_RDIFF, str(ROOT / "dags"), **places(repository))
+    found = beside(airflow, NO_RDIFF, dag_file(PREPARE), **places(repository))
     assert found["state"] == "failed"
     states = {"diff": "failed", "describe": "success", "hand_over": "success", "report": "failed"}
     assert found["states"].items() >= states.items()

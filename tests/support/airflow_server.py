@@ -124,12 +124,17 @@ print("RESULT " + json.dumps({"state": str(run.state), "tasks": sorted(tasks)}))
 """
 
 
+def dag_file(dag_id: str) -> str:
+    """Return the file that defines a DAG."""
+    return str(ROOT / "dags" / f"{dag_id}.py")
+
+
 def run_dag(
     airflow: dict[str, str], dag_id: str, conf: dict[str, Any], **more: str
 ) -> dict[str, Any]:
     """Run a DAG in one process, without waiting for retries; return state, tasks and log."""
     more["PUAVO_REPOSITORY_RETRIES"] = "0"
-    return beside(airflow, RUN_DAG, str(ROOT / "dags"), dag_id, json.dumps(conf), **more)
+    return beside(airflow, RUN_DAG, dag_file(dag_id), dag_id, json.dumps(conf), **more)
 
 
 @dataclass
@@ -193,6 +198,7 @@ def running_airflow(home: Path, **more: str) -> Iterator[Airflow]:
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_log),
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_log),
         "PUAVO_REPOSITORY_SCHEDULE": "",
@@ -201,7 +207,7 @@ def running_airflow(home: Path, **more: str) -> Iterator[Airflow]:
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "puavo_repository_airflow.standalone"],
-        env=airflow_environment(home, **settings),
+        env=migrated(home, **settings),
         stdout=subprocess.PIPE,
         text=True,
     )
