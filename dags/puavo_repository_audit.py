@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -23,12 +24,13 @@ from puavo_repository.audit.clients import clients as audit_clients
 from puavo_repository.audit.local import local as audit_local
 from puavo_repository.audit.remote import remote as audit_remote
 from puavo_repository.audit.repair import repair_local, repair_remote
-from puavo_repository.audit.report import LOCAL, Checked, Finding, Severity
+from puavo_repository.audit.report import LOCAL, Checked, Severity, error
 from puavo_repository.errors import PermanentError
-from puavo_repository.progress import LoggedWatcher
+from puavo_repository.progress import LoggedWatcher, count
 from puavo_repository.publish import options as publish_options
 from puavo_repository.remote.target import without_password
-from puavo_repository_airflow import dag_settings, remotes, summary, tasks
+from puavo_repository.settings.sources import usable
+from puavo_repository_airflow import remotes, summary, tasks
 from puavo_repository_airflow.tasks import asked, begun, chosen
 
 logger = logging.getLogger("puavo_repository.audit")
@@ -66,20 +68,24 @@ def checked(mirror: str) -> Checked:
     return found.named(where)
 
 
-def not_done(count: int) -> Checked:
-    """Return the finding that some checks did not end."""
-    problem = f"checks that did not come to their end: {count}"
-    finding = Finding(Severity.ERROR, "audit", "", problem, remedy="See the log of their tasks")
-    return Checked("audit", findings=(finding,))
+def every_check(mirrors: list[str] | None) -> Iterator[Checked]:
+    """Yield what each check found, and that some did not end."""
+    remote = [tasks.returned("remote", index) for index in range(len(mirrors or ()))]
+    parts = [tasks.returned("local"), *remote, tasks.returned("clients")]
+    yield from (Checked.from_dict(part) for part in parts if part)
+    unknown = mirrors is None  # their checks did not even begin
+    if missing := parts.count(None) + unknown - (not chosen().audit_https):
+        problem = f"checks that did not come to their end: {missing}"
+        finding = error("audit", "", problem, remedy="See the log of their tasks")
+        yield Checked("audit", findings=(finding,))
 
 
 @dag(
     # Without a start date the first one waits for its hour.
-    schedule=dag_settings.usable().audit_schedule or None,
-    default_args=tasks.retries(2, timedelta(minutes=5), timedelta(hours=24)),
+    schedule=usable().audit_schedule or None,
     params=PARAMS,
     doc_md=__doc__,
-    **tasks.COMMON,
+    **tasks.common(2, timedelta(minutes=5), timedelta(hours=24)),
 )
 def puavo_repository_audit() -> None:
     """Look at everything again."""
@@ -113,17 +119,13 @@ def puavo_repository_audit() -> None:
 
     @task(trigger_rule="all_done")
     def report(mirrors: list[str] | None) -> None:
-        parts = [tasks.returned("local"), tasks.returned("clients")]
-        there = [None] if mirrors is None else range(len(mirrors))  # None: nobody knows how many
-        parts[1:1] = [None if one is None else tasks.returned("remote", one) for one in there]
-        checks = [Checked.from_dict(part) for part in parts if part]
-        missing = len(parts) - (not chosen().audit_https) - len(checks)
-        found = conclude(chosen(), begun(), [*checks, *([not_done(missing)] if missing else [])])
+        found = conclude(chosen(), begun(), list(every_check(mirrors)))
         sys.stdout.write("\n".join(found.lines()) + "\n")
         summary.audited(found)
         errors = [str(one) for one in found.findings if one.severity is Severity.ERROR]
         if errors:
-            raise PermanentError("audit", f"{len(errors)} errors", found="; ".join(errors[:10]))
+            problem = count(len(errors), "error")
+            raise PermanentError("audit", problem, found="; ".join(errors[:10]))
 
     every = mirrors()
     # Clients come last: they see what was repaired before.

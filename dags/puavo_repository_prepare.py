@@ -26,18 +26,19 @@ from puavo_repository.prepare import run
 from puavo_repository.prepare.plan import DiffState, look
 from puavo_repository.progress import LoggedProgress
 from puavo_repository.settings import Settings
-from puavo_repository_airflow import dag_settings, notify, summary, tasks
+from puavo_repository.settings.sources import usable
+from puavo_repository_airflow import notify, summary, tasks
 from puavo_repository_airflow.tasks import asked, begun, chosen
 
 PARAMS = {
-    "dry_run": tasks.flag(
-        "Dry run",
-        "Only work out what there is to do; nothing is changed. "
-        "The plan is on the run's tab **Plan and report**",
-    ),
+    "dry_run": tasks.DRY_RUN,
     **tasks.fields("image_dir", "mirror_dir", "repository", "puavo_os", "no_config"),
     **tasks.fields("targets", "sources", "max_share", "engine", "allow_mass_delete"),
 }
+NOT_OURS = (
+    "This run prepared other folders than this installation is set up for: nothing is published "
+    "of them by itself"
+)
 
 
 @contextmanager
@@ -52,13 +53,12 @@ def locked(*, shared: bool = False) -> Iterator[Settings]:
 
 
 @dag(
-    schedule=dag_settings.usable().schedule or None,
+    schedule=usable().schedule or None,
     start_date=tasks.START,
-    default_args=tasks.retries(3, timedelta(minutes=1), timedelta(hours=12)),
     params=PARAMS,
     deadline=notify.deadline(),
     doc_md=__doc__,
-    **tasks.COMMON,
+    **tasks.common(3, timedelta(minutes=1), timedelta(hours=12)),
 )
 def puavo_repository_prepare() -> None:
     """Bring the local mirror up to date with the image directory."""
@@ -76,10 +76,8 @@ def puavo_repository_prepare() -> None:
         with locked() as found:
             removed = stages.clean.clean(found)
             notes = stages.configure.configure(found, stages.discover.discover(found)).notes
-        return {
-            "removed": summary.short(removed, summary.OF_TWO),
-            "notes": summary.short(notes, summary.OF_TWO),
-        }
+        lists = {"removed": removed, "notes": notes}
+        return {name: summary.short(lines, summary.OF_TWO) for name, lines in lists.items()}
 
     @task.short_circuit
     def dry_run() -> bool:
@@ -101,11 +99,9 @@ def puavo_repository_prepare() -> None:
     def fingerprint(part: str) -> None:
         tasks.label(part)
         with locked(shared=True) as found:
+            step = stages.fingerprint.fingerprint
             names = tasks.of_part(part, look(found).fingerprints)
-            tasks.each(
-                names,
-                lambda name: stages.fingerprint.fingerprint(found, name, LoggedProgress(name)),
-            )
+            tasks.each(names, lambda name: step(found, name, LoggedProgress(name)))
 
     @task(trigger_rule="all_done_min_one_success")
     def pairs() -> list[str]:
@@ -118,10 +114,8 @@ def puavo_repository_prepare() -> None:
         tasks.label(part)
         with locked(shared=True) as found:
             missing = {pair.rdiff: pair for pair in look(found).pairs(DiffState.MISSING)}
-            names = tasks.of_part(part, missing)
-            tasks.each(
-                names, lambda name: stages.diff.diff(found, missing[name], LoggedProgress(name))
-            )
+            step, names = stages.diff.diff, tasks.of_part(part, missing)
+            tasks.each(names, lambda name: step(found, missing[name], LoggedProgress(name)))
 
     @task(trigger_rule="all_done_min_one_success")
     def describe() -> list[str]:
@@ -133,10 +127,8 @@ def puavo_repository_prepare() -> None:
 
     @task
     def report(configured: dict[str, list[str]], removed: list[str]) -> None:
-        before = configured["removed"]
-        found = stages.report.report(
-            chosen(), begun(), removed=(*before, *removed), notes=configured["notes"]
-        )
+        both, notes = [*configured["removed"], *removed], configured["notes"]
+        found = stages.report.report(chosen(), begun(), removed=both, notes=notes)
         printed.render(found)
         summary.prepared(found)
         found.checked()
@@ -145,10 +137,7 @@ def puavo_repository_prepare() -> None:
     def hand_over() -> None:
         found = chosen()
         if not found.configured:
-            raise AirflowSkipException(
-                "This run prepared other folders than this installation is set up for: "
-                "nothing is published of them by itself"
-            )
+            raise AirflowSkipException(NOT_OURS)
         event = get_current_context()["outlet_events"][tasks.PREPARED]
         event.extra = {"image_dir": str(found.image_dir), "mirror_dir": str(found.mirror_dir)}
 

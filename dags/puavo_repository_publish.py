@@ -31,10 +31,7 @@ from puavo_repository_airflow.tasks import asked, chosen
 logger = logging.getLogger("puavo_repository.publish")
 STEPS = ("upload", "switch", "clean")
 PARAMS = {
-    "dry_run": tasks.flag(
-        "Dry run",
-        "Only look and plan; nothing is changed. The plan is on the run's tab **Plan and report**",
-    ),
+    "dry_run": tasks.DRY_RUN,
     **tasks.fields("allow_mass_delete", "bandwidth", "allow_rolled_back"),
     **remotes.PARAMS,
 }
@@ -88,10 +85,9 @@ def concluded(mirror: str) -> PublishReport:
 @dag(
     schedule=[tasks.PREPARED],
     start_date=tasks.START,
-    default_args=tasks.retries(5, timedelta(seconds=30), timedelta(hours=24)),
     params=PARAMS,
     doc_md=__doc__,
-    **tasks.COMMON,
+    **tasks.common(5, timedelta(seconds=30), timedelta(hours=24)),
 )
 def puavo_repository_publish() -> None:
     """Bring every remote mirror up to date with the local one."""

@@ -37,7 +37,6 @@ PARAMS = {
         "Series",
         "Only these, one a line, such as `puavo-os-amxa-bookworm-amd64`. Default: all",
         WHAT,
-        items={"type": "string"},
     ),
     **remotes.PARAMS,
 }
@@ -46,10 +45,9 @@ PARAMS = {
 @dag(
     schedule=None,
     start_date=tasks.START,
-    default_args=tasks.retries(3, timedelta(seconds=30), timedelta(hours=4)),
     params=PARAMS,
     doc_md=__doc__,
-    **tasks.COMMON,
+    **tasks.common(3, timedelta(seconds=30), timedelta(hours=4)),
 )
 def puavo_repository_rollback() -> None:
     """Give clients an earlier generation of every mirror."""
@@ -58,13 +56,11 @@ def puavo_repository_rollback() -> None:
     def mirrors() -> list[str]:
         names = remotes.mirrors()
         if not names:
-            remedy = "Set it, or name a mirror in the form"
-            raise SettingsError(
-                "PUAVO_REPOSITORY_REMOTE", "no published mirror is named", remedy=remedy
-            )
+            no_mirror = "PUAVO_REPOSITORY_REMOTE", "no published mirror is named"
+            raise SettingsError(*no_mirror, remedy="Set it, or name a mirror in the form")
         if get_current_context()["params"]["generation"] is not None and len(names) != 1:
-            remedy = "Name one mirror as well"
-            raise SettingsError("generation", "each mirror counts its own", remedy=remedy)
+            several = "generation", "each mirror counts its own"
+            raise SettingsError(*several, remedy="Name one mirror as well")
         return names
 
     @task(map_index_template="{{ label }}")

@@ -43,13 +43,13 @@ KEPT = """
 import json
 from types import SimpleNamespace
 from puavo_repository.errors import ImageError
-from puavo_repository_airflow import failures, notify
+from puavo_repository_airflow import notify
 kept = []
 ti = SimpleNamespace(task_id="upload", xcom_push=lambda key, value: kept.append(value))
 for error in (ImageError("a.img", "is bad"), ValueError("secret-token"), None):
-    failures.keep({"ti": ti, "exception": error})
+    notify.keep({"ti": ti, "exception": error})
 dag = SimpleNamespace(dag_id="puavo_repository_prepare", task_ids=["discover"])
-unread = failures.kept({"dag": dag, "run_id": "manual__1"})
+unread = notify.kept(dag, "manual__1")
 told = notify.causes("puavo_repository_rollback", [f"cause {number}" for number in range(12)])
 notify._recorded = lambda _: ["why", "more"]
 once = notify.causes("puavo_repository_prepare", ["this task: why"])

@@ -1,6 +1,7 @@
 """What Airflow's database says of the DAGs and their runs, for the page.
 
-This runs in the API server, with its session; nothing is changed.
+This runs in the API server, with its session; nothing is changed. ``here`` are the settings of this
+installation, None where they cannot be used.
 """
 
 from __future__ import annotations
@@ -19,33 +20,20 @@ from sqlalchemy.orm import Session
 
 from puavo_repository.progress import count
 from puavo_repository.settings import Settings
-from puavo_repository.web.model import Dag, Run, Stage
-from puavo_repository_airflow import failures
+from puavo_repository.web.model import FAILURE, SUMMARY, Dag, Run, Stage
 
 RUNS_SHOWN = 15  # of each DAG
 RUNS_READ = 300  # of each DAG, in search of the last good one
-FAILURE = failures.KEY  # of the XCom in which a task that failed says why
-SUMMARY = "summary"  # of the one in which a run says what it did
 FOLDERS = ("image_dir", "mirror_dir", "puavo_os")
 
 
 def dags(session: Session, dag_ids: Sequence[str], here: Settings | None) -> list[Dag]:
-    """Return what is known of DAGs.
-
-    Args:
-        session: Airflow's database.
-        dag_ids: Which.
-        here: The settings of this installation, None where they cannot be used.
-    """
-    known = {dag.dag_id: dag for dag in session.scalars(_of(DagModel, dag_ids))}
-    return [_dag(dag_id, known.get(dag_id), session, here) for dag_id in dag_ids]
+    """Return what is known of DAGs."""
+    return [_dag(dag_id, session, here) for dag_id in dag_ids]
 
 
-def _of(model: Any, dag_ids: Sequence[str]) -> Any:
-    return select(model).where(model.dag_id.in_(dag_ids))
-
-
-def _dag(dag_id: str, dag: DagModel | None, session: Session, here: Settings | None) -> Dag:
+def _dag(dag_id: str, session: Session, here: Settings | None) -> Dag:
+    dag = session.get(DagModel, dag_id)
     if dag is None:
         return Dag(dag_id=dag_id, loaded=False)
     last = _last(session, dag_id, RUNS_READ)
@@ -63,11 +51,6 @@ def runs(session: Session, dag_ids: Sequence[str], here: Settings | None) -> lis
     """Return the last runs of DAGs, newest first.
 
     Of each DAG the last run that ended and counts is among them, however many came after it.
-
-    Args:
-        session: Airflow's database.
-        dag_ids: Which.
-        here: The settings of this installation, None where they cannot be used.
     """
     chosen: list[tuple[int, Run]] = []
     for dag_id in dag_ids:
@@ -124,28 +107,21 @@ def _run(run: DagRun, session: Session, here: Settings | None) -> Run:
         started=run.start_date,
         ended=run.end_date,
         counts=_counts(run, here) and not (refused and any(_given(run).values())),
-        error=_error(left.get(FAILURE, [])) if run.state == "failed" else "",
+        error=_first(left.get(FAILURE, [])) if run.state == "failed" else "",
         did=left.get(SUMMARY, {}).get("did", ""),
         stages=stages,
     )
 
 
-def _error(texts: Sequence[str]) -> str:
-    """Return what a run failed of first."""
+def _first(texts: Sequence[str]) -> str:
     more = f" (and {count(len(texts) - 1, 'more failure')})" if len(texts) > 1 else ""
     return f"{texts[0]}{more}" if texts else ""
 
 
 def _stages(run: DagRun, session: Session) -> list[Stage]:
-    columns = (
-        TaskInstance.task_id,
-        TaskInstance.state,
-        TaskInstance.start_date,
-        TaskInstance.end_date,
-    )
-    tasks = session.execute(
-        select(*columns).where(TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id)
-    ).all()
+    one = TaskInstance
+    query = select(one.task_id, one.state, one.start_date, one.end_date)
+    tasks = session.execute(query.where(one.dag_id == run.dag_id, one.run_id == run.run_id))
     stages: dict[str, list[Any]] = {}
     for task in tasks:
         if task.start_date is not None:
@@ -168,11 +144,7 @@ def _stage(name: str, tasks: list[Any]) -> Stage:
 
 
 def document(dag_id: str, run_id: str, session: Session) -> dict[str, Any] | None:
-    """Return what a run left for people to read; None where there is nothing.
-
-    ``summary`` is what its last task said, ``failure`` what its tasks failed of, in the order in
-    which they failed.
-    """
+    """Return the summary that a run left, and its failures in their order; None for neither."""
     found: dict[str, Any] = {}
     query = XComModel.get_many(run_id=run_id, dag_ids=dag_id)
     rows: Any = session.scalars(query.where(XComModel.key.in_((FAILURE, SUMMARY))))

@@ -13,11 +13,17 @@ The connections have to be in the environment, too, as ``AIRFLOW_CONN_SMTP_DEFAU
 Airflow calls a deadline's callback in a process that may not read those in its database.
 
 A message that cannot be sent is an error: the callback ends failed, and its log says why.
+
+Airflow gives a DAG's failure callback the run, but not its tasks' errors. So each task that fails
+keeps its error's text as the XCom ``failure`` of the run. Airflow forgets it when the task is tried
+again.
 """
 
 from __future__ import annotations
 
+import html
 import json
+import logging
 import urllib.request
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -27,21 +33,21 @@ from urllib.parse import quote, urlsplit
 from airflow.sdk import BaseNotifier, Connection, conf
 from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.execution_time.xcom import XCom
 
 from puavo_repository import settings
 from puavo_repository.audit import report
 from puavo_repository.errors import RepositoryError
 from puavo_repository.mirror import published
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository_airflow import dag_settings, failures
+from puavo_repository.settings.sources import usable
+from puavo_repository.web.model import AUDIT, FAILURE, PREPARE, PUBLISH
 
-PREPARE, PUBLISH = "puavo_repository_prepare", "puavo_repository_publish"
-AUDIT = "puavo_repository_audit"
 SMTP = "smtp_default"
 _TIMEOUT = 30  # seconds
 _FAILURES_NAMED = 10
-
-Send = Callable[[str, str], None]
+_LONGEST = 2000  # characters: of thousands of files the first ones are enough
+logger = logging.getLogger("puavo_repository.notify")
 
 
 class UndeliveredError(Exception):
@@ -71,8 +77,10 @@ class Notifier(BaseNotifier):
         for send in ways():
             try:
                 send(subject, text)
-            except Exception as error:  # noqa: BLE001 - whatever a mail or web server answers
-                undelivered.append(f"{send.__name__}: {_reason(error)}")
+            except (OSError, UndeliveredError) as error:  # with smtplib's and urllib's
+                undelivered.append(f"{send.__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 - its text may hold the URL, a secret
+                undelivered.append(f"{send.__name__}: {type(error).__name__}")
         if undelivered:
             raise UndeliveredError(f"{subject}: could not be sent {'; '.join(undelivered)}")
 
@@ -84,7 +92,7 @@ def on_failure() -> list[Notifier]:
 
 def deadline() -> DeadlineAlert | None:
     """Return the alert for a run that takes too long, None where none is configured."""
-    hours = dag_settings.usable().deadline
+    hours = usable().deadline
     if not hours or not ways():
         return None
     return DeadlineAlert(
@@ -94,9 +102,9 @@ def deadline() -> DeadlineAlert | None:
     )
 
 
-def ways() -> list[Send]:
-    """Return how to send: what is configured."""
-    found = dag_settings.usable()
+def ways() -> list[Callable[[str, str], None]]:
+    """Return how to send a subject and a text: what is configured."""
+    found = usable()
     configured = (found.notify_email, by_email), (found.notify_webhook, by_webhook)
     return [send for value, send in configured if value]
 
@@ -106,82 +114,22 @@ def by_email(subject: str, text: str) -> None:
     from airflow.providers.smtp.hooks.smtp import SmtpHook
 
     _connection(SMTP)
-    paragraphs = "".join(f"<p>{_escaped(line)}</p>" for line in text.splitlines())
+    lines = "".join(f"<p>{html.escape(line, quote=False)}</p>" for line in text.splitlines())
     with SmtpHook(smtp_conn_id=SMTP) as hook:
-        hook.send_email_smtp(
-            to=list(dag_settings.usable().notify_email),
-            subject=subject,
-            html_content=paragraphs,
-        )
+        to = list(usable().notify_email)
+        hook.send_email_smtp(to=to, subject=subject, html_content=lines)
 
 
 def by_webhook(subject: str, text: str) -> None:
     """Send a POST to the URL that is the password of the configured connection."""
-    name = dag_settings.usable().notify_webhook
+    name = usable().notify_webhook
     url = _connection(name).password or ""
     if urlsplit(url).scheme not in {"http", "https"}:
         raise UndeliveredError(f"the password of the connection {name} is not an http or https URL")
-    request = urllib.request.Request(  # noqa: S310 - checked above
-        url,
-        json.dumps({"text": f"{subject}\n{text}"}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=_TIMEOUT):  # noqa: S310
+    body = json.dumps({"text": f"{subject}\n{text}"}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=_TIMEOUT):  # noqa: S310 - checked above
         pass
-
-
-def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
-    """Return subject and text: what happened, why, where to look.
-
-    Args:
-        event: What happened.
-        context: Airflow's; of a deadline it holds plain values instead of objects.
-    """
-    run, dag = context.get("dag_run"), context.get("dag")
-    if isinstance(run, Mapping):
-        dag_id, run_id = str(run["dag_id"]), str(run["dag_run_id"])
-    elif run is not None:
-        dag_id, run_id = run.dag_id, run.run_id
-    else:  # Airflow knows no task of this run
-        dag_id, run_id = context["dag"].dag_id, context["run_id"]
-    lines = [f"Run {run_id}", *causes(dag_id, failures.kept(context) if dag else [])]
-    base = conf.get("api", "base_url", fallback="") or ""
-    if base:
-        path = f"dags/{quote(dag_id)}/runs/{quote(run_id)}"
-        lines += [f"{base.rstrip('/')}/plugin/puavo-repository", f"{base.rstrip('/')}/{path}"]
-    return f"{dag_id}: {event}", "\n".join(lines)
-
-
-def causes(dag_id: str, kept: list[str]) -> list[str]:
-    """Return what is wrong: what the tasks of the run said, then what the mirror's records say.
-
-    Args:
-        dag_id: Whose run it is.
-        kept: What the tasks said.
-    """
-    try:
-        recorded = _recorded(dag_id)
-    except RepositoryError as error:
-        recorded = [str(error)]
-    said = "\n".join(kept)
-    found = [*kept, *(text for text in recorded if text not in said)]
-    more = len(found) - _FAILURES_NAMED
-    return found[:_FAILURES_NAMED] + ([f"and {more} more"] if more > 0 else [])
-
-
-def _recorded(dag_id: str) -> list[str]:
-    """Return what the last night, the last publish of each remote or the last audit left wrong."""
-    mirror = Mirror(settings.load({}, images=False).mirror_dir)
-    if dag_id == AUDIT:
-        audit = report.last(mirror.root)
-        return [str(one) for one in audit.findings] if audit else []
-    if dag_id == PUBLISH:
-        return [
-            f"{remote.address}: {problem}"
-            for remote in published.records(mirror.root)
-            for problem in remote.problems.values()
-        ]
-    return [failure.message for failure in mirror.state.failures] if dag_id == PREPARE else []
 
 
 def _connection(name: str) -> Connection:
@@ -196,11 +144,69 @@ def _connection(name: str) -> Connection:
     return found
 
 
-def _reason(error: Exception) -> str:
-    """Return why it failed; the text of other errors may hold the webhook's URL, a secret."""
-    known = isinstance(error, OSError | UndeliveredError)  # with smtplib's and urllib's
-    return str(error) if known else type(error).__name__
+def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
+    """Return subject and text: what happened, why, where to look.
+
+    Args:
+        event: What happened.
+        context: Airflow's. That of a deadline holds plain values and no DAG: its callback runs
+            where no XCom may be read, and nothing has ended yet.
+    """
+    run, dag = context.get("dag_run"), context.get("dag")
+    if isinstance(run, Mapping):
+        dag_id, run_id = str(run["dag_id"]), str(run["dag_run_id"])
+    elif run is not None:
+        dag_id, run_id = run.dag_id, run.run_id
+    else:  # Airflow knows no task of this run
+        dag_id, run_id = context["dag"].dag_id, context["run_id"]
+    lines = [f"Run {run_id}", *causes(dag_id, kept(dag, run_id) if dag else [])]
+    if base := (conf.get("api", "base_url", fallback="") or "").rstrip("/"):
+        run_path = f"dags/{quote(dag_id)}/runs/{quote(run_id)}"
+        lines += [f"{base}/plugin/puavo-repository", f"{base}/{run_path}"]
+    return f"{dag_id}: {event}", "\n".join(lines)
 
 
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def causes(dag_id: str, said: list[str]) -> list[str]:
+    """Return what is wrong: what the tasks of the run said, then what the mirror's records say."""
+    try:
+        recorded = _recorded(dag_id)
+    except RepositoryError as error:
+        recorded = [str(error)]
+    found = [*said, *(text for text in recorded if text not in "\n".join(said))]
+    more = len(found) - _FAILURES_NAMED
+    return found[:_FAILURES_NAMED] + ([f"and {more} more"] if more > 0 else [])
+
+
+def _recorded(dag_id: str) -> list[str]:
+    """Return what the last night, the last publish of each remote or the last audit left wrong."""
+    mirror = Mirror(settings.load({}, images=False).mirror_dir)
+    if dag_id == AUDIT:
+        audit = report.last(mirror.root)
+        return [str(one) for one in audit.findings] if audit else []
+    if dag_id == PUBLISH:
+        records = published.records(mirror.root)
+        return [f"{one.address}: {why}" for one in records for why in one.problems.values()]
+    return [failure.message for failure in mirror.state.failures] if dag_id == PREPARE else []
+
+
+def keep(context: Mapping[str, Any]) -> None:
+    """Keep why a task failed; called in the task's process after its last try."""
+    error = context.get("exception")
+    if error is None:  # the task was killed: this is another process, which knows nothing of it
+        return
+    text = str(error)
+    if not isinstance(error, RepositoryError):  # what others say may hold a secret
+        text = f"{context['ti'].task_id}: {type(error).__name__}, see the task's log"
+    context["ti"].xcom_push(FAILURE, text[:_LONGEST])
+
+
+def kept(dag: Any, run_id: str) -> list[str]:
+    """Return why the tasks of a failed run of a DAG failed, in the order of the tasks."""
+    found: list[str] = []
+    try:
+        for task_id in dag.task_ids:
+            where = {"dag_id": dag.dag_id, "task_id": task_id, "run_id": run_id}
+            found += XCom.get_all(key=FAILURE, **where) or []
+    except Exception:  # the message has to go out, whatever Airflow's answer is
+        logger.exception("what the tasks of %s said could not be read", run_id)
+    return found or ["No task said why: one was killed, or ended by hand. See their logs"]

@@ -21,7 +21,6 @@ PARAMS = {
         "One a line: `sftp://user@host/path`, `file:///path`, or the id of an Airflow connection. "
         "Default: `PUAVO_REPOSITORY_REMOTE`",
         "where",
-        items={"type": "string"},
     ),
     **fields("image_dir", "mirror_dir"),
 }
@@ -42,23 +41,14 @@ def target(mirror: str, options: publish_options.Options) -> Target:
     if "://" in mirror:
         return options.target(mirror)
     found = Connection.get(mirror)
-    return target_of_connection(
-        mirror,
-        host=found.host,
-        port=found.port,
-        login=found.login,
-        password=found.password,
-        extra=found.extra_dejson,
-    )
+    names = "host", "port", "login", "password"
+    there = {name: getattr(found, name) for name in names}
+    return target_of_connection(mirror, **there, extra=found.extra_dejson)
 
 
 @contextmanager
 def publisher(mirror: str) -> Iterator[Publisher]:
-    """Open a remote; secrets are looked up here, and stay here.
-
-    Args:
-        mirror: Its URL, or the id of a connection.
-    """
+    """Open a remote by its URL or connection id; secrets are looked up here, and stay here."""
     params, here = get_current_context()["params"], chosen(images=False)
     options = publish_options.load(params)
     # Whoever names the mirror with this very run means it.

@@ -33,13 +33,14 @@ def main() -> int:
     """Run Airflow until it ends or somebody ends it."""
     home, url = Path(os.environ["AIRFLOW_HOME"]), os.environ["AIRFLOW__API__BASE_URL"]
     if _listens(url):
-        say(f"{url} is in use already: stop what runs there, or choose: make airflow PORT=…")
+        _say(f"{url} is in use already: stop what runs there, or choose: make airflow PORT=…")
         return 1
     home.mkdir(parents=True, exist_ok=True)
     log = home / "standalone.log"
-    say(f"Starting Airflow; its output is in {log}")
+    _say(f"Starting Airflow; its output is in {log}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    port = str(_free_port())
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])  # free
     tasks_url = f"http://127.0.0.1:{port}/execution/"
     os.environ["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = tasks_url
     started: list[subprocess.Popen[bytes]] = []
@@ -50,21 +51,20 @@ def main() -> int:
             started.append(_start(output, "standalone"))
             started.append(_start(output, "api-server", "--apps", "execution", "--port", port))
         if _comes_up(started, url, tasks_url):
-            say(_welcome(home, url))
+            _say(_welcome(home, url))
             return started[0].wait()
         end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        say(f"Airflow did not come up; the end of {log}:\n{end}")
+        _say(f"Airflow did not come up; the end of {log}:\n{end}")
         return 1
     except KeyboardInterrupt:
-        say("Stopping Airflow")
+        _say("Stopping Airflow")
         return 0
     finally:
         for process in started:
             _end(process)
 
 
-def say(text: str) -> None:
-    """Tell the person at the terminal."""
+def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -74,20 +74,11 @@ def _listens(url: str) -> bool:
         return probe.connect_ex((urlsplit(url).hostname or "", urlsplit(url).port or 80)) == 0
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _start(output: BinaryIO, *part: str) -> subprocess.Popen[bytes]:
     """Start a part of Airflow in a session of its own, which ends as a whole."""
+    null = subprocess.DEVNULL
     return subprocess.Popen(
-        ["airflow", *part],
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
+        ["airflow", *part], stdin=null, stdout=output, stderr=output, start_new_session=True
     )
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import get_current_context
 
 from puavo_repository.prepare.plan import DiffState, Plan
 from puavo_repository.progress import count, format_bytes
-from puavo_repository.web.model import DRY_RUN
-from puavo_repository.web.words import percent, seconds, version, when
+from puavo_repository.web.model import DRY_RUN, SUMMARY
+from puavo_repository.web.words import percent, seconds
 
 if TYPE_CHECKING:  # the scheduler loads each DAG again and again
     from puavo_repository.audit.report import AuditReport
@@ -26,8 +25,6 @@ if TYPE_CHECKING:  # the scheduler loads each DAG again and again
     from puavo_repository.rollback.rollback import RolledBack
 
 logger = logging.getLogger("puavo_repository.summary")
-Did = Mapping[str, Any]
-KEY = "summary"
 GLANCE = ""  # the title of the lines that come first, and large
 NO_MIRROR = "No mirror is configured: set PUAVO_REPOSITORY_REMOTE, or name some in the form"
 _LINES = 25
@@ -43,7 +40,7 @@ def keep(did: str, sections: Mapping[str, Sequence[str]]) -> None:
         sections: Lines for people, by their title.
     """
     kept = [[title, short(lines)] for title, lines in sections.items() if lines]
-    get_current_context()["ti"].xcom_push(KEY, {"did": did, "sections": kept})
+    get_current_context()["ti"].xcom_push(SUMMARY, {"did": did, "sections": kept})
 
 
 def short(lines: Iterable[str], most: int = _LINES) -> list[str]:
@@ -100,35 +97,28 @@ def _series(one: Mapping[str, Any]) -> str:
     )
 
 
-def step(done: PublishReport) -> Did:
+def step(done: PublishReport) -> dict[str, Any]:
     """Return what one step did to a mirror, for the report on all of them."""
-    amounts = {
+    files = {
         "sent": done.uploaded,
         "assembled there from others": done.assembled,
         "removed": done.pruned,
     }
-    return {
-        "sent": len(done.uploaded) + len(done.assembled),
-        "lines": [
-            *(
-                f"{count(len(files), 'file')} {what} ({format_bytes(sum(files.values()))})"
-                for what, files in amounts.items()
-                if files
-            ),
-            *([f"{count(len(done.switched), 'metadata file')} changed"] if done.switched else []),
-            *([f"{count(len(done.waiting), 'file')} to be removed later"] if done.waiting else []),
-        ],
-        "failed": dict([*done.failed.items(), *done.waits().items()][:_LINES]),
-    }
+    lines = [
+        f"{count(len(sizes), 'file')} {what} ({format_bytes(sum(sizes.values()))})"
+        for what, sizes in files.items()
+        if sizes
+    ]
+    if done.switched:
+        lines.append(f"{count(len(done.switched), 'metadata file')} changed")
+    if done.waiting:
+        lines.append(f"{count(len(done.waiting), 'file')} to be removed later")
+    failed = dict([*done.failed.items(), *done.waits().items()][:_LINES])
+    return {"sent": len(done.uploaded) + len(done.assembled), "lines": lines, "failed": failed}
 
 
-def published(reports: Sequence[PublishReport], steps: Sequence[Sequence[Did]]) -> None:
-    """Keep what a run of publish did.
-
-    Args:
-        reports: What it left on each mirror.
-        steps: What its steps did to each: what ``step`` returned, or nothing.
-    """
+def published(reports: Sequence[PublishReport], steps: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Keep what a run of publish left on each mirror, and what ``step`` said of its steps there."""
     sections = {one.target: _mirror(one, done) for one, done in zip(reports, steps, strict=True)}
     sent = sum(one.get("sent", 0) for done in steps for one in done)
     did = f"{count(sent, 'file')} to {count(len(reports), 'mirror')}"
@@ -137,7 +127,7 @@ def published(reports: Sequence[PublishReport], steps: Sequence[Sequence[Did]]) 
     keep(DRY_RUN if dry else did, sections or {GLANCE: [NO_MIRROR]})
 
 
-def _mirror(one: PublishReport, steps: Sequence[Did]) -> list[str]:
+def _mirror(one: PublishReport, steps: Sequence[dict[str, Any]]) -> list[str]:
     return [
         f"generation {one.generation}" if one.files is not None else "nothing could be published",
         *(line for step in steps for line in step.get("lines", ())),
@@ -160,12 +150,7 @@ def audited(report: AuditReport) -> None:
 
 
 def of_rollback(done: Mapping[str, list[str] | None], *, dry_run: bool) -> None:
-    """Keep what a run of rollback did.
-
-    Args:
-        done: What it did to each mirror, None where it could not roll back.
-        dry_run: Whether it only showed what can be rolled back to.
-    """
+    """Keep what a run of rollback did to each mirror (or showed of it), None for failed."""
     good = sum(lines is not None for lines in done.values())
     sections = {mirror: lines or ["did not roll back"] for mirror, lines in done.items()}
     keep(DRY_RUN if dry_run else f"{count(good, 'mirror')} rolled back", sections)
@@ -173,23 +158,12 @@ def of_rollback(done: Mapping[str, list[str] | None], *, dry_run: bool) -> None:
 
 def rolled_back(done: RolledBack) -> list[str]:
     """Return what a rollback of one mirror did."""
-    return short(
-        [
-            f"generation {done.generation}: clients see the metadata of {done.restored} again",
-            f"{count(len(done.rejected), 'file')} not offered until a run of publish allows it",
-            *(f"put back: {name}" for name in done.documents),
-            *(f"no longer offered: {name}" for name in done.rejected),
-        ]
-    )
+    head = f"generation {done.generation}: clients see the metadata of {done.restored} again"
+    kept_back = f"{count(len(done.rejected), 'file')} not offered until a run of publish allows it"
+    put_back = [f"put back: {name}" for name in done.documents]
+    return short([head, kept_back, *put_back, *(f"no longer offered: {n}" for n in done.rejected)])
 
 
 def generations(steps: Sequence[Step]) -> list[str]:
     """Return what one mirror can be rolled back to, the generation that clients see first."""
-    return short(_generation(one, now=one is steps[0]) for one in steps)
-
-
-def _generation(one: Step, *, now: bool) -> str:
-    at = f" of {when(datetime.fromtimestamp(one.at, UTC))}" if one.at else ""
-    newest = ", ".join(f"{series} {version(number)}" for series, number in one.newest.items())
-    state = "clients see it" if now else f"{one.missing} are gone" if one.missing else "all there"
-    return f"generation {one.number}{at}: {state}; newest images: {newest}"
+    return short(f"{one}{'; clients see it' if one is steps[0] else ''}" for one in steps)

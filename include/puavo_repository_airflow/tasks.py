@@ -6,7 +6,7 @@ import logging
 import zlib
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from airflow.sdk import (
     DAG,
@@ -18,12 +18,12 @@ from airflow.sdk import (
     RetryRule,
     get_current_context,
 )
-from annotated_types import Ge, Le
 
 from puavo_repository import settings
 from puavo_repository.errors import PermanentError, RepositoryError, SettingsError, TransientError
 from puavo_repository.settings.model import Model, about
-from puavo_repository_airflow import dag_settings, failures, notify
+from puavo_repository.settings.sources import usable
+from puavo_repository_airflow import notify
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +31,12 @@ T = TypeVar("T")
 
 PREPARED = Asset("puavo-repository-prepared")
 MAPPED_TASKS = 400  # of one step; beyond, a task takes several files. Each is rows in the database
-COMMON: dict[str, Any] = {  # of every DAG
-    "catchup": False,
-    "max_active_runs": 1,
-    "on_failure_callback": notify.on_failure(),
-    "tags": ["puavo"],
-}
 START = datetime(2026, 1, 1, tzinfo=UTC)
-_KINDS = {bool: "boolean", int: "integer", float: "number"}
+_SCHEMA = Model.model_json_schema()["properties"]
 
 
 def chosen(*, images: bool = True) -> settings.Settings:
-    """Return the settings of this run: the environment, then its params.
+    """Return the settings of this run, the environment and then its params.
 
     Args:
         images: Whether the image directory is needed.
@@ -61,30 +55,37 @@ def asked(flag: str) -> bool:
     return bool(get_current_context()["params"][flag])
 
 
-def retries(times: int, delay: timedelta, timeout: timedelta) -> dict[str, Any]:
-    """Return how tasks are tried again: with back-off, and not where that cannot help.
+def common(times: int, delay: timedelta, timeout: timedelta) -> dict[str, Any]:
+    """Return what all DAGs are declared with.
 
-    What a task failed of at last is kept for the message about its run.
+    A task is tried again with back-off, and not where that cannot help. What it failed of at last
+    is kept for the message about its run.
 
     Args:
         times: How often, unless the environment says otherwise (`make run` waits for nobody).
         delay: Before the second try; each later one waits three times as long.
         timeout: How long one try may take.
     """
-    usable = dag_settings.usable()
+    given = usable().retries
     permanent = RetryRule(
         exception="puavo_repository.errors.PermanentError",
         action=RetryAction.FAIL,
         reason="only the operator can help: see the message",
     )
     return {
-        "retries": times if usable.retries is None else usable.retries,
-        "retry_delay": delay,
-        "retry_exponential_backoff": 3.0,
-        "max_retry_delay": timedelta(minutes=30),
-        "execution_timeout": timeout,
-        "retry_policy": ExceptionRetryPolicy(rules=[permanent]),
-        "on_failure_callback": failures.keep,
+        "catchup": False,
+        "max_active_runs": 1,
+        "on_failure_callback": notify.on_failure(),
+        "tags": ["puavo"],
+        "default_args": {
+            "retries": times if given is None else given,
+            "retry_delay": delay,
+            "retry_exponential_backoff": 3.0,
+            "max_retry_delay": timedelta(minutes=30),
+            "execution_timeout": timeout,
+            "retry_policy": ExceptionRetryPolicy(rules=[permanent]),
+            "on_failure_callback": notify.keep,
+        },
     }
 
 
@@ -97,31 +98,32 @@ def fields(*names: str) -> dict[str, Param]:
 
 
 def _field(name: str) -> Param:
-    setting, found = Model.model_fields[name], about(name)
-    kinds = get_args(setting.annotation) or (setting.annotation,)
-    kind = next((_KINDS[one] for one in kinds if one in _KINDS), "string")
-    limits: dict[str, Any] = {}
-    for one in setting.metadata:
-        if isinstance(one, Ge):
-            limits["minimum"] = one.ge
-        elif isinstance(one, Le):
-            limits["maximum"] = one.le
+    found, schema = about(name), _SCHEMA[name]
+    schema = schema.get("anyOf", [schema])[0]  # what may be null has its type first
+    limits = {key: schema[key] for key in ("minimum", "maximum") if key in schema}
     text = found.expected[0].upper() + found.expected[1:]
     if said := found.otherwise or found.default:
         text += f"; default `{said}`"
-    return optional(kind, found.text, text, found.section, **limits)
+    return optional(schema["type"], found.text, text, found.section, **limits)
 
 
 def optional(kind: str, title: str, description: str, section: str, **more: Any) -> Param:
-    """Return a field of the form that may stay empty."""
-    kinds = ["null", kind]
-    section = section.capitalize()
-    return Param(None, type=kinds, title=title, description_md=description, section=section, **more)
+    """Return a field of the form that may stay empty; an array is one of texts."""
+    if kind == "array":
+        more["items"] = {"type": "string"}
+    more |= {"title": title, "description_md": description, "section": section.capitalize()}
+    return Param(None, type=["null", kind], **more)
 
 
 def flag(title: str, description: str) -> Param:
     """Return a check box of the form."""
     return Param(default=False, type="boolean", title=title, description_md=description)
+
+
+DRY_RUN = flag(
+    "Dry run",
+    "Only look and plan; nothing is changed. The plan is on the run's tab **Plan and report**",
+)
 
 
 def parts(names: Sequence[str]) -> list[str]:
@@ -139,10 +141,6 @@ def of_part(part: str, names: Collection[str]) -> list[str]:
     """Return the names of a part, of those that there is something to do for now; they label it.
 
     Each name is always of the same part, whatever comes or goes meanwhile.
-
-    Args:
-        part: One of those that ``parts`` returned.
-        names: What there is to do now.
     """
     if not part.startswith("part "):
         return [part] if part in names else []
@@ -152,16 +150,9 @@ def of_part(part: str, names: Collection[str]) -> list[str]:
     return found
 
 
-def returned(task_id: str, index: int | None = None) -> Any:
-    """Return what a task of this run returned; None where it did not come to its end.
-
-    Args:
-        task_id: The task.
-        index: Which of a mapped one.
-    """
-    return get_current_context()["ti"].xcom_pull(
-        task_ids=task_id, map_indexes=-1 if index is None else index
-    )
+def returned(task_id: str, index: int = -1) -> Any:
+    """Return what a task of this run (which of a mapped one) returned; None if it did not end."""
+    return get_current_context()["ti"].xcom_pull(task_ids=task_id, map_indexes=index)
 
 
 def failed(*task_ids: str) -> int:

@@ -59,9 +59,13 @@ def read(
         raise _together(errors) from None
 
 
-def usable(environment: Mapping[str, str]) -> Model:
-    """Return the environment's settings, with the default for each that cannot be used."""
-    variables = _variables(environment)
+def usable(environment: Mapping[str, str] | None = None) -> Model:
+    """Return the environment's settings, with the default for each that cannot be used.
+
+    So the DAG files read them while Airflow imports them: an import that fails hides the DAG, and
+    nobody is told. The first task of every DAG reads them again, and refuses what cannot be used.
+    """
+    variables = _variables(os.environ if environment is None else environment)
     try:
         return Model(**variables)
     except ValidationError as error:

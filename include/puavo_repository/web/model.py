@@ -17,6 +17,8 @@ PUBLISH = "puavo_repository_publish"
 AUDIT = "puavo_repository_audit"
 ROLLBACK = "puavo_repository_rollback"
 DAGS = (PREPARE, PUBLISH, AUDIT, ROLLBACK)
+FAILURE = "failure"  # the XCom in which a task that failed says why
+SUMMARY = "summary"  # the one in which a run says what it did
 DRY_RUN = "dry run"  # what such a run did
 
 
