@@ -21,7 +21,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
 from puavo_repository.settings import Settings
-from puavo_repository.web.app import Backend, Place, create_app
+from puavo_repository.web.app import Place, create_app
 from puavo_repository.web.model import DAGS, PREPARE, Dag, Run
 from puavo_repository_airflow import facts
 
@@ -39,15 +39,16 @@ async def known_user(
 
 def place() -> Place:
     """Return the repository that the DAGs work on by default."""
-    here = settings.load({})
-    return Place(here.mirror_dir, here.remote)
+    found = settings.load({})
+    return Place(found.mirror_dir, found.remote)
 
 
-def _here() -> Settings | None:
+def here() -> Settings | None:
+    """Return the settings of this installation; the page says what is wrong with them."""
     try:
         return settings.load({})
     except RepositoryError:
-        return None  # the page says what is wrong with them
+        return None
 
 
 def visible_dags(user: GetUserDep) -> list[str]:
@@ -65,17 +66,18 @@ def visible_dags(user: GetUserDep) -> list[str]:
     ]
 
 
+Here = Annotated[Settings | None, Depends(here)]
 Visible = Annotated[list[str], Depends(visible_dags)]
 
 
-def runs(session: SessionDep, visible: Visible) -> list[Run]:
+def runs(session: SessionDep, visible: Visible, here: Here) -> list[Run]:
     """Return the last runs of those DAGs that somebody may see, newest first."""
-    return facts.runs(session, visible, _here())
+    return facts.runs(session, visible, here)
 
 
-def dags(session: SessionDep, visible: Visible) -> list[Dag]:
+def dags(session: SessionDep, visible: Visible, here: Here) -> list[Dag]:
     """Return what is known of those DAGs that somebody may see."""
-    return facts.dags(session, visible, _here())
+    return facts.dags(session, visible, here)
 
 
 def document(
@@ -90,43 +92,36 @@ def document(
     return facts.document(dag_id, run_id, session)
 
 
+_APP = create_app(
+    place,
+    guard=[known_user, requires_access_dag("GET", DagAccessEntity.RUN, PREPARE)],
+    runs=runs,
+    dags=dags,
+    document=document,
+)
+_PAGE = {"name": "Puavo repository", "href": "puavo-repository/"}
+_RUN = "puavo-repository/runs/?dag_id={DAG_ID}&run_id={RUN_ID}"
+
+
 class PuavoRepositoryPlugin(AirflowPlugin):
     """Shows the repository."""
 
     name = "puavo_repository"
     fastapi_apps = [  # noqa: RUF012 - as Airflow declares it
-        {
-            "app": create_app(
-                Backend(
-                    place=place,
-                    guard=[known_user, requires_access_dag("GET", DagAccessEntity.RUN, PREPARE)],
-                    runs=runs,
-                    dags=dags,
-                    document=document,
-                )
-            ),
-            "url_prefix": "/puavo-repository",
-            "name": "Puavo repository",
-        }
+        {"app": _APP, "url_prefix": "/puavo-repository", "name": "Puavo repository"}
     ]
     external_views = [  # noqa: RUF012
         {
-            "name": "Puavo repository",
-            "href": "puavo-repository/",
+            **_PAGE,
             "url_route": "puavo-repository",
             "destination": "nav",
             "icon": "puavo-repository/static/icon.svg",
             "nav_top_level": True,
         },
-        {
-            "name": "Puavo repository",
-            "href": "puavo-repository/",
-            "url_route": "puavo-repository-of-dag",
-            "destination": "dag",
-        },
+        {**_PAGE, "url_route": "puavo-repository-of-dag", "destination": "dag"},
         {
             "name": "Plan and report",
-            "href": "puavo-repository/runs/?dag_id={DAG_ID}&run_id={RUN_ID}",
+            "href": _RUN,
             "url_route": "puavo-repository-run",
             "destination": "dag_run",
         },

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from puavo_repository.errors import SettingsError
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.web.app import Backend, Looker, Place, create_app
+from puavo_repository.web.app import Looker, Place, create_app
 from puavo_repository.web.model import PREPARE, Dag, Repository, Run, Summary
 from puavo_repository.web.status import PATIENCE
 from web.mirrors import fail, make_mirror
@@ -54,7 +54,7 @@ def document(dag_id: str = Query(), run_id: str = Query()) -> Mapping[str, Any] 
 
 
 def client(mirror: Any) -> TestClient:
-    return TestClient(create_app(Backend(mirror, [guard], runs, dags, document)))
+    return TestClient(create_app(mirror, [guard], runs, dags, document))
 
 
 @pytest.fixture

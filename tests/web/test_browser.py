@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web import page
-from puavo_repository.web.app import Backend, Place, create_app
+from puavo_repository.web.app import Place, create_app
 from support.browser import Browser, browser
 from web.mirrors import fail, image_names, make_mirror
 from web.test_app import dags, document, runs
@@ -52,8 +52,8 @@ class Site:
             found: Response = await call_next(request)
             return found
 
-        backend = Backend(lambda: Place(self.root), [], runs, dags, document)
-        outer.mount("/puavo-repository", create_app(backend))
+        app = create_app(lambda: Place(self.root), [], runs, dags, document)
+        outer.mount("/puavo-repository", app)
         return outer
 
     @contextmanager

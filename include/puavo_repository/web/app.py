@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, NamedTuple
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exception_handlers import http_exception_handler
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -37,36 +35,10 @@ _STATIC = {path.name for path in page.STATIC.iterdir()}
 
 
 class Place(NamedTuple):
-    """Which repository is shown.
+    """Which repository is shown."""
 
-    Attributes:
-        mirror: The local mirror.
-        remotes: URLs or ids of connections that it is published to by default.
-    """
-
-    mirror: Path
-    remotes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Backend:
-    """What the application needs from the world around it.
-
-    Attributes:
-        place: Returns the mirror's folder, and where it is published to by default; may raise a
-            ``RepositoryError``.
-        guard: Dependencies that refuse who may not see the repository.
-        runs: Dependency that returns the last runs, newest first.
-        dags: Dependency that returns what Airflow knows of the DAGs.
-        document: Dependency, of ``dag_id`` and ``run_id`` in the query, that returns what a
-            run left for people to read: ``{"plan": …}`` or ``{"report": …}``, or None.
-    """
-
-    place: Callable[[], Place]
-    guard: Sequence[Callable[..., Any]]
-    runs: Callable[..., list[Run]]
-    dags: Callable[..., list[Dag]]
-    document: Callable[..., Mapping[str, Any] | None]
+    mirror: Path  # the local one
+    remotes: tuple[str, ...] = ()  # URLs or ids of connections, published to by default
 
 
 class Look:
@@ -107,37 +79,50 @@ class Looker:
 
     def _disk(self) -> tuple[Disk, tuple[str, ...]]:
         try:
-            place = self._place()
+            mirror, remotes = self._place()
             reader = self._reader
-            if reader is None or reader.root != place.mirror:
-                reader = self._reader = Reader(place.mirror)
-            with as_storage_error(place.mirror):
-                return reader.read(), place.remotes
+            if reader is None or reader.root != mirror:
+                reader = self._reader = Reader(mirror)
+            with as_storage_error(mirror):
+                return reader.read(), remotes
         except RepositoryError as error:
             failure = Failure.of(error.subject, "settings", error)
             return Disk(Path("?"), exists=True, failures={failure.name: failure}), ()
 
 
-def create_app(backend: Backend) -> FastAPI:
-    """Make the application; every route of it is behind the guard."""
+def create_app(
+    place: Callable[[], Place],
+    guard: Sequence[Callable[..., Any]],
+    runs: Callable[..., list[Run]],
+    dags: Callable[..., list[Dag]],
+    document: Callable[..., Mapping[str, Any] | None],
+) -> FastAPI:
+    """Make the application; every route of it is behind the guard.
+
+    Args:
+        place: Returns which repository is shown; may raise a ``RepositoryError``.
+        guard: Dependencies that refuse who may not see the repository.
+        runs: Dependency that returns the last runs, newest first.
+        dags: Dependency that returns what Airflow knows of the DAGs.
+        document: Dependency, of ``dag_id`` and ``run_id`` in the query, that returns what a run
+            left for people to read, as ``page.render_run`` takes it.
+    """
     app = FastAPI(
         title="Puavo repository",
         description="What a Puavo image repository offers, and what is wrong with it. Sizes are "
         "bytes, moments UTC. Send `Authorization: Bearer` with a token from `/auth/token`.",
         version="1",
-        dependencies=[Depends(check) for check in backend.guard],
+        dependencies=[Depends(check) for check in guard],
         # Airflow mounts this without any authentication: the description is a route of its
         # own, behind the guard.
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
-    looker = Looker(backend.place)
+    looker = Looker(place)
 
-    def look(
-        runs: list[Run] = Depends(backend.runs), dags: list[Dag] = Depends(backend.dags)
-    ) -> Look:
-        return looker.look(runs, dags)
+    def look(ran: list[Run] = Depends(runs), known: list[Dag] = Depends(dags)) -> Look:
+        return looker.look(ran, known)
 
     def now(seen: Look = Depends(look)) -> Repository:
         return seen.found
@@ -150,9 +135,9 @@ def create_app(backend: Backend) -> FastAPI:
     def show_run(
         dag_id: str = Query(),
         run_id: str = Query(),
-        document: Mapping[str, Any] | None = Depends(backend.document),
+        left: Mapping[str, Any] | None = Depends(document),
     ) -> HTMLResponse:
-        return HTMLResponse(page.render_run(dag_id, run_id, document))
+        return HTMLResponse(page.render_run(dag_id, run_id, left))
 
     @app.get("/static/{name}", include_in_schema=False)
     def static(name: str) -> Response:
@@ -181,20 +166,14 @@ def create_app(backend: Backend) -> FastAPI:
     @app.get("/api/v1/series/{name}", tags=["repository"], responses={404: {}})
     def series(name: str, found: Repository = Depends(now)) -> Series:
         """Tell of one series: its images and their rdiffs."""
-        for one in found.series:
-            if one.name == name:
-                return one
-        raise HTTPException(404, f"no series {name}")
+        one = next((one for one in found.series if one.name == name), None)
+        if one is None:
+            raise HTTPException(404, f"no series {name}")
+        return one
 
     @app.get("/api/openapi.json", include_in_schema=False)
     def description(request: Request) -> dict[str, Any]:
-        return get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
-            servers=[{"url": request.scope["root_path"] or "/"}],
-        )
+        return {**app.openapi(), "servers": [{"url": request.scope["root_path"] or "/"}]}
 
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Callable[..., Any]) -> Response:

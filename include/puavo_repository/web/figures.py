@@ -6,19 +6,19 @@ follows the theme.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from itertools import pairwise
+from typing import NamedTuple
 
 from puavo_repository.web.model import RdiffState, Run, Series
 from puavo_repository.web.words import seconds
 
 WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 26
+LEFT, RIGHT, TOP, GROUND = 56, WIDTH - 12, 12, HEIGHT - 26  # edges of what is drawn
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """One thing in a figure: a dot at (x, y), or a bar from there."""
 
     x: float
@@ -29,31 +29,21 @@ class Mark:
     height: float = 0.0
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(NamedTuple):
     """One place on an axis."""
 
     at: float
     label: str
 
 
-@dataclass(frozen=True)
-class Figure:
-    """Marks with their axes.
+class Figure(NamedTuple):
+    """Marks with their axes."""
 
-    Attributes:
-        marks: What is drawn.
-        paths: Lines through dots, as ``points`` of a polyline.
-        across: Ticks of the horizontal axis.
-        up: Ticks of the vertical axis.
-        height: Of the whole figure.
-    """
-
-    marks: tuple[Mark, ...]
-    paths: tuple[str, ...] = ()
-    across: tuple[Tick, ...] = ()
-    up: tuple[Tick, ...] = ()
-    height: float = HEIGHT
+    marks: Sequence[Mark]
+    paths: Sequence[str] = ()  # lines through dots, as ``points`` of a polyline
+    across: Sequence[Tick] = ()  # on the horizontal axis
+    up: Sequence[Tick] = ()  # on the vertical one
+    height: float = HEIGHT  # of the whole figure
 
 
 def timeline(series: Series) -> Figure | None:
@@ -61,72 +51,51 @@ def timeline(series: Series) -> Figure | None:
     dated = [(image.built, image) for image in series.images if image.built is not None]
     if not dated:
         return None
-    scale = _Time([moment for moment, _ in dated], 10, WIDTH - 10)
-    marks = tuple(
-        Mark(scale.x(moment), 18, image.filename, kind=int(image is series.images[-1]))
-        for moment, image in dated
-    )
-    return Figure(marks, across=scale.ticks(), height=44)
+    x, ticks = _time([at for at, _ in dated], 10, WIDTH - 10)
+    newest = series.images[-1]
+    marks = [Mark(x(at), 18, one.filename, kind=int(one is newest)) for at, one in dated]
+    return Figure(marks, across=ticks, height=44)
 
 
 def sizes_over_time(series: Sequence[Series]) -> Figure | None:
     """Place every update, from one image to the next, by its date and its share of the image."""
-    lines: list[list[tuple[datetime, float, str]]] = []
-    for one in series:
-        line = []
-        for before, image in zip(one.images, one.images[1:], strict=False):
-            for rdiff in image.rdiffs:
-                if (
-                    rdiff.source == before.version
-                    and rdiff.state is RdiffState.OFFERED
-                    and image.built is not None
-                ):
-                    label = f"{one.name} {image.version}: {rdiff.share:.1%} of the image"
-                    line.append((image.built, rdiff.share, label))
-        if line:
-            lines.append(line)
+    found = [
+        [
+            (image.built, r.share, f"{one.name} {image.version}: {r.share:.1%} of the image")
+            for before, image in pairwise(one.images)
+            for r in image.rdiffs
+            if r.source == before.version and r.state is RdiffState.OFFERED and image.built
+        ]
+        for one in series
+    ]
+    lines = [line for line in found if line]
     if not lines:
         return None
-    scale = _Time([moment for line in lines for moment, _, _ in line], LEFT, WIDTH - RIGHT)
-    top = _nice(max(share for line in lines for _, share, _ in line))
-    ground = HEIGHT - BOTTOM
+    x, ticks = _time([at for line in lines for at, _, _ in line], LEFT, RIGHT)
+    top = _round_up(max(share for line in lines for _, share, _ in line))
 
     def y(share: float) -> float:
-        return round(ground - share / top * (ground - TOP), 1)
+        return round(GROUND - share / top * (GROUND - TOP), 1)
 
-    placed = [[Mark(scale.x(at), y(share), label) for at, share, label in line] for line in lines]
+    placed = [[Mark(x(at), y(share), label) for at, share, label in line] for line in lines]
     return Figure(
-        tuple(mark for line in placed for mark in line),
-        paths=tuple(" ".join(f"{m.x},{m.y}" for m in line) for line in placed if len(line) > 1),
-        across=scale.ticks(),
-        up=tuple(Tick(y(top * part), f"{top * part:.0%}") for part in (0, 0.5, 1)),
+        [mark for line in placed for mark in line],
+        paths=[" ".join(f"{m.x},{m.y}" for m in line) for line in placed if len(line) > 1],
+        across=ticks,
+        up=[Tick(y(top * part), f"{top * part:.0%}") for part in (0, 0.5, 1)],
     )
 
 
 def savings(series: Sequence[Series]) -> Figure | None:
     """Draw a bar a series: what a client saves that goes from the last image but one."""
-    chosen = [one for one in series if len(one.images) > 1]
-    if not chosen:
-        return None
-    row, name, figure = 20, 250, 60
-    room = WIDTH - name - figure
-    return Figure(
-        tuple(
-            Mark(
-                name,
-                index * row + 4,
-                one.name,
-                kind=heat(1 - one.saving),
-                width=round(max(one.saving, 0) * room, 1),
-                height=row - 8,
-            )
-            for index, one in enumerate(chosen)
-        ),
-        across=tuple(
-            Tick(name + max(one.saving, 0) * room + 6, f"{one.saving:.1%}") for one in chosen
-        ),
-        height=len(chosen) * row + 4,
-    )
+    row, left, right = 20, 250, 60
+    marks: list[Mark] = []
+    figures = []
+    for one in (one for one in series if len(one.images) > 1):
+        width, y = max(one.saving, 0) * (WIDTH - left - right), len(marks) * row + 4
+        marks.append(Mark(left, y, one.name, heat(1 - one.saving), round(width, 1), row - 8))
+        figures.append(Tick(left + width + 6, f"{one.saving:.1%}"))
+    return Figure(marks, across=figures, height=len(marks) * row + 4) if marks else None
 
 
 def durations(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
@@ -137,28 +106,24 @@ def durations(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
         names: The stages from the bottom to the top.
     """
     chosen = [run for run in reversed(runs) if run.stages][-20:]
-    totals = [sum(stage.seconds for stage in run.stages) for run in chosen]
-    if not chosen or not max(totals):
+    longest = max((sum(stage.seconds for stage in run.stages) for run in chosen), default=0)
+    if not longest:
         return None
-    top = _nice(max(totals))
-    ground = HEIGHT - BOTTOM
-    step = min((WIDTH - LEFT - RIGHT) / len(chosen), 60)
-    marks: list[Mark] = []
-    across = []
+    top = _round_up(longest)
+    step = min((RIGHT - LEFT) / len(chosen), 60)
+    marks, across = [], []
     for index, run in enumerate(chosen):
-        x, y = LEFT + index * step + step * 0.15, float(ground)
-        for stage in sorted(run.stages, key=lambda s: names.index(s.name)):
-            height = stage.seconds / top * (ground - TOP)
+        x, y = LEFT + index * step + step * 0.15, float(GROUND)
+        for stage in sorted(run.stages, key=lambda stage: names.index(stage.name)):
+            height = stage.seconds / top * (GROUND - TOP)
             y -= height
             label = f"{stage.name} {seconds(stage.seconds)}, {run.run_id}"
-            colour = names.index(stage.name)
-            marks.append(
-                Mark(round(x, 1), round(y, 1), label, colour, round(step * 0.7, 1), height)
-            )
+            place, colour = round(x, 1), names.index(stage.name)
+            marks.append(Mark(place, round(y, 1), label, colour, round(step * 0.7, 1), height))
         if run.started and (index in (0, len(chosen) - 1) or len(chosen) < 8):
             across.append(Tick(x + step * 0.35, f"{run.started:%m-%d}"))
-    ticks = tuple(Tick(ground - part * (ground - TOP), seconds(top * part)) for part in (0, 0.5, 1))
-    return Figure(tuple(marks), across=tuple(across), up=ticks)
+    ticks = [Tick(GROUND - part * (GROUND - TOP), seconds(top * part)) for part in (0, 0.5, 1)]
+    return Figure(marks, across=across, up=ticks)
 
 
 def heat(share: float) -> int:
@@ -166,28 +131,21 @@ def heat(share: float) -> int:
     return min(9, max(0, int(share * 10)))
 
 
-class _Time:
-    """Places moments between two edges."""
+def _time(
+    moments: Sequence[datetime], left: float, right: float
+) -> tuple[Callable[[datetime], float], list[Tick]]:
+    """Return what places moments between two edges, and the ticks of the first and the last."""
+    first, last = min(moments), max(moments)
+    span = (last - first).total_seconds()
 
-    def __init__(self, moments: Sequence[datetime], left: float, right: float) -> None:
-        self.first, self.last = min(moments), max(moments)
-        self.left, self.right = left, right
+    def x(moment: datetime) -> float:
+        part = (moment - first).total_seconds() / span if span else 0.5
+        return round(left + part * (right - left), 1)
 
-    def x(self, moment: datetime) -> float:
-        span = (self.last - self.first).total_seconds()
-        part = (moment - self.first).total_seconds() / span if span else 0.5
-        return round(self.left + part * (self.right - self.left), 1)
-
-    def ticks(self) -> tuple[Tick, ...]:
-        ends = dict.fromkeys((self.first, self.last))
-        return tuple(Tick(self.x(moment), f"{moment:%Y-%m-%d}") for moment in ends)
+    return x, [Tick(x(moment), f"{moment:%Y-%m-%d}") for moment in dict.fromkeys((first, last))]
 
 
-def _nice(value: float) -> float:
-    """Return the next round number from a value upwards."""
-    scale = 1.0
-    while scale < value:
-        scale *= 10
-    while scale >= value * 10 and scale > 1e-6:
-        scale /= 10
-    return next(scale * part for part in (0.1, 0.2, 0.5, 1) if scale * part >= value * 0.999)
+def _round_up(value: float) -> float:
+    """Return the next 1, 2 or 5 times a power of ten."""
+    steps: Iterator[float] = (part * 10.0**power for power in range(-7, 20) for part in (1, 2, 5))
+    return next(step for step in steps if step >= value * 0.999)

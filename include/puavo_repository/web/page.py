@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.web import figures, model, status, words
-from puavo_repository.web.model import DRY_RUN, Image, Rdiff, RdiffState, Repository, Series
+from puavo_repository.web.model import Image, Rdiff, Repository, Series
 
 REFRESH = 10  # seconds between two looks of a page that is open
 STATIC = Path(__file__).with_name("static")
@@ -81,25 +81,17 @@ _ENVIRONMENT.filters |= {
     "timeline": figures.timeline,
 }
 _ENVIRONMENT.globals |= {
-    "DRY_RUN": DRY_RUN,
-    "OFFERED": RdiffState.OFFERED,
-    "UP_TO_DATE": status.UP_TO_DATE,
-    "PREPARE": model.PREPARE,
-    "PUBLISH": model.PUBLISH,
-    "AUDIT": model.AUDIT,
-    "ROLLBACK": model.ROLLBACK,
+    "figures": figures,
+    "model": model,
+    "status": status,
     "refresh": lambda: REFRESH,
-    "width": figures.WIDTH,
-    "left": figures.LEFT,
-    "right": figures.WIDTH - figures.RIGHT,
-    "ground": figures.HEIGHT - figures.BOTTOM,
 }
 
 
 def render(found: Repository) -> str:
     """Render the page."""
     prepares = [run for run in found.runs if run.dag_id == model.PREPARE]
-    others = (stage.name for run in prepares for stage in run.stages)
+    others = [stage.name for run in prepares for stage in run.stages]
     stages = list(dict.fromkeys((*STAGES, *others)))
     return _ENVIRONMENT.get_template("page.html").render(
         up="",
@@ -133,6 +125,6 @@ def render_run(dag_id: str, run_id: str, document: Mapping[str, Any] | None) -> 
     )
 
 
-def render_refused(status: int, detail: str) -> str:
+def render_refused(code: int, detail: str) -> str:
     """Render what somebody sees who may not see the page."""
-    return _ENVIRONMENT.get_template("refused.html").render(status=status, detail=detail)
+    return _ENVIRONMENT.get_template("refused.html").render(code=code, detail=detail)
