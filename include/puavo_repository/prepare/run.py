@@ -116,8 +116,8 @@ def _each(
             step(item, progress)
         except SettingsError:
             raise  # the same for every item: the run ends
-        except RepositoryError as error:
-            logger.error("%s", error)
+        except RepositoryError:
+            pass  # the step has kept it: the report names it
         except Exception:
             name = item.rdiff if isinstance(item, Pair) else item
             logger.exception("%s failed for %s", stage, name)
