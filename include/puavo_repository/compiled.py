@@ -12,6 +12,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,24 +49,15 @@ def _bases() -> list[Path]:
 
 def _cache_folder() -> str:
     """Return the folder where compiled code is kept, empty if none is writable by us alone."""
-    name = f"kernels-{_key()}"
-    for base in _bases():
-        try:
-            base.mkdir(parents=True, exist_ok=True)
-            (base / name).mkdir(0o755, exist_ok=True)
-            tempfile.TemporaryFile(dir=base / name).close()
-            ours = _is_ours(base / name)
-        except OSError:
-            continue
-        if ours:
-            return str(base / name)
+    for folder in (base / f"kernels-{_key()}" for base in _bases()):
+        with suppress(OSError):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o755, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            found = folder.stat()  # what is kept there is run: nobody else may write it
+            if found.st_uid in {0, os.geteuid()} and not found.st_mode & 0o022:
+                return str(folder)
     return ""
-
-
-def _is_ours(folder: Path) -> bool:
-    """Tell whether nobody else may write there: what is kept there is run."""
-    found = folder.stat()
-    return found.st_uid in {0, os.geteuid()} and not found.st_mode & 0o022
 
 
 _CACHE = _cache_folder()
@@ -88,9 +80,18 @@ def callback(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     return compiler
 
 
-def llvm_intrinsic(function: Callable[..., Any]) -> Any:
-    """Make a function of kernels from one that emits LLVM code for it."""
-    return intrinsic(function)
+def llvm_intrinsic(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function of kernels from one that emits LLVM code for its one or two arguments."""
+
+    def make(emit: Callable[..., Any]) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return emit(builder, *arguments)
+
+        if len(signature.args) == 1:
+            return intrinsic(lambda _context, _one: (signature, generate))
+        return intrinsic(lambda _context, _one, _other: (signature, generate))
+
+    return make
 
 
 _allocate: Callable[..., Numbers] = np.zeros  # the tests put pages around that nobody may touch

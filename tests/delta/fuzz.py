@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 from delta.guarded import guard_pages, in_child
-from puavo_repository.delta import anchor_engine, anchors, index
+from puavo_repository.delta import anchor_engine, anchors
 from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
 from puavo_repository.delta.engine import Side
 from puavo_repository.delta.work import prove
@@ -109,7 +109,6 @@ def check(seed: int) -> None:
             rdiff.open("wb") as stream,
             mock.patch.object(anchors, "BLOCK", block),
             mock.patch.object(anchor_engine, "BLOCK", block),
-            mock.patch.object(index, "BLOCK", block),
             mock.patch.object(anchor_engine, "_COPIES", copies),
             guard_pages(at_end=noise.random() < 0.8),
         ):

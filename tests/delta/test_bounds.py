@@ -18,12 +18,11 @@ from delta.pairs import Pair, noise
 from puavo_repository.compiled import Bytes, Numbers, array
 from puavo_repository.delta import anchor_engine, anchors
 from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
-from puavo_repository.delta.anchors import BLOCK, CELL, MOST, Finder, find_anchors, threshold
-from puavo_repository.delta.comparing import WINDOW
+from puavo_repository.delta.anchors import BLOCK, CELL, MOST, find, find_anchors
 from puavo_repository.delta.dense import REGION, SLOTS, match_dense
 from puavo_repository.delta.encoding import Joiner, encode, out_size, put_copy
 from puavo_repository.delta.librsync import read_basis
-from puavo_repository.delta.machine import buffer
+from puavo_repository.delta.machine import WINDOW, Basis, buffer
 from puavo_repository.delta.sparse import HEAD, insert, match_sparse, table_for
 from puavo_repository.formats.cksum import PosixCksum, reverse_bits
 from puavo_repository.formats.rdiff import parse
@@ -60,14 +59,16 @@ def found(tmp_path: Path, request: pytest.FixtureRequest) -> Found:
     data = block_of(target)
     step = request.param
     sparse = np.array([(i, i, step - 1) for i in range(1, len(target) - step, 10 * step)])
-    scratch = np.empty(SLOTS, np.uint64), buffer(HEAD + REGION), buffer(WINDOW)
-    limit = threshold(EFFORTS["small"].dense)
+    region, window = buffer(HEAD + REGION), buffer(WINDOW)
+    scratch = np.empty(SLOTS, np.uint64), region.ctypes.data + HEAD
+    block = data.ctypes.data + HEAD, len(target)
+    spacing = EFFORTS["small"].dense
     made = []
     for rows in range(len(sparse), len(sparse) + 30):
         made.append(Canaries(rows, len(target) // 16))
         with (tmp_path / "source").open("rb") as stream:
-            basis = stream.fileno(), len(source), data, len(target)
-            match_dense(*basis, sparse, limit, *scratch, made[-1].rows)
+            basis = Basis(stream.fileno(), len(source), window.ctypes.data)
+            match_dense(basis, *block, sparse, spacing, *scratch, made[-1].rows)
     return source, target, sparse, made
 
 
@@ -95,11 +96,9 @@ def block_of(data: bytes) -> Bytes:
 
 
 def fill_anchors() -> None:
-    finder = Finder(512)
-    assert len(finder.find(buffer(BLOCK), 0, 2 * BLOCK).keys) == len(finder._keys)
-    keys, offsets = array(5, np.uint32), array(5, np.uint32)
-    limit = threshold(512)
-    assert find_anchors(buffer(BLOCK), BLOCK, 4096, limit, array(1, np.int64), keys, offsets) == 5
+    assert len(find(buffer(BLOCK), 0, 2 * BLOCK, 512).keys) == BLOCK // (CELL * 512) * MOST
+    scratch = array(1, np.int64), array(5, np.uint32), array(5, np.uint32)
+    assert find_anchors(buffer(BLOCK), BLOCK, 512, *scratch) == 5
 
 
 def fill_table() -> None:
@@ -112,15 +111,16 @@ def fill_table() -> None:
 def fill_sparse(folder: Path) -> None:
     unit = np.frombuffer(noise(3, 1 << 16), np.uint8).reshape(-1, 64)
     mixed = block_of(np.random.default_rng(4).permutation(unit).tobytes())
-    found = Finder(16).find(block_of(unit.tobytes())[HEAD:], 0, unit.size)
+    found = find(block_of(unit.tobytes())[HEAD:], 0, unit.size, 16)
     table = table_for(len(found.keys))
     insert(found.keys, found.offsets, 0, table, 0, 1)
     (folder / "source").write_bytes(unit.tobytes())
     with (folder / "source").open("rb") as stream:
         for rows in (0, 1, 200):
-            limits = table, CELL * 16, threshold(16), array(MOST, np.int64), buffer(WINDOW)
-            basis = stream.fileno(), unit.size, mixed, unit.size
-            assert match_sparse(*basis, *limits, array((rows, 3), np.int64)) == rows
+            window, scratch = buffer(WINDOW), (array(MOST, np.int64), array((rows, 3), np.int64))
+            basis = Basis(stream.fileno(), unit.size, window.ctypes.data)
+            block = mixed.ctypes.data + HEAD, unit.size
+            assert match_sparse(basis, *block, table, 16, *scratch) == rows
 
 
 def fill_commands() -> None:
@@ -132,7 +132,7 @@ def fill_commands() -> None:
     assert put_copy(array(17, np.uint8), 0, far, far) == 17
     joiner = Joiner(lambda _: None)
     joiner.copy(far, far)
-    joiner.commands(out, len(out))
+    joiner.commands(out.data)
 
 
 def fill_rows_of_an_rdiff() -> None:

@@ -13,11 +13,9 @@ from delta.fuzz import check_all, real_images
 from delta.pairs import Pair, ignore, noise
 from puavo_repository.delta import anchors, sparse
 from puavo_repository.delta.anchor_engine import AnchorEngine
-from puavo_repository.delta.anchors import BLOCK, KEY, KEY_FACTORS, BlockAnchors, Finder
-from puavo_repository.delta.comparing import WINDOW
+from puavo_repository.delta.anchors import BLOCK, KEY, KEY_FACTORS, Anchors, BlockAnchors, find
 from puavo_repository.delta.engine import Side
-from puavo_repository.delta.index import Anchors
-from puavo_repository.delta.machine import SELECT_FACTORS, buffer
+from puavo_repository.delta.machine import SELECT_FACTORS, WINDOW, Basis, buffer
 from puavo_repository.errors import ImageChangingError
 from puavo_repository.formats.rdiff import Copy
 
@@ -65,8 +63,10 @@ def test_offsets_beyond_four_gigabytes_are_written_in_eight_bytes(tmp_path: Path
     blocks = [BlockAnchors(first, none, none) for first in range(0, 1 << 32, BLOCK)]
     last = buffer(BLOCK)
     last[5 : 5 + len(UNIT)] = np.frombuffer(UNIT, np.uint8)
-    blocks.append(Finder(ENGINE.spacing(size)).find(last, 1 << 32, size))
-    Anchors(size, ENGINE.spacing(size), blocks).save(tmp_path / "anchors", "large")
+    kept = Anchors(ENGINE.spacing(size), 1 << 30)
+    for block in [*blocks, find(last, 1 << 32, size, ENGINE.spacing(size))]:
+        kept.add(block)
+    kept.save(tmp_path / "anchors", "large", size)
     source = Side(tmp_path / "source", tmp_path / "anchors", "large")
     with pair.rdiff.open("wb") as stream:
         ENGINE.delta(source, pair.sides[1], lambda block: ignore(stream.write(block)))
@@ -89,7 +89,7 @@ def test_a_flood_of_equal_keys_is_bounded_in_the_list_the_table_and_the_comparis
     flood = colliding(count, 1)
     data = buffer(len(flood))
     data[: len(flood)] = np.frombuffer(flood, np.uint8)
-    found = Finder(512).find(data, 0, len(flood))
+    found = find(data, 0, len(flood), 512)
     assert len(found.keys) == len(flood) // (512 * anchors.CELL) * anchors.MOST
     equal = found.keys == found.keys[0]
     assert equal.mean() > 0.9  # but for some that became anchors by chance
@@ -102,10 +102,9 @@ def test_a_flood_of_equal_keys_is_bounded_in_the_list_the_table_and_the_comparis
     target[sparse.HEAD : sparse.HEAD + len(flood)] = np.frombuffer(colliding(count, 2), np.uint8)
     best, window = np.zeros(3, np.int64), buffer(WINDOW)
     with Pair(tmp_path, flood, b"").sides[0].path.open("rb") as source:
-        made = sparse.longest(
-            source.fileno(), len(flood), target.ctypes.data + sparse.HEAD, 0, 0, len(flood),
-            table, window, best,
-        )  # fmt: skip
+        basis = Basis(source.fileno(), len(flood), window.ctypes.data)
+        block = target.ctypes.data + sparse.HEAD, 0, 0, len(flood)
+        made = sparse.longest(basis, *block, table, best)
     assert (made, best[2]) == (sparse.CANDIDATES, 0)
 
 

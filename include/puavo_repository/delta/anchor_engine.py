@@ -14,48 +14,45 @@ the effort, so neither does the rdiff: whatever the threads do, it has the same 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from puavo_repository.compiled import Bytes, Numbers, array
+from puavo_repository.compiled import Numbers, array
 from puavo_repository.delta.anchors import (
     BLOCK,
     CELL,
     KEY,
     MOST,
+    Anchors,
     BlockAnchors,
-    Collector,
-    Finder,
-    threshold,
+    Indexer,
+    find,
+    load,
 )
-from puavo_repository.delta.comparing import WINDOW
 from puavo_repository.delta.dense import REGION, SLOTS, match_dense
 from puavo_repository.delta.encoding import Joiner, encode, out_size
 from puavo_repository.delta.engine import Image, ImageIndexer, Side, Sink
-from puavo_repository.delta.index import Anchors, Indexer
-from puavo_repository.delta.machine import buffer
-from puavo_repository.delta.ordered_pool import OrderedPool
+from puavo_repository.delta.machine import WINDOW, Basis, buffer
 from puavo_repository.delta.sparse import HEAD, insert, match_sparse, most_anchors, table_for
 from puavo_repository.errors import SettingsError
 from puavo_repository.progress import Progress, no_progress
 
+Result = TypeVar("Result")
+
 _COPIES = BLOCK // 64  # in a block at most; what more could be found stays literal
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How hard to search.
+class Effort(NamedTuple):
+    """How hard to search: bytes an anchor on average, for each level."""
 
-    Attributes:
-        spacing: Bytes an anchor of the sparse level, on average.
-        dense: Bytes an anchor of the dense level; 0 to do without that level.
-    """
-
-    spacing: int
-    dense: int
+    sparse: int
+    dense: int  # 0 to do without that level
 
 
 EFFORTS = {"fast": Effort(512, 0), "default": Effort(512, 12), "small": Effort(256, 3)}
@@ -67,18 +64,11 @@ def _cores() -> int:
 
 @dataclass(frozen=True)
 class AnchorEngine:
-    """The engine of this project.
+    """The engine of this project."""
 
-    Attributes:
-        effort: One of ``EFFORTS``.
-        threads: Cores one call to ``delta`` keeps busy.
-        memory: Bytes that the anchors and the table of a source may take; larger images get
-            fewer anchors.
-    """
-
-    effort: str = "default"
-    threads: int = field(default_factory=_cores)
-    memory: int = 256 << 20
+    effort: str = "default"  # one of ``EFFORTS``
+    threads: int = field(default_factory=_cores)  # that one call to ``delta`` keeps busy
+    memory: int = 256 << 20  # bytes for the anchors of a source; larger images get fewer
 
     def __post_init__(self) -> None:
         if self.effort not in EFFORTS:
@@ -95,7 +85,7 @@ class AnchorEngine:
 
     def spacing(self, size: int) -> int:
         """Return the spacing of the anchors of an image of ``size`` bytes."""
-        spacing = EFFORTS[self.effort].spacing
+        spacing = EFFORTS[self.effort].sparse
         while spacing * CELL < BLOCK and size // spacing > most_anchors(self.memory):
             spacing *= 2
         return spacing
@@ -111,55 +101,17 @@ class AnchorEngine:
         with (
             Image.open(source.path) as basis,
             Image.open(target.path) as image,
-            OrderedPool(self.threads) as pool,
+            _Threads(self.threads) as threads,
         ):
             spacing = self.spacing(basis.size)
-            found = Collector(spacing, most_anchors(self.memory))
-            for block in _anchors(pool, source, basis, spacing, progress):
+            found = Anchors(spacing, most_anchors(self.memory))
+            for block in _anchors(threads, source, basis, spacing, progress):
                 found.add(block)
-            table = _table(pool, found.blocks)
-            _Search(basis, image, table, spacing, EFFORTS[self.effort]).write(pool, sink, progress)
+            table = _table(threads, found)
+            search = _Search(basis, image, table, spacing, EFFORTS[self.effort].dense)
+            search.write(threads, sink, progress)
             basis.check_unchanged()
             image.check_unchanged()
-
-
-def _anchors(
-    pool: OrderedPool, side: Side, image: Image, spacing: int, progress: Progress
-) -> Iterator[BlockAnchors]:
-    """Load the anchors of an image, or find them."""
-    if side.anchors is not None:
-        kept = Anchors.load(side.anchors, side.identity, image.size, spacing)
-        if kept is not None:
-            yield from kept.blocks
-            return
-    spare: SimpleQueue[tuple[Finder, Bytes]] = SimpleQueue()
-    for _ in range(pool.width):
-        spare.put((Finder(spacing), buffer(BLOCK)))
-
-    def find(start: int) -> BlockAnchors:
-        finder, data = spare.get()
-        try:
-            image.read(data[: image.size - start].data, start)
-            return finder.find(data, start, image.size)
-        finally:
-            spare.put((finder, data))
-
-    for block in pool.in_order(find, range(0, image.size - KEY + 1, BLOCK)):
-        yield block
-        progress(0)
-
-
-def _table(pool: OrderedPool, blocks: list[BlockAnchors]) -> Numbers:
-    """Put all anchors into a table."""
-    table = table_for(sum(len(block.keys) for block in blocks))
-
-    def fill(part: int) -> None:
-        for block in blocks:
-            insert(block.keys, block.offsets, block.first, table, part, pool.width)
-
-    for _ in pool.in_order(fill, range(pool.width)):
-        pass
-    return table
 
 
 class _Workspace:
@@ -176,23 +128,74 @@ class _Workspace:
         self.slots = array(SLOTS, np.uint64)
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A block of the target, encoded.
+class _Threads(ThreadPoolExecutor):
+    """Threads for kernels, which drop the GIL, and workspaces for the blocks of an image."""
 
-    Attributes:
-        workspace: Where the commands lie; free again when they are used up.
-        size: Bytes of the target.
-        first: The copy that it begins with, (position, length), or None.
-        stop: Where the commands in ``workspace.out`` end.
-        last: The copy that it ends with, or None.
-    """
+    def __init__(self, width: int) -> None:
+        super().__init__(width, "delta")
+        self.width = width
+        self.spare: SimpleQueue[_Workspace] = SimpleQueue()
+        for _ in range(width + 1):
+            self.spare.put(_Workspace())
 
-    workspace: _Workspace
-    size: int
-    first: tuple[int, int] | None
-    stop: int
-    last: tuple[int, int] | None
+    def blocks(self, work: Callable[[int], Result], starts: Iterable[int]) -> Iterator[Result]:
+        """Work ahead by a few blocks, so that the memory is bounded; the results are in order."""
+        running: deque[Future[Result]] = deque()
+        try:
+            for start in starts:
+                running.append(self.submit(work, start))
+                if len(running) > self.width:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _anchors(
+    threads: _Threads, side: Side, image: Image, spacing: int, progress: Progress
+) -> Iterator[BlockAnchors]:
+    """Load the anchors of an image, or find them."""
+    if side.anchors is not None:
+        kept = load(side.anchors, side.identity, image.size, spacing)
+        if kept is not None:
+            yield from kept
+            return
+
+    def found(start: int) -> BlockAnchors:
+        workspace = threads.spare.get()
+        try:
+            image.read(workspace.data[: image.size - start].data, start)
+            return find(workspace.data, start, image.size, spacing)
+        finally:
+            threads.spare.put(workspace)
+
+    for block in threads.blocks(found, range(0, image.size - KEY + 1, BLOCK)):
+        yield block
+        progress(0)
+
+
+def _table(threads: _Threads, anchors: Anchors) -> Numbers:
+    """Put all anchors into a table."""
+    table = table_for(anchors.count)
+
+    def fill(part: int) -> None:
+        for block in anchors.blocks:
+            insert(block.keys, block.offsets, block.first, table, part, threads.width)
+
+    list(threads.map(fill, range(threads.width)))
+    return table
+
+
+class _Block(NamedTuple):
+    """A block of the target, encoded."""
+
+    workspace: _Workspace  # where the commands lie; free again when they are used up
+    size: int  # bytes of the target
+    first: tuple[int, int]  # the copy that it begins with, position and length; or no bytes
+    commands: memoryview  # what is between
+    last: tuple[int, int]  # the copy that it ends with
 
 
 @dataclass(frozen=True)
@@ -203,23 +206,19 @@ class _Search:
     target: Image
     table: Numbers
     spacing: int
-    effort: Effort
+    dense: int
 
-    def write(self, pool: OrderedPool, sink: Sink, progress: Progress) -> None:
+    def write(self, threads: _Threads, sink: Sink, progress: Progress) -> None:
         """Write the whole rdiff."""
-        spare: SimpleQueue[_Workspace] = SimpleQueue()
-        for _ in range(pool.width + 1):
-            spare.put(_Workspace())
         joiner = Joiner(sink)
-        for block in pool.in_order(
-            lambda start: self._block(spare.get(), start), range(0, self.target.size, BLOCK)
+        for block in threads.blocks(
+            lambda start: self._block(threads.spare.get(), start),
+            range(0, self.target.size, BLOCK),
         ):
-            if block.first is not None:
-                joiner.copy(*block.first)
-            joiner.commands(block.workspace.out, block.stop)
-            if block.last is not None:
-                joiner.copy(*block.last)
-            spare.put(block.workspace)
+            joiner.copy(*block.first)
+            joiner.commands(block.commands)
+            joiner.copy(*block.last)
+            threads.spare.put(block.workspace)
             progress(block.size)
         joiner.end()
 
@@ -228,27 +227,25 @@ class _Search:
         self.target.read(scratch.data[HEAD : HEAD + size].data, start)
         copies = self._copies(scratch, size)
         begin, end = 0, size
-        first = last = None
+        first = last = (0, 0)
         if len(copies) and copies[0, 0] == 0:
             first, begin = (int(copies[0, 1]), int(copies[0, 2])), int(copies[0, 2])
             copies = copies[1:]
         if len(copies) and copies[-1, 0] + copies[-1, 2] == size:
             last, end = (int(copies[-1, 1]), int(copies[-1, 2])), int(copies[-1, 0])
             copies = copies[:-1]
-        stop = encode(scratch.data[HEAD:], begin, end, copies, scratch.out)
-        return _Block(scratch, size, first, stop, last)
+        length = encode(scratch.data[HEAD:], begin, end, copies, scratch.out)
+        return _Block(scratch, size, first, scratch.out[:length].data, last)
 
     def _copies(self, scratch: _Workspace, size: int) -> Numbers:
-        basis = self.source.descriptor, self.source.size, scratch.data, size
-        anchors = self.table, CELL * self.spacing, threshold(self.spacing)
-        count = match_sparse(*basis, *anchors, scratch.chosen, scratch.window, scratch.sparse)
+        basis = Basis(self.source.descriptor, self.source.size, scratch.window.ctypes.data)
+        block = basis, scratch.data.ctypes.data + HEAD, size
+        found = scratch.sparse
+        count = match_sparse(*block, self.table, self.spacing, scratch.chosen, found)
+        if count >= 0 and self.dense:
+            sparse, found = found[:count], scratch.copies
+            region = scratch.slots, scratch.region.ctypes.data + HEAD
+            count = match_dense(*block, sparse, self.dense, *region, found)
         if count < 0:
             raise self.source.changed()
-        sparse = scratch.sparse[:count]
-        if not self.effort.dense:
-            return sparse
-        limit, tables = threshold(self.effort.dense), (scratch.slots, scratch.region)
-        count = match_dense(*basis, sparse, limit, *tables, scratch.window, scratch.copies)
-        if count < 0:
-            raise self.source.changed()
-        return scratch.copies[:count]
+        return found[:count]

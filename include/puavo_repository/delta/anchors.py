@@ -8,16 +8,35 @@ that rolls from byte to byte: 16 positions are hashed in one vector.
 Content of low entropy (runs, short periods) has windows that always or never hit. So an image is
 cut into cells of ``CELL * spacing`` bytes: one without a hit gives its first lowest hash, which is
 the same window wherever such a period lies, and one with too many gives the first ones only.
+
+A kept list is a header (``_HEADER``), the identity of the image, the number of anchors of each
+block (uint32), all keys (uint32) and all offsets (uint32), little-endian. It is 8 bytes an anchor,
+1/64 of an image at the usual spacing of 512 bytes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from puavo_repository.compiled import Bytes, Numbers, Word, array, inlined, kernel
-from puavo_repository.delta.machine import load64, selected, selector, trailing_zeros
+from puavo_repository.delta.machine import (
+    SLACK,
+    buffer,
+    in_order,
+    load64,
+    selected,
+    selector,
+    trailing_zeros,
+)
+from puavo_repository.mirror import files
+
+logger = logging.getLogger(__name__)
 
 BLOCK = 4 << 20  # bytes of an image that are looked at together; a multiple of every cell
 KEY = 32  # bytes that the key of an anchor covers
@@ -26,21 +45,16 @@ KEY_FACTORS = np.array(  # odd, from xxHash's primes and splitmix64
 )
 CELL = 8  # spacings in a cell
 MOST = 4 * CELL  # anchors in a cell
+_MAGIC = b"PuavoAn1"  # its last digit is the version: of this format, and of what an anchor is
+_HEADER = struct.Struct("<8sIIQII")  # magic, CRC-32 of the rest, spacing, image, blocks, identity
 
 
-@dataclass(frozen=True)
-class BlockAnchors:
-    """The anchors of one block.
+class BlockAnchors(NamedTuple):
+    """The anchors of one block of an image."""
 
-    Attributes:
-        first: Position of the block in the image.
-        keys: Their keys, uint32[n].
-        offsets: Their positions from ``first``, ascending, uint32[n].
-    """
-
-    first: int
-    keys: Numbers
-    offsets: Numbers
+    first: int  # position of the block
+    keys: Numbers  # uint32[n]
+    offsets: Numbers  # their positions from ``first``, ascending, uint32[n]
 
     def thinned(self, cell: int, each: int) -> BlockAnchors:
         """Return the first ``each`` anchors of every cell."""
@@ -49,102 +63,173 @@ class BlockAnchors:
         return BlockAnchors(self.first, self.keys[kept], self.offsets[kept])
 
 
-class Collector:
-    """Takes the anchors of an image, block by block, and keeps no more than it may.
+class Anchors:
+    """The anchors of an image, taken block by block, and no more than ``most``.
 
     Runs and short periods have up to ``MOST`` anchors in a cell, four times as many as other
     content. Where that makes too many in all, every cell keeps half of ``MOST``, or half of that,
     and so on: what is left depends on the image alone, not on the order of the work.
-
-    Args:
-        spacing: Of the anchors in bytes, on average.
-        most: How many to keep.
     """
 
     def __init__(self, spacing: int, most: int) -> None:
         self.blocks: list[BlockAnchors] = []
-        self._cell, self._most, self._each = CELL * spacing, most, MOST
-        self._count = 0
+        self.count = 0
+        self._spacing, self._most, self._each = spacing, most, MOST
 
     def add(self, block: BlockAnchors) -> None:
         """Take the anchors of the next block."""
         if self._each < MOST:
-            block = block.thinned(self._cell, self._each)
+            block = block.thinned(CELL * self._spacing, self._each)
         self.blocks.append(block)
-        self._count += len(block.keys)
-        while self._count > self._most and self._each > 1:
+        self.count += len(block.keys)
+        while self.count > self._most and self._each > 1:
             self._each //= 2
-            self.blocks = [one.thinned(self._cell, self._each) for one in self.blocks]
-            self._count = sum(len(one.keys) for one in self.blocks)
+            self.blocks = [one.thinned(CELL * self._spacing, self._each) for one in self.blocks]
+            self.count = sum(len(one.keys) for one in self.blocks)
+
+    def save(self, path: Path, identity: str, size: int) -> None:
+        """Keep them, tied to the image's identity; it has ``size`` bytes."""
+        name = _padded(identity)
+        counts = np.array([len(block.keys) for block in self.blocks], "<u4")
+        arrays = [counts, *(b.keys for b in self.blocks), *(b.offsets for b in self.blocks)]
+        parts = [name, *(array.astype("<u4", copy=False).tobytes() for array in arrays)]
+        fields = self._spacing, size, len(self.blocks), len(name)
+        crc = zlib.crc32(_HEADER.pack(_MAGIC, 0, *fields))
+        for part in parts:
+            crc = zlib.crc32(part, crc)
+        with files.new_file(path) as stream:
+            stream.writelines([_HEADER.pack(_MAGIC, crc, *fields), *parts])
 
 
-class Finder:
-    """Finds anchors, block by block; one for each thread."""
-
-    def __init__(self, spacing: int) -> None:
-        self.spacing = spacing
-        self._cell = CELL * spacing
-        self._chosen = array(MOST, np.int64)
-        room = -(-BLOCK // self._cell) * MOST
-        self._keys, self._offsets = array(room, np.uint32), array(room, np.uint32)
-
-    def find(self, data: Bytes, first: int, size: int) -> BlockAnchors:
-        """Find the anchors of a block.
-
-        Args:
-            data: The block from its first byte on, what follows it in the image, and slack.
-            first: Position of the block.
-            size: Size of the image: no key reaches beyond it.
-        """
-        length = min(BLOCK, size - KEY + 1 - first)
-        found = self._chosen, self._keys, self._offsets
-        count: int = find_anchors(data, length, self._cell, threshold(self.spacing), *found)
-        return BlockAnchors(first, self._keys[:count].copy(), self._offsets[:count].copy())
+def load(path: Path, identity: str, size: int, spacing: int) -> list[BlockAnchors] | None:
+    """Return kept anchors; None if there are none that are sound and for this image."""
+    try:
+        return _parse(np.fromfile(path, np.uint8), _padded(identity), size, spacing)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        logger.warning("%s is not used, the image is read instead: %s", path, error)
+        return None
 
 
-def threshold(spacing: int) -> np.uint32:
-    """Return the limit that the hash of one position in ``spacing`` is below."""
-    return np.uint32((1 << 32) // spacing)
+def _parse(data: Bytes, name: bytes, size: int, spacing: int) -> list[BlockAnchors]:
+    body = data[_HEADER.size :]
+    if len(body) < len(name):
+        raise ValueError("it is truncated")
+    magic, crc, *found = _HEADER.unpack(data[: _HEADER.size].tobytes())
+    if magic != _MAGIC:
+        raise ValueError("it is of another version")
+    if crc != zlib.crc32(body.data, zlib.crc32(_HEADER.pack(magic, 0, *found))):
+        raise ValueError("it is damaged")
+    *kind, blocks, length = found
+    if (kind, body[:length].tobytes()) != ([spacing, size], name):
+        raise ValueError("it is of another image, or its anchors were chosen otherwise")
+    numbers = body[length:].view("<u4")
+    ends = numbers[:blocks].cumsum(dtype=np.int64)[:-1]
+    keys, offsets = numbers[blocks:].reshape(2, -1)
+    pieces = zip(np.split(keys, ends), np.split(offsets, ends), strict=True)
+    return [BlockAnchors(i * BLOCK, *piece) for i, piece in enumerate(pieces)]
 
 
-@inlined
-def key_of(address: int) -> Word:
-    """Return the 32-bit key of the ``KEY`` bytes at an address, as a 64-bit number."""
-    mixed = np.uint64(0)
-    for i in range(KEY // 8):
-        mixed += load64(address + 8 * i) * KEY_FACTORS[i]
-    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xFF51AFD7ED558CCD)
-    return mixed >> np.uint64(32)
+def _padded(identity: str) -> bytes:
+    """Return an identity as bytes, filled up so that the numbers after it are aligned."""
+    name = identity.encode()
+    return name.ljust(-(-len(name) // 8) * 8)
 
 
-@inlined
-def choose(address: int, start: int, stop: int, limit: int, chosen: Numbers) -> int:
-    """Choose the anchors of one cell, or of what is left of it.
+class Indexer:
+    """Finds the anchors of an image that comes in blocks of any size (an ``ImageIndexer``)."""
+
+    def __init__(self, spacing: int, most: int) -> None:
+        self._spacing = spacing
+        self._found = Anchors(spacing, most)
+        self._buffer = buffer(BLOCK)
+        self._filled = 0
+        self._first = 0  # position of the buffer in the image
+
+    def update(self, block: memoryview) -> None:
+        """Take the next bytes of the image."""
+        data: Bytes = np.frombuffer(block, np.uint8)
+        while len(data):
+            taken = min(len(data), len(self._buffer) - self._filled)
+            self._buffer[self._filled : self._filled + taken] = data[:taken]
+            self._filled += taken
+            data = data[taken:]
+            if self._filled == len(self._buffer):
+                self._find(self._first + self._filled)
+
+    def save(self, path: Path, identity: str) -> None:
+        """Keep the anchors of all that was taken; nothing may follow."""
+        size = self._first + self._filled
+        while self._first + KEY <= size:
+            self._find(size)
+        self._found.save(path, identity, size)
+
+    def _find(self, size: int) -> None:
+        """Find the anchors of the block in the buffer; what follows it moves to the front."""
+        self._found.add(find(self._buffer, self._first, size, self._spacing))
+        self._buffer[:SLACK] = self._buffer[BLOCK:]
+        self._filled = max(0, self._filled - BLOCK)
+        self._first += BLOCK
+
+
+def find(data: Bytes, first: int, size: int, spacing: int) -> BlockAnchors:
+    """Find the anchors of a block.
 
     Args:
-        address: Where the data lies; 71 bytes from any position can be read.
-        start: First position.
-        stop: Position after the last one; above ``start``.
-        limit: Hashes below it hit.
-        chosen: Takes the positions, ascending; ``len(chosen)`` at most.
-
-    Returns:
-        How many there are, at least one.
+        data: The block from its first byte on, what follows it in the image, and slack.
+        first: Position of the block.
+        size: Size of the image: no key reaches beyond it.
+        spacing: Of the anchors in bytes, on average.
     """
+    room = -(-BLOCK // (CELL * spacing)) * MOST
+    keys, offsets = array(room, np.uint32), array(room, np.uint32)
+    length = min(BLOCK, size - KEY + 1 - first)
+    count: int = find_anchors(data, length, spacing, array(MOST, np.int64), keys, offsets)
+    return BlockAnchors(first, keys[:count].copy(), offsets[:count].copy())
+
+
+@kernel
+def find_anchors(
+    data: Bytes, length: int, spacing: int, chosen: Numbers, keys: Numbers, offsets: Numbers
+) -> int:
+    """Find the anchors among the first ``length`` positions; returns how many there are."""
+    address = data.ctypes.data
+    count = 0
+    for start in range(0, length, CELL * spacing):
+        stop = min(start + CELL * spacing, length)
+        found = choose(address, start, stop, spacing, chosen)
+        for i in range(found):
+            if count >= len(keys):
+                return count
+            keys[count] = key_of(address + chosen[i])
+            offsets[count] = chosen[i]
+            count += 1
+    return count
+
+
+@inlined
+def choose(address: int, start: int, stop: int, spacing: int, chosen: Numbers) -> int:
+    """Choose the anchors of one cell, or of what is left of it: positions below ``stop``.
+
+    71 bytes from any position can be read. The positions go to ``chosen``, ascending, as many as
+    it has room for; returns how many there are, at least one.
+    """
+    limit = threshold(spacing)
     count = 0
     for group in range(start, stop, 64):
         hits = selected(address + group, limit)
-        columns = columns_of(hits)
-        while columns != 0:
-            column = trailing_zeros(columns)
-            columns &= columns - np.uint64(1)
-            for phase in range(4):
-                position = group + 4 * column + phase
-                if (hits >> np.uint64(16 * phase + column)) & np.uint64(1) and position < stop:
-                    if count >= len(chosen):
-                        return count
-                    chosen[count] = position
-                    count += 1
+        if hits != 0:
+            hits = in_order(hits)
+        while hits != 0:
+            position = group + trailing_zeros(hits)
+            hits &= hits - np.uint64(1)
+            if position >= stop:
+                break
+            if count >= len(chosen):
+                return count
+            chosen[count] = position
+            count += 1
     if count == 0:
         chosen[0] = lowest(address, start, stop)
         count = 1
@@ -152,10 +237,9 @@ def choose(address: int, start: int, stop: int, limit: int, chosen: Numbers) -> 
 
 
 @inlined
-def columns_of(hits: Word) -> Word:
-    """Return the columns of ``selected`` that have a hit in any phase, as 16 bits."""
-    pairs = hits | (hits >> np.uint64(32))
-    return (pairs | (pairs >> np.uint64(16))) & np.uint64(0xFFFF)
+def threshold(spacing: int) -> Word:
+    """Return the limit that the hash of one position in ``spacing`` is below."""
+    return np.uint32((1 << 32) // spacing)
 
 
 @inlined
@@ -169,25 +253,11 @@ def lowest(address: int, start: int, stop: int) -> int:
     return position
 
 
-@kernel
-def find_anchors(
-    data: Bytes,
-    length: int,
-    cell: int,
-    limit: int,
-    chosen: Numbers,
-    keys: Numbers,
-    offsets: Numbers,
-) -> int:
-    """Find the anchors among the first ``length`` positions; returns how many there are."""
-    address = data.ctypes.data
-    count = 0
-    for start in range(0, length, cell):
-        found = choose(address, start, min(start + cell, length), limit, chosen)
-        for i in range(found):
-            if count >= len(keys):
-                return count
-            keys[count] = key_of(address + chosen[i])
-            offsets[count] = chosen[i]
-            count += 1
-    return count
+@inlined
+def key_of(address: int) -> Word:
+    """Return the 32-bit key of the ``KEY`` bytes at an address, as a 64-bit number."""
+    mixed = np.uint64(0)
+    for i in range(KEY // 8):
+        mixed += load64(address + 8 * i) * KEY_FACTORS[i]
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xFF51AFD7ED558CCD)
+    return mixed >> np.uint64(32)

@@ -9,19 +9,26 @@ help. The work is bounded: a block has an allowance of learned bytes, and one of
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from puavo_repository.compiled import Bytes, Numbers, Word, inlined, kernel
-from puavo_repository.delta.anchors import columns_of
-from puavo_repository.delta.comparing import (
+from puavo_repository.compiled import Numbers, Word, inlined, kernel
+from puavo_repository.delta.anchors import threshold
+from puavo_repository.delta.machine import (
     SHORT,
+    Basis,
     equal_after,
     equal_before,
+    in_order,
+    load64,
+    read,
     same_after,
     same_before,
+    selected,
+    trailing_zeros,
 )
-from puavo_repository.delta.machine import load64, read, selected, trailing_zeros
-from puavo_repository.delta.sparse import HEAD, PLACE
+from puavo_repository.delta.sparse import PLACE
 
 DENSE_KEY = 16  # bytes that a key covers here; a copy of fewer saves next to nothing
 PAD = 1 << 14  # bytes of the source around a region
@@ -29,6 +36,14 @@ SLOTS = 1 << 17
 REGION = 4 << 20  # bytes of the largest region
 LEARN = 16 << 20  # bytes of regions that one block may learn
 STRAYS = 1 << 14  # reads for comparing beyond the region that one block may make
+
+
+class Region(NamedTuple):
+    """What of the source a buffer holds."""
+
+    place: int  # address of the buffer
+    start: int  # positions in the source
+    stop: int
 
 
 @inlined
@@ -46,9 +61,10 @@ def dense_slot(table: Numbers, key: Word) -> Word:
 
 
 @inlined
-def learn(place: int, start: int, stop: int, limit: int, table: Numbers) -> None:
-    """Put the anchors of a region of the source, which lies at ``place``, into the table."""
-    last = stop - start - DENSE_KEY
+def learn(region: Region, start: int, limit: int, table: Numbers) -> None:
+    """Put the anchors of a region, from a position on, into the table."""
+    place = region.place + start - region.start
+    last = region.stop - start - DENSE_KEY
     for group in range(0, last + 1, 64):
         hits = selected(place + group, limit)
         while hits != 0:
@@ -63,90 +79,62 @@ def learn(place: int, start: int, stop: int, limit: int, table: Numbers) -> None
 
 @inlined
 def extend(
-    source: int,
-    size: int,
-    region: tuple[int, int, int],
-    position: int,
-    address: int,
-    after: int,
-    before: int,
-    window: Bytes,
+    basis: Basis, region: Region, position: int, address: int, after: int, before: int
 ) -> tuple[int, int]:
     """Count equal bytes from and before a position: in memory if the region ends beyond them."""
-    place, start, stop = region
-    if start <= position < stop:
-        near = place + position - start
-        ahead_room, behind_room = min(after, stop - position), min(before, position - start)
+    if region.start <= position < region.stop:
+        near = region.place + position - region.start
+        ahead_room = min(after, region.stop - position)
+        behind_room = min(before, position - region.start)
         ahead = same_after(near, address, ahead_room)
         behind = same_before(near, address, behind_room)
         if (ahead < ahead_room or ahead == after) and (behind < behind_room or behind == before):
             return ahead, behind
-    ahead = equal_after(source, size, position, address, after, window)
+    ahead = equal_after(basis, position, address, after)
     if ahead < DENSE_KEY:
         return ahead, 0
-    behind = equal_before(source, position, address, before, window)
+    behind = equal_before(basis, position, address, before)
     return min(ahead, behind) if behind < 0 else ahead, behind
 
 
 @inlined
 def match_gap(
-    source: int,
-    size: int,
-    region: tuple[int, int, int],
-    address: int,
-    start: int,
-    stop: int,
-    limit: int,
-    table: Numbers,
-    window: Bytes,
-    strays: Numbers,
-    copies: Numbers,
-    count: int,
-    room: int,
-) -> int:
-    """Add the copies that are found in one gap, up to ``room`` in all; see ``match_dense``.
-
-    Returns:
-        How many there are now, or ``SHORT``.
-    """
-    done = start
+    basis: Basis, region: Region, address: int, start: int, stop: int, limit: int,
+    table: Numbers, strays: Numbers, copies: Numbers,
+) -> int:  # fmt: skip
+    """Put the copies found in one gap into ``copies``; returns how many, or ``SHORT``."""
+    count = 0
+    done = group = start
     last = stop - DENSE_KEY
-    group = start
     while group <= last:
-        hits = selected(address + group, limit)
-        columns = columns_of(hits)
-        while columns != 0:
-            column = trailing_zeros(columns)
-            columns &= columns - np.uint64(1)
-            for phase in range(4):
-                anchor = group + 4 * column + phase
-                hit = (hits >> np.uint64(16 * phase + column)) & np.uint64(1)
-                if not hit or anchor > last or anchor < done:
+        hits = in_order(selected(address + group, limit))
+        while hits != 0:
+            anchor = group + trailing_zeros(hits)
+            hits &= hits - np.uint64(1)
+            if anchor > last or anchor < done:
+                continue
+            key = dense_key(address + anchor)
+            entry = table[dense_slot(table, key)]
+            if entry == 0 or (entry ^ (key << np.uint64(40))) > PLACE:
+                continue
+            position = np.int64(entry & PLACE) - 1
+            if not region.start <= position < region.stop:
+                strays[0] -= 1
+                if strays[0] < 0:
                     continue
-                key = dense_key(address + anchor)
-                entry = table[dense_slot(table, key)]
-                if entry == 0 or (entry ^ (key << np.uint64(40))) > PLACE:
-                    continue
-                position = np.int64(entry & PLACE) - 1
-                if not region[1] <= position < region[2]:
-                    strays[0] -= 1
-                    if strays[0] < 0:
-                        continue
-                after, before = stop - anchor, anchor - done
-                ahead, behind = extend(
-                    source, size, region, position, address + anchor, after, before, window
-                )
-                if ahead < 0:
-                    return SHORT
-                if ahead < DENSE_KEY:
-                    continue
-                if count >= room:
-                    return count
-                copies[count, 0] = anchor - behind
-                copies[count, 1] = position - behind
-                copies[count, 2] = ahead + behind
-                count += 1
-                done = anchor + ahead
+            after, before = stop - anchor, anchor - done
+            ahead, behind = extend(basis, region, position, address + anchor, after, before)
+            if ahead < 0:
+                return SHORT
+            if ahead < DENSE_KEY:
+                continue
+            if count >= len(copies):
+                return count
+            copies[count, 0] = anchor - behind
+            copies[count, 1] = position - behind
+            copies[count, 2] = ahead + behind
+            count += 1
+            done = anchor + ahead
         group = max(group + 64, done)
     return count
 
@@ -168,60 +156,48 @@ def region_between(copies: Numbers, i: int, gap: int, size: int) -> tuple[int, i
 
 @kernel
 def match_dense(
-    source: int,
-    size: int,
-    data: Bytes,
-    length: int,
-    sparse: Numbers,
-    limit: int,
-    table: Numbers,
-    region: Bytes,
-    window: Bytes,
-    copies: Numbers,
-) -> int:
+    basis: Basis, address: int, length: int, sparse: Numbers, spacing: int, table: Numbers,
+    place: int, copies: Numbers,
+) -> int:  # fmt: skip
     """Find further copies in the gaps between those of the sparse level.
 
     Args:
-        source: Descriptor of the source.
-        size: Its size in bytes.
-        data: ``HEAD`` bytes, the block of the target, and slack.
+        basis: The source.
+        address: Where the block of the target lies, as for ``match_sparse``.
         length: Size of the block in bytes.
         sparse: What ``match_sparse`` found.
-        limit: Hashes below it hit.
+        spacing: Bytes an anchor, on average.
         table: Scratch, uint64[``SLOTS``].
-        region: Scratch of ``HEAD + REGION`` bytes and slack.
-        window: Scratch for comparing.
+        place: Address of a buffer for ``REGION`` bytes, with ``HEAD`` bytes before it.
         copies: Takes all copies, those of ``sparse`` among them; as many rows at least as that.
 
     Returns:
         Number of copies, or ``SHORT``.
     """
-    address = data.ctypes.data + HEAD
-    place = region.ctypes.data + HEAD
+    limit = threshold(spacing)
     table[:] = 0
     allowance = LEARN
     strays = np.full(1, STRAYS)
-    held_start = held_stop = 0  # what of the source the region buffer holds
+    held = Region(place, 0, 0)
     count = done = 0
     for i in range(len(sparse) + 1):
         until = sparse[i, 0] if i < len(sparse) else length
-        room = len(copies) - (len(sparse) - i)  # what follows of ``sparse`` keeps its rows
         if len(sparse) > 0 and until - done >= DENSE_KEY and allowance > 0:
-            start, stop = region_between(sparse, i, until - done, size)
-            if not held_start <= start <= held_stop or stop - held_start > REGION:
-                held_start = held_stop = start
-            if held_stop < stop:
-                if not read(source, place + held_stop - held_start, stop - held_stop, held_stop):
+            start, stop = region_between(sparse, i, until - done, basis.size)
+            if not held.start <= start <= held.stop or stop - held.start > REGION:
+                held = Region(place, start, start)
+            if held.stop < stop:
+                fresh, size = held.stop, stop - held.stop
+                if not read(basis.descriptor, place + fresh - held.start, size, fresh):
                     return SHORT
-                fresh = max(held_start, held_stop - DENSE_KEY)
-                learn(place + fresh - held_start, fresh, stop, limit, table)
-                allowance -= stop - held_stop
-                held_stop = stop
-            held = (place, held_start, held_stop)
-            gap = (source, size, held, address, done, until)
-            count = match_gap(*gap, limit, table, window, strays, copies, count, room)
-            if count < 0:
+                held = Region(place, held.start, stop)
+                learn(held, max(held.start, fresh - DENSE_KEY), limit, table)
+                allowance -= size
+            rows = copies[count : len(copies) - (len(sparse) - i)]  # the others are for ``sparse``
+            found = match_gap(basis, held, address, done, until, limit, table, strays, rows)
+            if found < 0:
                 return SHORT
+            count += found
         if i < len(sparse) and count < len(copies):
             copies[count] = sparse[i]
             count += 1

@@ -13,14 +13,13 @@ from puavo_repository.compiled import Bytes, Numbers, array, inlined, kernel
 from puavo_repository.delta.engine import Sink
 from puavo_repository.formats.rdiff import END, MAGIC
 
-ROOM = 32  # bytes before a block's commands, for the copy that comes before them
 _LONGEST_COPY, _LONGEST_HEAD = 17, 9  # bytes of the longest commands, literals without theirs
 _SHORT_LITERAL, _LITERAL, _COPY = 0x40, 0x41, 0x45
 
 
 def out_size(size: int, copies: int) -> int:
     """Return how long ``encode``'s output is at most, for so many bytes and copies."""
-    return ROOM + size + copies * _LONGEST_COPY + (copies + 1) * _LONGEST_HEAD
+    return size + copies * _LONGEST_COPY + (copies + 1) * _LONGEST_HEAD
 
 
 class Joiner:
@@ -29,37 +28,33 @@ class Joiner:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._position = self._length = 0  # the copy that may go on
-        self._out = array(ROOM, np.uint8)
         self._command = array(_LONGEST_COPY, np.uint8)
         sink(memoryview(MAGIC))
 
     def copy(self, position: int, length: int) -> None:
-        """Take a copy: of the block's begin or end."""
+        """Take a copy, of the block's begin or end; one of no bytes is none."""
         if self._length and self._position + self._length == position:
             self._length += length
-            return
-        self._flush(self._out, ROOM)
-        self._position, self._length = position, length
+        elif length:
+            self._flush()
+            self._position, self._length = position, length
 
-    def commands(self, out: Bytes, stop: int) -> None:
-        """Take encoded commands: ``out[ROOM:stop]``; what is before is overwritten."""
-        if stop > ROOM:
-            self._flush(out, stop)
+    def commands(self, encoded: memoryview) -> None:
+        """Take encoded commands."""
+        if encoded:
+            self._flush()
+            self._sink(encoded)
 
     def end(self) -> None:
         """End the rdiff."""
-        self._flush(self._out, ROOM)
+        self._flush()
         self._sink(memoryview(END))
 
-    def _flush(self, out: Bytes, stop: int) -> None:
-        start = ROOM
+    def _flush(self) -> None:
         if self._length:
             size = put_copy(self._command, 0, self._position, self._length)
-            start -= size
-            out[start:ROOM] = self._command[:size]
+            self._sink(self._command.data[:size])
             self._length = 0
-        if start < stop:
-            self._sink(out.data[start:stop])
 
 
 @inlined
@@ -108,19 +103,11 @@ def put_literal(out: Bytes, at: int, data: Bytes, start: int, stop: int) -> int:
 
 @kernel
 def encode(data: Bytes, start: int, stop: int, copies: Numbers, out: Bytes) -> int:
-    """Encode a part of a block.
+    """Encode ``data[start:stop]`` of a block to ``out`` (see ``out_size``); returns the length.
 
-    Args:
-        data: Bytes of the target.
-        start: Position of the first byte that the commands make.
-        stop: Position after the last one.
-        copies: Those within: rows of (position in ``data``, position in the source, length).
-        out: Takes the commands from ``ROOM`` on; see ``out_size``.
-
-    Returns:
-        Where they end.
+    ``copies`` are those within: rows of (position in ``data``, position in the source, length).
     """
-    at = ROOM
+    at = 0
     done = start
     for i in range(len(copies)):
         if done < copies[i, 0]:

@@ -13,10 +13,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from puavo_repository.compiled import Bytes, Numbers, Word, array, inlined, kernel
-from puavo_repository.delta.anchors import KEY, choose, key_of
-from puavo_repository.delta.comparing import SHORT, equal_after, equal_before
-from puavo_repository.delta.machine import trailing_zeros
+from puavo_repository.compiled import Numbers, Word, array, inlined, kernel
+from puavo_repository.delta.anchors import CELL, KEY, choose, key_of
+from puavo_repository.delta.machine import (
+    SHORT,
+    Basis,
+    equal_after,
+    equal_before,
+    trailing_zeros,
+)
 
 HEAD = 64  # bytes before a block in its buffer: backward compares may look at them
 GROUP = 64  # slots; a power of two
@@ -58,15 +63,10 @@ def next_slot(slot: int) -> int:
 def insert(
     keys: Numbers, offsets: Numbers, first: int, table: Numbers, part: int, parts: int
 ) -> None:
-    """Put the anchors of a block into the table; each of some threads fills a part of it.
+    """Put the anchors of a block, which is at ``first``, into the table.
 
-    Args:
-        keys: Their keys.
-        offsets: Their positions from ``first``.
-        first: Position of the block.
-        table: See ``table_for``.
-        part: Which groups of slots to fill; the anchors of others are passed over.
-        parts: Number of threads.
+    Each of ``parts`` threads fills a ``part`` of the groups of slots, and passes over the anchors
+    of the others.
     """
     for i in range(len(keys)):
         key = np.uint64(keys[i])
@@ -89,22 +89,11 @@ def insert(
 
 @inlined
 def longest(
-    source: int,
-    size: int,
-    address: int,
-    anchor: int,
-    done: int,
-    length: int,
-    table: Numbers,
-    window: Bytes,
-    best: Numbers,
+    basis: Basis, address: int, anchor: int, done: int, length: int, table: Numbers, best: Numbers
 ) -> int:
-    """Find the longest match around one anchor.
+    """Find the longest match around one anchor; returns the comparisons made, or ``SHORT``.
 
     It goes to ``best``: position in the block, position in the source, length; or length 0.
-
-    Returns:
-        Number of comparisons made, or ``SHORT``.
     """
     best[2] = 0
     comparisons = 0
@@ -120,12 +109,12 @@ def longest(
             continue
         comparisons += 1
         position = np.int64(entry & PLACE) - 1
-        ahead = equal_after(source, size, position, address + anchor, length - anchor, window)
+        ahead = equal_after(basis, position, address + anchor, length - anchor)
         if ahead < 0:
             return SHORT
         if ahead < KEY:
             continue
-        behind = equal_before(source, position, address + anchor, anchor - done, window)
+        behind = equal_before(basis, position, address + anchor, anchor - done)
         if behind < 0:
             return SHORT
         if ahead + behind > best[2]:
@@ -137,48 +126,34 @@ def longest(
 
 @kernel
 def match_sparse(
-    source: int,
-    size: int,
-    data: Bytes,
-    length: int,
-    table: Numbers,
-    cell: int,
-    limit: int,
-    chosen: Numbers,
-    window: Bytes,
+    basis: Basis, address: int, length: int, table: Numbers, spacing: int, chosen: Numbers,
     copies: Numbers,
-) -> int:
-    """Find copies for a block of the target.
+) -> int:  # fmt: skip
+    """Find copies for a block of the target; returns how many, or ``SHORT``.
 
     Args:
-        source: Descriptor of the source.
-        size: Its size in bytes.
-        data: ``HEAD`` bytes, the block, and slack.
+        basis: The source.
+        address: Where the block lies: ``HEAD`` bytes are before it, and slack is behind it.
         length: Size of the block in bytes.
         table: Anchors of the source.
-        cell: Size of a cell in bytes, as the source's anchors were found.
-        limit: Hashes below it hit, likewise.
+        spacing: Theirs.
         chosen: Scratch for the anchors of a cell.
-        window: Scratch for comparing.
         copies: Takes rows of (position in the block, position in the source, length), ascending.
-
-    Returns:
-        Number of copies, or ``SHORT``.
     """
-    address = data.ctypes.data + HEAD
     best = np.zeros(3, np.int64)
     allowance = COMPARISONS
+    cell = CELL * spacing
     stop = length - KEY + 1
     count = done = at = 0
     while at < stop:
         end = min((at // cell + 1) * cell, stop)
-        found = choose(address, at, end, limit, chosen)
+        found = choose(address, at, end, spacing, chosen)
         for i in range(found):
             if chosen[i] < done:
                 continue
             if allowance <= 0 or count >= len(copies):
                 return count
-            made = longest(source, size, address, chosen[i], done, length, table, window, best)
+            made = longest(basis, address, chosen[i], done, length, table, best)
             if made < 0:
                 return SHORT
             allowance -= made
