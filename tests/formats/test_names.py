@@ -19,7 +19,7 @@ def test_an_image_name_has_its_parts() -> None:
     found = image_name("puavo-os-amxa-buster-2022-01-17-120001-amd64.img")
     assert found == ImageName("puavo-os-amxa-buster", "2022-01-17-120001", "amd64")
     assert found.series == "puavo-os-amxa-buster-amd64"
-    assert found.distribution == "buster"
+    assert distribution_of(found.series) == "buster"
     assert found.number == "20220117120001"
     assert str(found) == "puavo-os-amxa-buster-2022-01-17-120001-amd64.img"
 
@@ -32,7 +32,7 @@ def test_every_architecture_has_series_of_its_own(arch: str) -> None:
 def test_a_manual_name_is_an_image_without_distribution() -> None:
     found = image_name("ltsp-x-trusty-2016-01-21-120716-i386.img")
     assert found.series == "ltsp-x-trusty-i386"
-    assert found.distribution is None
+    assert distribution_of(found.series) is None
 
 
 @pytest.mark.parametrize(

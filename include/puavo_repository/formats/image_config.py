@@ -79,11 +79,6 @@ def generate(
     Series that discovery names get the images that were found, oldest first. Series that an
     operator named (their names follow another pattern, or belong to another distribution)
     stay as they are. One whose images are all gone goes, unless it holds ``extra_rdiffs``.
-
-    Args:
-        present: The series of the file as it is.
-        distribution: Whose file it is.
-        found: Discovered series of this distribution to image names, in order.
     """
     series = []
     rest = dict(found)

@@ -12,10 +12,6 @@ DEEPEST = 100  # lists and objects in each other; writing goes deeper into the s
 def loads(text: str | bytes, deepest: int = DEEPEST) -> Any:
     """Parse JSON that every other reader understands alike, and that ``dumps`` can write.
 
-    Args:
-        text: The document.
-        deepest: How many lists and objects may be in each other.
-
     Raises:
         ValueError: It is not JSON, not UTF-8, names a key twice in one object, is nested too
             deeply, or holds a number that JSON does not have (``NaN``, ``Infinity``, ``1e999``).

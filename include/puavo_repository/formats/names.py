@@ -50,11 +50,6 @@ class ImageName:
         return f"{self.prefix}-{self.arch}"
 
     @property
-    def distribution(self) -> str | None:
-        """The distribution, such as ``buster``; None if only a manual configuration names it."""
-        return distribution_of(self.series)
-
-    @property
     def number(self) -> str:
         """The version as metadata writes it: the digits alone."""
         return self.version.replace("-", "")
@@ -62,11 +57,7 @@ class ImageName:
 
 @lru_cache(1 << 16)  # a night asks for the parts of each name dozens of times
 def image_name(name: str) -> ImageName:
-    """Return the parts of a file name that was checked where it entered the program.
-
-    Raises:
-        ValueError: It is not an image's.
-    """
+    """Return the parts of an image's file name that was checked where it entered the program."""
     parsed = ImageName.parse(name)
     if parsed is None:
         raise ValueError(f"not an image name: {name!r}")
@@ -74,7 +65,7 @@ def image_name(name: str) -> ImageName:
 
 
 def distribution_of(series: str) -> str | None:
-    """Return the distribution of a series that discovery could have named, else None."""
+    """Return the distribution, such as ``buster``; None if only a manual configuration names it."""
     match = _SERIES.fullmatch(series)
     return match["distribution"] if match else None
 

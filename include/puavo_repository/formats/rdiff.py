@@ -50,14 +50,14 @@ class Literal:
 
 
 def commands(path: Path) -> Iterator[Copy | Literal]:
-    """Iterate over the commands of an rdiff one by one; raises what ``command_blocks`` raises."""
+    """Iterate over the commands of an rdiff one by one, as ``command_blocks`` does."""
     for block in command_blocks(path):
         for kind, position, length in block.tolist():
             yield (Copy if kind == _COPY else Literal)(position, length)
 
 
 def check_commands(path: Path) -> None:
-    """Read all commands of an rdiff; raises what ``command_blocks`` raises."""
+    """Read all commands of an rdiff, as ``command_blocks`` does."""
     for _ in command_blocks(path):
         pass
 
@@ -71,7 +71,6 @@ def command_blocks(path: Path) -> Iterator[Numbers]:
     Raises:
         DeltaError: It is no rdiff, is truncated, holds a command that clients cannot read
             (an unknown one, or one of length zero), or something follows its end.
-        StorageError, StorageRefusedError: It cannot be read.
     """
     with as_storage_error(path), path.open("rb", buffering=0) as stream:
         yield from _blocks(path, stream.fileno())
@@ -108,17 +107,10 @@ def number(data: Bytes, at: int, width: int) -> Word:
 
 @kernel
 def parse(data: Bytes, length: int, position: int, rows: Numbers) -> tuple[int, int, int]:
-    """Parse the commands whose heads lie wholly in a window of an rdiff.
+    """Parse into rows the commands whose heads lie wholly in a window of an rdiff.
 
-    Args:
-        data: The window.
-        length: Bytes in it.
-        position: Where it begins in the rdiff.
-        rows: Takes (kind, position, length) of each command.
-
-    Returns:
-        Number of commands, bytes used (the last literal may end far behind the window), and
-        how it goes on.
+    The window has ``length`` bytes and begins at ``position``. Returns the number of commands,
+    the bytes used (the last literal may end far behind the window), and how it goes on.
     """
     count = at = 0
     while at < length:

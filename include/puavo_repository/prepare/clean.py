@@ -27,14 +27,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def clean(settings: Settings) -> tuple[str, ...]:
-    """Bring the mirror to what is right of it and wanted; the mirror's lock is held.
-
-    Returns:
-        The files that were removed.
+    """Bring the mirror, whose lock is held, to what is right of it and wanted; return what went.
 
     Raises:
         MassDeleteError: More would go than was agreed on. Nothing was changed.
-        StorageError, StorageRefusedError: Something cannot be read or written.
     """
     mirror = Mirror(settings.mirror_dir)
     mirror.refuse_foreign()
@@ -66,11 +62,7 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     Images alone count, in bytes: they cannot be made again, and rdiffs come and go with them.
     A newer image of the same series takes the place of one that goes. A single image is never too
     much where another of its series stays: so a bad one can be taken away from a small mirror.
-
-    Args:
-        settings: Which share may go, and whether more may this once.
-        plan: What is there and what would be done.
-        proven: Whether only those new images count that were read and are whole.
+    Where ``proven``, only those new images count that were read and are whole.
 
     Raises:
         MassDeleteError: That is so.
@@ -154,13 +146,10 @@ def _version(image: str) -> str:
 
 
 def remove_stale(mirror: Mirror, plan: Plan) -> tuple[str, ...]:
-    """Remove files that nothing names, and what was known of them.
+    """Remove files that nothing names, and what was known of them; return these files.
 
     In an order that gets out of a full disk: what no client sees goes first, and makes room for
     the metadata without the rest.
-
-    Returns:
-        The files that were removed, without records and indexes.
     """
     state = mirror.state
     for path in files.listed(state.anchors, "[!.]*"):

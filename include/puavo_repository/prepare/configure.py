@@ -40,12 +40,7 @@ class Catalogue:
 
 
 def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False) -> Catalogue:
-    """Read the configuration and, unless it is to be left alone, write what changed.
-
-    Args:
-        settings: Where the files are, and whether to write them.
-        inventory: What was discovered.
-        dry_run: Work out the same, write nothing.
+    """Read the configuration and, unless it is to be left alone or not yet, write what changed.
 
     Raises:
         ConfigError: A file cannot be used; nothing was changed.

@@ -34,7 +34,6 @@ def describe(settings: Settings, undertaken: Collection[str] | None = None) -> t
 
     Raises:
         MassDeleteError: Clients would lose more than was agreed on. Nothing was changed.
-        StorageError, StorageRefusedError: The mirror cannot be read or written.
     """
     mirror = Mirror(settings.mirror_dir)
     mirror.refuse_foreign()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import ADOPTED, Failure, RdiffRecord
+from puavo_repository.mirror.records import ADOPTED, Failure, ImageRecord, RdiffRecord
 from puavo_repository.prepare.fingerprint import check_at_rest, fingerprint
 from puavo_repository.prepare.plan import Pair, is_too_large
 from puavo_repository.progress import Progress, format_bytes, no_progress
@@ -32,19 +32,12 @@ def diff(settings: Settings, pair: Pair, progress: Progress = no_progress) -> Rd
 
     An image that was replaced since it was fingerprinted is fingerprinted again. An rdiff that
     is there and proven is left alone. One without a record, which the old system made, is proven
-    and adopted. A larger one than the policy wants is recorded and not kept.
-
-    Args:
-        settings: Where things are.
-        pair: Source and target.
-        progress: Told of the bytes of the target that were dealt with, at most twice its
-            size: once for making, once for proving.
+    and adopted. A larger one than the policy wants is recorded and not kept. ``progress`` is told
+    of at most twice the bytes of the target: once for making, once for proving.
 
     Raises:
-        DeltaError, ProofError: The rdiff could not be made or proven.
-        ImageError: An image cannot be used.
-        ImageChangingError: An image changed meanwhile.
-        StorageError, StorageRefusedError: Reading or writing failed.
+        RepositoryError: An image cannot be used or changed meanwhile, or the rdiff could not be
+            made or proven. It is kept as a failure, until the next time that this works.
     """
     state = Mirror(settings.mirror_dir).state
     try:
@@ -101,13 +94,13 @@ class _Job:
         from puavo_repository.delta.work import write_rdiff
 
         started, path = time.monotonic(), self._path
-        part = files.part_path(path)
+        part, anchors = files.part_path(path), self._mirror.state.anchors
+        sides = [Side(p, anchors / p.name, str(one.identity)) for p, one in self._read()]
         engine = self._settings.delta_engine()
         try:
             files.make_folder(path.parent)
-            work = write_rdiff, engine, *self._sides(), part
-            doing = "while it made this rdiff"
-            digests = contained.call(path, doing, *work, progress=self._progress)
+            doing, given = "while it made this rdiff", (engine, *sides, part)
+            digests = contained.call(path, doing, write_rdiff, *given, progress=self._progress)
             if self._is_too_large(digests):
                 self._check_images()
                 return self._record(digests, engine.name, None)
@@ -126,14 +119,6 @@ class _Job:
         logger.info("%s: %s, %s", path.name, format_bytes(size), took)
         return self._record(digests, engine.name, Identity.at(path))
 
-    def _sides(self) -> tuple[Side, Side]:
-        anchors = self._mirror.state.anchors
-        source, target = (
-            Side(path, anchors / path.name, str(record.identity))
-            for path, record in zip(self._images, (self._source, self._target), strict=True)
-        )
-        return source, target
-
     def _prove_part(self, part: Path) -> None:
         from puavo_repository.delta.work import prove
 
@@ -150,8 +135,12 @@ class _Job:
         given = (*self._images, rdiff)
         return contained.call(self._path, doing, work, *given, progress=self._progress)
 
+    def _read(self) -> Iterator[tuple[Path, ImageRecord]]:
+        """Return the images, each with what was found when it was read."""
+        return zip(self._images, (self._source, self._target), strict=True)
+
     def _check_images(self) -> None:
-        for path, record in zip(self._images, (self._source, self._target), strict=True):
+        for path, record in self._read():
             check_at_rest(path, record.identity, "after it was fingerprinted")
 
     def _is_too_large(self, rdiff: Digests) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puavo_repository.errors import ImageError, storage_error
-from puavo_repository.formats.names import LONGEST_IMAGE, ImageName, image_name
+from puavo_repository.formats.names import LONGEST_IMAGE, ImageName, distribution_of, image_name
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import Failure
@@ -41,8 +41,9 @@ class Inventory:
         """Images by distribution and series, oldest first, where their names tell both."""
         found: dict[str, dict[str, list[str]]] = {}
         for image in sorted(map(image_name, self.names), key=lambda one: (one.version, str(one))):
-            if image.distribution is not None:
-                series = found.setdefault(image.distribution, {})
+            distribution = distribution_of(image.series)
+            if distribution is not None:
+                series = found.setdefault(distribution, {})
                 series.setdefault(image.series, []).append(str(image))
         return {
             distribution: {name: tuple(images) for name, images in series.items()}
@@ -51,11 +52,7 @@ class Inventory:
 
 
 def discover(settings: Settings) -> Inventory:
-    """Look into the image directory.
-
-    Raises:
-        StorageError, StorageRefusedError: It cannot be listed.
-    """
+    """Look into the image directory."""
     ours = {settings.mirror_dir, settings.puavo_os}
     images: dict[str, Identity] = {}
     failures, unreachable, others = [], set(), 0

@@ -50,11 +50,7 @@ _REPLACE = "Replace it by a whole image, or move it out of the image directory"
 
 
 def check_tools() -> None:
-    """Make sure that all is installed beside Python packages, before hours of work.
-
-    Raises:
-        SettingsError: Something is missing; the text names the Debian package.
-    """
+    """Make sure, before hours of work, that all is installed beside Python packages."""
     from puavo_repository.delta import librsync  # slow to load, and only needed for work
 
     _unsquashfs()
@@ -72,14 +68,11 @@ def _unsquashfs() -> str:
 def fingerprint(settings: Settings, name: str, progress: Progress = no_progress) -> ImageRecord:
     """Make the record of an image, and its index for the delta engine; keep both.
 
-    A record that still holds is returned as it is. A failure is kept as well, until the next
-    time that this works.
+    A record that still holds is returned as it is.
 
     Raises:
-        ImageError: It is no whole squashfs image, or its ``puavo-conf`` is unusable.
-        ImageChangingError: It changed meanwhile.
-        StorageError, StorageRefusedError: It cannot be read, or the record not written.
-        SettingsError: ``unsquashfs`` is missing.
+        RepositoryError: It is no whole image, changes, or cannot be read. This is kept as a
+            failure, until the next time that this works.
     """
     mirror = Mirror(settings.mirror_dir)
     path = settings.image_dir / name
@@ -97,12 +90,7 @@ def fingerprint(settings: Settings, name: str, progress: Progress = no_progress)
 
 
 def check_at_rest(path: Path, wanted: Identity, since: str) -> None:
-    """Make sure that an image is still the file that was looked at.
-
-    Raises:
-        ImageChangingError: It changed ``since``.
-        StorageError, StorageRefusedError: It cannot be looked at.
-    """
+    """Raise an ``ImageChangingError`` unless an image is still the file that was looked at."""
     found = _identity(path)
     if found != wanted:
         raise ImageChangingError(

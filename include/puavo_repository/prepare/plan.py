@@ -121,12 +121,7 @@ class Plan:
 
 
 def look(settings: Settings) -> Plan:
-    """Look at the image directory, the configuration and the mirror, and plan; nothing is written.
-
-    Raises:
-        ConfigError: A configuration file cannot be used.
-        StorageError, StorageRefusedError: Something cannot be read.
-    """
+    """Look at images, configuration and mirror, and plan; nothing is written."""
     inventory = discover(settings)
     catalogue = configure(settings, inventory, dry_run=True)
     known = _gather(Mirror(settings.mirror_dir), inventory)
@@ -296,5 +291,5 @@ def _state(pair: Pair, known: Known, policy: Policy, unread: Collection[str]) ->
 
 
 def is_too_large(rdiff: int, target: int, policy: Policy) -> bool:
-    """Tell whether an rdiff is not worth keeping; sizes in bytes."""
+    """Tell whether an rdiff is not worth keeping beside its target; sizes in bytes."""
     return rdiff > policy.max_share * target

@@ -60,13 +60,9 @@ class Report:
 def report(
     settings: Settings, begun: float, *, removed: Sequence[str] = (), notes: Sequence[str] = ()
 ) -> Report:
-    """Sum up a run, from what lies in the mirror after it.
+    """Sum up a run from what lies in the mirror after it, and what its steps said.
 
-    Args:
-        settings: Of the run.
-        begun: When it began, in seconds since 1970. What was read or made since then counts.
-        removed: Files that it removed.
-        notes: What its steps want the operator to know.
+    What was read or made since it had ``begun``, in seconds since 1970, is its work.
     """
     mirror = Mirror(settings.mirror_dir)
     inventory = discover(settings)
