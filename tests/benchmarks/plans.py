@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository import settings as settings_module
-from puavo_repository.formats import sealed
+from puavo_repository.formats import jsonfile
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.files import Identity
@@ -82,7 +82,7 @@ def _folder(path: Path) -> Path:
 
 
 def _keep(folder: Path, name: str, record: ImageRecord | RdiffRecord) -> None:
-    write(folder, f"{name}.json", sealed.dumps(record.to_dict()))
+    write(folder, f"{name}.json", jsonfile.dumps_sealed(record.to_dict()))
 
 
 def timed(label: str, work: Callable[[], Any]) -> Any:

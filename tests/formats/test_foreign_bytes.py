@@ -13,7 +13,7 @@ from delta.fuzz import applied
 from puavo_repository.delta.librsync import patch
 from puavo_repository.delta.work import prove
 from puavo_repository.errors import ConfigError, DeltaError, StorageError
-from puavo_repository.formats import defaults_mk, image_config, jsonfile, metadata, sealed
+from puavo_repository.formats import defaults_mk, image_config, jsonfile, metadata
 from puavo_repository.formats.names import ImageName, is_plain_name, is_rdiff_name
 from puavo_repository.formats.rdiff import MAGIC, command_blocks
 from puavo_repository.formats.squashfs import SUPERBLOCK_SIZE, bytes_used
@@ -84,13 +84,13 @@ def test_json_that_is_read_can_be_written(content: bytes) -> None:
     assert jsonfile.loads(jsonfile.dumps(around)) == around
 
 
-@given(changed_json(METADATA) | changed_bytes(sealed.dumps(METADATA)))
+@given(changed_json(METADATA) | changed_bytes(jsonfile.dumps_sealed(METADATA)))
 def test_what_is_not_sealed_is_refused(content: bytes) -> None:
     try:
-        values: Any = sealed.loads(content)
+        values: Any = jsonfile.loads_sealed(content)
     except ValueError:
         return
-    assert content == sealed.dumps(values)
+    assert content == jsonfile.dumps_sealed(values)
 
 
 LINES = st.text(st.characters(codec="utf-8"), max_size=30)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puavo_repository.formats import sealed
+from puavo_repository.formats import jsonfile
 
 VALUES = st.dictionaries(
     st.text(max_size=8).filter(lambda key: key != "check"),
@@ -20,8 +20,8 @@ VALUES = st.dictionaries(
 
 @given(VALUES)
 def test_what_was_written_is_read_and_is_json(values: dict[str, object]) -> None:
-    text = sealed.dumps(values)
-    assert sealed.loads(text) == values
+    text = jsonfile.dumps_sealed(values)
+    assert jsonfile.loads_sealed(text) == values
     found = json.loads(text)
     assert next(iter(found)) == "check"
     assert {**found, "check": None} == {"check": None, **values}
@@ -29,10 +29,10 @@ def test_what_was_written_is_read_and_is_json(values: dict[str, object]) -> None
 
 @given(VALUES, st.data())
 def test_one_flipped_bit_or_a_cut_is_seen(values: dict[str, object], data: st.DataObject) -> None:
-    text = bytearray(sealed.dumps(values))
+    text = bytearray(jsonfile.dumps_sealed(values))
     at = data.draw(st.integers(0, len(text) - 1))
     with pytest.raises(ValueError):
-        sealed.loads(bytes(text[:at]))
+        jsonfile.loads_sealed(bytes(text[:at]))
     text[at] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(ValueError):
-        sealed.loads(bytes(text))
+        jsonfile.loads_sealed(bytes(text))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from puavo_repository.formats import sealed
+from puavo_repository.formats import jsonfile
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import fingerprint
 from puavo_repository.prepare.clean import remove_wrong_from_metadata
@@ -208,9 +208,9 @@ def test_records_that_name_an_inode_still_count(repository: Repository) -> None:
     state = Mirror(repository.mirror).state
     for folder in (state.images.folder, state.rdiffs.folder):
         for path in folder.iterdir():
-            values = sealed.loads(path.read_bytes())
+            values = jsonfile.loads_sealed(path.read_bytes())
             values["identity"].append(4711)
-            path.write_bytes(sealed.dumps(values))
+            path.write_bytes(jsonfile.dumps_sealed(values))
     report = repository.prepare()
     assert report.ok
     assert (report.images_read, report.rdiffs_made) == (0, 0)

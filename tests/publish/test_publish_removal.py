@@ -11,7 +11,7 @@ import pytest
 
 from puavo_repository import retry
 from puavo_repository.errors import StorageError
-from puavo_repository.formats import sealed
+from puavo_repository.formats import jsonfile
 from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.run import publish
 from puavo_repository.remote import journal
@@ -101,7 +101,7 @@ def test_the_grace_counts_by_both_clocks(
     for entry in data["files"].values():
         if entry[3]:
             entry[3][0] -= 30 * 24 * 3600
-    path.write_bytes(sealed.dumps(data))
+    path.write_bytes(jsonfile.dumps_sealed(data))
     assert image(1) in publish(mirror, folder, patient).pruned
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError, RepositoryError, StorageRefusedError
-from puavo_repository.formats import sealed
+from puavo_repository.formats import jsonfile
 from puavo_repository.publish.options import Options, RemovalPolicy
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
@@ -287,20 +287,20 @@ LOCK = {"token": "t", "host": "h", "machine": "m", "process": 1, "started": "1"}
 def sealed_again(document: dict[str, Any]) -> st.SearchStrategy[bytes]:
     """Draw a document whose checksum is right, whoever wrote it; or damage."""
     whole_ones = changed_values(document).filter(bool).map(_seal)
-    return whole_ones | changed_bytes(sealed.dumps(document)) | changed_json(document)
+    return whole_ones | changed_bytes(jsonfile.dumps_sealed(document)) | changed_json(document)
 
 
 def _seal(values: Any) -> bytes:
     try:
-        return sealed.dumps(values)
+        return jsonfile.dumps_sealed(values)
     except (ValueError, AttributeError, TypeError):
         return json.dumps(values).encode()
 
 
 @given(sealed_again(JOURNAL))
-@example(sealed.dumps({**JOURNAL, "files": {"../../x": ENTRY}}))
-@example(sealed.dumps({**JOURNAL, "generation": -1}))
-@example(sealed.dumps({**JOURNAL, "files": {image(1): [3, "a", "b", ["c", None]]}}))
+@example(jsonfile.dumps_sealed({**JOURNAL, "files": {"../../x": ENTRY}}))
+@example(jsonfile.dumps_sealed({**JOURNAL, "generation": -1}))
+@example(jsonfile.dumps_sealed({**JOURNAL, "files": {image(1): [3, "a", "b", ["c", None]]}}))
 def test_a_journal_is_understood_or_refused(content: bytes) -> None:
     try:
         found = journal.Journal.parse(content)
@@ -327,8 +327,8 @@ def test_a_lock_is_understood_or_nobodys(content: bytes) -> None:
     own=sealed_again(JOURNAL), past=sealed_again(GENERATION), lock=changed_json(LOCK) | st.none()
 )
 @example(
-    own=sealed.dumps({**JOURNAL, "files": {"../x": [8, "a", 1, None], "../../x": ENTRY}}),
-    past=sealed.dumps({**GENERATION, "replaced": {"../outside.json": "{}"}}),
+    own=jsonfile.dumps_sealed({**JOURNAL, "files": {"../x": [8, "a", 1, None], "../../x": ENTRY}}),
+    past=jsonfile.dumps_sealed({**GENERATION, "replaced": {"../outside.json": "{}"}}),
     lock=None,
 )
 def test_a_hostile_journal_leads_nowhere(

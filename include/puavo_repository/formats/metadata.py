@@ -35,11 +35,6 @@ class Digests:
         """Return the keys in the order in which metadata writes them."""
         return dict(vars(self))
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Digests:
-        """Read them back from anything that has these four keys."""
-        return cls(values["size"], *(values[key] for key in DIGESTS))
-
 
 @dataclass(frozen=True)
 class DescribedFile:

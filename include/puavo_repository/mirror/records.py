@@ -34,7 +34,7 @@ from weakref import WeakValueDictionary
 from pydantic import BeforeValidator, Field, TypeAdapter
 
 from puavo_repository.errors import PermanentError, RepositoryError, as_storage_error, printable
-from puavo_repository.formats import sealed
+from puavo_repository.formats import jsonfile
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import LONGEST
 from puavo_repository.mirror import files
@@ -187,13 +187,13 @@ class Records(Generic[R]):
     def parse(self, name: str, content: bytes) -> R | None:
         """Return the record of a file that is in these bytes; None if it cannot be read."""
         try:
-            return self._from_dict(name, sealed.loads(content))
+            return self._from_dict(name, jsonfile.loads_sealed(content))
         except (ValueError, KeyError, TypeError):
             return None
 
     def put(self, record: R) -> None:
         """Keep a record."""
-        files.write(self._path(record.name), sealed.dumps(record.to_dict()))
+        files.write(self._path(record.name), jsonfile.dumps_sealed(record.to_dict()))
 
     def remove(self, name: str) -> bool:
         """Forget a record; return False where there was none."""

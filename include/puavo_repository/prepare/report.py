@@ -13,8 +13,8 @@ from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED, Failure
-from puavo_repository.prepare.configure import Catalogue, configure
-from puavo_repository.prepare.discover import Inventory, discover
+from puavo_repository.prepare.configure import configure
+from puavo_repository.prepare.discover import discover
 from puavo_repository.progress import format_bytes
 from puavo_repository.settings import Settings
 
@@ -52,9 +52,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for ``--json`` and the page."""
-        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
         seconds = round(self.seconds, 3)
-        return {**values, "mirror": str(self.mirror), "seconds": seconds, "ok": self.ok}
+        return {**asdict(self), "mirror": str(self.mirror), "seconds": seconds, "ok": self.ok}
 
 
 def report(
@@ -65,14 +64,12 @@ def report(
     What was read or made since it had ``begun``, in seconds since 1970, is its work.
     """
     mirror = Mirror(settings.mirror_dir)
-    inventory = discover(settings)
-    catalogue = configure(settings, inventory, dry_run=True)
     documents = mirror.documents().values()
     offered = [(name, one["images"]) for document in documents for name, one in document.items()]
     read = [record for record in mirror.state.images if record.read >= begun]
     made = [record for record in mirror.state.rdiffs if record.made >= begun]
     kept = [record.engine == ADOPTED for record in made if record.identity is not None]
-    every_note = [*notes, *catalogue.notes, *_notes(settings, inventory, catalogue)]
+    every_note = [*notes, *_notes(settings)]
     if copies := sum(record.copy is not None for record in read):
         every_note.append(
             f"{copies} images were copied: hard links from {settings.image_dir} to "
@@ -131,7 +128,11 @@ def _rdiff_lines(series: str, images: list[dict[str, Any]]) -> Iterator[dict[str
             }
 
 
-def _notes(settings: Settings, inventory: Inventory, catalogue: Catalogue) -> Iterator[str]:
+def _notes(settings: Settings) -> Iterator[str]:
+    """Yield what is to be known of the image directory, the configuration and the mirror."""
+    inventory = discover(settings)
+    catalogue = configure(settings, inventory, dry_run=True)
+    yield from catalogue.notes
     if not inventory.names:
         yield f"{settings.image_dir} holds no image: the mirror is empty"
     if inventory.others:

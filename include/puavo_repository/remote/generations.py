@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PlainSerializer, TypeAdapter
 
-from puavo_repository.formats import sealed
+from puavo_repository.formats import jsonfile
 from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 
 FOLDER = ".puavo-publish"
@@ -86,7 +86,7 @@ def save(tree: RemoteTree, new: Generation, before: int, check: Callable[[], obj
     """
     tree.make_folder(GENERATIONS)
     values = _RECORD.dump_python(new, by_alias=True, exclude={"number"})
-    write_whole(tree, f"{GENERATIONS}/{new.number}.json", sealed.dumps(values), check)
+    write_whole(tree, f"{GENERATIONS}/{new.number}.json", jsonfile.dumps_sealed(values), check)
     for number in kept(tree):
         if number <= new.number - before - (new.restored is not None):
             check()
@@ -97,7 +97,7 @@ def load(tree: RemoteTree, number: int) -> Generation | None:
     """Read the record of a generation; None where there is none, or none that can be read."""
     content = read_whole(tree, f"{GENERATIONS}/{number}.json")
     try:
-        return _RECORD.validate_python({**sealed.loads(content or b""), "number": number})
+        return _RECORD.validate_python({**jsonfile.loads_sealed(content or b""), "number": number})
     except ValueError:
         return None
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from puavo_repository.formats import metadata, sealed
+from puavo_repository.formats import jsonfile, metadata
 from puavo_repository.remote import generations
 from puavo_repository.remote.generations import FOLDER, NO_TIME, Count, Generation, OwnPath, Time
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole, write_whole
@@ -104,7 +104,7 @@ class Journal:
     def render(self) -> bytes:
         """Return the document."""
         entries = sorted(self.files.items())
-        return sealed.dumps(
+        return jsonfile.dumps_sealed(
             {
                 "version": 1,
                 "generation": self.generation,
@@ -122,7 +122,7 @@ class Journal:
         Raises:
             ValueError: It is not one of ours.
         """
-        found = sealed.loads(content)
+        found = jsonfile.loads_sealed(content)
         if missing := _NEEDED - found.keys():
             raise ValueError(f"not a journal: {min(missing)} is missing")
         try:

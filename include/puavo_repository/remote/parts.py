@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, TypeAdapter
 
-from puavo_repository.formats import sealed
+from puavo_repository.formats import jsonfile
 from puavo_repository.remote.generations import FOLDER, Count, OwnPath, own_path
 from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 
@@ -98,12 +98,12 @@ class Parts:
             self._tree.remove(PATH)
             return
         parts = {path: asdict(self._known[path]) for path in sorted(self._known)}
-        write_whole(self._tree, PATH, sealed.dumps({"parts": parts}), self._check)
+        write_whole(self._tree, PATH, jsonfile.dumps_sealed({"parts": parts}), self._check)
 
 
 def load(tree: RemoteTree) -> dict[str, Part]:
     """Read the parts of a remote; a damaged record counts as none: they are sent anew."""
     try:
-        return _PARTS.validate_python(sealed.loads(read_whole(tree, PATH) or b"")["parts"])
+        return _PARTS.validate_python(jsonfile.loads_sealed(read_whole(tree, PATH) or b"")["parts"])
     except (ValueError, KeyError):
         return {}
