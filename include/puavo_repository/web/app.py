@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -41,12 +42,12 @@ class Place(NamedTuple):
     remotes: tuple[str, ...] = ()  # URLs or ids of connections, published to by default
 
 
+@dataclass
 class Look:
     """What was seen at one time, and the page that shows it, rendered once."""
 
-    def __init__(self, seen: tuple[object, ...], found: Repository) -> None:
-        self.seen = seen
-        self.found = found
+    seen: tuple[object, ...]
+    found: Repository
 
     @cached_property
     def page(self) -> str:
@@ -124,9 +125,6 @@ def create_app(
     def look(ran: list[Run] = Depends(runs), known: list[Dag] = Depends(dags)) -> Look:
         return looker.look(ran, known)
 
-    def now(seen: Look = Depends(look)) -> Repository:
-        return seen.found
-
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def show(seen: Look = Depends(look)) -> HTMLResponse:
         return HTMLResponse(seen.page)
@@ -147,26 +145,27 @@ def create_app(
         return Response(path.read_bytes(), media_type=_TYPES[path.suffix])
 
     @app.get("/api/v1/summary", tags=["monitoring"])
-    def summary(found: Repository = Depends(now)) -> Summary:
+    def summary(seen: Look = Depends(look)) -> Summary:
         """Tell whether all is right, what is wrong, how fresh it is: always with status 200."""
-        return found.summary
+        return seen.found.summary
 
     @app.get("/api/v1/health", tags=["monitoring"], responses={503: {"model": Health}})
-    def health(response: Response, found: Repository = Depends(now)) -> Health:
+    def health(response: Response, seen: Look = Depends(look)) -> Health:
         """Answer 200 where all is well, 503 with the reasons where it is not."""
-        if not found.summary.ok:
-            response.status_code = 503
-        return Health.of(found.summary)
+        found = seen.found.summary
+        response.status_code = 200 if found.ok else 503
+        reasons = [f"{one.name}: {one.message}. {one.remedy}" for one in found.problems]
+        return Health(ok=found.ok, status=found.status, reasons=reasons)
 
     @app.get("/api/v1/repository", tags=["repository"])
-    def repository(found: Repository = Depends(now)) -> Repository:
+    def repository(seen: Look = Depends(look)) -> Repository:
         """Tell everything that the page shows."""
-        return found
+        return seen.found
 
     @app.get("/api/v1/series/{name}", tags=["repository"], responses={404: {}})
-    def series(name: str, found: Repository = Depends(now)) -> Series:
+    def series(name: str, seen: Look = Depends(look)) -> Series:
         """Tell of one series: its images and their rdiffs."""
-        one = next((one for one in found.series if one.name == name), None)
+        one = next((one for one in seen.found.series if one.name == name), None)
         if one is None:
             raise HTTPException(404, f"no series {name}")
         return one

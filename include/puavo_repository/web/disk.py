@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,7 +21,6 @@ from puavo_repository.mirror.published import Published
 from puavo_repository.mirror.records import Failure
 
 T = TypeVar("T")
-
 _TICK = 2.0  # seconds; the coarsest clock of a file system
 
 
@@ -56,25 +56,21 @@ class Folder(Generic[T]):
         """Return what the files hold, by name, sorted."""
         now, changed = time.time(), modified(self._folder)
         if changed is None or changed != self._settled:
-            self._known = self._read()
+            self._known = dict(self._read())
             # Two changes may share one tick of the file system's clock.
             self._settled = changed if changed is not None and changed < now - _TICK else None
         return {name.removesuffix(".json"): value for name, (_, value) in self._known.items()}
 
-    def _read(self) -> dict[str, tuple[tuple[int, ...], T]]:
-        found: dict[str, tuple[tuple[int, ...], T]] = {}
+    def _read(self) -> Iterator[tuple[str, tuple[tuple[int, ...], T]]]:
         for name, status in sorted(listing(self._folder).items()):
             if name.startswith(".") or not name.endswith(".json"):
                 continue
             key = (status.st_ino, status.st_size, status.st_mtime_ns)
             known = self._known.get(name)
-            try:
-                same = known is not None and known[0] == key
-                content = b"" if same else (self._folder / name).read_bytes()
-            except FileNotFoundError:
-                continue  # replaced or removed a moment ago
-            found[name] = known if known and same else (key, self._parse(content))
-        return found
+            with suppress(FileNotFoundError):  # replaced or removed a moment ago
+                if known is None or known[0] != key:
+                    known = key, self._parse((self._folder / name).read_bytes())
+                yield name, known
 
 
 class Reader:
@@ -124,17 +120,12 @@ class Reader:
 def listing(folder: Path) -> dict[str, os.stat_result]:
     """Return the plain files of a folder, none where there is no such folder."""
     found: dict[str, os.stat_result] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue  # a run is at work
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # a run is at work
+                status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode):
                     found[entry.name] = status
-    except (FileNotFoundError, NotADirectoryError):
-        pass
     return found
 
 

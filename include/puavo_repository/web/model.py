@@ -254,9 +254,3 @@ class Health(Shown):
     ok: bool = Field(description="As in the summary")
     status: str = Field(description="The same in words, as the page says it")
     reasons: list[str] = Field(description="What is wrong and what to do, a sentence or two each")
-
-    @classmethod
-    def of(cls, summary: Summary) -> Health:
-        """Return the health that a summary tells."""
-        reasons = [f"{one.name}: {one.message}. {one.remedy}" for one in summary.problems]
-        return cls(ok=summary.ok, status=summary.status, reasons=reasons)

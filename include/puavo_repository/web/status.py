@@ -40,13 +40,8 @@ def mirrors(
 ) -> list[Remote]:
     """Return how every mirror stands: those that are published to by default, then others.
 
-    Args:
-        disk: What lies in the local mirror, with what the last runs left on each remote.
-        configured: URLs or ids of connections that are published to by default. Where there
-            are none, every mirror that there is a record of counts.
-        runs: The last runs of the DAGs.
-        dags: What Airflow knows of the DAGs.
-        now: The time.
+    Those are the ``configured`` URLs or ids of connections; where there are none, every mirror
+    that there is a record of counts.
     """
     described = {
         (file.path, file.sha256)

@@ -37,10 +37,10 @@ def repository(
 
     Args:
         disk: What lies in the mirror.
-        runs: The last runs of the DAGs, newest first.
-        dags: What Airflow knows of the DAGs.
+        runs: The last ones of the DAGs, newest first.
+        dags: What Airflow knows of them.
         remotes: URLs or ids of connections that are published to by default.
-        now: The time, if it is not now.
+        now: By default the present time.
     """
     now = now or datetime.now(UTC)
     series = [_series(name, images, disk) for name, images in sorted(disk.series.items())]
