@@ -60,11 +60,9 @@ def checked(mirror: str) -> Checked:
     if "://" in mirror:
         where = target.url  # a connection's id is the mirror's name wherever it is shown
     turn, watcher = turns_before(here).get(where, 0), LoggedWatcher()
-    found = audit_remote(
-        here.mirror_dir, target, turn, options, share=here.audit_share, watcher=watcher
-    )
+    found = audit_remote(here, target, turn, options, watcher)
     if asked("repair"):
-        found = repair_remote(here.mirror_dir, target, found, options)
+        found = repair_remote(here, target, found, options)
     return found.named(where)
 
 

@@ -50,7 +50,7 @@ def target(request: pytest.FixtureRequest, audited: Audited, sshd: Sshd) -> Targ
 
 
 def audit(audited: Audited, target: Target | None = None, share: float = 1) -> Checked:
-    return remote(audited.mirror, target or audited.target, 0, KEEP, share=share)
+    return remote(audited.settings(audit_share=share), target or audited.target, 0, KEEP)
 
 
 def test_a_sound_remote_has_no_finding_and_is_not_changed(audited: Audited, target: Target) -> None:
@@ -87,7 +87,9 @@ def test_each_file_is_read_in_full_in_its_turn(
     monkeypatch.setattr(steps, "FEW", 0)
     flip(audited.remote / NEW)
     (audited.mirror / NEW).unlink()
-    found = [remote(audited.mirror, audited.target, turn, KEEP, share=0.25) for turn in range(4)]
+    found = [
+        remote(audited.settings(audit_share=0.25), audited.target, turn, KEEP) for turn in range(4)
+    ]
     assert sum(len(one.findings) for one in found) == 1
     assert sum(one.counts.remote_read for one in found) == 10 + 1, "the wrong one twice"
 
@@ -95,7 +97,7 @@ def test_each_file_is_read_in_full_in_its_turn(
 def test_a_small_mirror_is_read_in_full_each_time(audited: Audited) -> None:
     flip(audited.remote / NEW)
     for turn in range(3):
-        found = remote(audited.mirror, audited.target, turn, KEEP, share=0.01)
+        found = remote(audited.settings(audit_share=0.01), audited.target, turn, KEEP)
         assert only(found).file == NEW
 
 
@@ -278,7 +280,7 @@ def test_somebody_who_publishes_meanwhile_is_no_finding(audited: Audited, target
     (repository.images / OLDEST).unlink()
     assert repository.prepare(repository=audited.url).ok
     watcher = Meanwhile(audited.publish)
-    assert said(remote(audited.mirror, target, 0, KEEP, share=1, watcher=watcher)) == []
+    assert said(remote(audited.settings(audit_share=1), target, 0, KEEP, watcher)) == []
 
 
 def test_the_middle_of_a_publishing_run_is_no_finding(audited: Audited) -> None:

@@ -42,24 +42,19 @@ def audit(
     holder: str = "an audit",
     watcher: Watcher = NO_WATCHER,
 ) -> AuditReport:
-    """Audit everything, and keep the report beside the mirror.
+    """Audit everything, repair where that is asked for, and keep the report beside the mirror.
 
-    Args:
-        settings: Where things are, and how much is looked at.
-        targets: The remotes.
-        options: How to reach them, and to publish for repairs.
-        repair: Whether what can be repaired safely is.
-        holder: Who takes the mirror's lock for a repair.
-        watcher: Told how it goes.
+    ``options`` say how to reach the remotes and to publish for repairs; ``holder`` is who takes
+    the mirror's lock for one.
     """
-    begun, turns = time.time(), turns_before(settings)
+    begun, turns, options = time.time(), turns_before(settings), options or Options()
     found = local(settings, turns.get(LOCAL, 0), watcher)
     checks = [repair_local(settings, found, holder) if repair else found]
     for target in targets:
-        root, share = settings.mirror_dir, settings.audit_share
-        turn = turns.get(target.url, 0)
-        found = remote(root, target, turn, options, share=share, watcher=watcher)
-        checks.append(repair_remote(root, target, found, options, watcher) if repair else found)
+        found = remote(settings, target, turns.get(target.url, 0), options, watcher)
+        if repair:
+            found = repair_remote(settings, target, found, options, watcher)
+        checks.append(found)
     if settings.audit_https:
         checks.append(clients(settings, turns.get(settings.repository, 0), watcher))
     return conclude(settings, begun, checks)
@@ -72,13 +67,7 @@ def turns_before(settings: Settings) -> Mapping[str, int]:
 
 
 def conclude(settings: Settings, begun: float, checks: Sequence[Checked]) -> AuditReport:
-    """Put the checks of an audit together, and keep the report beside the mirror.
-
-    Args:
-        settings: Where the mirror is.
-        begun: When the audit began, in seconds since the epoch.
-        checks: What each check found.
-    """
+    """Put the checks of an audit together, and keep the report beside the mirror."""
     before, turns = last(settings.mirror_dir), dict(turns_before(settings))
     for check in checks:
         if check.counts != Counts():  # one that could not be made leaves its turn to the next

@@ -49,14 +49,7 @@ class Update:
 def canary(
     root: Path, https: Https, served: Description, local: Description, turn: int
 ) -> tuple[str, Finding | None]:
-    """Make one update of the series whose turn it is.
-
-    Args:
-        root: The local mirror, which has the old image.
-        https: The server.
-        served: What it serves as metadata.
-        local: What the local mirror describes.
-        turn: Counts the audits.
+    """Make one update of the series whose turn it is: of each of them, as audits are counted.
 
     Returns:
         How it went, as a line for people, and what is wrong if something is.
@@ -117,11 +110,7 @@ def _is_sound(root: Path, old: dict[str, Any]) -> bool:
 
 
 def _make(root: Path, https: Https, update: Update) -> None:
-    """Make the update.
-
-    Raises:
-        DeltaError: What is wrong with it.
-    """
+    """Make the update; a ``DeltaError`` says what is wrong with it."""
     size, most = update.diff["size"], _LARGEST * (root / update.old["filename"]).stat().st_size
     if size > max(most, 1 << 20):
         problem = "its rdiff is larger than any that is of use"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,7 @@ _AGAIN = f"{_PUBLISH} what the web server serves instead"
 
 
 def clients(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
-    """Audit what clients see at ``settings.repository``.
-
-    Args:
-        settings: Where the local mirror and the address are.
-        turn: Counts the audits.
-        watcher: Told of the addresses that are asked.
-    """
+    """Audit what clients see at ``settings.repository``; ``turn`` counts the audits."""
 
     def check() -> Checked:
         with contextlib.closing(Https(settings.repository, settings.ca_file)) as https:
@@ -48,15 +43,14 @@ def clients(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Che
     return attempted(settings.repository, check)
 
 
+@dataclass
 class _Clients:
     """One audit of what clients see."""
 
-    def __init__(self, root: Path, https: Https, watcher: Watcher) -> None:
-        self._root = root
-        self._https = https
-        self._watcher = watcher
-        self._where = https.urlbase
-        self._counts: list[Counts] = []  # from several threads
+    root: Path  # of the local mirror
+    https: Https
+    watcher: Watcher
+    counts: list[Counts] = field(default_factory=list)  # from several threads
 
     def check(self, turn: int) -> Checked:
         first, notes = list(self._certificate()), []
@@ -67,15 +61,15 @@ class _Clients:
             refused = error("", why.problem, "", why.found, why.remedy)
             other = warning("", "what clients see could not be checked any further")
             findings = [refused, other, *first]
-        counts = sum(self._counts, Counts())
-        return Checked(self._where, counts, tuple(findings), notes=tuple(notes))
+        counts = sum(self.counts, Counts())
+        return Checked(self.https.urlbase, counts, tuple(findings), notes=tuple(notes))
 
     def _certificate(self) -> Iterator[Finding]:
-        if self._where.startswith("http://"):
+        if self.https.urlbase.startswith("http://"):
             problem = "is not https: there is no certificate to check"
             yield warning("", problem, remedy="Serve it by https")
             return
-        ends = self._https.certificate_ends()
+        ends = self.https.certificate_ends()
         left = (ends - time.time()) / DAY
         if 0 < left < _VALID:  # one that has ended is told by the first request
             yield error(
@@ -87,15 +81,15 @@ class _Clients:
             )
 
     def _look_until_settled(self, turn: int) -> tuple[list[Finding], str]:
-        local = take(self._root, "auditing")
+        local = take(self.root, "auditing")
         served, findings = self._documents(local)
         for _ in range(_LOOKS):
-            files = ServedFiles(self._root, self._https, self._watcher, self._counts)
-            line, failed = canary(self._root, self._https, served, local, turn)
+            files = ServedFiles(self.root, self.https, self.watcher, self.counts)
+            line, failed = canary(self.root, self.https, served, local, turn)
             found = [*findings, *files.check(served, local), *([failed] if failed else [])]
             if not found:
                 break
-            before, local = served, take(self._root, "auditing")
+            before, local = served, take(self.root, "auditing")
             with contextlib.suppress(ConnectionLostError):
                 served, findings = self._documents(local)
             if served.documents == before.documents:
@@ -107,8 +101,8 @@ class _Clients:
         contents: dict[str, bytes] = {}
         findings: list[Finding] = []
         for path, ours in local.documents.items():
-            answer = self._https.get(f"{self._where}/{path}", _LARGEST)
-            self._counts.append(Counts(urls=1))
+            answer = self.https.get(f"{self.https.urlbase}/{path}", _LARGEST)
+            self.counts.append(Counts(urls=1))
             if answer.more:
                 findings.append(error(path, "is larger than any metadata", remedy=_AGAIN))
             elif wrong := refusal(path, answer):
@@ -128,7 +122,7 @@ class _Clients:
         for path in (journal.PATH, f"{FOLDER}/metadata.lock"):
             served = False
             with contextlib.suppress(ConnectionLostError):
-                served = self._https.head(f"{self._where}/{path}").status == 200
+                served = self.https.head(f"{self.https.urlbase}/{path}").status == 200
             if served:
                 yield warning(
                     path,

@@ -53,12 +53,7 @@ class Answer:
 class Https:
     """Connections to the server of a mirror, used from several threads.
 
-    Args:
-        urlbase: The mirror's address.
-        ca_file: File with the certificates to trust; empty for the system's.
-
-    Raises:
-        SettingsError: The file cannot be used.
+    ``ca_file`` has the certificates to trust, instead of the system's.
     """
 
     def __init__(self, urlbase: str, ca_file: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, error, warning
@@ -33,84 +34,74 @@ _STATE = {FOLDER, ".checksums", ".signatures"}  # our folder, and the old system
 
 
 def local(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
-    """Audit the local tree. Nothing is changed, and no run is held up.
-
-    Args:
-        settings: Where it is; ``audit_share`` says how many rdiffs are applied again.
-        turn: Counts the audits.
-        watcher: Told of the bytes that are read.
-    """
+    """Audit the local tree; ``turn`` counts the audits. Nothing is changed, no run is held up."""
     return attempted(LOCAL, lambda: with_retries(lambda: _Local(settings, watcher).check(turn)))
 
 
-def still_wrong(settings: Settings, rdiffs: Collection[str]) -> set[str]:
-    """Look at some described rdiffs again, and apply each; return those that are wrong.
+def wrong_files(
+    settings: Settings, described: Description, paths: Collection[str], share: int
+) -> set[str]:
+    """Look at some described files again, and apply a share of the rdiffs; return what is wrong.
 
     Raises:
         RepositoryError: It could not be done.
     """
-    described = take(settings.mirror_dir, "auditing")
-    wanted = {path: file for path, file in described.files.items() if path in rdiffs}
-    check = _Local(settings.model_copy(update={"audit_share": 1}), NO_WATCHER)
-    return {finding.file for finding in check.files(described, wanted, 0)}
+    wanted = {path: file for path, file in described.files.items() if path in paths}
+    findings = _Local(settings, NO_WATCHER).files(described, wanted, 0, share)
+    return {finding.file for finding in findings}
 
 
+@dataclass
 class _Local:
     """One audit of the local tree."""
 
-    def __init__(self, settings: Settings, watcher: Watcher) -> None:
-        self._settings = settings
-        self._root = settings.mirror_dir
-        self._watcher = watcher
-        self._workers = settings.cores // _DIGEST_THREADS + 1
-        self._counts: list[Counts] = []  # from several threads
+    settings: Settings
+    watcher: Watcher
+    counts: list[Counts] = field(default_factory=list)  # from several threads
+
+    def __post_init__(self) -> None:
+        self.root = self.settings.mirror_dir
+        self.workers = self.settings.cores // _DIGEST_THREADS + 1
 
     def check(self, turn: int) -> Checked:
-        described = take(self._root, "auditing")
+        described = take(self.root, "auditing")
         findings = [
             error(path, f"is damaged: {problem}", remedy=_AGAIN)
             for path, problem in described.damaged.items()
         ]
         findings += broken_rules(described, _AGAIN)
-        findings += self.files(described, dict(described.files), turn)
-        now = take(self._root, "auditing")
+        wanted, share = dict(described.files), self.settings.audit_share
+        findings += self.files(described, wanted, turn, share)
+        now = take(self.root, "auditing")
         if not now.damaged:  # what is not described could not be told from what was
             if not now.cksums_agree():
-                findings.append(
-                    error("CKSUMS", "does not say what the metadata says", remedy=_AGAIN)
-                )
+                problem = "does not say what the metadata says"
+                findings.append(error("CKSUMS", problem, remedy=_AGAIN))
             told = {finding.file for finding in findings}
-            others = [*self._changed_since_written(), *_strays(self._root)]
+            others = [*_changed_since_written(self.root), *_strays(self.root)]
             findings += [one for one in others if one.file not in told]
-        return Checked(LOCAL, sum(self._counts, Counts()), tuple(findings))
-
-    def _changed_since_written(self) -> list[Finding]:
-        """Return what was rewritten by anybody else; it may break no rule: a wrong address, say."""
-        mirror = Mirror(self._root)
-        with mirror.metadata_locked("auditing"):
-            changed = mirror.changed_since_written(mirror.contents())
-        return [error(path, "is not as it was written", remedy=_AGAIN) for path in changed]
+        return Checked(LOCAL, sum(self.counts, Counts()), tuple(findings))
 
     def files(
-        self, described: Description, wanted: dict[str, DescribedFile], turn: int
+        self, described: Description, wanted: dict[str, DescribedFile], turn: int, share: float
     ) -> list[Finding]:
         """Read files in full, and apply the rdiffs among them whose turn it is."""
         total = sum(file.size for file in wanted.values())
-        self._progress = self._watcher.begin("local", total, len(wanted))
+        self.progress = self.watcher.begin("local", total, len(wanted))
         wrong = self._read(described, wanted)
         rdiffs = [f for f in wanted.values() if f.path.startswith("rdiffs/")]
-        applied = due(rdiffs, turn, self._settings.audit_share).difference(wrong)
+        applied = due(rdiffs, turn, share).difference(wrong)
         return [*wrong.values(), *self._apply(described, sorted(applied), set(wrong))]
 
     def _read(self, described: Description, wanted: dict[str, DescribedFile]) -> dict[str, Finding]:
         """Read files in full; return what is wrong, by path."""
         wrong: dict[str, Finding] = {}
         for _ in range(_LOOKS):
-            results = side_by_side(self._file, wanted.values(), self._workers)
+            results = side_by_side(self._file, wanted.values(), self.workers)
             suspects = {f.path: r for f, r in zip(wanted.values(), results, strict=True) if r}
             if not suspects:
                 break
-            now = take(self._root, "auditing").files
+            now = take(self.root, "auditing").files
             wrong |= {p: f for p, f in suspects.items() if now.get(p) == wanted[p]}
             # Described anew meanwhile: what lies there must be what is described now.
             wanted = {p: now[p] for p in suspects if p not in wrong and p in now}
@@ -118,18 +109,18 @@ class _Local:
         return wrong
 
     def _file(self, file: DescribedFile) -> Finding | None:
-        path = self._root / file.path
+        path = self.root / file.path
         try:
             identity = Identity.at(path)
             if identity is None:
                 return _missing(file, path)
             if identity.size != file.size:
                 return _differs(file, "size", str(file.size), str(identity.size))
-            found = digest_file(path, self._progress).to_dict()
+            found = digest_file(path, self.progress).to_dict()
         except OSError as why:
             return _wrong(file, "cannot be read", found=why.strerror or str(why))
-        self._counts.append(Counts(local_files=1, local_bytes=file.size))
-        self._watcher.finish("local")
+        self.counts.append(Counts(local_files=1, local_bytes=file.size))
+        self.watcher.finish("local")
         for key in DIGESTS:
             expected = file.digests.get(key, "none")
             if expected != found[key]:
@@ -145,11 +136,11 @@ class _Local:
         every = [(known[path], source_image(path), targets[path]) for path in paths]
         jobs = [job for job in every if not wrong & {*job[1:]}]
         total = sum(known[target].size for _, _, target in jobs)
-        self._progress = self._watcher.begin("rdiffs", total, len(jobs))
-        results = side_by_side(lambda job: self._prove(*job), jobs, self._workers)
+        self.progress = self.watcher.begin("rdiffs", total, len(jobs))
+        results = side_by_side(lambda job: self._prove(*job), jobs, self.workers)
         if not any(results):
             return []
-        now = take(self._root, "auditing").files
+        now = take(self.root, "auditing").files
         return [
             found
             for (file, *images), found in zip(jobs, results, strict=True)
@@ -160,26 +151,23 @@ class _Local:
         from puavo_repository.delta import contained, work  # compiled code, slow to load
 
         # An image that only extra rdiffs start from is not in the mirror.
-        places = (self._root / source, self._settings.image_dir / source)
-        goal, rdiff, doing = (
-            self._root / target,
-            self._root / file.path,
-            "while it proved this rdiff",
-        )
+        places = (self.root / source, self.settings.image_dir / source)
+        rdiff = self.root / file.path
         try:
             basis = next((path for path in places if path.is_file()), None)
             if basis is None:
                 problem = f"could not be applied: the image {source} is not here"
                 remedy = "Put it back, or take it out of extra_rdiffs and prepare again"
                 return warning(file.path, problem, remedy=remedy)
-            paths = basis, goal, rdiff
-            contained.call(rdiff, doing, work.prove, *paths, progress=self._progress)
+            paths = basis, self.root / target, rdiff
+            doing = "while it proved this rdiff"
+            contained.call(rdiff, doing, work.prove, *paths, progress=self.progress)
         except DeltaError as why:
             return _wrong(file, why.problem, why.expected, why.found)
         except (OSError, RepositoryError) as why:
             return error(file.path, "could not be applied", found=str(why))
-        self._counts.append(Counts(rdiffs=1))
-        self._watcher.finish("rdiffs")
+        self.counts.append(Counts(rdiffs=1))
+        self.watcher.finish("rdiffs")
         return None
 
 
@@ -206,6 +194,14 @@ def _wrong(file: DescribedFile, problem: str, expected: str = "", found: str = "
             f"{file.digests.get('sha512', 'not known')}; then prepare again"
         )
     return error(file.path, problem, expected, found, remedy, repairable=is_rdiff)
+
+
+def _changed_since_written(root: Path) -> list[Finding]:
+    """Return what was rewritten by anybody else; it may break no rule: a wrong address, say."""
+    mirror = Mirror(root)
+    with mirror.metadata_locked("auditing"):
+        changed = mirror.changed_since_written(mirror.contents())
+    return [error(path, "is not as it was written", remedy=_AGAIN) for path in changed]
 
 
 def _strays(root: Path) -> Iterator[Finding]:

@@ -11,8 +11,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 from puavo_repository.audit.documents import KINDS, MOVE_AWAY, View, no_file, of_documents, view
 from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
@@ -38,44 +37,36 @@ from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Kind, RemoteStat
 from puavo_repository.retry import with_retries
-from puavo_repository.settings import DEFAULTS
+from puavo_repository.settings import Settings
 
 _LOOKS = 4  # times that findings are looked at while somebody publishes
 _CONNECTIONS = 4  # at most
 
 
 def remote(
-    mirror_dir: Path,
+    settings: Settings,
     target: Target,
     turn: int,
-    options: Options | None = None,
-    *,
-    share: float = DEFAULTS.audit_share,
+    options: Options,
     watcher: Watcher = NO_WATCHER,
 ) -> Checked:
-    """Audit a remote tree. Nothing is changed there.
+    """Audit a remote tree; ``turn`` counts the audits. Nothing is changed there.
 
-    Args:
-        mirror_dir: The local mirror; it may lack files that the remote has, or be missing.
-        target: The remote.
-        turn: Counts the audits.
-        options: How to reach it.
-        share: Share of its files that are read in full.
-        watcher: Told of the bytes that are read in full.
+    The local mirror may lack files that the remote has, or be missing. ``audit_share`` says how
+    many of the files there are read in full, of which the watcher is told.
     """
 
     def check() -> Checked:
-        return look(mirror_dir, target, turn, share, options, watcher)[1]
+        return look(settings, target, turn, options, watcher)[1]
 
     return attempted(target.url, lambda: with_retries(check))
 
 
 def look(
-    mirror_dir: Path,
+    settings: Settings,
     target: Target,
     turn: int,
-    share: float,
-    options: Options | None = None,
+    options: Options,
     watcher: Watcher = NO_WATCHER,
     only: Collection[str] | None = None,
 ) -> tuple[View, Checked]:
@@ -84,15 +75,15 @@ def look(
     Raises:
         RepositoryError: It could not be done.
     """
-    workers = min(_CONNECTIONS, (options or Options()).connections)
+    workers = min(_CONNECTIONS, options.connections)
     with contextlib.closing(Pool(lambda: open_tree(target), workers)) as pool:
-        check = _Remote(mirror_dir, target.url, pool, watcher)
-        seen, findings = check.look(turn, share, only)
+        check = _Remote(settings, target.url, pool, watcher)
+        seen, findings = check.look(turn, only)
         for _ in range(_LOOKS - 1):
             if not findings:
                 break
             before = seen
-            seen, findings = check.look(turn, share, {finding.file for finding in findings})
+            seen, findings = check.look(turn, {finding.file for finding in findings})
             if seen.described.documents == before.described.documents:
                 break
     busy = f"{target.url}: somebody publishes: what that changes is left to a later audit"
@@ -100,27 +91,25 @@ def look(
     return seen, Checked(target.url, counts, tuple(findings), notes=notes)
 
 
+@dataclass
 class _Remote:
-    """One audit of a remote: ``where`` is its URL without password."""
+    """One audit of a remote."""
 
-    def __init__(self, mirror_dir: Path, where: str, pool: Pool, watcher: Watcher) -> None:
-        self.counts: list[Counts] = []  # from several threads
-        self._root = mirror_dir
-        self._where = where
-        self._pool = pool
-        self._watcher = watcher
+    settings: Settings
+    where: str  # its URL without password
+    pool: Pool
+    watcher: Watcher
+    counts: list[Counts] = field(default_factory=list)  # from several threads
 
-    def look(
-        self, turn: int, share: float, only: Collection[str] | None
-    ) -> tuple[View, list[Finding]]:
+    def look(self, turn: int, only: Collection[str] | None) -> tuple[View, list[Finding]]:
         """Look at everything, or at some files and those in full."""
-        with self._pool.tree() as tree:
+        with self.pool.tree() as tree:
             seen = view(tree)
         local = None
         with contextlib.suppress(PublishError):
-            local = take(self._root, "auditing")
-        self._local = local or Description({})
-        findings = [*of_documents(seen, local), *_strays(seen, self._local)]
+            local = take(self.settings.mirror_dir, "auditing")
+        self.local = local or Description({})
+        findings = [*of_documents(seen, local), *_strays(seen, self.local)]
         files = list(seen.described.files.values())
         if only is None:
             self.counts.append(Counts(remote_files=len(files)))
@@ -136,13 +125,13 @@ class _Remote:
                 findings.append(self._absent(file, found))
         full = {file.path for file in there}
         if only is None:
-            full = due(there, turn, share) | _touched(full, seen)
+            full = due(there, turn, self.settings.audit_share) | _touched(full, seen)
         return seen, [*findings, *self._contents(there, full)]
 
     def _contents(self, files: Collection[DescribedFile], full: set[str]) -> Iterator[Finding]:
         """Yield which files are wrong: some are read in full, of the others samples at first."""
         total = sum(f.size for f in files if f.path in full)
-        self._progress = self._watcher.begin("remote", total, len(full))
+        self.progress = self.watcher.begin("remote", total, len(full))
 
         def content(file: DescribedFile) -> Finding | None:
             try:
@@ -150,9 +139,9 @@ class _Remote:
                     return None
                 return self._whole(file)
             except PermanentError as error:
-                return Finding.of(self._where, error, file.path)
+                return Finding.of(self.where, error, file.path)
 
-        found = side_by_side(content, files, self._pool.limit)
+        found = side_by_side(content, files, self.pool.limit)
         return (finding for finding in found if finding)
 
     def _absent(self, file: DescribedFile, found: RemoteStat | None) -> Finding:
@@ -168,14 +157,14 @@ class _Remote:
 
     def _samples_agree(self, file: DescribedFile) -> bool:
         """Compare some ranges with the local file, if there is one that should be the same."""
-        if not is_local(self._root, file, self._local):
+        if not is_local(self.settings.mirror_dir, file, self.local):
             return True
-        path, ranges = self._root / file.path, samples(file.size)
+        path, ranges = self.settings.mirror_dir / file.path, samples(file.size)
 
         def compare() -> bool:
             if Identity.at(path) is None:
                 return True  # a night took it away
-            with self._pool.tree() as tree:
+            with self.pool.tree() as tree:
                 return same_bytes(tree, file.path, path, ranges)
 
         self.counts.append(Counts(ranges=len(ranges)))
@@ -186,26 +175,26 @@ class _Remote:
 
         def read() -> str:
             digest = hashlib.sha256()
-            with self._pool.tree() as tree:
+            with self.pool.tree() as tree:
                 for block in tree.read(file.path, every_range(file.size)):
-                    self._progress(len(block))
+                    self.progress(len(block))
                     digest.update(block)
             return digest.hexdigest()
 
         expected, found = file.digests.get("sha256", "none"), with_retries(read)
         self.counts.append(Counts(remote_read=1, remote_bytes=file.size))
-        self._watcher.finish("remote")
+        self.watcher.finish("remote")
         if found == expected:
             return None
         problem = "is not the file that the metadata there describes: its sha256 differs"
         return self._wrong(file, problem, expected, found)
 
     def _wrong(self, file: DescribedFile, problem: str, expected: str, found: str) -> Finding:
-        same = is_same(file, self._local)
+        same = is_same(file, self.local)
         remedy = "The local mirror does not have it: publish, so that clients are not told of it"
         if same:
             remedy = "Let the audit repair it: it is sent again"
-        elif file.path in self._local.files:
+        elif file.path in self.local.files:
             remedy = "The local mirror has another one by now: publish"
         return error(file.path, problem, expected, found, remedy, repairable=same)
 

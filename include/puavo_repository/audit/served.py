@@ -6,17 +6,17 @@ import logging
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from puavo_repository.audit.https import CONNECTIONS, Answer, Https
 from puavo_repository.audit.report import Counts, Finding, error, warning
 from puavo_repository.audit.steps import is_local, side_by_side
 from puavo_repository.errors import ConnectionLostError
-from puavo_repository.formats.metadata import DescribedFile, Document
+from puavo_repository.formats.metadata import DescribedFile, entries
 from puavo_repository.mirror.description import Description
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.progress import Watcher, no_progress
@@ -44,34 +44,34 @@ def refusal(path: str, answer: Answer, status: int = 200, what: str = "") -> Fin
     return None
 
 
+@dataclass
 class ServedFiles:
     """Asks for every address of every file, and compares some ranges with the local files."""
 
-    def __init__(self, root: Path, https: Https, watcher: Watcher, counts: list[Counts]) -> None:
-        self._root = root
-        self._https = https
-        self._watcher = watcher
-        self._counts = counts
-        self._lost = 0
-        self._ranges_ignored = False
+    root: Path
+    https: Https
+    watcher: Watcher
+    counts: list[Counts]
+    lost: int = 0
+    ranges_ignored: bool = False
 
     def check(self, served: Description, local: Description) -> list[Finding]:
         """Ask for every address of every file, and compare some ranges."""
-        findings, urls = _addresses(served, self._https.urlbase)
-        self._watcher.begin("clients", 0, len(urls))
+        findings, urls = _addresses(served, self.https.urlbase)
+        self.watcher.begin("clients", 0, len(urls))
         heads = side_by_side(partial(self._asked, self._head), urls.items(), CONNECTIONS)
         findings += [finding for finding in heads if finding]
         good = {f.path: u for (u, f), bad in zip(urls.items(), heads, strict=True) if not bad}
-        if self._lost < _PATIENCE:
+        if self.lost < _PATIENCE:
             files = (served.files[path] for path in good)
-            ours = [(good[f.path], f) for f in files if f.size and is_local(self._root, f, local)]
+            ours = [(good[f.path], f) for f in files if f.size and is_local(self.root, f, local)]
             if len(ours) > _MOST_FILES:
                 ours = random.SystemRandom().sample(ours, _MOST_FILES)
             compared = side_by_side(partial(self._asked, self._compare), ours, CONNECTIONS)
             findings += [finding for finding in compared if finding]
         else:
             findings.append(error("", "answers too little: no more addresses were asked"))
-        if self._ranges_ignored:
+        if self.ranges_ignored:
             problem = "the server ignores ranges: a download that broke off starts again"
             findings.append(warning("", problem, remedy="Serve the tree as static files"))
         return findings
@@ -83,18 +83,18 @@ class ServedFiles:
     ) -> Finding | None:
         """Do a step for an address, unless too many had no answer."""
         url, file = item
-        if self._lost >= _PATIENCE:
+        if self.lost >= _PATIENCE:
             return None
         try:
             return step(url, file)
         except ConnectionLostError as lost:
-            self._lost += 1
+            self.lost += 1
             return error(file.path, lost.problem, found=url, remedy=lost.remedy)
 
     def _head(self, url: str, file: DescribedFile) -> Finding | None:
-        answer = self._https.head(url)
-        self._counts.append(Counts(urls=1))
-        self._watcher.finish("clients")
+        answer = self.https.head(url)
+        self.counts.append(Counts(urls=1))
+        self.watcher.finish("clients")
         if refused := refusal(file.path, answer, what=f" for {url}"):
             return refused
         length = answer.headers.get("content-length", "none")
@@ -108,28 +108,26 @@ class ServedFiles:
         """Compare a few ranges with the local file."""
         length = min(_RANGE, file.size)
         for _ in range(_RANGES):
-            if self._ranges_ignored or self._lost >= _PATIENCE:
+            if self.ranges_ignored or self.lost >= _PATIENCE:
                 return None
             offset = random.SystemRandom().randrange(file.size - length + 1)
-            answer = self._https.range(url, offset, length)
+            answer = self.https.range(url, offset, length)
             if answer.status == 200:
-                self._ranges_ignored = True
+                self.ranges_ignored = True
                 return None
             if answer.status != 206:
                 return refusal(file.path, answer, 206, f" for a range of {url}")
-            self._counts.append(Counts(ranges=1))
+            self.counts.append(Counts(ranges=1))
             if self._differs(answer, file, offset, length):
-                return error(
-                    file.path,
-                    f"is served with other bytes than the local file has from byte {offset} on",
-                    found=f"{len(answer.body)} bytes of {url}",
-                    remedy="Audit the remote that is served here, with a share of 1",
-                )
+                problem = "is served with other bytes than the local file has from byte"
+                found = f"{len(answer.body)} bytes of {url}"
+                remedy = "Audit the remote that is served here, with a share of 1"
+                return error(file.path, f"{problem} {offset} on", "", found, remedy)
         return None
 
     def _differs(self, answer: Answer, file: DescribedFile, offset: int, length: int) -> bool:
         """Say whether what is served is wrong, and not the local file itself, or gone by now."""
-        path = self._root / file.path
+        path = self.root / file.path
         try:
             with path.open("rb", buffering=0) as stream:
                 same = answer.body == os.pread(stream.fileno(), length, offset)
@@ -149,7 +147,7 @@ def _addresses(served: Description, urlbase: str) -> tuple[list[Finding], dict[s
     findings, urls = [], {}
     for name, document in served.parsed.items():
         elsewhere: list[str] = []
-        for path, entry in _entries(document):
+        for path, entry in entries(document):
             given = entry.get("urls")
             given = given if isinstance(given, list) else []
             named = [url for url in given if isinstance(url, str)]
@@ -161,14 +159,6 @@ def _addresses(served: Description, urlbase: str) -> tuple[list[Finding], dict[s
             problem = f"names {len(elsewhere)} addresses elsewhere"
             findings.append(error(name, problem, f"{urlbase}/…", elsewhere[0], _ELSEWHERE))
     return findings, dict(islice(urls.items(), _MOST))
-
-
-def _entries(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:
-    for content in document.values():
-        for image in content["images"]:
-            yield image["filename"], image
-            for diff in image.get("diffs", []):
-                yield f"rdiffs/{diff['filename']}", diff
 
 
 def _is_below(url: str, urlbase: str) -> bool:

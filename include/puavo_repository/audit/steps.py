@@ -113,20 +113,14 @@ def is_same(file: DescribedFile, local: Description) -> bool:
 
 
 def due(files: Collection[DescribedFile], turn: int, share: float) -> set[str]:
-    """Return the paths of the files whose turn it is to be read in full; of a small mirror, of all.
-
-    Args:
-        files: All of them.
-        turn: Counts the audits.
-        share: The share of all files that one audit reads; 1 for all of them, 0 for none.
-    """
+    """Return the paths of the files whose turn it is to be read in full; of a small mirror, all."""
     if share > 0 and sum(file.size for file in files) <= FEW:
         share = 1
     return {file.path for file in files if is_due(file.path, turn, share)}
 
 
 def is_due(path: str, turn: int, share: float) -> bool:
-    """Say whether it is a file's turn.
+    """Say whether it is a file's turn in an audit that reads this share of all: 1 for every one.
 
     With ``rounds`` = 1/share, rounded up, any so many audits in a row read every file, whatever
     was added or removed between them: a file's turn depends on its own name alone.
@@ -145,7 +139,6 @@ def side_by_side(step: Callable[[T], R], work: Iterable[T], workers: int) -> lis
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="audit")
     try:
-        futures = [pool.submit(step, item) for item in work]
-        return [future.result() for future in futures]
+        return list(pool.map(step, work))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

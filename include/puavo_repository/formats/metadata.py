@@ -123,13 +123,18 @@ def _check_entry(entry: Any) -> None:
         raise ValueError(f"{name} has no size")
 
 
-def described_files(document: Document) -> Iterator[DescribedFile]:
-    """Iterate over every image and rdiff that a document names."""
+def entries(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Iterate over every image and rdiff that a document names: its path, and its entry."""
     for content in document.values():
         for image in content["images"]:
-            yield _described(image, image["filename"])
+            yield image["filename"], image
             for diff in image.get("diffs", []):
-                yield _described(diff, f"rdiffs/{diff['filename']}")
+                yield f"rdiffs/{diff['filename']}", diff
+
+
+def described_files(document: Document) -> Iterator[DescribedFile]:
+    """Iterate over the same as files."""
+    return (_described(entry, path) for path, entry in entries(document))
 
 
 def _described(entry: dict[str, Any], path: str) -> DescribedFile:
