@@ -19,11 +19,10 @@ from typing import Any
 
 from airflow.sdk import dag, get_current_context, task
 
-from puavo_repository.audit.audit import conclude, turns_before
+from puavo_repository.audit.audit import conclude, repair_local, repair_remote, turns_before
 from puavo_repository.audit.clients import clients as audit_clients
 from puavo_repository.audit.local import local as audit_local
 from puavo_repository.audit.remote import remote as audit_remote
-from puavo_repository.audit.repair import repair_local, repair_remote
 from puavo_repository.audit.report import LOCAL, Checked, Severity, error
 from puavo_repository.errors import PermanentError
 from puavo_repository.progress import LoggedWatcher, count

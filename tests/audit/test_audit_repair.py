@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.audit.audit import audit
+from puavo_repository.audit.audit import audit, repair_local
 from puavo_repository.audit.local import local
-from puavo_repository.audit.repair import repair_local
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.errors import StorageRefusedError
 from puavo_repository.mirror.files import locked

@@ -4,18 +4,21 @@ In this order: ``local`` reads the mirror, ``remote`` each remote tree, ``client
 address; after each of the first two its repairs, if they are asked for, so that clients are
 looked at last. ``audit`` does all of it for the command; the DAG's tasks call the same checks
 and end with ``conclude``. A check that cannot be made is a finding, and the others go on.
+
+The repairs are those that are safe: one file sent again, one rdiff withdrawn to be made anew.
+A local image is never touched and a stray file never removed: nobody but the operator knows
+which one is right. What was repaired is looked at again before it is reported as repaired.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from puavo_repository.audit.clients import clients
-from puavo_repository.audit.local import local
-from puavo_repository.audit.remote import remote
-from puavo_repository.audit.repair import repair_local, repair_remote
+from puavo_repository.audit.local import local, wrong_files
+from puavo_repository.audit.remote import look, remote
 from puavo_repository.audit.report import (
     LOCAL,
     AuditReport,
@@ -26,10 +29,16 @@ from puavo_repository.audit.report import (
     remember,
 )
 from puavo_repository.errors import RepositoryError, as_storage_error
+from puavo_repository.mirror import files
+from puavo_repository.mirror.description import take
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.options import Options
+from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.run import publish_all
+from puavo_repository.publish.state import CKSUMS, sha256
 from puavo_repository.remote.target import Target
+from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
 
 
@@ -82,3 +91,103 @@ def conclude(settings: Settings, begun: float, checks: Sequence[Checked]) -> Aud
         unkept = Checked(LOCAL, findings=(Finding.of(LOCAL, error),))
         return replace(report, checks=(*report.checks, unkept))
     return report
+
+
+def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
+    """Remove wrong local rdiffs and their description, so that the next run makes them anew.
+
+    Args:
+        settings: Where the mirror is.
+        found: What ``local.local`` found.
+        holder: Who takes the mirror's lock.
+
+    Returns:
+        The same with what was repaired as such; why something could not be is in the notes.
+    """
+    root = settings.mirror_dir
+    mirror = Mirror(root)
+
+    def still_wrong(paths: set[str]) -> set[str]:
+        return wrong_files(settings, take(root, "auditing"), paths, 1)
+
+    def repair(paths: set[str], notes: list[str]) -> set[str]:
+        with mirror.locked(holder):
+            # Under the lock nobody makes it anew at the same time; somebody may have before.
+            for path in sorted(still_wrong(paths)):
+                name = path.removeprefix("rdiffs/")
+                mirror.remove_from_metadata({path})
+                mirror.state.rdiffs.remove(name)
+                files.remove(mirror.rdiff(name))
+                notes.append(f"{path}: removed; the next run makes it anew")
+        return still_wrong(paths)
+
+    return _repaired(found, repair)
+
+
+def repair_remote(
+    settings: Settings,
+    target: Target,
+    found: Checked,
+    options: Options,
+    watcher: Watcher = NO_WATCHER,
+) -> Checked:
+    """Send again what is missing or wrong on a remote and right here, by publishing.
+
+    ``found`` is what ``remote.remote`` found; the result is as that of ``repair_local``.
+    """
+    root = settings.mirror_dir
+
+    def repair(paths: set[str], notes: list[str]) -> set[str]:
+        wanted = _verified(settings, paths, notes)
+        if wanted:
+            # What lies there is not trusted: no image is made from it, its bytes travel. What
+            # else waits to be published goes on waiting: this is no night.
+            how = replace(options, assemble=False, only=frozenset(wanted))
+            with Publisher(root, target, how) as publisher:
+                with_retries(lambda: publisher.force_recheck(wanted))
+            (report,) = publish_all(root, [target], how, watcher=watcher)
+            notes += [f"while repairing: {line}" for line in report.lines()[1:]]
+        seen, again = look(settings, target, 0, options, only=paths)
+        # What clients are not told of any more is not looked for, and not repaired either.
+        told = {CKSUMS, *seen.described.documents, *seen.described.files}
+        return {one.file for one in again.findings} | (paths - told)
+
+    return _repaired(found, repair)
+
+
+def _verified(settings: Settings, paths: set[str], notes: list[str]) -> dict[str, tuple[int, str]]:
+    """Return size and sha256 of those files that are right here; the others are noted."""
+    local, wanted = take(settings.mirror_dir, "auditing"), {}
+    wrong = wrong_files(settings, local, paths, 0)
+    for path in sorted(paths):
+        content = local.cksums if path == CKSUMS else local.documents.get(path)
+        if content is not None and path not in local.damaged:
+            wanted[path] = len(content), sha256(content)
+        elif path in local.files and path not in wrong:
+            wanted[path] = local.files[path].size, local.files[path].sha256
+        else:
+            notes.append(f"{path}: not sent again, the local one is not right either")
+    return wanted
+
+
+def _repaired(found: Checked, repair: Callable[[set[str], list[str]], set[str]]) -> Checked:
+    """Repair what can be, and tell what is right again from what is not.
+
+    Args:
+        found: What a check found.
+        repair: Repairs these files, makes notes, and returns those that are still wrong.
+    """
+    paths = {finding.file for finding in found.findings if finding.repairable}
+    notes: list[str] = []
+    try:
+        right = paths - repair(paths, notes) if paths else set()
+    except RepositoryError as error:
+        return replace(found, notes=(*found.notes, *notes, f"not repaired: {error}"))
+    findings = [one for one in found.findings if not (one.repairable and one.file in right)]
+    mended = [one for one in found.findings if one.repairable and one.file in right]
+    return replace(
+        found,
+        findings=tuple(findings),
+        repaired=tuple(replace(one, remedy="") for one in mended),
+        notes=(*found.notes, *notes),
+    )

@@ -26,7 +26,7 @@ KINDS = {
     Kind.LINK: "a link",
     Kind.OTHER: "a pipe or device",
 }
-MOVE_AWAY = "Move it away there, then publish"
+FOLDER = f"is {KINDS[Kind.FOLDER]}, no plain file"
 _SEE = "See who else writes there, then publish again"
 _OR_REPAIR = f"{_SEE} or let the audit repair it"
 _NOT_OURS = "It is not ours: see who wrote it there, and remove it or have it mended"
@@ -42,6 +42,13 @@ class View:
     damage: str  # why it cannot be read; empty where it can
     publishing: bool  # whether somebody does at this moment
     way_back: Mapping[int, bool]  # whether the record that a generation should have can be read
+
+    def absent(self, path: str) -> str:
+        """Say why there is no plain file under a path; empty where there is one."""
+        there = self.listing.get(path)
+        if there is None:
+            return "is missing"
+        return "" if there.kind is Kind.FILE else f"is {KINDS[there.kind]}, no plain file"
 
 
 def view(tree: RemoteTree) -> View:
@@ -83,16 +90,17 @@ def _is_published_to(tree: RemoteTree) -> bool:
 def of_documents(seen: View, local: Description | None) -> Iterator[Finding]:
     """Yield what is wrong with a remote's journal, metadata and CKSUMS.
 
-    Args:
-        seen: What lies there.
-        local: What the local mirror describes; None where there is no such thing.
+    ``local`` is what the local mirror describes; None where there is no such thing.
     """
     yield from _of_journal(seen)
     findings = [*_of_metadata(seen, local)]
     yield from findings
     wrong = {finding.file for finding in findings}
-    if not wrong:  # CKSUMS follows the metadata
-        yield from _of_cksums(seen, local)
+    settled = not seen.publishing and seen.described.documents and not wrong
+    if settled and not seen.described.cksums_agree():  # it follows the metadata
+        problem = seen.absent(CKSUMS) or "does not say what the metadata there says"
+        remedy = _OR_REPAIR if local else _SEE
+        yield error(CKSUMS, problem, remedy=remedy, repairable=local is not None)
     if local is None:
         return
     for path, content in local.documents.items():
@@ -123,56 +131,33 @@ def _of_journal(seen: View) -> Iterator[Finding]:
         yield error("meta", problem, remedy="Publish the mirror, or correct the path")
 
 
-def no_file(kind: Kind) -> str:
-    """Say what lies in the place of a file."""
-    return f"is {KINDS[kind]}, no plain file"
-
-
 def _of_metadata(seen: View, local: Description | None) -> Iterator[Finding]:
     ours, entries = local.documents if local else {}, seen.journal.files
 
     def wrong(path: str, problem: str, found: str = "") -> Finding:
-        there, entry = seen.listing.get(path), entries.get(path)
+        entry = entries.get(path)
         # What was published is put back, not what waits to be published.
         same = entry is not None and path in ours and entry.sha256 == sha256(ours[path])
         remedy = _OR_REPAIR if same else _SEE if path in ours or entry else _NOT_OURS
-        if there is not None and there.kind is Kind.FOLDER:
-            same, remedy = False, MOVE_AWAY
         return error(path, problem, "", found, remedy, repairable=same)
 
     entered = {path for path, e in entries.items() if e.mtime is not None}
-    known = {path for path in seen.listing if _is_document(path)}
-    for path in sorted(known | {path for path in entered if _is_document(path)}):
-        content = seen.described.documents.get(path)
-        if path not in known and not seen.publishing:
-            yield wrong(path, "is missing")
-        elif path in known and seen.listing[path].kind is not Kind.FILE:
-            yield wrong(path, no_file(seen.listing[path].kind))
+    for path in sorted(filter(_is_document, entered | seen.listing.keys())):
+        content, absent = seen.described.documents.get(path), seen.absent(path)
+        if absent:
+            if path in seen.listing or not seen.publishing:
+                yield wrong(path, absent)
         elif path in seen.described.damaged:
             yield wrong(path, "is damaged", seen.described.damaged[path])
-        elif path in known and content is None:
+        elif content is None:
             yield wrong(path, "cannot be read", f"{seen.listing[path].size} bytes")
-        elif content is not None and path in entered and content != ours.get(path):
+        elif path in entered and content != ours.get(path):
             # In the middle of a change the journal is written last.
             settled = seen.journal.verified and not seen.publishing
             if settled and entries[path].sha256 != sha256(content):
                 yield wrong(path, "was changed on the server")
     for rule in broken_rules(seen.described):
         yield wrong(rule.file, rule.problem)
-
-
-def _of_cksums(seen: View, local: Description | None) -> Iterator[Finding]:
-    if seen.publishing or not seen.described.documents or seen.described.cksums_agree():
-        return
-    there = seen.listing.get(CKSUMS)
-    problem = "does not say what the metadata there says" if there else "is missing"
-    if there is not None and there.kind is not Kind.FILE:
-        problem = no_file(there.kind)
-    if there is not None and there.kind is Kind.FOLDER:
-        yield error(CKSUMS, problem, remedy=MOVE_AWAY)
-    else:
-        remedy = _OR_REPAIR if local else _SEE
-        yield error(CKSUMS, problem, remedy=remedy, repairable=local is not None)
 
 
 def _behind(path: str, seen: View, ours: Document) -> Finding:

@@ -8,12 +8,11 @@ found again is reported.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
-from puavo_repository.audit.documents import KINDS, MOVE_AWAY, View, no_file, of_documents, view
+from puavo_repository.audit.documents import FOLDER, KINDS, View, of_documents, view
 from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
 from puavo_repository.audit.steps import (
     DAY,
@@ -29,13 +28,13 @@ from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.files import PART, Identity
 from puavo_repository.progress import NO_WATCHER, Watcher
-from puavo_repository.publish.compare import every_range, same_bytes, samples
+from puavo_repository.publish.compare import same_bytes, samples, sha256_of
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import open_tree
 from puavo_repository.remote import generations
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Kind, RemoteStat
+from puavo_repository.remote.tree import Kind
 from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
 
@@ -121,11 +120,14 @@ class _Remote:
             found = seen.listing.get(file.path)
             if found is not None and found.is_file(file.size):
                 there.append(file)
-            else:
-                findings.append(self._absent(file, found))
+                continue
+            size = f"{found.size} bytes" if found and found.kind is Kind.FILE else ""
+            problem = seen.absent(file.path) or "has the wrong size"
+            findings.append(self._wrong(file, problem, f"{file.size} bytes", size))
         full = {file.path for file in there}
         if only is None:
             full = due(there, turn, self.settings.audit_share) | _touched(full, seen)
+        findings = [_by_hand(one) if one.problem == FOLDER else one for one in findings]
         return seen, [*findings, *self._contents(there, full)]
 
     def _contents(self, files: Collection[DescribedFile], full: set[str]) -> Iterator[Finding]:
@@ -143,17 +145,6 @@ class _Remote:
 
         found = side_by_side(content, files, self.pool.limit)
         return (finding for finding in found if finding)
-
-    def _absent(self, file: DescribedFile, found: RemoteStat | None) -> Finding:
-        problem, size = "is missing", ""
-        if found is not None:
-            problem = no_file(found.kind)
-            if found.kind is Kind.FILE:
-                problem, size = "has the wrong size", f"{found.size} bytes"
-        finding = self._wrong(file, problem, f"{file.size} bytes", size)
-        if found is not None and found.kind is Kind.FOLDER:
-            return replace(finding, remedy=MOVE_AWAY, repairable=False)
-        return finding
 
     def _samples_agree(self, file: DescribedFile) -> bool:
         """Compare some ranges with the local file, if there is one that should be the same."""
@@ -174,12 +165,8 @@ class _Remote:
         """Read a file in full. Samples that differ may be the local file's fault as well."""
 
         def read() -> str:
-            digest = hashlib.sha256()
             with self.pool.tree() as tree:
-                for block in tree.read(file.path, every_range(file.size)):
-                    self.progress(len(block))
-                    digest.update(block)
-            return digest.hexdigest()
+                return sha256_of(tree, file.path, file.size, self.progress)
 
         expected, found = file.digests.get("sha256", "none"), with_retries(read)
         self.counts.append(Counts(remote_read=1, remote_bytes=file.size))
@@ -197,6 +184,11 @@ class _Remote:
         elif file.path in self.local.files:
             remedy = "The local mirror has another one by now: publish"
         return error(file.path, problem, expected, found, remedy, repairable=same)
+
+
+def _by_hand(finding: Finding) -> Finding:
+    """Return the same for a folder in the place of a file: publishing does not replace it."""
+    return replace(finding, remedy="Move it away there, then publish", repairable=False)
 
 
 def _touched(paths: set[str], seen: View) -> set[str]:

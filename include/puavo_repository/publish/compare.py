@@ -10,6 +10,7 @@ from itertools import tee
 from pathlib import Path
 
 from puavo_repository.errors import PublishError, as_storage_error
+from puavo_repository.progress import Progress, no_progress
 from puavo_repository.remote.file import Range
 from puavo_repository.remote.tree import RemoteTree
 
@@ -72,9 +73,10 @@ def same_bytes(tree: RemoteTree, path: str, local: Path, ranges: Iterable[Range]
         return all(a == b for a, b in zip(tree.read(path, asked), here, strict=True))
 
 
-def sha256_of(tree: RemoteTree, path: str, size: int) -> str:
+def sha256_of(tree: RemoteTree, path: str, size: int, progress: Progress = no_progress) -> str:
     """Read a remote file whole and return its sha256."""
     digest = hashlib.sha256()
     for block in tree.read(path, every_range(size)):
         digest.update(block)
+        progress(len(block))
     return digest.hexdigest()
