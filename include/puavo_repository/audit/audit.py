@@ -96,13 +96,8 @@ def conclude(settings: Settings, begun: float, checks: Sequence[Checked]) -> Aud
 def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
     """Remove wrong local rdiffs and their description, so that the next run makes them anew.
 
-    Args:
-        settings: Where the mirror is.
-        found: What ``local.local`` found.
-        holder: Who takes the mirror's lock.
-
-    Returns:
-        The same with what was repaired as such; why something could not be is in the notes.
+    ``found`` is what ``local.local`` found, and ``holder`` who takes the mirror's lock. Returns
+    the same with what was repaired as such; why something could not be is in the notes.
     """
     root = settings.mirror_dir
     mirror = Mirror(root)
@@ -159,12 +154,13 @@ def _verified(settings: Settings, paths: set[str], notes: list[str]) -> dict[str
     """Return size and sha256 of those files that are right here; the others are noted."""
     local, wanted = take(settings.mirror_dir, "auditing"), {}
     wrong = wrong_files(settings, local, paths, 0)
+    now = take(settings.mirror_dir, "auditing").files  # a night withdraws what it changes
     for path in sorted(paths):
         content = local.cksums if path == CKSUMS else local.documents.get(path)
         if content is not None and path not in local.damaged:
             wanted[path] = len(content), sha256(content)
-        elif path in local.files and path not in wrong:
-            wanted[path] = local.files[path].size, local.files[path].sha256
+        elif path in now and path not in wrong and now[path] == local.files.get(path):
+            wanted[path] = now[path].size, now[path].sha256
         else:
             notes.append(f"{path}: not sent again, the local one is not right either")
     return wanted
@@ -173,9 +169,7 @@ def _verified(settings: Settings, paths: set[str], notes: list[str]) -> dict[str
 def _repaired(found: Checked, repair: Callable[[set[str], list[str]], set[str]]) -> Checked:
     """Repair what can be, and tell what is right again from what is not.
 
-    Args:
-        found: What a check found.
-        repair: Repairs these files, makes notes, and returns those that are still wrong.
+    ``repair`` repairs some files, makes notes, and returns those that are still wrong.
     """
     paths = {finding.file for finding in found.findings if finding.repairable}
     notes: list[str] = []

@@ -72,13 +72,10 @@ class _Clients:
         ends = self.https.certificate_ends()
         left = (ends - time.time()) / DAY
         if 0 < left < _VALID:  # one that has ended is told by the first request
-            yield error(
-                "",
-                "the certificate ends soon",
-                f"at least {_VALID} days",
-                f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC, {left:.2f} days left",
-                "Renew it, and see why that is not done by itself",
-            )
+            found = f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC, {left:.2f} days left"
+            remedy = "Renew it, and see why that is not done by itself"
+            problem, expected = "the certificate ends soon", f"at least {_VALID} days"
+            yield error("", problem, expected, found, remedy)
 
     def _look_until_settled(self, turn: int) -> tuple[list[Finding], str]:
         local = take(self.root, "auditing")
@@ -124,13 +121,9 @@ class _Clients:
             with contextlib.suppress(ConnectionLostError):
                 served = self.https.head(f"{self.https.urlbase}/{path}").status == 200
             if served:
-                yield warning(
-                    path,
-                    "is served: records of the publisher are nobody else's business",
-                    "status 403 or 404",
-                    "status 200",
-                    "Have the web server deny hidden names, as deploy/nginx/mirror does",
-                )
+                problem = "is served: records of the publisher are nobody else's business"
+                remedy = "Have the web server deny hidden names, as deploy/nginx/mirror does"
+                yield warning(path, problem, "status 403 or 404", "status 200", remedy)
 
 
 def _other(path: str, content: bytes, local: Description) -> Iterator[Finding]:

@@ -73,11 +73,7 @@ class Https:
         self._client.close()
 
     def certificate_ends(self) -> float:
-        """Return when the server's certificate ends, trusted or not, in seconds since the epoch.
-
-        Raises:
-            ConnectionLostError: The server cannot be reached, or shows none.
-        """
+        """Return when the server's certificate ends, trusted or not, in seconds since the epoch."""
         parts = urlsplit(self.urlbase)
         server = parts.hostname or "", parts.port or 443
 
@@ -95,14 +91,12 @@ class Https:
         """Ask whether something is there, and how long it is."""
         return with_retries(lambda: self._ask("HEAD", url, 200, 0))
 
-    def get(self, url: str, limit: int) -> Answer:
-        """Fetch a document of at most ``limit`` bytes."""
-        return with_retries(lambda: self._ask("GET", url, 200, limit))
-
-    def range(self, url: str, offset: int, length: int) -> Answer:
-        """Fetch a range; a server that would send the whole file is cut off."""
-        wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
-        return with_retries(lambda: self._ask("GET", url, 206, length, headers=wanted))
+    def get(self, url: str, limit: int, offset: int | None = None) -> Answer:
+        """Fetch at most ``limit`` bytes: of a document, or from an offset of a file as a range."""
+        if offset is None:
+            return with_retries(lambda: self._ask("GET", url, 200, limit))
+        wanted = {"Range": f"bytes={offset}-{offset + limit - 1}"}
+        return with_retries(lambda: self._ask("GET", url, 206, limit, headers=wanted))
 
     def fetch(self, url: str, limit: int, sink: Callable[[bytes], object]) -> Answer:
         """Fetch a file of at most ``limit`` bytes into a sink, once and without retries."""
@@ -134,9 +128,8 @@ class Https:
     def _is_here(self, url: str) -> bool:
         """Say whether a redirect stays on the host; from http to https is no other place."""
         base, to = urlsplit(self.urlbase), urlsplit(url)
-        if (to.scheme, to.netloc) == (base.scheme, base.netloc):
-            return True
-        return to.hostname == base.hostname and (base.scheme, to.scheme) == ("http", "https")
+        upgraded = (base.scheme, to.scheme) == ("http", "https") and to.hostname == base.hostname
+        return upgraded or (to.scheme, to.netloc) == (base.scheme, base.netloc)
 
     def _error(self, error: Exception) -> CertificateError | ConnectionLostError:
         """Put an error on its branch: the refusal of a certificate lies at its bottom."""

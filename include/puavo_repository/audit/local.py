@@ -213,12 +213,9 @@ def _strays(root: Path) -> Iterator[Finding]:
     suspects = _unknown(root)
     for path in sorted(suspects & _unknown(root) if suspects else ()):
         found = "a folder" if (root / path).is_dir() else "a file"
-        yield warning(
-            path,
-            "is not part of the mirror: no metadata describes it, and no record knows it",
-            found="a link" if (root / path).is_symlink() else found,
-            remedy=STRAY,
-        )
+        found = "a link" if (root / path).is_symlink() else found
+        problem = "is not part of the mirror: no metadata describes it, and no record knows it"
+        yield warning(path, problem, "", found, STRAY)
 
 
 def _unknown(root: Path) -> set[str]:

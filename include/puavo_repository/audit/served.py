@@ -111,7 +111,7 @@ class ServedFiles:
             if self.ranges_ignored or self.lost >= _PATIENCE:
                 return None
             offset = random.SystemRandom().randrange(file.size - length + 1)
-            answer = self.https.range(url, offset, length)
+            answer = self.https.get(url, length, offset)
             if answer.status == 200:
                 self.ranges_ignored = True
                 return None
