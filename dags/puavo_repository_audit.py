@@ -73,8 +73,8 @@ def every_check(mirrors: list[str] | None) -> Iterator[Checked]:
     unknown = mirrors is None  # their checks did not even begin
     if missing := parts.count(None) + unknown - (not chosen().audit_https):
         problem = f"checks that did not come to their end: {missing}"
-        finding = error("audit", "", problem, remedy="See the log of their tasks")
-        yield Checked("audit", findings=(finding,))
+        finding = error("", problem, remedy="See the log of their tasks")
+        yield Checked("audit", findings=(finding,)).named("audit")
 
 
 @dag(
