@@ -48,18 +48,19 @@ def make_demo_images(folder: Path) -> list[Path]:
 
 def make_image(path: Path, contents: Mapping[str, bytes], *, compression: str = "lzo") -> None:
     """Pack files, content by relative path, into a squashfs image; the same give the same bytes."""
-    files.make_folder(path.parent)
-    with tempfile.TemporaryDirectory(prefix="puavo-demo-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="puavo-demo-") as folder,
+        files.part_of(path) as part,
+    ):
         for name, content in contents.items():
             file = Path(folder, name)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        part = files.part_path(path)
         command = ["mksquashfs", folder, str(part), "-noappend", "-no-progress", "-quiet"]
         command += ["-comp", compression, "-all-root", "-no-xattrs", "-no-sparse"]
         command += ["-mkfs-time", "0", "-all-time", "0"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        part.rename(path)
+        files.rename_into_place(part, path)
 
 
 def _content(prefix: str, number: int, version: int) -> bytes:

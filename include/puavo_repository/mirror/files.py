@@ -68,11 +68,6 @@ class Identity(NamedTuple):
         return f"{self.size}-{self.mtime}"
 
 
-def part_path(path: Path) -> Path:
-    """Return where a file is made before it gets its name, another one for each try."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
-
-
 def create(path: Path, buffering: int = -1) -> BinaryIO:
     """Open a file for writing, made or emptied."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _NEW_FILE)
@@ -80,31 +75,40 @@ def create(path: Path, buffering: int = -1) -> BinaryIO:
 
 
 @contextmanager
+def part_of(path: Path) -> Iterator[Path]:
+    """Say where a file is made before it gets its name, and remove what did not get it.
+
+    The folder is made if it is missing.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    try:
+        make_folder(path.parent)
+        yield part
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        with suppress(OSError):  # the error that led here is the one that counts
+            part.unlink(missing_ok=True)
+
+
+def rename_into_place(part: Path, path: Path) -> None:
+    """Give a file that is whole and durable its name, durably."""
+    part.rename(path)
+    sync_folder(path.parent)
+
+
+@contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """Open a part file for writing; durable under its name when the block ends well.
 
-    The folder is made if it is missing. When the block raises, the part file is removed and
-    what ``path`` held before is untouched.
+    When the block raises, what ``path`` held before is untouched.
     """
-    part = part_path(path)
-    try:
-        make_folder(path.parent)
+    with part_of(path) as part:
         with create(part) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        part.rename(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    finally:
-        discard(part)
-
-
-def discard(part: Path) -> None:
-    """Remove a part file where the system lets: the error that led here is the one that counts."""
-    with suppress(OSError):
-        part.unlink(missing_ok=True)
+        rename_into_place(part, path)
 
 
 def write(path: Path, content: bytes) -> bool:

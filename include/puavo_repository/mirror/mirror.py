@@ -18,12 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from puavo_repository.errors import (
-    ImageChangingError,
-    StorageRefusedError,
-    as_storage_error,
-    storage_error,
-)
+from puavo_repository.errors import ImageChangingError, StorageRefusedError, as_storage_error
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.formats.names import ImageName, is_rdiff_name
@@ -216,19 +211,12 @@ def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:
     goal = mirror.root / record.name
     if Identity.at(goal) is not None:
         mirror.remove_from_metadata({record.name})
-    files.make_folder(mirror.root)
-    part = files.part_path(goal)
-    try:
+    with files.part_of(goal) as part:
         linked = _link(image, part, record)
         if not linked:
             _copy(image, part, record)
         copy = None if linked else Identity.at(part)
-        part.replace(goal)
-        files.sync_folder(mirror.root)
-    except OSError as error:
-        raise storage_error(goal, error) from error
-    finally:
-        files.discard(part)
+        files.rename_into_place(part, goal)
     if copy is not None:
         mirror.state.images.put(replace(record, copy=copy))
 

@@ -94,11 +94,10 @@ class _Job:
         from puavo_repository.delta.work import write_rdiff
 
         started, path = time.monotonic(), self._path
-        part, anchors = files.part_path(path), self._mirror.state.anchors
+        anchors = self._mirror.state.anchors
         sides = [Side(p, anchors / p.name, str(one.identity)) for p, one in self._read()]
         engine = self._settings.delta_engine()
-        try:
-            files.make_folder(path.parent)
+        with files.part_of(path) as part:
             doing, given = "while it made this rdiff", (engine, *sides, part)
             digests = contained.call(path, doing, write_rdiff, *given, progress=self._progress)
             if self._is_too_large(digests):
@@ -108,12 +107,7 @@ class _Job:
             if os.path.lexists(path):
                 self._mirror.remove_from_metadata({f"rdiffs/{path.name}"})
                 self._mirror.state.rdiffs.remove(path.name)
-            part.rename(path)
-            files.sync_folder(path.parent)
-        except OSError as error:
-            raise storage_error(path, error) from error
-        finally:
-            files.discard(part)
+            files.rename_into_place(part, path)
         size, share = digests.size, 100 * digests.size / max(1, self._target.digests.size)
         took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
         logger.info("%s: %s, %s", path.name, format_bytes(size), took)
