@@ -48,15 +48,18 @@ def read(
     try:
         return Model(**values)
     except ValidationError as error:
-        errors = []
+        refused = []
         for name, problem in _problems(error).items():
             called = "images_urlbase in defaults.mk"
             if name in given:
                 called = about(name).option or f"--{name.replace('_', '-')}" if command else name
             elif name in variables:
                 called = variable(name)
-            errors.append(_refused(name, called, values[name], problem))
-        raise _together(errors) from None
+            refused.append(_refused(name, called, values[name], problem))
+        first, *others = refused
+        also = f"Also {'; '.join(map(str, others))}" if others else ""
+        first.remedy = ". ".join(filter(None, (first.remedy, also)))
+        raise first from None
 
 
 def usable(environment: Mapping[str, str] | None = None) -> Model:
@@ -110,11 +113,3 @@ def _refused(name: str, called: str, value: Any, problem: str) -> SettingsError:
         expected=about(name).expected,
         remedy="In an environment file, a comment needs a line of its own" if comment else "",
     )
-
-
-def _together(errors: list[SettingsError]) -> SettingsError:
-    first, *more = errors
-    if more:
-        also = f"Also {'; '.join(str(error) for error in more)}"
-        first.remedy = f"{first.remedy}. {also}" if first.remedy else also
-    return first

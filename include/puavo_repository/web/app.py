@@ -190,17 +190,15 @@ def create_app(
             return HTMLResponse(text, error.status_code, error.headers)
         return await http_exception_handler(request, error)
 
-    app.add_middleware(HeadAsGet)
+    app.add_middleware(head_as_get)
     return app
 
 
-class HeadAsGet:
-    """Answers HEAD like GET; the server leaves the body out."""
+def head_as_get(app: ASGIApp) -> ASGIApp:
+    """Answer HEAD like GET; the server leaves the body out."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         head = scope.get("method") == "HEAD"
-        await self._app({**scope, "method": "GET"} if head else scope, receive, send)
+        await app({**scope, "method": "GET"} if head else scope, receive, send)
+
+    return answer
