@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from puavo_repository.errors import StorageError, StorageRefusedError
 from puavo_repository.remote import folder
-from puavo_repository.remote.file import Range
+from puavo_repository.remote.file import Range, no_callback
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
@@ -85,7 +85,7 @@ def test_copies_equal_local_ones(
     expected = bytearray()
     with tree.open("source", OpenMode.READ) as old, tree.open("goal", OpenMode.CREATE) as new:
         for start, length, offset in pieces:
-            new.copy(old, Range(start, length), offset)
+            new.copy(old, Range(start, length), offset, no_callback)
             expected.extend(bytes(max(0, offset + length - len(expected))))
             expected[offset : offset + length] = source[start : start + length]
     assert (root / "goal").read_bytes() == bytes(expected)

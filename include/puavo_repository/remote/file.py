@@ -6,7 +6,6 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from puavo_repository.errors import RepositoryError
@@ -20,6 +19,7 @@ class Range:
     length: int
 
 
+Data = bytes | memoryview
 Acknowledge = Callable[[int], None]
 """Called with the number of bytes that the server has acknowledged since the last call."""
 
@@ -39,15 +39,11 @@ class RemoteFile(ABC):
         """Read ranges, in order; a range beyond the end comes back short."""
 
     @abstractmethod
-    def write(
-        self, offset: int, data: bytes | memoryview, acknowledge: Acknowledge = no_callback
-    ) -> None:
+    def write(self, offset: int, data: Data, acknowledge: Acknowledge = no_callback) -> None:
         """Write ``data`` at ``offset``."""
 
     @abstractmethod
-    def copy(
-        self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge = no_callback
-    ) -> None:
+    def copy(self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge) -> None:
         """Have the server copy a range of ``source`` to ``offset`` here."""
 
     @abstractmethod
@@ -65,12 +61,7 @@ class RemoteFile(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is not None:
             with contextlib.suppress(RepositoryError):  # the first error is the one that counts
                 self.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from puavo_repository.errors import ConnectionLostError, StorageRefusedError, storage_error
-from puavo_repository.remote.file import Acknowledge, Range, RemoteFile, no_callback
+from puavo_repository.remote.file import Acknowledge, Data, Range, RemoteFile, no_callback
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
 
@@ -128,9 +128,7 @@ class FolderFile(RemoteFile):
                 piece = os.pread(self._descriptor, wanted.length, wanted.offset)
             yield piece
 
-    def write(
-        self, offset: int, data: bytes | memoryview, acknowledge: Acknowledge = no_callback
-    ) -> None:
+    def write(self, offset: int, data: Data, acknowledge: Acknowledge = no_callback) -> None:
         """Write ``data`` at ``offset``."""
         view = memoryview(data)
         with self._tree._errors(self._path):
@@ -140,20 +138,15 @@ class FolderFile(RemoteFile):
                 offset, view = offset + count, view[count:]
                 acknowledge(count)
 
-    def copy(
-        self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge = no_callback
-    ) -> None:
+    def copy(self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge) -> None:
         """Have the kernel copy a range of ``source`` to ``offset`` here."""
-        start, length = taken.offset, taken.length
+        start, length, files = taken.offset, taken.length, (source._descriptor, self._descriptor)
         with self._tree._errors(self._path):
             while length:
-                count = os.copy_file_range(
-                    source._descriptor, self._descriptor, length, start, offset
-                )
+                count = os.copy_file_range(*files, length, start, offset)
                 if not count:
-                    raise StorageRefusedError(
-                        f"{self._tree.name}/{source._path}", "ends before the range to copy"
-                    )
+                    where = f"{self._tree.name}/{source._path}"
+                    raise StorageRefusedError(where, "ends before the range to copy")
                 start, offset, length = start + count, offset + count, length - count
                 acknowledge(count)
 

@@ -40,21 +40,13 @@ _retired: set[str] = set()  # tokens of this process that do not publish any mor
 
 @dataclass(frozen=True)
 class Holder:
-    """Who publishes.
+    """Who publishes."""
 
-    Attributes:
-        token: Of one step, in one process: no other ever has it.
-        host: Name of the machine.
-        machine: Identity of its boot and process namespace, in which ``process`` has meaning.
-        process: Process id.
-        started: The process' start, in clock ticks since the boot: ids are used again.
-    """
-
-    token: str
-    host: str
-    machine: str
-    process: int
-    started: str
+    token: str  # of one step, in one process: no other ever has it
+    host: str  # name of the machine
+    machine: str  # identity of its boot and process namespace, in which ``process`` has meaning
+    process: int  # its id
+    started: str  # its start, in clock ticks since the boot: ids are used again
 
     @classmethod
     def this_process(cls) -> Holder:
@@ -92,23 +84,14 @@ def _started(process: int) -> str:
 
 
 class PublisherLock:
-    """The lock of one remote mirror, for one step.
-
-    Args:
-        tree: The remote; the lock's folder is made if it is missing.
-        holder: Who takes it.
-    """
+    """The lock of one remote mirror, for one step."""
 
     def __init__(self, tree: RemoteTree, holder: Holder | None = None) -> None:
         self._tree = tree
         self._holder = holder or Holder.this_process()
+        self.token = self._holder.token
         self._text = json.dumps(asdict(self._holder)).encode()
         self._lost = False
-
-    @property
-    def token(self) -> str:
-        """What no other step has."""
-        return self._holder.token
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -126,14 +109,10 @@ class PublisherLock:
             ended.set()
             self._holder.retire()
             with suppress(RepositoryError):  # it ends by itself: this holder retired
-                self._give_back()
+                self.release()
 
     def acquire(self) -> None:
-        """Take the lock.
-
-        Raises:
-            LockedError: Somebody else publishes.
-        """
+        """Take the lock, or raise ``LockedError``; its folder is made if it is missing."""
         self._tree.make_folder(FOLDER)
         for _ in range(3):
             if self._create():
@@ -152,13 +131,19 @@ class PublisherLock:
             self._take_away(found)
         raise LockedError(self._tree.name, "somebody else is publishing at the same moment")
 
-    def check(self) -> None:
+    def check(self, tree: RemoteTree | None = None) -> None:
         """Make sure that the lock is still ours, right before a write that others rely on.
 
         Raises:
             LockedError: It was taken over: this process was silent for too long.
         """
-        self._check(self._tree)
+        self._lost = self._lost or not self._is_ours(tree or self._tree)
+        if self._lost:
+            raise LockedError(
+                self._tree.name,
+                "another publisher has taken over, because this one was silent for too long",
+                remedy="Nothing more was written. Run again when the other one is done",
+            )
 
     def beat(self, tree: RemoteTree) -> int:
         """Give a sign of life; return the server's time in seconds.
@@ -169,34 +154,24 @@ class PublisherLock:
         Raises:
             LockedError: The lock is not ours any more.
         """
-        self._check(tree)
+        self.check(tree)
         with tree.open(PATH, OpenMode.WRITE) as file:
-            self._check(tree)
+            self.check(tree)
             file.write(0, self._text)
         found = tree.stat(PATH)
         return found.mtime if found else 0
 
     def release(self) -> None:
-        """Give the lock back if it is still ours."""
-        if self._is_ours(self._tree):
-            self._tree.remove(PATH)
-
-    def _give_back(self) -> None:
-        """Release it; over a connection of its own where a signal or a fault broke this one."""
+        """Give it back if it is ours; over a new connection where a signal or fault broke this."""
         try:
-            self.release()
+            self._remove(self._tree)
         except RepositoryError:
             with closing(self._tree.another()) as tree:
-                PublisherLock(tree, self._holder).release()
+                self._remove(tree)
 
-    def _check(self, tree: RemoteTree) -> None:
-        self._lost = self._lost or not self._is_ours(tree)
-        if self._lost:
-            raise LockedError(
-                self._tree.name,
-                "another publisher has taken over, because this one was silent for too long",
-                remedy="Nothing more was written. Run again when the other one is done",
-            )
+    def _remove(self, tree: RemoteTree) -> None:
+        if self._is_ours(tree):
+            tree.remove(PATH)
 
     def _is_ours(self, tree: RemoteTree) -> bool:
         holder = _parse(read_whole(tree, PATH) or b"")

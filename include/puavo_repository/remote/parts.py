@@ -46,10 +46,8 @@ _PARTS = TypeAdapter(dict[OwnPath, Part])
 class Parts:
     """The parts on one remote; may be used by several threads.
 
-    Args:
-        tree: The remote.
-        check: Called before each write; raises where the remote's lock was lost.
-        using: Held while ``tree`` is used.
+    ``check`` is called before each write and raises where the remote's lock was lost; ``using``
+    is held while ``tree`` is used.
     """
 
     def __init__(self, tree: RemoteTree, check: Callable[[], None], using: threading.RLock) -> None:

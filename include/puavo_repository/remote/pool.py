@@ -14,15 +14,10 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 class Pool:
-    """Lends connections to threads, each to one thread at a time.
-
-    Args:
-        connect: Opens one.
-        limit: How many one file may use at most.
-    """
+    """Lends connections to threads, each to one thread at a time."""
 
     def __init__(self, connect: Callable[[], RemoteTree], limit: int) -> None:
-        self.limit = limit
+        self.limit = limit  # connections that one file may use at most
         self._connect = connect
         self._idle: list[RemoteTree] = []
         self._all: list[RemoteTree] = []
@@ -49,15 +44,17 @@ class Pool:
         except BaseException as error:
             tree.close()
             if isinstance(error, ConnectionLostError):
-                self._close_idle()
+                # Those that wait may be lost as well. A server that went away without a word
+                # shows only when it is asked: a retry would find one after another.
+                with self._lock:
+                    idle, self._idle = self._idle, []
+                _close(idle)
                 self._check()
             raise
         self.give(tree)
 
     def take(self) -> RemoteTree:
-        """Return a connection that is not known to be dead.
-
-        It is given back, or closed after an error; see ``tree``, which does so.
+        """Return a connection that is not known to be dead: ``give`` it back, or close it.
 
         Raises:
             StoppedError: The work was aborted.
@@ -99,16 +96,6 @@ class Pool:
         with self._lock:
             _close(self._all)
             self._idle.clear()
-
-    def _close_idle(self) -> None:
-        """Close what waits to be used: one connection was lost, and these may be as well.
-
-        A server that went away without a word shows only when it is asked. Without this a
-        retry would find one dead connection after another.
-        """
-        with self._lock:
-            idle, self._idle = self._idle, []
-        _close(idle)
 
     def _check(self) -> None:
         if self._aborted and threading.current_thread() is not threading.main_thread():

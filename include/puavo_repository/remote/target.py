@@ -24,29 +24,17 @@ KNOWN_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 
 @dataclass(frozen=True)
 class Target:
-    """One remote mirror.
+    """One remote mirror."""
 
-    Attributes:
-        path: The folder, absolute.
-        host: The server's name or address; empty for a local folder.
-        port: Its SSH port.
-        user: The login; empty for the user that runs this.
-        password: For the login, or of the key. Never shown.
-        private_key: The key itself in OpenSSH's or PEM form. Never shown.
-        key_file: Or the file it is in. With neither, the SSH agent and ``~/.ssh/id_*`` serve.
-        host_key: The server's key as in ``known_hosts``: type and base64. Empty: look it up there.
-        known_hosts: Files to look in; keys from all of them count.
-    """
-
-    path: str
-    host: str = ""
+    path: str  # the folder, absolute
+    host: str = ""  # the server's name or address; empty for a local folder
     port: int = SSH_PORT
-    user: str = ""
-    password: str = field(default="", repr=False)
-    private_key: str = field(default="", repr=False)
-    key_file: str = ""
-    host_key: str = ""
-    known_hosts: tuple[str, ...] = KNOWN_HOSTS
+    user: str = ""  # the login; empty for the user that runs this
+    password: str = field(default="", repr=False)  # for the login, or of the key; never shown
+    private_key: str = field(default="", repr=False)  # in OpenSSH's or PEM form; never shown
+    key_file: str = ""  # with neither, the SSH agent and ``~/.ssh/id_*`` serve
+    host_key: str = ""  # type and base64, as in ``known_hosts``; empty: look it up there
+    known_hosts: tuple[str, ...] = KNOWN_HOSTS  # keys from all of them count
 
     @property
     def url(self) -> str:
@@ -66,11 +54,6 @@ def parse_target(url: str, *, key_file: str = "", known_hosts: str = "") -> Targ
     The path is absolute and percent-encoded where it must be: ``%`` is ``%25``, ``?`` is
     ``%3F``, ``#`` is ``%23``, and after a host ``@`` is ``%40``. Other characters may stand as
     they are. A name that is not UTF-8 is written byte by byte, as ``%FF``.
-
-    Args:
-        url: The target.
-        key_file: The private key to log in with; empty for the agent and ``~/.ssh/id_*``.
-        known_hosts: The only file to look the host key up in; empty for the usual ones.
 
     Raises:
         SettingsError: It is no such URL, or has a password in it. Its text shows nothing of
@@ -186,11 +169,8 @@ def _check_characters(text: str, subject: str) -> None:
 def _decoded(text: str, subject: str) -> str:
     """Return a text without its percent-encoding."""
     if _ESCAPE.search(text):
-        raise SettingsError(
-            subject,
-            "has a % that no two hexadecimal digits follow",
-            remedy="Write %25 for %",
-        )
+        problem = "has a % that no two hexadecimal digits follow"
+        raise SettingsError(subject, problem, remedy="Write %25 for %")
     raw = unquote_to_bytes(text.encode("utf-8", "surrogateescape"))
     return raw.decode("utf-8", "surrogateescape")
 

@@ -22,14 +22,10 @@ _LONGEST_WAIT = 0.5  # seconds after which a waiting connection is looked at aga
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """How many bytes a second may be sent.
+    """How many bytes a second may be sent."""
 
-    Attributes:
-        rate: Bytes a second; 0 for no limit.
-        hours: (first hour, hour it ends at, bytes a second), local time; the first match counts.
-    """
-
-    rate: int = 0
+    rate: int = 0  # bytes a second; 0 for no limit
+    # (first hour, hour it ends at, bytes a second), local time; the first match counts.
     hours: tuple[tuple[int, int, int], ...] = ()
 
     @classmethod
@@ -67,11 +63,7 @@ def _rate(text: str) -> int:
 
 
 class Throttle:
-    """Keeps the sum of what its users send below the limit.
-
-    Args:
-        bandwidth: The limit.
-    """
+    """Keeps the sum of what its users send below the limit."""
 
     def __init__(self, bandwidth: Bandwidth | None = None) -> None:
         self._bandwidth = bandwidth or Bandwidth()
@@ -81,11 +73,9 @@ class Throttle:
     def admit(self, count: int, before_wait: Callable[[], None]) -> None:
         """Return when ``count`` bytes may be sent.
 
-        Args:
-            count: Bytes.
-            before_wait: Called before a wait and during a long one, to take the answers that
-                are due: a connection whose answers nobody takes would count as stalled. What
-                it raises, for one that was closed or lost, ends the wait.
+        ``before_wait`` is called before a wait and during a long one, to take the answers that
+        are due: a connection whose answers nobody takes would count as stalled. What it raises,
+        for one that was closed or lost, ends the wait.
         """
         rate = self._bandwidth.at(time.localtime().tm_hour)
         if not rate:

@@ -41,17 +41,11 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class RemoteStat:
-    """What a server tells of one name.
-
-    Attributes:
-        kind: File, folder, symbolic link (itself, not where it leads) or something else.
-        size: Bytes.
-        mtime: Whole seconds on the *server's* clock.
-    """
+    """What a server tells of one name: of a symbolic link itself, not of where it leads."""
 
     kind: Kind
-    size: int
-    mtime: int
+    size: int  # bytes
+    mtime: int  # whole seconds on the *server's* clock
 
     def is_file(self, size: int) -> bool:
         """Say whether it is a plain file of so many bytes."""
@@ -98,22 +92,14 @@ class RemoteTree(ABC):
     - **Errors.** A ``TransientError`` where a retry may help: the connection is lost or silent, or
       the server does not say why. A ``PermanentError`` where it cannot: permission, a full disk, a
       link, a missing file. The kind of remote knows which is which.
-
-    Attributes:
-        name: The tree for people: its URL, without a password.
-        root: The tree's folder as its machine knows it: absolute, every link in it resolved.
-        local_path: The same where that machine is certainly this one; None for a server.
-        can_copy: Whether the server copies ranges between its files.
-        can_sync: Whether ``RemoteFile.sync`` puts a file on the server's disk, or only waits.
-        round_trip: How long one request takes, in seconds.
     """
 
-    name: str
-    root: str
-    local_path: Path | None
-    can_copy: bool
-    can_sync: bool
-    round_trip: float
+    name: str  # for people: its URL, without a password
+    root: str  # its folder as its machine knows it: absolute, every link in it resolved
+    local_path: Path | None  # the same where that machine is certainly this one
+    can_copy: bool  # whether the server copies ranges between its files
+    can_sync: bool  # whether ``RemoteFile.sync`` puts a file on the server's disk, or only waits
+    round_trip: float  # seconds that one request takes
 
     @property
     @abstractmethod
@@ -140,31 +126,25 @@ class RemoteTree(ABC):
 
     def open(self, path: str, mode: OpenMode) -> RemoteFile:
         """Open a file."""
-        self._check_parent(path)
+        self._checked(path)
         found = self.stat(path) if mode is not OpenMode.CREATE else None
         if found is not None and found.kind is not Kind.FILE:
-            raise StorageRefusedError(
-                f"{self.name}/{path}", f"is a {found.kind.value}; it is not opened"
-            )
+            problem = f"is a {found.kind.value}; it is not opened"
+            raise StorageRefusedError(f"{self.name}/{path}", problem)
         writing = mode is not OpenMode.READ
         return self._open(path, writing=writing, create=writing and found is None)
 
     def rename(self, path: str, new: str) -> None:
         """Give a file another name, in the place of what has that name."""
-        self._check_parent(path)
-        self._check_parent(new)
-        self._rename(path, new)
+        self._rename(self._checked(path), self._checked(new))
 
     def rename_exclusive(self, path: str, new: str) -> None:
         """Give a file another name; fails where something has that name."""
-        self._check_parent(path)
-        self._check_parent(new)
-        self._rename_exclusive(path, new)
+        self._rename_exclusive(self._checked(path), self._checked(new))
 
     def remove(self, path: str) -> None:
         """Remove a file or a link, if it is there."""
-        self._check_parent(path)
-        self._remove(path)
+        self._remove(self._checked(path))
 
     def make_folder(self, path: str) -> None:
         """Make a folder, if it is missing."""
@@ -179,12 +159,7 @@ class RemoteTree(ABC):
     def assemble(
         self, path: str, pieces: Iterable[Piece], acknowledge: Acknowledge = no_callback
     ) -> None:
-        """Have the server put a new file together from files that it has, and sync it.
-
-        Args:
-            path: The new file; there is nothing yet.
-            pieces: What follows each other in it.
-            acknowledge: See ``Acknowledge``.
+        """Have the server put a new file together from pieces of files that it has, and sync it.
 
         Raises:
             StorageRefusedError: The server cannot copy; the bytes must be sent to it.
@@ -195,10 +170,11 @@ class RemoteTree(ABC):
             sources: dict[str, RemoteFile] = {}
             at = 0
             for piece in pieces:
-                if piece.path not in sources:
-                    source = self.open(piece.path, OpenMode.READ)
-                    sources[piece.path] = opened.enter_context(source)
-                file.copy(sources[piece.path], Range(piece.offset, piece.length), at, acknowledge)
+                source = sources.get(piece.path)
+                if source is None:
+                    source = opened.enter_context(self.open(piece.path, OpenMode.READ))
+                    sources[piece.path] = source
+                file.copy(source, Range(piece.offset, piece.length), at, acknowledge)
                 at += piece.length
             file.sync()
 
@@ -214,8 +190,7 @@ class RemoteTree(ABC):
     def close(self) -> None:
         """Close the connection, from any thread.
 
-        Pending work is lost: who waits for it, and who asks for more, gets a
-        ``ConnectionLostError``.
+        Who waits for pending work, or asks for more, gets a ``ConnectionLostError``.
         """
 
     def _has_folder(self, folder: str) -> bool:
@@ -237,9 +212,11 @@ class RemoteTree(ABC):
             )
         return found is not None
 
-    def _check_parent(self, path: str) -> None:
+    def _checked(self, path: str) -> str:
+        """Return a path whose folder is one, and is there."""
         if not self._has_folder(folder := _parent(path)):
             raise StorageRefusedError(f"{self.name}/{folder}", "there is no such folder")
+        return path
 
     # The same as above, in a folder that is known to be one.
 
@@ -281,11 +258,7 @@ def write_whole(
 ) -> None:
     """Write a small file so that a reader finds the old content or the new, never a part.
 
-    Args:
-        tree: The remote.
-        path: Where.
-        content: What.
-        check: Called when all of it is on the disk, right before it gets its name; may raise.
+    ``check`` is called when all of it is on the disk, right before it gets its name; may raise.
     """
     folder, slash, name = path.rpartition("/")
     part = f"{folder}{slash}.{name}.part"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Self
 
-from puavo_repository.errors import RepositoryError, StorageError
-from puavo_repository.remote.file import Acknowledge, Range, RemoteFile, no_callback
+from puavo_repository.errors import StorageError
+from puavo_repository.remote.file import Acknowledge, Data, Range, RemoteFile, no_callback
 from puavo_repository.remote.sftp.packets import Packet, Reply, Status, StatusError, string
 from puavo_repository.remote.sftp.session import SftpSession
 
@@ -25,29 +25,22 @@ class SftpFile(RemoteFile):
     Args:
         session: Where its requests go.
         handle: What the server calls it.
-        packet: Bytes of data that the server takes or gives in one request.
-        can_sync: Whether the server knows how to put it on its disk.
-        refusal: Makes an error of ours from the server's.
+        errors: For a block in which the server may refuse: makes errors of ours from its own.
     """
 
     def __init__(
         self,
         session: SftpSession,
         handle: bytes,
-        *,
-        packet: int,
-        can_sync: bool,
-        refusal: Callable[[StatusError], RepositoryError],
+        errors: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._session = session
         self._handle = string(handle)
-        self._packet = packet
-        self._can_sync = can_sync
-        self._refusal = refusal
+        self._errors = errors
 
     def read(self, ranges: Iterable[Range]) -> Iterator[bytes]:
         """Read ranges, several requests under way; yields one ``bytes`` a range."""
-        waiting: deque[bytearray] = deque()
+        waiting: list[bytearray] = []
         for wanted in ranges:
             waiting.append(self._ask_for(wanted))
             if len(waiting) >= READS_UNDER_WAY:
@@ -60,8 +53,9 @@ class SftpFile(RemoteFile):
     def _ask_for(self, wanted: Range) -> bytearray:
         """Request one range; the buffer is filled once the session is drained."""
         piece = bytearray(wanted.length)
-        for at in range(0, wanted.length, self._packet):
-            length = min(self._packet, wanted.length - at)
+        size = self._session.packet
+        for at in range(0, wanted.length, size):
+            length = min(size, wanted.length - at)
 
             def put(reply: Reply, at: int = at, length: int = length) -> None:
                 data = self._data(reply, length)
@@ -74,29 +68,26 @@ class SftpFile(RemoteFile):
         return piece
 
     def _data(self, reply: Reply, most: int) -> bytes:
-        try:
-            data = reply.expect(Packet.DATA).string()
-        except StatusError as error:
-            if error.code != Status.EOF:
-                raise self._refusal(error) from error
-            return b""
+        data = b""
+        with self._errors():
+            try:
+                data = reply.expect(Packet.DATA).string()
+            except StatusError as error:
+                if error.code != Status.EOF:
+                    raise
         if len(data) > most:
             raise StorageError("SFTP server", "sent more than it was asked for")
         return data
 
-    def write(
-        self, offset: int, data: bytes | memoryview, acknowledge: Acknowledge = no_callback
-    ) -> None:
+    def write(self, offset: int, data: Data, acknowledge: Acknowledge = no_callback) -> None:
         """Write ``data`` at ``offset``."""
-        view = memoryview(data)
-        for at in range(0, len(view), self._packet):
-            block = view[at : at + self._packet]
+        view, size = memoryview(data), self._session.packet
+        for at in range(0, len(view), size):
+            block = view[at : at + size]
             body = self._handle + struct.pack(">QI", offset + at, len(block))
             self._submit(Packet.WRITE, body, len(block), acknowledge, block)
 
-    def copy(
-        self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge = no_callback
-    ) -> None:
+    def copy(self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge) -> None:
         """Have the server copy a range of ``source`` to ``offset`` here.
 
         OpenSSH's ``PROTOCOL``, 4.10: a length of 0 means "to the end", so it is never sent.
@@ -108,24 +99,14 @@ class SftpFile(RemoteFile):
             self._submit(Packet.EXTENDED, body, count, acknowledge)
 
     def _submit(
-        self,
-        kind: Packet,
-        body: bytes,
-        count: int,
-        acknowledge: Acknowledge,
-        data: bytes | memoryview = b"",
+        self, kind: Packet, body: bytes, count: int, acknowledge: Acknowledge, data: Data = b""
     ) -> None:
         def check(reply: Reply) -> None:
-            self._check(reply)
+            with self._errors():
+                reply.expect(Packet.STATUS)
             acknowledge(count)
 
         self._session.submit(kind, body, check, data)
-
-    def _check(self, reply: Reply) -> None:
-        try:
-            reply.expect(Packet.STATUS)
-        except StatusError as error:
-            raise self._refusal(error) from error
 
     def set_mode(self, attributes: bytes) -> None:
         """Have the server set the file's mode, whatever its umask made of it.
@@ -141,9 +122,11 @@ class SftpFile(RemoteFile):
     def sync(self) -> None:
         """Flush, and have the server put the file on its disk where it can."""
         self.flush()
-        if self._can_sync:
+        if "fsync@openssh.com" in self._session.extensions:
             body = string("fsync@openssh.com") + self._handle
-            self._check(self._session.request(Packet.EXTENDED, body, patience=SYNC_PATIENCE))
+            reply = self._session.request(Packet.EXTENDED, body, patience=SYNC_PATIENCE)
+            with self._errors():
+                reply.expect(Packet.STATUS)
 
     def close(self) -> None:
         """Give the file back to the server."""

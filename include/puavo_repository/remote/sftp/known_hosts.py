@@ -27,31 +27,20 @@ _skipped: set[tuple[str, str]] = set()  # what was logged: every connection read
 
 @dataclass(frozen=True)
 class KnownKey:
-    """A line that is for the host that was asked for.
-
-    Attributes:
-        key: Its key.
-        marker: ``@revoked``, ``@cert-authority``, or nothing.
-        where: The file and the line's number.
-    """
+    """A line that is for the host that was asked for."""
 
     key: paramiko.PKey
-    marker: str
-    where: str
+    marker: str  # ``@revoked``, ``@cert-authority``, or nothing
+    where: str  # the file and the line's number
 
 
 def lookup(files: Iterable[str], name: str) -> list[KnownKey]:
     """Return what some files say of a host; those that are missing say nothing.
 
     Lines that cannot be read, or have a kind of key that is not used any more, are skipped
-    and logged once.
-
-    Args:
-        files: Their paths; ``~`` is the user's home.
-        name: The host, or ``[host]:port`` where the port is not 22.
-
-    Raises:
-        HostKeyError: A file is there and cannot be read.
+    and logged once. ``~`` in a file's path is the user's home; the name is a host, or
+    ``[host]:port`` where the port is not 22. A file that is there and cannot be read is a
+    ``HostKeyError``.
     """
     return [found for path in files for found in _lines(Path(path), name.lower())]
 
@@ -82,11 +71,7 @@ def _lines(path: Path, name: str) -> Iterator[KnownKey]:
 
 
 def _parse(line: str, name: str, where: str) -> list[KnownKey]:
-    """Return the key of a line, or nothing if it is for other hosts.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
+    """Return the key of a line, or nothing if it is for other hosts."""
     words = line.split()
     marker = words.pop(0) if words and words[0].startswith("@") else ""
     if marker and marker not in _MARKERS:
@@ -100,8 +85,7 @@ def _parse(line: str, name: str, where: str) -> list[KnownKey]:
 def parse_key(kind: str, text: str) -> paramiko.PKey:
     """Return the key that a kind and its base64 give.
 
-    Raises:
-        ValueError: It is none, or of a kind that is not used any more, such as ``ssh-dss``.
+    A ``ValueError`` where it is none, or of a kind that is not used any more (``ssh-dss``).
     """
     try:
         return paramiko.PKey.from_type_string(kind, base64.b64decode(text, validate=True))

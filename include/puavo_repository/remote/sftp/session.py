@@ -33,12 +33,10 @@ Handler = Callable[[Reply], None]
 
 
 class SftpSession:
-    """One SFTP channel, and the connection it goes over. Used by one thread at a time.
+    """One SFTP channel, and the connection it goes over. Used by one thread at a time."""
 
-    Attributes:
-        extensions: What the server announces, by name.
-        sent: Bytes of SFTP packets sent.
-    """
+    extensions: dict[str, str]  # what the server announces, by name
+    packet: int = SAFE_PACKET  # bytes of data that the server takes or gives in one request
 
     def __init__(self, name: str, transport: paramiko.Transport) -> None:
         self._name = name
@@ -49,7 +47,7 @@ class SftpSession:
         self._next = 0
         self._outbox = bytearray()
         self._inbox = bytearray()
-        self.sent = 0
+        self.sent = 0  # bytes of SFTP packets
         try:
             self._watchdog.expect()
             self._channel = self._open_channel()
@@ -74,9 +72,8 @@ class SftpSession:
         except paramiko.SSHException as error:
             if not self.is_alive:
                 raise
-            raise StorageRefusedError(
-                self._name, "the server has no SFTP", remedy=_NO_SFTP
-            ) from error
+            problem = "the server has no SFTP"
+            raise StorageRefusedError(self._name, problem, remedy=_NO_SFTP) from error
         return channel
 
     def _greet(self) -> dict[str, str]:
@@ -115,10 +112,8 @@ class SftpSession:
     def request(self, kind: Packet, body: bytes, *, patience: float | None = None) -> Reply:
         """Send one request and wait for its answer, taking others that come before.
 
-        Args:
-            kind: Its type.
-            body: Everything after the request number.
-            patience: Seconds that the answer may take, if more than usual.
+        ``body`` is everything after the request number; ``patience`` are the seconds that the
+        answer may take, if more than usual.
         """
         answer: list[Reply] = []
         self.submit(kind, body, answer.append)
@@ -131,11 +126,8 @@ class SftpSession:
     ) -> None:
         """Send a request; ``handler`` is called with its answer, from a later call here.
 
-        Args:
-            kind: Its type.
-            body: Everything after the request number, without ``data``.
-            handler: Takes the answer. What it raises comes out of the call that took it.
-            data: Bytes that end the request: the data of a write, with its length.
+        What the handler raises comes out of the call that took the answer. ``body`` is everything
+        after the request number, but for ``data``, which ends the request.
         """
         self._make_room(len(data))
         number = self._next = (self._next + 1) & 0xFFFFFFFF
@@ -227,9 +219,8 @@ class SftpSession:
             return False
         length = int.from_bytes(self._inbox[:4], "big")
         if not 0 < length <= LARGEST_REPLY:
-            raise ConnectionLostError(
-                self._name, f"the server sent what is not SFTP: a packet of {length} bytes"
-            )
+            problem = f"the server sent what is not SFTP: a packet of {length} bytes"
+            raise ConnectionLostError(self._name, problem)
         return len(self._inbox) >= 4 + length
 
     def _receive(self) -> None:
@@ -243,9 +234,8 @@ class SftpSession:
 
     def _lost(self, error: BaseException) -> BaseException:
         if self._watchdog.fired:
-            return ConnectionLostError(
-                self._name, f"the server did not answer for {self._watchdog.limit:.0f} seconds"
-            )
+            problem = f"the server did not answer for {self._watchdog.limit:.0f} seconds"
+            return ConnectionLostError(self._name, problem)
         if isinstance(error, OSError | EOFError | paramiko.SSHException):
             return ConnectionLostError(self._name, str(error) or "the connection was lost")
         return error

@@ -41,9 +41,7 @@ DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
     """Open an authenticated connection.
 
-    Args:
-        target: Where to.
-        compressed: For many small requests that are much alike; images do not shrink.
+    A compressed one is for many small requests that are much alike; images do not shrink.
 
     Raises:
         ConnectionLostError: The server cannot be reached or does not answer in time.
@@ -223,16 +221,13 @@ class Watchdog:
     """Closes a connection that owes an answer for too long.
 
     Paramiko's own time-outs do not cover a write that the network does not take, so this is the
-    one that every wait of a session relies on.
-
-    Args:
-        transport: The connection.
-        limit: Seconds that an answer may take. One that is known to take longer may, as long as
-            the server's SSH side answers meanwhile: then its disk is slow, and the line is alive.
+    one that every wait of a session relies on. An answer that is known to take longer than the
+    limit may, as long as the server's SSH side answers meanwhile: then its disk is slow, and the
+    line is alive.
     """
 
     def __init__(self, transport: paramiko.Transport, limit: float) -> None:
-        self.limit = limit
+        self.limit = limit  # seconds that an answer may take
         self.fired = False
         self._transport = transport
         self._owed: tuple[float, float] | None = None  # since when, and for how many seconds
@@ -242,8 +237,7 @@ class Watchdog:
     def expect(self, patience: float | None = None) -> None:
         """Start to wait for an answer, or take note of one while others are outstanding.
 
-        Args:
-            patience: Seconds that it may take, if more than usual.
+        ``patience`` are the seconds that it may take, if more than usual.
         """
         self._owed = time.monotonic(), patience or self.limit
 

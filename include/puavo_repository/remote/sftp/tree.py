@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from puavo_repository.errors import (
@@ -15,16 +15,9 @@ from puavo_repository.errors import (
     StorageRefusedError,
 )
 from puavo_repository.remote.file import Acknowledge, no_callback
+from puavo_repository.remote.sftp import packets
 from puavo_repository.remote.sftp.file import SftpFile, may_be_refused
-from puavo_repository.remote.sftp.packets import (
-    Packet,
-    Reply,
-    Status,
-    StatusError,
-    attributes,
-    names,
-    string,
-)
+from puavo_repository.remote.sftp.packets import Packet, Reply, Status, StatusError, string
 from puavo_repository.remote.sftp.session import LARGEST_PACKET, SAFE_PACKET, SftpSession
 from puavo_repository.remote.sftp.ssh import connect
 from puavo_repository.remote.target import Target
@@ -45,11 +38,8 @@ class SftpTree(RemoteTree):
     """A folder on an SFTP server.
 
     ``can_copy`` where it announces ``copy-data`` (OpenSSH 9.0 and later), ``can_sync`` where it
-    announces ``fsync@openssh.com``.
-
-    Args:
-        target: Where.
-        compressed: Whether it is for requests alone; data does not shrink.
+    announces ``fsync@openssh.com``. A ``compressed`` one is for requests alone: data does not
+    shrink.
     """
 
     local_path = None
@@ -70,7 +60,7 @@ class SftpTree(RemoteTree):
             self.root = self._real_path()
             self.round_trip = time.monotonic() - begun
             self._check_root()
-            self._packet = self._packet_size()
+            self._session.packet = self._packet_size()
         except BaseException:
             self.close()
             raise
@@ -97,7 +87,7 @@ class SftpTree(RemoteTree):
                 if error.code != Status.EOF:
                     raise self._refusal(folder, error) from error
                 return found
-            for name, there in names(reply):
+            for name, there in packets.names(reply):
                 size += RECORD + len(name)
                 self._check_listed(folder, name, size)
                 if name not in (b".", b".."):
@@ -114,24 +104,16 @@ class SftpTree(RemoteTree):
         )
 
     def _stat(self, path: str) -> RemoteStat | None:
-        try:
+        with self._errors(path, Status.NO_SUCH_FILE):
             reply = self._session.request(Packet.LSTAT, self._full(path))
-            return attributes(reply.expect(Packet.ATTRS))
-        except StatusError as error:
-            if error.code == Status.NO_SUCH_FILE:
-                return None
-            raise self._refusal(path, error) from error
+            return packets.attributes(reply.expect(Packet.ATTRS))
+        return None
 
     def _open(self, path: str, *, writing: bool, create: bool) -> SftpFile:
         flags = READ | (WRITE if writing else 0) | (CREATE | EXCLUSIVE if create else 0)
         body = self._full(path) + struct.pack(">I", flags) + NEW_FILE
-        file = SftpFile(
-            self._session,
-            self._ask(Packet.OPEN, body, path, Packet.HANDLE).string(),
-            packet=self._packet,
-            can_sync=self.can_sync,
-            refusal=partial(self._refusal, path),
-        )
+        handle = self._ask(Packet.OPEN, body, path, Packet.HANDLE).string()
+        file = SftpFile(self._session, handle, partial(self._errors, path))
         if writing:
             file.set_mode(NEW_FILE)
         return file
@@ -154,11 +136,8 @@ class SftpTree(RemoteTree):
         self._ask(Packet.RENAME, self._full(path) + self._full(new), new)
 
     def _remove(self, path: str) -> None:
-        try:
+        with self._errors(path, Status.NO_SUCH_FILE):
             self._session.request(Packet.REMOVE, self._full(path)).expect(Packet.STATUS)
-        except StatusError as error:
-            if error.code != Status.NO_SUCH_FILE:
-                raise self._refusal(path, error) from error
 
     def _make_folder(self, path: str) -> None:
         body = self._full(path) + NEW_FOLDER
@@ -176,10 +155,8 @@ class SftpTree(RemoteTree):
 
     def free_space(self) -> int | None:
         """Return the bytes that may still be written, or None where the server does not say."""
-        try:
+        with self._errors(""):
             return self._ask_free_space()
-        except StatusError as error:
-            raise self._refusal("", error) from error
 
     def assemble(
         self, path: str, pieces: Iterable[Piece], acknowledge: Acknowledge = no_callback
@@ -236,34 +213,35 @@ class SftpTree(RemoteTree):
         return max(SAFE_PACKET, min(LARGEST_PACKET, reading, writing))
 
     def _has_folder(self, folder: str) -> bool:
-        """See ``RemoteTree``; each folder is asked for once, to save a round trip a file."""
+        """Ask for each folder once, to save a round trip a file."""
         if folder not in self._folders and super()._has_folder(folder):
             self._folders.add(folder)
         return folder in self._folders
 
     def _ask(self, kind: Packet, body: bytes, path: str, answer: Packet = Packet.STATUS) -> Reply:
-        try:
+        with self._errors(path):
             return self._session.request(kind, body).expect(answer)
+
+    @contextlib.contextmanager
+    def _errors(self, path: str, harmless: Status | None = None) -> Iterator[None]:
+        """Make errors of ours from the server's; of a harmless one the block just ends."""
+        try:
+            yield
         except StatusError as error:
-            raise self._refusal(path, error) from error
+            if error.code != harmless:
+                raise self._refusal(path, error) from error
 
     def _refusal(self, path: str, error: StatusError) -> RepositoryError:
         """Put a server's refusal on its branch of the error tree, with the way out."""
         subject = f"{self.name}/{path}" if path else self.name
         if error.code == Status.PERMISSION_DENIED:
-            return StorageRefusedError(
-                subject,
-                "the server denies permission",
-                remedy="Let the user that publishes write there",
-            )
+            remedy = "Let the user that publishes write there"
+            return StorageRefusedError(subject, "the server denies permission", remedy=remedy)
         if error.code == Status.NO_SUCH_FILE:
             return StorageRefusedError(subject, "there is no such file on the server")
         if error.code == Status.FAILURE and self._is_full():
-            return StorageRefusedError(
-                subject,
-                "the server's disk is full",
-                remedy="Free some space there and run again; what arrived is kept",
-            )
+            remedy = "Free some space there and run again; what arrived is kept"
+            return StorageRefusedError(subject, "the server's disk is full", remedy=remedy)
         return StorageError(subject, f"the server says: {error.text or error.code}")
 
     def _is_full(self) -> bool:
