@@ -131,13 +131,16 @@ class PublisherLock:
             self._take_away(found)
         raise LockedError(self._tree.name, "somebody else is publishing at the same moment")
 
-    def check(self, tree: RemoteTree | None = None) -> None:
+    def check(self) -> None:
         """Make sure that the lock is still ours, right before a write that others rely on.
 
         Raises:
             LockedError: It was taken over: this process was silent for too long.
         """
-        self._lost = self._lost or not self._is_ours(tree or self._tree)
+        self._check(self._tree)
+
+    def _check(self, tree: RemoteTree) -> None:
+        self._lost = self._lost or not self._is_ours(tree)
         if self._lost:
             raise LockedError(
                 self._tree.name,
@@ -154,9 +157,9 @@ class PublisherLock:
         Raises:
             LockedError: The lock is not ours any more.
         """
-        self.check(tree)
+        self._check(tree)
         with tree.open(PATH, OpenMode.WRITE) as file:
-            self.check(tree)
+            self._check(tree)
             file.write(0, self._text)
         found = tree.stat(PATH)
         return found.mtime if found else 0
