@@ -62,6 +62,7 @@ def test_the_mirror_is_below_the_images_by_default(repository: Repository) -> No
     for _ in range(2):
         done = run([*COMMAND, "images"], cwd=repository.root)
         assert done.returncode == 0, done.stderr
+        assert "1 image in 1 series, 0 rdiffs" in done.stdout
     assert (repository.images / "mirror" / name(V1)).exists()
     assert (repository.images / "puavo-os" / "config" / "images" / "buster.json").exists()
 

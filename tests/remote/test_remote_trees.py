@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from puavo_repository.errors import StorageError, StorageRefusedError
+from puavo_repository.mirror import files
 from puavo_repository.remote import folder
 from puavo_repository.remote.file import Range, no_callback
 from puavo_repository.remote.folder import FolderTree
@@ -140,7 +141,8 @@ def test_names_in_a_local_folder_are_put_on_its_disk(
         synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         os.fsync(descriptor)
 
-    instead(monkeypatch, folder, os, fsync=note)
+    for module in (folder, files):
+        instead(monkeypatch, module, os, fsync=note)
     tree = FolderTree(Target(path=str(tmp_path)))
     tree.make_folder("meta")
     write_whole(tree, "meta/f", b"x")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from puavo_repository.errors import ConnectionLostError, StorageRefusedError, storage_error
+from puavo_repository.mirror.files import sync_folder
 from puavo_repository.remote.file import Acknowledge, Data, Range, RemoteFile, no_callback
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
@@ -61,13 +62,13 @@ class FolderTree(RemoteTree):
     def _rename(self, path: str, new: str) -> None:
         with self._errors(new):
             (self._root / path).replace(self._root / new)
-            _sync((self._root / new).parent)
+            sync_folder((self._root / new).parent)
 
     def _rename_exclusive(self, path: str, new: str) -> None:
         with self._errors(new):
             os.link(self._root / path, self._root / new, follow_symlinks=False)
             (self._root / path).unlink()
-            _sync((self._root / new).parent)
+            sync_folder((self._root / new).parent)
 
     def _remove(self, path: str) -> None:
         with self._errors(path):
@@ -77,7 +78,7 @@ class FolderTree(RemoteTree):
         with self._errors(path):
             (self._root / path).mkdir(0o755)
             (self._root / path).chmod(0o755)  # whatever the umask made of it
-            _sync((self._root / path).parent)
+            sync_folder((self._root / path).parent)
 
     def _remove_folder(self, path: str) -> None:
         with self._errors(path):
@@ -166,15 +167,6 @@ class FolderFile(RemoteFile):
             os.close(self._descriptor)
         except OSError as error:
             raise storage_error(f"{self._tree.name}/{self._path}", error) from error
-
-
-def _sync(folder: Path) -> None:
-    """Put a folder's list of names on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _stat(found: os.stat_result) -> RemoteStat:
