@@ -62,7 +62,7 @@ def found(tmp_path: Path, request: pytest.FixtureRequest) -> Found:
     region, window = buffer(HEAD + REGION), buffer(WINDOW)
     scratch = np.empty(SLOTS, np.uint64), region.ctypes.data + HEAD
     block = data.ctypes.data + HEAD, len(target)
-    spacing = EFFORTS["small"].dense
+    spacing = EFFORTS["small"][1]
     made = []
     for rows in range(len(sparse), len(sparse) + 30):
         made.append(Canaries(rows, len(target) // 16))

@@ -48,18 +48,8 @@ Result = TypeVar("Result")
 _COPIES = BLOCK // 64  # in a block at most; what more could be found stays literal
 
 
-class Effort(NamedTuple):
-    """How hard to search: bytes an anchor on average, for each level."""
-
-    sparse: int
-    dense: int  # 0 to do without that level
-
-
-EFFORTS = {"fast": Effort(512, 0), "default": Effort(512, 12), "small": Effort(256, 3)}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+# How hard to search: bytes an anchor on average, of the sparse and the dense level; 0: without.
+EFFORTS = {"fast": (512, 0), "default": (512, 12), "small": (256, 3)}
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ class AnchorEngine:
     """The engine of this project."""
 
     effort: str = "default"  # one of ``EFFORTS``
-    threads: int = field(default_factory=_cores)  # that one call to ``delta`` keeps busy
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # of one ``delta``
     memory: int = 256 << 20  # bytes for the anchors of a source; larger images get fewer
 
     def __post_init__(self) -> None:
@@ -85,7 +75,7 @@ class AnchorEngine:
 
     def spacing(self, size: int) -> int:
         """Return the spacing of the anchors of an image of ``size`` bytes."""
-        spacing = EFFORTS[self.effort].sparse
+        spacing, _ = EFFORTS[self.effort]
         while spacing * CELL < BLOCK and size // spacing > most_anchors(self.memory):
             spacing *= 2
         return spacing
@@ -108,7 +98,7 @@ class AnchorEngine:
             for block in _anchors(threads, source, basis, spacing, progress):
                 found.add(block)
             table = _table(threads, found)
-            search = _Search(basis, image, table, spacing, EFFORTS[self.effort].dense)
+            search = _Search(basis, image, table, spacing, EFFORTS[self.effort][1])
             search.write(threads, sink, progress)
             basis.check_unchanged()
             image.check_unchanged()

@@ -129,8 +129,10 @@ def _death(subject: Path, doing: str, status: int | None, said: str) -> Reposito
 
 def _last_line(descriptor: int) -> str:
     """Return the last line that a process wrote to a file as its standard error, in short."""
-    start = max(0, os.fstat(descriptor).st_size - 4 * _LONGEST_LINE) if descriptor >= 0 else 0
-    said = os.pread(descriptor, 4 * _LONGEST_LINE, start) if descriptor >= 0 else b""
+    if descriptor < 0:
+        return ""
+    start = max(0, os.fstat(descriptor).st_size - 4 * _LONGEST_LINE)
+    said = os.pread(descriptor, 4 * _LONGEST_LINE, start)
     lines = said.decode(errors="replace").strip().splitlines()
     return lines[-1].strip()[-_LONGEST_LINE:] if lines else ""
 
@@ -243,7 +245,7 @@ def _work(orders: Connection, answers: Connection) -> None:
         log = QueueHandler(caller)  # type: ignore[arg-type]  # it only puts
         logging.basicConfig(level=logging.INFO, handlers=[log], format="%(message)s", force=True)
         result = work(*given, caller.progress)
-        caller.tell_progress()
+        caller.tell("progress", caller.done)
         caller.tell("returned", result)
     except BaseException as error:  # noqa: BLE001 - raised again in the caller
         trace = traceback.format_exc()
@@ -265,7 +267,7 @@ class _Caller:
     def __init__(self, answers: Connection) -> None:
         self._answers = answers
         self._lock = threading.Lock()
-        self._done, self._told = 0, time.monotonic()
+        self.done, self._told = 0, time.monotonic()
 
     def tell(self, kind: str, value: Any) -> None:
         with self._lock:
@@ -276,10 +278,7 @@ class _Caller:
 
     def progress(self, done: int) -> None:
         """Tell of progress now and then."""
-        self._done += done
+        self.done += done
         if time.monotonic() - self._told >= _INTERVAL:
-            self.tell_progress()
-
-    def tell_progress(self) -> None:
-        self.tell("progress", self._done)
-        self._done, self._told = 0, time.monotonic()
+            self.tell("progress", self.done)
+            self.done, self._told = 0, time.monotonic()

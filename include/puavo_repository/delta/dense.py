@@ -18,8 +18,7 @@ from puavo_repository.delta.anchors import threshold
 from puavo_repository.delta.machine import (
     SHORT,
     Basis,
-    equal_after,
-    equal_before,
+    equal,
     in_order,
     load64,
     read,
@@ -28,7 +27,7 @@ from puavo_repository.delta.machine import (
     selected,
     trailing_zeros,
 )
-from puavo_repository.delta.sparse import PLACE
+from puavo_repository.delta.sparse import PLACE, slot_of
 
 DENSE_KEY = 16  # bytes that a key covers here; a copy of fewer saves next to nothing
 PAD = 1 << 14  # bytes of the source around a region
@@ -55,12 +54,6 @@ def dense_key(address: int) -> Word:
 
 
 @inlined
-def dense_slot(table: Numbers, key: Word) -> Word:
-    """Return the slot of a key: its top bits."""
-    return np.int64(key >> np.uint64(64 - trailing_zeros(np.uint64(len(table)))))
-
-
-@inlined
 def learn(region: Region, start: int, limit: int, table: Numbers) -> None:
     """Put the anchors of a region, from a position on, into the table."""
     place = region.place + start - region.start
@@ -74,7 +67,7 @@ def learn(region: Region, start: int, limit: int, table: Numbers) -> None:
             if position <= last:
                 key = dense_key(place + position)
                 entry = (key << np.uint64(40)) | np.uint64(start + position + 1)
-                table[dense_slot(table, key)] = entry
+                table[slot_of(table, key)] = entry
 
 
 @inlined
@@ -90,10 +83,10 @@ def extend(
         behind = same_before(near, address, behind_room)
         if (ahead < ahead_room or ahead == after) and (behind < behind_room or behind == before):
             return ahead, behind
-    ahead = equal_after(basis, position, address, after)
+    ahead = equal(basis, position, address, after, back=False)
     if ahead < DENSE_KEY:
         return ahead, 0
-    behind = equal_before(basis, position, address, before)
+    behind = equal(basis, position, address, before, back=True)
     return min(ahead, behind) if behind < 0 else ahead, behind
 
 
@@ -114,7 +107,7 @@ def match_gap(
             if anchor > last or anchor < done:
                 continue
             key = dense_key(address + anchor)
-            entry = table[dense_slot(table, key)]
+            entry = table[slot_of(table, key)]
             if entry == 0 or (entry ^ (key << np.uint64(40))) > PLACE:
                 continue
             position = np.int64(entry & PLACE) - 1

@@ -24,7 +24,7 @@ from numba.core import cgutils
 from puavo_repository.compiled import Bytes, Word, array, inlined, llvm_intrinsic
 
 SLACK = 128  # bytes behind the data in every buffer; the widest load is 64 bytes
-WINDOW = 1 << 18  # bytes of the source that are compared at a time, at most
+WINDOW = 1 << 18  # bytes of a buffer for the source; so many are compared at a time, nearly
 SHORT = -1  # a read was short: the source is not as long as it was
 SELECT_FACTORS = (0x9E3779B1, 0x85EBCA77)  # odd, from xxHash's primes
 _FORWARD, _BACKWARD, _GROWTH = 512, 256, 8  # bytes of the first reads; factor of the next ones
@@ -161,35 +161,26 @@ def same_before(one: int, other: int, length: int) -> Word:
 
 
 @inlined
-def equal_after(basis: Basis, position: int, address: int, length: int) -> Word:
-    """Count equal bytes from a position of the source and an address on, or return ``SHORT``."""
-    length = min(length, basis.size - position)
-    step = _FORWARD
-    done = 0
-    while done < length:
-        part = min(step, length - done)
-        if not read(basis.descriptor, basis.window, part, position + done):
-            return SHORT
-        same = same_after(basis.window, address + done, part)
-        done += same
-        if same < part:
-            break
-        step = min(_GROWTH * step, WINDOW)
-    return done
+def equal(basis: Basis, position: int, address: int, length: int, back: bool) -> Word:  # noqa: FBT001
+    """Count equal bytes from a position of the source and an address on, or back from them.
 
-
-@inlined
-def equal_before(basis: Basis, position: int, address: int, length: int) -> Word:
-    """Count equal bytes before a position and an address; 64 bytes before those are readable."""
+    Returns:
+        How many, ``length`` at most; or ``SHORT``. Going back, the 64 bytes before those that
+        are compared have to be readable.
+    """
     place = basis.window + 64
-    length = min(length, position)
-    step = _BACKWARD
+    length = min(length, position if back else basis.size - position)
+    step = _BACKWARD if back else _FORWARD
     done = 0
     while done < length:
         part = min(step, length - done)
-        if not read(basis.descriptor, place, part, position - done - part):
+        start = position - done - part if back else position + done
+        if not read(basis.descriptor, place, part, start):
             return SHORT
-        same = same_before(place + part, address - done, part)
+        if back:
+            same = same_before(place + part, address - done, part)
+        else:
+            same = same_after(place, address + done, part)
         done += same
         if same < part:
             break

@@ -18,8 +18,7 @@ from puavo_repository.delta.anchors import CELL, KEY, choose, key_of
 from puavo_repository.delta.machine import (
     SHORT,
     Basis,
-    equal_after,
-    equal_before,
+    equal,
     trailing_zeros,
 )
 
@@ -48,9 +47,9 @@ def most_anchors(memory: int) -> int:
 
 
 @inlined
-def first_slot(table: Numbers, key: Word) -> Word:
-    """Return where the search for a 32-bit key begins: its top bits."""
-    return np.int64(key >> np.uint64(32 - trailing_zeros(np.uint64(len(table)))))
+def slot_of(table: Numbers, key: Word) -> Word:
+    """Return where the search for a 64-bit key begins: its top bits."""
+    return np.int64(key >> np.uint64(64 - trailing_zeros(np.uint64(len(table)))))
 
 
 @inlined
@@ -70,7 +69,7 @@ def insert(
     """
     for i in range(len(keys)):
         key = np.uint64(keys[i])
-        slot = first_slot(table, key)
+        slot = slot_of(table, key << np.uint64(32))
         if slot // GROUP % parts != part:
             continue
         tag = key << np.uint64(40)
@@ -98,7 +97,7 @@ def longest(
     best[2] = 0
     comparisons = 0
     key = key_of(address + anchor)
-    slot = first_slot(table, key)
+    slot = slot_of(table, key << np.uint64(32))
     tag = key << np.uint64(40)
     for _ in range(GROUP):
         entry = table[slot]
@@ -109,12 +108,12 @@ def longest(
             continue
         comparisons += 1
         position = np.int64(entry & PLACE) - 1
-        ahead = equal_after(basis, position, address + anchor, length - anchor)
+        ahead = equal(basis, position, address + anchor, length - anchor, back=False)
         if ahead < 0:
             return SHORT
         if ahead < KEY:
             continue
-        behind = equal_before(basis, position, address + anchor, anchor - done)
+        behind = equal(basis, position, address + anchor, anchor - done, back=True)
         if behind < 0:
             return SHORT
         if ahead + behind > best[2]:
