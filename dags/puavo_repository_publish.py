@@ -21,6 +21,7 @@ from airflow.sdk import dag, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
 from puavo_repository.errors import RepositoryError, TransientError
+from puavo_repository.progress import count
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.run import remember
@@ -50,6 +51,7 @@ def follow(mirror: str, step: Callable[[Publisher, PublishReport], object]) -> N
     tasks.label(report.target)
     try:
         with remotes.publisher(mirror) as remote:
+            remote.report = report
             step(remote, report)
     except RepositoryError as error:
         # Files that cannot be sent have been named, and hold back only what names them.
@@ -102,21 +104,20 @@ def puavo_repository_publish() -> None:
             if asked("dry_run"):
                 logger.info("%s:\n%s", report.target, "\n".join(remote.look()[1].lines()))
                 return
-            done = remote.upload(report.transferred)
-            report.failed |= done.failed
-            done.checked(report.target)
+            remote.upload()
+            report.checked(f"{count(len(report.failed), 'file')} could not be sent", most=10)
 
         follow(mirror, step)
 
     @task(map_index_template="{{ label }}", trigger_rule="all_done")
     def switch(mirror: str) -> None:
         after_upload(mirror)
-        follow(mirror, lambda remote, report: report.switched_to(remote.switch()[1]))
+        follow(mirror, lambda remote, _: remote.switch())
 
     @task(map_index_template="{{ label }}", trigger_rule="all_done")
     def clean(mirror: str) -> None:
         after_upload(mirror)
-        follow(mirror, lambda remote, report: report.cleaned(remote.clean()))
+        follow(mirror, lambda remote, _: remote.clean())
 
     @task_group
     def publish(mirror: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from airflow.sdk import Connection, get_current_context
 
@@ -53,6 +52,6 @@ def publisher(mirror: str) -> Iterator[Publisher]:
     options = publish_options.load(params)
     # Whoever names the mirror with this very run means it.
     meant = options.allow_other_mirror or bool(params["mirrors"])
-    how = replace(options, allow_other_mirror=meant, own_folders=(here.image_dir,))
+    how = options.model_copy(update={"allow_other_mirror": meant, "own_folders": (here.image_dir,)})
     with Publisher(here.mirror_dir, target(mirror, options), how, LoggedWatcher()) as found:
         yield found

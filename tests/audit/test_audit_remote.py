@@ -17,8 +17,7 @@ from puavo_repository.audit.remote import remote
 from puavo_repository.audit.report import Checked
 from puavo_repository.errors import StorageRefusedError
 from puavo_repository.publish import compare
-from puavo_repository.publish.locked import locked
-from puavo_repository.publish.publisher import Publisher, open_tree
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote import generations, journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.file import Range
@@ -287,8 +286,9 @@ def test_the_middle_of_a_publishing_run_is_no_finding(audited: Audited) -> None:
     audited.repository.add(name(V4))
     assert audited.repository.prepare(repository=audited.url).ok
     with Publisher(audited.mirror, audited.target, KEEP) as publisher:
-        assert publisher.upload().failed == {}
-        with locked(open_tree(audited.target)):
+        publisher.upload()
+        assert publisher.report.failed == {}
+        with Publisher(audited.mirror, audited.target).hold():
             found = audit(audited)
         assert [one.problem for one in found.findings if one.severity.value == "error"] == []
         before = (audited.remote / journal.PATH).read_bytes()

@@ -29,7 +29,7 @@ from puavo_repository import settings
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import run as prepare
 from puavo_repository.progress import NO_WATCHER
-from puavo_repository.publish.plan import How, Transfer
+from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.run import publish
 from support.mirrors import send_one
 from support.servers import Proxy, Sshd, running, tool
@@ -53,7 +53,7 @@ class Bench:
 
     def ours(self, port: int) -> None:
         target = self._server.target(self.remote, port)
-        item = Transfer(self._image.name, self._size, self._sha256, How.UPLOADED)
+        item = Transfer(self._image.name, self._size, self._sha256)
         send_one(item, self._mirror, target)
 
     def openssh(self, port: int, flags: str = "") -> None:

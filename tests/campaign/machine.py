@@ -86,7 +86,7 @@ class Repositories(RuleBasedStateMachine):
     @initialize()
     def first_night(self) -> None:
         self.nights.repository.prepare()
-        self._publish(Options(removal=GRACE))
+        self._publish(GRACE)
 
     @rule()
     def image_comes(self) -> None:
@@ -143,17 +143,17 @@ class Repositories(RuleBasedStateMachine):
 
     @rule()
     def published(self) -> None:
-        self._publish(Options(removal=GRACE))
+        self._publish(GRACE)
 
     @rule()
     def published_without_grace(self) -> None:
-        self._publish(Options(removal=AT_ONCE))
+        self._publish(AT_ONCE)
 
     @precondition(lambda self: self.taken)
     @rule()
     def published_after_all(self) -> None:
         self.taken.clear()
-        self._publish(Options(removal=GRACE, allow_rolled_back=True))
+        self._publish(GRACE.model_copy(update={"allow_rolled_back": True}))
 
     @rule(step=steps)
     def publishing_is_killed(self, step: int) -> None:
@@ -168,7 +168,7 @@ class Repositories(RuleBasedStateMachine):
         FolderTree.free_space = lambda _tree: free  # type: ignore[assignment,method-assign]
         publisher.SPARE = 1000
         try:
-            self._publish(Options(removal=GRACE))
+            self._publish(GRACE)
         finally:
             FolderTree.free_space = real  # type: ignore[method-assign]
             publisher.SPARE = spare
@@ -293,7 +293,7 @@ class Repositories(RuleBasedStateMachine):
         assert report.ok, report.failures
         self.taken.clear()
         for _ in range(2):
-            how = Options(removal=AT_ONCE, allow_rolled_back=True)
+            how = AT_ONCE.model_copy(update={"allow_rolled_back": True})
             assert self._publish(how), "nothing was in its way"
         self.harmed.clear()
         found = local(self.nights.repository.settings(), 1)
@@ -376,7 +376,7 @@ class Repositories(RuleBasedStateMachine):
         )
 
 
-KEEP = Options(removal=GRACE)
+KEEP = GRACE
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.plan import Pair
 from puavo_repository.publish import publisher, send, upload
-from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
 from puavo_repository.remote.target import Target
@@ -32,7 +32,7 @@ from support.repository import AMXA, FREE, V1, Repository, name
 logger = logging.getLogger(__name__)
 
 KEPT = 4  # images of the series that grows
-AT_ONCE = RemovalPolicy(grace=0.0, share=1.0, pause=0.0)
+AT_ONCE = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0, connections=2)
 
 
 def prepare(repository: Repository) -> bool:
@@ -43,13 +43,11 @@ def prepare(repository: Repository) -> bool:
     return report.ok
 
 
-def publish(
-    mirror: Path, target: Target, removal: RemovalPolicy = AT_ONCE, *, allow: bool = False
-) -> bool:
+def publish(mirror: Path, target: Target, how: Options = AT_ONCE, *, allow: bool = False) -> bool:
     """Publish a mirror; a step that runs in a process of its own."""
     retry.FIRST_DELAY = 0.02
     publisher.SPARE = -(1 << 40)  # the disk is to be found full in the middle
-    options = Options(connections=2, removal=removal, allow_rolled_back=allow)
+    options = how.model_copy(update={"allow_rolled_back": allow})
     (report,) = publish_all(mirror, [target], options)
     if not report.ok:
         logger.error("%s", {**report.failed, **report.waiting_for})
@@ -75,13 +73,13 @@ def step_back(mirror: Path, target: Target) -> bool:
     return True
 
 
-def one_step(mirror: Path, target: Target, step: str, removal: RemovalPolicy = AT_ONCE) -> bool:
+def one_step(mirror: Path, target: Target, step: str, how: Options = AT_ONCE) -> bool:
     """Do one step of publishing, as a task of a DAG run does: upload, switch or clean."""
     retry.FIRST_DELAY = 0.02
     publisher.SPARE = -(1 << 40)
-    with Publisher(mirror, target, Options(connections=2, removal=removal)) as one:
-        done = getattr(one, step)()
-    return not getattr(done, "failed", None)
+    with Publisher(mirror, target, how) as one:
+        getattr(one, step)()
+    return not one.report.failed
 
 
 def one_task(repository: Repository, stage: str, *names: str) -> bool:

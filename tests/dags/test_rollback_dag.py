@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from puavo_repository.mirror import published
-from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.publish.run import publish
 from puavo_repository.remote.target import Target
 from support.airflow_server import ROLLBACK, run_dag
 from support.mirrors import SERIES, add_image, make_mirror, walk
 
-NOW = Options(removal=RemovalPolicy(pause=0.0))
+NOW = Options(replace_pause=0.0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.rollback import rollback
@@ -16,7 +16,7 @@ from support.repository import AMXA, V1, V2, V3, V4, Repository, name
 from support.servers import HttpsServer, Proxy, Sshd, tool
 
 SERIES = f"{AMXA}-amd64"
-GENEROUS = Options(removal=RemovalPolicy(share=1.0))
+GENEROUS = Options(max_delete=1.0)
 
 
 class Laptop:

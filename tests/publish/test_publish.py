@@ -17,7 +17,7 @@ from puavo_repository.mirror.files import locked
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish import run as publishing
 from puavo_repository.publish import switch
-from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.publish.run import publish
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote import journal
@@ -43,8 +43,8 @@ from support.mirrors import (
 from support.repository import V1, Repository, name
 from support.servers import Sshd, elsewhere
 
-NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
-KEEP = Options(removal=RemovalPolicy(pause=0.0))
+NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
+KEEP = Options(replace_pause=0.0)
 
 
 @pytest.fixture

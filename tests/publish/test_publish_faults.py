@@ -14,24 +14,22 @@ import pytest
 from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError
 from puavo_repository.publish import send, transfer
-from puavo_repository.publish.locked import locked
-from puavo_repository.publish.options import Options, RemovalPolicy
-from puavo_repository.publish.plan import How, Transfer
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote.file import Acknowledge, Range, no_callback
-from puavo_repository.remote.folder import FolderFile, FolderTree
-from puavo_repository.remote.generations import FOLDER
+from puavo_repository.remote.folder import FolderFile
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.sftp import file as sftp_file
 from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.throttle import Bandwidth
 from support.mirrors import add_image, image, make_mirror, send_one, tree_of, walk
 from support.servers import Proxy, Sshd
 
-KEEP = Options(connections=2, removal=RemovalPolicy(pause=0.0))
+KEEP = Options(connections=2, replace_pause=0.0)
 
 
 def test_a_connection_lost_at_any_stage_is_made_again(
@@ -72,30 +70,29 @@ def test_an_interrupted_upload_goes_on_where_it_was(
     tmp_path: Path, remote: Path, sshd: Sshd, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(send, "LONG_TRIP", 0.0)
-    item = _large_file(tmp_path, 160 << 20)
+    item = _large_file(tmp_path / "mirror", 160 << 20)
     options = Options(connections=connections)
     with Proxy(sshd.port) as proxy:
         target = sshd.target(remote, proxy.port)
         proxy.cut_after = 120 << 20
         with pytest.raises(ConnectionLostError):
-            send_one(item, tmp_path, target, options)
-        send_one(item, tmp_path, target, options)
+            send_one(item, tmp_path / "mirror", target, options)
+        send_one(item, tmp_path / "mirror", target, options)
         assert proxy.sent - item.size <= send.SYNC_EVERY + send.AHEAD + (4 << 20)
     assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
-    assert sorted(path.name for path in remote.iterdir()) == [FOLDER, item.path]
-    assert not list((remote / FOLDER).iterdir())
+    assert [path.name for path in remote.iterdir()] == [item.path]
 
 
 def test_a_part_with_other_content_is_not_gone_on_with(
     tmp_path: Path, remote: Path, folder: Target, sshd: Sshd
 ) -> None:
-    item = _large_file(tmp_path, 60 << 20)
+    item = _large_file(tmp_path / "mirror", 60 << 20)
     target = sshd.target(remote)
-    with locked(FolderTree(folder)) as before:
+    with Publisher(tmp_path / "mirror", folder).hold() as before:
         left = Part(item.part("0" * 16), item.size, item.sha256, synced=50 << 20)
         (remote / left.name).write_bytes(bytes(50 << 20))
         before.parts.put(item.path, left)
-    send_one(item, tmp_path, target)
+    send_one(item, tmp_path / "mirror", target)
     assert hashlib.sha256((remote / item.path).read_bytes()).hexdigest() == item.sha256
     assert not list(remote.glob(".*.part"))
 
@@ -103,14 +100,14 @@ def test_a_part_with_other_content_is_not_gone_on_with(
 def test_a_part_that_is_a_link_is_not_written_through(
     tmp_path: Path, remote: Path, folder: Target, sshd: Sshd
 ) -> None:
-    item = _large_file(tmp_path, 1 << 20)
+    item = _large_file(tmp_path / "mirror", 1 << 20)
     target = sshd.target(remote)
     (tmp_path / "outside").write_bytes(b"precious")
-    with locked(FolderTree(folder)) as before:
+    with Publisher(tmp_path / "mirror", folder).hold() as before:
         left = Part(item.part("0" * 16), item.size, item.sha256, synced=5)
         (remote / left.name).symlink_to(tmp_path / "outside")
         before.parts.put(item.path, left)
-    send_one(item, tmp_path, target)
+    send_one(item, tmp_path / "mirror", target)
     assert (tmp_path / "outside").read_bytes() == b"precious"
     assert (remote / item.path).stat().st_size == item.size
 
@@ -119,10 +116,10 @@ def test_a_bandwidth_limit_is_kept_over_several_connections(
     tmp_path: Path, remote: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(send, "LONG_TRIP", 0.0)
-    item = _large_file(tmp_path, 30 << 20)
-    options = Options(connections=3, bandwidth=Bandwidth(20_000_000))
+    item = _large_file(tmp_path / "mirror", 30 << 20)
+    options = Options(connections=3, bandwidth="20M")
     begun = time.monotonic()
-    send_one(item, tmp_path, sshd.target(remote), options)
+    send_one(item, tmp_path / "mirror", sshd.target(remote), options)
     assert time.monotonic() - begun >= item.size / 20_000_000 - 0.5
 
 
@@ -142,7 +139,7 @@ def test_a_disk_that_does_not_answer_holds_nobody_up(
     monkeypatch.setattr(transfer, "_sha256", silent)
     monkeypatch.setattr(transfer, "send", interrupted)
     begun = time.monotonic()
-    item = Transfer(image(1), 300_000, sha256((mirror / image(1)).read_bytes()), How.UPLOADED)
+    item = Transfer(image(1), 300_000, sha256((mirror / image(1)).read_bytes()))
     try:
         with pytest.raises(KeyboardInterrupt):
             send_one(item, mirror, folder)
@@ -210,9 +207,10 @@ def _large_file(folder: Path, size: int) -> Transfer:
     name = "puavo-os-large-bookworm-2026-01-01-120000-amd64.img"
     block = os.urandom(1 << 20)
     digest = hashlib.sha256()
+    folder.mkdir()
     with (folder / name).open("wb") as stream:
         for number in range(size >> 20):
             piece = number.to_bytes(8, "big") + block[8:]
             stream.write(piece)
             digest.update(piece)
-    return Transfer(name, size, digest.hexdigest(), How.UPLOADED)
+    return Transfer(name, size, digest.hexdigest())

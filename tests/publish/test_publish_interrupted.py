@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,16 @@ from puavo_repository.errors import (
     StorageError,
 )
 from puavo_repository.publish import send, switch, transfer, upload
-from puavo_repository.publish.locked import locked
-from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.publish.state import sha256
-from puavo_repository.publish.transfer import Transferred
 from puavo_repository.remote.file import Acknowledge, Range
-from puavo_repository.remote.folder import FolderFile, FolderTree
+from puavo_repository.remote.folder import FolderFile
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.target import Target
+from puavo_repository.remote.tree import RemoteTree
 from support.mirrors import (
     add_image,
     content,
@@ -39,8 +37,8 @@ from support.mirrors import (
     walk,
 )
 
-NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
-KEEP = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
+NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
+KEEP = Options(max_delete=1.0, replace_pause=0.0)
 
 
 class PowerCut:
@@ -95,7 +93,7 @@ def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
     else:
         (mirror / image(2)).write_bytes(content(9, 40 << 20))
         prepare(mirror, [image(1), image(2)], pairs=[])
-    cut, one = PowerCut(monkeypatch), replace(KEEP, connections=1)
+    cut, one = PowerCut(monkeypatch), KEEP.model_copy(update={"connections": 1})
     step = {"upload": "write", "assembly": "copy"}[how]
     real: Callable[..., None] = getattr(FolderFile, step)
     left = 30 << 20
@@ -128,7 +126,8 @@ def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
     else:
         monkeypatch.setattr(FolderFile, "write", broken)
     with contextlib.suppress(RepositoryError), Publisher(mirror, folder, one) as killed:
-        assert killed.upload().failed
+        killed.upload()
+        assert killed.report.failed
     assert cut.strike(remote) == 1
     left = 1 << 40
     assert publish(mirror, folder, KEEP).ok
@@ -144,11 +143,14 @@ def test_what_arrived_before_a_kill_is_known_as_ours(
     class KilledError(Exception):
         pass
 
-    def killed(_placed: object) -> None:
-        raise KilledError
+    class KillingDict(dict[str, int]):
+        def __setitem__(self, path: str, size: int) -> None:
+            raise KilledError
 
-    with pytest.raises(KilledError), Publisher(mirror, folder, NOW) as publisher:
-        publisher.upload(killed)
+    with Publisher(mirror, folder, NOW) as publisher:
+        publisher.report.uploaded = publisher.report.assembled = KillingDict()
+        with pytest.raises(KilledError):
+            publisher.upload()
     arrived = {path.name for path in remote.rglob("*") if path.is_file()} - {
         path.name for path in mirror.rglob("*") if image(3) not in path.name
     }
@@ -197,7 +199,7 @@ def test_parts_that_nobody_goes_on_with_are_removed_and_others_stay(
     foreign = remote / ".theirs.part"
     for path in (remote / wanted, debris, foreign):
         path.write_bytes(b"x")
-    with locked(FolderTree(folder)) as other:
+    with Publisher(mirror, folder).hold() as other:
         digest = sha256((mirror / image(3)).read_bytes())
         other.parts.put(image(3), Part(wanted, 10, digest, synced=1))
     with Publisher(mirror, folder, KEEP) as publisher:
@@ -219,7 +221,7 @@ def test_a_part_that_is_not_proven_or_of_another_content_gets_no_name(
     part = f"rdiffs/.{rdiff.name}.{digest[:16]}.{'1' * 8}.part"
     for known in (Part(part, size, digest, size), Part(part, size, "0" * 64, size, proven=True)):
         (remote / part).write_bytes(bytes(size))
-        with locked(FolderTree(folder)) as other:
+        with Publisher(mirror, folder).hold() as other:
             other.parts.forget([path])
             other.parts.put(path, known)
         with Publisher(mirror, folder, NOW) as publisher:
@@ -235,10 +237,9 @@ def test_a_file_that_vanishes_while_clients_are_told_of_it_fails_the_step(
     monkeypatch.setattr(retry, "ATTEMPTS", 1)
     run = switch.Switch.run
 
-    def robbed(self: switch.Switch, waiting: list[Transfer]) -> switch.Switched:
-        done = run(self, waiting)
+    def robbed(self: switch.Switch, waiting: list[Transfer]) -> None:
+        run(self, waiting)
         (remote / image(1)).unlink()
-        return done
 
     monkeypatch.setattr(switch.Switch, "run", robbed)
     with pytest.raises(StorageError, match=r"2026-01-01.*not as the metadata there says"):
@@ -254,12 +255,12 @@ def test_a_name_whose_answer_was_lost_is_not_taken_for_another_s(
     names = add_image(mirror, [image(1), image(2)])
     name, lost = transfer.rename_into_place, []
 
-    def unanswered(*arguments: object) -> Transferred:
-        done = name(*arguments)  # type: ignore[arg-type]
-        if done.item.path not in lost:
-            lost.append(done.item.path)
+    def unanswered(tree: RemoteTree, item: Transfer, part: str) -> int:
+        mtime = name(tree, item, part)
+        if item.path not in lost:
+            lost.append(item.path)
             raise ConnectionLostError("the server", "went silent")
-        return done
+        return mtime
 
     monkeypatch.setattr(transfer, "rename_into_place", unanswered)
     assert publish(mirror, folder, NOW).ok

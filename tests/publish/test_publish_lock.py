@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,10 @@ from puavo_repository.errors import (
     LockedError,
 )
 from puavo_repository.publish import transfer
-from puavo_repository.publish.options import Options, RemovalPolicy
-from puavo_repository.publish.plan import How, Transfer
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
-from puavo_repository.publish.transfer import Transferred
 from puavo_repository.remote import generations, journal, parts
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderFile, FolderTree
@@ -40,8 +38,8 @@ from support.mirrors import (
     walk,
 )
 
-NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
-KEEP = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
+NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
+KEEP = Options(max_delete=1.0, replace_pause=0.0)
 OTHER = "puavo-os-other-bookworm-amd64"
 
 
@@ -100,7 +98,7 @@ def test_who_lost_the_lock_writes_nothing(
 
     monkeypatch.setattr("puavo_repository.publish.switch.sleep", sleep)
     with pytest.raises(LockedError):
-        publish(mirror, folder, replace(KEEP, removal=replace(KEEP.removal, pause=1000.0)))
+        publish(mirror, folder, KEEP.model_copy(update={"replace_pause": 1000.0}))
     assert left == [tree_of(remote)]
     assert documents(remote)[f"meta/{SERIES}.json"] == good[f"meta/{SERIES}.json"]
     assert image(3) in journal_of(folder).rejected
@@ -138,7 +136,7 @@ def test_what_a_sleeper_left_goes_in_a_night_without_news(
 ) -> None:
     """Another publisher took over and named the file; the sleeper found its name taken."""
     assert publish(mirror, folder, KEEP).ok
-    item = Transfer(image(1), 5, "a" * 64, How.UPLOADED)
+    item = Transfer(image(1), 5, "a" * 64)
     (remote / item.part("0" * 16)).write_bytes(b"left")
     assert publish(mirror, folder, KEEP).ok
     assert tree_of(remote) == tree_of(mirror)
@@ -228,10 +226,10 @@ def test_a_new_file_takes_nobody_s_name(
     add_image(mirror, [image(1), image(2)])
     rename_into_place = transfer.rename_into_place
 
-    def too_late(tree: RemoteTree, item: Transfer, part: str, how: How) -> Transferred:
+    def too_late(tree: RemoteTree, item: Transfer, part: str) -> int:
         if item.path == image(3):
             (remote / image(3)).write_bytes(b"another's")
-        return rename_into_place(tree, item, part, how)
+        return rename_into_place(tree, item, part)
 
     monkeypatch.setattr(transfer, "rename_into_place", too_late)
     assert image(3) in publish(mirror, folder, KEEP).failed

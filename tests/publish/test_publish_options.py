@@ -6,6 +6,7 @@ import pytest
 
 from puavo_repository.errors import SettingsError
 from puavo_repository.publish.options import DAY, Options, load
+from puavo_repository.remote.throttle import Bandwidth
 
 
 def test_without_any_the_defaults_hold() -> None:
@@ -26,11 +27,11 @@ def test_params_win_over_the_environment() -> None:
             "PUAVO_REPOSITORY_SSH_KEY": "/key",
         },
     )
-    assert found.bandwidth.rate == 1_000_000
-    assert found.removal.grace == 1.5 * DAY
-    assert found.removal.share == 0.5
-    assert found.removal.allow_mass_delete
-    assert (found.removal.pause, found.removal.generations) == (7, 4)
+    assert Bandwidth.parse(found.bandwidth).rate == 1_000_000
+    assert found.grace == 1.5 * DAY
+    assert found.max_delete == 0.5
+    assert found.allow_mass_delete
+    assert (found.replace_pause, found.generations) == (7, 4)
     assert found.connections == 2
     target = found.target("sftp://host/path")
     assert (target.key_file, target.known_hosts) == ("/key", ("/known",))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,15 @@ import pytest
 from puavo_repository.errors import (
     PublishError,
 )
-from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.publish.run import publish
 from puavo_repository.remote import journal
 from puavo_repository.remote.target import Target
 from support.mirrors import SERIES, add_image, content, image, make_mirror, prepare, tree_of, walk
 from support.servers import Sshd
 
-NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
-KEEP = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
+NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
+KEEP = Options(max_delete=1.0, replace_pause=0.0)
 OTHER = "puavo-os-other-bookworm-amd64"
 
 
@@ -59,7 +58,7 @@ def test_a_remote_that_has_to_do_with_our_own_folders_is_refused(
     (images / "below").mkdir(parents=True)
     (images / image(1)).hardlink_to(mirror / image(1))
     before = [tree_of(folder) for folder in (images, mirror)]
-    how = replace(NOW, own_folders=(images,))
+    how = NOW.model_copy(update={"own_folders": (images,)})
     places = [images, images / "below", tmp_path, mirror, mirror / "rdiffs"]
     for place in places:
         for target in (Target(path=str(place)), sshd.target(place)):

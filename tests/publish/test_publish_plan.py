@@ -6,7 +6,6 @@ import pytest
 
 from puavo_repository.mirror.description import Description, Recipes
 from puavo_repository.publish.plan import (
-    How,
     Plan,
     Transfer,
     plan_transfers,
@@ -49,7 +48,7 @@ def plan(
     made = plan_transfers([*state.rows.values()], recipes, named or [], can_copy=can_copy)
     there = set(present)
     for item in made:
-        if item.how is How.ASSEMBLED:
+        if item.rdiff:
             assert {item.base, item.rdiff} <= there, "what an assembly needs comes first"
         if not item.replaces:
             there.add(item.path)
@@ -64,19 +63,19 @@ def test_what_is_present_does_not_travel() -> None:
 def test_the_nightly_image_is_assembled_from_the_cheapest_pair() -> None:
     files = wanted({A: 100, B: 100, C: 100}, {(A, C): 9, (B, C): 4})
     made = plan(files, [A, B])
-    assert (made[C].how, made[C].base, made[C].rdiff) == (How.ASSEMBLED, B, rdiff(B, C))
-    assert made[rdiff(A, C)].how is How.UPLOADED
+    assert (made[C].base, made[C].rdiff) == (B, rdiff(B, C))
+    assert not made[rdiff(A, C)].rdiff
 
 
 def test_a_server_without_copy_gets_the_bytes() -> None:
     made = plan(wanted({A: 100, B: 100}, {(A, B): 5}), [A], can_copy=False)
-    assert made[B].how is How.UPLOADED
+    assert not made[B].rdiff
 
 
 def test_an_empty_server_gets_one_image_and_makes_the_others() -> None:
     files = wanted({A: 100, B: 100, C: 100}, {(A, B): 5, (B, A): 5, (B, C): 5, (C, B): 5})
     made = plan(files, [])
-    whole = [i.path for i in made.values() if i.how is How.UPLOADED and "/" not in i.path]
+    whole = [i.path for i in made.values() if not i.rdiff and "/" not in i.path]
     assert whole == [B]
     assert made[A].base == made[C].base == B
 
@@ -89,7 +88,7 @@ def test_assemblies_depend_on_each_other_only_where_it_saves_an_upload() -> None
 
 
 def test_images_without_rdiffs_travel() -> None:
-    assert all(item.how is How.UPLOADED for item in plan(wanted({A: 1, B: 1}, {}), []).values())
+    assert not any(item.rdiff for item in plan(wanted({A: 1, B: 1}, {}), []).values())
 
 
 def test_a_wrong_file_that_clients_know_waits_for_its_withdrawal() -> None:
@@ -101,19 +100,19 @@ def test_a_wrong_file_that_clients_know_waits_for_its_withdrawal() -> None:
 
 def test_nothing_is_assembled_from_what_is_still_wrong() -> None:
     files = wanted({A: 100, B: 100}, {(A, B): 5})
-    assert plan(files, [A], wrong=[rdiff(A, B)], named=[rdiff(A, B)])[B].how is How.UPLOADED
-    assert plan(files, [rdiff(A, B)], wrong=[A], named=[A])[B].how is How.UPLOADED
+    assert not plan(files, [A], wrong=[rdiff(A, B)], named=[rdiff(A, B)])[B].rdiff
+    assert not plan(files, [rdiff(A, B)], wrong=[A], named=[A])[B].rdiff
 
 
 def test_part_names_are_hidden_beside_the_file_and_tied_to_its_content_and_the_step() -> None:
-    one = Transfer("rdiffs/x.rdiff", 1, "a" * 64, How.UPLOADED)
-    other = Transfer("rdiffs/x.rdiff", 1, "b" * 64, How.UPLOADED)
+    one = Transfer("rdiffs/x.rdiff", 1, "a" * 64)
+    other = Transfer("rdiffs/x.rdiff", 1, "b" * 64)
     assert one.part("1" * 16).startswith("rdiffs/.x.rdiff.")
     assert len({one.part("1" * 16), other.part("1" * 16), one.part("2" * 16)}) == 3
 
 
 def test_a_plan_is_told_in_lines() -> None:
-    item = Transfer(B, 5, SHA, How.ASSEMBLED, rdiff(A, B), A, True)
+    item = Transfer(B, 5, SHA, rdiff(A, B), A, True)
     text = "\n".join(Plan((item,), documents=("meta/x.json",), problems={"y": "is bad"}).lines())
     assert "assembled on the server" in text
     assert "y: is bad" in text

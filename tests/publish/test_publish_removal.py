@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from puavo_repository import retry
 from puavo_repository.errors import StorageError
 from puavo_repository.formats import jsonfile
-from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.publish.run import publish
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
@@ -26,8 +25,8 @@ from support.mirrors import (
     walk,
 )
 
-NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
-KEEP = Options(removal=RemovalPolicy(pause=0.0))
+NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
+KEEP = Options(replace_pause=0.0)
 
 
 @pytest.fixture
@@ -92,7 +91,7 @@ def test_the_grace_counts_by_both_clocks(
     publish(mirror, folder, KEEP)
     later = time.time() + 30 * 24 * 3600
     have_time(monkeypatch, lambda: later)
-    patient = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
+    patient = Options(max_delete=1.0, replace_pause=0.0)
     found = publish(mirror, folder, patient)
     assert found.ok
     assert image(1) in found.waiting
@@ -129,7 +128,7 @@ def test_a_journal_that_was_worked_out_again_does_not_count_what_is_gone(
     assert not (remote / image(1)).exists(), "but a generation still names it"
     (remote / journal.PATH).write_bytes(b"damaged")
     publish(mirror, folder, KEEP)
-    now = Options(removal=RemovalPolicy(grace=0.0, share=0.0, pause=0.0))
+    now = Options(grace_days=0.0, max_delete=0.0, replace_pause=0.0)
     assert publish(mirror, folder, now).ok
 
 
@@ -157,12 +156,12 @@ def test_what_we_did_not_put_there_is_left_alone(
 def test_a_mass_deletion_stops_and_asks(mirror: Path, remote: Path, folder: Target) -> None:
     publish(mirror, folder, KEEP)
     prepare(mirror, names(mirror)[-1:])
-    careful = Options(removal=RemovalPolicy(grace=0.0, pause=0.0))
+    careful = Options(grace_days=0.0, replace_pause=0.0)
     found = publish(mirror, folder, careful)
     assert not found.ok
     assert "allow_mass_delete" in found.failed["removing"]
     assert len(list(remote.glob("*.img"))) == 3
-    agreed = Options(removal=RemovalPolicy(grace=0.0, pause=0.0, allow_mass_delete=True))
+    agreed = Options(grace_days=0.0, replace_pause=0.0, allow_mass_delete=True)
     assert publish(mirror, folder, agreed).ok
     assert len(list(remote.glob("*.img"))) == 1
 
@@ -179,6 +178,6 @@ def test_a_vanished_series_is_a_mass_deletion_too(
     found = publish(mirror, folder, KEEP)
     assert "allow_mass_delete" in found.failed["removing"]
     assert (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
-    assert publish(mirror, folder, replace(KEEP, removal=replace(KEEP.removal, share=1.0))).ok
+    assert publish(mirror, folder, KEEP.model_copy(update={"max_delete": 1.0})).ok
     assert not (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
     assert (remote / other).exists(), "its grace has only begun"

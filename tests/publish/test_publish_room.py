@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from puavo_repository.errors import (
     StorageRefusedError,
 )
 from puavo_repository.publish import publisher
-from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.run import publish
@@ -22,8 +21,8 @@ from puavo_repository.remote.target import Target
 from support.mirrors import SERIES, content, image, make_mirror, prepare, tree_of, walk
 from support.servers import Sshd, running
 
-NOW = Options(removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
-KEEP = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
+NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
+KEEP = Options(max_delete=1.0, replace_pause=0.0)
 
 
 def test_room_is_made_on_a_full_server_before_it_is_filled(
@@ -81,7 +80,8 @@ def test_of_a_full_server_what_no_metadata_names_goes_first(
     monkeypatch.setattr(FolderTree, "free_space", free)
     monkeypatch.setattr("puavo_repository.publish.publisher.SPARE", 1000)
     with Publisher(mirror, folder, NOW) as publisher:
-        assert publisher.upload().failed == {}
+        publisher.upload()
+        assert publisher.report.failed == {}
     assert {path.name for path in remote.glob("*.img")} == {image(2), image(3)}
     assert image(2) in (remote / "meta" / f"{SERIES}.json").read_text()
     assert walk(remote) == []
@@ -110,7 +110,8 @@ def test_parts_that_nobody_goes_on_with_are_removed_before_a_disk_is_filled(
     monkeypatch.setattr(FolderTree, "free_space", free)
     monkeypatch.setattr("puavo_repository.publish.publisher.SPARE", 1000)
     with Publisher(mirror, folder, NOW) as publisher:
-        assert publisher.upload().failed == {}
+        publisher.upload()
+        assert publisher.report.failed == {}
     assert {path.name for path in remote.glob("*.img")} == set(map(image, left))
     assert free(FolderTree(folder)) > 0
 
@@ -124,7 +125,7 @@ def test_making_room_takes_no_more_from_clients_than_was_agreed_on(
         (mirror / image(day)).write_bytes(content(day, 300_000))
     prepare(mirror, [image(3), image(4)], pairs=[])
     monkeypatch.setattr(FolderTree, "free_space", lambda _tree: 1000)
-    careful = replace(NOW, removal=replace(NOW.removal, share=0.3))
+    careful = NOW.model_copy(update={"max_delete": 0.3})
     found = None
     with pytest.raises(MassDeleteError):
         found = publish(mirror, folder, careful)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError, RepositoryError, StorageRefusedError
 from puavo_repository.formats import jsonfile
-from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.remote import journal
@@ -40,7 +40,7 @@ from support.foreign import NAMES, changed_bytes, changed_json, changed_values, 
 from support.meddler import Meddle, Meddler, whole
 from support.mirrors import changed, image, make_mirror, prepare, tree_of, walk
 
-NOW = Options(connections=1, removal=RemovalPolicy(grace=0.0, share=1.0, pause=0.0))
+NOW = Options(connections=1, grace_days=0.0, max_delete=1.0, replace_pause=0.0)
 SILENCE = 0.4  # seconds
 
 

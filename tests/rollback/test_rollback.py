@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from puavo_repository.errors import LockedError, PublishError, SettingsError, StorageRefusedError
 from puavo_repository.publish import switch
-from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.publish.state import sha256
@@ -26,7 +25,7 @@ from puavo_repository.rollback import history, rollback
 from support.mirrors import SERIES, add_image, documents, image, journal_of, prepare, tree_of, walk
 from support.servers import Sshd, elsewhere
 
-KEEP = Options(removal=RemovalPolicy(share=1.0, pause=0.0))
+KEEP = Options(max_delete=1.0, replace_pause=0.0)
 OTHER = "puavo-os-other-bookworm-amd64"
 Check = Callable[[], object]
 
@@ -125,7 +124,7 @@ def test_a_night_with_only_what_was_stepped_back_from_is_quiet(
 def test_the_operator_may_publish_it_after_all(mirror: Path, remote: Path, target: Target) -> None:
     seen = nights(mirror, target, remote, 2)
     step_back(mirror, target)
-    allowed = publish(mirror, target, Options(removal=KEEP.removal, allow_rolled_back=True))
+    allowed = publish(mirror, target, KEEP.model_copy(update={"allow_rolled_back": True}))
     assert allowed.ok
     assert not allowed.uploaded, "its files are all still there"
     assert documents(remote) == seen[1]
@@ -196,7 +195,7 @@ def test_a_file_that_was_only_touched_is_read_and_counts(
 
 
 def test_only_so_many_generations_are_kept(mirror: Path, remote: Path, target: Target) -> None:
-    few = Options(removal=RemovalPolicy(share=1.0, pause=0.0, generations=2))
+    few = Options(max_delete=1.0, replace_pause=0.0, generations=2)
     names = [image(1), image(2)]
     for night in range(5):
         names = add_image(mirror, names, keep=3, seed=night)
@@ -397,7 +396,7 @@ def test_a_step_back_keeps_as_many_generations_as_are_wanted(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     nights(mirror, target, remote, 4)
-    few = replace(KEEP, removal=replace(KEEP.removal, generations=2))
+    few = KEEP.model_copy(update={"generations": 2})
     with Publisher(mirror, target, few) as publisher:
         rollback.roll_back(publisher, None)
     kept = sorted(path.name for path in (remote / GENERATIONS).iterdir())
@@ -441,7 +440,7 @@ def test_a_step_that_was_killed_before_the_journal_knew_is_no_change_by_others(
         assert record.files[path].sha256 == sha256(content), path
     for path in seen[0]:
         os.utime(remote / path, (when, when))
-    after_all = replace(KEEP, allow_rolled_back=True)
+    after_all = KEEP.model_copy(update={"allow_rolled_back": True})
     assert publish(mirror, target, after_all).ok
     assert documents(remote) == seen[1]
     step_back(mirror, target)

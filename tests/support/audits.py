@@ -13,7 +13,7 @@ from typing import Any
 from puavo_repository.audit.report import Checked, Finding
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.progress import Progress, Watcher
-from puavo_repository.publish.options import Options, RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.publish.run import publish
 from puavo_repository.remote.target import Target
 from puavo_repository.settings import Settings
@@ -25,7 +25,7 @@ DOCUMENT = f"meta/{SERIES}.json"
 OLDEST, OLD, NEW = name(V1), name(V2), name(V3)
 RDIFF = f"rdiffs/{rdiff_name(OLD, NEW)}"
 OTHER = f"rdiffs/{rdiff_name(NEW, OLD)}"
-KEEP = Options(removal=RemovalPolicy(pause=0.0))
+KEEP = Options(replace_pause=0.0)
 
 
 @dataclass

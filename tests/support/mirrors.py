@@ -14,16 +14,12 @@ from pathlib import Path
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import image_name, rdiff_name
-from puavo_repository.publish.locked import locked
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.plan import Transfer
-from puavo_repository.publish.publisher import open_tree
-from puavo_repository.publish.send import Uplink
-from puavo_repository.publish.transfer import Transferred, transfer
+from puavo_repository.publish.publisher import Publisher, open_tree
+from puavo_repository.publish.transfer import transfer
 from puavo_repository.remote import journal
-from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.throttle import Throttle
 from support.servers import tool
 
 SERIES = "puavo-os-test-bookworm-amd64"
@@ -184,11 +180,12 @@ def journal_of(target: Target) -> journal.Journal:
 
 def send_one(
     item: Transfer, mirror: Path, target: Target, options: Options | None = None
-) -> tuple[Transferred, int]:
-    """Bring one file to a remote, as a step does; return it, and the bytes that were sent."""
-    how = options or Options()
-    with contextlib.closing(Pool(lambda: open_tree(target), how.connections)) as pool:
-        with pool.tree() as tree, locked(tree) as remote:
-            uplink = Uplink(pool, Throttle(how.bandwidth), remote)
-            transferred = transfer(item, mirror, uplink)
-        return transferred, pool.sent
+) -> tuple[bool, int]:
+    """Bring one file to a remote, as a step does.
+
+    Returns whether it was assembled there, and the bytes that were sent.
+    """
+    with Publisher(mirror, target, options) as publisher:
+        with publisher.hold() as remote:
+            assembled, _ = transfer(item, remote)
+        return assembled, publisher.pool.sent

@@ -137,7 +137,8 @@ def repair_remote(
         if wanted:
             # What lies there is not trusted: no image is made from it, its bytes travel. What
             # else waits to be published goes on waiting: this is no night.
-            how = replace(options, assemble=False, only=frozenset(wanted))
+            alone = {"assemble": False, "only": frozenset(wanted)}
+            how = options.model_copy(update=alone)
             with Publisher(root, target, how) as publisher:
                 with_retries(lambda: publisher.force_recheck(wanted))
             (report,) = publish_all(root, [target], how, watcher=watcher)

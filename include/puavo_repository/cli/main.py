@@ -6,7 +6,6 @@ import argparse
 import getpass
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -78,7 +77,7 @@ def _publishing(
     from puavo_repository.publish import options as publish_options
     from puavo_repository.publish.run import publish_all
 
-    how = replace(publish_options.load({}), own_folders=(chosen.image_dir,))
+    how = publish_options.load({}).model_copy(update={"own_folders": (chosen.image_dir,)})
     targets = [how.target(url) for url in asked.upload]
     return lambda watcher: publish_all(
         chosen.mirror_dir, targets, how, dry_run=asked.dry_run, watcher=watcher

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Set
-from dataclasses import dataclass, field
 
 from puavo_repository.errors import MassDeleteError
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.publish.compare import sha256_of
 from puavo_repository.publish.locked import LockedRemote
-from puavo_repository.publish.options import RemovalPolicy
 from puavo_repository.publish.state import (
     CKSUMS,
     FileState,
@@ -26,46 +24,35 @@ from puavo_repository.remote.tree import Kind, RemoteTree
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Removed:
-    """What cleaning did.
-
-    Attributes:
-        removed: Files that are gone, with their bytes.
-        waiting: Files whose grace is not over.
-    """
-
-    removed: dict[str, int] = field(default_factory=dict)
-    waiting: list[str] = field(default_factory=list)
-
-
-def clean(remote: LockedRemote, state: RemoteState, policy: RemovalPolicy) -> Removed:
+def clean(remote: LockedRemote, state: RemoteState) -> tuple[dict[str, int], list[str]]:
     """Remove what we put there and no metadata names, when its grace is over.
 
     Args:
         remote: The remote.
         state: What it has; the journal is brought up to date, and saved where it changed.
-        policy: When and how much may be removed.
+
+    Returns:
+        Files that are gone, with their bytes; and files whose grace is not over.
 
     Raises:
         MassDeleteError: More would go than was agreed on. Nothing was removed.
     """
     before = state.journal.render()
+    removed: dict[str, int] = {}
     try:
-        waiting, due = _unnamed(remote, state, policy.grace)
+        waiting, due = _unnamed(remote, state)
         if not _is_one_image(set(due), state.journal.files.keys()):
-            guard(remote.tree.name, state, set(due), policy)
-        done = Removed(waiting=waiting)
+            guard(remote, state, set(due))
         for path in due:
-            _remove(remote, state.row(path), done)
+            _remove(remote, state.row(path), removed)
         _remove_parts(remote, state)
-        return done
+        return removed, waiting
     finally:
         if state.journal.render() != before:
             remote.save()
 
 
-def _unnamed(remote: LockedRemote, state: RemoteState, grace: float) -> tuple[list[str], list[str]]:
+def _unnamed(remote: LockedRemote, state: RemoteState) -> tuple[list[str], list[str]]:
     """Return the files of ours that no metadata names: those whose grace runs, and is over.
 
     What the local mirror describes counts as named: some of it may be there before the remote's
@@ -88,7 +75,7 @@ def _unnamed(remote: LockedRemote, state: RemoteState, grace: float) -> tuple[li
                 # Since a moment that is still to come: some clock was wrong then. It is put right.
                 since = now
                 journal.set_unnamed(path, since)
-            (due if since.age(now) >= grace else waiting).append(path)
+            (due if since.age(now) >= remote.options.grace else waiting).append(path)
     return waiting, due
 
 
@@ -98,7 +85,7 @@ def _is_one_image(due: Set[str], every: Set[str]) -> bool:
     return len(images & due) == 1 < len(images)
 
 
-def _remove(remote: LockedRemote, row: Row, done: Removed) -> None:
+def _remove(remote: LockedRemote, row: Row, removed: dict[str, int]) -> None:
     tree, path, entry = remote.tree, row.path, remote.journal.files[row.path]
     row.found = tree.stat(path)
     if row.found is None:
@@ -109,7 +96,7 @@ def _remove(remote: LockedRemote, row: Row, done: Removed) -> None:
         remote.check()
         tree.remove(path)
         row.found = None
-        done.removed[path] = entry.size
+        removed[path] = entry.size
         logger.info("%s/%s: removed, %s", tree.name, path, format_bytes(entry.size))
     # Only now: what could not be removed must stay known as ours, or it would stay for ever.
     del remote.journal.files[path]
@@ -148,7 +135,7 @@ def _will_be_resumed(remote: LockedRemote, row: Row) -> bool:
     return part is not None and part.sha256 == row.sha256 and row.state is not FileState.PRESENT
 
 
-def guard(remote: str, state: RemoteState, paths: Set[str], policy: RemovalPolicy) -> None:
+def guard(remote: LockedRemote, state: RemoteState, paths: Set[str]) -> None:
     """Stop where more would be lost than was agreed on.
 
     Raises:
@@ -156,12 +143,12 @@ def guard(remote: str, state: RemoteState, paths: Set[str], policy: RemovalPolic
     """
     sizes = {row.path: row.entry.size for row in state.rows.values() if row.found and row.entry}
     going = {path: sizes[path] for path in paths & sizes.keys()}
-    every, lost = sum(sizes.values()), sum(going.values())
-    if lost > policy.share * every and not policy.allow_mass_delete:
+    every, lost, most = sum(sizes.values()), sum(going.values()), remote.options.max_delete
+    if lost > most * every and not remote.options.allow_mass_delete:
         raise MassDeleteError(
-            remote,
+            remote.tree.name,
             f"{count(len(going), 'file')} would go, "
             f"{format_bytes(lost)} of {format_bytes(every)} there",
-            expected=f"at most {policy.share:.0%} at once",
+            expected=f"at most {most:.0%} at once",
             remedy="If that is meant, publish once with allow_mass_delete",
         )

@@ -1,40 +1,42 @@
-"""A remote under lock, and which folders are no place to publish to."""
+"""A remote under lock, as one step has it, and which folders are no place to publish to."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from puavo_repository.errors import PublishError
 from puavo_repository.mirror.records import FOLDER as STATE
+from puavo_repository.progress import Watcher
+from puavo_repository.publish.options import Options
+from puavo_repository.publish.report import PublishReport
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.parts import Parts
+from puavo_repository.remote.pool import Pool
+from puavo_repository.remote.throttle import Throttle
 from puavo_repository.remote.tree import RemoteTree, read_whole
 
 
 @dataclass(frozen=True)
 class LockedRemote:
-    """A remote whose lock this step holds.
+    """A remote whose lock this step holds, and what its transfers share."""
 
-    Attributes:
-        tree: The remote.
-        lock: Its lock; it is kept alive.
-        journal: What we put there, read after the lock was taken.
-        parts: What is on its way there.
-        using: Held while ``tree`` is used, which is for one thread at a time.
-    """
-
+    mirror_dir: Path  # the local mirror
+    options: Options
+    pool: Pool  # further connections
+    throttle: Throttle
+    watcher: Watcher  # told of each file that is sent
     tree: RemoteTree
-    lock: PublisherLock
-    journal: Journal
-    parts: Parts
-    using: threading.RLock
+    report: PublishReport  # what the step did
+    lock: PublisherLock  # kept alive
+    journal: Journal  # what we put there, read after the lock was taken
+    parts: Parts  # what is on its way there
+    using: threading.RLock  # held while ``tree`` is used, which is for one thread at a time
 
     def check(self) -> None:
         """Raise ``LockedError`` where the lock was taken over: right before each named write."""
@@ -47,23 +49,11 @@ class LockedRemote:
             journal.save(self.tree, self.journal, self.check)
 
 
-@contextmanager
-def locked(tree: RemoteTree) -> Iterator[LockedRemote]:
-    """Hold a remote for a block; raises ``LockedError`` where somebody else publishes."""
-    lock, using = PublisherLock(tree), threading.RLock()
-    with lock.held():
-        yield LockedRemote(tree, lock, journal.load(tree), Parts(tree, lock.check, using), using)
-
-
 def check_place(tree: RemoteTree, own: Iterable[Path]) -> None:
-    """Refuse a remote that is, holds or lies in a folder of our own.
+    """Refuse a remote that is, holds or lies in a folder of our own: images, mirror.
 
     A server's folder may be one of this machine's. That shows by the publisher's lock, if it is
     held: it is seen here too.
-
-    Args:
-        tree: The remote.
-        own: The image directory and the mirror.
 
     Raises:
         PublishError: That is so.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import enum
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
@@ -13,36 +12,18 @@ from puavo_repository.progress import count, format_bytes
 from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row
 
 
-class How(enum.Enum):
-    """How a file gets to the remote."""
-
-    UPLOADED = "uploaded"  # its bytes travel
-    ASSEMBLED = "assembled"  # the server copies them from an image and an rdiff that it has
-
-
 @dataclass(frozen=True)
 class Transfer:
-    """One file to bring to the remote.
-
-    Attributes:
-        path: Where it goes.
-        size: Bytes.
-        sha256: Of its content.
-        how: Which way.
-        rdiff: For an assembly, the rdiff's path.
-        base: For an assembly, the path of the image it starts from.
-        wrong: Whether another file has this name now.
-        replaces: Whether clients are told of that file. Then this one stays under its part
-            name until the description is withdrawn.
-    """
+    """One file to bring to the remote: its bytes travel, or the server makes it from others."""
 
     path: str
-    size: int
+    size: int  # bytes
     sha256: str
-    how: How
-    rdiff: str = ""
-    base: str = ""
-    wrong: bool = False
+    rdiff: str = ""  # for an assembly on the server, the rdiff's path; else its bytes travel
+    base: str = ""  # for an assembly, the path of the image it starts from
+    wrong: bool = False  # whether another file has this name now
+    # Whether clients are told of that file. Then this one stays under its part name until the
+    # description is withdrawn.
     replaces: bool = False
 
     def part(self, token: str) -> str:
@@ -55,35 +36,22 @@ class Transfer:
         return f"{folder}{slash}.{name}.{self.sha256[:16]}.{token[:8]}.part"
 
     def __str__(self) -> str:
-        if self.how is How.ASSEMBLED:
-            return (
-                f"{self.path}: {format_bytes(self.size)} assembled on the server from {self.base}"
-            )
-        return f"{self.path}: {format_bytes(self.size)} uploaded"
+        how = f"assembled on the server from {self.base}" if self.rdiff else "uploaded"
+        return f"{self.path}: {format_bytes(self.size)} {how}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one remote mirror needs.
+    """What one remote mirror needs."""
 
-    Attributes:
-        transfers: In an order that can be followed one by one: what an assembly needs, first.
-        present: How many files the remote has already.
-        present_bytes: Their bytes.
-        documents: Metadata files to write, and CKSUMS where it is wrong already.
-        dropped: Metadata files to remove: their series is gone.
-        prune: Files of ours that no metadata names, and that would go when their grace is over.
-        foreign: How many files there are not ours and are left alone.
-        problems: What stands in the way, by file: it is left out, and its series as it is.
-    """
-
-    transfers: tuple[Transfer, ...] = ()
-    present: int = 0
+    transfers: tuple[Transfer, ...] = ()  # what an assembly needs comes first
+    present: int = 0  # how many files the remote has already
     present_bytes: int = 0
-    documents: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    prune: tuple[str, ...] = ()
-    foreign: int = 0
+    documents: tuple[str, ...] = ()  # metadata files to write, and CKSUMS where it is wrong already
+    dropped: tuple[str, ...] = ()  # metadata files to remove: their series is gone
+    prune: tuple[str, ...] = ()  # files of ours that no metadata names; they go after their grace
+    foreign: int = 0  # how many files there are not ours and are left alone
+    # What stands in the way, by file: it is left out, and its series stays as it is.
     problems: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -91,16 +59,11 @@ class Plan:
         """Whether the remote is as it should be."""
         return not (self.transfers or self.documents or self.dropped or self.prune)
 
-    def bytes_of(self, how: How) -> int:
-        """Return how many bytes come in one way."""
-        return sum(item.size for item in self.transfers if item.how is how)
-
     def lines(self) -> list[str]:
         """Return the plan as lines for people; the last one sums up."""
-        travel = (
-            f"{format_bytes(self.bytes_of(How.UPLOADED))} uploaded, "
-            f"{format_bytes(self.bytes_of(How.ASSEMBLED))} assembled on the server"
-        )
+        made = sum(item.size for item in self.transfers if item.rdiff)
+        sent = sum(item.size for item in self.transfers) - made
+        travel = f"{format_bytes(sent)} uploaded, {format_bytes(made)} assembled on the server"
         sums = (
             f"in all: {travel if self.transfers else 'nothing to send'}, "
             f"{count(self.present, 'file')} ({format_bytes(self.present_bytes)}) present, "
@@ -183,33 +146,40 @@ def plan_transfers(
     plan = [_transfer(row, named) for path, row in missing.items() if path not in images]
     # An rdiff or image that waits under its part name is no help to others yet.
     usable = (sizes.keys() - missing.keys()) | {item.path for item in plan if not item.replaces}
-    ways = {path: recipes[path] for path in missing if path in images}
-    assemblies = _Assemblies(ways if can_copy else {}, sizes, usable)
-    uploads = _Uploads(ways, sizes)
-    while images:
-        path, rdiff, base = assemblies.cheapest(images) or (uploads.most_helpful(images), "", "")
-        images.remove(path)
+    queue = _Queue({path: recipes[path] for path in images}, sizes, usable if can_copy else set())
+    for _ in images:
+        path, rdiff, base = queue.take()
         plan.append(_transfer(missing[path], named, rdiff, base))
-        uploads.planned(path)
         if not plan[-1].replaces:
-            assemblies.add_base(path, assembled=bool(rdiff))
+            queue.add_base(path, assembled=bool(rdiff))
     return tuple(plan)
 
 
 def _transfer(row: Row, named: Collection[str], rdiff: str = "", base: str = "") -> Transfer:
-    wrong, how = row.state is FileState.WRONG, How.ASSEMBLED if rdiff else How.UPLOADED
+    wrong = row.state is FileState.WRONG
     replaces = wrong and row.path in named
-    return Transfer(row.path, row.size, row.sha256, how, rdiff, base, wrong, replaces)
+    return Transfer(row.path, row.size, row.sha256, rdiff, base, wrong, replaces)
 
 
-class _Assemblies:
-    """The assemblies that are possible by now, cheapest first.
+class _Queue:
+    """The missing images: first what can be assembled by now, the cheapest first.
 
-    ``usable`` are rdiffs and images that are there, or will be before any image is.
+    Where none can, the one from which most others can be made that are still missing; of several
+    the smallest, then the newest. Both heaps keep entries that are out of date until they are met.
+
+    Args:
+        recipes: What each missing image can be made from.
+        sizes: Bytes by path.
+        usable: Rdiffs and images that are there, or will be before any image is.
     """
 
     def __init__(self, recipes: Recipes, sizes: Mapping[str, int], usable: set[str]) -> None:
-        self._heap: list[tuple[bool, int, str, str, str]] = []
+        self._bases = {path: {base for _, base in ways} for path, ways in recipes.items()}
+        self._helps = Counter(base for bases in self._bases.values() for base in bases)
+        newest_first = enumerate(sorted(recipes, reverse=True))
+        self._uploads = [(-self._helps[p], sizes[p], place, p) for place, p in newest_first]
+        heapify(self._uploads)
+        self._assemblies: list[tuple[bool, int, str, str, str]] = []
         self._from: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
         for path, ways in recipes.items():
             for rdiff, base in ways:
@@ -221,49 +191,22 @@ class _Assemblies:
     def add_base(self, base: str, *, assembled: bool) -> None:
         """Note that an image will be there: others can be made from it."""
         for size, path, rdiff in self._from.get(base, ()):
-            heappush(self._heap, (assembled, size, path, rdiff, base))
+            heappush(self._assemblies, (assembled, size, path, rdiff, base))
 
-    def cheapest(self, images: Collection[str]) -> tuple[str, str, str] | None:
-        """Return (path, rdiff, base) of the cheapest assembly of an image still to be planned."""
-        while self._heap:
-            *_, path, rdiff, base = heappop(self._heap)
-            if path in images:
-                return path, rdiff, base
-        return None
-
-
-class _Uploads:
-    """The missing images in the order in which they are worth their bytes.
-
-    First the one from which most others can be made; of several the smallest, then the newest.
-    """
-
-    def __init__(self, recipes: Recipes, sizes: Mapping[str, int]) -> None:
-        self._bases = {
-            p: {base for _, base in ways if base in recipes} for p, ways in recipes.items()
-        }
-        newest_first = sorted(recipes, reverse=True)
-        self._rank = {path: (sizes[path], place) for place, path in enumerate(newest_first)}
-        self._helps = dict.fromkeys(recipes, 0)
-        for bases in self._bases.values():
-            for base in bases:
-                self._helps[base] += 1
-        self._heap = [self._entry(path) for path in recipes]
-        heapify(self._heap)
-
-    def most_helpful(self, images: Collection[str]) -> str:
-        """Return the image from which most others can be made that are still to be planned."""
+    def take(self) -> tuple[str, str, str]:
+        """Return (path, rdiff, base) of the next image; without an rdiff its bytes travel."""
+        while self._assemblies:
+            *_, path, rdiff, base = heappop(self._assemblies)
+            if path in self._bases:
+                return self._taken(path), rdiff, base
         while True:
-            entry = heappop(self._heap)
-            path = entry[-1]
-            if path in images and entry == self._entry(path):
-                return path
+            helps, size, place, path = heappop(self._uploads)
+            if path in self._bases and -helps == self._helps[path]:
+                return self._taken(path), "", ""
+            if path in self._bases:  # it helps fewer by now
+                heappush(self._uploads, (-self._helps[path], size, place, path))
 
-    def planned(self, path: str) -> None:
+    def _taken(self, path: str) -> str:
         """Note that an image is planned: it needs no help any more."""
-        for base in self._bases[path]:
-            self._helps[base] -= 1
-            heappush(self._heap, self._entry(base))
-
-    def _entry(self, path: str) -> tuple[int, tuple[int, int], str]:
-        return -self._helps[path], self._rank[path], path
+        self._helps.subtract(self._bases.pop(path))
+        return path

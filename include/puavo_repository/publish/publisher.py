@@ -1,40 +1,41 @@
 """The steps of publishing a mirror to one remote, each of which can be done again at any time.
 
-``upload``, ``switch``, ``clean``. A step looks for itself: it takes the remote's
-lock, reads the journal and surveys under it, acts, and gives the lock back. Nothing that another
-step saw decides what it does.
+``upload``, ``switch``, ``clean``. A step looks for itself: it takes the remote's lock, reads the
+journal and surveys under it, acts, and gives the lock back. Nothing that another step saw decides
+what it does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from puavo_repository.errors import RepositoryError, StorageRefusedError
 from puavo_repository.mirror.description import Description, publishable
 from puavo_repository.mirror.published import mirror_id
 from puavo_repository.progress import NO_WATCHER, Watcher, format_bytes
-from puavo_repository.publish.clean import Removed, clean
-from puavo_repository.publish.locked import LockedRemote, check_place, locked
+from puavo_repository.publish.clean import clean
+from puavo_repository.publish.locked import LockedRemote, check_place
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.plan import Plan, make_plan
-from puavo_repository.publish.send import Uplink
+from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.state import RemoteState
 from puavo_repository.publish.survey import check_owner, survey
-from puavo_repository.publish.switch import Switch, Switched, check_published
-from puavo_repository.publish.transfer import Transferred
-from puavo_repository.publish.upload import Upload, Uploaded
+from puavo_repository.publish.switch import Switch, check_published
+from puavo_repository.publish.upload import Upload
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.generations import FOLDER
 from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.lock import PublisherLock, lock_debris
+from puavo_repository.remote.parts import Parts
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.throttle import Throttle
+from puavo_repository.remote.throttle import Bandwidth, Throttle
 from puavo_repository.remote.tree import RemoteTree
 
 logger = logging.getLogger(__name__)
@@ -48,13 +49,13 @@ def open_tree(target: Target) -> RemoteTree:
 
 
 class Publisher:
-    """The steps of publishing a mirror to one remote.
+    """The steps of publishing a mirror to one remote; ``report`` tells what they did.
 
     Args:
         mirror_dir: The local mirror.
         target: The remote.
         options: How.
-        watcher: Told of each file that is sent.
+        watcher: Told of each file that is sent, from any thread.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class Publisher:
     ) -> None:
         self.options = options or Options()
         self.pool = Pool(lambda: open_tree(target), self.options.connections)
+        self.report = PublishReport(target.url)
         self._mirror_dir = mirror_dir
-        self._throttle = Throttle(self.options.bandwidth)
+        self._throttle = Throttle(Bandwidth.parse(self.options.bandwidth))
         self._watcher = watcher
 
     def __enter__(self) -> Publisher:
@@ -88,16 +90,10 @@ class Publisher:
             state = self._survey(tree, local, journal.load(tree), acts=False)
             return state, self._plan(tree, state)
 
-    def upload(
-        self, arrived: Callable[[Transferred], object] = lambda _transferred: None
-    ) -> Uploaded:
+    def upload(self) -> None:
         """Bring every file there that is missing; clients are not told of any yet.
 
-        Args:
-            arrived: Called with each file that arrived.
-
-        Returns:
-            What could not be brought there. The others are there.
+        What could not be brought there is in the report. The others are there.
 
         Raises:
             LockedError: Somebody else publishes.
@@ -115,46 +111,38 @@ class Publisher:
                     remote.journal.intend(item.path, item.size, item.sha256)
             if plan.transfers or state.journal_changed:
                 remote.save()
-            uplink = Uplink(self.pool, self._throttle, remote, self._watcher)
-            done = Upload(self._mirror_dir, uplink, arrived).run(plan.transfers)
-            done.failed |= plan.problems
-            return done
+            self.report.transient = False
+            self.report.failed = {**Upload(remote).run(plan.transfers), **plan.problems}
 
-    def switch(self) -> tuple[int, Switched]:
+    def switch(self) -> None:
         """Tell clients of what is in place, and look whether all of it is.
-
-        Returns:
-            The generation that clients see, and what was done.
 
         Raises:
             LockedError: Somebody else publishes, or has taken over: nothing more was written.
             MassDeleteError: Too many files would lose their description.
             StorageError: A file that clients are told of is missing or wrong.
         """
-        only = self.options.only
         with self._step() as (remote, state):
             waiting = [i for i in self._plan(remote.tree, state).transfers if i.replaces]
             try:
-                done = Switch(remote, state, self.options.removal, only=only).run(waiting)
-                check_published(remote.tree, state, only)
+                Switch(remote, state).run(waiting)
+                check_published(remote.tree, state, self.options.only)
             except BaseException:
                 with contextlib.suppress(RepositoryError):  # the first error is what counts
                     remote.save()
                 raise
             remote.save()
-            return remote.journal.generation, done
 
-    def clean(self) -> Removed:
+    def clean(self) -> None:
         """Remove what no metadata names, when its grace is over.
 
         Raises:
             LockedError: Somebody else publishes, or has taken over: nothing more was removed.
             MassDeleteError: More would go than was agreed on. Nothing was removed.
         """
-        if self.options.only is not None:
-            return Removed()
-        with self._step() as (remote, state):
-            return clean(remote, state, self.options.removal)
+        if self.options.only is None:
+            with self._step() as (remote, state):
+                self.report.pruned, self.report.waiting = clean(remote, state)
 
     def force_recheck(self, files: Mapping[str, tuple[int, str]]) -> None:
         """Have the next run compare files whatever the journal says of them.
@@ -184,10 +172,23 @@ class Publisher:
         """
         with self.pool.tree() as tree:
             check_place(tree, self._own_folders())
+            lock, using = PublisherLock(tree), threading.RLock()
             try:
-                with locked(tree) as remote:
+                with lock.held():
                     check_place(tree, self._own_folders())  # the lock shows a server's folder
-                    yield remote
+                    yield LockedRemote(
+                        mirror_dir=self._mirror_dir,
+                        options=self.options,
+                        pool=self.pool,
+                        throttle=self._throttle,
+                        watcher=self._watcher,
+                        tree=tree,
+                        report=self.report,
+                        lock=lock,
+                        journal=journal.load(tree),
+                        parts=Parts(tree, lock.check, using),
+                        using=using,
+                    )
             finally:
                 with contextlib.suppress(RepositoryError):
                     tree.remove_folder(FOLDER)  # empty where the remote was refused
@@ -226,14 +227,14 @@ class Publisher:
         Raises:
             StorageRefusedError: That is not enough.
         """
-        tree, policy = remote.tree, self.options.removal
+        tree = remote.tree
         logger.info("%s: too full for all that is new; room is made first", tree.name)
-        clean(remote, state, policy)
+        clean(remote, state)
         gone = state.published().keys() - state.kept()
         still = _bytes_missing(remote, state, self._plan(tree, state))
         if still > 0 and gone and self.options.only is None:
-            Switch(remote, state, policy).withdraw(gone)
-            clean(remote, state, policy)
+            Switch(remote, state).withdraw(gone)
+            clean(remote, state)
         state = self._survey(tree, state.local, remote.journal, acts=True)
         plan = self._plan(tree, state)
         missing = _bytes_missing(remote, state, plan)

@@ -2,65 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from puavo_repository.errors import PublishError
+from puavo_repository.errors import PublishError, StorageError
 from puavo_repository.progress import format_bytes
-from puavo_repository.publish.clean import Removed
-from puavo_repository.publish.plan import How, Plan
+from puavo_repository.publish.plan import Plan
 from puavo_repository.publish.state import RemoteState
-from puavo_repository.publish.switch import Switched
-from puavo_repository.publish.transfer import Transferred
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
 class PublishReport:
-    """What publishing to one remote did, or would do.
+    """What publishing to one remote did, or would do; the steps fill it."""
 
-    Attributes:
-        target: The remote's URL.
-        dry_run: Whether nothing was changed.
-        plan: The plan, as lines for people; the last one sums up.
-        generation: The generation that clients see now.
-        uploaded: Files whose bytes travelled, and their size in bytes.
-        assembled: Files that the server made from others, and their size.
-        present: How many files were there already.
-        switched: Metadata files that were written or removed.
-        withdrawn: Files that clients were not told of while they were replaced.
-        waiting_for: Metadata files left as they are, and the files they wait for.
-        pruned: Files that were removed, and their size.
-        waiting: Files that no metadata names and whose grace is not over.
-        foreign: How many files there are not ours.
-        failed: What could not be done, by file or step, and why.
-        files: What its clients are told of, sha256 by path; None where nobody could look.
-        bytes_sent: Bytes given to the connections.
-        seconds: Time it took.
-    """
-
-    target: str
+    target: str  # the remote's URL
     dry_run: bool = False
-    plan: list[str] = field(default_factory=list)
-    generation: int = 0
-    uploaded: dict[str, int] = field(default_factory=dict)
-    assembled: dict[str, int] = field(default_factory=dict)
-    present: int = 0
-    switched: list[str] = field(default_factory=list)
-    withdrawn: list[str] = field(default_factory=list)
-    waiting_for: dict[str, list[str]] = field(default_factory=dict)
-    pruned: dict[str, int] = field(default_factory=dict)
-    waiting: list[str] = field(default_factory=list)
-    foreign: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    files: Mapping[str, str] | None = None
-    bytes_sent: int = 0
+    plan: list[str] = field(default_factory=list)  # lines for people; the last one sums up
+    generation: int = 0  # the one that clients see now
+    uploaded: dict[str, int] = field(default_factory=dict)  # bytes of the files that travelled
+    assembled: dict[str, int] = field(default_factory=dict)  # of those made there from others
+    present: int = 0  # files that were there already
+    switched: list[str] = field(default_factory=list)  # metadata files written or removed
+    withdrawn: list[str] = field(default_factory=list)  # not described while they were replaced
+    waiting_for: dict[str, list[str]] = field(default_factory=dict)  # files, by metadata file
+    pruned: dict[str, int] = field(default_factory=dict)  # bytes of the files that were removed
+    waiting: list[str] = field(default_factory=list)  # unnamed files whose grace is not over
+    foreign: int = 0  # files there that are not ours
+    failed: dict[str, str] = field(default_factory=dict)  # why, by file or step
+    files: Mapping[str, str] | None = None  # sha256 of what clients see; None: nobody could look
+    bytes_sent: int = 0  # given to the connections
     seconds: float = 0.0
-
-    def transferred(self, file: Transferred) -> None:
-        """Take note of a file that is proven on the remote."""
-        into = self.assembled if file.how is How.ASSEMBLED else self.uploaded
-        into[file.item.path] = file.item.size
+    transient: bool = False  # whether trying again later may help some file that failed
 
     def saw(self, state: RemoteState) -> None:
         """Take note of what clients are told, as it was found just now."""
@@ -79,24 +55,26 @@ class PublishReport:
             missing |= dict.fromkeys(plan.documents, "is not published")
             self.failed = {**missing, **plan.problems, **self.failed}
 
-    def switched_to(self, done: Switched) -> None:
-        """Take note of what clients are told now."""
-        self.switched = [*done.documents, *done.dropped]
-        self.withdrawn, self.waiting_for = done.withdrawn, done.waiting_for
-
-    def cleaned(self, done: Removed) -> None:
-        """Take note of what was removed."""
-        self.pruned, self.waiting = done.removed, done.waiting
-
-    def checked(self) -> None:
+    def checked(
+        self, problem: str = "not everything is published", most: int | None = None
+    ) -> None:
         """Raise if something failed; the rest is done.
 
+        Args:
+            problem: What to call that.
+            most: How many of the failures the error names; the others are in the log. None for all.
+
         Raises:
-            PublishError: That is so.
+            StorageError: Trying again later may help some of it.
+            PublishError: It does not help.
         """
         if not self.ok:
-            found = "; ".join(f"{subject}: {problem}" for subject, problem in self.failed.items())
-            raise PublishError(self.target, "not everything is published", found=found)
+            failed = [f"{subject}: {why}" for subject, why in self.failed.items()]
+            most = len(failed) if most is None else most
+            for text in failed[most:]:
+                logger.error("%s", text)
+            kind = StorageError if self.transient else PublishError
+            raise kind(self.target, problem, found="; ".join(failed[:most]))
 
     @property
     def ok(self) -> bool:
@@ -105,14 +83,14 @@ class PublishReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what clients are told of: that is in the metadata."""
-        return {name: value for name, value in asdict(self).items() if name != "files"}
+        hidden = {"files", "transient"}
+        return {name: value for name, value in asdict(self).items() if name not in hidden}
 
     def lines(self) -> list[str]:
         """Return the report as lines for people."""
+        nothing = f"{self.target}: nothing could be published"
         return [
-            self._done()
-            if self.files is not None
-            else f"{self.target}: nothing could be published",
+            nothing if self.files is None else self._done(),
             *(f"{subject}: {problem}" for subject, problem in self.failed.items()),
             *(f"{path} {waits}" for path, waits in self.waits().items()),
         ]

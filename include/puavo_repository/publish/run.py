@@ -46,19 +46,19 @@ def publish(
     Raises:
         RepositoryError: Nothing could be done at all.
     """
-    report = PublishReport(target.url, dry_run)
     with Publisher(mirror_dir, target, options, watcher) as publisher:
-        _publish(publisher, report)
-    return report
+        publisher.report.dry_run = dry_run
+        _publish(publisher)
+    return publisher.report
 
 
-def _publish(publisher: Publisher, report: PublishReport) -> None:
+def _publish(publisher: Publisher) -> None:
     begun = time.monotonic()
     try:
-        _steps(publisher, report)
+        _steps(publisher, publisher.report)
     finally:
-        report.bytes_sent = publisher.pool.sent
-        report.seconds = time.monotonic() - begun
+        publisher.report.bytes_sent = publisher.pool.sent
+        publisher.report.seconds = time.monotonic() - begun
 
 
 def _steps(publisher: Publisher, report: PublishReport) -> None:
@@ -72,12 +72,10 @@ def _steps(publisher: Publisher, report: PublishReport) -> None:
     if plan.is_empty and state.is_finished():
         publisher.clear_dead_lock()
         return
-    done = with_retries(lambda: publisher.upload(report.transferred))
-    report.failed |= done.failed
+    with_retries(publisher.upload)
     try:
-        _, switched = with_retries(publisher.switch)
-        report.switched_to(switched)
-        report.cleaned(with_retries(publisher.clean))
+        with_retries(publisher.switch)
+        with_retries(publisher.clean)
     except MassDeleteError as error:
         report.failed["removing"] = str(error)
     report.saw(with_retries(publisher.look)[0])
@@ -94,10 +92,12 @@ def publish_all(
     """Publish to several remotes; what keeps one from being reached is in its report."""
     reports = []
     for target in targets:
-        report = PublishReport(target.url, dry_run)
+        publisher = Publisher(mirror_dir, target, options, watcher)
+        report = publisher.report
+        report.dry_run = dry_run
         try:
-            with Publisher(mirror_dir, target, options, watcher) as publisher:
-                _publish(publisher, report)
+            with publisher:
+                _publish(publisher)
         except RepositoryError as error:
             report.failed["publishing"] = str(error).removeprefix(f"{target.url}: ")
         reports.append(report)

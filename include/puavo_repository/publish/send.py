@@ -13,16 +13,13 @@ import os
 import threading
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from puavo_repository.errors import PublishError, RepositoryError
-from puavo_repository.progress import NO_WATCHER, Progress, Watcher
+from puavo_repository.progress import Progress
 from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.remote.file import RemoteFile
 from puavo_repository.remote.parts import Part
-from puavo_repository.remote.pool import Pool
-from puavo_repository.remote.throttle import Throttle
 from puavo_repository.remote.tree import OpenMode, RemoteTree
 
 logger = logging.getLogger(__name__)
@@ -34,42 +31,24 @@ LONG_TRIP = 0.005  # seconds of round trip from which one connection cannot fill
 SEVERAL = 16 << 20  # bytes from which a file is worth several connections
 
 
-@dataclass(frozen=True)
-class Uplink:
-    """What the transfers of one step share.
-
-    Attributes:
-        pool: Connections to the remote.
-        throttle: The bandwidth limit.
-        remote: The remote, under the step's lock.
-        watcher: Told of each file that is sent.
-    """
-
-    pool: Pool
-    throttle: Throttle
-    remote: LockedRemote
-    watcher: Watcher = NO_WATCHER
-
-
-def send(tree: RemoteTree, item: Transfer, local: Path, begin: int, uplink: Uplink) -> None:
+def send(tree: RemoteTree, item: Transfer, begin: int, remote: LockedRemote) -> None:
     """Send a file's bytes to its part and have the server put them on its disk.
 
     Args:
         tree: A connection to the remote; others are taken from the pool.
         item: The file.
-        local: Where it lies here.
         begin: Bytes that need not be sent.
-        uplink: Connections, limit and watcher.
+        remote: The remote.
     """
-    progress = uplink.watcher.begin(item.path, item.size)
+    progress = remote.watcher.begin(item.path, item.size)
     progress(begin)
     pieces = _Pieces(begin, item.size, progress)
-    part = item.part(uplink.remote.lock.token)
-    source = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
+    part = item.part(remote.lock.token)
+    source = os.open(remote.mirror_dir / item.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with tree.open(part, OpenMode.WRITE) as file:
-            sender = _Sender(item, part, source, pieces, uplink, notes=tree.can_sync)
-            count = _connections(tree, item.size - begin, uplink.pool.limit)
+            sender = _Sender(item, part, source, pieces, remote, notes=tree.can_sync)
+            count = _connections(tree, item.size - begin, remote.pool.limit)
             helpers = [threading.Thread(target=sender.help, daemon=True) for _ in range(count - 1)]
             for helper in helpers:
                 helper.start()
@@ -106,13 +85,13 @@ class _Sender:
     part: str  # its hidden name there
     source: int  # its descriptor here
     pieces: _Pieces
-    uplink: Uplink
+    remote: LockedRemote
     notes: bool  # whether it is noted how far the file is on the server's disk
 
     def help(self) -> None:
         """Send pieces over a connection from the pool; without one the others send them."""
         try:
-            tree = self.uplink.pool.take()
+            tree = self.remote.pool.take()
         except RepositoryError as error:
             logger.info("one connection fewer: %s", error)
             return
@@ -123,7 +102,7 @@ class _Sender:
             self.pieces.stop(error)
             tree.close()
         else:
-            self.uplink.pool.give(tree)
+            self.remote.pool.give(tree)
 
     def send(self, file: RemoteFile) -> None:
         """Send pieces until none is left; returns when all that were sent are acknowledged."""
@@ -137,7 +116,7 @@ class _Sender:
                     continue
                 return
             at, length = piece
-            self.uplink.throttle.admit(length, file.flush)
+            self.remote.throttle.admit(length, file.flush)
             data = os.pread(self.source, length, at)
             if len(data) != length:
                 raise PublishError("the local file", "was cut short while it was sent")
@@ -149,7 +128,7 @@ class _Sender:
         file.sync()
         if self.notes:
             known = Part(self.part, self.item.size, self.item.sha256, synced=whole)
-            self.uplink.remote.parts.put(self.item.path, known)
+            self.remote.parts.put(self.item.path, known)
 
 
 class _Pieces:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from time import sleep, time
 
 from puavo_repository.errors import StorageError
@@ -26,7 +25,6 @@ from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.publish.clean import guard
 from puavo_repository.publish.locked import LockedRemote
-from puavo_repository.publish.options import RemovalPolicy
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, sha256
 from puavo_repository.publish.survey import listing
@@ -38,56 +36,31 @@ from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Switched:
-    """What switching did.
-
-    Attributes:
-        documents: Metadata files that were written.
-        dropped: Metadata files that were removed.
-        withdrawn: Files that were taken out of the metadata before they were replaced.
-        waiting_for: Metadata files that stay as they are, and the files they wait for.
-    """
-
-    documents: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
-    withdrawn: list[str] = field(default_factory=list)
-    waiting_for: dict[str, list[str]] = field(default_factory=dict)
-
-
 class Switch:
     """Makes the remote's metadata say what the local mirror's says, as far as that is true.
 
     Args:
         remote: The remote.
         state: What it has; brought up to date here.
-        policy: When and how much may be removed.
         restored: What ``state.local`` puts back, if it does.
-        only: The metadata files that are written, among other paths; None for all.
     """
 
     def __init__(
-        self,
-        remote: LockedRemote,
-        state: RemoteState,
-        policy: RemovalPolicy,
-        restored: Restored | None = None,
-        only: Collection[str] | None = None,
+        self, remote: LockedRemote, state: RemoteState, restored: Restored | None = None
     ) -> None:
         self._remote = remote
         self._tree = remote.tree
         self._journal = remote.journal
         self._state = state
-        self._policy = policy
         self._restored = restored
+        only = remote.options.only
         every = [state.row(path) for path in state.local.documents]
         self._ours = [row for row in every if only is None or row.path in only]
         gone = (row for row in state.documents() if row.path not in state.local.documents)
         self._gone = [row for row in gone if row.is_ours and only is None]
         self._before: dict[str, tuple[bytes, Document]] = {}  # of what is withdrawn
-        self._result = Switched()
 
-    def run(self, waiting: Collection[Transfer]) -> Switched:
+    def run(self, waiting: Collection[Transfer]) -> None:
         """Do all of it.
 
         Args:
@@ -104,8 +77,10 @@ class Switch:
         paths = {item.path for item in proven}
         self._begin_generation(paths)
         if proven:
-            self._withdraw(paths, self._policy.pause)
+            self._withdraw(paths, self._remote.options.replace_pause)
+            self._remote.report.withdrawn = sorted(paths)
             self._rename(proven)
+        self._remote.report.waiting_for = {}
         for row in self._ours:
             self._describe(row)
         for row in self._gone:
@@ -113,7 +88,6 @@ class Switch:
         self._restore(paths)
         if not self._state.has_cksums():
             self._write(CKSUMS, self._state.cksums())
-        return self._result
 
     def withdraw(self, paths: set[str]) -> None:
         """Take files that the mirror does not describe any more out of the metadata, to make room.
@@ -122,7 +96,7 @@ class Switch:
             LockedError: The lock was lost; nothing more was written.
             MassDeleteError: Too many files would lose their description.
         """
-        guard(self._tree.name, self._state, paths, self._policy)
+        guard(self._remote, self._state, paths)
         self._ours = []
         self._begin_generation(paths)
         self._withdraw(paths, 0.0)
@@ -132,7 +106,7 @@ class Switch:
         stay = set(self._state.documents()).difference(self._gone)
         kept = {file.path for row in stay for file in row.names}
         lost = self._state.published().keys() - kept - self._state.local.files.keys()
-        guard(self._tree.name, self._state, lost, self._policy)
+        guard(self._remote, self._state, lost)
 
     def _begin_generation(self, withdrawn: set[str]) -> None:
         """Keep what is about to be replaced, so that a rollback is possible."""
@@ -158,7 +132,7 @@ class Switch:
             frozenset(path for path, entry in journal.files.items() if not entry.ours),
             journal.mirror,
         )
-        generations.save(self._tree, new, self._policy.generations, self._remote.check)
+        generations.save(self._tree, new, self._remote.options.generations, self._remote.check)
         # Only now: a generation without a record would cut off the way back behind it.
         journal.generation, journal.verified = new.number, False
         self._remote.save()
@@ -192,7 +166,6 @@ class Switch:
                 self._before[row.path] = read_whole(self._tree, row.path) or b"", document
                 self._write_document(row, metadata.render(kept), kept)
         self._write(CKSUMS, self._state.cksums())
-        self._result.withdrawn = sorted(paths)
         logger.info("not described any more: %s", ", ".join(sorted(paths)))
         sleep(pause)
 
@@ -202,8 +175,8 @@ class Switch:
         self._remote.save()
         for item, part in proven.items():
             self._remote.check()
-            done = rename_into_place(self._tree, item, part, item.how)
-            self._journal.placed(item.path, item.size, item.sha256, done.mtime or 0)
+            mtime = rename_into_place(self._tree, item, part)
+            self._journal.placed(item.path, item.size, item.sha256, mtime)
             self._state.row(item.path).state = FileState.PRESENT
 
     def _describe(self, row: Row) -> None:
@@ -211,18 +184,18 @@ class Switch:
             return  # which says why
         absent = self._absent(row)
         if absent:
-            self._result.waiting_for[row.path] = absent
+            self._remote.report.waiting_for[row.path] = absent
         elif row.state is not FileState.PRESENT:
             local = self._state.local
             self._write_document(row, local.documents[row.path], local.parsed.get(row.path, {}))
-            self._result.documents.append(row.path)
+            self._remote.report.switched.append(row.path)
 
     def _drop(self, row: Row) -> None:
         self._remote.check()
         self._tree.remove(row.path)
         row.document = row.found = None
         del self._journal.files[row.path]
-        self._result.dropped.append(row.path)
+        self._remote.report.switched.append(row.path)
 
     def _restore(self, withdrawn: Collection[str]) -> None:
         """Describe again what was withdrawn only for a moment, where ours does not say it."""

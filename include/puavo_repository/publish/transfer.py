@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from puavo_repository.errors import (
@@ -32,46 +32,32 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import format_bytes
 from puavo_repository.publish.assemble import assemble
 from puavo_repository.publish.compare import check_local, every_range, same_bytes, samples
-from puavo_repository.publish.plan import How, Transfer
-from puavo_repository.publish.send import Uplink, send
+from puavo_repository.publish.locked import LockedRemote
+from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.send import send
 from puavo_repository.remote.parts import Part, Parts
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Transferred:
-    """A file that is proven on the remote.
-
-    Attributes:
-        item: What was to be brought there.
-        how: Which way it came.
-        mtime: On the server's clock; None while it still waits under its part name.
-    """
-
-    item: Transfer
-    how: How
-    mtime: int | None = None
-
-
-def transfer(item: Transfer, mirror_dir: Path, uplink: Uplink) -> Transferred:
+def transfer(item: Transfer, remote: LockedRemote) -> tuple[bool, int | None]:
     """Bring one file to the remote.
 
-    Args:
-        item: What, and how.
-        mirror_dir: The local mirror it comes from.
-        uplink: Connections, limit and watcher.
+    Returns:
+        Whether the server made it from others, and the time of the file on the server's clock;
+        None while it still waits under its part name.
 
     Raises:
         PublishError: The local file is not what the metadata describes.
         TransientError: The connection broke; what arrived is kept for the next attempt.
         StorageRefusedError: The server refuses, or its disk is full.
     """
-    check_local(mirror_dir / item.path, item.size)
+    local = remote.mirror_dir / item.path
+    check_local(local, item.size)
     # Errors of the system are those of the local file: those of the remote are ours already.
-    with as_storage_error(mirror_dir / item.path), uplink.pool.tree() as tree:
-        return _Attempt(tree, item, mirror_dir, uplink).run()
+    with as_storage_error(local), remote.pool.tree() as tree:
+        return _Attempt(tree, item, remote).run()
 
 
 def proven_part(tree: RemoteTree, parts: Parts, item: Transfer) -> str:
@@ -83,8 +69,12 @@ def proven_part(tree: RemoteTree, parts: Parts, item: Transfer) -> str:
     return part.name if found and found.is_file(item.size) else ""
 
 
-def rename_into_place(tree: RemoteTree, item: Transfer, part: str, how: How) -> Transferred:
-    """Give a proven part its name; one that takes the place of nothing must find it free."""
+def rename_into_place(tree: RemoteTree, item: Transfer, part: str) -> int:
+    """Give a proven part its name; one that takes the place of nothing must find it free.
+
+    Returns:
+        The file's time on the server's clock.
+    """
     if item.wrong:
         tree.rename(part, item.path)
     else:
@@ -92,31 +82,30 @@ def rename_into_place(tree: RemoteTree, item: Transfer, part: str, how: How) -> 
     found = tree.stat(item.path)
     if found is None or not found.is_file(item.size):
         raise StorageError(f"{tree.name}/{item.path}", "was changed while it was published")
-    return Transferred(item, how, found.mtime)
+    return found.mtime
 
 
 class _Attempt:
     """One attempt to bring one file to the remote."""
 
-    def __init__(self, tree: RemoteTree, item: Transfer, mirror_dir: Path, uplink: Uplink) -> None:
+    def __init__(self, tree: RemoteTree, item: Transfer, remote: LockedRemote) -> None:
         self._tree = tree
         self._item = item
-        self._mirror_dir = mirror_dir
-        self._local = mirror_dir / item.path
-        self._uplink = uplink
-        self._parts = uplink.remote.parts
-        self._part = item.part(uplink.remote.lock.token)
+        self._remote = remote
+        self._parts = remote.parts
+        self._local = remote.mirror_dir / item.path
+        self._part = item.part(remote.lock.token)
 
-    def run(self) -> Transferred:
+    def run(self) -> tuple[bool, int | None]:
         item, tree = self._item, self._tree
         if item.replaces and proven_part(tree, self._parts, item):
-            return Transferred(item, item.how)
+            return bool(item.rdiff), None
         there = None if item.wrong else tree.stat(item.path)
         if there is not None and self._is_this(there):
             # An attempt before this one got as far, and could not say so any more.
-            return Transferred(item, item.how, there.mtime)
-        with _watched(self._mirror_dir, item) as check_unchanged:
-            how = self._fill()
+            return bool(item.rdiff), there.mtime
+        with _watched(self._remote.mirror_dir, item) as check_unchanged:
+            made = self._fill()
             try:
                 check_unchanged()
             except PublishError:
@@ -125,12 +114,12 @@ class _Attempt:
         if item.replaces:
             whole = Part(self._part, item.size, item.sha256, item.size, proven=True)
             self._parts.put(item.path, whole)
-            return Transferred(item, how)
+            return made, None
         if item.wrong:
-            self._uplink.remote.check()  # no metadata names what lies there, or it would wait
-        done = rename_into_place(tree, item, self._part, how)
+            self._remote.check()  # no metadata names what lies there, or it would wait
+        mtime = rename_into_place(tree, item, self._part)
         self._parts.forget([item.path])
-        return done
+        return made, mtime
 
     def _is_this(self, found: RemoteStat) -> bool:
         item = self._item
@@ -138,31 +127,33 @@ class _Attempt:
             self._tree, item.path, self._local, every_range(item.size)
         )
 
-    def _fill(self) -> How:
-        """Complete the part and prove it; an assembly that fails gives way to an upload."""
-        if self._item.how is How.ASSEMBLED:
+    def _fill(self) -> bool:
+        """Complete the part and prove it; an assembly that fails gives way to an upload.
+
+        Returns whether it was assembled.
+        """
+        if self._item.rdiff:
             try:
-                self._assemble()
-                return How.ASSEMBLED
+                self._begin_anew()
+                self._prove(self._assemble())
+                return True
             except ConnectionLostError:
                 raise
             except (StorageError, StorageRefusedError, DeltaError) as error:
                 logger.warning("%s: not assembled, uploaded instead: %s", self._item.path, error)
         begin = self._resume_point()
-        send(self._tree, self._item, self._local, begin, self._uplink)
+        send(self._tree, self._item, begin, self._remote)
         try:
             self._prove([begin] if begin else [])
         except StorageError:
             self._begin_anew()
             raise
-        return How.UPLOADED
+        return False
 
-    def _assemble(self) -> None:
-        item = self._item
-        self._begin_anew()
-        progress = self._uplink.watcher.begin(item.path, item.size)
-        seams = assemble(self._tree, item, self._part, self._mirror_dir / item.rdiff, progress)
-        self._prove(seams)
+    def _assemble(self) -> list[int]:
+        item, rdiff = self._item, self._remote.mirror_dir / self._item.rdiff
+        progress = self._remote.watcher.begin(item.path, item.size)
+        return assemble(self._tree, item, self._part, rdiff, progress)
 
     def _resume_point(self) -> int:
         """Return how many bytes need not be sent, with what an earlier step sent in our part.
@@ -219,8 +210,7 @@ def _watched(mirror_dir: Path, item: Transfer) -> Iterator[Callable[[], None]]:
     """
     local, ended = mirror_dir / item.path, threading.Event()
     identity = Identity.at(local)
-    made = item.how is How.ASSEMBLED
-    known = made and _recorded(Mirror(mirror_dir), item) == identity is not None
+    known = item.rdiff and _recorded(Mirror(mirror_dir), item) == identity is not None
     digest = None if known else _digest_beside(local, ended)
 
     def check() -> None:

@@ -7,101 +7,53 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
-from puavo_repository.errors import (
-    LockedError,
-    PublishError,
-    RepositoryError,
-    StorageError,
-    TransientError,
-)
-from puavo_repository.progress import count, format_bytes
-from puavo_repository.publish.plan import How, Transfer
-from puavo_repository.publish.send import Uplink
-from puavo_repository.publish.transfer import Transferred, transfer
+from puavo_repository.errors import LockedError, PublishError, RepositoryError, TransientError
+from puavo_repository.progress import format_bytes
+from puavo_repository.publish.locked import LockedRemote
+from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.transfer import transfer
 from puavo_repository.retry import with_retries
 
 logger = logging.getLogger(__name__)
 
 LARGE = 64 << 20  # bytes; such files go one after another, each over several connections
 SAVE_EVERY = 30.0  # seconds between two journals, or more where it takes long to write one
-_NAMED = 10  # files that the error itself names; the others are in the log
 _SAVE_SHARE = 20  # times as long as one takes to write
 
 
-@dataclass
-class Uploaded:
-    """How it went.
-
-    Attributes:
-        failed: What could not be brought there, and why, by file.
-        transient: Whether trying again later may help some of it.
-    """
-
-    failed: dict[str, str] = field(default_factory=dict)
-    transient: bool = False
-
-    def checked(self, target: str) -> None:
-        """Raise if something failed at the remote ``target``; the rest is done.
-
-        Raises:
-            StorageError: Trying again later may help some of it.
-            PublishError: It does not help.
-        """
-        if self.failed:
-            kind = StorageError if self.transient else PublishError
-            failed = [f"{path}: {why}" for path, why in self.failed.items()]
-            for text in failed[_NAMED:]:
-                logger.error("%s", text)
-            problem = f"{count(len(failed), 'file')} could not be sent"
-            raise kind(target, problem, found="; ".join(failed[:_NAMED]))
-
-
 class Upload:
-    """The files that one step brings to a remote.
+    """The files that one step brings to a remote; the journal is saved now and then."""
 
-    Args:
-        mirror_dir: The local mirror.
-        uplink: The remote; its journal is brought up to date and saved now and then.
-        arrived: Called with each file that arrived.
-    """
-
-    def __init__(
-        self, mirror_dir: Path, uplink: Uplink, arrived: Callable[[Transferred], object]
-    ) -> None:
-        self._mirror_dir = mirror_dir
-        self._remote = uplink.remote
-        self._uplink = uplink
-        self._arrived = arrived
-        self._result = Uploaded()
+    def __init__(self, remote: LockedRemote) -> None:
+        self._remote = remote
+        self._report = remote.report  # told of each file that arrived
+        self._failed: dict[str, str] = {}  # why others did not, by file
         self._stop = threading.Event()
         self._stopped_by: RepositoryError | None = None
         self._next_save = time.monotonic() + SAVE_EVERY
 
-    def run(self, items: Sequence[Transfer]) -> Uploaded:
-        """Bring all of them there; one that fails does not hold back the others.
+    def run(self, items: Sequence[Transfer]) -> dict[str, str]:
+        """Bring all of them there; return those that failed, which hold back no other, and why.
 
         Raises:
             LockedError: The lock was lost: nothing more is sent.
         """
-        small = [item for item in items if item.how is How.UPLOADED and item.size < LARGE]
-        others = {item.path for item in small}
+        large = [item for item in items if item.rdiff or item.size >= LARGE]
         try:
-            self._side_by_side(small)
-            for item in items:
-                if item.path not in others:
-                    self._note(item, partial(self._one, item))
+            self._side_by_side([item for item in items if not item.rdiff and item.size < LARGE])
+            for item in large:
+                self._note(item, partial(self._one, item))
         finally:
             self._stop.set()
         if items:
             self._remote.save()
-        return self._result
+        return self._failed
 
     def _side_by_side(self, items: Sequence[Transfer]) -> None:
-        workers = ThreadPoolExecutor(self._uplink.pool.limit, thread_name_prefix="transfer")
+        pool = self._remote.pool
+        workers = ThreadPoolExecutor(pool.limit, thread_name_prefix="transfer")
         try:
             futures = {workers.submit(self._one, item): item for item in items}
             for future in as_completed(futures):
@@ -109,41 +61,40 @@ class Upload:
         except BaseException:
             # Ended from outside, or the lock is lost: what is under way ends with its connection.
             self._stop.set()
-            self._uplink.pool.close()
+            pool.close()
             raise
         finally:
             workers.shutdown(cancel_futures=True)
 
-    def _one(self, item: Transfer) -> Transferred:
+    def _one(self, item: Transfer) -> tuple[bool, int | None]:
         if self._stopped_by is not None:
             raise PublishError(item.path, f"not tried: {self._stopped_by}")
         begun = time.monotonic()
-        attempt = partial(transfer, item, self._mirror_dir, self._uplink)
-        done = with_retries(attempt, stop=self._stop)
+        made, mtime = with_retries(partial(transfer, item, self._remote), stop=self._stop)
         rate = format_bytes(item.size / max(time.monotonic() - begun, 1e-3))
-        size = format_bytes(item.size)
-        logger.info("%s: %s, %s, %s/s", item.path, done.how.value, size, rate)
-        return done
+        how, size = "assembled" if made else "uploaded", format_bytes(item.size)
+        logger.info("%s: %s, %s, %s/s", item.path, how, size, rate)
+        return made, mtime
 
-    def _note(self, item: Transfer, result: Callable[[], Transferred]) -> None:
+    def _note(self, item: Transfer, result: Callable[[], tuple[bool, int | None]]) -> None:
         try:
-            done = result()
+            made, mtime = result()
         except LockedError:
             raise
         except RepositoryError as error:
-            self._failed(item, error)
+            self._fail(item, error)
             return
-        if done.mtime is not None:
-            self._remote.journal.placed(item.path, item.size, item.sha256, done.mtime)
-        self._arrived(done)
-        if time.monotonic() > self._next_save:
-            begun = time.monotonic()
+        if mtime is not None:
+            self._remote.journal.placed(item.path, item.size, item.sha256, mtime)
+        (self._report.assembled if made else self._report.uploaded)[item.path] = item.size
+        begun = time.monotonic()
+        if begun > self._next_save:
             self._remote.save()
             now = time.monotonic()
             self._next_save = now + max(SAVE_EVERY, _SAVE_SHARE * (now - begun))
 
-    def _failed(self, item: Transfer, error: RepositoryError) -> None:
-        self._result.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
-        self._result.transient |= isinstance(error, TransientError)
+    def _fail(self, item: Transfer, error: RepositoryError) -> None:
+        self._failed[item.path] = str(error).removeprefix(f"{item.path}: ")
+        self._report.transient |= isinstance(error, TransientError)
         if not isinstance(error, PublishError):
             self._stopped_by = error  # the server, not the file: the others would fail too

@@ -21,7 +21,6 @@ from puavo_repository.mirror import published
 from puavo_repository.mirror.description import Description
 from puavo_repository.publish.compare import sha256_of
 from puavo_repository.publish.locked import LockedRemote
-from puavo_repository.publish.options import RemovalPolicy
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.state import FileState, RemoteState, is_meta, sha256
 from puavo_repository.publish.survey import listed
@@ -84,12 +83,12 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
             damaged. Nothing was changed.
     """
     with publisher.hold() as remote:
-        return _roll_back(remote, to, series, publisher.options.removal.generations)
+        # It takes from clients what was agreed on when it was asked for.
+        options = publisher.options.model_copy(update={"allow_mass_delete": True})
+        return _roll_back(replace(remote, options=options), to, series)
 
 
-def _roll_back(
-    remote: LockedRemote, to: int | None, series: Collection[str], generations_kept: int
-) -> RolledBack:
+def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) -> RolledBack:
     tree, journal = remote.tree, remote.journal
     asked = tuple(sorted(f"meta/{name}.json" for name in series))
     now, *before = history(tree, journal)
@@ -109,9 +108,8 @@ def _roll_back(
         rejected = {}  # a step forward: what it leaves behind was good
     # In the journal before clients see a thing: a rollback that is cut short stays one.
     journal.rejected = _without(journal.rejected | rejected, past)
-    policy = RemovalPolicy(allow_mass_delete=True, generations=generations_kept)
     try:
-        done = Switch(remote, state, policy, Restored(past.number, asked)).run([])
+        Switch(remote, state, Restored(past.number, asked)).run([])
         _check_in_place(tree, listed(tree, past.described, journal), changing, past.number)
         for path in past.described.files:
             journal.set_unnamed(path, None)  # the grace begins anew when they go once more
@@ -122,7 +120,7 @@ def _roll_back(
         tree.name,
         journal.generation,
         past.number,
-        (*done.documents, *done.dropped),
+        tuple(remote.report.switched),
         tuple(path for path in sorted(rejected) if not is_meta(path)),
         past.described.digests(),
     )

@@ -15,12 +15,13 @@ from campaign.disturbed import Kill, Run, run
 from campaign.faults.fault import GRACE, Fault, OfPrepare, OfPublish, OverSftp
 from campaign.nights import KEPT, prepare, publish, publish_after_all, step_back
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.publish.options import RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.remote.generations import FOLDER as JOURNAL
 from puavo_repository.remote.target import Target
 from support.servers import Proxy
 
-CLIENTS = RemovalPolicy(grace=2.0, share=1.0, pause=0.5)  # a walk takes a small part of either
+# A walk takes a small part of either.
+CLIENTS = Options(grace_days=2 / 86400, max_delete=1.0, replace_pause=0.5, connections=2)
 
 
 class Killed(Fault):

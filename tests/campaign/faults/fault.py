@@ -13,11 +13,11 @@ from pathlib import Path
 
 from campaign.disturbed import Run, run
 from campaign.nights import AT_ONCE, Nights, Watch, prepare, publish
-from puavo_repository.publish.options import RemovalPolicy
+from puavo_repository.publish.options import Options
 from puavo_repository.remote.target import Target
 from support.servers import Sshd, running
 
-GRACE = RemovalPolicy(grace=3 * 24 * 3600.0, share=1.0, pause=0.0)
+GRACE = Options(grace_days=3, max_delete=1.0, replace_pause=0.0, connections=2)
 
 
 class Fault:
