@@ -33,9 +33,8 @@ class FolderTree(RemoteTree):
         with self._errors(""):
             found = self._root.is_dir()
         if not found:
-            raise StorageRefusedError(
-                self.name, "there is no such folder", remedy="Create it, or correct the path"
-            )
+            remedy = "Create it, or correct the path"
+            raise StorageRefusedError(self.name, "there is no such folder", remedy=remedy)
 
     def _list(self, folder: str) -> dict[str, RemoteStat]:
         with self._errors(folder), os.scandir(self._root / folder) as entries:

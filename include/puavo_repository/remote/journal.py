@@ -117,11 +117,7 @@ class Journal:
 
     @classmethod
     def parse(cls, content: bytes) -> Journal:
-        """Read a document.
-
-        Raises:
-            ValueError: It is not one of ours.
-        """
+        """Read a document; a ``ValueError`` where it is not one of ours."""
         found = jsonfile.loads_sealed(content)
         if missing := _NEEDED - found.keys():
             raise ValueError(f"not a journal: {min(missing)} is missing")

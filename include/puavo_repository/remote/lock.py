@@ -95,11 +95,7 @@ class PublisherLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock for a block, alive all the while, and give it back.
-
-        Raises:
-            LockedError: Somebody else publishes.
-        """
+        """Hold the lock for a block, alive all the while, and give it back; see ``acquire``."""
         self.acquire()
         ended = threading.Event()
         threading.Thread(target=self._keep_alive, args=(ended,), daemon=True).start()
@@ -152,10 +148,7 @@ class PublisherLock:
         """Give a sign of life; return the server's time in seconds.
 
         The lock is opened first and looked at again after: what is written to then is ours, even
-        if its name is taken away just now.
-
-        Raises:
-            LockedError: The lock is not ours any more.
+        if its name is taken away just now. Else it is a ``LockedError``.
         """
         self._check(tree)
         with tree.open(PATH, OpenMode.WRITE) as file:

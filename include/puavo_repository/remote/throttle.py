@@ -30,11 +30,7 @@ class Bandwidth:
 
     @classmethod
     def parse(cls, text: str) -> Bandwidth:
-        """Read ``2M``, or ``0 7-19=500k``: no limit, but 500,000 bytes a second from 7 to 19.
-
-        Raises:
-            SettingsError: It is none of these.
-        """
+        """Read ``2M``, or ``0 7-19=500k``: no limit, but 500,000 bytes a second from 7 to 19."""
         rate, hours = 0, []
         for word in text.replace(",", " ").split():
             match = _HOURS.fullmatch(word)
