@@ -268,8 +268,8 @@ def _pairs(series: Mapping[str, Series], failures: list[Failure]) -> list[Pair]:
 
 
 def _absent(name: str, where: str) -> Failure:
-    text = f"{where} names this image, but it is not in the image directory."
-    return _failure(name, f"{text} Put it there, or remove it from the configuration")
+    text = f"{where} names this image, but it is not in the image directory. Put it there, or "
+    return _failure(name, f"{text}remove it from the configuration")
 
 
 def _failure(name: str, text: str) -> Failure:

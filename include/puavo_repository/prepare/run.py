@@ -93,10 +93,7 @@ def _each(
     workers: int,
     watcher: Watcher,
 ) -> None:
-    """Do a step for each item, several at a time; what fails is kept by the step itself.
-
-    ``work`` is items to bytes of work.
-    """
+    """Do a step for each item of so many bytes of work; what fails is kept by the step itself."""
     if not work:
         return
     tell = watcher.begin(stage, sum(work.values()), len(work))
