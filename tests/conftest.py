@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ os.environ["PYTHONPATH"] = f"{ROOT / 'include'}:{ROOT / 'tests'}"
 
 # Decides which of the alike faults are tried; workers of pytest-xdist inherit it.
 os.environ.setdefault("SUITE_SEED", str(random.SystemRandom().randrange(1 << 30)))
+
+# Thousands of fsyncs need no disk; a machine with little memory has one all the same.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 settings.register_profile("long", max_examples=5_000, deadline=None)  # of `make fuzz`
 settings.register_profile("short", deadline=None)
