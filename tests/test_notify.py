@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from puavo_repository.audit.report import AuditReport, Checked, Finding, Severity, remember
+from puavo_repository.audit.report import AuditReport, Checked, Finding, Severity, records
 from puavo_repository.mirror import published
 from puavo_repository.mirror.published import Published
 from support.airflow_server import beside
@@ -112,7 +112,7 @@ def test_a_failed_audit_names_its_findings(
         Severity.ERROR, "https://images.example", "", "the certificate ends in 5 days"
     )
     audit = AuditReport(0.0, 1.0, 0, (Checked("https://images.example", findings=(finding,)),))
-    remember(repository.mirror, audit)
+    records(repository.mirror).put(audit)
     code, said = notify(
         airflow,
         "puavo_repository_audit",

@@ -90,5 +90,5 @@ def audited(mirror: Mirror, *findings: Finding, repaired: tuple[Finding, ...] = 
     """Keep the report of an audit that found this."""
     check = Checked("local", findings=findings, repaired=repaired, notes=("the canary flew",))
     report = AuditReport(begun=1_790_000_000.0, seconds=61.0, turn=7, checks=(check,))
-    audit_report.remember(mirror.root, report)
+    audit_report.records(mirror.root).put(report)
     return report

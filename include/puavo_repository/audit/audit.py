@@ -26,7 +26,7 @@ from puavo_repository.audit.report import (
     Counts,
     Finding,
     last,
-    remember,
+    records,
 )
 from puavo_repository.errors import RepositoryError, as_storage_error
 from puavo_repository.mirror import files
@@ -86,7 +86,7 @@ def conclude(settings: Settings, begun: float, checks: Sequence[Checked]) -> Aud
     try:
         with as_storage_error(settings.mirror_dir):
             if Mirror(settings.mirror_dir).meta.is_dir():
-                remember(settings.mirror_dir, report)
+                records(settings.mirror_dir).put(report)
     except RepositoryError as error:
         unkept = Checked(LOCAL, findings=(Finding.of(LOCAL, error),))
         return replace(report, checks=(*report.checks, unkept))

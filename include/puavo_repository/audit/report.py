@@ -205,11 +205,6 @@ class AuditReport:
 _REPORT = TypeAdapter(AuditReport)
 
 
-def remember(mirror: Path, report: AuditReport) -> None:
-    """Keep a report beside the mirror, as ``.puavo-repository/audit.json``."""
-    records(mirror).put(report)
-
-
 def last(mirror: Path) -> AuditReport | None:
     """Return the last audit's report; None where there is none, or none that can be read."""
     try:
@@ -219,6 +214,6 @@ def last(mirror: Path) -> AuditReport | None:
 
 
 def records(mirror: Path) -> Records[AuditReport]:
-    """Return where the report is kept."""
+    """Return where the report is kept: in ``.puavo-repository/audit.json`` beside the mirror."""
     folder = Mirror(mirror).state.folder
     return Records(folder, lambda _name, values: AuditReport.from_dict(values))
