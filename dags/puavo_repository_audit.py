@@ -47,19 +47,18 @@ PARAMS = {
 
 def logged(found: Checked) -> dict[str, Any]:
     """Return what a check found, after its task's log has it."""
-    for finding in found.findings:
-        logger.warning("%s: %s", finding.severity.value, finding)
+    for one in found.findings:
+        logger.warning("%s: %s", one.severity.value, one)
     return found.to_dict()
 
 
 def checked(mirror: str) -> Checked:
     """Check one remote, and repair it where that is asked for."""
-    options, here, where = publish_options.load({}), chosen(), mirror
+    options, here, watcher = publish_options.load({}), chosen(), LoggedWatcher()
     target = remotes.target(mirror, options)
-    if "://" in mirror:
-        where = target.url  # a connection's id is the mirror's name wherever it is shown
-    turn, watcher = turns_before(here).get(where, 0), LoggedWatcher()
-    found = audit_remote(here, target, turn, options, watcher)
+    # A connection's id is the mirror's name wherever it is shown.
+    where = target.url if "://" in mirror else mirror
+    found = audit_remote(here, target, turns_before(here).get(where, 0), options, watcher)
     if asked("repair"):
         found = repair_remote(here, target, found, options)
     return found.named(where)
@@ -110,9 +109,8 @@ def puavo_repository_audit() -> None:
         here = chosen()
         if not here.audit_https:
             return None
-        return logged(
-            audit_clients(here, turns_before(here).get(here.repository, 0), LoggedWatcher())
-        )
+        turn = turns_before(here).get(here.repository, 0)
+        return logged(audit_clients(here, turn, LoggedWatcher()))
 
     @task(trigger_rule="all_done")
     def report(mirrors: list[str] | None) -> None:

@@ -40,9 +40,7 @@ PARAMS = {
 
 def did(mirror: str, step: str) -> dict[str, Any]:
     """Return what a step of this run did to a mirror; empty where it was not begun."""
-    ti, index = get_current_context()["ti"], remotes.mirrors().index(mirror)
-    found: dict[str, Any] | None = ti.xcom_pull(f"publish.{step}", map_indexes=index, key="did")
-    return found or {}
+    return tasks.returned(f"publish.{step}", remotes.mirrors().index(mirror), "did") or {}
 
 
 def follow(mirror: str, step: Callable[[Publisher, PublishReport], object]) -> None:

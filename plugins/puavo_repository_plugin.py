@@ -77,7 +77,7 @@ def runs(session: SessionDep, visible: Visible, here: Here) -> list[Run]:
 
 def dags(session: SessionDep, visible: Visible, here: Here) -> list[Dag]:
     """Return what is known of those DAGs that somebody may see."""
-    return facts.dags(session, visible, here)
+    return [facts.dag(session, dag_id, here) for dag_id in visible]
 
 
 def document(

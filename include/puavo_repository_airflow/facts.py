@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from airflow.models.dag import DagModel
@@ -18,8 +17,9 @@ from airflow.models.xcom import XComModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from puavo_repository.errors import SettingsError
 from puavo_repository.progress import count
-from puavo_repository.settings import Settings
+from puavo_repository.settings import Settings, read
 from puavo_repository.web.model import FAILURE, SUMMARY, Dag, Run, Stage
 
 RUNS_SHOWN = 15  # of each DAG
@@ -27,22 +27,18 @@ RUNS_READ = 300  # of each DAG, in search of the last good one
 FOLDERS = ("image_dir", "mirror_dir", "puavo_os")
 
 
-def dags(session: Session, dag_ids: Sequence[str], here: Settings | None) -> list[Dag]:
-    """Return what is known of DAGs."""
-    return [_dag(dag_id, session, here) for dag_id in dag_ids]
-
-
-def _dag(dag_id: str, session: Session, here: Settings | None) -> Dag:
-    dag = session.get(DagModel, dag_id)
-    if dag is None:
+def dag(session: Session, dag_id: str, here: Settings | None) -> Dag:
+    """Return what is known of a DAG."""
+    found = session.get(DagModel, dag_id)
+    if found is None:
         return Dag(dag_id=dag_id, loaded=False)
     last = _last(session, dag_id, RUNS_READ)
     good = (run for run in last if run.state == "success" and _counts(run, here))
     return Dag(
         dag_id=dag_id,
-        loaded=not (dag.is_stale or dag.has_import_errors),
-        paused=bool(dag.is_paused),
-        due=dag.next_dagrun_create_after,
+        loaded=not (found.is_stale or found.has_import_errors),
+        paused=bool(found.is_paused),
+        due=found.next_dagrun_create_after,
         succeeded=next((run.end_date for run in good), None),
     )
 
@@ -77,20 +73,14 @@ def _given(run: DagRun) -> dict[str, Any]:
 def _counts(run: DagRun, here: Settings | None) -> bool:
     """Tell whether a run works on this installation's folders and mirrors, and may change them."""
     given = _given(run)
-    if given.get("dry_run"):
-        return False
-    for name in FOLDERS:
-        if name in given and (here is None or not _same(given[name], getattr(here, name))):
-            return False
-    named = given.get("mirrors")
-    return not named or (here is not None and set(map(str, named)) <= set(here.remote))
-
-
-def _same(given: object, folder: Path) -> bool:
     try:
-        return Path(str(given)).expanduser().resolve() == folder
-    except (OSError, RuntimeError, ValueError):
+        asked = read(given, {})
+    except SettingsError:
+        return False  # it was refused
+    folders = {name: getattr(asked, name) for name in FOLDERS}
+    if given.get("dry_run") or any(v and v != getattr(here, n, None) for n, v in folders.items()):
         return False
+    return set(map(str, given.get("mirrors", ()))) <= set(here.remote if here else ())
 
 
 def _run(run: DagRun, session: Session, here: Settings | None) -> Run:

@@ -36,11 +36,7 @@ _SCHEMA = Model.model_json_schema()["properties"]
 
 
 def chosen(*, images: bool = True) -> settings.Settings:
-    """Return the settings of this run, the environment and then its params.
-
-    Args:
-        images: Whether the image directory is needed.
-    """
+    """Return the settings of this run, the environment and then its params; ``images`` as there."""
     return settings.load(get_current_context()["params"], images=images)
 
 
@@ -150,19 +146,16 @@ def of_part(part: str, names: Collection[str]) -> list[str]:
     return found
 
 
-def returned(task_id: str, index: int = -1) -> Any:
-    """Return what a task of this run (which of a mapped one) returned; None if it did not end."""
-    return get_current_context()["ti"].xcom_pull(task_ids=task_id, map_indexes=index)
+def returned(task_id: str, index: int = -1, key: str = "return_value") -> Any:
+    """Return what a task of this run (which of a mapped one) left; None where it left nothing."""
+    return get_current_context()["ti"].xcom_pull(task_id, map_indexes=index, key=key)
 
 
 def failed(*task_ids: str) -> int:
     """Return how many tasks of this run with these ids did not do their work."""
-    context = get_current_context()
-    found: int = context["ti"].get_ti_count(
-        dag_id=context["dag"].dag_id,
-        task_ids=list(task_ids),
-        run_ids=[context["run_id"]],
-        states=["failed", "upstream_failed"],
+    ti, states = get_current_context()["ti"], ["failed", "upstream_failed"]
+    found: int = ti.get_ti_count(
+        ti.dag_id, task_ids=list(task_ids), run_ids=[ti.run_id], states=states
     )
     return found
 

@@ -12,14 +12,7 @@ from threading import Lock
 import rich.progress
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import TaskID, TextColumn
 
 from puavo_repository.progress import LoggedWatcher, Progress, Watcher
 
@@ -72,11 +65,11 @@ def shown() -> Iterator[Watcher]:
     )
     columns = (
         TextColumn("{task.description:<12}"),
-        BarColumn(bar_width=None),
+        rich.progress.BarColumn(bar_width=None),
         TextColumn("{task.fields[count]}"),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        rich.progress.DownloadColumn(),
+        rich.progress.TransferSpeedColumn(),
+        rich.progress.TimeRemainingColumn(),
     )
     with rich.progress.Progress(*columns, console=console, expand=True) as bars:
         yield Bars(bars)

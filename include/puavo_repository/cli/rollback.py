@@ -33,33 +33,30 @@ def run(given: Sequence[str]) -> int:
     for target in targets:
         try:
             with Publisher(chosen.mirror_dir, target, how) as publisher:
-                one = _listed if asked.list else _rolled_back
-                done.append(one(publisher, target.url, chosen.mirror_dir, asked))
+                lines, values = _one(publisher, target.url, chosen.mirror_dir, asked)
         except RepositoryError as error:
             printed.say(f"error: {error}")
+            continue
+        done.append(values)
+        if not asked.json:
+            printed.print_lines(lines)
     if asked.json:
         printed.print_json({"mirrors": done})
     return 0 if len(done) == len(targets) else 1
 
 
-def _rolled_back(
+def _one(
     publisher: Publisher, url: str, mirror_dir: Path, asked: argparse.Namespace
-) -> dict[str, Any]:
+) -> tuple[list[str], dict[str, Any]]:
+    """Roll one mirror back, or list its generations; return that for a person and a program."""
+    if asked.list:
+        found = _only(steps(publisher), url, asked.series)
+        values = {"target": url, "generations": [step.to_dict() for step in found]}
+        return [url, *(f"  {step}" for step in found)], values
     done = roll_back(publisher, asked.to, asked.series)
     if mirror_dir.is_dir():
         remember(mirror_dir, url, done)
-    if not asked.json:
-        printed.print_lines([str(done)])
-    return done.to_dict()
-
-
-def _listed(
-    publisher: Publisher, url: str, _mirror_dir: Path, asked: argparse.Namespace
-) -> dict[str, Any]:
-    found = _only(steps(publisher), url, asked.series)
-    if not asked.json:
-        printed.print_lines([url, *(f"  {step}" for step in found)])
-    return {"target": url, "generations": [step.to_dict() for step in found]}
+    return [str(done)], done.to_dict()
 
 
 def _only(found: Sequence[Step], url: str, series: Sequence[str]) -> Sequence[Step]:
