@@ -10,7 +10,7 @@ few that the compressed connection which they go over makes 11 of them.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +23,7 @@ SEAMS = 64  # how many places where two ranges meet are looked at afterwards
 
 
 def assemble(
-    tree: RemoteTree,
-    item: Transfer,
-    part: str,
-    local_rdiff: Path,
-    progress: Progress,
+    tree: RemoteTree, item: Transfer, part: str, local_rdiff: Path, progress: Progress
 ) -> list[int]:
     """Have the server write a part from its base and its rdiff, from the begin, onto its disk.
 
@@ -52,7 +48,7 @@ def assemble(
 
     def pieces() -> Iterator[Piece]:
         nonlocal at
-        for piece in _joined(_pieces(item, local_rdiff)):
+        for piece in _pieces(item, local_rdiff):
             seams.append(at)
             at += piece.length
             yield piece
@@ -65,22 +61,17 @@ def assemble(
 
 
 def _pieces(item: Transfer, local_rdiff: Path) -> Iterator[Piece]:
+    """Yield the ranges of an rdiff; one for those that follow each other in the same file."""
     from puavo_repository.formats import rdiff  # compiled code, slow to load
 
+    last = Piece(item.base, 0, 0)
     for command in rdiff.commands(local_rdiff):
-        source = item.base if isinstance(command, rdiff.Copy) else item.rdiff
-        yield Piece(source, command.position, command.length)
-
-
-def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Make one of those that follow each other in the same file."""
-    last: Piece | None = None
-    for piece in pieces:
-        if last and (last.path, last.offset + last.length) == (piece.path, piece.offset):
-            last = replace(last, length=last.length + piece.length)
+        path = item.base if isinstance(command, rdiff.Copy) else item.rdiff
+        if (path, command.position) == (last.path, last.offset + last.length):
+            last = replace(last, length=last.length + command.length)
             continue
-        if last:
+        if last.length:
             yield last
-        last = piece
-    if last:
+        last = Piece(path, command.position, command.length)
+    if last.length:
         yield last

@@ -10,14 +10,7 @@ from puavo_repository.errors import MassDeleteError
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.publish.compare import sha256_of
 from puavo_repository.publish.locked import LockedRemote
-from puavo_repository.publish.state import (
-    CKSUMS,
-    FileState,
-    RemoteState,
-    Row,
-    is_meta,
-    is_part,
-)
+from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, is_meta, is_part
 from puavo_repository.remote.journal import Moment
 from puavo_repository.remote.tree import Kind, RemoteTree
 
@@ -26,10 +19,6 @@ logger = logging.getLogger(__name__)
 
 def clean(remote: LockedRemote, state: RemoteState) -> tuple[dict[str, int], list[str]]:
     """Remove what we put there and no metadata names, when its grace is over.
-
-    Args:
-        remote: The remote.
-        state: What it has; the journal is brought up to date, and saved where it changed.
 
     Returns:
         Files that are gone, with their bytes; and files whose grace is not over.

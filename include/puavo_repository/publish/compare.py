@@ -23,11 +23,7 @@ BLOCK = 1 << 20  # bytes of one range when everything is compared
 
 
 def check_local(path: Path, size: int) -> None:
-    """Make sure that a local file is there with its size.
-
-    Raises:
-        PublishError: It is not.
-    """
+    """Raise ``PublishError`` where a local file is not there with its size."""
     with as_storage_error(path):
         try:
             found = path.stat().st_size

@@ -59,12 +59,17 @@ def check_place(tree: RemoteTree, own: Iterable[Path]) -> None:
         PublishError: That is so.
     """
     folders = [folder.resolve() for folder in own]
-    if tree.stat(STATE) is not None:
-        raise _refused(tree, "itself a mirror that is prepared")
-    here = tree.local_path or _seen_here(tree, folders)
-    for folder in folders:
-        if here is not None and (here.is_relative_to(folder) or folder.is_relative_to(here)):
-            raise _refused(tree, str(folder))
+    found = ["itself a mirror that is prepared"] if tree.stat(STATE) is not None else []
+    if here := tree.local_path or _seen_here(tree, folders):
+        near = (one for one in folders if here.is_relative_to(one) or one.is_relative_to(here))
+        found += map(str, near)
+    if found:
+        raise PublishError(
+            tree.name,
+            f"is, holds or lies in our own folder: {found[0]}",
+            expected="a folder for what is published and nothing else",
+            remedy="Choose another folder, beside the image directory and the mirror",
+        )
 
 
 def _seen_here(tree: RemoteTree, folders: list[Path]) -> Path | None:
@@ -78,12 +83,3 @@ def _seen_here(tree: RemoteTree, folders: list[Path]) -> Path | None:
         except OSError:
             continue  # not there, or not for us: then it is no folder of ours
     return None
-
-
-def _refused(tree: RemoteTree, folder: str) -> PublishError:
-    return PublishError(
-        tree.name,
-        f"is, holds or lies in our own folder: {folder}",
-        expected="a folder for what is published and nothing else",
-        remedy="Choose another folder, beside the image directory and the mirror",
-    )

@@ -147,8 +147,7 @@ class Publisher:
     def force_recheck(self, files: Mapping[str, tuple[int, str]]) -> None:
         """Have the next run compare files whatever the journal says of them.
 
-        Args:
-            files: Size in bytes and sha256 that each should have, by path.
+        ``files``: size in bytes and sha256 that each should have, by path.
         """
         with self.hold() as remote:
             for path, (size, digest) in files.items():

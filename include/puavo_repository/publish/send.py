@@ -32,13 +32,9 @@ SEVERAL = 16 << 20  # bytes from which a file is worth several connections
 
 
 def send(tree: RemoteTree, item: Transfer, begin: int, remote: LockedRemote) -> None:
-    """Send a file's bytes to its part and have the server put them on its disk.
+    """Send a file's bytes from ``begin`` to its part and have the server put them on its disk.
 
-    Args:
-        tree: A connection to the remote; others are taken from the pool.
-        item: The file.
-        begin: Bytes that need not be sent.
-        remote: The remote.
+    Beside the connection ``tree``, others are taken from the pool.
     """
     progress = remote.watcher.begin(item.path, item.size)
     progress(begin)
@@ -163,7 +159,7 @@ class _Pieces:
     def whole(self) -> int:
         """Return how many bytes from the begin of the file the server has without a gap."""
         with self._change:
-            return self._first_under_way()
+            return next(iter(self._under_way), self._next)
 
     def acknowledged(self, at: int, count: int) -> None:
         """Note that the server has ``count`` more bytes of the piece at ``at``."""
@@ -194,8 +190,5 @@ class _Pieces:
         if self._error is not None:
             raise self._error
 
-    def _first_under_way(self) -> int:
-        return next(iter(self._under_way), self._next)
-
     def _is_far_ahead(self) -> bool:
-        return self._next - self._first_under_way() >= AHEAD
+        return self._next - next(iter(self._under_way), self._next) >= AHEAD

@@ -30,27 +30,16 @@ class FileState(enum.Enum):
 
 @dataclass(eq=False)
 class Row:
-    """One path of a remote.
+    """One path of a remote."""
 
-    Attributes:
-        path: Such as ``rdiffs/x.rdiff``.
-        journal: Where it is entered if we put it there; see ``entry``.
-        size: Bytes of what the local mirror has under this name; 0 where it has nothing.
-        sha256: Of the same; empty where it has nothing.
-        found: What the server shows there, if anything.
-        state: How the two compare.
-        problem: Why it cannot be published as it stands; empty where it can.
-        document: Of metadata that lies there, what it says; nothing where it is damaged.
-    """
-
-    path: str
-    journal: Journal
-    size: int = 0
-    sha256: str = ""
-    found: RemoteStat | None = None
-    state: FileState = FileState.UNWANTED
-    problem: str = ""
-    document: Document | None = None
+    path: str  # such as ``rdiffs/x.rdiff``
+    journal: Journal  # where it is entered if we put it there; see ``entry``
+    size: int = 0  # bytes of what the local mirror has under this name; 0 where it has nothing
+    sha256: str = ""  # of the same; empty where it has nothing
+    found: RemoteStat | None = None  # what the server shows there
+    state: FileState = FileState.UNWANTED  # how the two compare
+    problem: str = ""  # why it cannot be published as it stands
+    document: Document | None = None  # what metadata there says; nothing where it is damaged
 
     @property
     def entry(self) -> Entry | None:
@@ -65,9 +54,8 @@ class Row:
     @property
     def is_entered_as_wanted(self) -> bool:
         """Whether it lies there as it was entered, and was entered as it is wanted."""
-        if self.entry is None or not self.is_as_left:
-            return False
-        return (self.entry.size, self.entry.sha256) == (self.size, self.sha256)
+        entry = self.entry if self.is_as_left else None
+        return entry is not None and (entry.size, entry.sha256) == (self.size, self.sha256)
 
     @property
     def is_as_left(self) -> bool:
@@ -88,19 +76,12 @@ class Row:
 
 @dataclass
 class RemoteState:
-    """One remote at the moment of its survey; a step brings it up to date as it acts.
+    """One remote at the moment of its survey; a step brings it up to date as it acts."""
 
-    Attributes:
-        local: What the local mirror offers.
-        journal: What we put there.
-        rows: By path: whatever is found, wanted or entered.
-        journal_changed: Whether the journal learned something that is worth saving.
-    """
-
-    local: Description
-    journal: Journal
-    rows: dict[str, Row] = field(default_factory=dict)
-    journal_changed: bool = False
+    local: Description  # what the local mirror offers
+    journal: Journal  # what we put there
+    rows: dict[str, Row] = field(default_factory=dict)  # whatever is found, wanted or entered
+    journal_changed: bool = False  # whether the journal learned something that is worth saving
 
     def row(self, path: str) -> Row:
         """Return the row of a path; a new one where there is none."""

@@ -43,7 +43,7 @@ def survey(
     Args:
         tree: The remote.
         local: What the mirror offers.
-        journal: The one there; what the survey learns is entered.
+        journal: The one there; what is learned is entered.
         allow_rolled_back: Whether to forget what a rollback took from clients.
         thorough: Whether to read such files whole. A plan that is only printed samples them.
 
@@ -59,7 +59,9 @@ def survey(
             _check_replaceable(tree, row)
             if row.path != CKSUMS:
                 _read_document(tree, state, row)
-    _ask_for(tree, state)
+    for path in state.published():  # by name, what the metadata names and no listing showed
+        row = state.row(path)
+        row.found = row.found or tree.stat(path)
     for row in state.wanted_files():
         if row.state is not FileState.REJECTED:
             try:
@@ -93,11 +95,8 @@ def _mark_rejected(state: RemoteState) -> None:
 def _check_replaceable(tree: RemoteTree, row: Row) -> None:
     """Refuse a folder in the place of a file before anything is withdrawn because of it."""
     if row.found is not None and row.found.kind is Kind.FOLDER:
-        raise PublishError(
-            f"{tree.name}/{row.path}",
-            "is a folder, in the place of a file",
-            remedy="Move it away there, and publish again",
-        )
+        where, remedy = f"{tree.name}/{row.path}", "Move it away there, and publish again"
+        raise PublishError(where, "is a folder, in the place of a file", remedy=remedy)
 
 
 def _read_document(tree: RemoteTree, state: RemoteState, row: Row) -> None:
@@ -142,13 +141,9 @@ def _compare(tree: RemoteTree, state: RemoteState, row: Row, *, thorough: bool) 
 def check_owner(tree: RemoteTree, state: RemoteState, mirror: str) -> None:
     """Refuse a remote whose clients are another mirror's, and enter this one where it has none.
 
-    The id of a mirror may be lost with its records. So what counts is whether clients would lose
-    a series: a mirror that describes all that is there may go on with it.
-
-    Args:
-        tree: The remote.
-        state: What it has.
-        mirror: The id of the local mirror; see ``published.mirror_id``.
+    ``mirror`` is this one's id (``published.mirror_id``), which may be lost with its records. So
+    what counts is whether clients would lose a series: a mirror that describes all that is there
+    may go on with it.
 
     Raises:
         PublishError: That is so. Nothing was changed.
@@ -189,21 +184,11 @@ def listing(tree: RemoteTree, expected: Iterable[str]) -> dict[str, RemoteStat]:
     """Return everything in the folders of a mirror, by path.
 
     A server leaves out of a listing what it cannot look at, or ends it, and says nothing:
-    OpenSSH's does (``process_readdir`` in its ``sftp-server.c``).
-
-    Args:
-        tree: The remote.
-        expected: Paths that are looked for by name where the folders do not list them.
+    OpenSSH's does (``process_readdir`` in its ``sftp-server.c``). So ``expected`` paths that no
+    folder lists are looked for by name.
     """
     every = dict(tree.list(""))
     for folder in ("meta", "rdiffs"):
         every |= {f"{folder}/{name}": stat for name, stat in tree.list(folder).items()}
     asked = ((path, tree.stat(path)) for path in expected if path not in every)
     return every | {path: stat for path, stat in asked if stat is not None}
-
-
-def _ask_for(tree: RemoteTree, state: RemoteState) -> None:
-    """Look by name for what the metadata there names and no listing showed."""
-    for path in state.published():
-        row = state.row(path)
-        row.found = row.found or tree.stat(path)

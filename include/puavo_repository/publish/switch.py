@@ -64,8 +64,7 @@ class Switch:
         """Do all of it.
 
         Args:
-            waiting: Transfers that replace a file clients know. Those that are proven under their
-                part names get their place here.
+            waiting: What replaces a file that clients know: where it is proven, it is named here.
 
         Raises:
             LockedError: The lock was lost; nothing more was written.
@@ -140,9 +139,7 @@ class Switch:
     def _as_published(self, path: str, written: str) -> str | None:
         """Return a document as it was published; ``LOST`` where somebody changed it since.
 
-        Args:
-            path: The document.
-            written: The sha256 that the last generation was to give it, if it was.
+        ``written`` is the sha256 that the last generation was to give it, or empty.
         """
         content, entry = read_whole(self._tree, path), self._journal.files.get(path)
         found = "" if content is None else sha256(content)
@@ -210,9 +207,8 @@ class Switch:
             }
             kept = metadata.without(document, other)
             if kept != row.document:
-                self._write_document(
-                    row, content if kept == document else metadata.render(kept), kept
-                )
+                text = content if kept == document else metadata.render(kept)
+                self._write_document(row, text, kept)
 
     def _write_document(self, row: Row, content: bytes, document: Document) -> None:
         self._tree.make_folder("meta")

@@ -36,7 +36,7 @@ from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.send import send
 from puavo_repository.remote.parts import Part, Parts
-from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
+from puavo_repository.remote.tree import Kind, RemoteTree
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,8 @@ class _Attempt:
         if item.replaces and proven_part(tree, self._parts, item):
             return bool(item.rdiff), None
         there = None if item.wrong else tree.stat(item.path)
-        if there is not None and self._is_this(there):
+        every = every_range(item.size)
+        if there and there.is_file(item.size) and same_bytes(tree, item.path, self._local, every):
             # An attempt before this one got as far, and could not say so any more.
             return bool(item.rdiff), there.mtime
         with _watched(self._remote.mirror_dir, item) as check_unchanged:
@@ -120,12 +121,6 @@ class _Attempt:
         mtime = rename_into_place(tree, item, self._part)
         self._parts.forget([item.path])
         return made, mtime
-
-    def _is_this(self, found: RemoteStat) -> bool:
-        item = self._item
-        return found.is_file(item.size) and same_bytes(
-            self._tree, item.path, self._local, every_range(item.size)
-        )
 
     def _fill(self) -> bool:
         """Complete the part and prove it; an assembly that fails gives way to an upload.
@@ -233,21 +228,17 @@ def _digest_beside(path: Path, ended: threading.Event) -> Future[str]:
     found: Future[str] = Future()
 
     def work() -> None:
+        digest = hashlib.sha256()
         try:
-            found.set_result(_sha256(path, ended))
+            with path.open("rb", buffering=0) as stream:
+                while not ended.is_set() and (block := stream.read(4 << 20)):
+                    digest.update(block)
+            found.set_result(digest.hexdigest())
         except BaseException as error:  # noqa: BLE001 - raised again where the digest is asked for
             found.set_exception(error)
 
     threading.Thread(target=work, name="digest", daemon=True).start()
     return found
-
-
-def _sha256(path: Path, ended: threading.Event) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as stream:
-        while not ended.is_set() and (block := stream.read(4 << 20)):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _recorded(mirror: Mirror, item: Transfer) -> Identity | None:

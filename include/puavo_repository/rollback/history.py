@@ -19,21 +19,13 @@ from puavo_repository.remote.tree import RemoteTree, read_whole
 
 @dataclass(frozen=True)
 class Step:
-    """One generation that was published.
-
-    Attributes:
-        number: Which.
-        at: When it was published, in seconds since the epoch; None where that is not kept.
-        newest: Version of the newest image of each series then.
-        missing: How many of the files that it names are not there any more.
-        lost: How many of its metadata files are not known any more: it cannot be gone back to.
-    """
+    """One generation that was published."""
 
     number: int
-    at: int | None
-    newest: Mapping[str, str]
-    missing: int
-    lost: int = 0
+    at: int | None  # when, in seconds since the epoch; None where that is not kept
+    newest: Mapping[str, str]  # version of the newest image of each series then
+    missing: int  # how many of the files that it names are not there any more
+    lost: int = 0  # how many of its metadata files are lost: it cannot be gone back to
 
     def __str__(self) -> str:
         at = f"{datetime.fromtimestamp(self.at, UTC):%Y-%m-%d %H:%M} UTC" if self.at else "unknown"
@@ -49,17 +41,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Past:
-    """One generation as it was.
-
-    Attributes:
-        number: Which.
-        at: When it was published, in seconds since the epoch; None where that is not kept.
-        described: What it offered.
-    """
+    """One generation as it was."""
 
     number: int
-    at: int | None
-    described: Description
+    at: int | None  # as of ``Step``
+    described: Description  # what it offered
 
     @property
     def documents(self) -> Mapping[str, bytes]:

@@ -22,6 +22,7 @@ from puavo_repository.mirror.description import Description
 from puavo_repository.publish.compare import sha256_of
 from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.state import FileState, RemoteState, is_meta, sha256
 from puavo_repository.publish.survey import listed
 from puavo_repository.publish.switch import Switch
@@ -36,23 +37,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RolledBack:
-    """What a rollback did.
+    """What a rollback did."""
 
-    Attributes:
-        target: The remote.
-        generation: The generation that clients see now.
-        restored: The generation whose metadata that is.
-        documents: Metadata files that were put back or removed.
-        rejected: Files that clients are not told of any more.
-        files: What they are told of: sha256 by path.
-    """
-
-    target: str
-    generation: int
-    restored: int
-    documents: tuple[str, ...]
-    rejected: tuple[str, ...]
-    files: Mapping[str, str] = field(default_factory=dict)
+    target: str  # the remote
+    generation: int  # that clients see now
+    restored: int  # the generation whose metadata that is
+    documents: tuple[str, ...]  # metadata files that were put back or removed
+    rejected: tuple[str, ...]  # files that clients are not told of any more
+    files: Mapping[str, str] = field(default_factory=dict)  # sha256 of those they are told of
 
     def __str__(self) -> str:
         return (
@@ -85,7 +77,8 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
     with publisher.hold() as remote:
         # It takes from clients what was agreed on when it was asked for.
         options = publisher.options.model_copy(update={"allow_mass_delete": True})
-        return _roll_back(replace(remote, options=options), to, series)
+        report = PublishReport(remote.tree.name)
+        return _roll_back(replace(remote, options=options, report=report), to, series)
 
 
 def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) -> RolledBack:
@@ -103,11 +96,14 @@ def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) ->
     changing = {p for p in changing if state.row(p).state is not FileState.PRESENT}
     _check_sound(tree, now, changing)
     _check_in_place(tree, state, changing, past.number)
-    rejected = _rejected(now, past, changing)
+    kept = _contents(past, past.documents).items()
+    rejected = _contents(now, changing & now.documents.keys())
+    rejected = {path: digest for path, digest in rejected.items() if (path, digest) not in kept}
     if last and past.number > last.restores:
         rejected = {}  # a step forward: what it leaves behind was good
     # In the journal before clients see a thing: a rollback that is cut short stays one.
-    journal.rejected = _without(journal.rejected | rejected, past)
+    every = (journal.rejected | rejected).items()
+    journal.rejected = {path: digest for path, digest in every if (path, digest) not in kept}
     try:
         Switch(remote, state, Restored(past.number, asked)).run([])
         _check_in_place(tree, listed(tree, past.described, journal), changing, past.number)
@@ -142,39 +138,15 @@ def _compared(tree: RemoteTree, journal: Journal, now: Past, past: Past) -> Remo
     return state
 
 
-def _rejected(now: Past, past: Past, changing: Collection[str]) -> dict[str, str]:
-    """Return what clients are not to see again: sha256 by path of files and metadata."""
-    offered = _contents(now, changing & now.documents.keys())
-    return _without(offered, past)
-
-
-def _without(contents: Mapping[str, str], past: Past) -> dict[str, str]:
-    """Return contents, sha256 by path, without those that a generation has too."""
-    kept = _contents(past, past.documents)
-    return {path: digest for path, digest in contents.items() if kept.get(path) != digest}
-
-
 def _contents(past: Past, documents: Collection[str]) -> dict[str, str]:
     """Return the sha256 of every file that a generation names, and of some of its metadata."""
     return past.described.digests() | {path: sha256(past.documents[path]) for path in documents}
 
 
 def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
-    """Keep beside the mirror what a rollback left on a remote, for those who look there.
-
-    Args:
-        mirror_dir: The local mirror.
-        address: The remote, without any password.
-        done: What was done.
-    """
-    published.remember(
-        mirror_dir,
-        address,
-        done.generation,
-        files=done.files,
-        problems={},
-        restored=done.restored,
-    )
+    """Keep beside the mirror what a rollback left on a remote, whose address has no password."""
+    now, before = done.generation, done.restored
+    published.remember(mirror_dir, address, now, files=done.files, problems={}, restored=before)
 
 
 def _check_sound(tree: RemoteTree, now: Past, changing: Collection[str]) -> None:
