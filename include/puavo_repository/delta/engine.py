@@ -7,6 +7,7 @@ name.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from puavo_repository.errors import ImageChangingError, as_storage_error
+from puavo_repository.errors import ImageChangingError, SettingsError, as_storage_error
 from puavo_repository.progress import Progress, no_progress
 
+LIBRSYNC = "librsync.so.2"
 Sink = Callable[[memoryview], None]
 """Takes the next bytes of the rdiff. They are used up when it returns, so that the caller may
 reuse the buffer; blocks of some megabytes keep it off the critical path."""
@@ -124,3 +126,20 @@ class Image:
         found = os.fstat(self.descriptor)
         if (found.st_size, found.st_mtime_ns) != (self.size, self.modified):
             raise self.changed()
+
+
+def load_librsync() -> ctypes.CDLL:
+    """Load the C library that proves every rdiff.
+
+    Raises:
+        SettingsError: It is not installed.
+    """
+    try:
+        return ctypes.CDLL(LIBRSYNC)
+    except OSError as error:
+        raise SettingsError(
+            LIBRSYNC,
+            "the librsync library is missing",
+            found=str(error),
+            remedy="Install the Debian package librsync2",
+        ) from error

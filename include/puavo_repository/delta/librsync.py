@@ -18,12 +18,11 @@ from typing import Any
 from numba import types
 
 from puavo_repository.compiled import callback
-from puavo_repository.delta.engine import Image, Side, Sink
+from puavo_repository.delta.engine import LIBRSYNC, Image, Side, Sink, load_librsync
 from puavo_repository.delta.machine import pread
-from puavo_repository.errors import DeltaError, SettingsError, StorageError
+from puavo_repository.errors import DeltaError, StorageError
 from puavo_repository.progress import Progress, no_progress
 
-LIBRARY = "librsync.so.2"
 _DONE, _BLOCKED, _IO_ERROR, _INPUT_ENDED = 0, 1, 100, 103  # rs_result
 _BLAKE2_SIGNATURE = 0x72730137  # RS_BLAKE2_SIG_MAGIC
 _BUFFER = 1 << 18  # bytes; fits into a core's own cache, and needs few calls
@@ -43,20 +42,12 @@ class _Buffers(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL:
-    """Load the library.
+    """Load the library, with the types of what is called in it.
 
     Raises:
         SettingsError: It is not installed.
     """
-    try:
-        lib = ctypes.CDLL(LIBRARY)
-    except OSError as error:
-        raise SettingsError(
-            LIBRARY,
-            "the librsync library is missing",
-            found=str(error),
-            remedy="Install the Debian package librsync2",
-        ) from error
+    lib = load_librsync()
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     for name, result, *arguments in (
         ("rs_sig_begin", pointer, size, size, ctypes.c_int),
@@ -182,7 +173,7 @@ def _check(result: int, path: Path) -> None:
 @contextmanager
 def _job(job: int | None) -> Iterator[int]:
     if not job:
-        raise StorageError(LIBRARY, "no memory for a job")
+        raise StorageError(LIBRSYNC, "no memory for a job")
     try:
         yield job
     finally:

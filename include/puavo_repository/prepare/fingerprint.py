@@ -20,6 +20,7 @@ from threading import Timer
 from typing import Any, BinaryIO
 
 from puavo_repository.delta import contained
+from puavo_repository.delta.engine import load_librsync
 from puavo_repository.errors import (
     ImageChangingError,
     ImageError,
@@ -51,10 +52,8 @@ _REPLACE = "Replace it by a whole image, or move it out of the image directory"
 
 def check_tools() -> None:
     """Make sure, before hours of work, that all is installed beside Python packages."""
-    from puavo_repository.delta import librsync  # slow to load, and only needed for work
-
     _unsquashfs()
-    librsync.library()
+    load_librsync()
 
 
 def _unsquashfs() -> str:
