@@ -228,17 +228,21 @@ def _digest_beside(path: Path, ended: threading.Event) -> Future[str]:
     found: Future[str] = Future()
 
     def work() -> None:
-        digest = hashlib.sha256()
         try:
-            with path.open("rb", buffering=0) as stream:
-                while not ended.is_set() and (block := stream.read(4 << 20)):
-                    digest.update(block)
-            found.set_result(digest.hexdigest())
+            found.set_result(_sha256(path, ended))
         except BaseException as error:  # noqa: BLE001 - raised again where the digest is asked for
             found.set_exception(error)
 
     threading.Thread(target=work, name="digest", daemon=True).start()
     return found
+
+
+def _sha256(path: Path, ended: threading.Event) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as stream:
+        while not ended.is_set() and (block := stream.read(4 << 20)):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _recorded(mirror: Mirror, item: Transfer) -> Identity | None:
