@@ -20,10 +20,9 @@ from puavo_repository.publish import compare
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote import generations, journal
 from puavo_repository.remote import lock as publisher_lock
-from puavo_repository.remote.file import Range
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import OpenMode
+from puavo_repository.remote.tree import OpenMode, Range
 from puavo_repository.rollback import rollback
 from support.audits import (
     DOCUMENT,

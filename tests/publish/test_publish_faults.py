@@ -19,13 +19,13 @@ from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.publish.state import sha256
-from puavo_repository.remote.file import Acknowledge, Range, no_callback
 from puavo_repository.remote.folder import FolderFile
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.sftp import file as sftp_file
 from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.target import Target
+from puavo_repository.remote.tree import Acknowledge, Range, no_callback
 from support.mirrors import add_image, image, make_mirror, send_one, tree_of, walk
 from support.servers import Proxy, Sshd
 

@@ -21,11 +21,10 @@ from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.publish.state import sha256
-from puavo_repository.remote.file import Acknowledge, Range
 from puavo_repository.remote.folder import FolderFile
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import RemoteTree
+from puavo_repository.remote.tree import Acknowledge, Range, RemoteTree
 from support.mirrors import (
     add_image,
     content,

@@ -16,9 +16,15 @@ from unittest import mock
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from paramiko import sftp
 
 from puavo_repository import retry
-from puavo_repository.errors import ConnectionLostError, RepositoryError, StorageRefusedError
+from puavo_repository.errors import (
+    ConnectionLostError,
+    RepositoryError,
+    StorageError,
+    StorageRefusedError,
+)
 from puavo_repository.formats import jsonfile
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
@@ -29,12 +35,11 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.generations import GENERATIONS
 from puavo_repository.remote.sftp import file as sftp_file
 from puavo_repository.remote.sftp import session as sftp_session
-from puavo_repository.remote.sftp import tree as sftp
-from puavo_repository.remote.sftp.packets import Packet, Status
+from puavo_repository.remote.sftp import tree as sftp_tree
 from puavo_repository.remote.sftp.session import LARGEST_REPLY
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Kind
+from puavo_repository.remote.tree import Kind, read_whole
 from puavo_repository.rollback import history, rollback
 from support.foreign import NAMES, changed_bytes, changed_json, changed_values, examples
 from support.meddler import Meddle, Meddler, whole
@@ -77,7 +82,7 @@ def around(home: Path, remote: Path) -> dict[str, bytes]:
 def meddled(meddle: Meddle) -> Iterator[Meddler]:
     meddler = Meddler(meddle)
     with (
-        mock.patch.object(sftp, "connect", meddler.connect),
+        mock.patch.object(sftp_tree, "connect", meddler.connect),
         mock.patch.object(sftp_session, "SILENCE_TIMEOUT", SILENCE),
         mock.patch.object(sftp_file, "SYNC_PATIENCE", SILENCE),
         mock.patch.object(retry, "ATTEMPTS", 1),
@@ -108,18 +113,18 @@ def mischief(kind: str, packet: bytes, chance: random.Random) -> bytes | None:
     if kind == "status":
         return status(packet, chance.randrange(12))
     if kind == "failure":
-        return status(packet, Status.FAILURE)
+        return status(packet, sftp.SFTP_FAILURE)
     if kind == "noise":
         return whole(packet[:5] + chance.randbytes(chance.randrange(200)))
     if kind == "twice":
         return whole(packet) * 2
-    if kind == "attributes" and packet[0] in (Packet.ATTRS, Packet.NAME):
+    if kind == "attributes" and packet[0] in (sftp.CMD_ATTRS, sftp.CMD_NAME):
         at = packet.rfind(b"\0\0\0\x0f")  # the flags of the last attributes
         return whole(packet[: at + 4] + struct.pack(">Q", large) + packet[at + 12 :])
-    if kind == "names" and packet[0] == Packet.NAME:
+    if kind == "names" and packet[0] == sftp.CMD_NAME:
         entry = struct.pack(">I", len(name)) + name + bytes(4) + packet[-32:]
         return whole(packet[:5] + struct.pack(">I", 1) + entry)
-    if kind == "count" and packet[0] == Packet.NAME:
+    if kind == "count" and packet[0] == sftp.CMD_NAME:
         return whole(packet[:5] + struct.pack(">I", number) + packet[9:])
     return whole(packet)
 
@@ -170,13 +175,29 @@ def test_a_server_that_fails_whatever_it_is_asked_ends_in_an_error(
     mirror: Path, first: int
 ) -> None:
     def meddle(number: int, packet: bytes) -> bytes:
-        fails = number >= first and packet[0] != Packet.VERSION
-        return status(packet, Status.FAILURE) if fails else whole(packet)
+        fails = number >= first and packet[0] != sftp.CMD_VERSION
+        return status(packet, sftp.SFTP_FAILURE) if fails else whole(packet)
 
     with remote_of(mirror) as remote, meddled(meddle):
         target = Target(path=str(remote), host="meddled")
         with pytest.raises(RepositoryError, match="the server says: 4"):
             publish(mirror, target, NOW)
+
+
+@pytest.mark.parametrize("answer", [sftp.CMD_HANDLE, sftp.CMD_ATTRS])
+def test_an_ok_in_place_of_an_answer_is_an_error(tmp_path: Path, answer: int) -> None:
+    begun: list[bool] = []
+
+    def meddle(_number: int, packet: bytes) -> bytes:
+        wrong = begun and packet[0] == answer
+        return status(packet, sftp.SFTP_OK) if wrong else whole(packet)
+
+    (tmp_path / "one").write_bytes(b"x")
+    with meddled(meddle):
+        tree = SftpTree(Target(path=str(tmp_path), host="meddled"))
+        begun.append(True)
+        with pytest.raises(StorageError, match="the server says: 0"):
+            read_whole(tree, "one")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +207,7 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> 
     raw = name.encode()
 
     def meddle(_number: int, packet: bytes) -> bytes:
-        if packet[0] == Packet.NAME and packet.count(b"one"):
+        if packet[0] == sftp.CMD_NAME and packet.count(b"one"):
             entry = struct.pack(">II", 1, len(raw)) + raw + bytes(4) + bytes(4)
             return whole(packet[:5] + entry)
         return whole(packet)
@@ -218,8 +239,8 @@ def test_what_a_listing_leaves_out_does_not_count_as_gone(tmp_path: Path) -> Non
 
     def meddle(_number: int, packet: bytes) -> bytes:
         wrong.extend(walk(remote))
-        listed = packet[0] == Packet.NAME and struct.unpack_from(">I", packet, 5)[0] > 1
-        return status(packet, Status.EOF) if listed else whole(packet)
+        listed = packet[0] == sftp.CMD_NAME and struct.unpack_from(">I", packet, 5)[0] > 1
+        return status(packet, sftp.SFTP_EOF) if listed else whole(packet)
 
     with meddled(meddle):
         assert publish(mirror, Target(path=str(remote), host="meddled"), NOW).ok
@@ -235,8 +256,8 @@ def long_listing(folder: Path, count: int) -> Iterator[SftpTree]:
 
     def meddle(_number: int, packet: bytes) -> bytes:
         nonlocal listed
-        one = packet[0] == Packet.NAME and b"one" in packet
-        if one or (0 < listed < count and packet[0] == Packet.STATUS):
+        one = packet[0] == sftp.CMD_NAME and b"one" in packet
+        if one or (0 < listed < count and packet[0] == sftp.CMD_STATUS):
             names = [f"{listed + n}".encode() for n in range(5_000)]
             listed += len(names)
             entries = b"".join(struct.pack(">I", len(n)) + n + bytes(8) for n in names)
@@ -249,7 +270,7 @@ def long_listing(folder: Path, count: int) -> Iterator[SftpTree]:
 
 
 def test_a_listing_without_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sftp, "LARGEST_LISTING", 10_000_000)
+    monkeypatch.setattr(sftp_tree, "LARGEST_LISTING", 10_000_000)
     with (
         long_listing(tmp_path, 1 << 40) as tree,
         pytest.raises(StorageRefusedError, match="without end"),
@@ -312,6 +333,13 @@ def test_a_journal_is_understood_or_refused(content: bytes) -> None:
         assert ".." not in path.split("/")
         assert entry.unnamed is None or isinstance(entry.unnamed.server + entry.unnamed.local, int)
     assert journal.Journal.parse(found.render()) == found
+
+
+@pytest.mark.parametrize("entry", [[], [8], [8, "a"], [8, "a", 1]])
+def test_an_entry_that_is_cut_short_is_damage(entry: list[Any]) -> None:
+    """Every version wrote four fields at least."""
+    with pytest.raises(ValueError, match="not a journal"):
+        journal.Journal.parse(jsonfile.dumps_sealed({**JOURNAL, "files": {"CKSUMS": entry}}))
 
 
 @given(changed_json(LOCK))

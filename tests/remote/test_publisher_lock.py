@@ -14,11 +14,10 @@ import pytest
 from puavo_repository.errors import LockedError
 from puavo_repository.remote import generations
 from puavo_repository.remote import lock as publisher_lock
-from puavo_repository.remote.file import RemoteFile
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.lock import PATH, Holder, PublisherLock, server_time
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import OpenMode
+from puavo_repository.remote.tree import OpenMode, RemoteFile
 from support.instead import have_time
 from support.servers import elsewhere
 

@@ -16,11 +16,19 @@ from hypothesis import strategies as st
 from puavo_repository.errors import StorageError, StorageRefusedError
 from puavo_repository.mirror import files
 from puavo_repository.remote import folder
-from puavo_repository.remote.file import Range, no_callback
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Kind, OpenMode, Piece, RemoteTree, read_whole, write_whole
+from puavo_repository.remote.tree import (
+    Kind,
+    OpenMode,
+    Piece,
+    Range,
+    RemoteTree,
+    no_callback,
+    read_whole,
+    write_whole,
+)
 from support.instead import instead
 from support.servers import Sshd, running
 

@@ -15,7 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from puavo_repository.remote.sftp.packets import Packet
+from paramiko import sftp
+
 from support.servers import sftp_server
 
 Meddle = Callable[[int, bytes], bytes | None]
@@ -140,13 +141,20 @@ class _Channel:
 
 
 def _paths(kind: int, body: bytes) -> list[str]:
-    one = {Packet.OPEN, Packet.LSTAT, Packet.OPENDIR, Packet.REMOVE, Packet.MKDIR, Packet.RMDIR}
-    one.add(Packet.SETSTAT)
+    one = {
+        sftp.CMD_OPEN,
+        sftp.CMD_LSTAT,
+        sftp.CMD_OPENDIR,
+        sftp.CMD_REMOVE,
+        sftp.CMD_MKDIR,
+        sftp.CMD_RMDIR,
+    }
+    one.add(sftp.CMD_SETSTAT)
     if kind in one:
         return _strings(body, 1)
-    if kind == Packet.RENAME:
+    if kind == sftp.CMD_RENAME:
         return _strings(body, 2)
-    if kind == Packet.EXTENDED and body[4:].startswith(b"posix-rename"):
+    if kind == sftp.CMD_EXTENDED and body[4:].startswith(b"posix-rename"):
         return _strings(body, 3)[1:]
     return []
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from puavo_repository.errors import DeltaError
@@ -68,7 +67,7 @@ def _pieces(item: Transfer, local_rdiff: Path) -> Iterator[Piece]:
     for command in rdiff.commands(local_rdiff):
         path = item.base if isinstance(command, rdiff.Copy) else item.rdiff
         if (path, command.position) == (last.path, last.offset + last.length):
-            last = replace(last, length=last.length + command.length)
+            last = last._replace(length=last.length + command.length)
             continue
         if last.length:
             yield last

@@ -107,9 +107,9 @@ def _remove_parts(remote: LockedRemote, state: RemoteState) -> None:
 
     The lock is ours, so nobody is writing them.
     """
-    known = remote.parts.paths()
+    known = remote.parts.all()
     remote.parts.forget({path for path in known if not _will_be_resumed(remote, state.row(path))})
-    kept = remote.parts.names()
+    kept = {part.name for part in remote.parts.all().values()}
     for path, row in state.rows.items():
         plain = row.found is not None and row.found.kind is Kind.FILE
         if plain and path not in kept and is_part(path):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from puavo_repository.errors import PublishError, as_storage_error
 from puavo_repository.progress import Progress, no_progress
-from puavo_repository.remote.file import Range
-from puavo_repository.remote.tree import RemoteTree
+from puavo_repository.remote.tree import Range, RemoteTree
 
 SAMPLE = 4 << 10  # bytes of one sampled range
 EDGE = 64 << 10  # bytes compared at both ends

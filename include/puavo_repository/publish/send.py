@@ -18,9 +18,8 @@ from puavo_repository.errors import PublishError, RepositoryError
 from puavo_repository.progress import Progress
 from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import Transfer
-from puavo_repository.remote.file import RemoteFile
 from puavo_repository.remote.parts import Part
-from puavo_repository.remote.tree import OpenMode, RemoteTree
+from puavo_repository.remote.tree import OpenMode, RemoteFile, RemoteTree
 
 logger = logging.getLogger(__name__)
 

@@ -75,10 +75,7 @@ def rename_into_place(tree: RemoteTree, item: Transfer, part: str) -> int:
     Returns:
         The file's time on the server's clock.
     """
-    if item.wrong:
-        tree.rename(part, item.path)
-    else:
-        tree.rename_exclusive(part, item.path)
+    tree.rename(part, item.path, exclusive=not item.wrong)
     found = tree.stat(item.path)
     if found is None or not found.is_file(item.size):
         raise StorageError(f"{tree.name}/{item.path}", "was changed while it was published")

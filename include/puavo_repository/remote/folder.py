@@ -11,9 +11,17 @@ from typing import Self
 
 from puavo_repository.errors import ConnectionLostError, StorageRefusedError, storage_error
 from puavo_repository.mirror.files import sync_folder
-from puavo_repository.remote.file import Acknowledge, Data, Range, RemoteFile, no_callback
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
+from puavo_repository.remote.tree import (
+    Acknowledge,
+    Data,
+    Kind,
+    Range,
+    RemoteFile,
+    RemoteStat,
+    RemoteTree,
+    no_callback,
+)
 
 
 class FolderTree(RemoteTree):
@@ -58,15 +66,13 @@ class FolderTree(RemoteTree):
                 os.fchmod(descriptor, 0o644)
         return FolderFile(self, path, descriptor)
 
-    def _rename(self, path: str, new: str) -> None:
+    def _rename(self, path: str, new: str, *, exclusive: bool) -> None:
         with self._errors(new):
-            (self._root / path).replace(self._root / new)
-            sync_folder((self._root / new).parent)
-
-    def _rename_exclusive(self, path: str, new: str) -> None:
-        with self._errors(new):
-            os.link(self._root / path, self._root / new, follow_symlinks=False)
-            (self._root / path).unlink()
+            if exclusive:
+                os.link(self._root / path, self._root / new, follow_symlinks=False)
+                (self._root / path).unlink()
+            else:
+                (self._root / path).replace(self._root / new)
             sync_folder((self._root / new).parent)
 
     def _remove(self, path: str) -> None:

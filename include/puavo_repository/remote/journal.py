@@ -48,8 +48,8 @@ class Entry(NamedTuple):
 
     size: Count  # bytes
     sha256: str  # of its content
-    mtime: Time | None = None  # what the server said after it was proven in place; None before
-    unnamed: Moment | None = None  # since when no metadata names it; None while some does
+    mtime: Time | None  # what the server said after it was proven in place; None before
+    unnamed: Moment | None  # since when no metadata names it; None while some does
     ours: bool = True  # whether we put it there (then not in the JSON); others' is never removed
 
     def agrees(self, found: RemoteStat | None) -> bool:
@@ -71,7 +71,7 @@ class Journal:
     def intend(self, path: str, size: int, sha256: str) -> None:
         """Enter a file that is about to be sent, unless it is known as ours with this content."""
         known = self._entry(path, size, sha256)
-        self.files[path] = known if known.ours else Entry(size, sha256)
+        self.files[path] = known if known.ours else Entry(size, sha256, None, None)
 
     def placed(self, path: str, size: int, sha256: str, mtime: int) -> None:
         """Enter a file that we put in place, proven."""
@@ -85,7 +85,7 @@ class Journal:
 
     def _entry(self, path: str, size: int, sha256: str) -> Entry:
         known = self.files.get(path)
-        return known if known and known[:2] == (size, sha256) else Entry(size, sha256)
+        return known if known and known[:2] == (size, sha256) else Entry(size, sha256, None, None)
 
     def force_recheck(self, path: str, size: int, sha256: str) -> None:
         """Have the next survey compare a file of ours byte for byte, whatever its time says.
@@ -165,12 +165,12 @@ def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
         last = records[-1]
         journal.rejected, journal.mirror, others = dict(last.rejected), last.mirror, last.others
     for path, content in _documents(tree, records):
-        journal.files[path] = Entry(len(content), hashlib.sha256(content).hexdigest())
+        journal.files[path] = Entry(len(content), hashlib.sha256(content).hexdigest(), None, None)
         try:
             for file in metadata.described_files(metadata.parse(content)):
                 digest = file.digests.get("sha256", "")
                 ours = file.path not in others
-                journal.files[file.path] = Entry(file.size, digest, ours=ours)
+                journal.files[file.path] = Entry(file.size, digest, None, None, ours)
         except ValueError as error:
             logger.warning("%s/%s is damaged: %s", tree.name, path, error)
     return journal

@@ -189,7 +189,7 @@ class PublisherLock:
         with self._tree.open(aside, OpenMode.CREATE) as file:
             file.write(0, self._text)
         try:
-            self._tree.rename_exclusive(aside, PATH)
+            self._tree.rename(aside, PATH, exclusive=True)
         except RepositoryError:
             if self._tree.stat(PATH) is None:
                 raise

@@ -61,15 +61,10 @@ class Parts:
         with self._lock:
             return self._known.get(path)
 
-    def paths(self) -> set[str]:
-        """Return the files that have parts, by the paths that they will have."""
+    def all(self) -> dict[str, Part]:
+        """Return the parts by the paths that their files will have."""
         with self._lock:
-            return set(self._known)
-
-    def names(self) -> set[str]:
-        """Return where parts lie."""
-        with self._lock:
-            return {part.name for part in self._known.values()}
+            return dict(self._known)
 
     def put(self, path: str, part: Part) -> None:
         """Note how far a part is; a position that lies before the known one changes nothing."""

@@ -1,4 +1,4 @@
-"""The contract of a remote: what publishing needs of a server, and no more.
+"""The contract of a remote and of its files: what publishing needs of a server, and no more.
 
 Two kinds keep it: ``folder.FolderTree`` and ``sftp.tree.SftpTree``. A further one is a class that
 has the abstract methods.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import stat as stat_bits
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+from typing import NamedTuple, Self
 
-from puavo_repository.errors import StorageRefusedError
-from puavo_repository.remote.file import Acknowledge, Range, RemoteFile, no_callback
+from puavo_repository.errors import RepositoryError, StorageRefusedError
 
 LARGEST_DOCUMENT = 64 << 20  # bytes; one of ours is never that large
 
@@ -31,16 +30,11 @@ class Kind(enum.Enum):
     @classmethod
     def of_mode(cls, mode: int) -> Kind:
         """Return what the mode of a POSIX ``stat`` says."""
-        kinds = {
-            stat_bits.S_IFREG: cls.FILE,
-            stat_bits.S_IFDIR: cls.FOLDER,
-            stat_bits.S_IFLNK: cls.LINK,
-        }
-        return kinds.get(stat_bits.S_IFMT(mode), cls.OTHER)
+        kinds = {S_IFREG: cls.FILE, S_IFDIR: cls.FOLDER, S_IFLNK: cls.LINK}
+        return kinds.get(S_IFMT(mode), cls.OTHER)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteStat:
+class RemoteStat(NamedTuple):
     """What a server tells of one name: of a symbolic link itself, not of where it leads."""
 
     kind: Kind
@@ -52,8 +46,14 @@ class RemoteStat:
         return self.kind is Kind.FILE and self.size == size
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Range(NamedTuple):
+    """``length`` bytes at ``offset``."""
+
+    offset: int
+    length: int
+
+
+class Piece(NamedTuple):
     """``length`` bytes at ``offset`` of the remote file at ``path``."""
 
     path: str
@@ -69,6 +69,55 @@ class OpenMode(enum.Enum):
     CREATE = "create"  # fails where the name exists
 
 
+Data = bytes | memoryview
+Acknowledge = Callable[[int], None]  # takes the bytes acknowledged since the last call
+
+
+def no_callback(_count: int) -> None:
+    """No-op callback."""
+
+
+class RemoteFile(ABC):
+    """An open file, flushed and closed by ``with``; until then writes may be under way."""
+
+    @abstractmethod
+    def read(self, ranges: Iterable[Range]) -> Iterator[bytes]:
+        """Read ranges, in order; a range beyond the end comes back short."""
+
+    @abstractmethod
+    def write(self, offset: int, data: Data, acknowledge: Acknowledge = no_callback) -> None:
+        """Write ``data`` at ``offset``."""
+
+    @abstractmethod
+    def copy(self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge) -> None:
+        """Have the server copy a range of ``source`` to ``offset`` here."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Wait until everything written and copied is acknowledged."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Flush, and have the server put the file on its disk where it can."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the file back to the server."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is not None:
+            with contextlib.suppress(RepositoryError):  # the first error is the one that counts
+                self.close()
+            return
+        try:
+            self.flush()
+        finally:
+            self.close()
+
+
 class RemoteTree(ABC):
     """A folder on a server, or a local one.
 
@@ -80,14 +129,14 @@ class RemoteTree(ABC):
     - **Links.** No symbolic link below the root is followed. A link itself can be seen, removed
       and replaced; a path that leads through one is refused. This class sees to it.
     - **Atomic.** Each change of a name is done in one step or not at all. One exception: a crash
-      in the middle of ``rename_exclusive`` may leave the file under both names.
-    - **Exclusive.** ``OpenMode.CREATE`` and ``rename_exclusive`` fail where the name is taken: of
-      two that want the same name, one gets it. (OpenSSH on a file system without hard links looks
-      first and renames then; there two may get it.) ``rename`` replaces what has the name.
+      in the middle of an exclusive ``rename`` may leave the file under both names.
+    - **Exclusive.** ``OpenMode.CREATE`` and an exclusive ``rename`` fail where the name is taken:
+      of two that want the same name, one gets it. (OpenSSH on a file system without hard links
+      looks first and renames then; there two may get it.)
     - **Durable.** After a crash of the remote's machine, what ``RemoteFile.sync`` did is still
-      there if ``can_sync``. In a local folder so are ``rename``, ``rename_exclusive`` and
-      ``make_folder``; over SFTP names are as durable as the server makes them. ``remove`` and
-      ``remove_folder`` may be undone. A file that was not synced may have holes.
+      there if ``can_sync``. In a local folder so are ``rename`` and ``make_folder``; over SFTP
+      names are as durable as the server makes them. ``remove`` and ``remove_folder`` may be
+      undone. A file that was not synced may have holes.
     - **Repeatable.** ``make_folder``, ``remove`` and ``remove_folder`` do nothing where it is done.
     - **Errors.** A ``TransientError`` where a retry may help: the connection is lost or silent, or
       the server does not say why. A ``PermanentError`` where it cannot: permission, a full disk, a
@@ -117,7 +166,7 @@ class RemoteTree(ABC):
 
     def stat(self, path: str) -> RemoteStat | None:
         """Return what is at ``path``, or None."""
-        return self._stat(path) if self._has_folder(_parent(path)) else None
+        return self._stat(path) if self._has_folder(path.rpartition("/")[0]) else None
 
     def read(self, path: str, ranges: Iterable[Range]) -> Iterator[bytes]:
         """Read ranges of a file, in order; a range beyond its end comes back short."""
@@ -134,13 +183,9 @@ class RemoteTree(ABC):
         writing = mode is not OpenMode.READ
         return self._open(path, writing=writing, create=writing and found is None)
 
-    def rename(self, path: str, new: str) -> None:
-        """Give a file another name, in the place of what has that name."""
-        self._rename(self._checked(path), self._checked(new))
-
-    def rename_exclusive(self, path: str, new: str) -> None:
-        """Give a file another name; fails where something has that name."""
-        self._rename_exclusive(self._checked(path), self._checked(new))
+    def rename(self, path: str, new: str, *, exclusive: bool = False) -> None:
+        """Give a file another name, in the place of what has it; an exclusive one fails there."""
+        self._rename(self._checked(path), self._checked(new), exclusive=exclusive)
 
     def remove(self, path: str) -> None:
         """Remove a file or a link, if it is there."""
@@ -161,8 +206,7 @@ class RemoteTree(ABC):
     ) -> None:
         """Have the server put a new file together from pieces of files that it has, and sync it.
 
-        Raises:
-            StorageRefusedError: The server cannot copy; the bytes must be sent to it.
+        A ``StorageRefusedError`` where it cannot copy: the bytes must be sent to it.
         """
         if not self.can_copy:
             raise StorageRefusedError(f"{self.name}/{path}", "the server does not copy for us")
@@ -170,11 +214,10 @@ class RemoteTree(ABC):
             sources: dict[str, RemoteFile] = {}
             at = 0
             for piece in pieces:
-                source = sources.get(piece.path)
-                if source is None:
-                    source = opened.enter_context(self.open(piece.path, OpenMode.READ))
-                    sources[piece.path] = source
-                file.copy(source, Range(piece.offset, piece.length), at, acknowledge)
+                if piece.path not in sources:
+                    sources[piece.path] = opened.enter_context(self.open(piece.path, OpenMode.READ))
+                taken = Range(piece.offset, piece.length)
+                file.copy(sources[piece.path], taken, at, acknowledge)
                 at += piece.length
             file.sync()
 
@@ -188,21 +231,14 @@ class RemoteTree(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Close the connection, from any thread.
-
-        Who waits for pending work, or asks for more, gets a ``ConnectionLostError``.
-        """
+        """Close the connection, from any thread: who uses it gets a ``ConnectionLostError``."""
 
     def _has_folder(self, folder: str) -> bool:
-        """Say whether a folder is there, before anything in it is used."""
+        """Say whether the folder is there that something is in."""
         return not folder or self._is_folder(folder)
 
     def _is_folder(self, path: str) -> bool:
-        """Say whether a folder is there.
-
-        Raises:
-            StorageRefusedError: Something else is there: perhaps a link that leads elsewhere.
-        """
+        """Say whether a folder is there; what else is there may be a link that leads elsewhere."""
         found = self.stat(path)
         if found is not None and found.kind is not Kind.FOLDER:
             raise StorageRefusedError(
@@ -214,7 +250,8 @@ class RemoteTree(ABC):
 
     def _checked(self, path: str) -> str:
         """Return a path whose folder is one, and is there."""
-        if not self._has_folder(folder := _parent(path)):
+        folder = path.rpartition("/")[0]
+        if not self._has_folder(folder):
             raise StorageRefusedError(f"{self.name}/{folder}", "there is no such folder")
         return path
 
@@ -222,25 +259,16 @@ class RemoteTree(ABC):
 
     @abstractmethod
     def _list(self, folder: str) -> dict[str, RemoteStat]: ...
-
     @abstractmethod
     def _stat(self, path: str) -> RemoteStat | None: ...
-
     @abstractmethod
     def _open(self, path: str, *, writing: bool, create: bool) -> RemoteFile: ...
-
     @abstractmethod
-    def _rename(self, path: str, new: str) -> None: ...
-
-    @abstractmethod
-    def _rename_exclusive(self, path: str, new: str) -> None: ...
-
+    def _rename(self, path: str, new: str, *, exclusive: bool) -> None: ...
     @abstractmethod
     def _remove(self, path: str) -> None: ...
-
     @abstractmethod
     def _make_folder(self, path: str) -> None: ...
-
     @abstractmethod
     def _remove_folder(self, path: str) -> None: ...
 
@@ -268,7 +296,3 @@ def write_whole(
         file.sync()
     check()
     tree.rename(part, path)
-
-
-def _parent(path: str) -> str:
-    return path.rpartition("/")[0]

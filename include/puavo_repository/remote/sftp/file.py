@@ -1,17 +1,17 @@
-"""An open file over SFTP: what it is asked for, with many requests under way."""
+"""An open file over SFTP, with many requests under way."""
 
 from __future__ import annotations
 
 import contextlib
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from typing import Self
 
+from paramiko import sftp
+
 from puavo_repository.errors import StorageError
-from puavo_repository.remote.file import Acknowledge, Data, Range, RemoteFile, no_callback
-from puavo_repository.remote.sftp.packets import Packet, Reply, Status, StatusError, string
-from puavo_repository.remote.sftp.session import SftpSession
+from puavo_repository.remote.sftp.session import Reply, SftpSession, StatusError, string
+from puavo_repository.remote.tree import Acknowledge, Data, Range, RemoteFile, no_callback
 
 COPY_PIECE = 64 << 20  # bytes of one copy-data request: an answer must come before the time-out
 READS_UNDER_WAY = 32
@@ -20,23 +20,17 @@ SYNC_PATIENCE = 600.0
 
 
 class SftpFile(RemoteFile):
-    """An open file on an SFTP server.
+    """An open file on an SFTP server, with many requests under way.
 
-    Args:
-        session: Where its requests go.
-        handle: What the server calls it.
-        errors: For a block in which the server may refuse: makes errors of ours from its own.
+    ``handle`` is what the server calls it; ``refusal`` makes an error of ours from the server's.
     """
 
     def __init__(
-        self,
-        session: SftpSession,
-        handle: bytes,
-        errors: Callable[[], AbstractContextManager[None]],
+        self, session: SftpSession, handle: bytes, refusal: Callable[[StatusError], Exception]
     ) -> None:
         self._session = session
         self._handle = string(handle)
-        self._errors = errors
+        self._refusal = refusal
 
     def read(self, ranges: Iterable[Range]) -> Iterator[bytes]:
         """Read ranges, several requests under way; yields one ``bytes`` a range."""
@@ -64,17 +58,16 @@ class SftpFile(RemoteFile):
                     del piece[at + len(data) :]
 
             body = self._handle + struct.pack(">QI", wanted.offset + at, length)
-            self._session.submit(Packet.READ, body, put)
+            self._session.submit(sftp.CMD_READ, body, put)
         return piece
 
     def _data(self, reply: Reply, most: int) -> bytes:
-        data = b""
-        with self._errors():
-            try:
-                data = reply.expect(Packet.DATA).string()
-            except StatusError as error:
-                if error.code != Status.EOF:
-                    raise
+        try:
+            data = reply.expect(sftp.CMD_DATA).get_binary()
+        except StatusError as error:
+            if error.code != sftp.SFTP_EOF:
+                raise self._refusal(error) from error
+            data = b""
         if len(data) > most:
             raise StorageError("SFTP server", "sent more than it was asked for")
         return data
@@ -85,7 +78,7 @@ class SftpFile(RemoteFile):
         for at in range(0, len(view), size):
             block = view[at : at + size]
             body = self._handle + struct.pack(">QI", offset + at, len(block))
-            self._submit(Packet.WRITE, body, len(block), acknowledge, block)
+            self._submit(sftp.CMD_WRITE, body, len(block), acknowledge, block)
 
     def copy(self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge) -> None:
         """Have the server copy a range of ``source`` to ``offset`` here.
@@ -96,14 +89,13 @@ class SftpFile(RemoteFile):
             count = min(COPY_PIECE, taken.length - at)
             wanted = source._handle + struct.pack(">QQ", taken.offset + at, count)
             body = string("copy-data") + wanted + self._handle + struct.pack(">Q", offset + at)
-            self._submit(Packet.EXTENDED, body, count, acknowledge)
+            self._submit(sftp.CMD_EXTENDED, body, count, acknowledge)
 
     def _submit(
-        self, kind: Packet, body: bytes, count: int, acknowledge: Acknowledge, data: Data = b""
+        self, kind: int, body: bytes, count: int, acknowledge: Acknowledge, data: Data = b""
     ) -> None:
         def check(reply: Reply) -> None:
-            with self._errors():
-                reply.expect(Packet.STATUS)
+            self._check(reply)
             acknowledge(count)
 
         self._session.submit(kind, body, check, data)
@@ -113,7 +105,7 @@ class SftpFile(RemoteFile):
 
         It may refuse: the file may be another user's, and right as it is.
         """
-        self._session.submit(Packet.FSETSTAT, self._handle + attributes, may_be_refused)
+        self._session.submit(sftp.CMD_FSETSTAT, self._handle + attributes, may_be_refused)
 
     def flush(self) -> None:
         """Wait until everything written and copied is acknowledged."""
@@ -124,17 +116,21 @@ class SftpFile(RemoteFile):
         self.flush()
         if "fsync@openssh.com" in self._session.extensions:
             body = string("fsync@openssh.com") + self._handle
-            reply = self._session.request(Packet.EXTENDED, body, patience=SYNC_PATIENCE)
-            with self._errors():
-                reply.expect(Packet.STATUS)
+            self._check(self._session.request(sftp.CMD_EXTENDED, body, patience=SYNC_PATIENCE))
+
+    def _check(self, reply: Reply) -> None:
+        try:
+            reply.expect(sftp.CMD_STATUS)
+        except StatusError as error:
+            raise self._refusal(error) from error
 
     def close(self) -> None:
         """Give the file back to the server."""
         self._session.forget()
-        self._session.request(Packet.CLOSE, self._handle)
+        self._session.request(sftp.CMD_CLOSE, self._handle)
 
 
 def may_be_refused(reply: Reply) -> None:
     """Take an answer to what the server may refuse."""
     with contextlib.suppress(StatusError):
-        reply.expect(Packet.STATUS)
+        reply.expect(sftp.CMD_STATUS)

@@ -5,21 +5,23 @@ Formats: draft-ietf-secsh-filexfer-02, and OpenSSH's ``PROTOCOL`` for the extens
 
 Written by hand because paramiko's own client knows no ``copy-data`` and waits for, or forgets, the
 answers to its pipelined writes. Here each request has a handler, answers are taken as they come,
-and what is under way is bounded: a 9 GB upload needs no more memory than a small one.
+and what is under way is bounded, whatever the file's size.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Self
 
 import paramiko
+from paramiko import sftp
 
 from puavo_repository.errors import ConnectionLostError, StorageRefusedError
-from puavo_repository.remote.sftp.packets import Packet, Reply
 from puavo_repository.remote.sftp.ssh import SILENCE_TIMEOUT, Watchdog
+from puavo_repository.remote.tree import Kind, RemoteStat
 
-VERSION = 3
 SAFE_PACKET = 32 << 10  # bytes of data that every server takes in one request
 LARGEST_PACKET = 255 << 10  # OpenSSH's; a server announces it in its limits
 UNDER_WAY = 3 << 20  # bytes of data not yet acknowledged: more than OpenSSH's window of 2 MiB
@@ -29,13 +31,52 @@ _NO_ROOM = 4  # SSH_OPEN_RESOURCE_SHORTAGE: may pass
 _NO_SFTP = "Have 'Subsystem sftp internal-sftp' in its sshd_config, and a login that may use it"
 BATCH = 32 << 10  # bytes of small requests that travel together, one SSH packet
 
+
+@dataclass(eq=False)
+class StatusError(Exception):
+    """The server said no to a request."""
+
+    code: int
+    text: str
+
+
+class Reply(paramiko.Message):
+    """One packet from the server, read from front to back."""
+
+    def __init__(self, kind: int, body: bytes) -> None:
+        super().__init__(body)
+        self.kind = kind
+
+    def more(self) -> bool:
+        """Say whether anything is left."""
+        return self.packet.tell() < len(self.packet.getbuffer())
+
+    def get_bytes(self, n: int) -> bytes:
+        """Take so many bytes; paramiko fills up what is cut short."""
+        piece = self.packet.read(n)
+        if len(piece) < n:
+            raise ConnectionLostError("SFTP server", "sent a packet that is cut short")
+        return piece
+
+    def expect(self, kind: int) -> Self:
+        """Return this packet if it is of that kind; a ``StatusError`` for another status."""
+        if self.kind == sftp.CMD_STATUS:
+            code = self.get_int()
+            if code != sftp.SFTP_OK or kind != sftp.CMD_STATUS:
+                text = self.get_binary() if self.more() else b""
+                raise StatusError(code, text.decode("utf-8", "replace"))
+        elif self.kind != kind:
+            raise ConnectionLostError("SFTP server", f"answered with a packet of type {self.kind}")
+        return self
+
+
 Handler = Callable[[Reply], None]
 
 
 class SftpSession:
     """One SFTP channel, and the connection it goes over. Used by one thread at a time."""
 
-    extensions: dict[str, str]  # what the server announces, by name
+    extensions: set[str]  # names of what the server announces
     packet: int = SAFE_PACKET  # bytes of data that the server takes or gives in one request
 
     def __init__(self, name: str, transport: paramiko.Transport) -> None:
@@ -61,12 +102,9 @@ class SftpSession:
             channel = self._transport.open_session(timeout=self._watchdog.limit)
         except paramiko.ChannelException as error:
             refusal = ConnectionLostError if error.code == _NO_ROOM else StorageRefusedError
-            raise refusal(
-                self._name,
-                "the server refuses to open a session",
-                found=error.text,
-                remedy="See MaxSessions in its sshd_config, and what is said in its log",
-            ) from error
+            problem = "the server refuses to open a session"
+            remedy = "See MaxSessions in its sshd_config, and what is said in its log"
+            raise refusal(self._name, problem, found=error.text, remedy=remedy) from error
         try:
             channel.invoke_subsystem("sftp")
         except paramiko.SSHException as error:
@@ -76,30 +114,28 @@ class SftpSession:
             raise StorageRefusedError(self._name, problem, remedy=_NO_SFTP) from error
         return channel
 
-    def _greet(self) -> dict[str, str]:
-        self._channel.sendall(struct.pack(">IBI", 5, Packet.INIT, VERSION))
+    def _greet(self) -> set[str]:
+        self._channel.sendall(struct.pack(">IBI", 5, sftp.CMD_INIT, 3))
         try:
             reply = self._packet()
         except ConnectionLostError as error:
             raise self._what_it_says() or error from error
-        if reply.kind != Packet.VERSION or reply.u32() < VERSION:
+        if reply.kind != sftp.CMD_VERSION or reply.get_int() < 3:
             raise ConnectionLostError(self._name, "is no SFTP server of version 3")
         self._watchdog.rest()
-        found = {}
+        found = set()
         while reply.more():
-            name = reply.string().decode("utf-8", "replace")
-            found[name] = reply.string().decode("utf-8", "replace")
+            found.add(reply.get_binary().decode("utf-8", "replace"))
+            reply.get_binary()  # its version
         return found
 
     def _what_it_says(self) -> StorageRefusedError | None:
         """Return the error for a server that answers with text, or ends; None if it is neither."""
         text = bytes(self._inbox[:200]).decode("utf-8", "ignore")
         if text and all(c.isprintable() or c.isspace() for c in text[:3]):
-            return StorageRefusedError(
-                self._name,
-                f"the server does not speak SFTP, but prints {text!r}",
-                remedy="Have the login scripts of that user (such as ~/.bashrc) print nothing",
-            )
+            problem = f"the server does not speak SFTP, but prints {text!r}"
+            remedy = "Have the login scripts of that user (such as ~/.bashrc) print nothing"
+            return StorageRefusedError(self._name, problem, remedy=remedy)
         if self._inbox or self._watchdog.fired or not self.is_alive:
             return None
         return StorageRefusedError(self._name, "the server's SFTP ended at once", remedy=_NO_SFTP)
@@ -109,11 +145,10 @@ class SftpSession:
         """Whether the connection is open, as far as it is known here."""
         return self._transport.is_active()
 
-    def request(self, kind: Packet, body: bytes, *, patience: float | None = None) -> Reply:
-        """Send one request and wait for its answer, taking others that come before.
+    def request(self, kind: int, body: bytes, *, patience: float | None = None) -> Reply:
+        """Send one request, see ``submit``, and wait for its answer, taking others before it.
 
-        ``body`` is everything after the request number; ``patience`` are the seconds that the
-        answer may take, if more than usual.
+        ``patience`` are the seconds that it may take, if more than usual.
         """
         answer: list[Reply] = []
         self.submit(kind, body, answer.append)
@@ -122,12 +157,12 @@ class SftpSession:
         return answer[0]
 
     def submit(
-        self, kind: Packet, body: bytes, handler: Handler, data: bytes | memoryview = b""
+        self, kind: int, body: bytes, handler: Handler, data: bytes | memoryview = b""
     ) -> None:
-        """Send a request; ``handler`` is called with its answer, from a later call here.
+        """Send a request: its number, ``body`` and ``data``.
 
-        What the handler raises comes out of the call that took the answer. ``body`` is everything
-        after the request number, but for ``data``, which ends the request.
+        ``handler`` is called with the answer, from a later call here, and what it raises comes
+        out of that call.
         """
         self._make_room(len(data))
         number = self._next = (self._next + 1) & 0xFFFFFFFF
@@ -167,16 +202,14 @@ class SftpSession:
         self._transport.close()
 
     def _turn(self, patience: float | None = None) -> None:
-        """Send what waits, and take one answer."""
         self._send()
         if patience:
             self._watchdog.expect(patience)
         self._take_answer()
 
     def _take_answer(self) -> None:
-        """Give the next answer to its handler."""
         reply = self._packet()
-        handler, size = self._pending.pop(reply.u32(), (None, 0))
+        handler, size = self._pending.pop(reply.get_int(), (None, 0))
         self._owed -= size
         if self._pending:
             self._watchdog.expect()
@@ -200,7 +233,6 @@ class SftpSession:
         self.sent += len(outbox)
 
     def _packet(self) -> Reply:
-        """Wait for a whole packet."""
         while not self._is_whole():
             self._receive()
         end = 4 + int.from_bytes(self._inbox[:4], "big")
@@ -219,8 +251,7 @@ class SftpSession:
             return False
         length = int.from_bytes(self._inbox[:4], "big")
         if not 0 < length <= LARGEST_REPLY:
-            problem = f"the server sent what is not SFTP: a packet of {length} bytes"
-            raise ConnectionLostError(self._name, problem)
+            raise ConnectionLostError(self._name, f"sent no SFTP, but a packet of {length} bytes")
         return len(self._inbox) >= 4 + length
 
     def _receive(self) -> None:
@@ -239,3 +270,30 @@ class SftpSession:
         if isinstance(error, OSError | EOFError | paramiko.SSHException):
             return ConnectionLostError(self._name, str(error) or "the connection was lost")
         return error
+
+
+def string(text: bytes | str) -> bytes:
+    """Encode a string for a request."""
+    raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    return struct.pack(">I", len(raw)) + raw
+
+
+def names(reply: Reply) -> Iterator[tuple[bytes, RemoteStat]]:
+    """Yield what a NAME packet lists."""
+    for _ in range(reply.get_int()):
+        name, _line_for_people = reply.get_binary(), reply.get_binary()
+        yield name, attributes(reply)
+
+
+def attributes(reply: Reply) -> RemoteStat:
+    """Read the ATTRS structure (section 5 of the draft)."""
+    flags = reply.get_int()
+    size = reply.get_int64() if flags & 0x1 else 0
+    if flags & 0x2:
+        reply.get_int64()  # user and group
+    mode = reply.get_int() if flags & 0x4 else 0
+    mtime = reply.get_int64() & 0xFFFFFFFF if flags & 0x8 else 0  # behind the time of access
+    if flags & 0x80000000:
+        for _ in range(2 * reply.get_int()):
+            reply.get_binary()
+    return RemoteStat(Kind.of_mode(mode), size, mtime)

@@ -8,22 +8,28 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from paramiko import sftp
+
 from puavo_repository.errors import (
     ConnectionLostError,
     RepositoryError,
     StorageError,
     StorageRefusedError,
 )
-from puavo_repository.remote.file import Acknowledge, no_callback
-from puavo_repository.remote.sftp import packets
+from puavo_repository.remote.sftp import session
 from puavo_repository.remote.sftp.file import SftpFile, may_be_refused
-from puavo_repository.remote.sftp.packets import Packet, Reply, Status, StatusError, string
-from puavo_repository.remote.sftp.session import LARGEST_PACKET, SAFE_PACKET, SftpSession
+from puavo_repository.remote.sftp.session import Reply, SftpSession, StatusError, string
 from puavo_repository.remote.sftp.ssh import connect
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Kind, Piece, RemoteStat, RemoteTree
+from puavo_repository.remote.tree import (
+    Acknowledge,
+    Kind,
+    Piece,
+    RemoteStat,
+    RemoteTree,
+    no_callback,
+)
 
-READ, WRITE, CREATE, EXCLUSIVE = 0x01, 0x02, 0x08, 0x20  # flags of OPEN
 # Attributes of what is made, whatever the server's umask: nobody but its owner may write it,
 # everybody may read it, the web server among them.
 NEW_FILE, NEW_FOLDER = struct.pack(">II", 0x4, 0o644), struct.pack(">II", 0x4, 0o755)
@@ -76,18 +82,19 @@ class SftpTree(RemoteTree):
         return self._session.sent + self._sent_beside
 
     def _list(self, folder: str) -> dict[str, RemoteStat]:
-        handle = self._ask(Packet.OPENDIR, self._full(folder), folder, Packet.HANDLE).string()
+        reply = self._ask(sftp.CMD_OPENDIR, self._full(folder), folder, sftp.CMD_HANDLE)
+        handle = string(reply.get_binary())
         found: dict[str, RemoteStat] = {}
         size = 0
         while True:
             try:
-                reply = self._session.request(Packet.READDIR, string(handle)).expect(Packet.NAME)
+                reply = self._session.request(sftp.CMD_READDIR, handle).expect(sftp.CMD_NAME)
             except StatusError as error:
-                self._session.request(Packet.CLOSE, string(handle))
-                if error.code != Status.EOF:
+                self._session.request(sftp.CMD_CLOSE, handle)
+                if error.code != sftp.SFTP_EOF:
                     raise self._refusal(folder, error) from error
                 return found
-            for name, there in packets.names(reply):
+            for name, there in session.names(reply):
                 size += RECORD + len(name)
                 self._check_listed(folder, name, size)
                 if name not in (b".", b".."):
@@ -104,26 +111,30 @@ class SftpTree(RemoteTree):
         )
 
     def _stat(self, path: str) -> RemoteStat | None:
-        with self._errors(path, Status.NO_SUCH_FILE):
-            reply = self._session.request(Packet.LSTAT, self._full(path))
-            return packets.attributes(reply.expect(Packet.ATTRS))
+        with self._errors(path, sftp.SFTP_NO_SUCH_FILE):
+            reply = self._session.request(sftp.CMD_LSTAT, self._full(path))
+            return session.attributes(reply.expect(sftp.CMD_ATTRS))
         return None
 
     def _open(self, path: str, *, writing: bool, create: bool) -> SftpFile:
-        flags = READ | (WRITE if writing else 0) | (CREATE | EXCLUSIVE if create else 0)
+        flags = sftp.SFTP_FLAG_READ | (sftp.SFTP_FLAG_WRITE if writing else 0)
+        flags |= sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL if create else 0
         body = self._full(path) + struct.pack(">I", flags) + NEW_FILE
-        handle = self._ask(Packet.OPEN, body, path, Packet.HANDLE).string()
-        file = SftpFile(self._session, handle, partial(self._errors, path))
+        handle = self._ask(sftp.CMD_OPEN, body, path, sftp.CMD_HANDLE).get_binary()
+        file = SftpFile(self._session, handle, partial(self._refusal, path))
         if writing:
             file.set_mode(NEW_FILE)
         return file
 
-    def _rename(self, path: str, new: str) -> None:
-        if "posix-rename@openssh.com" in self._session.extensions:
+    def _rename(self, path: str, new: str, *, exclusive: bool) -> None:
+        if exclusive:
+            # The draft's own RENAME (section 6.5) fails where the new name is taken.
+            self._ask(sftp.CMD_RENAME, self._full(path) + self._full(new), new)
+        elif "posix-rename@openssh.com" in self._session.extensions:
             body = string("posix-rename@openssh.com") + self._full(path) + self._full(new)
-            self._ask(Packet.EXTENDED, body, new)
+            self._ask(sftp.CMD_EXTENDED, body, new)
         elif self._stat(new) is None:
-            self._rename_exclusive(path, new)
+            self._rename(path, new, exclusive=True)
         else:
             raise StorageRefusedError(
                 f"{self.name}/{new}",
@@ -131,26 +142,22 @@ class SftpTree(RemoteTree):
                 remedy="Use an OpenSSH server",
             )
 
-    def _rename_exclusive(self, path: str, new: str) -> None:
-        # The draft's own RENAME (section 6.5) fails where the new name is taken.
-        self._ask(Packet.RENAME, self._full(path) + self._full(new), new)
-
     def _remove(self, path: str) -> None:
-        with self._errors(path, Status.NO_SUCH_FILE):
-            self._session.request(Packet.REMOVE, self._full(path)).expect(Packet.STATUS)
+        with self._errors(path, sftp.SFTP_NO_SUCH_FILE):
+            self._session.request(sftp.CMD_REMOVE, self._full(path)).expect(sftp.CMD_STATUS)
 
     def _make_folder(self, path: str) -> None:
         body = self._full(path) + NEW_FOLDER
-        self._ask(Packet.MKDIR, body, path)
-        may_be_refused(self._session.request(Packet.SETSTAT, body))
+        self._ask(sftp.CMD_MKDIR, body, path)
+        may_be_refused(self._session.request(sftp.CMD_SETSTAT, body))
 
     def _remove_folder(self, path: str) -> None:
         self._folders.discard(path)
         try:
-            self._session.request(Packet.RMDIR, self._full(path)).expect(Packet.STATUS)
+            self._session.request(sftp.CMD_RMDIR, self._full(path)).expect(sftp.CMD_STATUS)
         except StatusError as error:
             # The protocol knows no status for a folder that is not empty: it is looked for.
-            if error.code != Status.NO_SUCH_FILE and not self.list(path):
+            if error.code != sftp.SFTP_NO_SUCH_FILE and not self.list(path):
                 raise self._refusal(path, error) from error
 
     def free_space(self) -> int | None:
@@ -189,9 +196,9 @@ class SftpTree(RemoteTree):
         return string(f"{self.root.rstrip('/')}/{path}" if path else self.root)
 
     def _real_path(self) -> str:
-        reply = self._ask(Packet.REALPATH, string(self.root), "", Packet.NAME)
-        reply.u32()
-        root = reply.string().decode("utf-8", "surrogateescape")
+        reply = self._ask(sftp.CMD_REALPATH, string(self.root), "", sftp.CMD_NAME)
+        reply.get_int()
+        root = reply.get_binary().decode("utf-8", "surrogateescape")
         if not root.startswith("/") or "\0" in root:
             raise StorageRefusedError(self.name, "the server names no folder", found=ascii(root))
         return root
@@ -199,18 +206,17 @@ class SftpTree(RemoteTree):
     def _check_root(self) -> None:
         found = self._stat("")
         if found is None or found.kind is not Kind.FOLDER:
-            raise StorageRefusedError(
-                self.name,
-                "there is no such folder on the server",
-                remedy="Create it, owned by the user that publishes, or correct the path",
-            )
+            remedy = "Create it, owned by the user that publishes, or correct the path"
+            problem = "there is no such folder on the server"
+            raise StorageRefusedError(self.name, problem, remedy=remedy)
 
     def _packet_size(self) -> int:
         if "limits@openssh.com" not in self._session.extensions:
-            return SAFE_PACKET
-        reply = self._ask(Packet.EXTENDED, string("limits@openssh.com"), "", Packet.EXTENDED_REPLY)
-        _packet, reading, writing = (reply.u64() for _ in range(3))
-        return max(SAFE_PACKET, min(LARGEST_PACKET, reading, writing))
+            return session.SAFE_PACKET
+        body = string("limits@openssh.com")
+        reply = self._ask(sftp.CMD_EXTENDED, body, "", sftp.CMD_EXTENDED_REPLY)
+        _packet, reading, writing = (reply.get_int64() for _ in range(3))
+        return max(session.SAFE_PACKET, min(session.LARGEST_PACKET, reading, writing))
 
     def _has_folder(self, folder: str) -> bool:
         """Ask for each folder once, to save a round trip a file."""
@@ -218,12 +224,12 @@ class SftpTree(RemoteTree):
             self._folders.add(folder)
         return folder in self._folders
 
-    def _ask(self, kind: Packet, body: bytes, path: str, answer: Packet = Packet.STATUS) -> Reply:
+    def _ask(self, kind: int, body: bytes, path: str, answer: int = sftp.CMD_STATUS) -> Reply:
         with self._errors(path):
             return self._session.request(kind, body).expect(answer)
 
     @contextlib.contextmanager
-    def _errors(self, path: str, harmless: Status | None = None) -> Iterator[None]:
+    def _errors(self, path: str, harmless: int | None = None) -> Iterator[None]:
         """Make errors of ours from the server's; of a harmless one the block just ends."""
         try:
             yield
@@ -234,12 +240,12 @@ class SftpTree(RemoteTree):
     def _refusal(self, path: str, error: StatusError) -> RepositoryError:
         """Put a server's refusal on its branch of the error tree, with the way out."""
         subject = f"{self.name}/{path}" if path else self.name
-        if error.code == Status.PERMISSION_DENIED:
+        if error.code == sftp.SFTP_PERMISSION_DENIED:
             remedy = "Let the user that publishes write there"
             return StorageRefusedError(subject, "the server denies permission", remedy=remedy)
-        if error.code == Status.NO_SUCH_FILE:
+        if error.code == sftp.SFTP_NO_SUCH_FILE:
             return StorageRefusedError(subject, "there is no such file on the server")
-        if error.code == Status.FAILURE and self._is_full():
+        if error.code == sftp.SFTP_FAILURE and self._is_full():
             remedy = "Free some space there and run again; what arrived is kept"
             return StorageRefusedError(subject, "the server's disk is full", remedy=remedy)
         return StorageError(subject, f"the server says: {error.text or error.code}")
@@ -255,6 +261,6 @@ class SftpTree(RemoteTree):
         if "statvfs@openssh.com" not in self._session.extensions:
             return None
         body = string("statvfs@openssh.com") + string(self.root)
-        reply = self._session.request(Packet.EXTENDED, body).expect(Packet.EXTENDED_REPLY)
-        _block, fragment, _blocks, _free, available = (reply.u64() for _ in range(5))
+        reply = self._session.request(sftp.CMD_EXTENDED, body).expect(sftp.CMD_EXTENDED_REPLY)
+        _block, fragment, _blocks, _free, available = (reply.get_int64() for _ in range(5))
         return fragment * available
