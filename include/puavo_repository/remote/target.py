@@ -55,32 +55,27 @@ def parse_target(url: str, *, key_file: str = "", known_hosts: str = "") -> Targ
     ``%3F``, ``#`` is ``%23``, and after a host ``@`` is ``%40``. Other characters may stand as
     they are. A name that is not UTF-8 is written byte by byte, as ``%FF``.
 
-    Raises:
-        SettingsError: It is no such URL, or has a password in it. Its text shows nothing of
-            what stands before the last ``@``.
+    The ``SettingsError`` for what is no such URL, or has a password in it, shows nothing of what
+    stands before the last ``@``.
     """
     subject = _hide_secrets(url)
     _check_characters(url, subject)
+    nowhere = SettingsError(subject, "is no place to publish to", expected=_FORMS)
     match = _URL.fullmatch(url)
     if match is None:
-        raise SettingsError(subject, "is no place to publish to", expected=_FORMS)
+        raise nowhere
     scheme, authority, path, more = match.groups()
     user, _, server = authority.rpartition("@")
     remote = scheme.lower() == "sftp"
     if ":" in user:
-        raise SettingsError(
-            subject,
-            "has a password in it, which other users and logs would see",
-            remedy="Use a key (an SSH agent, ~/.ssh/id_ed25519) or an Airflow connection",
-        )
+        problem = "has a password in it, which other users and logs would see"
+        remedy = "Use a key (an SSH agent, ~/.ssh/id_ed25519) or an Airflow connection"
+        raise SettingsError(subject, problem, remedy=remedy)
     if more or (remote and "@" in path):
-        raise SettingsError(
-            subject,
-            f"has a {more[:1] or '@'} in it, which cannot stand there as it is",
-            remedy="Write %23 for #, %3F for ?, %40 for @",
-        )
+        problem = f"has a {more[:1] or '@'} in it, which cannot stand there as it is"
+        raise SettingsError(subject, problem, remedy="Write %23 for #, %3F for ?, %40 for @")
     if remote != bool(server) or (user and not remote):
-        raise SettingsError(subject, "is no place to publish to", expected=_FORMS)
+        raise nowhere
     place = _SERVER.fullmatch(server)
     if place is None:
         raise SettingsError(subject, "has an unusable host or port", expected=_FORMS)
@@ -108,19 +103,13 @@ def target_of_connection(
     Read from ``extra``: ``path`` (the folder on the server as it is called there, nothing is
     percent-encoded; needed), ``host_key`` (type and base64, or base64 alone), ``key_file``,
     ``private_key``, ``private_key_passphrase``.
-
-    Raises:
-        SettingsError: Host or path is missing or unusable.
     """
     subject = f"connection {name}"
     given = {key: str(value) for key, value in extra.items() if value is not None}
     path = given.get("path", "")
     if not host or not path.startswith("/"):
-        raise SettingsError(
-            subject,
-            "does not say where to publish to",
-            expected='a host, and the folder in its extra as "path": "/srv/mirror"',
-        )
+        expected = 'a host, and the folder in its extra as "path": "/srv/mirror"'
+        raise SettingsError(subject, "does not say where to publish to", expected=expected)
     return Target(
         path=_path(path, subject),
         host=_host(host, subject),
@@ -142,10 +131,8 @@ def without_password(url: str) -> str:
 
 
 def _hide_secrets(url: str) -> str:
-    """Return what can be shown of a text that may be no URL: nothing before its last ``@``.
-
-    A password may have ``/``, ``?`` or ``#`` in it, where an URL's user would end.
-    """
+    """Return what can be shown of a text that may be no URL: nothing before its last ``@``."""
+    # A password may have /, ? or # in it, where an URL's user would end.
     scheme, separator, rest = url.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
         scheme, separator, rest = "", "", url
@@ -180,15 +167,12 @@ def _path(path: str, subject: str) -> str:
     _check_characters(path, subject)
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise SettingsError(
-            subject, "has .. in its path, which leads upwards", remedy="Write where it leads to"
-        )
+        problem = "has .. in its path, which leads upwards"
+        raise SettingsError(subject, problem, remedy="Write where it leads to")
     if not parts:
-        raise SettingsError(
-            subject,
-            "names no folder, or the root of the file system",
-            expected="a folder of its own for the mirror, such as /srv/mirror",
-        )
+        expected = "a folder of its own for the mirror, such as /srv/mirror"
+        problem = "names no folder, or the root of the file system"
+        raise SettingsError(subject, problem, expected=expected)
     return "/" + "/".join(parts)
 
 
@@ -211,9 +195,8 @@ def _host(text: str, subject: str) -> str:
             return text.lower()
     except ValueError:
         pass
-    raise SettingsError(
-        subject, "has an unusable host or port", expected="a name or an address, and a number"
-    ) from None
+    expected = "a name or an address, and a number"
+    raise SettingsError(subject, "has an unusable host or port", expected=expected)
 
 
 def _port(number: int, subject: str) -> int:

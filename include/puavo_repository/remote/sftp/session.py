@@ -251,7 +251,8 @@ class SftpSession:
             return False
         length = int.from_bytes(self._inbox[:4], "big")
         if not 0 < length <= LARGEST_REPLY:
-            raise ConnectionLostError(self._name, f"sent no SFTP, but a packet of {length} bytes")
+            problem = f"the server sent what is not SFTP: a packet of {length} bytes"
+            raise ConnectionLostError(self._name, problem)
         return len(self._inbox) >= 4 + length
 
     def _receive(self) -> None:

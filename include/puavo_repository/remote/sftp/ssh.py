@@ -50,33 +50,22 @@ def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
     """
     known = known_keys(target)
     try:
-        sock = socket.create_connection((target.host, target.port), CONNECT_TIMEOUT)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport = paramiko.Transport(sock)
-    except (OSError, paramiko.SSHException) as error:
-        raise _lost(target, error) from error
-    try:
-        _prefer(transport, known)
-        transport.use_compression(compressed)
-        _greet(transport)
-        _check_host_key(target, known, transport.get_remote_server_key())
-        _log_in(transport, target)
-        transport.set_keepalive(KEEPALIVE)
+        with contextlib.ExitStack() as failed:
+            sock = socket.create_connection((target.host, target.port), CONNECT_TIMEOUT)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            transport = paramiko.Transport(sock)
+            failed.callback(transport.close)
+            transport.use_compression(compressed)
+            _greet(transport, known)
+            _check_host_key(target, known, transport.get_remote_server_key())
+            _log_in(transport, target)
+            transport.set_keepalive(KEEPALIVE)
+            failed.pop_all()
+            return transport
     except (OSError, EOFError, paramiko.SSHException) as error:
-        transport.close()
-        raise _lost(target, error) from error
-    except BaseException:
-        transport.close()
-        raise
-    return transport
-
-
-def _lost(target: Target, error: BaseException) -> ConnectionLostError:
-    return ConnectionLostError(
-        target.url,
-        str(error) or "the connection was lost",
-        remedy="Run again when the server answers at this address",
-    )
+        problem = str(error) or "the connection was lost"
+        remedy = "Run again when the server answers at this address"
+        raise ConnectionLostError(target.url, problem, remedy=remedy) from error
 
 
 def known_keys(target: Target) -> list[KnownKey]:
@@ -90,17 +79,16 @@ def known_keys(target: Target) -> list[KnownKey]:
         kind = blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode("ascii")
         return [KnownKey(parse_key(kind, text), "", "the connection")]
     except ValueError as error:
-        raise HostKeyError(
-            target.url, "the connection's host_key is no key", expected="ssh-ed25519 AAAA…"
-        ) from error
+        problem = "the connection's host_key is no key"
+        raise HostKeyError(target.url, problem, expected="ssh-ed25519 AAAA…") from error
 
 
 def _known_name(target: Target) -> str:
     return target.host if target.port == SSH_PORT else f"[{target.host}]:{target.port}"
 
 
-def _prefer(transport: paramiko.Transport, known: list[KnownKey]) -> None:
-    """Put fast ciphers first, and the kinds of host key that can be checked."""
+def _greet(transport: paramiko.Transport, known: list[KnownKey]) -> None:
+    """Agree on fast ciphers if possible, and on a kind of host key that can be checked."""
     options = transport.get_security_options()
     options.ciphers = [*CIPHERS, *(c for c in options.ciphers if c not in CIPHERS)]
     transport.banner_timeout = transport.auth_timeout = CONNECT_TIMEOUT
@@ -108,56 +96,44 @@ def _prefer(transport: paramiko.Transport, known: list[KnownKey]) -> None:
     kinds = {one.key.get_name() for one in known if not one.marker}
     wanted = [k for k in options.key_types if k in kinds or ("ssh-rsa" in kinds and "rsa" in k)]
     options.key_types = [*wanted, *(k for k in options.key_types if k not in wanted)]
+    transport.start_client(timeout=CONNECT_TIMEOUT)
+    if not transport.initial_kex_done:  # paramiko returns silently after its time-out
+        raise EOFError(f"the server did not answer for {CONNECT_TIMEOUT:.0f} seconds")
 
 
 def _check_host_key(target: Target, known: list[KnownKey], found: paramiko.PKey) -> None:
     """Refuse a server whose key is not a known one, or was revoked."""
+    refusal = functools.partial(HostKeyError, target.url, found=fingerprint(found))
     for one in known:
         if one.marker == "@revoked" and one.key == found:
-            raise HostKeyError(
-                target.url,
-                f"the server's host key is revoked in {one.where}",
-                found=fingerprint(found),
-                remedy="Do not trust this server before it has another key",
-            )
+            problem = f"the server's host key is revoked in {one.where}"
+            raise refusal(problem, remedy="Do not trust this server before it has another key")
     expected = [one.key for one in known if not one.marker]
     if found in expected:
         return
-    accept = _how_to_accept(target, found)
+    where = f"-p {target.port} {target.host}" if target.port != SSH_PORT else target.host
+    file = next(iter(target.known_hosts), "~/.ssh/known_hosts")
+    accept = (
+        f"Compare that fingerprint with the server's own, then accept the key with "
+        f"'ssh-keyscan {where} >> {file}' or put '{found.get_name()} "
+        f"{found.get_base64()}' into the Airflow connection's extra as host_key"
+    )
     if expected:
-        raise HostKeyError(
-            target.url,
+        raise refusal(
             "the server's host key has changed: someone may be in between",
             expected=" or ".join(fingerprint(key) for key in expected),
-            found=fingerprint(found),
             remedy=f"If the server has a new key: 'ssh-keygen -R {_known_name(target)}'. {accept}",
         )
     problem = "the server's host key is unknown"
     if any(one.marker == "@cert-authority" for one in known):
         problem += "; there is only an authority for it, and host certificates are not supported"
-    raise HostKeyError(target.url, problem, found=fingerprint(found), remedy=accept)
-
-
-def _how_to_accept(target: Target, found: paramiko.PKey) -> str:
-    where = f"-p {target.port} {target.host}" if target.port != SSH_PORT else target.host
-    file = next(iter(target.known_hosts), "~/.ssh/known_hosts")
-    return (
-        f"Compare that fingerprint with the server's own, then accept the key with "
-        f"'ssh-keyscan {where} >> {file}' or put '{found.get_name()} "
-        f"{found.get_base64()}' into the Airflow connection's extra as host_key"
-    )
+    raise refusal(problem, remedy=accept)
 
 
 def fingerprint(key: paramiko.PKey) -> str:
     """Return a key's fingerprint as ``ssh-keygen -l`` prints it."""
     digest = base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
     return f"{key.get_name()} SHA256:{digest}"
-
-
-def _greet(transport: paramiko.Transport) -> None:
-    transport.start_client(timeout=CONNECT_TIMEOUT)
-    if not transport.initial_kex_done:  # paramiko returns silently after its time-out
-        raise EOFError(f"the server did not answer for {CONNECT_TIMEOUT:.0f} seconds")
 
 
 def _log_in(transport: paramiko.Transport, target: Target) -> None:
@@ -177,11 +153,9 @@ def _log_in(transport: paramiko.Transport, target: Target) -> None:
         if transport.is_authenticated() or not transport.is_active():
             break
     if not transport.is_authenticated():
-        raise LoginError(
-            target.url,
-            f"the server accepts neither key nor password of user {user!r}",
-            remedy="Put the public key into that user's authorized_keys, or correct the password",
-        )
+        problem = f"the server accepts neither key nor password of user {user!r}"
+        remedy = "Put the public key into that user's authorized_keys, or correct the password"
+        raise LoginError(target.url, problem, remedy=remedy)
 
 
 def _login_keys(target: Target) -> Iterator[paramiko.PKey]:
@@ -235,10 +209,7 @@ class Watchdog:
         threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True).start()
 
     def expect(self, patience: float | None = None) -> None:
-        """Start to wait for an answer, or take note of one while others are outstanding.
-
-        ``patience`` are the seconds that it may take, if more than usual.
-        """
+        """Wait for an answer, or for the next one: so many seconds, if more than usual."""
         self._owed = time.monotonic(), patience or self.limit
 
     def rest(self) -> None:
