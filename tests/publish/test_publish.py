@@ -338,18 +338,19 @@ def test_everything_is_durable_before_it_gets_its_name(
         synced.add(Path(f"/proc/self/fd/{self._descriptor}").readlink())
 
     def checked(real: Callable[..., None]) -> Callable[..., None]:
-        def name_it(self: FolderTree, path: str, new: str, **how: bool) -> None:
+        def name_it(self: FolderTree, path: str, new: str) -> None:
             if not new.endswith("publisher.lock"):
                 named.append(new)
                 assert remote / path in synced
-            real(self, path, new, **how)
+            real(self, path, new)
 
         return name_it
 
     publish(mirror, folder, KEEP)
     add_image(mirror, names(mirror), keep=4, seed=3)
     monkeypatch.setattr(FolderFile, "sync", noted)
-    monkeypatch.setattr(FolderTree, "rename", checked(FolderTree.rename))
+    for step in ("rename", "rename_exclusive"):
+        monkeypatch.setattr(FolderTree, step, checked(getattr(FolderTree, step)))
     found = publish(mirror, folder, KEEP)
     assert {*found.uploaded, *found.assembled, *found.switched, "CKSUMS"} <= set(named)
     assert journal.PATH in named

@@ -75,7 +75,10 @@ def rename_into_place(tree: RemoteTree, item: Transfer, part: str) -> int:
     Returns:
         The file's time on the server's clock.
     """
-    tree.rename(part, item.path, exclusive=not item.wrong)
+    if item.wrong:
+        tree.rename(part, item.path)
+    else:
+        tree.rename_exclusive(part, item.path)
     found = tree.stat(item.path)
     if found is None or not found.is_file(item.size):
         raise StorageError(f"{tree.name}/{item.path}", "was changed while it was published")

@@ -118,23 +118,31 @@ class PublisherLock:
                 continue  # it was just given back
             holder = _parse(found)
             if not self._is_stale(holder):
-                problem = f"somebody else is publishing: {holder or 'it has not said who'}"
-                remedy = f"its lock ends within {EXPIRY // 60} minutes; or remove {PATH} there"
-                remedy = f"Wait for it to end. If it is gone, {remedy}"
-                raise LockedError(self._tree.name, problem, remedy=remedy)
+                raise LockedError(
+                    self._tree.name,
+                    f"somebody else is publishing: {holder or 'it has not said who'}",
+                    remedy=f"Wait for it to end. If it is gone, its lock ends within "
+                    f"{EXPIRY // 60} minutes; or remove {PATH} there",
+                )
             self._take_away(found)
         raise LockedError(self._tree.name, "somebody else is publishing at the same moment")
 
-    def check(self, tree: RemoteTree | None = None) -> None:
-        """Raise a ``LockedError`` unless the lock is still ours.
+    def check(self) -> None:
+        """Make sure that the lock is still ours, right before a write that others rely on.
 
-        For each moment right before a write that others rely on; over ``tree`` if given.
+        Raises:
+            LockedError: It was taken over: this process was silent for too long.
         """
-        self._lost = self._lost or not self._is_ours(tree or self._tree)
+        self._check(self._tree)
+
+    def _check(self, tree: RemoteTree) -> None:
+        self._lost = self._lost or not self._is_ours(tree)
         if self._lost:
-            problem = "another publisher has taken over, because this one was silent for too long"
-            remedy = "Nothing more was written. Run again when the other one is done"
-            raise LockedError(self._tree.name, problem, remedy=remedy)
+            raise LockedError(
+                self._tree.name,
+                "another publisher has taken over, because this one was silent for too long",
+                remedy="Nothing more was written. Run again when the other one is done",
+            )
 
     def beat(self, tree: RemoteTree) -> int:
         """Give a sign of life; return the server's time in seconds.
@@ -142,9 +150,9 @@ class PublisherLock:
         The lock is opened first and looked at again after: what is written to then is ours, even
         if its name is taken away just now. Else it is a ``LockedError``.
         """
-        self.check(tree)
+        self._check(tree)
         with tree.open(PATH, OpenMode.WRITE) as file:
-            self.check(tree)
+            self._check(tree)
             file.write(0, self._text)
         found = tree.stat(PATH)
         return found.mtime if found else 0
@@ -181,7 +189,7 @@ class PublisherLock:
         with self._tree.open(aside, OpenMode.CREATE) as file:
             file.write(0, self._text)
         try:
-            self._tree.rename(aside, PATH, exclusive=True)
+            self._tree.rename_exclusive(aside, PATH)
         except RepositoryError:
             if self._tree.stat(PATH) is None:
                 raise

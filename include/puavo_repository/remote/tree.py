@@ -129,8 +129,8 @@ class RemoteTree(ABC):
     - **Links.** No symbolic link below the root is followed. A link itself can be seen, removed
       and replaced; a path that leads through one is refused. This class sees to it.
     - **Atomic.** Each change of a name is done in one step or not at all. One exception: a crash
-      in the middle of an exclusive ``rename`` may leave the file under both names.
-    - **Exclusive.** ``OpenMode.CREATE`` and an exclusive ``rename`` fail where the name is taken:
+      in the middle of ``rename_exclusive`` may leave the file under both names.
+    - **Exclusive.** ``OpenMode.CREATE`` and ``rename_exclusive`` fail where the name is taken:
       of two that want the same name, one gets it. (OpenSSH on a file system without hard links
       looks first and renames then; there two may get it.)
     - **Durable.** After a crash of the remote's machine, what ``RemoteFile.sync`` did is still
@@ -183,9 +183,13 @@ class RemoteTree(ABC):
         writing = mode is not OpenMode.READ
         return self._open(path, writing=writing, create=writing and found is None)
 
-    def rename(self, path: str, new: str, *, exclusive: bool = False) -> None:
-        """Give a file another name, in the place of what has it; an exclusive one fails there."""
-        self._rename(self._checked(path), self._checked(new), exclusive=exclusive)
+    def rename(self, path: str, new: str) -> None:
+        """Give a file another name, in the place of what has that name."""
+        self._rename(self._checked(path), self._checked(new), exclusive=False)
+
+    def rename_exclusive(self, path: str, new: str) -> None:
+        """Give a file another name; fails where something has that name."""
+        self._rename(self._checked(path), self._checked(new), exclusive=True)
 
     def remove(self, path: str) -> None:
         """Remove a file or a link, if it is there."""
@@ -204,10 +208,7 @@ class RemoteTree(ABC):
     def assemble(
         self, path: str, pieces: Iterable[Piece], acknowledge: Acknowledge = no_callback
     ) -> None:
-        """Have the server put a new file together from pieces of files that it has, and sync it.
-
-        A ``StorageRefusedError`` where it cannot copy: the bytes must be sent to it.
-        """
+        """Have the server put a new file together from pieces of its files, and sync it."""
         if not self.can_copy:
             raise StorageRefusedError(f"{self.name}/{path}", "the server does not copy for us")
         with contextlib.ExitStack() as opened, self.open(path, OpenMode.CREATE) as file:
