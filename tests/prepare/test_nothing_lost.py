@@ -15,6 +15,7 @@ import pytest
 
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
 from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.records import Failure, Records
 from puavo_repository.prepare.clean import clean
 from puavo_repository.prepare.describe import describe
 from puavo_repository.prepare.plan import DiffState
@@ -328,3 +329,24 @@ def test_a_night_that_was_killed_in_the_middle_is_no_mass_removal(
             repository.prepare()
     assert repository.prepare().ok
     assert offered(repository) == [name(V2), name(V3)]
+
+
+def test_why_an_image_failed_is_in_the_log_where_it_cannot_be_kept(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (repository.images / name(V1)).write_bytes(b"no image")
+    usual = Records.put
+
+    def full(records: Records[Any], record: Any) -> None:
+        if isinstance(record, Failure) and "squashfs" in record.message:
+            raise StorageRefusedError(repository.mirror, "as if the disk was full")
+        usual(records, record)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Records, "put", full)
+        (failure,) = repository.prepare().failures
+    assert "see the log" in failure.message
+    assert "as if the disk was full" in caplog.text
+    caplog.clear()
+    assert "not a squashfs image" in repository.prepare().failures[0].message
+    assert "not a squashfs image" not in caplog.text, "the report says so, once"

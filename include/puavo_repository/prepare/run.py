@@ -24,7 +24,7 @@ from puavo_repository.errors import (
 )
 from puavo_repository.formats.names import image_name
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import Failure
+from puavo_repository.mirror.records import Failure, Records
 from puavo_repository.prepare.clean import clean, guard
 from puavo_repository.prepare.configure import configure
 from puavo_repository.prepare.describe import describe
@@ -75,13 +75,14 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
         sizes = {name: image.size for name, image in plan.inventory.images.items()}
         images = {name: sizes[name] for name in plan.fingerprints}
         workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
-        _each("fingerprint", images, partial(fingerprint, settings), workers, watcher)
+        kept = mirror.state.failures
+        _each("fingerprint", images, partial(fingerprint, settings), workers, watcher, kept)
         pairs = (look(settings) if images else plan).pairs(DiffState.MISSING)
         # The more time between two images, the longer it takes: those first, none alone at the end.
         pairs.sort(key=_time_apart, reverse=True)
         work = {pair: 2 * sizes.get(pair.target, 0) for pair in pairs}
         workers = settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1
-        _each("diff", work, partial(diff, settings), workers, watcher)
+        _each("diff", work, partial(diff, settings), workers, watcher, kept)
         removed += describe(settings, {*images, *(pair.rdiff for pair in pairs)})
         return report(settings, begun, removed=removed, notes=notes)
 
@@ -92,6 +93,7 @@ def _each(
     step: Callable[[T, Progress], object],
     workers: int,
     watcher: Watcher,
+    kept: Records[Failure],
 ) -> None:
     """Do a step for each item of so many bytes of work; what fails is kept by the step itself."""
     if not work:
@@ -101,6 +103,7 @@ def _each(
 
     def run(item: T) -> None:
         left = work[item]
+        name = item.rdiff if isinstance(item, Pair) else str(item)
 
         def progress(done: int) -> None:
             nonlocal left
@@ -113,10 +116,10 @@ def _each(
             step(item, progress)
         except SettingsError:
             raise  # the same for every item: the run ends
-        except RepositoryError:
-            pass  # the step has kept it: the report names it
+        except RepositoryError as error:
+            if not _is_kept(kept, name, error):  # else the report names it
+                logger.error("%s", error)
         except Exception:
-            name = item.rdiff if isinstance(item, Pair) else item
             logger.exception("%s failed for %s", stage, name)
         tell(left)
         watcher.finish(stage)
@@ -130,6 +133,14 @@ def _each(
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _is_kept(kept: Records[Failure], name: str, error: RepositoryError) -> bool:
+    try:
+        found = kept.get(name)
+    except RepositoryError:
+        return False
+    return found is not None and found.message == str(error)
 
 
 def _time_apart(pair: Pair) -> int:
