@@ -173,6 +173,8 @@ def test_the_lock_is_looked_at_before_each_write_that_others_rely_on(
     assert publish(mirror, folder, NOW).ok
     other_rdiff(mirror)
     names = add_image(mirror, [image(1), image(2)])
+    orphan = ".gone.img.0123456789abcdef.01234567.part"  # nobody goes on with it
+    (remote / orphan).write_bytes(b"a part")
     writes: dict[str, list[bool]] = {}
     sure = threading.local()
     check = PublisherLock.check
@@ -183,6 +185,8 @@ def test_the_lock_is_looked_at_before_each_write_that_others_rely_on(
 
     def kind_of(path: str) -> str:
         """Return what kind of file that others rely on this is, if it is one."""
+        if path == orphan:
+            return "part"
         if Path(path).name.startswith("."):
             return ""
         if path.endswith((".img", ".rdiff")):
@@ -213,7 +217,7 @@ def test_the_lock_is_looked_at_before_each_write_that_others_rely_on(
     prepare(mirror, names[1:])
     assert not publish(mirror, folder, NOW).failed
     assert not (remote / "meta" / f"{OTHER}.json").exists()
-    assert len(writes) == 6
+    assert len(writes) == 7
     assert {kind: all(found) for kind, found in writes.items()} == dict.fromkeys(writes, True)
 
 
