@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -270,3 +272,23 @@ def test_a_name_whose_answer_was_lost_is_not_taken_for_another_s(
     for _ in range(2):
         assert publish(mirror, folder, NOW).ok
     assert tree_of(remote).keys() == {p for p in tree_of(mirror) if "2026-01-03" not in p}
+
+
+def test_what_is_acknowledged_during_a_sync_is_not_noted_as_synced() -> None:
+    pieces = send._Pieces(0, 2 * send.PIECE, lambda _count: None)
+    taken = [pieces.take(), pieces.take()]
+    assert all(taken)
+    noted: list[Part] = []
+
+    class File:
+        def sync(self) -> None:
+            for at in (0, send.PIECE):  # over another connection
+                pieces.acknowledged(at, send.PIECE)
+
+    remote: Any = SimpleNamespace(parts=SimpleNamespace(put=lambda _path, part: noted.append(part)))
+    item = Transfer("x.img", 2 * send.PIECE, "00")
+    file: Any = File()
+    sender = send._Sender(item, ".x.part", -1, pieces, remote, notes=True)
+    sender._sync(file)
+    sender._sync(SimpleNamespace(sync=lambda: None))  # type: ignore[arg-type]
+    assert [part.synced for part in noted] == [0, 2 * send.PIECE]

@@ -175,6 +175,7 @@ def test_the_lock_is_looked_at_before_each_write_that_others_rely_on(
     names = add_image(mirror, [image(1), image(2)])
     orphan = ".gone.img.0123456789abcdef.01234567.part"  # nobody goes on with it
     (remote / orphan).write_bytes(b"a part")
+    (remote / names[-1]).write_bytes(b"no metadata names it")
     writes: dict[str, list[bool]] = {}
     sure = threading.local()
     check = PublisherLock.check
