@@ -62,6 +62,15 @@ def test_an_image_that_is_taken_out_takes_the_rdiffs_to_and_from_it() -> None:
     assert [entry.path for entry in metadata.described_files(without)] == [A, B]
 
 
+def test_many_files_are_taken_out_in_one_pass() -> None:
+    class Searched(tuple[str, ...]):
+        def __contains__(self, _path: object) -> bool:
+            raise AssertionError("each of these would be compared with each of those")
+
+    without = metadata.without(document(), Searched([A]))
+    assert [entry.path for entry in metadata.described_files(without)] == [B]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -148,8 +148,9 @@ def without(document: Document, paths: Collection[str]) -> Document:
     An image takes with it the rdiffs to it and those from it: they are of no use without it,
     and wrong when another image comes under its name.
     """
-    images = {path for path in paths if ImageName.parse(path)}
-    rdiffs = {path.removeprefix("rdiffs/") for path in paths}
+    gone = set(paths)
+    images = {path for path in gone if ImageName.parse(path)}
+    rdiffs = {path.removeprefix("rdiffs/") for path in gone}
 
     def stays(diff: dict[str, Any]) -> bool:
         return diff["filename"] not in rdiffs and source_image(diff["filename"]) not in images
@@ -159,7 +160,7 @@ def without(document: Document, paths: Collection[str]) -> Document:
         entries = [
             {**image, "diffs": [diff for diff in image.get("diffs", []) if stays(diff)]}
             for image in content["images"]
-            if image["filename"] not in paths
+            if image["filename"] not in gone
         ]
         kept[series] = {**content, "images": entries}
     return kept
