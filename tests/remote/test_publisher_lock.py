@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.errors import LockedError
+from puavo_repository.errors import LockedError, RepositoryError
 from puavo_repository.remote import generations
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
@@ -186,7 +186,7 @@ def test_a_sign_of_life_is_not_given_for_another_that_took_over_at_that_moment(
     opened = FolderTree.open
 
     def too_late(self: FolderTree, path: str, access: OpenMode) -> RemoteFile:
-        if path == PATH and access is OpenMode.WRITE:
+        if path == PATH and access is OpenMode.CHANGE:
             monkeypatch.undo()
             (tmp_path / PATH).unlink()
             lock_of(tree, "second").acquire()
@@ -196,6 +196,26 @@ def test_a_sign_of_life_is_not_given_for_another_that_took_over_at_that_moment(
     with pytest.raises(LockedError, match="taken over"):
         first.beat(tree)
     lock_of(tree, "second").check()
+
+
+def test_a_sign_of_life_makes_no_lock_where_it_was_just_given_back(
+    tree: FolderTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = lock_of(tree, "first")
+    first.acquire()
+    opened = FolderTree.open
+
+    def too_late(self: FolderTree, path: str, access: OpenMode) -> RemoteFile:
+        if path == PATH and access is not OpenMode.READ:
+            monkeypatch.undo()
+            first.release()
+        return opened(self, path, access)
+
+    monkeypatch.setattr(FolderTree, "open", too_late)
+    with pytest.raises(RepositoryError):
+        first.beat(tree)
+    assert tree.stat(PATH) is None
+    lock_of(tree, "second").acquire()
 
 
 def test_what_dead_publishers_left_is_cleared(tree: FolderTree, tmp_path: Path) -> None:

@@ -158,11 +158,15 @@ def test_names_in_a_local_folder_are_put_on_its_disk(
     assert synced == [root, f"{root}/meta/.f.part", f"{root}/meta"]
 
 
-def test_create_refuses_what_is_there(tree: RemoteTree, root: Path) -> None:
+def test_create_refuses_what_is_there_and_change_what_is_not(tree: RemoteTree, root: Path) -> None:
     (root / "file").write_bytes(b"x")
     with pytest.raises((StorageError, StorageRefusedError)):
         tree.open("file", OpenMode.CREATE)
+    tree.open("file", OpenMode.CHANGE).close()
+    assert (root / "file").read_bytes() == b"x"
     tree.remove("file")
+    with pytest.raises((StorageError, StorageRefusedError)):
+        tree.open("file", OpenMode.CHANGE)
     tree.remove("file")
     assert tree.list("") == {}
 

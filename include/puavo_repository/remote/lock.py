@@ -148,10 +148,11 @@ class PublisherLock:
         """Give a sign of life; return the server's time in seconds.
 
         The lock is opened first and looked at again after: what is written to then is ours, even
-        if its name is taken away just now. Else it is a ``LockedError``.
+        if its name is taken away just now. Else it is a ``LockedError``. One that was just given
+        back is not made again, which would be nobody's and keep all others out.
         """
         self._check(tree)
-        with tree.open(PATH, OpenMode.WRITE) as file:
+        with tree.open(PATH, OpenMode.CHANGE) as file:
             self._check(tree)
             file.write(0, self._text)
         found = tree.stat(PATH)
@@ -180,6 +181,8 @@ class PublisherLock:
                 with closing(self._tree.another()) as tree:
                     self.beat(tree)
             except RepositoryError as error:
+                if ended.is_set():
+                    return  # it was given back meanwhile
                 logger.warning("no sign of life for the publisher's lock: %s", error)
 
     def _create(self) -> bool:

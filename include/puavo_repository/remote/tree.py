@@ -65,6 +65,7 @@ class OpenMode(enum.Enum):
     """How a remote file is opened."""
 
     READ = "read"
+    CHANGE = "change"  # what is there stays; fails where there is nothing
     WRITE = "write"  # what is there stays; made if missing
     CREATE = "create"  # fails where the name exists
 
@@ -180,8 +181,8 @@ class RemoteTree(ABC):
         if found is not None and found.kind is not Kind.FILE:
             problem = f"is a {found.kind.value}; it is not opened"
             raise StorageRefusedError(f"{self.name}/{path}", problem)
-        writing = mode is not OpenMode.READ
-        return self._open(path, writing=writing, create=writing and found is None)
+        create = mode is OpenMode.CREATE or (mode is OpenMode.WRITE and found is None)
+        return self._open(path, writing=mode is not OpenMode.READ, create=create)
 
     def rename(self, path: str, new: str) -> None:
         """Give a file another name, in the place of what has that name."""
