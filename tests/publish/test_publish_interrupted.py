@@ -190,6 +190,27 @@ def test_a_file_that_was_replaced_right_before_a_kill_is_known_as_ours(
     assert not list((remote / "rdiffs").iterdir())
 
 
+def test_a_switch_that_was_cut_short_while_a_file_was_withdrawn_is_done_by_its_retry(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(mirror, folder, NOW).ok
+    other_rdiff(mirror)
+    prepare(mirror, [image(1), image(2)])
+
+    def lost(_seconds: float) -> None:
+        raise ConnectionLostError("the server", "went dark")
+
+    with Publisher(mirror, folder, NOW) as publisher:
+        publisher.upload()
+        with monkeypatch.context() as patched:
+            patched.setattr(switch, "sleep", lost)
+            with pytest.raises(ConnectionLostError):
+                publisher.switch()
+        publisher.switch()
+        assert publisher.report.ok
+    assert tree_of(remote) == tree_of(mirror)
+
+
 def test_parts_that_nobody_goes_on_with_are_removed_and_others_stay(
     mirror: Path, remote: Path, folder: Target
 ) -> None:

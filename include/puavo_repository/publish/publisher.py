@@ -123,9 +123,9 @@ class Publisher:
             StorageError: A file that clients are told of is missing or wrong.
         """
         with self._step() as (remote, state):
-            waiting = [i for i in self._plan(remote.tree, state).transfers if i.replaces]
+            plan = self._plan(remote.tree, state)
             try:
-                Switch(remote, state).run(waiting)
+                Switch(remote, state).run(plan.transfers)
                 check_published(remote.tree, state, self.options.only)
             except BaseException:
                 with contextlib.suppress(RepositoryError):  # the first error is what counts

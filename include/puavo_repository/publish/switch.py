@@ -64,7 +64,8 @@ class Switch:
         """Do all of it.
 
         Args:
-            waiting: What replaces a file that clients know: where it is proven, it is named here.
+            waiting: What is missing. Where it waits as a proven part, it gets its name here, also
+                where a switch that was cut short has withdrawn it already.
 
         Raises:
             LockedError: The lock was lost; nothing more was written.
