@@ -68,7 +68,7 @@ class LoggedWatcher(Watcher):
     def begin(self, name: str, total: int, files: int | None = None) -> Progress:
         """Log the size of a stage."""
         if files is not None:
-            logger.info("%s: %d files, %s", name, files, format_bytes(total))
+            logger.info("%s: %s, %s", name, count(files, "file"), format_bytes(total))
         return LoggedProgress(name, total)
 
 

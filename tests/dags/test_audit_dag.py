@@ -28,16 +28,15 @@ print("RESULT " + json.dumps({"state": str(run.state)}))
 """
 
 
+def over(repository: Repository, /, *mirrors: str, **params: Any) -> dict[str, Any]:
+    places = {"image_dir": str(repository.images), "mirror_dir": str(repository.mirror)}
+    return {**places, "mirrors": mirrors, **params}
+
+
 def audit(
     airflow: dict[str, str], repository: Repository, server: HttpsServer, /, **params: Any
 ) -> Any:
-    conf = {
-        "image_dir": str(repository.images),
-        "mirror_dir": str(repository.mirror),
-        "repository": server.url,
-        "mirrors": [f"file://{server.root}"],
-        **params,
-    }
+    conf = over(repository, f"file://{server.root}", repository=server.url, **params)
     trust = {"PUAVO_REPOSITORY_CA_FILE": str(server.certificate)}
     return run_dag(airflow, AUDIT, conf, PUAVO_REPOSITORY_REPLACE_PAUSE="0", **trust)
 
@@ -88,12 +87,8 @@ def test_a_remote_that_cannot_be_reached_is_a_finding_and_stops_nothing_else(
 ) -> None:
     repository.add(name(V1))
     assert repository.prepare().ok
-    conf = {
-        "image_dir": str(repository.images),
-        "mirror_dir": str(repository.mirror),
-        "mirrors": [f"file://{tmp_path}/missing", "backup", "no-such-connection"],
-        "audit_https": False,
-    }
+    mirrors = f"file://{tmp_path}/missing", "backup", "no-such-connection"
+    conf = over(repository, *mirrors, audit_https=False)
     there = {"path": "/srv/mirror", "host_key": "ssh-ed25519 nonsense"}
     connection = json.dumps({"conn_type": "generic", "host": "localhost", "extra": there})
     found = run_dag(airflow, AUDIT, conf, AIRFLOW_CONN_BACKUP=connection)
@@ -112,12 +107,7 @@ def test_an_audit_that_does_not_know_its_mirrors_is_not_a_good_one(
 ) -> None:
     repository.add(name(V1))
     assert repository.prepare().ok
-    conf = {
-        "image_dir": str(repository.images),
-        "mirror_dir": str(repository.mirror),
-        "mirrors": [f"file://{tmp_path}/remote"],
-        "audit_https": False,
-    }
+    conf = over(repository, f"file://{tmp_path}/remote", audit_https=False)
     retries = {"PUAVO_REPOSITORY_RETRIES": "0"}
     found = beside(airflow, WITHOUT_MIRRORS, dag_file(AUDIT), json.dumps(conf), **retries)
     assert found["state"] == "failed"

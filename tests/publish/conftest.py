@@ -8,6 +8,13 @@ from puavo_repository.remote.target import Target
 from support.servers import Sshd
 
 
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    """Return an empty folder to publish into, with a name that is not ASCII."""
+    (tmp_path / "remote ä").mkdir()
+    return tmp_path / "remote ä"
+
+
 @pytest.fixture(params=["folder", "sftp", "sftp without copy-data"])
 def target(
     request: pytest.FixtureRequest, remote: Path, sshd: Sshd, sshd_without_copy: Sshd

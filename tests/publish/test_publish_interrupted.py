@@ -18,7 +18,6 @@ from puavo_repository.errors import (
     StorageError,
 )
 from puavo_repository.publish import send, switch, transfer, upload
-from puavo_repository.publish.options import Options
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
@@ -28,6 +27,8 @@ from puavo_repository.remote.parts import Part
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Acknowledge, Range, RemoteTree
 from support.mirrors import (
+    KEEP,
+    NOW,
     add_image,
     content,
     image,
@@ -37,9 +38,6 @@ from support.mirrors import (
     tree_of,
     walk,
 )
-
-NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
-KEEP = Options(max_delete=1.0, replace_pause=0.0)
 
 
 class PowerCut:

@@ -15,7 +15,6 @@ from puavo_repository.errors import (
     LockedError,
 )
 from puavo_repository.publish import transfer
-from puavo_repository.publish.options import Options
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
@@ -27,6 +26,8 @@ from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, read_whole
 from puavo_repository.rollback import rollback
 from support.mirrors import (
+    KEEP,
+    NOW,
     SERIES,
     add_image,
     documents,
@@ -38,8 +39,6 @@ from support.mirrors import (
     walk,
 )
 
-NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
-KEEP = Options(max_delete=1.0, replace_pause=0.0)
 OTHER = "puavo-os-other-bookworm-amd64"
 
 

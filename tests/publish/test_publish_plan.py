@@ -114,7 +114,7 @@ def test_part_names_are_hidden_beside_the_file_and_tied_to_its_content_and_the_s
 def test_a_plan_is_told_in_lines() -> None:
     item = Transfer(B, 5, SHA, rdiff(A, B), A, True)
     text = "\n".join(Plan((item,), documents=("meta/x.json",), problems={"y": "is bad"}).lines())
-    assert "assembled on the server" in text
+    assert "to assemble on the server" in text
     assert "y: is bad" in text
 
 

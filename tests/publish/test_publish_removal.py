@@ -17,41 +17,24 @@ from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from support.instead import have_time
-from support.mirrors import (
-    content,
-    image,
-    make_mirror,
-    prepare,
-    walk,
-)
+from support.mirrors import NOW, content, image, images_of, make_mirror, prepare, walk
 
-NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
-KEEP = Options(replace_pause=0.0)
+GUARDED = Options(replace_pause=0.0)
 
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Path:
-    make_mirror(tmp_path / "mirror")
+    make_mirror(tmp_path / "mirror", count=3)
     return tmp_path / "mirror"
-
-
-@pytest.fixture
-def remote(tmp_path: Path) -> Path:
-    (tmp_path / "remote ä").mkdir()
-    return tmp_path / "remote ä"
-
-
-def names(mirror: Path) -> list[str]:
-    return sorted(path.name for path in mirror.glob("*.img"))
 
 
 def test_what_no_metadata_names_goes_after_its_grace(
     mirror: Path, remote: Path, target: Target
 ) -> None:
-    publish(mirror, target, KEEP)
-    every = names(mirror)
+    publish(mirror, target, GUARDED)
+    every = images_of(mirror)
     prepare(mirror, every[1:])
-    patient = publish(mirror, target, KEEP)
+    patient = publish(mirror, target, GUARDED)
     assert (remote / every[0]).exists(), "a client may be in the middle of it"
     assert every[0] in patient.waiting
     done = publish(mirror, target, NOW)
@@ -66,7 +49,7 @@ def test_what_could_not_be_removed_goes_the_next_time(
 ) -> None:
     publish(mirror, folder, NOW)
     monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
-    every, real = names(mirror), getattr(FolderTree, step)
+    every, real = images_of(mirror), getattr(FolderTree, step)
     prepare(mirror, every[1:])
 
     def broken(tree: FolderTree, path: str) -> object:
@@ -86,9 +69,9 @@ def test_what_could_not_be_removed_goes_the_next_time(
 def test_the_grace_counts_by_both_clocks(
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(mirror, folder, KEEP)
-    prepare(mirror, names(mirror)[1:])
-    publish(mirror, folder, KEEP)
+    publish(mirror, folder, GUARDED)
+    prepare(mirror, images_of(mirror)[1:])
+    publish(mirror, folder, GUARDED)
     later = time.time() + 30 * 24 * 3600
     have_time(monkeypatch, lambda: later)
     patient = Options(max_delete=1.0, replace_pause=0.0)
@@ -107,13 +90,13 @@ def test_the_grace_counts_by_both_clocks(
 def test_a_clock_that_was_wrong_once_does_not_keep_a_file_for_years(
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(mirror, folder, KEEP)
-    prepare(mirror, names(mirror)[1:])
+    publish(mirror, folder, GUARDED)
+    prepare(mirror, images_of(mirror)[1:])
     with monkeypatch.context() as wrong:
         next_year = time.time() + 365 * 24 * 3600
         have_time(wrong, lambda: next_year)
-        publish(mirror, folder, KEEP)
-    assert image(1) in publish(mirror, folder, KEEP).waiting
+        publish(mirror, folder, GUARDED)
+    assert image(1) in publish(mirror, folder, GUARDED).waiting
     assert image(1) in publish(mirror, folder, NOW).pruned
     assert not (remote / image(1)).exists()
 
@@ -121,13 +104,13 @@ def test_a_clock_that_was_wrong_once_does_not_keep_a_file_for_years(
 def test_a_journal_that_was_worked_out_again_does_not_count_what_is_gone(
     mirror: Path, remote: Path, folder: Target
 ) -> None:
-    publish(mirror, folder, KEEP)
-    prepare(mirror, names(mirror)[1:])
+    publish(mirror, folder, GUARDED)
+    prepare(mirror, images_of(mirror)[1:])
     for _ in range(2):
         publish(mirror, folder, NOW)
     assert not (remote / image(1)).exists(), "but a generation still names it"
     (remote / journal.PATH).write_bytes(b"damaged")
-    publish(mirror, folder, KEEP)
+    publish(mirror, folder, GUARDED)
     now = Options(grace_days=0.0, max_delete=0.0, replace_pause=0.0)
     assert publish(mirror, folder, now).ok
 
@@ -141,8 +124,8 @@ def test_what_we_did_not_put_there_is_left_alone(
     (remote / "folder").mkdir()
     (remote / "link.img").symlink_to(outside)
     publish(mirror, folder, NOW)
-    victim, changed_one = names(mirror)[0], names(mirror)[1]
-    prepare(mirror, names(mirror)[2:])
+    victim, changed_one = images_of(mirror)[0], images_of(mirror)[1]
+    prepare(mirror, images_of(mirror)[2:])
     (remote / victim).unlink()
     (remote / victim).symlink_to(outside)
     (remote / changed_one).write_bytes(b"somebody else's")
@@ -154,8 +137,8 @@ def test_what_we_did_not_put_there_is_left_alone(
 
 
 def test_a_mass_deletion_stops_and_asks(mirror: Path, remote: Path, folder: Target) -> None:
-    publish(mirror, folder, KEEP)
-    prepare(mirror, names(mirror)[-1:])
+    publish(mirror, folder, GUARDED)
+    prepare(mirror, images_of(mirror)[-1:])
     careful = Options(grace_days=0.0, replace_pause=0.0)
     found = publish(mirror, folder, careful)
     assert not found.ok
@@ -172,12 +155,12 @@ def test_a_vanished_series_is_a_mass_deletion_too(
     other = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
     (mirror / other).write_bytes(content(9, 2_000_000))
     prepare(mirror, [other], series="puavo-os-other-bookworm-amd64")
-    publish(mirror, folder, KEEP)
+    publish(mirror, folder, GUARDED)
     (mirror / "meta" / "puavo-os-other-bookworm-amd64.json").unlink()
-    prepare(mirror, names(mirror)[:0] or [image(1), image(2), image(3)])
-    found = publish(mirror, folder, KEEP)
+    prepare(mirror, images_of(mirror)[:0] or [image(1), image(2), image(3)])
+    found = publish(mirror, folder, GUARDED)
     assert "allow_mass_delete" in found.failed["removing"]
     assert (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
-    assert publish(mirror, folder, KEEP.model_copy(update={"max_delete": 1.0})).ok
+    assert publish(mirror, folder, GUARDED.model_copy(update={"max_delete": 1.0})).ok
     assert not (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
     assert (remote / other).exists(), "its grace has only begun"

@@ -12,17 +12,13 @@ from puavo_repository.errors import (
     StorageRefusedError,
 )
 from puavo_repository.publish import publisher
-from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.run import publish
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
-from support.mirrors import SERIES, content, image, make_mirror, prepare, tree_of, walk
+from support.mirrors import KEEP, NOW, SERIES, content, image, make_mirror, prepare, tree_of, walk
 from support.servers import Sshd, running
-
-NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
-KEEP = Options(max_delete=1.0, replace_pause=0.0)
 
 
 def test_room_is_made_on_a_full_server_before_it_is_filled(

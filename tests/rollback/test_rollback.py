@@ -22,10 +22,19 @@ from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, write_whole
 from puavo_repository.rollback import history, rollback
-from support.mirrors import SERIES, add_image, documents, image, journal_of, prepare, tree_of, walk
+from support.mirrors import (
+    KEEP,
+    SERIES,
+    add_image,
+    documents,
+    image,
+    journal_of,
+    prepare,
+    tree_of,
+    walk,
+)
 from support.servers import Sshd, elsewhere
 
-KEEP = Options(max_delete=1.0, replace_pause=0.0)
 OTHER = "puavo-os-other-bookworm-amd64"
 Check = Callable[[], object]
 
@@ -111,7 +120,7 @@ def test_a_night_with_only_what_was_stepped_back_from_is_quiet(
     for _ in range(2):
         held = publish(mirror, target, KEEP)
         assert held.failed.keys() == {f"meta/{SERIES}.json"}
-        assert not [line for line in held.plan if line.endswith(": written")]
+        assert not [line for line in held.plan if line.endswith(": to write")]
     before = journal_of(target).render()
     with Publisher(mirror, target, KEEP) as publisher:
         assert publisher.look()[1].is_empty

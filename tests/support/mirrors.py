@@ -22,6 +22,8 @@ from puavo_repository.remote import journal
 from puavo_repository.remote.target import Target
 from support.servers import tool
 
+NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
+KEEP = Options(max_delete=1.0, replace_pause=0.0)
 SERIES = "puavo-os-test-bookworm-amd64"
 
 
@@ -123,6 +125,11 @@ def add_image(mirror: Path, names: list[str], *, keep: int = 99, seed: int = 77)
     names = [*names, new][-keep:]
     prepare(mirror, names)
     return names
+
+
+def images_of(mirror: Path) -> list[str]:
+    """Return the names of its images, the oldest first."""
+    return sorted(path.name for path in mirror.glob("*.img"))
 
 
 def walk(remote: Path) -> list[str]:

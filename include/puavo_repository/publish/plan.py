@@ -36,8 +36,8 @@ class Transfer:
         return f"{folder}{slash}.{name}.{self.sha256[:16]}.{token[:8]}.part"
 
     def __str__(self) -> str:
-        how = f"assembled on the server from {self.base}" if self.rdiff else "uploaded"
-        return f"{self.path}: {format_bytes(self.size)} {how}"
+        how = f"assemble on the server from {self.base}" if self.rdiff else "upload"
+        return f"{self.path}: {format_bytes(self.size)} to {how}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Plan:
         """Return the plan as lines for people; the last one sums up."""
         made = sum(item.size for item in self.transfers if item.rdiff)
         sent = sum(item.size for item in self.transfers) - made
-        travel = f"{format_bytes(sent)} uploaded, {format_bytes(made)} assembled on the server"
+        travel = f"{format_bytes(sent)} to upload, {format_bytes(made)} to assemble on the server"
         sums = (
             f"in all: {travel if self.transfers else 'nothing to send'}, "
             f"{count(self.present, 'file')} ({format_bytes(self.present_bytes)}) present, "
@@ -72,9 +72,9 @@ class Plan:
         return [
             *(str(item) for item in self.transfers),
             *(f"{path}: {problem}" for path, problem in self.problems.items()),
-            *(f"{path}: written" for path in self.documents),
-            *(f"{path}: removed, its series is gone" for path in self.dropped),
-            *(f"{path}: no longer named, removed after its grace" for path in self.prune),
+            *(f"{path}: to write" for path in self.documents),
+            *(f"{path}: to remove, its series is gone" for path in self.dropped),
+            *(f"{path}: no longer named, to remove after its grace" for path in self.prune),
             sums,
         ]
 
