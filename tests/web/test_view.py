@@ -11,7 +11,7 @@ import pytest
 
 from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.formats.names import rdiff_name
-from puavo_repository.mirror.records import Failure
+from puavo_repository.mirror.records import Failure, WrittenRecord
 from puavo_repository.web import model, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import DRY_RUN, RdiffState, Repository, Run, Stage
@@ -204,3 +204,11 @@ def test_an_audit_s_errors_are_problems_and_its_warnings_are_shown(tmp_path: Pat
     assert "expected ab, found cd" in found.problems[0].message
     audited(mirror)
     assert look(tmp_path).summary.ok, "the next audit clears it"
+
+
+def test_another_record_beside_the_mirror_is_no_audit_s_report(tmp_path: Path) -> None:
+    mirror = make_mirror(tmp_path)
+    mirror.state.written.put(WrittenRecord("description", {}))
+    used = mirror.state.written.get("description")  # kept in this process as long as it is used
+    assert used is not None
+    assert look(tmp_path).summary.audit is None

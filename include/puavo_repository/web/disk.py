@@ -106,7 +106,7 @@ class Reader:
                 name: size for name, size in self._rdiffs.read().items() if size is not None
             },
             remotes=tuple(published.records(self.root)),
-            audit=next(iter(audit_report.records(self.root)), None),
+            audit=audit_report.records(self.root).get(AuditReport.name),
         )
 
     def _too_large(self, content: bytes) -> int | None:
