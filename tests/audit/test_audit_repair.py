@@ -11,7 +11,7 @@ import pytest
 from puavo_repository.audit.audit import audit, repair_local
 from puavo_repository.audit.local import local
 from puavo_repository.audit.report import AuditReport
-from puavo_repository.errors import StorageRefusedError
+from puavo_repository.errors import EngineKilledError, StorageRefusedError
 from puavo_repository.mirror.files import locked
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.publish.publisher import open_tree
@@ -198,6 +198,26 @@ def test_what_a_night_made_anew_before_the_repair_stays(audited: Audited) -> Non
     assert repaired.notes == ()
     assert (audited.mirror / RDIFF).read_bytes() == good
     assert audited.repository.check() == 6
+
+
+def test_an_rdiff_that_cannot_be_looked_at_again_stays(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = (audited.mirror / RDIFF).read_bytes()
+    flip(audited.mirror / RDIFF)
+    settings = audited.settings(audit_share=1)
+    found = local(settings, 0)
+    (audited.mirror / RDIFF).write_bytes(good)
+
+    def killed(*_given: object, **_more: object) -> None:
+        raise EngineKilledError(audited.mirror / RDIFF, "the process was killed")
+
+    monkeypatch.setattr("puavo_repository.delta.contained.call", killed)
+    repaired = repair_local(settings, found, "a test")
+    assert (audited.mirror / RDIFF).read_bytes() == good
+    assert audited.repository.check() == 6
+    assert [one.file for one in repaired.findings] == [RDIFF], "nobody knows that it is right"
+    assert any("could not be applied" in note for note in repaired.notes)
 
 
 def test_a_repair_that_failed_is_no_repair(

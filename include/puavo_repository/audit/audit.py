@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from puavo_repository.audit.clients import clients
-from puavo_repository.audit.local import local, wrong_files
+from puavo_repository.audit.local import local, look_again
 from puavo_repository.audit.remote import look, remote
 from puavo_repository.audit.report import (
     LOCAL,
@@ -102,19 +102,22 @@ def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
     root = settings.mirror_dir
     mirror = Mirror(root)
 
-    def still_wrong(paths: set[str]) -> set[str]:
-        return wrong_files(settings, take(root, "auditing"), paths, 1)
+    def still_wrong(paths: set[str]) -> list[Finding]:
+        return look_again(settings, take(root, "auditing"), paths, 1)
 
     def repair(paths: set[str], notes: list[str]) -> set[str]:
         with mirror.locked(holder):
             # Under the lock nobody makes it anew at the same time; somebody may have before.
-            for path in sorted(still_wrong(paths)):
-                name = path.removeprefix("rdiffs/")
-                mirror.remove_from_metadata({path})
+            for one in sorted(still_wrong(paths), key=lambda finding: finding.file):
+                if not one.repairable:  # it may be right: its proof was killed, say
+                    notes.append(f"not repaired: {replace(one, where=LOCAL)}")
+                    continue
+                name = one.file.removeprefix("rdiffs/")
+                mirror.remove_from_metadata({one.file})
                 mirror.state.rdiffs.remove(name)
                 files.remove(mirror.rdiff(name))
-                notes.append(f"{path}: removed; the next run makes it anew")
-        return still_wrong(paths)
+                notes.append(f"{one.file}: removed; the next run makes it anew")
+        return {one.file for one in still_wrong(paths)}
 
     return _repaired(found, repair)
 
@@ -154,7 +157,7 @@ def repair_remote(
 def _verified(settings: Settings, paths: set[str], notes: list[str]) -> dict[str, tuple[int, str]]:
     """Return size and sha256 of those files that are right here; the others are noted."""
     local, wanted = take(settings.mirror_dir, "auditing"), {}
-    wrong = wrong_files(settings, local, paths, 0)
+    wrong = {one.file for one in look_again(settings, local, paths, 0)}
     now = take(settings.mirror_dir, "auditing").files  # a night withdraws what it changes
     for path in sorted(paths):
         content = local.cksums if path == CKSUMS else local.documents.get(path)

@@ -38,17 +38,16 @@ def local(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Check
     return attempted(LOCAL, lambda: with_retries(lambda: _Local(settings, watcher).check(turn)))
 
 
-def wrong_files(
+def look_again(
     settings: Settings, described: Description, paths: Collection[str], share: int
-) -> set[str]:
+) -> list[Finding]:
     """Look at some described files again, and apply a share of the rdiffs; return what is wrong.
 
     Raises:
         RepositoryError: It could not be done.
     """
     wanted = {path: file for path, file in described.files.items() if path in paths}
-    findings = _Local(settings, NO_WATCHER).files(described, wanted, 0, share)
-    return {finding.file for finding in findings}
+    return _Local(settings, NO_WATCHER).files(described, wanted, 0, share)
 
 
 @dataclass
