@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from puavo_repository.delta import contained
+from puavo_repository.delta.work import prove
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure, Records
@@ -347,6 +349,27 @@ def test_why_an_image_failed_is_in_the_log_where_it_cannot_be_kept(
         (failure,) = repository.prepare().failures
     assert "see the log" in failure.message
     assert "as if the disk was full" in caplog.text
+    assert "not a squashfs image" in caplog.text
     caplog.clear()
     assert "not a squashfs image" in repository.prepare().failures[0].message
     assert "not a squashfs image" not in caplog.text, "the report says so, once"
+
+
+def test_an_rdiff_that_waits_for_a_changed_image_is_no_failure_but_in_the_log(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    repository.add(name(V1))
+    assert repository.prepare().ok
+    repository.add(name(V2))
+    call = contained.call
+
+    def change(*arguments: Any, **more: Any) -> Any:
+        if prove in arguments:
+            return repository.add(name(V1), size=70_000)
+        return call(*arguments, **more)
+
+    with monkeypatch.context() as somebody:
+        somebody.setattr(contained, "call", change)
+        assert repository.prepare().ok, "the next run makes it"
+    assert caplog.text.count("changed after it was fingerprinted") == 1
+    assert len(repository.prepare().rdiffs) == 2

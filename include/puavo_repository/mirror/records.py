@@ -21,10 +21,11 @@ checksum, and may be deleted at any time: what is missing or damaged is worked o
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,8 @@ from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import LONGEST
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
+
+logger = logging.getLogger(__name__)
 
 FOLDER = ".puavo-repository"
 REMOTES = "remotes"
@@ -225,6 +228,18 @@ class State:
         self.rdiffs = Records(self.folder / "rdiffs", RdiffRecord.from_dict)
         self.failures = Records(self.folder / "failures", Failure.from_dict)
         self.written = Records(self.folder, WrittenRecord.from_dict)
+
+    @contextmanager
+    def failures_kept(self, name: str, stage: str) -> Iterator[None]:
+        """Keep why a stage fails for a file; where that fails as well, it is in the log."""
+        try:
+            yield
+        except RepositoryError as error:
+            try:
+                self.failures.put(Failure.of(name, stage, error))
+            except RepositoryError as refused:
+                logger.warning("why this failed cannot be kept: %s", refused)
+            raise
 
     def sweep(self) -> None:
         """Remove what killed runs left behind; only while the lock is held exclusively."""

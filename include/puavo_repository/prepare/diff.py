@@ -11,12 +11,12 @@ from typing import TypeVar
 
 from puavo_repository.delta import contained
 from puavo_repository.delta.engine import Side
-from puavo_repository.errors import DeltaError, RepositoryError, printable, storage_error
+from puavo_repository.errors import DeltaError, printable, storage_error
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import ADOPTED, Failure, ImageRecord, RdiffRecord
+from puavo_repository.mirror.records import ADOPTED, ImageRecord, RdiffRecord
 from puavo_repository.prepare.fingerprint import check_at_rest, fingerprint
 from puavo_repository.prepare.plan import Pair, is_too_large
 from puavo_repository.progress import Progress, format_bytes, no_progress
@@ -40,15 +40,12 @@ def diff(settings: Settings, pair: Pair, progress: Progress = no_progress) -> Rd
             made or proven. It is kept as a failure, until the next time that this works.
     """
     state = Mirror(settings.mirror_dir).state
-    try:
+    with state.failures_kept(pair.rdiff, "diff"):
         job = _Job(settings, pair, progress)
         record = job.known()
         if record is None:
             record = job.adopt() or job.make()
             state.rdiffs.put(record)
-    except RepositoryError as error:
-        state.failures.put(Failure.of(pair.rdiff, "diff", error))
-        raise
     state.failures.remove(pair.rdiff)
     return record
 

@@ -24,7 +24,6 @@ from puavo_repository.delta.engine import load_librsync
 from puavo_repository.errors import (
     ImageChangingError,
     ImageError,
-    RepositoryError,
     SettingsError,
     StorageRefusedError,
     as_storage_error,
@@ -34,7 +33,7 @@ from puavo_repository.formats import jsonfile, squashfs
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import Failure, ImageRecord
+from puavo_repository.mirror.records import ImageRecord
 from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.settings import Settings
 
@@ -75,14 +74,11 @@ def fingerprint(settings: Settings, name: str, progress: Progress = no_progress)
     """
     mirror = Mirror(settings.mirror_dir)
     path = settings.image_dir / name
-    try:
+    with mirror.state.failures_kept(name, "fingerprint"):
         known = mirror.state.images.get(name)
         if known is not None and known.identity == _identity(path):
             return known
         record = _read(settings, mirror, path, progress)
-    except RepositoryError as error:
-        mirror.state.failures.put(Failure.of(name, "fingerprint", error))
-        raise
     mirror.state.images.put(record)
     mirror.state.failures.remove(name)
     return record

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from threading import Event
@@ -24,7 +25,7 @@ from puavo_repository.errors import (
 )
 from puavo_repository.formats.names import image_name
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import Failure, Records
+from puavo_repository.mirror.records import Failure
 from puavo_repository.prepare.clean import clean, guard
 from puavo_repository.prepare.configure import configure
 from puavo_repository.prepare.describe import describe
@@ -66,7 +67,7 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
     before = look(settings)  # held to the end: what does not change is not read again
     guard(settings, before)  # before even a folder is made
     mirror = Mirror(settings.mirror_dir)
-    with as_storage_error(settings.mirror_dir), mirror.locked(holder):
+    with as_storage_error(settings.mirror_dir), mirror.locked(holder), _logged() as (errors, told):
         removed = clean(settings)
         notes = configure(settings, discover(settings)).notes
         plan = look(settings)
@@ -75,16 +76,30 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
         sizes = {name: image.size for name, image in plan.inventory.images.items()}
         images = {name: sizes[name] for name in plan.fingerprints}
         workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
-        kept = mirror.state.failures
-        _each("fingerprint", images, partial(fingerprint, settings), workers, watcher, kept)
+        _each("fingerprint", images, partial(fingerprint, settings), workers, watcher, errors)
         pairs = (look(settings) if images else plan).pairs(DiffState.MISSING)
         # The more time between two images, the longer it takes: those first, none alone at the end.
         pairs.sort(key=_time_apart, reverse=True)
         work = {pair: 2 * sizes.get(pair.target, 0) for pair in pairs}
         workers = settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1
-        _each("diff", work, partial(diff, settings), workers, watcher, kept)
+        _each("diff", work, partial(diff, settings), workers, watcher, errors)
         removed += describe(settings, {*images, *(pair.rdiff for pair in pairs)})
-        return report(settings, begun, removed=removed, notes=notes)
+        done = report(settings, begun, removed=removed, notes=notes)
+        told.update(failure.message for failure in done.failures)
+        return done
+
+
+@contextmanager
+def _logged() -> Iterator[tuple[list[str], set[str]]]:
+    """Log the errors that the report has not told: of a file that changed again, or not kept."""
+    errors: list[str] = []
+    told: set[str] = set()
+    try:
+        yield errors, told
+    finally:
+        for error in dict.fromkeys(errors):
+            if error not in told:
+                logger.error("%s", error)
 
 
 def _each(
@@ -93,9 +108,9 @@ def _each(
     step: Callable[[T, Progress], object],
     workers: int,
     watcher: Watcher,
-    kept: Records[Failure],
+    errors: list[str],
 ) -> None:
-    """Do a step for each item of so many bytes of work; what fails is kept by the step itself."""
+    """Do a step for each item of so many bytes of work, and take note of what fails."""
     if not work:
         return
     tell = watcher.begin(stage, sum(work.values()), len(work))
@@ -103,7 +118,6 @@ def _each(
 
     def run(item: T) -> None:
         left = work[item]
-        name = item.rdiff if isinstance(item, Pair) else str(item)
 
         def progress(done: int) -> None:
             nonlocal left
@@ -117,9 +131,9 @@ def _each(
         except SettingsError:
             raise  # the same for every item: the run ends
         except RepositoryError as error:
-            if not _is_kept(kept, name, error):  # else the report names it
-                logger.error("%s", error)
+            errors.append(str(error))
         except Exception:
+            name = item.rdiff if isinstance(item, Pair) else item
             logger.exception("%s failed for %s", stage, name)
         tell(left)
         watcher.finish(stage)
@@ -133,14 +147,6 @@ def _each(
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _is_kept(kept: Records[Failure], name: str, error: RepositoryError) -> bool:
-    try:
-        found = kept.get(name)
-    except RepositoryError:
-        return False
-    return found is not None and found.message == str(error)
 
 
 def _time_apart(pair: Pair) -> int:
