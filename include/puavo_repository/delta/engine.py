@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from puavo_repository.errors import ImageChangingError, SettingsError, as_storage_error
+from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import Progress, no_progress
 
 LIBRSYNC = "librsync.so.2"
@@ -126,6 +127,25 @@ class Image:
         found = os.fstat(self.descriptor)
         if (found.st_size, found.st_mtime_ns) != (self.size, self.modified):
             raise self.changed()
+
+
+def identity_of(path: Path) -> Identity:
+    """Return the identity of the image under a name, which may be a link to it."""
+    with as_storage_error(path):
+        return Identity.of(path.stat())
+
+
+def check_at_rest(path: Path, wanted: Identity, found: Identity, since: str) -> None:
+    """Raise an ``ImageChangingError`` unless an image is still the file that was looked at."""
+    if found != wanted:
+        raise ImageChangingError(
+            path,
+            f"this image changed {since}",
+            expected=f"{wanted.size} bytes at rest",
+            found=f"{found.size} bytes now",
+            remedy="Run again when it is copied completely; best copy it under another name "
+            "and rename it then",
+        )
 
 
 def load_librsync() -> ctypes.CDLL:

@@ -8,13 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from puavo_repository.delta.engine import DeltaEngine, Image, Side
-from puavo_repository.errors import (
-    DeltaError,
-    ImageChangingError,
-    ProofError,
-    as_storage_error,
-)
+from puavo_repository.delta.engine import DeltaEngine, Image, Side, check_at_rest
+from puavo_repository.errors import DeltaError, ProofError, as_storage_error
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.rdiff import check_commands
 from puavo_repository.mirror import files
@@ -41,15 +36,8 @@ def read_image(
                 progress(len(block))
             digests = digester.digests()
         found = Identity.of(os.fstat(image.fileno()))
-    if found != identity or digests.size != identity.size:
-        raise ImageChangingError(
-            path,
-            "this image changed while it was read",
-            expected=f"{identity.size} bytes at rest",
-            found=f"{found.size} bytes now",
-            remedy="Run again when it is copied completely; best copy it under another name "
-            "and rename it then",
-        )
+    for seen in (found, found._replace(size=digests.size)):
+        check_at_rest(path, identity, seen, "while it was read")
     if indexer is not None:
         indexer.save(anchors, str(identity))
     return digests

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from puavo_repository.delta import contained
-from puavo_repository.delta.engine import Side
+from puavo_repository.delta.engine import Side, check_at_rest, identity_of
 from puavo_repository.errors import DeltaError, printable, storage_error
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED, ImageRecord, RdiffRecord
-from puavo_repository.prepare.fingerprint import check_at_rest, fingerprint
+from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.plan import Pair, is_too_large
 from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.settings import Settings
@@ -132,7 +132,7 @@ class _Job:
 
     def _check_images(self) -> None:
         for path, record in self._read():
-            check_at_rest(path, record.identity, "after it was fingerprinted")
+            check_at_rest(path, record.identity, identity_of(path), "after it was fingerprinted")
 
     def _is_too_large(self, rdiff: Digests) -> bool:
         return is_too_large(rdiff.size, self._target.digests.size, self._settings.policy)

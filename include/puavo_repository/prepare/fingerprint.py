@@ -20,13 +20,11 @@ from threading import Timer
 from typing import Any, BinaryIO
 
 from puavo_repository.delta import contained
-from puavo_repository.delta.engine import load_librsync
+from puavo_repository.delta.engine import check_at_rest, identity_of, load_librsync
 from puavo_repository.errors import (
-    ImageChangingError,
     ImageError,
     SettingsError,
     StorageRefusedError,
-    as_storage_error,
     storage_error,
 )
 from puavo_repository.formats import jsonfile, squashfs
@@ -76,31 +74,12 @@ def fingerprint(settings: Settings, name: str, progress: Progress = no_progress)
     path = settings.image_dir / name
     with mirror.state.failures_kept(name, "fingerprint"):
         known = mirror.state.images.get(name)
-        if known is not None and known.identity == _identity(path):
+        if known is not None and known.identity == identity_of(path):
             return known
         record = _read(settings, mirror, path, progress)
     mirror.state.images.put(record)
     mirror.state.failures.remove(name)
     return record
-
-
-def check_at_rest(path: Path, wanted: Identity, since: str) -> None:
-    """Raise an ``ImageChangingError`` unless an image is still the file that was looked at."""
-    found = _identity(path)
-    if found != wanted:
-        raise ImageChangingError(
-            path,
-            f"this image changed {since}",
-            expected=f"{wanted.size} bytes at rest",
-            found=f"{found.size} bytes now",
-            remedy="Run again when it is copied completely; best copy it under another name "
-            "and rename it then",
-        )
-
-
-def _identity(path: Path) -> Identity:
-    with as_storage_error(path):
-        return Identity.of(path.stat())
 
 
 def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) -> ImageRecord:
@@ -115,7 +94,7 @@ def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) ->
             index = settings.delta_engine(), mirror.state.anchors / path.name
             work = read_image, path, identity, *index
             digests = contained.call(path, "while it read this image", *work, progress=progress)
-            check_at_rest(path, identity, "while it was read")
+            check_at_rest(path, identity, identity_of(path), "while it was read")
     except OSError as error:
         raise storage_error(path, error) from error
     seconds = time.monotonic() - started
