@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from puavo_repository.audit.audit import audit, repair_local
+from puavo_repository.audit.audit import audit, repair_local, repair_remote
 from puavo_repository.audit.local import local
+from puavo_repository.audit.remote import remote
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.errors import EngineKilledError, StorageRefusedError
+from puavo_repository.formats.metadata import Digests, entries
+from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.files import locked
 from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.progress import Progress
 from puavo_repository.publish.publisher import open_tree
 from puavo_repository.publish.run import publish
 from puavo_repository.remote import journal
@@ -108,6 +113,28 @@ def test_what_is_wrong_here_as_well_is_not_sent(audited: Audited) -> None:
     }
     assert any("the local one is not right either" in note for note in report.notes)
     assert tree_of(audited.remote) == before
+
+
+def test_what_is_described_anew_while_it_is_read_is_not_sent(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (audited.remote / NEW).unlink()
+    settings, target = audited.settings(), audited.target
+    found = remote(settings, target, 0, KEEP)
+    flip(audited.mirror / NEW)
+    mirror, read = Mirror(audited.mirror), digest_file
+
+    def described_anew(path: Path, progress: Progress) -> Digests:
+        documents = mirror.documents()
+        for entry in (e for one in documents.values() for p, e in entries(one) if p == NEW):
+            entry["sha256"] = secrets.token_hex(32)
+        mirror.describe(documents)
+        return read(path, progress)
+
+    monkeypatch.setattr("puavo_repository.audit.local.digest_file", described_anew)
+    repaired = repair_remote(settings, target, found, KEEP)
+    assert [note for note in repaired.notes if "the local one is not right either" in note]
+    assert repaired.repaired == ()
 
 
 @pytest.mark.parametrize("harm", [flip, Path.unlink])

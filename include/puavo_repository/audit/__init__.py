@@ -1,1 +1,1 @@
-"""Is the mirror right: here, on each remote, and as clients see it? Nothing is changed."""
+"""Is the mirror right: here, on each remote, and as clients see it? Only a repair changes it."""

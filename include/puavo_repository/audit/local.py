@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, error, warning
@@ -47,7 +47,9 @@ def look_again(
         RepositoryError: It could not be done.
     """
     wanted = {path: file for path, file in described.files.items() if path in paths}
-    return _Local(settings, NO_WATCHER).files(described, wanted, 0, share)
+    # What is described anew meanwhile is noted in a copy: it may not have been read as that.
+    own = replace(described, files=dict(described.files))
+    return _Local(settings, NO_WATCHER).files(own, wanted, 0, share)
 
 
 @dataclass
