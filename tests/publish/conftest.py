@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.remote.target import Target
+from support.mirrors import make_mirror
 from support.servers import Sshd
+
+
+@pytest.fixture
+def mirror(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Return a mirror of one series of two images, or of ``IMAGES`` where a module says so."""
+    make_mirror(tmp_path / "mirror", count=getattr(request.module, "IMAGES", 2))
+    return tmp_path / "mirror"
 
 
 @pytest.fixture

@@ -17,15 +17,10 @@ from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from support.instead import have_time
-from support.mirrors import NOW, content, image, images_of, make_mirror, prepare, walk
+from support.mirrors import NOW, content, image, images_of, prepare, walk
 
+IMAGES = 3
 GUARDED = Options(replace_pause=0.0)
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Path:
-    make_mirror(tmp_path / "mirror", count=3)
-    return tmp_path / "mirror"
 
 
 def test_what_no_metadata_names_goes_after_its_grace(

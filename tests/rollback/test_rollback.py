@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from puavo_repository.errors import LockedError, PublishError, SettingsError, StorageRefusedError
-from puavo_repository.publish import switch
+from puavo_repository.errors import LockedError, PublishError, SettingsError
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
-from puavo_repository.publish.state import sha256
-from puavo_repository.remote import generations, journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.generations import GENERATIONS
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import RemoteTree, write_whole
 from puavo_repository.rollback import history, rollback
+from rollback.nights import nights, roll_back
 from support.mirrors import (
     KEEP,
     SERIES,
@@ -33,32 +29,10 @@ from support.mirrors import (
     tree_of,
     walk,
 )
-from support.servers import Sshd, elsewhere
+from support.servers import elsewhere
 
 OTHER = "puavo-os-other-bookworm-amd64"
 Check = Callable[[], object]
-
-
-@pytest.fixture(params=["folder", "sftp"])
-def target(request: pytest.FixtureRequest, remote: Path, sshd: Sshd) -> Target:
-    return Target(path=str(remote)) if request.param == "folder" else sshd.target(remote)
-
-
-def nights(mirror: Path, target: Target, remote: Path, count: int) -> list[dict[str, bytes]]:
-    """Publish some nights with a new image each; return what clients saw after each."""
-    names = [image(1), image(2)]
-    seen = []
-    for night in range(count):
-        if night:
-            names = add_image(mirror, names, keep=3, seed=night)
-        assert publish(mirror, target, KEEP).ok
-        seen.append(documents(remote))
-    return seen
-
-
-def step_back(mirror: Path, target: Target, to: int | None = None, *series: str) -> int:
-    with Publisher(mirror, target, KEEP) as publisher:
-        return rollback.roll_back(publisher, to, series).generation
 
 
 def test_a_step_back_puts_metadata_and_cksums_back_and_nothing_else(
@@ -75,9 +49,9 @@ def test_a_step_back_puts_metadata_and_cksums_back_and_nothing_else(
     assert walk(remote) == []
     assert image(4) in found.rejected
     # And again: it is done already, and goes no further by itself.
-    assert step_back(mirror, target) == 4
+    assert roll_back(mirror, target) == 4
     assert documents(remote) == seen[1]
-    assert step_back(mirror, target, 1) == 5
+    assert roll_back(mirror, target, 1) == 5
     assert documents(remote) == seen[0]
 
 
@@ -85,7 +59,7 @@ def test_what_was_stepped_back_from_stays_away_until_it_is_allowed(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     seen = nights(mirror, target, remote, 2)
-    step_back(mirror, target)
+    roll_back(mirror, target)
     again = publish(mirror, target, KEEP)
     assert not again.ok
     assert "a rollback took" in again.failed[f"meta/{SERIES}.json"]
@@ -116,7 +90,7 @@ def test_a_night_with_only_what_was_stepped_back_from_is_quiet(
     else:
         prepare(mirror, names[1:])
     assert publish(mirror, target, KEEP).ok
-    generation = step_back(mirror, target)
+    generation = roll_back(mirror, target)
     for _ in range(2):
         held = publish(mirror, target, KEEP)
         assert held.failed.keys() == {f"meta/{SERIES}.json"}
@@ -132,7 +106,7 @@ def test_a_night_with_only_what_was_stepped_back_from_is_quiet(
 
 def test_the_operator_may_publish_it_after_all(mirror: Path, remote: Path, target: Target) -> None:
     seen = nights(mirror, target, remote, 2)
-    step_back(mirror, target)
+    roll_back(mirror, target)
     allowed = publish(mirror, target, KEEP.model_copy(update={"allow_rolled_back": True}))
     assert allowed.ok
     assert not allowed.uploaded, "its files are all still there"
@@ -142,8 +116,8 @@ def test_the_operator_may_publish_it_after_all(mirror: Path, remote: Path, targe
 
 def test_a_step_back_can_be_undone_by_a_step(mirror: Path, remote: Path, target: Target) -> None:
     seen = nights(mirror, target, remote, 2)
-    step_back(mirror, target)
-    assert step_back(mirror, target, 2) == 4
+    roll_back(mirror, target)
+    assert roll_back(mirror, target, 2) == 4
     assert documents(remote) == seen[1]
     assert publish(mirror, target, KEEP).ok
 
@@ -159,7 +133,7 @@ def test_one_series_alone_steps_back(mirror: Path, remote: Path, target: Target)
     add_image(mirror, [image(1), image(2)])
     publish(mirror, target, KEEP)
     after = documents(remote)
-    step_back(mirror, target, None, SERIES)
+    roll_back(mirror, target, None, SERIES)
     found = documents(remote)
     assert found[f"meta/{SERIES}.json"] == before[f"meta/{SERIES}.json"]
     assert found[f"meta/{OTHER}.json"] == after[f"meta/{OTHER}.json"]
@@ -168,7 +142,7 @@ def test_one_series_alone_steps_back(mirror: Path, remote: Path, target: Target)
     assert image(3) not in listed
     assert names[1] in listed
     with pytest.raises(SettingsError, match="no such series"):
-        step_back(mirror, target, None, "puavo-os-nobody-amd64")
+        roll_back(mirror, target, None, "puavo-os-nobody-amd64")
 
 
 @pytest.mark.parametrize("what", ["gone", "cut short", "another"])
@@ -185,7 +159,7 @@ def test_a_file_that_is_not_there_any_more_stops_it(
         os.utime(victim, (1, 1))
     seen = documents(remote)
     with pytest.raises(PublishError, match=r"not there any more.*Nothing was changed"):
-        step_back(mirror, target, 1)
+        roll_back(mirror, target, 1)
     assert documents(remote) == seen
     with Publisher(mirror, target, KEEP) as publisher:
         missing = {step.number: step.missing for step in history.steps(publisher)}
@@ -199,7 +173,7 @@ def test_a_file_that_was_only_touched_is_read_and_counts(
     seen = nights(mirror, target, remote, 2)
     for name in (image(1), image(2)):
         os.utime(remote / name, (1, 1))
-    step_back(mirror, target, 1)
+    roll_back(mirror, target, 1)
     assert documents(remote) == seen[0]
 
 
@@ -215,13 +189,13 @@ def test_only_so_many_generations_are_kept(mirror: Path, remote: Path, target: T
     assert found[0].newest == {SERIES: "20260107120000"}
     assert found[1].newest == {SERIES: "20260106120000"}
     with pytest.raises(SettingsError, match="one of those that are kept: 4, 3"):
-        step_back(mirror, target, 1)
+        roll_back(mirror, target, 1)
 
 
 def test_a_first_generation_has_no_way_back(mirror: Path, target: Target) -> None:
     publish(mirror, target, KEEP)
     with pytest.raises(SettingsError, match="there is no way back"):
-        step_back(mirror, target)
+        roll_back(mirror, target)
 
 
 def test_a_generation_with_a_flipped_bit_is_no_way_back(
@@ -231,7 +205,7 @@ def test_a_generation_with_a_flipped_bit_is_no_way_back(
     kept = remote / GENERATIONS / "3.json"
     kept.write_bytes(kept.read_bytes().replace(b"size", b"sizf", 1))
     with pytest.raises(SettingsError, match="no way back"):
-        step_back(mirror, target)
+        roll_back(mirror, target)
     assert documents(remote) == seen[2]
 
 
@@ -247,7 +221,7 @@ def test_a_series_that_a_bad_night_dropped_comes_back(
     add_image(mirror, [image(1), image(2)])
     assert publish(mirror, target, KEEP).ok
     assert f"meta/{OTHER}.json" not in documents(remote)
-    step_back(mirror, target)
+    roll_back(mirror, target)
     assert documents(remote) == before
 
 
@@ -256,60 +230,7 @@ def test_a_publisher_at_work_is_not_disturbed(mirror: Path, remote: Path, target
     tree = FolderTree(Target(path=str(remote)))
     PublisherLock(tree, elsewhere("another")).acquire()
     with pytest.raises(LockedError):
-        step_back(mirror, target)
-
-
-def test_a_step_that_was_cut_short_goes_on_in_the_same_direction(
-    mirror: Path, remote: Path, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = nights(mirror, target, remote, 3)
-    # As a kill leaves it: the journal knows of the step, the metadata is still the bad night's.
-    bad = {remote / path: data for path, data in seen[2].items()}
-    step_back(mirror, target)
-    for path, data in bad.items():
-        path.write_bytes(data)
-    held = publish(mirror, target, KEEP)
-    assert not held.ok, "the night after does not bring it back"
-    step_back(mirror, target)
-    assert json.loads(documents(remote)[f"meta/{SERIES}.json"]) == json.loads(
-        seen[1][f"meta/{SERIES}.json"]
-    )
-    assert documents(remote) == seen[1]
-
-
-@pytest.mark.parametrize("writes", range(7))
-def test_a_killed_step_is_ended_by_the_next_one_and_goes_no_further(
-    mirror: Path, remote: Path, monkeypatch: pytest.MonkeyPatch, writes: int
-) -> None:
-    target = Target(path=str(remote))
-    seen, left = nights(mirror, target, remote, 3), writes
-
-    class KilledError(Exception):
-        pass
-
-    def until_killed(tree: RemoteTree, path: str, content: bytes, *more: Check) -> None:
-        nonlocal left
-        if left == 0:
-            raise KilledError
-        left -= 1
-        write_whole(tree, path, content, *more)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(switch, "write_whole", until_killed)
-        patched.setattr(journal, "write_whole", until_killed)
-        patched.setattr(generations, "write_whole", until_killed)
-        try:
-            step_back(mirror, target)
-        except KilledError:
-            killed = True
-        else:
-            killed = False
-    assert killed == (writes < 5), "record, journal, a document, CKSUMS, the journal again"
-    if killed:
-        step_back(mirror, target)
-    assert documents(remote) == seen[1]
-    step_back(mirror, target)
-    assert documents(remote) == seen[1], "and asked for once more, it goes no further"
+        roll_back(mirror, target)
 
 
 def test_a_step_back_of_one_series_is_another_than_that_of_all(
@@ -317,29 +238,11 @@ def test_a_step_back_of_one_series_is_another_than_that_of_all(
 ) -> None:
     seen = nights(mirror, target, remote, 3)
     for _ in range(2):
-        step_back(mirror, target)
+        roll_back(mirror, target)
         assert documents(remote) == seen[1]
     for _ in range(2):
-        step_back(mirror, target, None, SERIES)
+        roll_back(mirror, target, None, SERIES)
         assert documents(remote) == seen[0]
-
-
-def test_a_night_that_could_not_be_recorded_leaves_no_gap_in_the_way_back(
-    mirror: Path, remote: Path, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nights(mirror, target, remote, 2)
-    add_image(mirror, sorted(path.name for path in mirror.glob("*.img")), keep=3, seed=7)
-
-    def refused(*_: object) -> None:
-        raise StorageRefusedError(remote, "is full")
-
-    with monkeypatch.context() as full:
-        full.setattr(generations, "save", refused)
-        with pytest.raises(StorageRefusedError):
-            publish(mirror, target, KEEP)
-    assert publish(mirror, target, KEEP).ok
-    with Publisher(mirror, target, KEEP) as publisher:
-        assert [step.number for step in history.steps(publisher)] == [3, 2, 1]
 
 
 def test_only_what_was_published_is_put_back(mirror: Path, remote: Path, target: Target) -> None:
@@ -348,15 +251,15 @@ def test_only_what_was_published_is_put_back(mirror: Path, remote: Path, target:
     document.unlink()
     assert publish(mirror, target, KEEP).ok, "mended, by a generation that changes nothing"
     with pytest.raises(SettingsError, match="no way back"):
-        step_back(mirror, target)
+        roll_back(mirror, target)
     document.write_bytes(document.read_bytes()[:300])
     names = sorted(path.name for path in mirror.glob("*.img"))
     add_image(mirror, names, keep=3, seed=5)
     assert publish(mirror, target, KEEP).ok
-    step_back(mirror, target)
+    roll_back(mirror, target)
     assert documents(remote) == first, "the damaged one is passed over"
     with pytest.raises(PublishError, match="was damaged before it was replaced"):
-        step_back(mirror, target, 2)
+        roll_back(mirror, target, 2)
     with Publisher(mirror, target, KEEP) as publisher:
         assert [step.number for step in history.steps(publisher) if step.lost] == [2]
 
@@ -368,9 +271,9 @@ def test_from_damaged_metadata_nobody_steps_back(
     document = remote / "meta" / f"{SERIES}.json"
     document.write_bytes(document.read_bytes()[:200])
     with pytest.raises(PublishError, match="Publish once, which mends it"):
-        step_back(mirror, target)
+        roll_back(mirror, target)
     assert publish(mirror, target, KEEP).ok
-    step_back(mirror, target)
+    roll_back(mirror, target)
     assert documents(remote) == seen[0]
     assert not publish(mirror, target, KEEP).ok, "what was bad stays away"
 
@@ -385,7 +288,7 @@ def test_what_another_series_lacks_does_not_stop_a_step_of_this_one(
     (remote / lost).unlink()
     foreign = remote / "meta" / "theirs.json"
     foreign.write_text('{"x": {"images": [{"filename": "y", "size": 1}]}}')
-    step_back(mirror, target, None, SERIES)
+    roll_back(mirror, target, None, SERIES)
     now = documents(remote)
     assert now.pop("meta/theirs.json")
     assert now == seen[0]
@@ -395,8 +298,8 @@ def test_after_a_step_forward_nothing_good_stays_away(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     nights(mirror, target, remote, 2)
-    step_back(mirror, target)
-    step_back(mirror, target, 2)
+    roll_back(mirror, target)
+    roll_back(mirror, target, 2)
     prepare(mirror, [image(1), image(2)])
     assert publish(mirror, target, KEEP).ok
 
@@ -416,83 +319,10 @@ def test_a_file_that_is_mended_after_a_step_back_is_described_again(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     seen = nights(mirror, target, remote, 2)
-    step_back(mirror, target)
+    roll_back(mirror, target)
     (remote / image(1)).write_bytes(bytes((remote / image(1)).stat().st_size))
     os.utime(remote / image(1), (1, 1))
     found = publish(mirror, target, KEEP)
     assert list(found.failed) == [f"meta/{SERIES}.json"], "what is bad stays away"
     assert documents(remote) == seen[0], "and what was good is offered again"
     assert walk(remote) == []
-
-
-def test_a_step_that_was_killed_before_the_journal_knew_is_no_change_by_others(
-    mirror: Path, remote: Path, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even where what it wrote has the size and the second of what was there."""
-    seen = nights(mirror, target, remote, 2)
-    save, when = journal.save, (remote / "CKSUMS").stat().st_mtime
-    saved: list[journal.Journal] = []
-
-    def once(tree: RemoteTree, record: journal.Journal, *more: Check) -> None:
-        if not saved:
-            save(tree, record, *more)
-        saved.append(record)
-
-    with monkeypatch.context() as killed:
-        killed.setattr(journal, "save", once)
-        step_back(mirror, target)
-    assert len(saved) > 1
-    step_back(mirror, target)
-    assert documents(remote) == seen[0], "it was ended, and no other one begun"
-    record = journal_of(target)
-    for path, content in seen[0].items():
-        assert record.files[path].sha256 == sha256(content), path
-    for path in seen[0]:
-        os.utime(remote / path, (when, when))
-    after_all = KEEP.model_copy(update={"allow_rolled_back": True})
-    assert publish(mirror, target, after_all).ok
-    assert documents(remote) == seen[1]
-    step_back(mirror, target)
-    assert documents(remote) == seen[0], "it is known as what was published"
-
-
-def test_a_night_that_was_killed_before_the_journal_knew_can_be_gone_back_to(
-    mirror: Path, remote: Path, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nights(mirror, target, remote, 1)
-    save, saved = journal.save, set()
-
-    def once(tree: RemoteTree, record: journal.Journal, *more: Check) -> None:
-        if 2 not in saved:  # generation 2 has begun, and its metadata comes now
-            save(tree, record, *more)
-        saved.add(record.generation)
-
-    names = add_image(mirror, [image(1), image(2)], keep=3)
-    with monkeypatch.context() as killed:
-        killed.setattr(journal, "save", once)
-        publish(mirror, target, KEEP)
-    good = documents(remote)
-    assert image(3) in good["CKSUMS"].decode()
-    assert not journal_of(target).verified
-    add_image(mirror, names, keep=3, seed=2)
-    assert publish(mirror, target, KEEP).ok
-    step_back(mirror, target)
-    assert documents(remote) == good
-
-
-def test_a_rollback_that_is_made_again_goes_no_further(
-    mirror: Path, remote: Path, folder: Target
-) -> None:
-    """The first one may have failed late: in writing down here what it did."""
-    seen = []
-    names = [image(1), image(2)]
-    for night in range(3):
-        if night:
-            names = add_image(mirror, names, seed=night)
-        assert publish(mirror, folder, KEEP).ok
-        seen.append(documents(remote))
-    for _ in range(3):
-        step_back(mirror, folder)
-        assert documents(remote) == seen[1]
-    step_back(mirror, folder, 1)
-    assert documents(remote) == seen[0]
