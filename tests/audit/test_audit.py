@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from puavo_repository.audit import steps
+from puavo_repository.audit import report, steps
 from puavo_repository.audit.audit import audit, turns_before
 from puavo_repository.audit.report import AuditReport, Checked, Counts, Finding, Severity, last
 from puavo_repository.audit.steps import is_due
-from puavo_repository.errors import PublishError
+from puavo_repository.errors import PublishError, printable
 from puavo_repository.remote.target import Target
 from support.audits import NEW, OLD, Audited
 
@@ -118,3 +119,19 @@ def test_what_somebody_else_wrote_can_be_shown_anywhere() -> None:
     assert text.encode()
     assert text.isprintable()
     assert len(text) < 400
+
+
+def test_a_text_of_any_length_is_cut_before_it_is_worked_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lengths = []
+
+    def measured(text: str) -> str:
+        lengths.append(len(text))
+        return printable(text)
+
+    monkeypatch.setattr(report, "printable", measured)
+    finding = Finding(Severity.ERROR, "local", "x", "p", found="\x00" * 5000)
+    assert finding.found == ("\\x00" * 75) + "…"
+    assert replace(finding, where="y").found == finding.found
+    assert max(lengths) < 400

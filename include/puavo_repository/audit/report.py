@@ -43,7 +43,8 @@ class Finding:
 
     def __post_init__(self) -> None:
         for one in ("where", "file", "problem", "expected", "found", "remedy"):
-            text = printable(getattr(self, one))  # somebody else may have written it
+            # Somebody else may have written it, and any length of it.
+            text = printable(getattr(self, one)[: _LONGEST + 1])
             cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
             object.__setattr__(self, one, cut)
 
