@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.errors import LockedError, RepositoryError
+from puavo_repository.errors import ConnectionLostError, LockedError, RepositoryError
 from puavo_repository.remote import generations
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
@@ -79,6 +79,20 @@ def test_a_holder_here_that_retired_does_not_hold_it_up(tree: FolderTree) -> Non
     PublisherLock(tree, first).acquire()
     first.retire()
     PublisherLock(tree, Holder.this_process()).acquire()
+
+
+def test_a_connection_that_is_lost_while_the_lock_is_taken_holds_no_retry_up(
+    tree: FolderTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_tree: FolderTree) -> list[str]:
+        raise ConnectionLostError("the server", "went dark")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publisher_lock, "lock_debris", lost)  # what follows its rename
+        with pytest.raises(ConnectionLostError), PublisherLock(tree).held():
+            pass
+    with PublisherLock(tree).held():
+        pass
 
 
 def test_only_the_servers_clock_counts(tree: FolderTree, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,10 +96,10 @@ class PublisherLock:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the lock for a block, alive all the while, and give it back; see ``acquire``."""
-        self.acquire()
         ended = threading.Event()
-        threading.Thread(target=self._keep_alive, args=(ended,), daemon=True).start()
         try:
+            self.acquire()  # it may fail when the lock is ours already: its answer was lost
+            threading.Thread(target=self._keep_alive, args=(ended,), daemon=True).start()
             yield
         finally:
             ended.set()
