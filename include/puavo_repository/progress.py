@@ -21,7 +21,7 @@ def no_progress(_done: int) -> None:
 
 
 class Watcher:
-    """Is told what the work is on and how far; this one shows nothing. Called from any thread."""
+    """Is told what the work is on and how far; this one shows errors alone. From any thread."""
 
     def begin(self, name: str, total: int, files: int | None = None) -> Progress:  # noqa: ARG002
         """Begin a stage of so many files, or the transfer of one (``files`` is None), or again.
@@ -32,6 +32,10 @@ class Watcher:
 
     def finish(self, stage: str) -> None:
         """Count one more file of a stage: it is done, or has failed."""
+
+    def fail(self, error: str) -> None:
+        """Tell an error when it happens: who ends a run of hours never sees its report."""
+        logger.error("%s", error)
 
 
 NO_WATCHER = Watcher()

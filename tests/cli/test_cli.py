@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from puavo_repository.cli import process
+from puavo_repository.cli.main import main
 from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.publish.report import PublishReport
 from support.repository import (
     AMXA,
     COMMAND,
@@ -154,6 +157,33 @@ def test_a_file_that_cannot_be_sent_is_named_once_with_the_way_out(repository: R
     assert done.returncode == 1
     (line,) = (line for line in done.stderr.splitlines() if "not what the metadata" in line)
     assert line.startswith(f"puavo-update-repository: error: file://{remote}: {name(V1)}: ")
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), OSError(5, "as if the disk is lost")])
+def test_whatever_ends_a_run_each_error_before_it_is_told_once(
+    repository: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: BaseException,
+) -> None:
+    repository.add(name(V1))
+    (repository.images / name(V2)).write_bytes(b"no image of anything")
+    nowhere, remote = (
+        f"file://{repository.root}/{one}".replace(" ", "%20") for one in ("nowhere", "remote")
+    )
+    (repository.root / "remote").mkdir()
+    monkeypatch.setattr(process, "end_on_signals", lambda: None)
+
+    def ended(*_: object) -> None:
+        raise end
+
+    monkeypatch.setattr(PublishReport, "planned", ended)
+    arguments = repository.arguments("--upload", nowhere, "--upload", remote)
+    assert main(arguments) in (1, 130)
+    said = capsys.readouterr().err
+    assert said.count("not a squashfs image") == 1, said
+    assert said.count("there is no such folder") == 1, said
+    assert ("as if the disk is lost" in said) == isinstance(end, OSError)
 
 
 def test_a_place_that_cannot_be_published_to_stops_before_the_work(repository: Repository) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.repository import V1, V2, Repository, environment, name, public
+from support.repository import V1, V2, V3, V4, Repository, environment, name, public
 from support.servers import Sshd
 
 
@@ -67,3 +67,23 @@ def test_a_broken_off_run_says_so_and_goes_on_later(repository: Repository) -> N
     repository.check(at_rest=False)
     assert repository.prepare().ok
     assert repository.check() == 2
+
+
+def test_who_ends_a_run_has_been_told_of_each_error_before_that(repository: Repository) -> None:
+    for version in (V1, V2):
+        repository.add(name(version), size=8_000_000)
+    (repository.images / name(V3)).write_bytes(b"no image of anything")
+    (repository.images / name(V4)).symlink_to("nowhere")
+    command = [sys.executable, "-m", "puavo_repository.cli", *repository.arguments()]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        said = ""
+        for line in run.stderr:
+            said += line
+            if line.startswith("diff: "):
+                break
+        run.send_signal(signal.SIGTERM)
+        said += run.communicate(timeout=60)[1]
+    assert run.returncode == 130, said
+    assert said.count(f"{name(V4)}: ") == 1, said
+    assert said.count("not a squashfs image") == 1, said

@@ -14,17 +14,37 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import TaskID, TextColumn
 
+from puavo_repository.cli.printed import say
 from puavo_repository.progress import LoggedWatcher, Progress, Watcher
 
 
-class Bars(Watcher):
+class ErrorsOnce(Watcher):
+    """Tells each error when it happens, above the bars, and not again where a report names it."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+        self._lock = Lock()
+
+    def fail(self, error: str) -> None:
+        """Tell it, unless that was done."""
+        with self._lock:
+            if error not in self._told:
+                self._told.add(error)
+                say(f"error: {error}")
+
+
+class Lines(ErrorsOnce, LoggedWatcher):
+    """Lines alone, where there is no terminal."""
+
+
+class Bars(ErrorsOnce):
     """One bar a stage, and one a file that is published."""
 
     def __init__(self, bars: rich.progress.Progress) -> None:
+        super().__init__()
         self._bars = bars
         self._shown: dict[str, TaskID] = {}
         self._counts: dict[str, tuple[int, int]] = {}  # files that are done, and all, of a stage
-        self._lock = Lock()
 
     def begin(self, name: str, total: int, files: int | None = None) -> Progress:
         """Show a bar, or begin it again."""
@@ -56,7 +76,7 @@ def shown() -> Iterator[Watcher]:
     if not console.is_terminal:
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        yield LoggedWatcher()
+        yield Lines()
         return
     logging.basicConfig(
         format="%(message)s",

@@ -60,6 +60,8 @@ def _run(given: Sequence[str]) -> int:
             done: Plan | Report = prepare.dry_run(chosen)
         else:
             done = prepare.prepare(chosen, watcher, f"{PROGRAM} of {_user()}")
+        for failure in done.failures:
+            watcher.fail(failure.message)
         published = publish(watcher) if publish and chosen.mirror_dir.exists() else []
     if asked.json:
         remotes = {"published": [report.to_dict() for report in published]} if publish else {}
@@ -67,7 +69,7 @@ def _run(given: Sequence[str]) -> int:
     else:
         printed.render(done)
         printed.render_published(published)
-    return _conclude(done, published)
+    return 0 if not done.failures and all(one.ok for one in published) else 1
 
 
 def _publishing(
@@ -82,15 +84,6 @@ def _publishing(
     return lambda watcher: publish_all(
         chosen.mirror_dir, targets, how, dry_run=asked.dry_run, watcher=watcher
     )
-
-
-def _conclude(done: Plan | Report, published: list[PublishReport]) -> int:
-    """Tell what failed, each once: the log is silent about it."""
-    failed = [failure.message for failure in done.failures]
-    failed += [f"{one.target}: {line}" for one in published for line in one.lines()[1:]]
-    for text in failed:
-        say(f"error: {text}")
-    return 0 if not done.failures and all(one.ok for one in published) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

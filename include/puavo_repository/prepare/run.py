@@ -71,6 +71,7 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
         removed = clean(settings)
         notes = configure(settings, discover(settings)).notes
         plan = look(settings)
+        errors += [failure.message for failure in plan.failures]
         if plan.has_work:
             check_tools()
         sizes = {name: image.size for name, image in plan.inventory.images.items()}

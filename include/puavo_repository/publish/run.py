@@ -89,7 +89,10 @@ def publish_all(
     dry_run: bool = False,
     watcher: Watcher = NO_WATCHER,
 ) -> list[PublishReport]:
-    """Publish to several remotes; what keeps one from being reached is in its report."""
+    """Publish to several remotes; what keeps one from being reached is in its report.
+
+    The watcher is told of what failed, whatever ends the run.
+    """
     reports = []
     for target in targets:
         publisher = Publisher(mirror_dir, target, options, watcher)
@@ -100,6 +103,9 @@ def publish_all(
                 _publish(publisher)
         except RepositoryError as error:
             report.failed["publishing"] = str(error).removeprefix(f"{target.url}: ")
+        finally:
+            for line in report.lines()[1:]:
+                watcher.fail(f"{report.target}: {line}")
         reports.append(report)
         if not dry_run:
             remember(mirror_dir, report)

@@ -95,6 +95,8 @@ class Upload:
 
     def _fail(self, item: Transfer, error: RepositoryError) -> None:
         self._failed[item.path] = str(error).removeprefix(f"{item.path}: ")
+        path, why = item.path, self._failed[item.path]
+        self._remote.watcher.fail(f"{self._report.target}: {path}: {why}")
         self._report.transient |= isinstance(error, TransientError)
         if not isinstance(error, PublishError):
             self._stopped_by = error  # the server, not the file: the others would fail too
