@@ -180,7 +180,7 @@ def test_a_manual_series_is_described_as_it_is_written(repository: Repository) -
     assert [image["filename"] for image in found] == [name(V3), manual]
     assert [diff["version"] for diff in found[1]["diffs"]] == ["20220117120001", "20210413192449"]
     assert repository.read_config("buster") == value
-    assert any("2 images are in no configured series" in note for note in report.notes)
+    assert any("2 images in no configured series" in note for note in report.notes)
 
 
 def test_what_came_meanwhile_is_the_next_run_s(

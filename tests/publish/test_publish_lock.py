@@ -13,8 +13,10 @@ import pytest
 from puavo_repository import retry
 from puavo_repository.errors import (
     LockedError,
+    PublishError,
 )
-from puavo_repository.publish import transfer
+from puavo_repository.publish import transfer, upload
+from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
@@ -241,3 +243,23 @@ def test_a_new_file_takes_nobody_s_name(
     monkeypatch.undo()
     assert publish(mirror, folder, KEEP).ok
     assert walk(remote) == []
+
+
+def test_what_failed_before_the_lock_was_lost_is_told_as_well(
+    mirror: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def failing(item: Transfer, _remote: LockedRemote) -> None:
+        if not told:
+            told.append(item.path)
+            raise PublishError(item.path, "its content is not what the metadata describes")
+        raise LockedError("the remote", "another publisher has taken over")
+
+    monkeypatch.setattr(upload, "transfer", failing)
+    monkeypatch.setattr(upload, "LARGE", 0)  # one after the other
+    with Publisher(mirror, folder, NOW) as publisher:
+        with pytest.raises(LockedError):
+            publisher.upload()
+        (why,) = publisher.report.failed.values()
+    assert "its content is not" in why

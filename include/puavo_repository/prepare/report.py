@@ -15,7 +15,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED, Failure
 from puavo_repository.prepare.configure import configure
 from puavo_repository.prepare.discover import discover
-from puavo_repository.progress import format_bytes
+from puavo_repository.progress import count, format_bytes
 from puavo_repository.settings import Settings
 
 
@@ -72,13 +72,13 @@ def report(
     every_note = [*notes, *_notes(settings)]
     if copies := sum(record.copy is not None for record in read):
         every_note.append(
-            f"{copies} images were copied: hard links from {settings.image_dir} to "
+            f"{count(copies, 'image')} copied: hard links from {settings.image_dir} to "
             f"{settings.mirror_dir} are not possible"
         )
     if too_large := len(made) - len(kept):
         every_note.append(
-            f"{too_large} rdiffs were made and not kept: they are larger than "
-            f"{settings.policy.max_share:.0%} of their image"
+            f"{count(too_large, 'rdiff')} made and not kept: larger than "
+            f"{settings.policy.max_share:.0%} of the image"
         )
     return Report(
         mirror=settings.mirror_dir,
@@ -136,12 +136,12 @@ def _notes(settings: Settings) -> Iterator[str]:
     if not inventory.names:
         yield f"{settings.image_dir} holds no image: the mirror is empty"
     if inventory.others:
-        yield f"{inventory.others} other files in {settings.image_dir} were left alone"
+        yield f"{count(inventory.others, 'other file')} in {settings.image_dir} left alone"
     listed = {name for one in catalogue.series for name in one.images}
     unlisted = sorted(inventory.images.keys() - listed)
     if unlisted:
         names = ", ".join(unlisted[:3]) + ("…" if len(unlisted) > 3 else "")
-        yield f"{len(unlisted)} images are in no configured series: {names}"
+        yield f"{count(len(unlisted), 'image')} in no configured series: {names}"
     signatures = settings.mirror_dir / ".signatures"
     if files.is_folder(signatures):
         found = [Identity.at(path) for path in files.listed(signatures, "*")]

@@ -112,7 +112,8 @@ class Publisher:
             if plan.transfers or state.journal_changed:
                 remote.save()
             self.report.transient = False
-            self.report.failed = {**Upload(remote).run(plan.transfers), **plan.problems}
+            self.report.failed = dict(plan.problems)
+            Upload(remote).run(plan.transfers)
 
     def switch(self) -> None:
         """Tell clients of what is in place, and look whether all of it is.

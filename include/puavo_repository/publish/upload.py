@@ -28,14 +28,13 @@ class Upload:
 
     def __init__(self, remote: LockedRemote) -> None:
         self._remote = remote
-        self._report = remote.report  # told of each file that arrived
-        self._failed: dict[str, str] = {}  # why others did not, by file
+        self._report = remote.report  # told of each file that arrived, or why it did not
         self._stop = threading.Event()
         self._stopped_by: RepositoryError | None = None
         self._next_save = time.monotonic() + SAVE_EVERY
 
-    def run(self, items: Sequence[Transfer]) -> dict[str, str]:
-        """Bring all of them there; return those that failed, which hold back no other, and why.
+    def run(self, items: Sequence[Transfer]) -> None:
+        """Bring all of them there; those that fail hold back no other.
 
         Raises:
             LockedError: The lock was lost: nothing more is sent.
@@ -49,7 +48,6 @@ class Upload:
             self._stop.set()
         if items:
             self._remote.save()
-        return self._failed
 
     def _side_by_side(self, items: Sequence[Transfer]) -> None:
         pool = self._remote.pool
@@ -94,9 +92,8 @@ class Upload:
             self._next_save = now + max(SAVE_EVERY, _SAVE_SHARE * (now - begun))
 
     def _fail(self, item: Transfer, error: RepositoryError) -> None:
-        self._failed[item.path] = str(error).removeprefix(f"{item.path}: ")
-        path, why = item.path, self._failed[item.path]
-        self._remote.watcher.fail(f"{self._report.target}: {path}: {why}")
+        why = self._report.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
+        self._remote.watcher.fail(f"{self._report.target}: {item.path}: {why}")
         self._report.transient |= isinstance(error, TransientError)
         if not isinstance(error, PublishError):
             self._stopped_by = error  # the server, not the file: the others would fail too

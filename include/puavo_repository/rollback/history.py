@@ -9,6 +9,7 @@ from typing import Any
 
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.description import Description
+from puavo_repository.progress import count
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.state import RemoteState, Row, is_meta
 from puavo_repository.publish.survey import listed
@@ -30,7 +31,7 @@ class Step:
     def __str__(self) -> str:
         at = f"{datetime.fromtimestamp(self.at, UTC):%Y-%m-%d %H:%M} UTC" if self.at else "unknown"
         newest = ", ".join(f"{name} {version}" for name, version in self.newest.items())
-        missing = f"; {self.missing} files of it are missing" if self.missing else ""
+        missing = f"; {count(self.missing, 'file')} of it missing" if self.missing else ""
         lost = "; its metadata is lost, so it cannot be rolled back to" if self.lost else ""
         return f"generation {self.number}, published {at}: {newest}{missing}{lost}"
 
