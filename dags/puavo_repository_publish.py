@@ -122,9 +122,10 @@ def puavo_repository_publish() -> None:
         upload(mirror) >> switch(mirror) >> clean(mirror)
 
     @task(trigger_rule="all_done")
-    def report(mirrors: list[str]) -> None:
-        reports = [concluded(mirror) for mirror in mirrors]
-        summary.published(reports, [[did(one, step) for step in STEPS] for one in mirrors])
+    def report(mirrors: list[str] | None) -> None:
+        every = remotes.named(mirrors)
+        reports = [concluded(mirror) for mirror in every]
+        summary.published(reports, [[did(one, step) for step in STEPS] for one in every])
         for found in reports:
             found.checked()
 

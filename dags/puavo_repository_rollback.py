@@ -75,9 +75,10 @@ def puavo_repository_rollback() -> None:
         return summary.rolled_back(done)
 
     @task(trigger_rule="all_done")
-    def report(mirrors: list[str]) -> None:
-        did = [tasks.returned("roll_back", index) for index in range(len(mirrors))]
-        done = {without_password(one): lines for one, lines in zip(mirrors, did, strict=True)}
+    def report(mirrors: list[str] | None) -> None:
+        every = remotes.named(mirrors)
+        did = [tasks.returned("roll_back", index) for index in range(len(every))]
+        done = {without_password(one): lines for one, lines in zip(every, did, strict=True)}
         summary.of_rollback(done, dry_run=asked("dry_run"))
         lost = did.count(None)
         if lost:

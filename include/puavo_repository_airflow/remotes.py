@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from airflow.sdk import Connection, get_current_context
 
+from puavo_repository.errors import PublishError
 from puavo_repository.progress import LoggedWatcher
 from puavo_repository.publish import options as publish_options
 from puavo_repository.publish.publisher import Publisher
@@ -33,6 +34,13 @@ def mirrors() -> list[str]:
     """
     configured = chosen(images=False).remote
     return list(get_current_context()["params"]["mirrors"] or configured)
+
+
+def named(mirrors: list[str] | None) -> list[str]:
+    """Return what the task ``mirrors`` gave to a report, which runs also where that failed."""
+    if mirrors is None:
+        raise PublishError("mirrors", "this task failed, so nothing was done: its log says why")
+    return mirrors
 
 
 def target(mirror: str, options: publish_options.Options) -> Target:

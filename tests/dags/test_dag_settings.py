@@ -65,4 +65,5 @@ def test_the_run_says_which_setting_cannot_be_used(
     )
     assert found["state"] == "failed"
     assert "PUAVO_REPOSITORY_DEADLINE: '6   # hours' cannot be used" in found["log"]
+    assert "TypeError" not in found["log"]
     assert [state for task, _, state in found["tasks"]].count("failed") >= 1
