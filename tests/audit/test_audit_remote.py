@@ -18,7 +18,7 @@ from puavo_repository.audit.report import Checked
 from puavo_repository.errors import StorageRefusedError
 from puavo_repository.publish import compare
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.remote import generations, journal
+from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
@@ -257,10 +257,10 @@ def test_a_way_back_that_is_cut_off_is_a_warning(
     audited.repository.add(name(V4))
     assert audited.repository.prepare(repository=audited.url).ok
     audited.publish()
-    harm(audited.remote / generations.GENERATIONS / "2.json")
+    harm(audited.remote / journal.GENERATIONS / "2.json")
     finding = only(audit(audited, target))
     assert finding.severity.value == "warning"
-    assert finding.file == f"{generations.GENERATIONS}/2.json"
+    assert finding.file == f"{journal.GENERATIONS}/2.json"
     assert "no rollback leads beyond it" in finding.problem
 
 

@@ -47,9 +47,9 @@ from puavo_repository.publish import publisher
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
-from puavo_repository.remote import generations, journal
+from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
-from puavo_repository.remote.generations import FOLDER as JOURNAL
+from puavo_repository.remote.journal import FOLDER as JOURNAL
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback.rollback import roll_back
 from support.mirrors import tree_of, walk
@@ -180,7 +180,7 @@ class Repositories(RuleBasedStateMachine):
     def rolled_back(self, back: int | None, one: bool, twice: bool) -> None:
         tree = FolderTree(self.target)
         now = journal.load(tree).generation
-        made = generations.load(tree, now)
+        made = journal.load_generation(tree, now)
         to = None if back is None else max(0, now - back)
         every = sorted(path.stem for path in (self.remote / "meta").glob("[!.]*.json"))
         series = every[:1] if one else []

@@ -22,7 +22,7 @@ from puavo_repository.publish.state import sha256
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderFile, FolderTree
-from puavo_repository.remote.generations import GENERATIONS
+from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.lock import Holder, PublisherLock
 from puavo_repository.remote.target import Target
 from support.audits import flip

@@ -20,7 +20,7 @@ from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
-from puavo_repository.remote import generations, journal, parts
+from puavo_repository.remote import journal, parts
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderFile, FolderTree
 from puavo_repository.remote.lock import PublisherLock
@@ -107,7 +107,7 @@ def test_who_lost_the_lock_writes_nothing(
 
 @pytest.mark.parametrize(
     "path",
-    [f"meta/{SERIES}.json", "CKSUMS", journal.PATH, f"{generations.GENERATIONS}/2.json"],
+    [f"meta/{SERIES}.json", "CKSUMS", journal.PATH, f"{journal.GENERATIONS}/2.json"],
 )
 def test_a_lock_that_is_lost_while_a_document_is_written_is_noticed(
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch, path: str
@@ -193,7 +193,7 @@ def test_the_lock_is_looked_at_before_each_write_that_others_rely_on(
             return ""
         if path.endswith((".img", ".rdiff")):
             return "data" if (remote / path).exists() else ""
-        if path.startswith(generations.GENERATIONS):
+        if path.startswith(journal.GENERATIONS):
             return "generation"
         kinds = {journal.PATH: "journal", parts.PATH: "parts", "CKSUMS": "CKSUMS"}
         return kinds.get(path, "metadata" if path.startswith("meta/puavo") else "")

@@ -32,7 +32,7 @@ from puavo_repository.publish.run import publish
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
-from puavo_repository.remote.generations import GENERATIONS
+from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.sftp import file as sftp_file
 from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import tree as sftp_tree

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.errors import ConnectionLostError, LockedError, RepositoryError
-from puavo_repository.remote import generations
+from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.lock import PATH, Holder, PublisherLock, server_time
@@ -156,7 +156,7 @@ def test_a_sign_of_life_keeps_it(tree: FolderTree, tmp_path: Path) -> None:
 
 
 def test_an_unreadable_lock_holds_until_it_expires(tree: FolderTree, tmp_path: Path) -> None:
-    tree.make_folder(generations.FOLDER)
+    tree.make_folder(journal.FOLDER)
     (tmp_path / PATH).write_bytes(b"")
     with pytest.raises(LockedError, match="not said who"):
         lock_of(tree, "second").acquire()
@@ -233,9 +233,9 @@ def test_a_sign_of_life_makes_no_lock_where_it_was_just_given_back(
 
 
 def test_what_dead_publishers_left_is_cleared(tree: FolderTree, tmp_path: Path) -> None:
-    tree.make_folder(generations.FOLDER)
+    tree.make_folder(journal.FOLDER)
     (tmp_path / f"{PATH}.gone").write_bytes(b"x")
-    (tmp_path / generations.FOLDER / ".now.gone").touch()
-    (tmp_path / generations.FOLDER / ".journal.json.part").touch()
+    (tmp_path / journal.FOLDER / ".now.gone").touch()
+    (tmp_path / journal.FOLDER / ".journal.json.part").touch()
     lock_of(tree, "first").acquire()
-    assert [path.name for path in (tmp_path / generations.FOLDER).iterdir()] == ["publisher.lock"]
+    assert [path.name for path in (tmp_path / journal.FOLDER).iterdir()] == ["publisher.lock"]

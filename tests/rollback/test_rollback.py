@@ -13,7 +13,7 @@ from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.remote.folder import FolderTree
-from puavo_repository.remote.generations import GENERATIONS
+from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback import history, rollback

@@ -14,7 +14,7 @@ from puavo_repository.publish import switch
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish
 from puavo_repository.publish.state import sha256
-from puavo_repository.remote import generations, journal
+from puavo_repository.remote import journal
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, write_whole
 from puavo_repository.rollback import history
@@ -70,7 +70,6 @@ def test_a_killed_step_is_ended_by_the_next_one_and_goes_no_further(
     with monkeypatch.context() as patched:
         patched.setattr(switch, "write_whole", until_killed)
         patched.setattr(journal, "write_whole", until_killed)
-        patched.setattr(generations, "write_whole", until_killed)
         try:
             roll_back(mirror, target)
         except KilledError:
@@ -95,7 +94,7 @@ def test_a_night_that_could_not_be_recorded_leaves_no_gap_in_the_way_back(
         raise StorageRefusedError(remote, "is full")
 
     with monkeypatch.context() as full:
-        full.setattr(generations, "save", refused)
+        full.setattr(switch, "save_generation", refused)
         with pytest.raises(StorageRefusedError):
             publish(mirror, target, KEEP)
     assert publish(mirror, target, KEEP).ok

@@ -15,7 +15,7 @@ from puavo_repository.formats.metadata import Document, described_files
 from puavo_repository.mirror.description import Description
 from puavo_repository.publish.state import CKSUMS, sha256
 from puavo_repository.publish.survey import listing
-from puavo_repository.remote import generations, journal
+from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole
@@ -70,9 +70,9 @@ def view(tree: RemoteTree) -> View:
         if _is_document(path) and (text := read_whole(tree, path)) is not None
     }
     described = Description.of(documents, read_whole(tree, CKSUMS))
-    kept = generations.kept(tree)
+    kept = journal.kept_generations(tree)
     numbers = range(min(kept, default=record.generation), record.generation + 1)
-    way_back = {n: generations.load(tree, n) is not None for n in numbers if n}
+    way_back = {n: journal.load_generation(tree, n) is not None for n in numbers if n}
     return View(found, described, record, damage, _is_published_to(tree), way_back)
 
 
@@ -122,7 +122,7 @@ def _of_journal(seen: View) -> Iterator[Finding]:
     lost = [number for number, readable in seen.way_back.items() if not readable]
     if lost and not seen.damage and not seen.publishing:
         yield warning(
-            f"{generations.GENERATIONS}/{max(lost)}.json",
+            f"{journal.GENERATIONS}/{max(lost)}.json",
             "is missing or damaged: no rollback leads beyond it",
             remedy="See what happened there; what is published from now on can be gone back to",
         )

@@ -31,7 +31,7 @@ from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.compare import same_bytes, samples, sha256_of
 from puavo_repository.publish.options import Options
 from puavo_repository.publish.publisher import open_tree
-from puavo_repository.remote import generations
+from puavo_repository.remote import journal
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Kind
@@ -202,7 +202,7 @@ def _strays(seen: View, local: Description) -> Iterator[Finding]:
     """Yield what lies there and neither metadata nor the journal knows; it is never removed."""
     if seen.damage and seen.described.damaged:
         return  # nobody knows what was ours
-    known = {"CKSUMS", "meta", "rdiffs", generations.FOLDER, *seen.journal.files}
+    known = {"CKSUMS", "meta", "rdiffs", journal.FOLDER, *seen.journal.files}
     for one in (seen.described, local):
         known |= {*one.files, *one.documents}
     for path, found in sorted(seen.listing.items()):

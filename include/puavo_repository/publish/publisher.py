@@ -28,7 +28,6 @@ from puavo_repository.publish.switch import Switch, check_published
 from puavo_repository.publish.upload import Upload
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
-from puavo_repository.remote.generations import FOLDER
 from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.lock import PublisherLock, lock_debris
 from puavo_repository.remote.parts import Parts
@@ -191,7 +190,7 @@ class Publisher:
                     )
             finally:
                 with contextlib.suppress(RepositoryError):
-                    tree.remove_folder(FOLDER)  # empty where the remote was refused
+                    tree.remove_folder(journal.FOLDER)  # empty where the remote was refused
 
     @contextlib.contextmanager
     def _step(self) -> Iterator[tuple[LockedRemote, RemoteState]]:

@@ -29,8 +29,13 @@ from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, sha256
 from puavo_repository.publish.survey import listing
 from puavo_repository.publish.transfer import proven_part, rename_into_place
-from puavo_repository.remote import generations
-from puavo_repository.remote.generations import LOST, Generation, Restored
+from puavo_repository.remote.journal import (
+    LOST,
+    Generation,
+    Restored,
+    load_generation,
+    save_generation,
+)
 from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
@@ -120,7 +125,7 @@ class Switch:
         if not changing:
             return
         journal = self._journal
-        last = generations.load(self._tree, journal.generation)
+        last = load_generation(self._tree, journal.generation)
         written = last.written if last else {}
         new = Generation(
             journal.generation + 1,
@@ -132,7 +137,7 @@ class Switch:
             frozenset(path for path, entry in journal.files.items() if not entry.ours),
             journal.mirror,
         )
-        generations.save(self._tree, new, self._remote.options.generations, self._remote.check)
+        save_generation(self._tree, new, self._remote.options.generations, self._remote.check)
         # Only now: a generation without a record would cut off the way back behind it.
         journal.generation, journal.verified = new.number, False
         self._remote.save()

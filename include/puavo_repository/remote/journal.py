@@ -1,35 +1,60 @@
-"""The journal of a remote mirror: what we put there, and which generation it is.
+"""The journal of a remote mirror: what we put there, which generation it is, and the way back.
 
 It lies on the remote itself, so that it survives the loss of the machine that publishes::
 
     .puavo-publish/
         journal.json            this
         publisher.lock          held by the run that publishes (``lock``)
-        generations/<n>.json    what generation n replaced: the way back (``generations``)
+        parts.json              what is on its way (``parts``)
+        generations/<n>.json    what generation n replaced
 
 A file is entered *before* it is sent: whatever happens, what we put there is known to be ours,
 and nothing else is ever removed. A journal that is damaged is worked out again from the metadata
-there, of now and of the generations before.
+there, of now and of the generations before. Whatever is read may be somebody else's work.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
 from puavo_repository.formats import jsonfile, metadata
-from puavo_repository.remote import generations
-from puavo_repository.remote.generations import FOLDER, NO_TIME, Count, Generation, OwnPath, Time
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
 
+FOLDER = ".puavo-publish"
 PATH = f"{FOLDER}/journal.json"
+GENERATIONS = f"{FOLDER}/generations"
+LOST = b"lost"  # stands for a document that was not as we had published it any more
+_NO_TIME = -1  # seconds; no server has a file from before the epoch
+_PATH = re.compile(r"(?:(?:meta|rdiffs)/)?[^/\0.][^/\0]*")
+
+
+def own_path(path: str) -> str:
+    """Return a path that stays in the tree, else raise ``ValueError``."""
+    if not _PATH.fullmatch(path):
+        raise ValueError(f"{path!r} is no path of ours")
+    return path
+
+
+def _meta_path(path: str) -> str:
+    if not own_path(path).startswith("meta/"):
+        raise ValueError(f"{path!r} is no metadata of ours")
+    return path
+
+
+# What a document of ours may hold.
+OwnPath = Annotated[str, AfterValidator(own_path)]
+MetaPath = Annotated[str, AfterValidator(_meta_path)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
+Time = Annotated[int, Field(strict=True, ge=_NO_TIME, lt=1 << 63)]  # seconds
 
 
 class Moment(NamedTuple):
@@ -83,18 +108,18 @@ class Journal:
         ours = known is not None and known.ours and known.sha256 == sha256
         self.files[path] = self._entry(path, size, sha256)._replace(mtime=mtime, ours=ours)
 
-    def _entry(self, path: str, size: int, sha256: str) -> Entry:
-        known = self.files.get(path)
-        return known if known and known[:2] == (size, sha256) else Entry(size, sha256, None, None)
-
     def force_recheck(self, path: str, size: int, sha256: str) -> None:
         """Have the next survey compare a file of ours byte for byte, whatever its time says.
 
         An entry with a time that the server does not show counts as touched by somebody: data is
         compared whole, a document is read, CKSUMS is written again.
         """
-        self.files[path] = self._entry(path, size, sha256)._replace(mtime=NO_TIME)
+        self.files[path] = self._entry(path, size, sha256)._replace(mtime=_NO_TIME)
         self.verified = False  # a run that finds nothing new must not end before it looked
+
+    def _entry(self, path: str, size: int, sha256: str) -> Entry:
+        known = self.files.get(path)
+        return known if known and known[:2] == (size, sha256) else Entry(size, sha256, None, None)
 
     def set_unnamed(self, path: str, since: Moment | None) -> None:
         """Note that metadata names a file (None), or since when none does."""
@@ -119,7 +144,7 @@ class Journal:
     def parse(cls, content: bytes) -> Journal:
         """Read a document; a ``ValueError`` where it is not one of ours."""
         found = jsonfile.loads_sealed(content)
-        if missing := _NEEDED - found.keys():
+        if missing := {"generation", "verified", "files", "rejected"} - found.keys():
             raise ValueError(f"not a journal: {min(missing)} is missing")
         try:
             return _JOURNAL.validate_python(found)
@@ -127,8 +152,35 @@ class Journal:
             raise ValueError(f"not a journal: {error.errors()[0]['msg']}") from error
 
 
-_JOURNAL = TypeAdapter(Journal)
-_NEEDED = {"generation", "verified", "files", "rejected"}
+@dataclass(frozen=True)
+class Restored:
+    """What makes a generation a rollback."""
+
+    restores: Count  # the generation whose metadata it puts back
+    # The metadata files that were asked for; empty for all. Who asks for the same again gets the
+    # same, not one generation more.
+    series: tuple[MetaPath, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The record of one generation."""
+
+    number: int
+    at: Time  # when it was published, since the epoch on the publisher's clock
+    restored: Annotated[Restored | None, Field(alias="step_back")]  # what a rollback puts back
+    rejected: Mapping[str, str]  # the journal's since then
+    # The metadata before it, by path, as far as it changed; None where there was none.
+    replaced: Mapping[MetaPath, str | None]
+    # sha256 of each metadata file that it writes, by path: so it is known as ours where whoever
+    # wrote it was killed before the journal said so.
+    written: Mapping[str, str] = field(default_factory=dict)
+    # Files that others put there and our metadata names.
+    others: Annotated[frozenset[OwnPath], PlainSerializer(sorted)] = frozenset()
+    mirror: str = ""  # id of the mirror that it is published from
+
+
+_JOURNAL, _GENERATION = TypeAdapter(Journal), TypeAdapter(Generation)
 
 
 def load(tree: RemoteTree) -> Journal:
@@ -140,7 +192,7 @@ def load(tree: RemoteTree) -> Journal:
         problem = "is missing"
     except ValueError as error:
         problem = f"is damaged ({error})"
-    kept = generations.kept(tree)
+    kept = kept_generations(tree)
     if content is None and not kept:
         return Journal()
     logger.warning("%s/%s %s: it is worked out again", tree.name, PATH, problem)
@@ -158,31 +210,64 @@ def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
     What our metadata names, or named a while ago, is ours, but for what the last record says that
     others put there. Nothing counts as proven: the next survey reads the files.
     """
-    records = [record for n in kept if (record := generations.load(tree, n)) is not None]
+    records = [record for n in kept if (record := load_generation(tree, n)) is not None]
     journal = Journal(generation=kept[-1] if kept else 0)
     others: frozenset[str] = frozenset()
     if records:
         last = records[-1]
         journal.rejected, journal.mirror, others = dict(last.rejected), last.mirror, last.others
-    for path, content in _documents(tree, records):
+    replaced = [(path, text) for record in records for path, text in record.replaced.items()]
+    documents = [
+        (path, text.encode("utf-8", "replace")) for path, text in replaced if text is not None
+    ]
+    ours = {path for record in records for path in (*record.replaced, *record.written)}
+    for name, found in tree.list("meta").items():  # what clients see now comes last, and counts
+        if found.kind is Kind.FILE and (path := f"meta/{name}") in ours:
+            documents.append((path, read_whole(tree, path) or b""))
+    for path, content in documents:
         journal.files[path] = Entry(len(content), hashlib.sha256(content).hexdigest(), None, None)
         try:
             for file in metadata.described_files(metadata.parse(content)):
                 digest = file.digests.get("sha256", "")
-                ours = file.path not in others
-                journal.files[file.path] = Entry(file.size, digest, None, None, ours)
+                is_ours = file.path not in others
+                journal.files[file.path] = Entry(file.size, digest, None, None, is_ours)
         except ValueError as error:
             logger.warning("%s/%s is damaged: %s", tree.name, path, error)
     return journal
 
 
-def _documents(tree: RemoteTree, records: list[Generation]) -> Iterator[tuple[str, bytes]]:
-    """Yield metadata documents of ours, those that clients see now as the last ones."""
-    ours = {path for record in records for path in (*record.replaced, *record.written)}
-    for record in records:
-        for path, content in record.replaced.items():
-            if content is not None:
-                yield path, content.encode("utf-8", "replace")
-    for name, found in tree.list("meta").items():
-        if found.kind is Kind.FILE and f"meta/{name}" in ours:
-            yield f"meta/{name}", read_whole(tree, f"meta/{name}") or b""
+def save_generation(
+    tree: RemoteTree, new: Generation, before: int, check: Callable[[], object]
+) -> None:
+    """Keep what a generation replaces, so that a rollback is possible, and drop the oldest.
+
+    Args:
+        tree: The remote.
+        new: The generation that begins.
+        before: How many generations before it can be gone back to; after a rollback one more,
+            or it could not be ended once it was killed.
+        check: Called before each write; see ``write_whole``.
+    """
+    tree.make_folder(GENERATIONS)
+    values = _GENERATION.dump_python(new, by_alias=True, exclude={"number"})
+    write_whole(tree, f"{GENERATIONS}/{new.number}.json", jsonfile.dumps_sealed(values), check)
+    for number in kept_generations(tree):
+        if number <= new.number - before - (new.restored is not None):
+            check()
+            tree.remove(f"{GENERATIONS}/{number}.json")
+
+
+def load_generation(tree: RemoteTree, number: int) -> Generation | None:
+    """Read the record of a generation; None where there is none, or none that can be read."""
+    content = read_whole(tree, f"{GENERATIONS}/{number}.json")
+    try:
+        values = {**jsonfile.loads_sealed(content or b""), "number": number}
+        return _GENERATION.validate_python(values)
+    except ValueError:
+        return None
+
+
+def kept_generations(tree: RemoteTree) -> list[int]:
+    """Return the numbers of the generations that there are records of, ascending."""
+    stems = (name.removesuffix(".json") for name in tree.list(GENERATIONS))
+    return sorted(int(stem) for stem in stems if re.fullmatch("[0-9]{1,18}", stem))

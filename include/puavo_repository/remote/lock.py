@@ -26,7 +26,7 @@ from pathlib import Path
 
 from puavo_repository.errors import LockedError, RepositoryError
 from puavo_repository.formats import jsonfile
-from puavo_repository.remote.generations import FOLDER
+from puavo_repository.remote.journal import FOLDER
 from puavo_repository.remote.tree import OpenMode, RemoteTree, read_whole
 
 logger = logging.getLogger(__name__)

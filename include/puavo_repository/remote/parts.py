@@ -7,15 +7,16 @@ length of the file: after a power cut a file may be long and have holes.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import AfterValidator, TypeAdapter
 
 from puavo_repository.formats import jsonfile
-from puavo_repository.remote.generations import FOLDER, Count, OwnPath, own_path
+from puavo_repository.remote.journal import FOLDER, Count, OwnPath, own_path
 from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 
 PATH = f"{FOLDER}/parts.json"
@@ -44,25 +45,27 @@ _PARTS = TypeAdapter(dict[OwnPath, Part])
 
 
 class Parts:
-    """The parts on one remote; may be used by several threads.
+    """The parts on one remote, by the paths that their files will have; for several threads.
 
     ``check`` is called before each write and raises where the remote's lock was lost; ``using``
-    is held while ``tree`` is used.
+    is held while ``tree`` is used. A damaged record counts as none: all is sent anew.
     """
 
     def __init__(self, tree: RemoteTree, check: Callable[[], None], using: threading.RLock) -> None:
         self._tree = tree
         self._check = check
         self._lock = using
-        self._known = load(tree)
+        self._known: dict[str, Part] = {}
+        with contextlib.suppress(ValueError, KeyError):
+            found = jsonfile.loads_sealed(read_whole(tree, PATH) or b"")
+            self._known = _PARTS.validate_python(found["parts"])
 
     def get(self, path: str) -> Part | None:
-        """Return the part of the file that will be at ``path``."""
-        with self._lock:
-            return self._known.get(path)
+        """Return the part of a file."""
+        return self._known.get(path)
 
     def all(self) -> dict[str, Part]:
-        """Return the parts by the paths that their files will have."""
+        """Return every part."""
         with self._lock:
             return dict(self._known)
 
@@ -79,24 +82,15 @@ class Parts:
     def forget(self, paths: Collection[str]) -> None:
         """Forget parts that have their names, or are gone."""
         with self._lock:
-            gone = self._known.keys() & set(paths)
-            for path in gone:
-                del self._known[path]
-            if gone:
+            if gone := self._known.keys() & set(paths):
+                for path in gone:
+                    del self._known[path]
                 self._save()
 
     def _save(self) -> None:
-        if not self._known:
+        if self._known:
+            parts = _PARTS.dump_python(dict(sorted(self._known.items())))
+            write_whole(self._tree, PATH, jsonfile.dumps_sealed({"parts": parts}), self._check)
+        else:
             self._check()
             self._tree.remove(PATH)
-            return
-        parts = {path: asdict(self._known[path]) for path in sorted(self._known)}
-        write_whole(self._tree, PATH, jsonfile.dumps_sealed({"parts": parts}), self._check)
-
-
-def load(tree: RemoteTree) -> dict[str, Part]:
-    """Read the parts of a remote; a damaged record counts as none: they are sent anew."""
-    try:
-        return _PARTS.validate_python(jsonfile.loads_sealed(read_whole(tree, PATH) or b"")["parts"])
-    except (ValueError, KeyError):
-        return {}

@@ -13,7 +13,7 @@ from puavo_repository.progress import count
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.state import RemoteState, Row, is_meta
 from puavo_repository.publish.survey import listed
-from puavo_repository.remote import generations, journal
+from puavo_repository.remote import journal
 from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.tree import RemoteTree, read_whole
 
@@ -74,7 +74,7 @@ def history(tree: RemoteTree, record: Journal) -> Iterator[Past]:
     read = ((path, read_whole(tree, path)) for path in sorted(record.files) if is_meta(path))
     documents = {path: content for path, content in read if content is not None}
     for number in range(record.generation, -1, -1):
-        made = generations.load(tree, number)
+        made = journal.load_generation(tree, number)
         yield Past(number, made.at if made else None, Description.of(dict(documents)))
         if made is None:
             return

@@ -26,9 +26,7 @@ from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.state import FileState, RemoteState, is_meta, sha256
 from puavo_repository.publish.survey import listed
 from puavo_repository.publish.switch import Switch
-from puavo_repository.remote import generations
-from puavo_repository.remote.generations import Restored
-from puavo_repository.remote.journal import Journal
+from puavo_repository.remote.journal import Journal, Restored, load_generation
 from puavo_repository.remote.tree import RemoteTree
 from puavo_repository.rollback.history import Past, history, is_in_place
 
@@ -85,7 +83,7 @@ def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) ->
     tree, journal = remote.tree, remote.journal
     asked = tuple(sorted(f"meta/{name}.json" for name in series))
     now, *before = history(tree, journal)
-    made = generations.load(tree, journal.generation)
+    made = load_generation(tree, journal.generation)
     last = made.restored if made else None
     if to is None and last and last.series == asked:
         to = last.restores

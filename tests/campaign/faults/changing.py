@@ -13,7 +13,7 @@ from pathlib import Path
 from campaign.disturbed import Clock, Run
 from campaign.faults.damaged import OfRemote
 from campaign.faults.fault import GRACE, OfPrepare, OfPublish
-from puavo_repository.remote.generations import FOLDER as JOURNAL
+from puavo_repository.remote.journal import FOLDER as JOURNAL
 from support.mirrors import tree_of
 
 YEAR = 365 * 24 * 3600.0  # seconds

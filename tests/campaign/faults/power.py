@@ -17,7 +17,7 @@ from typing import Any
 from campaign.disturbed import Run, run
 from campaign.faults.fault import OfPublish
 from campaign.nights import publish_in_pieces
-from puavo_repository.remote.generations import FOLDER as JOURNAL
+from puavo_repository.remote.journal import FOLDER as JOURNAL
 from support.mirrors import walk
 
 BLOCK = 4096  # bytes

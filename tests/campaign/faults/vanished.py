@@ -13,7 +13,7 @@ from campaign.disturbed import Run, run
 from campaign.faults.fault import OfPrepare, OfPublish
 from campaign.nights import KEPT, prepare, told
 from puavo_repository.mirror.records import FOLDER as STATE
-from puavo_repository.remote.generations import FOLDER as JOURNAL
+from puavo_repository.remote.journal import FOLDER as JOURNAL
 from support.mirrors import tree_of
 
 PADDING = 4096  # bytes at most; an image that lacks some of them is whole
