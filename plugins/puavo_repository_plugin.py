@@ -70,14 +70,10 @@ Here = Annotated[Settings | None, Depends(here)]
 Visible = Annotated[list[str], Depends(visible_dags)]
 
 
-def runs(session: SessionDep, visible: Visible, here: Here) -> list[Run]:
-    """Return the last runs of those DAGs that somebody may see, newest first."""
-    return facts.runs(session, visible, here)
-
-
-def dags(session: SessionDep, visible: Visible, here: Here) -> list[Dag]:
-    """Return what is known of those DAGs that somebody may see."""
-    return [facts.dag(session, dag_id, here) for dag_id in visible]
+def known(session: SessionDep, visible: Visible, here: Here) -> tuple[list[Run], list[Dag]]:
+    """Return the last runs of those DAGs that somebody may see, newest first, and the DAGs."""
+    dags = [facts.dag(session, dag_id, here) for dag_id in visible]
+    return facts.runs(session, visible, here), dags
 
 
 def document(
@@ -95,8 +91,7 @@ def document(
 _APP = create_app(
     place,
     guard=[known_user, requires_access_dag("GET", DagAccessEntity.RUN, PREPARE)],
-    runs=runs,
-    dags=dags,
+    known=known,
     document=document,
 )
 _PAGE = {"name": "Puavo repository", "href": "puavo-repository/"}

@@ -41,12 +41,8 @@ def guard(token: str = Header("")) -> None:
         raise HTTPException(403, "Forbidden")
 
 
-def runs() -> list[Run]:
-    return [run("success")]
-
-
-def dags() -> list[Dag]:
-    return [Dag(dag_id=PREPARE, succeeded=run("success").ended)]
+def known() -> tuple[list[Run], list[Dag]]:
+    return [run("success")], [Dag(dag_id=PREPARE, succeeded=run("success").ended)]
 
 
 def document(dag_id: str = Query(), run_id: str = Query()) -> Mapping[str, Any] | None:
@@ -54,7 +50,7 @@ def document(dag_id: str = Query(), run_id: str = Query()) -> Mapping[str, Any] 
 
 
 def client(mirror: Any) -> TestClient:
-    return TestClient(create_app(mirror, [guard], runs, dags, document))
+    return TestClient(create_app(mirror, [guard], known, document))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.formats.names import rdiff_name
-from puavo_repository.web import figures, page, view
+from puavo_repository.web import page, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import DRY_RUN, Stage
 from web.mirrors import (
@@ -20,6 +20,8 @@ from web.mirrors import (
     too_large,
 )
 from web.test_view import run
+
+STAGES = ["discover", "configure", "dry_run", "plan", "fingerprint", "pairs", "diff", "describe"]
 
 
 class Elements(HTMLParser):
@@ -49,10 +51,9 @@ def rendered(root: Path, *runs: Any) -> str:
 
 
 def stages(*seconds: float) -> list[Stage]:
-    names = page.STAGES
     return [
         Stage(name=name, state="success", seconds=spent, tasks=1, failed=0)
-        for name, spent in zip(names, seconds, strict=False)
+        for name, spent in zip(STAGES, seconds, strict=False)
     ]
 
 
@@ -130,33 +131,31 @@ def dict_of(cells: Any) -> dict[str, str | None]:
 def test_figures_stay_in_their_frames(tmp_path: Path) -> None:
     make_mirror(tmp_path, series=3, images=5, share=0.2)
     found = view.repository(Reader(tmp_path).read())
-    names = page.STAGES
     runs = [run("success", hours=n, stages=stages(3, 1, n)) for n in range(30)]
     drawn = [
-        figures.sizes_over_time(found.series),
-        figures.savings(found.series),
-        figures.durations(runs, names),
-        figures.timeline(found.series[0]),
+        page.sizes_over_time(found.series),
+        page.savings(found.series),
+        page.durations(runs, STAGES),
+        page.timeline(found.series[0]),
     ]
     for figure in drawn:
         assert figure is not None
         for mark in figure.marks:
-            assert 0 <= mark.x <= mark.x + mark.width <= figures.WIDTH
+            assert 0 <= mark.x <= mark.x + mark.width <= page.WIDTH
             assert 0 <= round(mark.y, 1) <= mark.y + mark.height <= figure.height + 0.1
 
 
 def test_a_column_is_as_high_as_its_run_was_long(tmp_path: Path) -> None:
-    names = page.STAGES
-    figure = figures.durations([run("success", stages=stages(50, 150))], names)
+    figure = page.durations([run("success", stages=stages(50, 150))], STAGES)
     assert figure is not None
     first, second = figure.marks
     assert second.height == 3 * first.height
     assert second.y + second.height == first.y or abs(second.y + second.height - first.y) < 0.2
-    assert figures.durations([run("running")], names) is None
+    assert page.durations([run("running")], STAGES) is None
 
 
 def test_saving_is_coloured_by_steps() -> None:
-    assert [figures.heat(share) for share in (0, 0.05, 0.1, 0.55, 0.9, 1, 7)] == [
+    assert [page.heat(share) for share in (0, 0.05, 0.1, 0.55, 0.9, 1, 7)] == [
         0,
         0,
         1,

@@ -199,15 +199,15 @@ def test_a_green_page_gets_old_when_the_schedule_is_not_kept(
     said = problem(late, good)
     assert "No run has started that was due 2026-01-03 01:30 UTC" in said
     assert "the last good run ended 2026-01-02 01:35 UTC" in said
-    paused = IDLE.model_copy(update={"paused": True})
+    paused = IDLE._replace(paused=True)
     assert problem(NEXT, good, dag=paused) == ""
     assert "It is paused, and a run was due" in problem(late, good, dag=paused)
     hangs = run("running", hours=1)
     assert problem(NEXT, hangs, good) == ""
     assert "A run has not ended, and the next one was due" in problem(late, hangs, good)
-    by_hand = IDLE.model_copy(update={"due": None})
+    by_hand = IDLE._replace(due=None)
     assert problem(late, good, dag=by_hand) == "", "it has no schedule"
-    broken = by_hand.model_copy(update={"loaded": False})
+    broken = by_hand._replace(loaded=False)
     assert "cannot load" in problem(NIGHT, good, dag=broken)
 
 
@@ -216,7 +216,7 @@ def test_a_run_that_waits_and_waits_is_a_problem(tmp_path: Path, files: dict[str
     dag = Dag(dag_id=model.PREPARE)
 
     def problems(now: datetime, *runs: Run, paused: bool = False) -> list[str]:
-        dags = [dag.model_copy(update={"paused": paused})]
+        dags = [dag._replace(paused=paused)]
         return [one.message for one in look(tmp_path, *runs, dags=dags, now=now).summary.problems]
 
     assert problems(NIGHT + PATIENCE, waiting) == []

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException as AnyHTTPException
@@ -63,39 +63,31 @@ class Looker:
     """
 
     def __init__(self, place: Callable[[], Place], clock: Callable[[], float] = time.time) -> None:
-        self._place = place
-        self._clock = clock
-        self._reader: Reader | None = None
+        self._place, self._clock = place, clock
+        self._reader = lru_cache(maxsize=1)(Reader)
         self._last: Look | None = None
 
     def look(self, runs: list[Run], dags: list[Dag]) -> Look:
         """Return what is to be shown now; the same object while nothing has changed."""
         now, last = self._clock(), self._last
-        disk, remotes = self._disk()
+        try:
+            mirror, remotes = self._place()
+            with as_storage_error(mirror):
+                disk = self._reader(mirror).read()
+        except RepositoryError as error:
+            failure = Failure.of(error.subject, "settings", error)
+            disk, remotes = Disk(Path("?"), exists=True, failures={failure.name: failure}), ()
         seen = (disk, remotes, runs, dags, int(now // 60))  # a minute is as exact as it has to be
         if last is None or last.seen != seen:
             at = datetime.fromtimestamp(now, UTC)
             last = self._last = Look(seen, view.repository(disk, runs, dags, remotes, at))
         return last
 
-    def _disk(self) -> tuple[Disk, tuple[str, ...]]:
-        try:
-            mirror, remotes = self._place()
-            reader = self._reader
-            if reader is None or reader.root != mirror:
-                reader = self._reader = Reader(mirror)
-            with as_storage_error(mirror):
-                return reader.read(), remotes
-        except RepositoryError as error:
-            failure = Failure.of(error.subject, "settings", error)
-            return Disk(Path("?"), exists=True, failures={failure.name: failure}), ()
-
 
 def create_app(
     place: Callable[[], Place],
     guard: Sequence[Callable[..., Any]],
-    runs: Callable[..., list[Run]],
-    dags: Callable[..., list[Dag]],
+    known: Callable[..., tuple[list[Run], list[Dag]]],
     document: Callable[..., Mapping[str, Any] | None],
 ) -> FastAPI:
     """Make the application; every route of it is behind the guard.
@@ -103,8 +95,8 @@ def create_app(
     Args:
         place: Returns which repository is shown; may raise a ``RepositoryError``.
         guard: Dependencies that refuse who may not see the repository.
-        runs: Dependency that returns the last runs, newest first.
-        dags: Dependency that returns what Airflow knows of the DAGs.
+        known: Dependency that returns the last runs, newest first, and what Airflow knows of
+            the DAGs.
         document: Dependency, of ``dag_id`` and ``run_id`` in the query, that returns what a run
             left for people to read, as ``page.render_run`` takes it.
     """
@@ -122,19 +114,15 @@ def create_app(
     )
     looker = Looker(place)
 
-    def look(ran: list[Run] = Depends(runs), known: list[Dag] = Depends(dags)) -> Look:
-        return looker.look(ran, known)
+    def look(found: tuple[list[Run], list[Dag]] = Depends(known)) -> Look:
+        return looker.look(*found)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def show(seen: Look = Depends(look)) -> HTMLResponse:
         return HTMLResponse(seen.page)
 
     @app.get("/runs/", response_class=HTMLResponse, include_in_schema=False)
-    def show_run(
-        dag_id: str = Query(),
-        run_id: str = Query(),
-        left: Mapping[str, Any] | None = Depends(document),
-    ) -> HTMLResponse:
+    def show_run(dag_id: str, run_id: str, left: Any = Depends(document)) -> HTMLResponse:
         return HTMLResponse(page.render_run(dag_id, run_id, left))
 
     @app.get("/static/{name}", include_in_schema=False)
@@ -165,10 +153,10 @@ def create_app(
     @app.get("/api/v1/series/{name}", tags=["repository"], responses={404: {}})
     def series(name: str, seen: Look = Depends(look)) -> Series:
         """Tell of one series: its images and their rdiffs."""
-        one = next((one for one in seen.found.series if one.name == name), None)
-        if one is None:
-            raise HTTPException(404, f"no series {name}")
-        return one
+        for one in seen.found.series:
+            if one.name == name:
+                return one
+        raise HTTPException(404, f"no series {name}")
 
     @app.get("/api/openapi.json", include_in_schema=False)
     def description(request: Request) -> dict[str, Any]:

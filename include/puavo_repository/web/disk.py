@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 import stat
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from puavo_repository.audit import report as audit_report
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror import published
+from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.published import Published
 from puavo_repository.mirror.records import Failure
 
 T = TypeVar("T")
-_TICK = 2.0  # seconds; the coarsest clock of a file system
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Disk:
 
     root: Path  # the mirror's folder
     exists: bool = False
-    series: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)  # images of metadata
+    series: Document = field(default_factory=dict)  # all metadata as one document
     damaged: Mapping[str, str] = field(default_factory=dict)  # metadata files, and why
     sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of every file, by path
     changed: float | None = None  # when clients last got something new, seconds since the epoch
@@ -43,41 +42,34 @@ class Disk:
 class Folder(Generic[T]):
     """The ``.json`` files of one folder, each parsed again only when it was replaced.
 
-    They are replaced by rename, so the folder's time of modification tells whether any was, and
-    inode, size and time of a file whether it is still the one that was parsed.
+    They are replaced by rename: inode, size and time of a file tell whether it is still the one
+    that was parsed.
     """
 
     def __init__(self, folder: Path, parse: Callable[[bytes], T]) -> None:
         self._folder, self._parse = folder, parse
         self._known: dict[str, tuple[tuple[int, ...], T]] = {}
-        self._settled: float | None = None
 
     def read(self) -> dict[str, T]:
         """Return what the files hold, by name, sorted."""
-        now, changed = time.time(), modified(self._folder)
-        if changed is None or changed != self._settled:
-            self._known = dict(self._read())
-            # Two changes may share one tick of the file system's clock.
-            self._settled = changed if changed is not None and changed < now - _TICK else None
-        return {name.removesuffix(".json"): value for name, (_, value) in self._known.items()}
-
-    def _read(self) -> Iterator[tuple[str, tuple[tuple[int, ...], T]]]:
+        known: dict[str, tuple[tuple[int, ...], T]] = {}
         for name, status in sorted(listing(self._folder).items()):
             if name.startswith(".") or not name.endswith(".json"):
                 continue
             key = (status.st_ino, status.st_size, status.st_mtime_ns)
-            known = self._known.get(name)
+            found = self._known.get(name)
             with suppress(FileNotFoundError):  # replaced or removed a moment ago
-                if known is None or known[0] != key:
-                    known = key, self._parse((self._folder / name).read_bytes())
-                yield name, known
+                if found is None or found[0] != key:
+                    found = key, self._parse((self._folder / name).read_bytes())
+                known[name] = found
+        self._known = known
+        return {name.removesuffix(".json"): value for name, (_, value) in known.items()}
 
 
 class Reader:
     """Reads one mirror, again and again."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
         self._mirror = Mirror(root)
         self._documents = Folder(self._mirror.meta, _document)
         self._rdiffs = Folder(self._mirror.state.rdiffs.folder, self._too_large)
@@ -88,25 +80,25 @@ class Reader:
         Raises:
             OSError, RepositoryError: The mirror cannot be read.
         """
-        if not self.root.is_dir():
-            return Disk(self.root)
+        mirror, root = self._mirror, self._mirror.root
+        if not root.is_dir():
+            return Disk(root)
         documents = self._documents.read()
         found = [document for document in documents.values() if not isinstance(document, str)]
-        images, rdiffs = listing(self.root), listing(self._mirror.rdiffs)
-        sizes = {**images, **{f"rdiffs/{name}": status for name, status in rdiffs.items()}}
+        sizes = {name: one.st_size for name, one in listing(root).items()}
+        rdiffs = listing(mirror.rdiffs).items()
+        described = Identity.at(mirror.cksums)
         return Disk(
-            self.root,
+            root,
             exists=True,
-            series={name: one["images"] for document in found for name, one in document.items()},
+            series={name: one for document in found for name, one in document.items()},
             damaged={f"{name}.json": d for name, d in documents.items() if isinstance(d, str)},
-            sizes={path: status.st_size for path, status in sizes.items()},
-            changed=modified(self._mirror.cksums),
-            failures={one.name: one for one in self._mirror.state.failures},
-            too_large={
-                name: size for name, size in self._rdiffs.read().items() if size is not None
-            },
-            remotes=tuple(published.records(self.root)),
-            audit=audit_report.records(self.root).get(AuditReport.name),
+            sizes=sizes | {f"rdiffs/{name}": one.st_size for name, one in rdiffs},
+            changed=described.mtime / 1e9 if described else None,
+            failures={one.name: one for one in mirror.state.failures},
+            too_large={n: size for n, size in self._rdiffs.read().items() if size is not None},
+            remotes=tuple(published.records(root)),
+            audit=audit_report.records(root).get(AuditReport.name),
         )
 
     def _too_large(self, content: bytes) -> int | None:
@@ -127,14 +119,6 @@ def listing(folder: Path) -> dict[str, os.stat_result]:
                 if stat.S_ISREG(status.st_mode):
                     found[entry.name] = status
     return found
-
-
-def modified(path: Path) -> float | None:
-    """Return when a file or folder last changed, in seconds since the epoch."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return None
 
 
 def _document(content: bytes) -> Document | str:

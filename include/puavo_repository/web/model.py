@@ -1,12 +1,13 @@
-"""What the page shows and the API serves; its field descriptions are the API's documentation.
+"""What the page shows and the API serves, and moments, shares and durations in words. Pure.
 
-All sizes are bytes, all moments are UTC.
+The field descriptions are the API's documentation. All sizes are bytes, all moments are UTC.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -50,8 +51,7 @@ class Rdiff(Shown):
 
     filename: str
     state: RdiffState = Field(
-        description="offered; too large (not worth keeping, clients fetch the image); failed; "
-        "missing (described, but not there with its size)"
+        description="Too large: clients fetch the image; missing: not there with its size"
     )
     source: str = Field(description="Version of the image that a client has, digits alone")
     target: str = Field(description="Version of the image that it gets")
@@ -71,6 +71,11 @@ class Image(Shown):
     digests: Digests
     rdiffs: list[Rdiff] = Field(description="Rdiffs that lead to it")
 
+    def offered_from(self, version: str) -> Rdiff | None:
+        """Return the rdiff from another image to this one, where it is on offer."""
+        offered = (r for r in self.rdiffs if r.state is RdiffState.OFFERED)
+        return next((r for r in offered if r.source == version), None)
+
 
 class Series(Shown):
     """One series on offer, oldest image first."""
@@ -78,8 +83,7 @@ class Series(Shown):
     name: str
     images: list[Image]
     update: int | None = Field(
-        description="Bytes that a client with the image before the newest fetches; None where "
-        "it has to fetch the whole image"
+        description="Bytes from the image before the newest to it; None for the whole image"
     )
     saving: float = Field(description="What that client saves, as a share of the newest image")
 
@@ -115,8 +119,7 @@ class Remote(Shown):
     status: str = Field(description="The state in words: with how much, and since when")
     remedy: str = Field(description="What to do; empty where nothing is wrong")
     configured: bool = Field(
-        description="Whether it is one of those that are published to by default; what is wrong "
-        "with others does not count"
+        description="Whether it is published to by default; what is wrong with others is no problem"
     )
     generation: int = Field(description="Counts the changes of what clients see")
     published: datetime | None = Field(description="When its metadata last changed")
@@ -130,8 +133,7 @@ class Finding(Shown):
     """Something that the last audit found."""
 
     severity: Severity = Field(
-        description="error: clients are, or soon will be, led to something wrong or cut off; "
-        "warning: someone should look"
+        description="error: clients are led to something wrong or cut off; warning: to be looked at"
     )
     where: str = Field(description="local, a mirror's address, or the URL that clients use")
     file: str = Field(description="By its path there; empty where it is about the whole place")
@@ -171,15 +173,12 @@ class Run(Shown):
     run_id: str
     state: str = Field(description="queued, running, success or failed")
     kind: str = Field(description="scheduled, manual, asset_triggered, …")
-    queued: datetime | None = Field(
-        default=None, description="Since when it waits, or waited, to start"
-    )
+    queued: datetime | None = Field(default=None, description="Since when it waits to start")
     started: datetime | None
     ended: datetime | None
     counts: bool = Field(
         default=True,
-        description="Whether it says how the repository is: a dry run, one of other folders or "
-        "mirrors, and one that was refused for its own params do not",
+        description="Whether it tells of this repository: not a dry run, of others, or refused",
     )
     error: str = Field(default="", description="What it failed of")
     did: str = Field(default="", description="What it did, in a few words")
@@ -203,16 +202,14 @@ class Run(Shown):
         return (self.ended - self.started).total_seconds()
 
 
-class Dag(Shown):
+class Dag(NamedTuple):
     """What Airflow knows of a DAG."""
 
     dag_id: str
-    loaded: bool = Field(default=True, description="Whether Airflow can load it")
-    paused: bool = Field(default=False, description="Whether no run starts")
-    due: datetime | None = Field(
-        default=None, description="When its next run is to start by its schedule"
-    )
-    succeeded: datetime | None = Field(default=None, description="When its last good run ended")
+    loaded: bool = True  # whether Airflow can load it
+    paused: bool = False  # whether no run starts
+    due: datetime | None = None  # when its next run is to start by its schedule
+    succeeded: datetime | None = None  # when its last good run ended
 
 
 class Summary(Shown):
@@ -228,8 +225,7 @@ class Summary(Shown):
     image_bytes: int
     rdiff_bytes: int
     update_bytes: int = Field(
-        description="What clients fetch, one of each series with two images or more, to go from "
-        "the image before the newest to the newest"
+        description="What one client of each series fetches, from the image before to the newest"
     )
     update_whole: int = Field(description="What they would fetch without rdiffs")
     saving: float = Field(description="What they save, as a share")
@@ -254,3 +250,43 @@ class Health(Shown):
     ok: bool = Field(description="As in the summary")
     status: str = Field(description="The same in words, as the page says it")
     reasons: list[str] = Field(description="What is wrong and what to do, a sentence or two each")
+
+
+def when(moment: datetime | None) -> str:
+    """Render a moment."""
+    return f"{moment:%Y-%m-%d %H:%M} UTC" if moment else "never"
+
+
+def percent(share: float) -> str:
+    """Render a share."""
+    return f"{share:.1%}" if share < 0.9995 else "100%"
+
+
+def seconds(value: float) -> str:
+    """Render a duration."""
+    if value < 10:
+        return f"{value:.1f} s"
+    if value < 120:
+        return f"{value:.0f} s"
+    if value < 7200:
+        return f"{value / 60:.0f} min"
+    return f"{value / 3600:.1f} h"
+
+
+def built(number: str) -> datetime | None:
+    """Return the moment that a version names."""
+    try:
+        return datetime.strptime(number, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def version(number: str) -> str:
+    """Render a version as the moment that it names."""
+    found = built(number)
+    return f"{found:%Y-%m-%d %H:%M}" if found else number
+
+
+def moment(since: float | None) -> datetime | None:
+    """Return the moment so many seconds after the epoch."""
+    return datetime.fromtimestamp(since, UTC) if since else None

@@ -6,58 +6,48 @@ The page, the API and messages all say what stands here. Pure: facts and the tim
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from urllib.parse import quote
 
-from puavo_repository.audit.report import Severity
-from puavo_repository.errors import RepositoryError, SettingsError
+from puavo_repository.audit.report import Finding, Severity
+from puavo_repository.errors import SettingsError
 from puavo_repository.formats import metadata
 from puavo_repository.mirror.published import Published
 from puavo_repository.mirror.records import Failure
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.remote.target import parse_target, without_password
+from puavo_repository.web import model
 from puavo_repository.web.disk import Disk
-from puavo_repository.web.model import PUBLISH, Dag, Problem, RdiffState, Remote, Run, Series, State
-from puavo_repository.web.words import moment, when
+from puavo_repository.web.model import Dag, Problem, Remote, Run, Series, State, moment, when
 
 UP_TO_DATE = "Everything is up to date"
 PATIENCE = timedelta(minutes=15)  # for Airflow to start what is due
 
 
-def headline(problems: Collection[Problem], mirrors: Iterable[Remote]) -> str:
+def headline(problems: Sequence[Problem], mirrors: Sequence[Remote]) -> str:
     """Return how all of it stands, in a few words."""
-    if problems:
-        return count(len(problems), "problem")
     waiting = sum(one.configured and one.state is not State.UP_TO_DATE for one in mirrors)
-    if waiting:
+    if waiting and not problems:
         return f"{count(waiting, 'mirror')} {'is' if waiting == 1 else 'are'} not up to date yet"
-    return UP_TO_DATE
+    return count(len(problems), "problem") if problems else UP_TO_DATE
 
 
 def mirrors(
-    disk: Disk, configured: Sequence[str], runs: Iterable[Run], dags: Iterable[Dag], now: datetime
+    disk: Disk, configured: Sequence[str], runs: Sequence[Run], dags: Sequence[Dag], now: datetime
 ) -> list[Remote]:
     """Return how every mirror stands: those that are published to by default, then others.
 
     Those are the ``configured`` URLs or ids of connections; where there are none, every mirror
     that there is a record of counts.
     """
-    described = {
-        (file.path, file.sha256)
-        for name, images in disk.series.items()
-        for file in metadata.described_files({name: {"images": images}})
-    }
-    errors = Counter(
-        _normal(finding.where)
-        for finding in (disk.audit.findings if disk.audit else ())
-        if finding.severity is Severity.ERROR
-    )
-    paused = any(dag.paused for dag in dags if dag.dag_id == PUBLISH)
-    active = any(run.dag_id == PUBLISH and run.counts and run.active for run in runs)
-    prepared = moment(disk.changed)
+    described = {(file.path, file.sha256) for file in metadata.described_files(disk.series)}
+    errors = Counter(_normal(finding.where) for finding in _audit_errors(disk))
+    paused = any(dag.paused for dag in dags if dag.dag_id == model.PUBLISH)
+    active = any(run.dag_id == model.PUBLISH and run.counts and run.active for run in runs)
     # What was prepared a moment ago is published by a run that is about to start.
-    soon = prepared is not None and now - prepared < PATIENCE
+    soon = disk.changed is not None and now.timestamp() - disk.changed < PATIENCE.total_seconds()
     known = {_normal(record.address): record for record in disk.remotes}
     chosen = {_normal(address): address for address in configured}
     for key in chosen.keys() - known.keys():
@@ -86,6 +76,11 @@ def mirrors(
             )
         )
     return sorted(found, key=lambda one: (not one.configured, one.name))
+
+
+def _audit_errors(disk: Disk) -> list[Finding]:
+    findings = disk.audit.findings if disk.audit else ()
+    return [finding for finding in findings if finding.severity is Severity.ERROR]
 
 
 def _normal(address: str) -> str:
@@ -135,17 +130,18 @@ def find_problems(
     runs: Sequence[Run],
     dags: Sequence[Dag],
     now: datetime,
-) -> list[Problem]:
-    """Return all that is wrong with the mirror, what it offers, its remotes, its runs and DAGs."""
-    late = ((dag.dag_id, _late(dag, runs, now)) for dag in dags)
-    return [
-        *_local(disk, series),
-        *_missing(series),
-        *_published(disk, mirrors),
-        *_audited(disk),
-        *_failed(runs),
-        *(_problem(dag_id, "schedule", *found) for dag_id, found in late if found),
-    ]
+) -> Iterator[Problem]:
+    """Yield all that is wrong with the mirror, what it offers, its remotes, its runs and DAGs."""
+    yield from _local(disk, series)
+    yield from _published(disk, mirrors)
+    for found in _audit_errors(disk):
+        message = str(replace(found, file="", remedy=""))
+        remedy = found.remedy or "See the log of the audit"
+        yield _problem(found.file or found.where, "audit", message, remedy, permanent=True)
+    yield from _failed(runs)
+    for dag in dags:
+        if late := _late(dag, runs, now):
+            yield _problem(dag.dag_id, "schedule", *late)
 
 
 def problem(failure: Failure) -> Problem:
@@ -166,6 +162,7 @@ def _problem(
 
 
 def _local(disk: Disk, series: Sequence[Series]) -> Iterator[Problem]:
+    """Yield what is wrong with the local mirror, down to described files that are not present."""
     root = str(disk.root)
     if not disk.exists:
         remedy = "Run prepare: it makes the mirror from the image directory"
@@ -177,15 +174,11 @@ def _local(disk: Disk, series: Sequence[Series]) -> Iterator[Problem]:
     if disk.exists and not (series or disk.damaged or disk.failures):
         remedy = "Put images into the image directory, and run prepare"
         yield _problem(root, "mirror", "It offers no image yet", remedy)
-
-
-def _missing(series: Sequence[Series]) -> Iterator[Problem]:
-    """Yield the described files that are not present."""
     for one in series:
         message = f"The metadata of {one.name} names it, but it is not present with its size"
         for image in one.images:
             lost = [] if image.present else [image.filename]
-            lost += [r.filename for r in image.rdiffs if r.state is RdiffState.MISSING]
+            lost += [r.filename for r in image.rdiffs if r.state is model.RdiffState.MISSING]
             for name in lost:
                 yield _problem(name, "mirror", message, "Run prepare: it is made or linked again")
 
@@ -200,15 +193,6 @@ def _published(disk: Disk, mirrors: Sequence[Remote]) -> Iterator[Problem]:
         explained = said and one.state in {State.UNREACHABLE, State.BEHIND, State.UNKNOWN}
         if one.remedy and not explained and one.state is not State.DAMAGED:
             yield _problem(one.name, "publish", one.status, one.remedy, permanent=True)
-
-
-def _audited(disk: Disk) -> Iterator[Problem]:
-    """Yield the errors of the last audit."""
-    for one in disk.audit.findings if disk.audit else ():
-        if one.severity is Severity.ERROR:
-            error = RepositoryError(one.where, one.problem, expected=one.expected, found=one.found)
-            remedy = one.remedy or "See the log of the audit"
-            yield _problem(one.file or one.where, "audit", str(error), remedy, permanent=True)
 
 
 def _failed(runs: Sequence[Run]) -> Iterator[Problem]:

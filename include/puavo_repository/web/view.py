@@ -6,24 +6,10 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from puavo_repository.audit.report import AuditReport
 from puavo_repository.formats.names import ImageName, rdiff_name
-from puavo_repository.web import status
+from puavo_repository.web import model, status
 from puavo_repository.web.disk import Disk
-from puavo_repository.web.model import (
-    PREPARE,
-    Audit,
-    Dag,
-    Digests,
-    Image,
-    Rdiff,
-    RdiffState,
-    Repository,
-    Run,
-    Series,
-    Summary,
-)
-from puavo_repository.web.words import built, moment
+from puavo_repository.web.model import Dag, Rdiff, RdiffState, Repository, Run, Series, moment
 
 
 def repository(
@@ -43,9 +29,10 @@ def repository(
         now: By default the present time.
     """
     now = now or datetime.now(UTC)
-    series = [_series(name, images, disk) for name, images in sorted(disk.series.items())]
+    every = sorted(disk.series.items())
+    series = [_series(name, content["images"], disk) for name, content in every]
     mirrors = status.mirrors(disk, remotes, runs, dags, now)
-    problems = status.find_problems(disk, series, mirrors, runs, dags, now)
+    problems = list(status.find_problems(disk, series, mirrors, runs, dags, now))
     images = [image for one in series for image in one.images]
     rdiffs = [r for image in images for r in image.rdiffs if r.state is RdiffState.OFFERED]
     # What one client of each series fetches to get to its newest image, without and with rdiffs.
@@ -53,8 +40,14 @@ def repository(
     whole = sum(size for size, _ in updated)
     fetched = sum(size if update is None else update for size, update in updated)
     published = [one.published for one in mirrors if one.configured and one.published]
-    prepare = next((dag for dag in dags if dag.dag_id == PREPARE), None)
-    summary = Summary(
+    prepare = next((dag for dag in dags if dag.dag_id == model.PREPARE), Dag(model.PREPARE))
+    audit = None
+    if disk.audit:
+        begun, looked_at = datetime.fromtimestamp(disk.audit.begun, UTC), disk.audit.looked_at()
+        names = "ok", "findings", "notes", "repaired", "turn", "seconds"
+        others = {name: getattr(disk.audit, name) for name in names}
+        audit = model.Audit(at=begun, looked_at=looked_at, **others)
+    summary = model.Summary(
         ok=not problems,
         status=status.headline(problems, mirrors),
         problems=problems,
@@ -68,56 +61,56 @@ def repository(
         update_whole=whole,
         saving=1 - fetched / whole if whole else 0.0,
         changed=max(published, default=None) if mirrors else moment(disk.changed),
-        last_success=prepare.succeeded if prepare else None,
-        next_run=prepare.due if prepare and not prepare.paused else None,
+        last_success=prepare.succeeded,
+        next_run=None if prepare.paused else prepare.due,
         remotes=mirrors,
-        audit=_audit(disk.audit) if disk.audit else None,
+        audit=audit,
     )
     return Repository(summary=summary, series=series, runs=list(runs))
 
 
 def _series(name: str, entries: list[dict[str, Any]], disk: Disk) -> Series:
     images = [
-        Image(
+        model.Image(
             filename=entry["filename"],
             version=str(entry.get("version", "")),
-            built=built(str(entry.get("version", ""))),
+            built=model.built(str(entry.get("version", ""))),
             size=entry["size"],
             present=disk.sizes.get(entry["filename"]) == entry["size"],
             digests=_digests(entry),
-            rdiffs=[*_offered(entry, disk), *_absent(entry, entries, disk)],
+            rdiffs=list(_rdiffs(entry, entries, disk)),
         )
         for entry in entries
     ]
-    update, saving = None, 0.0
-    if len(images) > 1:
-        newest, before = images[-1], images[-2].version
-        offered = (
-            r.size for r in newest.rdiffs if r.state is RdiffState.OFFERED and r.source == before
-        )
-        update = next(offered, None)
-        saving = 1 - update / newest.size if update is not None and newest.size else 0.0
+    newest = images[-1] if images else None
+    step = newest.offered_from(images[-2].version) if newest and len(images) > 1 else None
+    update = step.size if step else None
+    saving = 1 - update / newest.size if newest and newest.size and update is not None else 0.0
     return Series(name=name, images=images, update=update, saving=saving)
 
 
-def _offered(image: dict[str, Any], disk: Disk) -> Iterator[Rdiff]:
-    """Yield the rdiffs that lead to an image, as its metadata names them."""
-    for diff in image.get("diffs", []):
-        present = disk.sizes.get(f"rdiffs/{diff['filename']}") == diff["size"]
-        yield Rdiff(
-            filename=diff["filename"],
-            state=RdiffState.OFFERED if present else RdiffState.MISSING,
-            source=str(diff.get("version", "")),
+def _rdiffs(image: dict[str, Any], others: list[dict[str, Any]], disk: Disk) -> Iterator[Rdiff]:
+    """Yield the rdiffs that lead to an image: those that its metadata names, then others.
+
+    The others are on record, but not on offer: too large, or failed.
+    """
+
+    def rdiff(name: str, state: RdiffState, source: Any, size: int, digests: Any = None) -> Rdiff:
+        return Rdiff(
+            filename=name,
+            state=state,
+            source=str(source),
             target=str(image.get("version", "")),
-            size=diff["size"],
-            share=diff["size"] / image["size"] if image["size"] else 0.0,
-            digests=_digests(diff),
+            size=size,
+            share=size / image["size"] if image["size"] else 0.0,
+            digests=digests,
         )
 
-
-def _absent(image: dict[str, Any], others: list[dict[str, Any]], disk: Disk) -> Iterator[Rdiff]:
-    """Yield the rdiffs to an image that are on record but not on offer: too large, or failed."""
-    offered = {diff["filename"] for diff in image.get("diffs", [])}
+    offered = {diff["filename"]: diff for diff in image.get("diffs", [])}
+    for name, diff in offered.items():
+        present = disk.sizes.get(f"rdiffs/{name}") == diff["size"]
+        state = RdiffState.OFFERED if present else RdiffState.MISSING
+        yield rdiff(name, state, diff.get("version", ""), diff["size"], _digests(diff))
     target = ImageName.parse(image["filename"])
     if target is None or not (disk.failures or disk.too_large):
         return
@@ -126,25 +119,11 @@ def _absent(image: dict[str, Any], others: list[dict[str, Any]], disk: Disk) -> 
         if source is None or source == target:
             continue
         name = rdiff_name(str(source), str(target))
-        if name in offered or not (name in disk.failures or name in disk.too_large):
-            continue
-        size = 0 if name in disk.failures else disk.too_large[name]
-        yield Rdiff(
-            filename=name,
-            state=RdiffState.FAILED if name in disk.failures else RdiffState.TOO_LARGE,
-            source=source.number,
-            target=target.number,
-            size=size,
-            share=size / image["size"] if image["size"] else 0.0,
-            digests=None,
-        )
+        if name in disk.failures and name not in offered:
+            yield rdiff(name, RdiffState.FAILED, source.number, 0)
+        elif name in disk.too_large and name not in offered:
+            yield rdiff(name, RdiffState.TOO_LARGE, source.number, disk.too_large[name])
 
 
-def _digests(entry: dict[str, Any]) -> Digests:
-    return Digests(**{kind: str(entry.get(kind, "")) for kind in Digests.model_fields})
-
-
-def _audit(found: AuditReport) -> Audit:
-    values = {"at": moment(found.begun), "looked_at": found.looked_at()}
-    others = Audit.model_fields.keys() - values.keys()
-    return Audit.model_validate({**values, **{name: getattr(found, name) for name in others}})
+def _digests(entry: dict[str, Any]) -> model.Digests:
+    return model.Digests(**{kind: str(entry.get(kind, "")) for kind in model.Digests.model_fields})
