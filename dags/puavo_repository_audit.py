@@ -28,7 +28,7 @@ from puavo_repository.errors import PermanentError
 from puavo_repository.progress import LoggedWatcher, count
 from puavo_repository.publish import options as publish_options
 from puavo_repository.remote.target import without_password
-from puavo_repository.settings.sources import usable
+from puavo_repository.settings import usable
 from puavo_repository_airflow import remotes, summary, tasks
 from puavo_repository_airflow.tasks import asked, begun, chosen
 

@@ -25,8 +25,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import run
 from puavo_repository.prepare.plan import DiffState, look
 from puavo_repository.progress import LoggedProgress
-from puavo_repository.settings import Settings
-from puavo_repository.settings.sources import usable
+from puavo_repository.settings import Settings, usable
 from puavo_repository_airflow import notify, summary, tasks
 from puavo_repository_airflow.tasks import asked, begun, chosen
 

@@ -10,7 +10,7 @@ from puavo_repository import settings
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.errors import SettingsError
 from puavo_repository.publish import options as publish_options
-from puavo_repository.settings import DEFAULTS, Model, Policy, table
+from puavo_repository.settings import Model, table
 from puavo_repository.settings.model import about
 from support.repository import ROOT
 
@@ -31,7 +31,7 @@ def test_the_defaults_are_those_of_the_old_command(images: Path) -> None:
     assert found.repository == "https://images.amxa.ch"
     assert found.puavo_os == images / "puavo-os"
     assert not found.no_config
-    assert found.policy == Policy(targets=3, sources="all", max_share=0.9)
+    assert (found.targets, found.sources, found.max_share) == (3, "all", 0.9)
 
 
 def test_later_sources_win(images: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_missing_image_directory_is_named(tmp_path: Path) -> None:
 def test_a_policy_chooses_sources(
     sources: str, target: int, count: int, indexes: list[int]
 ) -> None:
-    assert Policy(sources=sources).sources_of(target, count) == indexes
+    assert Model(sources=sources).sources_of(target, count) == indexes
 
 
 def test_the_engine_keeps_to_the_cores_and_the_memory_that_are_set(images: Path) -> None:
@@ -328,7 +328,7 @@ def test_what_is_empty_is_not_given_but_for_a_schedule(images: Path) -> None:
 
 
 def test_a_remote_is_reached_by_sftp_or_is_a_folder() -> None:
-    with pytest.raises(SettingsError, match="neither sftp:// nor file://"):
+    with pytest.raises(SettingsError, match="expected sftp:// or file:// URLs"):
         settings.read({"remote": "ftp://host/path"}, {})
 
 
@@ -365,5 +365,5 @@ def test_the_table_of_the_settings_is_up_to_date() -> None:
 
 
 def test_every_default_is_a_value_that_is_accepted() -> None:
-    given = {name: value for name, value in DEFAULTS if value}
+    given = {name: value for name, value in Model() if value}
     assert settings.read(given, {}) == settings.read({}, {})

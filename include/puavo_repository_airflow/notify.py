@@ -40,7 +40,6 @@ from puavo_repository.audit import report
 from puavo_repository.errors import RepositoryError
 from puavo_repository.mirror import published
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.settings.sources import usable
 from puavo_repository.web.model import AUDIT, FAILURE, PREPARE, PUBLISH
 
 SMTP = "smtp_default"
@@ -92,7 +91,7 @@ def on_failure() -> list[Notifier]:
 
 def deadline() -> DeadlineAlert | None:
     """Return the alert for a run that takes too long, None where none is configured."""
-    hours = usable().deadline
+    hours = settings.usable().deadline
     if not hours or not ways():
         return None
     return DeadlineAlert(
@@ -104,7 +103,7 @@ def deadline() -> DeadlineAlert | None:
 
 def ways() -> list[Callable[[str, str], None]]:
     """Return how to send a subject and a text: what is configured."""
-    found = usable()
+    found = settings.usable()
     configured = (found.notify_email, by_email), (found.notify_webhook, by_webhook)
     return [send for value, send in configured if value]
 
@@ -116,13 +115,13 @@ def by_email(subject: str, text: str) -> None:
     _connection(SMTP)
     lines = "".join(f"<p>{html.escape(line, quote=False)}</p>" for line in text.splitlines())
     with SmtpHook(smtp_conn_id=SMTP) as hook:
-        to = list(usable().notify_email)
+        to = list(settings.usable().notify_email)
         hook.send_email_smtp(to=to, subject=subject, html_content=lines)
 
 
 def by_webhook(subject: str, text: str) -> None:
     """Send a POST to the URL that is the password of the configured connection."""
-    name = usable().notify_webhook
+    name = settings.usable().notify_webhook
     url = _connection(name).password or ""
     if urlsplit(url).scheme not in {"http", "https"}:
         raise UndeliveredError(f"the password of the connection {name} is not an http or https URL")

@@ -22,7 +22,6 @@ from airflow.sdk import (
 from puavo_repository import settings
 from puavo_repository.errors import PermanentError, RepositoryError, SettingsError, TransientError
 from puavo_repository.settings.model import Model, about
-from puavo_repository.settings.sources import usable
 from puavo_repository_airflow import notify
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ def common(times: int, delay: timedelta, timeout: timedelta) -> dict[str, Any]:
         delay: Before the second try; each later one waits three times as long.
         timeout: How long one try may take.
     """
-    given = usable().retries
+    given = settings.usable().retries
     permanent = RetryRule(
         exception="puavo_repository.errors.PermanentError",
         action=RetryAction.FAIL,

@@ -120,7 +120,7 @@ def main(series: int, each: int) -> None:
         inventory = timed("discover", lambda: discover(settings))
         catalogue = timed("configure", lambda: configure(settings, inventory))
         found = timed("look", lambda: look(settings))
-        timed("make_plan", lambda: make_plan(inventory, catalogue, found.known, settings.policy))
+        timed("make_plan", lambda: make_plan(inventory, catalogue, found.known, settings))
         timed("guard", lambda: guard(settings, found))
         timed("wrong_files", mirror.wrong_files)
         timed("clean", lambda: clean(settings))

@@ -14,12 +14,12 @@ from puavo_repository.mirror.records import ImageRecord, RdiffRecord
 from puavo_repository.prepare.configure import Catalogue
 from puavo_repository.prepare.discover import Inventory
 from puavo_repository.prepare.plan import DiffState, Known, Pair, Plan, make_plan
-from puavo_repository.settings import Policy
+from puavo_repository.settings import Model
 
 SERIES = "a-os-b-buster-amd64"
 IMAGES = tuple(f"a-os-b-buster-2022-01-0{day}-120000-amd64.img" for day in range(1, 6))
 ONE, TWO, THREE, FOUR, FIVE = IMAGES
-POLICY = Policy()
+POLICY = Model()
 
 
 def inventory(*names: str) -> Inventory:
@@ -52,7 +52,7 @@ def plan(
     names: tuple[str, ...],
     facts: Known | None = None,
     extra: dict[str, tuple[str, ...]] | None = None,
-    policy: Policy = POLICY,
+    policy: Model = POLICY,
     present: tuple[str, ...] | None = None,
 ) -> Plan:
     found = inventory(*(IMAGES if present is None else present))
@@ -85,7 +85,7 @@ def test_extra_rdiffs_come_last_and_once() -> None:
 
 
 def test_extra_rdiffs_reach_images_beyond_the_policy() -> None:
-    found = plan(IMAGES, extra={ONE: (TWO,)}, policy=Policy(targets=1, sources="nearest:1"))
+    found = plan(IMAGES, extra={ONE: (TWO,)}, policy=Model(targets=1, sources="nearest:1"))
     assert pairs(found) == [(2, 1), (4, 5)]
 
 
@@ -133,7 +133,7 @@ def test_states_follow_what_is_known() -> None:
         two_one: DiffState.TOO_LARGE,
         one_two: DiffState.PRESENT,
     }
-    larger = replace(POLICY, max_share=0.95)
+    larger = Model(max_share=0.95)
     assert plan(names, facts, policy=larger).states[two_one] is DiffState.PRESENT
     dropped = Known(images, {two_one.rdiff: rdiff(two_one, 901, kept=False)})
     assert plan(names, dropped).states[two_one] is DiffState.TOO_LARGE
@@ -177,7 +177,7 @@ def test_no_rdiff_leads_to_itself_or_is_planned_twice(
 ) -> None:
     names = tuple(f"a-os-b-buster-2022-01-{day:02}-120000-amd64.img" for day in range(1, count + 1))
     found = make_plan(
-        inventory(*names), catalogue(*names), Known(), Policy(targets=targets, sources=sources)
+        inventory(*names), catalogue(*names), Known(), Model(targets=targets, sources=sources)
     )
     assert all(pair.source != pair.target for pair in found.states)
     assert {pair.target for pair in found.states} <= set(names[max(0, count - targets) :])

@@ -135,7 +135,7 @@ class _Job:
             check_at_rest(path, record.identity, identity_of(path), "after it was fingerprinted")
 
     def _is_too_large(self, rdiff: Digests) -> bool:
-        return is_too_large(rdiff.size, self._target.digests.size, self._settings.policy)
+        return is_too_large(rdiff.size, self._target.digests.size, self._settings)
 
     def _record(self, digests: Digests, engine: str, identity: Identity | None) -> RdiffRecord:
         contents = self._source.digests.sha512, self._target.digests.sha512

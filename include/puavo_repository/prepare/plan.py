@@ -25,7 +25,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure, ImageRecord, RdiffRecord
 from puavo_repository.prepare.configure import Catalogue, configure
 from puavo_repository.prepare.discover import Inventory, discover
-from puavo_repository.settings import Policy, Settings
+from puavo_repository.settings import Model, Settings
 
 
 class DiffState(Enum):
@@ -125,7 +125,7 @@ def look(settings: Settings) -> Plan:
     inventory = discover(settings)
     catalogue = configure(settings, inventory, dry_run=True)
     known = _gather(Mirror(settings.mirror_dir), inventory)
-    plan = make_plan(inventory, catalogue, known, settings.policy)
+    plan = make_plan(inventory, catalogue, known, settings)
     folder = settings.mirror_dir
     while not files.exists(folder):
         folder = folder.parent
@@ -152,7 +152,7 @@ def _gather(mirror: Mirror, inventory: Inventory) -> Known:
     return Known(images, rdiffs, frozenset(mirror.owned()))
 
 
-def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: Policy) -> Plan:
+def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: Model) -> Plan:
     """Decide what to do; pure."""
     failures, there = list(inventory.failures), inventory.names
     series = {
@@ -212,7 +212,7 @@ def _plan_series(
     config: SeriesConfig,
     there: Collection[str],
     known: Known,
-    policy: Policy,
+    policy: Model,
     failures: list[Failure],
 ) -> Series:
     """Choose the rdiffs for the images that clients can have now, and for all hoped for."""
@@ -276,7 +276,7 @@ def _failure(name: str, text: str) -> Failure:
     return Failure(name, "plan", f"{name}: {text}")
 
 
-def _state(pair: Pair, known: Known, policy: Policy, unread: Collection[str]) -> DiffState:
+def _state(pair: Pair, known: Known, policy: Model, unread: Collection[str]) -> DiffState:
     source, target = known.images.get(pair.source), known.images.get(pair.target)
     if source is None or target is None:
         return DiffState.WAITING
@@ -290,6 +290,6 @@ def _state(pair: Pair, known: Known, policy: Policy, unread: Collection[str]) ->
     return DiffState.WAITING if waits else DiffState.MISSING
 
 
-def is_too_large(rdiff: int, target: int, policy: Policy) -> bool:
+def is_too_large(rdiff: int, target: int, policy: Model) -> bool:
     """Tell whether an rdiff is not worth keeping beside its target; sizes in bytes."""
     return rdiff > policy.max_share * target

@@ -78,7 +78,7 @@ def report(
     if too_large := len(made) - len(kept):
         every_note.append(
             f"{count(too_large, 'rdiff')} made and not kept: larger than "
-            f"{settings.policy.max_share:.0%} of the image"
+            f"{settings.max_share:.0%} of the image"
         )
     return Report(
         mirror=settings.mirror_dir,

@@ -1,5 +1,7 @@
 """Settings of a run: built-in defaults, ``defaults.mk``, environment, then params or options.
 
+Later ones win, and a value that cannot be used is refused by the name that it was given there.
+
 The mirror and the configuration of an installation are those of its own images: with other images
 they would be emptied and rewritten. So other images bring their own, inside their folder, unless
 they are given as well.
@@ -7,46 +9,31 @@ they are given as well.
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from puavo_repository.delta import engine_named
 from puavo_repository.delta.engine import DeltaEngine
-from puavo_repository.errors import SettingsError, as_storage_error, storage_error
+from puavo_repository.errors import SettingsError, as_storage_error
 from puavo_repository.formats import defaults_mk
-from puavo_repository.settings.model import DEFAULTS, ENVIRONMENT, Folder, Model, folder
-from puavo_repository.settings.sources import read
+from puavo_repository.settings.model import Folder, Model, about
 
-__all__ = ["DEFAULTS", "ENVIRONMENT", "Model", "Policy", "Settings", "load", "read"]
+__all__ = ["ENVIRONMENT", "FOLDERS", "Model", "Settings", "load", "read", "usable", "variable"]
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT = "PUAVO_REPOSITORY_"
 SYSTEM_PUAVO_OS = Path("/puavo-os")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Which rdiffs are made: the settings of these names."""
-
-    targets: int = DEFAULTS.targets
-    sources: str = DEFAULTS.sources
-    max_share: float = DEFAULTS.max_share
-
-    def sources_of(self, target: int, count: int) -> list[int]:
-        """Return the indexes of the source images for the image at index ``target``.
-
-        Args:
-            target: Index of the target in its series, oldest first.
-            count: How many images the series has.
-        """
-        if self.sources == "older":
-            return list(range(target))
-        if self.sources == "all":
-            return [index for index in range(count) if index != target]
-        number = int(self.sources.removeprefix("nearest:"))
-        near = range(max(0, target - number), min(count, target + number + 1))
-        others = sorted(near, key=lambda index: (abs(index - target), index))[1:]
-        return sorted(others[:number])
+FOLDERS = ("image_dir", "mirror_dir", "puavo_os")
+_NOTHING: tuple[object, ...] = (None, "", [], ())  # counts as not given
+_warned: set[str] = set()
+_M = TypeVar("_M", bound=Model)
 
 
 class Settings(Model):
@@ -70,11 +57,6 @@ class Settings(Model):
         return self.puavo_os / "defaults.mk"
 
     @property
-    def policy(self) -> Policy:
-        """Which rdiffs are made."""
-        return Policy(self.targets, self.sources, self.max_share)
-
-    @property
     def cores(self) -> int:
         """How many cores to keep busy, at least one."""
         return self.jobs or len(os.sched_getaffinity(0))
@@ -84,6 +66,7 @@ class Settings(Model):
         return engine_named(self.engine, threads=self.cores, memory=self.memory << 20)
 
 
+@as_storage_error("a folder of the settings")
 def load(
     options: Mapping[str, Any],
     environment: Mapping[str, str] | None = None,
@@ -103,99 +86,146 @@ def load(
         SettingsError: A value cannot be used, or something needed is missing.
         StorageError: A folder or a ``defaults.mk`` cannot be read.
     """
-    read(options, environment, command=command)
-    where = _find(read(options, {}), read({}, environment))
-    image_dir, mirror_dir = where.image_dir, where.mirror_dir
-    if image_dir is None or mirror_dir is None:
-        raise SettingsError("IMAGE_DIR", "is not set", remedy="Give the folder with the images")
-    if images and not _is_folder(image_dir):
-        raise SettingsError(image_dir, "there is no such folder", expected="a folder of images")
-    _check_apart(image_dir, mirror_dir)
-    found = read(options, environment, where.variables.get("images_urlbase", ""))
-    known = {
-        "image_dir": image_dir,
-        "mirror_dir": mirror_dir,
-        "puavo_os": where.puavo_os,
-        "no_config": found.no_config or not where.may_configure,
-        "configured": where.configured,
-    }
-    return Settings(**{**found.model_dump(exclude_unset=True), **known})
-
-
-class _Places(NamedTuple):
-    image_dir: Path | None
-    mirror_dir: Path | None
-    puavo_os: Path
-    variables: dict[str, str]  # of the ``defaults.mk`` there
-    configured: bool = False  # whether images and mirror are the installation's own
-    may_configure: bool = True  # whether the configuration there is for this run to write
-
-
-def _find(asked: Model, installed: Model) -> _Places:
-    """Return the folders of a run, from what its options and the environment say alone."""
-    own = _complete(installed.image_dir, installed.mirror_dir, installed.puavo_os)
-    found = _complete(
-        asked.image_dir or installed.image_dir,
-        asked.mirror_dir or installed.mirror_dir,
-        asked.puavo_os or installed.puavo_os,
-    )
-    if own.image_dir is None or found.image_dir is None:
-        return found
-    if found.image_dir != own.image_dir:
+    given = read(options, environment, command=command)
+    asked, installed = read(options, {}), read({}, environment).model_dump(include={*FOLDERS})
+    own, found = _complete(given.model_copy(update=installed)), _complete(given)
+    ours = own.image_dir is not None and own.image_dir == found.image_dir
+    configured = ours and own.mirror_dir == found.mirror_dir
+    borrowed = ours and installed["image_dir"] is not None and asked.puavo_os is None
+    if own.image_dir and found.image_dir and not ours:
         beside = asked.puavo_os or found.image_dir / "puavo-os"
-        return _complete(found.image_dir, asked.mirror_dir, beside)
-    configured = found.mirror_dir == own.mirror_dir
-    borrowed = installed.image_dir is not None and asked.puavo_os is None
-    return found._replace(configured=configured, may_configure=configured or not borrowed)
+        others = {"image_dir": found.image_dir, "mirror_dir": asked.mirror_dir, "puavo_os": beside}
+        found = _complete(given.model_copy(update=others))
+    if found.image_dir is None or found.mirror_dir is None:
+        raise SettingsError("IMAGE_DIR", "is not set", remedy="Give the folder with the images")
+    if images and not found.image_dir.is_dir():
+        problem = "there is no such folder"
+        raise SettingsError(found.image_dir, problem, expected="a folder of images")
+    _check_apart(found.image_dir, found.mirror_dir)
+    # Another mirror of these images does not rewrite the configuration of their own.
+    no_config = found.no_config or (borrowed and not configured)
+    values = {**found.model_dump(exclude_unset=True), "no_config": no_config}
+    called = {"repository": "images_urlbase in defaults.mk"}  # all else is checked already
+    return _checked(Settings, {**values, "configured": configured}, called)
 
 
-def _complete(image_dir: Path | None, mirror_dir: Path | None, puavo_os: Path | None) -> _Places:
-    """Fill in what is not given, from ``defaults.mk`` or beside the images."""
+def _complete(given: Model) -> Model:
+    """Fill in what is not given, from ``defaults.mk`` or beside the images; its URL unchecked."""
+    image_dir, mirror_dir, puavo_os = given.image_dir, given.mirror_dir, given.puavo_os
     if puavo_os is None:
         puavo_os = SYSTEM_PUAVO_OS
-        if image_dir is not None and not _is_folder(puavo_os):
+        if image_dir is not None and not puavo_os.is_dir():
             puavo_os = image_dir / "puavo-os"
-    variables = _read(puavo_os / "defaults.mk")
-    said = {name: variables[name] for name in ("image_dir", "mirror_dir") if variables.get(name)}
+    path = puavo_os / "defaults.mk"
     try:
-        places = {name: folder(value) for name, value in said.items()}
-    except ValueError as error:
-        raise SettingsError(puavo_os / "defaults.mk", f"a folder there {error}") from error
-    image_dir = image_dir or places.get("image_dir")
+        variables = defaults_mk.parse(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        variables = {}
+    except UnicodeDecodeError as error:
+        raise SettingsError(path, "this file is not UTF-8 text") from error
+    said = {name: variables[name] for name in ("image_dir", "mirror_dir") if variables.get(name)}
+    there = _checked(Model, said, {name: f"{name} in {path}" for name in said})
+    image_dir = image_dir or there.image_dir
     if mirror_dir is None and image_dir is not None:
         mirror_dir = image_dir / "mirror"
         # The file's mirror belongs to the file's images: taken for other images, it would have
         # its own pruned away.
-        if places.get("image_dir") == image_dir:
-            mirror_dir = places.get("mirror_dir", mirror_dir)
-    return _Places(image_dir, mirror_dir, puavo_os, variables)
-
-
-def _read(path: Path) -> dict[str, str]:
-    try:
-        return defaults_mk.parse(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except UnicodeDecodeError as error:
-        raise SettingsError(path, "this file is not UTF-8 text") from error
-    except OSError as error:
-        raise storage_error(path, error) from error
+        if there.image_dir == image_dir:
+            mirror_dir = there.mirror_dir or mirror_dir
+    found = {"image_dir": image_dir, "mirror_dir": mirror_dir, "puavo_os": puavo_os}
+    url = variables.get("images_urlbase", "")
+    if url and "repository" not in given.model_fields_set:
+        return given.model_copy(update={**found, "repository": url})
+    return given.model_copy(update=found)
 
 
 def _check_apart(image_dir: Path, mirror_dir: Path) -> None:
     """Refuse a mirror that would feed on its own images; below them it is safe."""
-    with as_storage_error(mirror_dir):
-        same = mirror_dir.exists() and image_dir.exists() and mirror_dir.samefile(image_dir)
+    same = mirror_dir.exists() and image_dir.exists() and mirror_dir.samefile(image_dir)
     if same or image_dir.is_relative_to(mirror_dir):
-        raise SettingsError(
-            mirror_dir,
-            f"the mirror cannot be, or lie around, the image directory {image_dir}",
-            remedy=f"Choose another folder, such as {image_dir / 'mirror'}",
-        )
-    if mirror_dir.exists() and not _is_folder(mirror_dir):
+        problem = f"the mirror cannot be, or lie around, the image directory {image_dir}"
+        remedy = f"Choose another folder, such as {image_dir / 'mirror'}"
+        raise SettingsError(mirror_dir, problem, remedy=remedy)
+    if mirror_dir.exists() and not mirror_dir.is_dir():
         raise SettingsError(mirror_dir, "this is not a folder", expected="a folder, or nothing")
 
 
-def _is_folder(path: Path) -> bool:
-    with as_storage_error(path):
-        return path.is_dir()
+def read(
+    options: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    *,
+    command: bool = False,
+) -> Model:
+    """Return what options and environment say, each value checked, no folder looked at.
+
+    Args:
+        options: Options of the command or params of a DAG run, by the names that ``Model`` has;
+            None and empty texts count as not given, and what is no setting is left alone.
+        environment: The process' environment by default. An empty variable counts as not given,
+            but for a schedule.
+        command: Whether the options are the command's, and called so in a refusal.
+
+    Raises:
+        SettingsError: Values cannot be used; all of them are named.
+    """
+    variables = _variables(environment)
+    given = {n: v for n, v in options.items() if n in Model.model_fields and v not in _NOTHING}
+    called = {name: variable(name) for name in variables}
+    called |= {name: about(name).option if command else name for name in given}
+    return _checked(Model, {**variables, **given}, called)
+
+
+def usable() -> Model:
+    """Return the environment's settings, with the default for each that cannot be used.
+
+    So the DAG files read them while Airflow imports them: an import that fails hides the DAG, and
+    nobody is told. The first task of every DAG reads them again, and refuses what cannot be used.
+    """
+    variables = _variables(None)
+    try:
+        return Model(**variables)
+    except ValidationError as error:
+        wrong = {one["loc"][0] for one in error.errors()}
+        return Model(**{name: value for name, value in variables.items() if name not in wrong})
+
+
+def variable(name: str) -> str:
+    """Return the name of a setting in the environment."""
+    return ENVIRONMENT + name.upper()
+
+
+def _variables(environment: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the settings in the environment.
+
+    A variable that nobody reads may be misspelt: it is told, once in a process.
+    """
+    there = os.environ if environment is None else environment
+    names = {variable(name): name for name in Model.model_fields}
+    for unknown in sorted(there.keys() - names.keys() - _warned):
+        if unknown.startswith(ENVIRONMENT):
+            _warned.add(unknown)
+            nearest = difflib.get_close_matches(unknown, names, n=1, cutoff=0)
+            logger.warning("%s is no setting; the nearest is %s", unknown, *nearest)
+    said = {name: there[key] for key, name in names.items() if key in there}
+    return {name: value for name, value in said.items() if value or about(name).may_be_empty}
+
+
+def _checked(kind: type[_M], values: Mapping[str, Any], called: Mapping[str, str]) -> _M:
+    """Return settings; what cannot be used is refused, all of it, as it is called."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        wrong = {str(one["loc"][0]): one for one in reversed(error.errors())}  # the first of each
+        refused = []
+        for name in filter(wrong.__contains__, values):
+            value, found = values[name], about(name)
+            problem = wrong[name].get("ctx", {}).get("error", "cannot be used")
+            shown = "this value" if found.secret or "@" in str(value) else repr(value)
+            comment = "#" in str(value) and called[name] == variable(name)
+            remedy = "In an environment file, a comment needs a line of its own" if comment else ""
+            problem, expected = f"{shown} {problem}", found.expected
+            refused.append(SettingsError(called[name], problem, expected=expected, remedy=remedy))
+        first, *others = refused
+        also = f"Also {'; '.join(map(str, others))}" if others else ""
+        first.remedy = ". ".join(filter(None, (first.remedy, also)))
+        raise first from None

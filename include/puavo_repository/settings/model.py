@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -24,13 +23,10 @@ from puavo_repository.delta import ENGINES
 from puavo_repository.errors import SettingsError
 from puavo_repository.remote.throttle import Bandwidth
 
-ENVIRONMENT = "PUAVO_REPOSITORY_"
-_CONNECTION_ID = re.compile(r"[\w.:-]{1,250}")
-_ADDRESS = re.compile(r"[^@\s<>]+@[^@\s<>]+")
 _CRON_NAMES = {"@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly"}  # Airflow's
 
 
-def folder(value: Any) -> Path:
+def _folder(value: Any) -> Path:
     """Return the real path of a folder, which need not be there."""
     try:
         return Path(os.path.expanduser(str(value))).resolve()  # noqa: PTH111
@@ -69,23 +65,12 @@ def _cron(value: str) -> str:
     return value
 
 
-def _rates(value: str) -> str:
+def _rates(value: Any) -> str:
     try:
-        Bandwidth.parse(value)
+        Bandwidth.parse(str(value))
     except SettingsError as error:
         raise ValueError(error.problem) from error
-    return value
-
-
-def _check(usable: Callable[[str], object], problem: str) -> AfterValidator:
-    """Return a check of a text that says what is wrong with it."""
-
-    def check(value: str) -> str:
-        if not usable(value):
-            raise ValueError(problem)
-        return value
-
-    return AfterValidator(check)
+    return str(value)
 
 
 def _words(separators: str) -> BeforeValidator:
@@ -95,26 +80,16 @@ def _words(separators: str) -> BeforeValidator:
     )
 
 
-Folder = Annotated[Path, BeforeValidator(folder)]
+Folder = Annotated[Path, BeforeValidator(_folder)]
 Text = Annotated[str, BeforeValidator(str)]
 Url = Annotated[str, AfterValidator(_url)]
-Sources = Annotated[str, Field(pattern=r"^(all|older|nearest:[0-9]{1,9})$")]
-Engine = Annotated[str, _check(ENGINES.__contains__, "is no delta engine")]
+Sources = Annotated[str, Field(pattern=r"^(all|older|nearest:[0-9]{1,9})\Z")]
+Engine = Annotated[str, Field(pattern=rf"^({'|'.join(ENGINES)})\Z")]
 Cron = Annotated[str, AfterValidator(_cron)]
-Rates = Annotated[str, BeforeValidator(str), AfterValidator(_rates)]
-ConnectionId = Annotated[str, _check(_CONNECTION_ID.fullmatch, "is no id of a connection")]
-Address = Annotated[str, _check(_ADDRESS.fullmatch, "has a word that is no address")]
-Remote = Annotated[
-    str,
-    _check(
-        lambda value: "://" not in value or value.startswith(("sftp://", "file://")),
-        "has a URL that is neither sftp:// nor file://",
-    ),
-    _check(
-        lambda value: "://" in value or _CONNECTION_ID.fullmatch(value),
-        "has a word that is neither a URL nor the id of a connection",
-    ),
-]
+Rates = Annotated[str, BeforeValidator(_rates)]
+ConnectionId = Annotated[str, Field(pattern=r"^[\w.:-]{1,250}\Z")]
+Address = Annotated[str, Field(pattern=r"^[^@\s<>]+@[^@\s<>]+\Z")]
+Remote = Annotated[str, Field(pattern=r"^((sftp|file)://.*|[\w.:-]{1,250})\Z")]
 
 
 @dataclass(frozen=True)
@@ -125,9 +100,9 @@ class About:
     text: str  # what it is for
     default: str  # empty where there is none
     expected: str  # what a usable value looks like; by default its type and bounds
+    option: str  # its name among the command's options, by default its own
     unit: str = ""
     otherwise: str = ""  # what counts where nothing is set, if the default does not say it
-    option: str = ""  # its name among the command's options, if that is another
     secret: bool = False  # whether its value is never shown
     may_be_empty: bool = False  # whether an empty value in the environment says something
 
@@ -151,7 +126,7 @@ _RETRIES = "3, publishing 5, audit 2"
 class Model(BaseModel):
     """Every setting."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, regex_engine="python-re")
 
     image_dir: Folder | None = _where(None, expected=_FOLDER, option="IMAGE_DIR")
     """Folder with the images"""
@@ -235,8 +210,16 @@ class Model(BaseModel):
     )
     """Connection whose password is the URL of a webhook"""
 
-
-DEFAULTS = Model()
+    def sources_of(self, target: int, count: int) -> list[int]:
+        """Return which images of ``count``, oldest first, are sources for that at ``target``."""
+        if self.sources == "older":
+            return list(range(target))
+        if self.sources == "all":
+            return [index for index in range(count) if index != target]
+        number = int(self.sources.removeprefix("nearest:"))
+        near = range(max(0, target - number), min(count, target + number + 1))
+        others = sorted(near, key=lambda index: (abs(index - target), index))[1:]
+        return sorted(others[:number])
 
 
 def about(name: str) -> About:
@@ -247,14 +230,13 @@ def about(name: str) -> About:
     found = {
         "text": " ".join((field.description or "").split()),
         "default": default.lower() if field.annotation is bool else default,
-        "expected": _type_and_bounds(field, told.get("unit", "")),
+        "expected": "true or false" if field.annotation is bool else _bounds(field, **told),
+        "option": f"--{name.replace('_', '-')}",
     }
     return About(**{**found, **told})
 
 
-def _type_and_bounds(field: FieldInfo, unit: str) -> str:
-    if field.annotation is bool:
-        return "true or false"
+def _bounds(field: FieldInfo, *, unit: str = "", **_: Any) -> str:
     kind = "a number" if field.annotation is float else "a whole number"
     kind = "a share" if unit == "share" else f"{unit}: {kind}" if unit else kind
     least = next((one.ge for one in field.metadata if hasattr(one, "ge")), None)

@@ -6,8 +6,8 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
+from puavo_repository.settings import variable
 from puavo_repository.settings.model import Model, about
-from puavo_repository.settings.sources import variable
 
 BEGIN, END = "<!-- written by python -m puavo_repository.settings.table -->\n", "<!-- end -->\n"
 
