@@ -14,7 +14,7 @@ from airflow.sdk import dag, get_current_context, task
 
 from puavo_repository.errors import PublishError, SettingsError
 from puavo_repository.remote.target import without_password
-from puavo_repository.rollback import history, rollback
+from puavo_repository.rollback import rollback
 from puavo_repository_airflow import remotes, summary, tasks
 from puavo_repository_airflow.tasks import asked, chosen
 
@@ -69,7 +69,7 @@ def puavo_repository_rollback() -> None:
         tasks.label(address)
         with remotes.publisher(mirror) as remote:
             if asked("dry_run"):
-                return summary.generations(history.steps(remote))
+                return summary.generations(rollback.steps(remote))
             done = rollback.roll_back(remote, params["generation"], params["series"] or ())
         rollback.remember(chosen(images=False).mirror_dir, address, done)
         return summary.rolled_back(done)

@@ -20,8 +20,7 @@ if TYPE_CHECKING:  # the scheduler loads each DAG again and again
     from puavo_repository.audit.report import AuditReport
     from puavo_repository.prepare.report import Report
     from puavo_repository.publish.report import PublishReport
-    from puavo_repository.rollback.history import Step
-    from puavo_repository.rollback.rollback import RolledBack
+    from puavo_repository.rollback.rollback import RolledBack, Step
 
 logger = logging.getLogger("puavo_repository.summary")
 GLANCE = ""  # the title of the lines that come first, and large

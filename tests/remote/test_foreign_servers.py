@@ -40,7 +40,7 @@ from puavo_repository.remote.sftp.session import LARGEST_REPLY
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Kind, read_whole
-from puavo_repository.rollback import history, rollback
+from puavo_repository.rollback import rollback
 from support.foreign import NAMES, changed_bytes, changed_json, changed_values, examples
 from support.meddler import Meddle, Meddler, whole
 from support.mirrors import changed, image, make_mirror, prepare, tree_of, walk
@@ -375,7 +375,7 @@ def test_a_hostile_journal_leads_nowhere(
         with suppress(RepositoryError):  # and nothing else
             publish(mirror, target, NOW)
             with Publisher(mirror, target, NOW) as publisher:
-                history.steps(publisher)
+                rollback.steps(publisher)
                 rollback.roll_back(publisher, None)
 
 

@@ -16,7 +16,7 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
-from puavo_repository.rollback import history, rollback
+from puavo_repository.rollback import rollback
 from rollback.nights import nights, roll_back
 from support.mirrors import (
     KEEP,
@@ -145,6 +145,28 @@ def test_one_series_alone_steps_back(mirror: Path, remote: Path, target: Target)
         roll_back(mirror, target, None, "puavo-os-nobody-amd64")
 
 
+def test_one_series_after_another_steps_back_to_the_same_and_both_stay_away(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    names = [name.replace("-test-", "-other-") for name in (image(1), image(2))]
+    for name in names:
+        (mirror / name).write_bytes(name.encode() * 999)
+    prepare(mirror, names[:1], series=OTHER)
+    publish(mirror, target, KEEP)
+    before = documents(remote)
+    prepare(mirror, names, series=OTHER)
+    add_image(mirror, [image(1), image(2)])
+    publish(mirror, target, KEEP)
+    for series in (SERIES, OTHER):
+        roll_back(mirror, target, 1, series)
+    assert documents(remote) == before
+    assert publish(mirror, target, KEEP).failed.keys() == {
+        f"meta/{SERIES}.json",
+        f"meta/{OTHER}.json",
+    }
+    assert documents(remote) == before
+
+
 @pytest.mark.parametrize("what", ["gone", "cut short", "another"])
 def test_a_file_that_is_not_there_any_more_stops_it(
     mirror: Path, remote: Path, target: Target, what: str
@@ -162,7 +184,7 @@ def test_a_file_that_is_not_there_any_more_stops_it(
         roll_back(mirror, target, 1)
     assert documents(remote) == seen
     with Publisher(mirror, target, KEEP) as publisher:
-        missing = {step.number: step.missing for step in history.steps(publisher)}
+        missing = {step.number: step.missing for step in rollback.steps(publisher)}
     assert missing[3] == 0
     assert (missing[1] > 0) == (what != "another"), "only its bytes can tell that one"
 
@@ -184,7 +206,7 @@ def test_only_so_many_generations_are_kept(mirror: Path, remote: Path, target: T
         names = add_image(mirror, names, keep=3, seed=night)
         assert publish(mirror, target, few).ok
     with Publisher(mirror, target, few) as publisher:
-        found = history.steps(publisher)
+        found = rollback.steps(publisher)
     assert [step.number for step in found] == [5, 4, 3]
     assert found[0].newest == {SERIES: "20260107120000"}
     assert found[1].newest == {SERIES: "20260106120000"}
@@ -261,7 +283,7 @@ def test_only_what_was_published_is_put_back(mirror: Path, remote: Path, target:
     with pytest.raises(PublishError, match="was damaged before it was replaced"):
         roll_back(mirror, target, 2)
     with Publisher(mirror, target, KEEP) as publisher:
-        assert [step.number for step in history.steps(publisher) if step.lost] == [2]
+        assert [step.number for step in rollback.steps(publisher) if step.lost] == [2]
 
 
 def test_from_damaged_metadata_nobody_steps_back(

@@ -17,7 +17,7 @@ from puavo_repository.publish.state import sha256
 from puavo_repository.remote import journal
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, write_whole
-from puavo_repository.rollback import history
+from puavo_repository.rollback import rollback
 from rollback.nights import nights, roll_back
 from support.mirrors import (
     KEEP,
@@ -99,7 +99,7 @@ def test_a_night_that_could_not_be_recorded_leaves_no_gap_in_the_way_back(
             publish(mirror, target, KEEP)
     assert publish(mirror, target, KEEP).ok
     with Publisher(mirror, target, KEEP) as publisher:
-        assert [step.number for step in history.steps(publisher)] == [3, 2, 1]
+        assert [step.number for step in rollback.steps(publisher)] == [3, 2, 1]
 
 
 def test_a_step_that_was_killed_before_the_journal_knew_is_no_change_by_others(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from puavo_repository.cli import options, printed
 from puavo_repository.errors import RepositoryError, SettingsError
 from puavo_repository.publish import options as publish_options
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.rollback.history import Step, steps
-from puavo_repository.rollback.rollback import no_such_series, remember, roll_back
+from puavo_repository.rollback.rollback import remember, roll_back, steps
 
 
 def run(given: Sequence[str]) -> int:
@@ -50,24 +49,13 @@ def _one(
 ) -> tuple[list[str], dict[str, Any]]:
     """Roll one mirror back, or list its generations; return that for a person and a program."""
     if asked.list:
-        found = _only(steps(publisher), url, asked.series)
-        values = {"target": url, "generations": [step.to_dict() for step in found]}
+        found = steps(publisher, asked.series)
+        values = {"target": url, "generations": [asdict(step) for step in found]}
         return [url, *(f"  {step}" for step in found)], values
     done = roll_back(publisher, asked.to, asked.series)
     if mirror_dir.is_dir():
         remember(mirror_dir, url, done)
     return [str(done)], done.to_dict()
-
-
-def _only(found: Sequence[Step], url: str, series: Sequence[str]) -> Sequence[Step]:
-    """Return the generations with the newest images of some series alone; of none for all."""
-    there = {name for step in found for name in step.newest}
-    for name in series:
-        if name not in there:
-            raise no_such_series(url, name, there)
-    if not series:
-        return found
-    return [replace(s, newest={name: s.newest.get(name, "") for name in series}) for s in found]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,27 +10,50 @@ in the journal and not published again until the operator allows it, or it is no
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from puavo_repository.errors import PublishError, SettingsError
 from puavo_repository.formats import metadata
+from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror import published
 from puavo_repository.mirror.description import Description
+from puavo_repository.progress import count
 from puavo_repository.publish.compare import sha256_of
 from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.report import PublishReport
-from puavo_repository.publish.state import FileState, RemoteState, is_meta, sha256
+from puavo_repository.publish.state import FileState, RemoteState, Row, is_meta, sha256
 from puavo_repository.publish.survey import listed
 from puavo_repository.publish.switch import Switch
-from puavo_repository.remote.journal import Journal, Restored, load_generation
-from puavo_repository.remote.tree import RemoteTree
-from puavo_repository.rollback.history import Past, history, is_in_place
+from puavo_repository.remote import journal
+from puavo_repository.remote.tree import RemoteTree, read_whole
 
 logger = logging.getLogger(__name__)
+
+Past = tuple[int, journal.Generation | None, Description]
+"""A generation as it was: its number, its record where that can be read, what it offered."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One generation that was published, as it is shown."""
+
+    number: int
+    at: int | None  # when, in seconds since the epoch; None where that is not kept
+    newest: Mapping[str, str]  # version of the newest image of each series then
+    missing: int  # how many of the files that it names are not there any more
+    lost: int = 0  # how many of its metadata files are lost: it cannot be gone back to
+
+    def __str__(self) -> str:
+        at = f"{datetime.fromtimestamp(self.at, UTC):%Y-%m-%d %H:%M} UTC" if self.at else "unknown"
+        newest = ", ".join(f"{name} {version}" for name, version in self.newest.items())
+        missing = f"; {count(self.missing, 'file')} of it missing" if self.missing else ""
+        lost = "; its metadata is lost, so it cannot be rolled back to" if self.lost else ""
+        return f"generation {self.number}, published {at}: {newest}{missing}{lost}"
 
 
 @dataclass(frozen=True)
@@ -42,7 +65,7 @@ class RolledBack:
     restored: int  # the generation whose metadata that is
     documents: tuple[str, ...]  # metadata files that were put back or removed
     rejected: tuple[str, ...]  # files that clients are not told of any more
-    files: Mapping[str, str] = field(default_factory=dict)  # sha256 of those they are told of
+    files: Mapping[str, str]  # sha256 of those they are told of
 
     def __str__(self) -> str:
         return (
@@ -54,6 +77,28 @@ class RolledBack:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what its clients are told of: that is in the metadata."""
         return {name: value for name, value in asdict(self).items() if name != "files"}
+
+
+def steps(publisher: Publisher, series: Collection[str] = ()) -> list[Step]:
+    """Return the generations that are kept, the current one first; of some series or of all."""
+    with publisher.pool.tree() as tree:
+        record, found = journal.load(tree), []
+        state = listed(tree, Description({}), record)
+        for number, made, past in _history(tree, record):
+            past.check_digests()
+            newest = {
+                name: str(content["images"][-1].get("version", ""))
+                for document in past.parsed.values()
+                for name, content in document.items()
+                if content["images"]
+            }
+            there = [_is_in_place(state.row(file.path), file) for file in past.files.values()]
+            at, lost = made.at if made else None, len(past.damaged)
+            found.append(Step(number, at, newest, there.count(False), lost))
+        _check_series(tree.name, series, {name for step in found for name in step.newest})
+    if not series:
+        return found
+    return [replace(s, newest={name: s.newest.get(name, "") for name in series}) for s in found]
 
 
 def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()) -> RolledBack:
@@ -72,73 +117,13 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
         PublishError: A file that it names is not there any more, or the metadata there is
             damaged. Nothing was changed.
     """
-    with publisher.hold() as remote:
+    with publisher.hold() as held:
         # It takes from clients what was agreed on when it was asked for.
         options = publisher.options.model_copy(update={"allow_mass_delete": True})
-        report = PublishReport(remote.tree.name)
-        return _roll_back(replace(remote, options=options, report=report), to, series)
-
-
-def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) -> RolledBack:
-    tree, journal = remote.tree, remote.journal
-    asked = tuple(sorted(f"meta/{name}.json" for name in series))
-    now, *before = history(tree, journal)
-    made = load_generation(tree, journal.generation)
-    last = made.restored if made else None
-    if to is None and last and last.series == asked:
-        to = last.restores
-    past = _chosen(remote, now, before, to, asked)
-    past.described.check_digests()
-    state = _compared(tree, journal, now, past)
-    changing = {*now.documents, *past.documents}
-    changing = {p for p in changing if state.row(p).state is not FileState.PRESENT}
-    _check_sound(tree, now, changing)
-    _check_in_place(tree, state, changing, past.number)
-    kept = _contents(past, past.documents).items()
-    rejected = _contents(now, changing & now.documents.keys())
-    rejected = {path: digest for path, digest in rejected.items() if (path, digest) not in kept}
-    if last and past.number > last.restores:
-        rejected = {}  # a step forward: what it leaves behind was good
-    # In the journal before clients see a thing: a rollback that is cut short stays one.
-    every = (journal.rejected | rejected).items()
-    journal.rejected = {path: digest for path, digest in every if (path, digest) not in kept}
-    try:
-        Switch(remote, state, Restored(past.number, asked)).run([])
-        _check_in_place(tree, listed(tree, past.described, journal), changing, past.number)
-        for path in past.described.files:
-            journal.set_unnamed(path, None)  # the grace begins anew when they go once more
-        journal.verified = True
-    finally:
-        remote.save()
-    found = RolledBack(
-        tree.name,
-        journal.generation,
-        past.number,
-        tuple(remote.report.switched),
-        tuple(path for path in sorted(rejected) if not is_meta(path)),
-        past.described.digests(),
-    )
+        remote = replace(held, options=options, report=PublishReport(held.tree.name))
+        found = _roll_back(remote, to, series)
     logger.info("%s", found)
     return found
-
-
-def _compared(tree: RemoteTree, journal: Journal, now: Past, past: Past) -> RemoteState:
-    """Return the table of a remote that is to have the metadata of the past."""
-    state = listed(tree, past.described, journal)
-    for path, content in now.documents.items():
-        row = state.row(path)
-        row.document = now.described.parsed.get(path, {})
-        if past.documents.get(path) == content:
-            row.state = FileState.PRESENT
-            # A rollback that was killed may have written it, and not said so.
-            mtime = row.found.mtime if row.found else 0
-            journal.placed(path, row.size, row.sha256, mtime)
-    return state
-
-
-def _contents(past: Past, documents: Collection[str]) -> dict[str, str]:
-    """Return the sha256 of every file that a generation names, and of some of its metadata."""
-    return past.described.digests() | {path: sha256(past.documents[path]) for path in documents}
 
 
 def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
@@ -147,37 +132,95 @@ def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
     published.remember(mirror_dir, address, now, files=done.files, problems={}, restored=before)
 
 
-def _check_sound(tree: RemoteTree, now: Past, changing: Collection[str]) -> None:
-    """Refuse to roll back from metadata that is damaged: nobody knows what it offered."""
-    for path in sorted(changing & now.described.damaged.keys()):
-        raise PublishError(
-            f"{tree.name}/{path}",
-            "is damaged, so what it offered cannot be taken back",
-            remedy="Nothing was changed. Publish once, which mends it, and roll back then",
-        )
+def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) -> RolledBack:
+    tree, record, report = remote.tree, remote.journal, remote.report
+    (_, made, now), *before = _history(tree, record)
+    last = made.restored if made else None
+    asked = tuple(sorted(f"meta/{name}.json" for name in series))
+    if to is None and last and last.series == asked:
+        to = last.restores
+    number, past = _chosen(remote, now, before, to, asked)
+    past.check_digests()
+    there, state = now.documents, listed(tree, past, record)
+    changing = {p for p in {*there, *past.documents} if there.get(p) != past.documents.get(p)}
+    for path in sorted(changing & now.damaged.keys()):
+        problem = "is damaged, so what it offered cannot be taken back"
+        remedy = "Nothing was changed. Publish once, which mends it, and roll back then"
+        raise PublishError(f"{tree.name}/{path}", problem, remedy=remedy)
+    for path in there:
+        row = state.row(path)
+        row.document = now.parsed.get(path, {})
+        if path not in changing:
+            row.state = FileState.PRESENT
+            # A rollback that was killed may have written it, and not said so.
+            mtime = row.found.mtime if row.found else 0
+            record.placed(path, row.size, row.sha256, mtime)
+    _check_in_place(tree, state, changing, number)
+    kept, rejected = _contents(past).items(), {}
+    if not last or number <= last.restores:  # else a step forward: what it leaves behind was good
+        rejected = {p: d for p, d in _contents(now).items() if (p, d) not in kept}
+    # In the journal before clients see a thing: a rollback that is cut short stays one.
+    every = (record.rejected | rejected).items()
+    record.rejected = {path: digest for path, digest in every if (path, digest) not in kept}
+    try:
+        Switch(remote, state, journal.Restored(number, asked)).run([])
+        _check_in_place(tree, listed(tree, past, record), changing, number)
+        for path in past.files:
+            record.set_unnamed(path, None)  # the grace begins anew when they go once more
+        record.verified = True
+    finally:
+        remote.save()
+    gone = tuple(path for path in sorted(rejected) if not is_meta(path))
+    switched, files = tuple(report.switched), past.digests()
+    return RolledBack(tree.name, record.generation, number, switched, gone, files)
+
+
+def _history(tree: RemoteTree, record: journal.Journal) -> Iterator[Past]:
+    """Yield the current generation and those before it, as far as there are records of them."""
+    read = ((path, read_whole(tree, path)) for path in sorted(record.files) if is_meta(path))
+    documents = {path: content for path, content in read if content is not None}
+    for number in range(record.generation, -1, -1):
+        made = journal.load_generation(tree, number)
+        yield number, made, Description.of(dict(documents))
+        if made is None:
+            return
+        for path, text in made.replaced.items():
+            documents.pop(path, None)
+            if text is not None:
+                documents[path] = text.encode()
+        if not documents:
+            return
 
 
 def _chosen(
-    remote: LockedRemote, now: Past, before: Sequence[Past], to: int | None, asked: Collection[str]
-) -> Past:
-    """Return the metadata that clients shall see: of one generation, in some series or in all."""
-    name, every = remote.tree.name, {path for past in (now, *before) for path in past.documents}
-    only, rejected = set(asked) or every, remote.journal.rejected.items()
-    if not only <= every:
-        raise no_such_series(name, min(only - every), every)
-    for past in (_mixed(now, past, only) for past in before):
-        lost = sorted(only & past.described.damaged.keys())
-        if lost and past.number == to:
-            raise PublishError(
-                f"{name}/{lost[0]}",
-                f"of generation {to} was damaged before it was replaced",
-                remedy="Choose another generation",
-            )
-        is_other = past.documents != now.documents
-        is_good = not past.described.digests().items() & rejected
-        if not lost and (past.number == to or (to is None and is_other and is_good)):
-            return past
-    numbers = ", ".join(str(past.number) for past in before) or "none"
+    remote: LockedRemote,
+    now: Description,
+    before: Sequence[Past],
+    to: int | None,
+    asked: Collection[str],
+) -> tuple[int, Description]:
+    """Return the number of a generation, and what clients shall see: that of now for other series.
+
+    ``asked`` has the metadata files of the series that roll back; empty for all.
+    """
+    name, rejected = remote.tree.name, remote.journal.rejected.items()
+    every = {*now.documents, *(path for _, _, past in before for path in past.documents)}
+    _check_series(name, map(_series, asked), set(map(_series, every)))
+    only = set(asked) or every
+    for number, _made, past in before:
+        documents = {path: text for path, text in now.documents.items() if path not in only}
+        documents |= {path: text for path, text in past.documents.items() if path in only}
+        mixed = Description.of(documents)
+        lost = sorted(only & mixed.damaged.keys())
+        if lost and number == to:
+            problem = f"of generation {to} was damaged before it was replaced"
+            remedy = "Choose another generation"
+            raise PublishError(f"{name}/{lost[0]}", problem, remedy=remedy)
+        is_other = documents != now.documents
+        is_good = not mixed.digests().items() & rejected
+        if not lost and (number == to or (to is None and is_other and is_good)):
+            return number, mixed
+    numbers = ", ".join(str(number) for number, *_ in before) or "none"
     raise SettingsError(
         name,
         "there is no such generation to go back to" if to is not None else "there is no way back",
@@ -187,24 +230,29 @@ def _chosen(
     )
 
 
-def _mixed(now: Past, past: Past, only: set[str]) -> Past:
-    """Return a generation with its own metadata for some series, and that of now for the others."""
-    documents = {path: text for path, text in now.documents.items() if path not in only}
-    documents |= {path: text for path, text in past.documents.items() if path in only}
-    return replace(past, described=Description.of(documents))
-
-
-def no_such_series(where: str, name: str, there: Collection[str]) -> SettingsError:
-    """Return the error for a series that a remote does not have."""
-    known = ", ".join(sorted(map(_series, there)))
-    return SettingsError(
-        where, "has no such series", expected=f"one of {known}", found=_series(name)
-    )
-
-
 def _series(path: str) -> str:
-    """Return the series that a metadata file is of; a series' name stays as it is."""
     return path.removeprefix("meta/").removesuffix(".json")
+
+
+def _check_series(where: str, asked: Iterable[str], there: Collection[str]) -> None:
+    for name in sorted(set(asked) - set(there)):
+        expected = f"one of {', '.join(sorted(there))}"
+        raise SettingsError(where, "has no such series", expected=expected, found=name)
+
+
+def _contents(described: Description) -> dict[str, str]:
+    """Return the sha256 of all metadata of a generation and of every file that it names."""
+    own = {path: sha256(content) for path, content in described.documents.items()}
+    return described.digests() | own
+
+
+def _is_in_place(row: Row, file: DescribedFile) -> bool | None:
+    """Say whether a file is there as it was published; None where only its bytes can tell."""
+    if row.found is None or not row.found.is_file(file.size):
+        return False
+    if row.entry is None or not row.is_as_left:
+        return None
+    return row.entry.sha256 == file.sha256
 
 
 def _check_in_place(
@@ -219,7 +267,7 @@ def _check_in_place(
     named = {file.path for document in parsed for file in metadata.described_files(document)}
     for file in described.files.values():
         row = state.row(file.path)
-        there = is_in_place(row, file) if file.path in named else True
+        there = _is_in_place(row, file) if file.path in named else True
         if there is None and sha256_of(tree, file.path, file.size) == file.sha256:
             state.note_found(row)
         elif not there:
@@ -227,8 +275,7 @@ def _check_in_place(
         row.state = FileState.PRESENT
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise PublishError(
-            f"{tree.name}/{min(missing)}{more}",
-            f"which generation {number} names, is not there any more",
-            remedy="Nothing was changed. Choose a later generation, or prepare and publish again",
-        )
+        problem = f"which generation {number} names, is not there any more"
+        remedy = "Choose a later generation, or prepare and publish again"
+        where = f"{tree.name}/{min(missing)}{more}"
+        raise PublishError(where, problem, remedy=f"Nothing was changed. {remedy}")
