@@ -45,8 +45,8 @@ def known() -> tuple[list[Run], list[Dag]]:
     return [run("success")], [Dag(dag_id=PREPARE, succeeded=run("success").ended)]
 
 
-def document(dag_id: str = Query(), run_id: str = Query()) -> Mapping[str, Any] | None:
-    return None
+def document(dag_id: str = Query(), run_id: str = Query()) -> Mapping[str, Any]:
+    return {}
 
 
 def client(mirror: Any) -> TestClient:

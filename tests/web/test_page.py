@@ -183,6 +183,6 @@ def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet() -> None:
     shown = Elements(page.render_run("dag", "run", found)).text
     for text in ("What this run did", "file:///mirror", "1 file sent", "1 failure", "<i>is full"):
         assert text in shown
-    nothing = Elements(page.render_run("dag", "<run>", None)).text
+    nothing = Elements(page.render_run("dag", "<run>", {})).text
     assert "Nothing to show" in nothing
     assert "<run>" in nothing

@@ -88,7 +88,7 @@ def create_app(
     place: Callable[[], Place],
     guard: Sequence[Callable[..., Any]],
     known: Callable[..., tuple[list[Run], list[Dag]]],
-    document: Callable[..., Mapping[str, Any] | None],
+    document: Callable[..., Mapping[str, Any]],
 ) -> FastAPI:
     """Make the application; every route of it is behind the guard.
 

@@ -235,22 +235,21 @@ def render(found: Repository) -> str:
     )
 
 
-def render_run(dag_id: str, run_id: str, document: Mapping[str, Any] | None) -> str:
+def render_run(dag_id: str, run_id: str, document: Mapping[str, Any]) -> str:
     """Render what a run did, or what a dry run would do.
 
     Args:
         dag_id: The DAG.
         run_id: The run.
         document: Its ``summary`` (``did`` in a few words, and ``sections`` of a title and lines
-            each) and its ``failure`` texts; None where there is nothing yet.
+            each) and its ``failure`` texts; neither where there is nothing yet.
     """
-    found = document or {}
     return _ENVIRONMENT.get_template("run.html").render(
         up="../",
         dag_id=dag_id,
         run_id=run_id,
-        summary=found.get("summary") or {"did": "", "sections": []},
-        failures=found.get("failure", []),
+        summary=document.get("summary") or {"did": "", "sections": []},
+        failures=document.get("failure", []),
     )
 
 
