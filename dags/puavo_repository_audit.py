@@ -26,7 +26,7 @@ from puavo_repository.audit.remote import remote as audit_remote
 from puavo_repository.audit.report import LOCAL, Checked, Severity, error
 from puavo_repository.errors import PermanentError
 from puavo_repository.progress import LoggedWatcher, count
-from puavo_repository.publish import options as publish_options
+from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import without_password
 from puavo_repository.settings import usable
 from puavo_repository_airflow import remotes, summary, tasks
@@ -54,7 +54,7 @@ def logged(found: Checked) -> dict[str, Any]:
 
 def checked(mirror: str) -> Checked:
     """Check one remote, and repair it where that is asked for."""
-    options, here, watcher = publish_options.load({}), chosen(), LoggedWatcher()
+    options, here, watcher = Options.load({}), chosen(), LoggedWatcher()
     target = remotes.target(mirror, options)
     # A connection's id is the mirror's name wherever it is shown.
     where = target.url if "://" in mirror else mirror

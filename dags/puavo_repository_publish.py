@@ -22,9 +22,12 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from puavo_repository.errors import RepositoryError, TransientError
 from puavo_repository.progress import count
+from puavo_repository.publish.clean import clean as clean_remote
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.run import remember
+from puavo_repository.publish.switch import switch as switch_remote
+from puavo_repository.publish.upload import upload as upload_files
 from puavo_repository.remote.target import without_password
 from puavo_repository_airflow import remotes, summary, tasks
 from puavo_repository_airflow.tasks import asked, chosen
@@ -102,7 +105,7 @@ def puavo_repository_publish() -> None:
             if asked("dry_run"):
                 logger.info("%s:\n%s", report.target, "\n".join(remote.look()[1].lines()))
                 return
-            remote.upload()
+            upload_files(remote)
             report.checked(f"{count(len(report.failed), 'file')} could not be sent", most=10)
 
         follow(mirror, step)
@@ -110,12 +113,12 @@ def puavo_repository_publish() -> None:
     @task(map_index_template="{{ label }}", trigger_rule="all_done")
     def switch(mirror: str) -> None:
         after_upload(mirror)
-        follow(mirror, lambda remote, _: remote.switch())
+        follow(mirror, lambda remote, _: switch_remote(remote))
 
     @task(map_index_template="{{ label }}", trigger_rule="all_done")
     def clean(mirror: str) -> None:
         after_upload(mirror)
-        follow(mirror, lambda remote, _: remote.clean())
+        follow(mirror, lambda remote, _: clean_remote(remote))
 
     @task_group
     def publish(mirror: str) -> None:

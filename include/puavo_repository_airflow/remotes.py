@@ -9,8 +9,7 @@ from airflow.sdk import Connection, get_current_context
 
 from puavo_repository.errors import PublishError
 from puavo_repository.progress import LoggedWatcher
-from puavo_repository.publish import options as publish_options
-from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.remote.target import Target, target_of_connection
 from puavo_repository_airflow.tasks import chosen, fields, optional
 
@@ -43,7 +42,7 @@ def named(mirrors: list[str] | None) -> list[str]:
     return mirrors
 
 
-def target(mirror: str, options: publish_options.Options) -> Target:
+def target(mirror: str, options: Options) -> Target:
     """Return the remote that an URL or a connection id names."""
     if "://" in mirror:
         return options.target(mirror)
@@ -57,7 +56,7 @@ def target(mirror: str, options: publish_options.Options) -> Target:
 def publisher(mirror: str) -> Iterator[Publisher]:
     """Open a remote by its URL or connection id; secrets are looked up here, and stay here."""
     params, here = get_current_context()["params"], chosen(images=False)
-    options = publish_options.load(params)
+    options = Options.load(params)
     # Whoever names the mirror with this very run means it.
     meant = options.allow_other_mirror or bool(params["mirrors"])
     how = options.model_copy(update={"allow_other_mirror": meant, "own_folders": (here.image_dir,)})

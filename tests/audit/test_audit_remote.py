@@ -16,7 +16,7 @@ from puavo_repository.audit.local import local
 from puavo_repository.audit.remote import remote
 from puavo_repository.audit.report import Checked
 from puavo_repository.errors import StorageRefusedError
-from puavo_repository.publish import compare
+from puavo_repository.publish import survey, switch, upload
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
@@ -111,7 +111,7 @@ def test_a_file_that_somebody_wrote_is_read_whoever_s_turn_it_is(
 
 def test_samples_find_what_they_hit(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(audited.remote / NEW, at=5_000)
-    monkeypatch.setattr(compare, "WHOLE", 0)
+    monkeypatch.setattr(survey, "WHOLE", 0)
     hits: list[Range] = [Range(0, 4_000)]
     monkeypatch.setattr("puavo_repository.audit.remote.samples", lambda _size: hits)
     assert said(audit(audited, share=0)) == []
@@ -285,13 +285,13 @@ def test_the_middle_of_a_publishing_run_is_no_finding(audited: Audited) -> None:
     audited.repository.add(name(V4))
     assert audited.repository.prepare(repository=audited.url).ok
     with Publisher(audited.mirror, audited.target, KEEP) as publisher:
-        publisher.upload()
+        upload.upload(publisher)
         assert publisher.report.failed == {}
         with Publisher(audited.mirror, audited.target).hold():
             found = audit(audited)
         assert [one.problem for one in found.findings if one.severity.value == "error"] == []
         before = (audited.remote / journal.PATH).read_bytes()
-        publisher.switch()
+        switch.switch(publisher)
         after = (audited.remote / journal.PATH).read_bytes()
         old = json.loads(before)["files"][DOCUMENT]
         assert json.loads(after)["files"][DOCUMENT] != old

@@ -20,13 +20,12 @@ from puavo_repository.mirror.files import locked
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import Progress
 from puavo_repository.publish.publisher import open_tree
-from puavo_repository.publish.run import publish
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
 from support.audits import DOCUMENT, KEEP, NEW, OLD, RDIFF, Audited, flip, said
-from support.mirrors import tree_of, walk
+from support.mirrors import publish, tree_of, walk
 from support.repository import V4, name, snapshot
 from support.servers import Sshd, elsewhere
 

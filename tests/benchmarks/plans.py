@@ -98,7 +98,7 @@ def publishing(settings: Settings) -> None:
     """Measure the plans of publishing: to an empty remote, and where every other file is there."""
     local = timed("publish: description", lambda: publishable(settings.mirror_dir))
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(_tree(folder)) as tree:
-        state = timed("publish: survey", lambda: survey(tree, local, Journal()))
+        state = timed("publish: survey", lambda: survey(tree, local, Journal(), settings))
     for label, every in (("the first time", 0), ("every other file", 2)):
         for index, row in enumerate(state.wanted_files()):
             there = every and index % every

@@ -30,8 +30,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import run as prepare
 from puavo_repository.progress import NO_WATCHER
 from puavo_repository.publish.plan import Transfer
-from puavo_repository.publish.run import publish
-from support.mirrors import send_one
+from support.mirrors import publish, send_one
 from support.servers import Proxy, Sshd, running, tool
 
 ROUND_TRIP = 0.05  # seconds

@@ -43,9 +43,8 @@ from campaign.nights import AT_ONCE, KEPT, Nights, differences, prepare, publish
 from puavo_repository.audit.local import local
 from puavo_repository.audit.report import Severity
 from puavo_repository.errors import RepositoryError
-from puavo_repository.publish import publisher
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish import upload
+from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.publish.run import publish_all
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
@@ -164,14 +163,14 @@ class Repositories(RuleBasedStateMachine):
 
     @rule(free=st.integers(0, 300_000))
     def published_to_a_full_disk(self, free: int) -> None:
-        real, spare = FolderTree.free_space, publisher.SPARE
+        real, spare = FolderTree.free_space, upload.SPARE
         FolderTree.free_space = lambda _tree: free  # type: ignore[assignment,method-assign]
-        publisher.SPARE = 1000
+        upload.SPARE = 1000
         try:
             self._publish(GRACE)
         finally:
             FolderTree.free_space = real  # type: ignore[method-assign]
-            publisher.SPARE = spare
+            upload.SPARE = spare
 
     # Rollbacks
 

@@ -20,9 +20,8 @@ from puavo_repository.prepare.describe import describe
 from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.plan import Pair
-from puavo_repository.publish import publisher, send, upload
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish import clean, send, switch, upload
+from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.publish.run import publish_all
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback import rollback
@@ -32,6 +31,7 @@ from support.repository import AMXA, FREE, V1, Repository, name
 logger = logging.getLogger(__name__)
 
 KEPT = 4  # images of the series that grows
+STEPS = {"upload": upload.upload, "switch": switch.switch, "clean": clean.clean}
 AT_ONCE = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0, connections=2)
 
 
@@ -46,7 +46,7 @@ def prepare(repository: Repository) -> bool:
 def publish(mirror: Path, target: Target, how: Options = AT_ONCE, *, allow: bool = False) -> bool:
     """Publish a mirror; a step that runs in a process of its own."""
     retry.FIRST_DELAY = 0.02
-    publisher.SPARE = -(1 << 40)  # the disk is to be found full in the middle
+    upload.SPARE = -(1 << 40)  # the disk is to be found full in the middle
     options = how.model_copy(update={"allow_rolled_back": allow})
     (report,) = publish_all(mirror, [target], options)
     if not report.ok:
@@ -76,9 +76,9 @@ def step_back(mirror: Path, target: Target) -> bool:
 def one_step(mirror: Path, target: Target, step: str, how: Options = AT_ONCE) -> bool:
     """Do one step of publishing, as a task of a DAG run does: upload, switch or clean."""
     retry.FIRST_DELAY = 0.02
-    publisher.SPARE = -(1 << 40)
+    upload.SPARE = -(1 << 40)
     with Publisher(mirror, target, how) as one:
-        getattr(one, step)()
+        STEPS[step](one)
     return not one.report.failed
 
 

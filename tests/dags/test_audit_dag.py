@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.audit import report as audit_report
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.run import publish
+from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import Target
 from support.airflow_server import AUDIT, beside, dag_file, run_dag
+from support.mirrors import publish
 from support.repository import V1, V2, Repository, name
 from support.servers import HttpsServer
 

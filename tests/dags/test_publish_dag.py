@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from puavo_repository.publish.run import publish as publish_directly
 from support.airflow_server import PUBLISH, beside, run_dag
 from support.mirrors import add_image, make_mirror, prepare, tree_of, walk
+from support.mirrors import publish as publish_directly
 from support.repository import ROOT
 from support.servers import Sshd, running
 

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from puavo_repository.mirror import published
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.run import publish
+from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import Target
 from support.airflow_server import ROLLBACK, run_dag
-from support.mirrors import SERIES, add_image, make_mirror, walk
+from support.mirrors import SERIES, add_image, make_mirror, publish, walk
 
 NOW = Options(replace_pause=0.0)
 

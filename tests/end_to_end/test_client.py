@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.run import publish
+from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.rollback import rollback
+from support.mirrors import publish
 from support.repository import AMXA, V1, V2, V3, V4, Repository, name
 from support.servers import HttpsServer, Proxy, Sshd, tool
 

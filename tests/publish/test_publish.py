@@ -16,8 +16,7 @@ from puavo_repository.errors import LockedError, PublishError, StorageError
 from puavo_repository.mirror.files import locked
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish import run as publishing
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.run import publish
+from puavo_repository.publish.publisher import Options
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
@@ -31,6 +30,7 @@ from support.mirrors import (
     SERIES,
     add_image,
     images_of,
+    publish,
     tree_of,
     walk,
 )

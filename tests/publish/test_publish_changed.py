@@ -10,8 +10,7 @@ import pytest
 
 from puavo_repository.errors import PublishError, StorageRefusedError
 from puavo_repository.publish import switch
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.run import publish
+from puavo_repository.publish.publisher import Options
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
@@ -26,6 +25,7 @@ from support.mirrors import (
     journal_of,
     other_rdiff,
     prepare,
+    publish,
     tree_of,
     walk,
 )

@@ -14,10 +14,8 @@ import pytest
 from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError
 from puavo_repository.publish import send, transfer
-from puavo_repository.publish.options import Options
 from puavo_repository.publish.plan import Transfer
-from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.run import publish
+from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote.folder import FolderFile
 from puavo_repository.remote.parts import Part
@@ -26,7 +24,7 @@ from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Acknowledge, Range, no_callback
-from support.mirrors import add_image, image, make_mirror, send_one, tree_of, walk
+from support.mirrors import add_image, image, make_mirror, publish, send_one, tree_of, walk
 from support.servers import Proxy, Sshd
 
 KEEP = Options(connections=2, replace_pause=0.0)

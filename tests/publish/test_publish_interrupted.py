@@ -17,10 +17,9 @@ from puavo_repository.errors import (
     RepositoryError,
     StorageError,
 )
-from puavo_repository.publish import send, switch, transfer, upload
+from puavo_repository.publish import clean, send, switch, transfer, upload
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.run import publish
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote.folder import FolderFile
 from puavo_repository.remote.parts import Part
@@ -35,6 +34,7 @@ from support.mirrors import (
     journal_of,
     other_rdiff,
     prepare,
+    publish,
     tree_of,
     walk,
 )
@@ -125,7 +125,7 @@ def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
     else:
         monkeypatch.setattr(FolderFile, "write", broken)
     with contextlib.suppress(RepositoryError), Publisher(mirror, folder, one) as killed:
-        killed.upload()
+        upload.upload(killed)
         assert killed.report.failed
     assert cut.strike(remote) == 1
     left = 1 << 40
@@ -149,7 +149,7 @@ def test_what_arrived_before_a_kill_is_known_as_ours(
     with Publisher(mirror, folder, NOW) as publisher:
         publisher.report.uploaded = publisher.report.assembled = KillingDict()
         with pytest.raises(KilledError):
-            publisher.upload()
+            upload.upload(publisher)
     arrived = {path.name for path in remote.rglob("*") if path.is_file()} - {
         path.name for path in mirror.rglob("*") if image(3) not in path.name
     }
@@ -199,12 +199,12 @@ def test_a_switch_that_was_cut_short_while_a_file_was_withdrawn_is_done_by_its_r
         raise ConnectionLostError("the server", "went dark")
 
     with Publisher(mirror, folder, NOW) as publisher:
-        publisher.upload()
+        upload.upload(publisher)
         with monkeypatch.context() as patched:
             patched.setattr(switch, "sleep", lost)
             with pytest.raises(ConnectionLostError):
-                publisher.switch()
-        publisher.switch()
+                switch.switch(publisher)
+        switch.switch(publisher)
         assert publisher.report.ok
     assert tree_of(remote) == tree_of(mirror)
 
@@ -223,7 +223,7 @@ def test_parts_that_nobody_goes_on_with_are_removed_and_others_stay(
         digest = sha256((mirror / image(3)).read_bytes())
         other.parts.put(image(3), Part(wanted, 10, digest, synced=1))
     with Publisher(mirror, folder, KEEP) as publisher:
-        publisher.clean()
+        clean.clean(publisher)
     assert [path.exists() for path in (remote / wanted, debris, foreign)] == [True, False, True]
     assert publish(mirror, folder, KEEP).ok
     assert [path.name for path in remote.glob(".*.part")] == [foreign.name]
@@ -245,7 +245,7 @@ def test_a_part_that_is_not_proven_or_of_another_content_gets_no_name(
             other.parts.forget([path])
             other.parts.put(path, known)
         with Publisher(mirror, folder, NOW) as publisher:
-            publisher.switch()
+            switch.switch(publisher)
         assert (remote / path).read_bytes() == old
     assert publish(mirror, folder, NOW).ok
     assert tree_of(remote) == tree_of(mirror)

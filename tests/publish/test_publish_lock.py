@@ -16,10 +16,8 @@ from puavo_repository.errors import (
     PublishError,
 )
 from puavo_repository.publish import transfer, upload
-from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import Transfer
-from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.run import publish
+from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.remote import journal, parts
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderFile, FolderTree
@@ -37,6 +35,7 @@ from support.mirrors import (
     journal_of,
     other_rdiff,
     prepare,
+    publish,
     tree_of,
     walk,
 )
@@ -260,6 +259,6 @@ def test_what_failed_before_the_lock_was_lost_is_told_as_well(
     monkeypatch.setattr(upload, "LARGE", 0)  # one after the other
     with Publisher(mirror, folder, NOW) as publisher:
         with pytest.raises(LockedError):
-            publisher.upload()
+            upload.upload(publisher)
         (why,) = publisher.report.failed.values()
     assert "its content is not" in why

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from puavo_repository.errors import SettingsError
-from puavo_repository.publish.options import DAY, Options, load
+from puavo_repository.publish.publisher import DAY, Options
 from puavo_repository.remote.throttle import Bandwidth
 
 
 def test_without_any_the_defaults_hold() -> None:
-    assert load({}, {}) == Options()
+    assert Options.load({}, {}) == Options()
 
 
 def test_params_win_over_the_environment() -> None:
-    found = load(
+    found = Options.load(
         {"bandwidth": "1M", "grace_days": None, "allow_mass_delete": True},
         {
             "PUAVO_REPOSITORY_BANDWIDTH": "2M",
@@ -51,9 +51,9 @@ def test_params_win_over_the_environment() -> None:
 )
 def test_what_cannot_be_used_is_named(values: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=next(iter(values))):
-        load(values, {})
+        Options.load(values, {})
 
 
 def test_another_mirror_may_be_published_to_a_remote_only_when_that_is_said() -> None:
-    assert not load({}, {}).allow_other_mirror
-    assert load({}, {"PUAVO_REPOSITORY_ALLOW_OTHER_MIRROR": "true"}).allow_other_mirror
+    assert not Options.load({}, {}).allow_other_mirror
+    assert Options.load({}, {"PUAVO_REPOSITORY_ALLOW_OTHER_MIRROR": "true"}).allow_other_mirror

@@ -11,7 +11,6 @@ import pytest
 from puavo_repository.errors import (
     PublishError,
 )
-from puavo_repository.publish.run import publish
 from puavo_repository.remote import journal
 from puavo_repository.remote.target import Target
 from support.mirrors import (
@@ -23,6 +22,7 @@ from support.mirrors import (
     image,
     make_mirror,
     prepare,
+    publish,
     tree_of,
     walk,
 )

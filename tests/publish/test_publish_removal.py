@@ -11,13 +11,12 @@ import pytest
 from puavo_repository import retry
 from puavo_repository.errors import StorageError
 from puavo_repository.formats import jsonfile
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.run import publish
+from puavo_repository.publish.publisher import Options
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from support.instead import have_time
-from support.mirrors import NOW, content, image, images_of, prepare, walk
+from support.mirrors import NOW, content, image, images_of, prepare, publish, walk
 
 IMAGES = 3
 GUARDED = Options(replace_pause=0.0)

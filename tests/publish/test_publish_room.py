@@ -11,13 +11,23 @@ from puavo_repository.errors import (
     MassDeleteError,
     StorageRefusedError,
 )
-from puavo_repository.publish import publisher
+from puavo_repository.publish import upload
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.report import PublishReport
-from puavo_repository.publish.run import publish
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
-from support.mirrors import KEEP, NOW, SERIES, content, image, make_mirror, prepare, tree_of, walk
+from support.mirrors import (
+    KEEP,
+    NOW,
+    SERIES,
+    content,
+    image,
+    make_mirror,
+    prepare,
+    publish,
+    tree_of,
+    walk,
+)
 from support.servers import Sshd, running
 
 
@@ -36,7 +46,7 @@ def test_room_is_made_on_a_full_server_before_it_is_filled(
         return size - sum(path.stat().st_size for path in remote.rglob("*") if path.is_file())
 
     monkeypatch.setattr(FolderTree, "free_space", free)
-    monkeypatch.setattr("puavo_repository.publish.publisher.SPARE", 1000)
+    monkeypatch.setattr("puavo_repository.publish.upload.SPARE", 1000)
     stop, wrong = threading.Event(), list[str]()
 
     def watch() -> None:
@@ -74,9 +84,9 @@ def test_of_a_full_server_what_no_metadata_names_goes_first(
         return 700_000 - sum(path.stat().st_size for path in remote.glob("*.img"))
 
     monkeypatch.setattr(FolderTree, "free_space", free)
-    monkeypatch.setattr("puavo_repository.publish.publisher.SPARE", 1000)
+    monkeypatch.setattr("puavo_repository.publish.upload.SPARE", 1000)
     with Publisher(mirror, folder, NOW) as publisher:
-        publisher.upload()
+        upload.upload(publisher)
         assert publisher.report.failed == {}
     assert {path.name for path in remote.glob("*.img")} == {image(2), image(3)}
     assert image(2) in (remote / "meta" / f"{SERIES}.json").read_text()
@@ -104,9 +114,9 @@ def test_parts_that_nobody_goes_on_with_are_removed_before_a_disk_is_filled(
         return size - sum(path.stat().st_size for path in remote.iterdir() if path.is_file())
 
     monkeypatch.setattr(FolderTree, "free_space", free)
-    monkeypatch.setattr("puavo_repository.publish.publisher.SPARE", 1000)
+    monkeypatch.setattr("puavo_repository.publish.upload.SPARE", 1000)
     with Publisher(mirror, folder, NOW) as publisher:
-        publisher.upload()
+        upload.upload(publisher)
         assert publisher.report.failed == {}
     assert {path.name for path in remote.glob("*.img")} == set(map(image, left))
     assert free(FolderTree(folder)) > 0
@@ -141,7 +151,7 @@ def test_a_disk_that_is_full_stops_before_clients_notice(mirror: Path, tmp_path:
 def test_a_disk_that_fills_up_in_the_middle_is_told(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "SPARE", -(1 << 40))
+    monkeypatch.setattr(upload, "SPARE", -(1 << 40))
     make_mirror(mirror, count=3)  # nearly a megabyte
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -26,9 +26,7 @@ from puavo_repository.errors import (
     StorageRefusedError,
 )
 from puavo_repository.formats import jsonfile
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.run import publish
+from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
@@ -43,7 +41,7 @@ from puavo_repository.remote.tree import Kind, read_whole
 from puavo_repository.rollback import rollback
 from support.foreign import NAMES, changed_bytes, changed_json, changed_values, examples
 from support.meddler import Meddle, Meddler, whole
-from support.mirrors import changed, image, make_mirror, prepare, tree_of, walk
+from support.mirrors import changed, image, make_mirror, prepare, publish, tree_of, walk
 
 NOW = Options(connections=1, grace_days=0.0, max_delete=1.0, replace_pause=0.0)
 SILENCE = 0.4  # seconds

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.run import publish
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback import rollback
-from support.mirrors import KEEP, add_image, documents, image
+from support.mirrors import KEEP, add_image, documents, image, publish
 
 
 def nights(mirror: Path, target: Target, remote: Path, count: int) -> list[dict[str, bytes]]:

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.errors import LockedError, PublishError, SettingsError
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.run import publish
+from puavo_repository.publish import switch, upload
+from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.lock import PublisherLock
@@ -26,6 +25,7 @@ from support.mirrors import (
     image,
     journal_of,
     prepare,
+    publish,
     tree_of,
     walk,
 )
@@ -98,8 +98,8 @@ def test_a_night_with_only_what_was_stepped_back_from_is_quiet(
     before = journal_of(target).render()
     with Publisher(mirror, target, KEEP) as publisher:
         assert publisher.look()[1].is_empty
-        publisher.upload()
-        publisher.switch()
+        upload.upload(publisher)
+        switch.switch(publisher)
     assert journal_of(target).render() == before
     assert held.generation == journal_of(target).generation == generation
 

@@ -12,7 +12,6 @@ import pytest
 from puavo_repository.errors import StorageRefusedError
 from puavo_repository.publish import switch
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.run import publish
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote import journal
 from puavo_repository.remote.target import Target
@@ -26,6 +25,7 @@ from support.mirrors import (
     documents,
     image,
     journal_of,
+    publish,
 )
 
 OTHER = "puavo-os-other-bookworm-amd64"

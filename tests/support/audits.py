@@ -13,10 +13,10 @@ from typing import Any
 from puavo_repository.audit.report import Checked, Finding
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.progress import Progress, Watcher
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.run import publish
+from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import Target
 from puavo_repository.settings import Settings
+from support.mirrors import publish
 from support.repository import AMXA, FREE, V1, V2, V3, Repository, name
 from support.servers import HttpsServer, free_port
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import image_name, rdiff_name
-from puavo_repository.publish.options import Options
+from puavo_repository.progress import NO_WATCHER, Watcher
+from puavo_repository.publish import run
 from puavo_repository.publish.plan import Transfer
-from puavo_repository.publish.publisher import Publisher, open_tree
+from puavo_repository.publish.publisher import Options, Publisher, open_tree
+from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.transfer import transfer
 from puavo_repository.remote import journal
 from puavo_repository.remote.target import Target
@@ -196,3 +198,18 @@ def send_one(
         with publisher.hold() as remote:
             assembled, _ = transfer(item, remote)
         return assembled, publisher.pool.sent
+
+
+def publish(
+    mirror: Path,
+    target: Target,
+    options: Options | None = None,
+    *,
+    dry_run: bool = False,
+    watcher: Watcher = NO_WATCHER,
+) -> PublishReport:
+    """Publish a mirror to one remote, as the command does; raises where nothing could be done."""
+    with Publisher(mirror, target, options, watcher) as publisher:
+        publisher.report.dry_run = dry_run
+        run.publish(publisher)
+        return publisher.report

@@ -33,8 +33,7 @@ from puavo_repository.mirror import files
 from puavo_repository.mirror.description import take
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import NO_WATCHER, Watcher
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.publish.run import publish_all
 from puavo_repository.publish.state import CKSUMS, sha256
 from puavo_repository.remote.target import Target

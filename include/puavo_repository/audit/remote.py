@@ -28,9 +28,8 @@ from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.files import PART, Identity
 from puavo_repository.progress import NO_WATCHER, Watcher
-from puavo_repository.publish.compare import same_bytes, samples, sha256_of
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.publisher import open_tree
+from puavo_repository.publish.publisher import Options, open_tree
+from puavo_repository.publish.survey import same_bytes, samples, sha256_of
 from puavo_repository.remote import journal
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.target import Target

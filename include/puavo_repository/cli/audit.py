@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from puavo_repository import settings
 from puavo_repository.audit.audit import audit
 from puavo_repository.cli import bars, options, printed
-from puavo_repository.publish import options as publish_options
+from puavo_repository.publish.publisher import Options
 
 
 def run(given: Sequence[str]) -> int:
     """Return 0 where there is no error, 1 where there is one; warnings do not count."""
     asked = _parser().parse_args(given)
     chosen = settings.load(vars(asked), command=True)
-    how, holder = publish_options.load({}), f"{printed.PROGRAM} audit"
+    how, holder = Options.load({}), f"{printed.PROGRAM} audit"
     targets = options.targets(asked.upload, chosen, how)
     with bars.shown() as watcher:
         report = audit(

@@ -76,10 +76,10 @@ def _publishing(
     asked: argparse.Namespace, chosen: Settings
 ) -> Callable[[Watcher], list[PublishReport]]:
     """Check the targets before hours of work; return what publishes to them after it."""
-    from puavo_repository.publish import options as publish_options
+    from puavo_repository.publish.publisher import Options
     from puavo_repository.publish.run import publish_all
 
-    how = publish_options.load({}).model_copy(update={"own_folders": (chosen.image_dir,)})
+    how = Options.load({}).model_copy(update={"own_folders": (chosen.image_dir,)})
     targets = [how.target(url) for url in asked.upload]
     return lambda watcher: publish_all(
         chosen.mirror_dir, targets, how, dry_run=asked.dry_run, watcher=watcher

@@ -11,7 +11,7 @@ from puavo_repository.settings import Settings
 from puavo_repository.settings.model import about
 
 if TYPE_CHECKING:  # they load the SSH library, which is slow
-    from puavo_repository.publish.options import Options
+    from puavo_repository.publish.publisher import Options
     from puavo_repository.remote.target import Target
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from puavo_repository import settings
 from puavo_repository.cli import options, printed
 from puavo_repository.errors import RepositoryError, SettingsError
-from puavo_repository.publish import options as publish_options
-from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.rollback.rollback import remember, roll_back, steps
 
 
@@ -20,7 +19,7 @@ def run(given: Sequence[str]) -> int:
     """Return 0 when every remote rolled back (or was listed), 1 when one did not."""
     asked = _parser().parse_args(given)
     chosen = settings.load(vars(asked), images=False, command=True)
-    how = publish_options.load({})
+    how = Options.load({})
     targets = options.targets(asked.upload, chosen, how)
     if not targets:
         remedy = "Give its URL with --upload, or set PUAVO_REPOSITORY_REMOTE"

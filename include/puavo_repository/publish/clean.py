@@ -1,4 +1,4 @@
-"""Removing what we put on a remote and no metadata names any more, late and never too much."""
+"""The step ``clean``: what we put there and no metadata names goes, late and never too much."""
 
 from __future__ import annotations
 
@@ -8,31 +8,41 @@ from collections.abc import Set
 
 from puavo_repository.errors import MassDeleteError
 from puavo_repository.progress import count, format_bytes
-from puavo_repository.publish.compare import sha256_of
-from puavo_repository.publish.locked import LockedRemote
+from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, is_meta, is_part
+from puavo_repository.publish.survey import sha256_of
 from puavo_repository.remote.journal import Moment
 from puavo_repository.remote.tree import Kind, RemoteTree
 
 logger = logging.getLogger(__name__)
 
 
-def clean(remote: LockedRemote, state: RemoteState) -> tuple[dict[str, int], list[str]]:
-    """Remove what we put there and no metadata names, when its grace is over.
+def clean(publisher: Publisher) -> None:
+    """Remove what no metadata names, when its grace is over.
+
+    Raises:
+        LockedError: Somebody else publishes, or has taken over: nothing more was removed.
+        MassDeleteError: More would go than was agreed on. Nothing was removed.
+    """
+    if publisher.options.only is None:
+        with publisher.step() as (remote, state):
+            publisher.report.pruned, publisher.report.waiting = remove_unnamed(remote, state)
+
+
+def remove_unnamed(remote: LockedRemote, state: RemoteState) -> tuple[dict[str, int], list[str]]:
+    """Do that under the lock.
 
     Returns:
         Files that are gone, with their bytes; and files whose grace is not over.
-
-    Raises:
-        MassDeleteError: More would go than was agreed on. Nothing was removed.
     """
-    before = state.journal.render()
-    removed: dict[str, int] = {}
+    before, removed = state.journal.render(), dict[str, int]()
     try:
         waiting, due = _unnamed(remote, state)
-        if not _is_one_image(set(due), state.journal.files.keys()):
-            guard(remote, state, set(due))
-        for path in due:
+        images = {path for path in state.journal.files if path.endswith(".img") and "/" not in path}
+        # One image that goes, with its rdiffs, where others stay, is never too much.
+        if not len(images & due) == 1 < len(images):
+            guard(remote, state, due)
+        for path in sorted(due):
             _remove(remote, state.row(path), removed)
         _remove_parts(remote, state)
         return removed, waiting
@@ -41,7 +51,7 @@ def clean(remote: LockedRemote, state: RemoteState) -> tuple[dict[str, int], lis
             remote.save()
 
 
-def _unnamed(remote: LockedRemote, state: RemoteState) -> tuple[list[str], list[str]]:
+def _unnamed(remote: LockedRemote, state: RemoteState) -> tuple[list[str], set[str]]:
     """Return the files of ours that no metadata names: those whose grace runs, and is over.
 
     What the local mirror describes counts as named: some of it may be there before the remote's
@@ -49,8 +59,7 @@ def _unnamed(remote: LockedRemote, state: RemoteState) -> tuple[list[str], list[
     """
     named, journal = state.published().keys() | state.local.files.keys(), state.journal
     now = Moment(remote.lock.beat(remote.tree), int(time.time()))
-    waiting: list[str] = []
-    due: list[str] = []
+    waiting, due = list[str](), set[str]()
     for path, entry in list(journal.files.items()):
         if path == CKSUMS or is_meta(path):
             continue
@@ -64,14 +73,11 @@ def _unnamed(remote: LockedRemote, state: RemoteState) -> tuple[list[str], list[
                 # Since a moment that is still to come: some clock was wrong then. It is put right.
                 since = now
                 journal.set_unnamed(path, since)
-            (due if since.age(now) >= remote.options.grace else waiting).append(path)
+            if since.age(now) >= remote.publisher.options.grace:
+                due.add(path)
+            else:
+                waiting.append(path)
     return waiting, due
-
-
-def _is_one_image(due: Set[str], every: Set[str]) -> bool:
-    """Say whether one image goes, with its rdiffs, and others stay: that is never too much."""
-    images = {path for path in every if path.endswith(".img") and "/" not in path}
-    return len(images & due) == 1 < len(images)
 
 
 def _remove(remote: LockedRemote, row: Row, removed: dict[str, int]) -> None:
@@ -108,20 +114,20 @@ def _remove_parts(remote: LockedRemote, state: RemoteState) -> None:
     The lock is ours, so nobody is writing them.
     """
     known = remote.parts.all()
-    remote.parts.forget({path for path in known if not _will_be_resumed(remote, state.row(path))})
-    kept = {part.name for part in remote.parts.all().values()}
+    # A part is gone on with where its file is wanted as it is, and not there yet.
+    rows = [(state.row(path), part) for path, part in known.items()]
+    kept = {
+        row.path: part.name
+        for row, part in rows
+        if part.sha256 == row.sha256 and row.state is not FileState.PRESENT
+    }
+    remote.parts.forget(known.keys() - kept.keys())
     for path, row in state.rows.items():
         plain = row.found is not None and row.found.kind is Kind.FILE
-        if plain and path not in kept and is_part(path):
+        if plain and is_part(path) and path not in kept.values():
             remote.check()
             remote.tree.remove(path)
             row.found = None
-
-
-def _will_be_resumed(remote: LockedRemote, row: Row) -> bool:
-    """Say whether a part will be gone on with: its file is wanted as it is, and not there yet."""
-    part = remote.parts.get(row.path)
-    return part is not None and part.sha256 == row.sha256 and row.state is not FileState.PRESENT
 
 
 def guard(remote: LockedRemote, state: RemoteState, paths: Set[str]) -> None:
@@ -130,10 +136,11 @@ def guard(remote: LockedRemote, state: RemoteState, paths: Set[str]) -> None:
     Raises:
         MassDeleteError: That is so.
     """
+    options = remote.publisher.options
     sizes = {row.path: row.entry.size for row in state.rows.values() if row.found and row.entry}
     going = {path: sizes[path] for path in paths & sizes.keys()}
-    every, lost, most = sum(sizes.values()), sum(going.values()), remote.options.max_delete
-    if lost > most * every and not remote.options.allow_mass_delete:
+    every, lost, most = sum(sizes.values()), sum(going.values()), options.max_delete
+    if lost > most * every and not options.allow_mass_delete:
         raise MassDeleteError(
             remote.tree.name,
             f"{count(len(going), 'file')} would go, "

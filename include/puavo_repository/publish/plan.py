@@ -87,39 +87,31 @@ def make_plan(state: RemoteState, *, can_copy: bool, only: Collection[str] | Non
         can_copy: Whether images may be made there; otherwise the bytes of every file travel.
         only: The files, metadata and CKSUMS among them, that are wanted now; None for all.
     """
-    local, rows = state.local, state.rows.values()
-    wanted = [
-        row
-        for row in state.wanted_files()
-        if row.state is not FileState.REJECTED and not row.problem
-    ]
+    local, kept = state.local, state.kept()
+    wanted = [r for r in state.wanted_files() if r.state is not FileState.REJECTED]
+    wanted = [row for row in wanted if not row.problem]
+    present = [row.size for row in wanted if row.state is FileState.PRESENT]
     transfers = plan_transfers(wanted, local.recipes, state.published(), can_copy=can_copy)
-    ours = (state.rows[path] for path in local.documents)
+    ours = [state.rows[path] for path in local.documents]
     # One with a problem is no work: it stays as it is, and so does what it names.
-    changed = (row for row in ours if row.state is not FileState.PRESENT and not row.problem)
-    documents = [row.path for row in changed]
+    documents = [r.path for r in ours if r.state is not FileState.PRESENT and not r.problem]
     if not state.has_cksums():
         documents.append(CKSUMS)
-    dropped, prune, kept = [], [], state.kept()
-    if only is None:
-        gone = (row for row in state.documents() if row.path not in local.documents)
-        dropped = [row.path for row in gone if row.is_ours]
-        ours = (row for row in rows if row.is_ours and row.found and row.is_data)
-        prune = sorted(row.path for row in ours if row.path not in kept)
-    else:
+    gone = [row.path for row in state.documents() if row.is_ours]
+    data = [row for row in state.rows.values() if row.found and row.is_data]
+    unnamed = sorted(row.path for row in data if row.is_ours and row.path not in kept)
+    if only is not None:
         transfers = tuple(item for item in transfers if item.path in only)
         documents = [path for path in documents if path in only or path == CKSUMS]
-    present = [row.size for row in wanted if row.state is FileState.PRESENT]
-    foreign = (row for row in rows if row.found and row.is_data and not row.is_ours)
     return Plan(
         transfers=transfers,
         present=len(present),
         present_bytes=sum(present),
         documents=tuple(documents),
-        dropped=tuple(dropped),
-        prune=tuple(prune),
-        foreign=sum(row.path not in local.files for row in foreign),
-        problems=state.problems(),
+        dropped=tuple(path for path in gone if path not in local.documents and only is None),
+        prune=tuple(unnamed) if only is None else (),
+        foreign=sum(not row.is_ours and row.path not in local.files for row in data),
+        problems={row.path: row.problem for row in state.rows.values() if row.problem},
     )
 
 
@@ -131,8 +123,8 @@ def plan_transfers(
     An image is assembled from the cheapest pair of an rdiff and an image that the remote has
     or will have by then; one that must itself be assembled first is the last choice. Rdiffs are
     published for the clients anyway, so they cost nothing here, and the smallest makes the
-    cheapest assembly. Where no image of a series is there yet, the one from which most others
-    can be made travels.
+    cheapest assembly. Where no image can be assembled, the one from which most others can be
+    made that are still missing travels; of several the smallest, then the newest.
 
     Args:
         wanted: The files that the local mirror describes.
@@ -142,16 +134,37 @@ def plan_transfers(
     """
     sizes = {row.path: row.size for row in wanted}
     missing = {row.path: row for row in wanted if row.state is not FileState.PRESENT}
-    images = {path for path in missing if path in recipes}
-    plan = [_transfer(row, named) for path, row in missing.items() if path not in images]
+    images = sorted(missing.keys() & recipes.keys(), reverse=True)  # the newest first
+    plan = [_transfer(row, named) for path, row in missing.items() if path not in recipes]
     # An rdiff or image that waits under its part name is no help to others yet.
     usable = (sizes.keys() - missing.keys()) | {item.path for item in plan if not item.replaces}
-    queue = _Queue({path: recipes[path] for path in images}, sizes, usable if can_copy else set())
-    for _ in images:
-        path, rdiff, base = queue.take()
-        plan.append(_transfer(missing[path], named, rdiff, base))
-        if not plan[-1].replaces:
-            queue.add_base(path, assembled=bool(rdiff))
+    bases = {path: {base for _, base in recipes[path]} for path in images}  # of those to plan yet
+    helps = Counter(base for some in bases.values() for base in some)
+    from_base: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    for path in images:
+        for rdiff, base in recipes[path]:
+            if can_copy and rdiff in usable:
+                from_base[base].append((sizes[rdiff], path, rdiff))
+    there = from_base.keys() & usable
+    assemblies = [(False, *way, base) for base in there for way in from_base[base]]
+    uploads = [(-helps[path], sizes[path], place, path) for place, path in enumerate(images)]
+    # Both keep entries that are out of date until they are met.
+    heapify(assemblies)
+    heapify(uploads)
+    while bases:
+        if assemblies:
+            *_, path, rdiff, base = heappop(assemblies)
+        else:
+            helped, size, place, path = heappop(uploads)
+            rdiff = base = ""
+            if path in bases and helps[path] != -helped:  # it helps fewer by now
+                heappush(uploads, (-helps[path], size, place, path))
+                continue
+        if path in bases:
+            helps.subtract(bases.pop(path))
+            plan.append(_transfer(missing[path], named, rdiff, base))
+            for way in () if plan[-1].replaces else from_base[path]:
+                heappush(assemblies, (bool(rdiff), *way, path))
     return tuple(plan)
 
 
@@ -159,54 +172,3 @@ def _transfer(row: Row, named: Collection[str], rdiff: str = "", base: str = "")
     wrong = row.state is FileState.WRONG
     replaces = wrong and row.path in named
     return Transfer(row.path, row.size, row.sha256, rdiff, base, wrong, replaces)
-
-
-class _Queue:
-    """The missing images: first what can be assembled by now, the cheapest first.
-
-    Where none can, the one from which most others can be made that are still missing; of several
-    the smallest, then the newest. Both heaps keep entries that are out of date until they are met.
-
-    Args:
-        recipes: What each missing image can be made from.
-        sizes: Bytes by path.
-        usable: Rdiffs and images that are there, or will be before any image is.
-    """
-
-    def __init__(self, recipes: Recipes, sizes: Mapping[str, int], usable: set[str]) -> None:
-        self._bases = {path: {base for _, base in ways} for path, ways in recipes.items()}
-        self._helps = Counter(base for bases in self._bases.values() for base in bases)
-        newest_first = enumerate(sorted(recipes, reverse=True))
-        self._uploads = [(-self._helps[p], sizes[p], place, p) for place, p in newest_first]
-        heapify(self._uploads)
-        self._assemblies: list[tuple[bool, int, str, str, str]] = []
-        self._from: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
-        for path, ways in recipes.items():
-            for rdiff, base in ways:
-                if rdiff in usable:
-                    self._from[base].append((sizes[rdiff], path, rdiff))
-        for base in self._from.keys() & usable:
-            self.add_base(base, assembled=False)
-
-    def add_base(self, base: str, *, assembled: bool) -> None:
-        """Note that an image will be there: others can be made from it."""
-        for size, path, rdiff in self._from.get(base, ()):
-            heappush(self._assemblies, (assembled, size, path, rdiff, base))
-
-    def take(self) -> tuple[str, str, str]:
-        """Return (path, rdiff, base) of the next image; without an rdiff its bytes travel."""
-        while self._assemblies:
-            *_, path, rdiff, base = heappop(self._assemblies)
-            if path in self._bases:
-                return self._taken(path), rdiff, base
-        while True:
-            helps, size, place, path = heappop(self._uploads)
-            if path in self._bases and -helps == self._helps[path]:
-                return self._taken(path), "", ""
-            if path in self._bases:  # it helps fewer by now
-                heappush(self._uploads, (-self._helps[path], size, place, path))
-
-    def _taken(self, path: str) -> str:
-        """Note that an image is planned: it needs no help any more."""
-        self._helps.subtract(self._bases.pop(path))
-        return path

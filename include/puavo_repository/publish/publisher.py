@@ -1,45 +1,66 @@
-"""The steps of publishing a mirror to one remote, each of which can be done again at any time.
+"""One remote mirror, as the steps of publishing have it.
 
-``upload``, ``switch``, ``clean``. A step looks for itself: it takes the remote's lock, reads the
-journal and surveys under it, acts, and gives the lock back. Nothing that another step saw decides
-what it does.
+Each step (``upload``, ``switch``, ``clean``) looks for itself: it takes the remote's lock, reads
+the journal and surveys under it (``Publisher.step``), acts, and gives the lock back. Nothing that
+another step saw decides what it does, so each can be done again at any time.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from puavo_repository.errors import RepositoryError, StorageRefusedError
-from puavo_repository.mirror.description import Description, publishable
-from puavo_repository.mirror.published import mirror_id
-from puavo_repository.progress import NO_WATCHER, Watcher, format_bytes
-from puavo_repository.publish.clean import clean
-from puavo_repository.publish.locked import LockedRemote, check_place
-from puavo_repository.publish.options import Options
+from puavo_repository import settings
+from puavo_repository.errors import PublishError, RepositoryError
+from puavo_repository.mirror.description import publishable
+from puavo_repository.mirror.records import FOLDER as STATE
+from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.plan import Plan, make_plan
 from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.state import RemoteState
-from puavo_repository.publish.survey import check_owner, survey
-from puavo_repository.publish.switch import Switch, check_published
-from puavo_repository.publish.upload import Upload
+from puavo_repository.publish.survey import survey
 from puavo_repository.remote import journal
+from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.journal import Journal
-from puavo_repository.remote.lock import PublisherLock, lock_debris
+from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.parts import Parts
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.sftp.tree import SftpTree
-from puavo_repository.remote.target import Target
+from puavo_repository.remote.target import Target, parse_target
 from puavo_repository.remote.throttle import Bandwidth, Throttle
-from puavo_repository.remote.tree import RemoteTree
+from puavo_repository.remote.tree import RemoteTree, read_whole
+from puavo_repository.settings.model import Model
 
-logger = logging.getLogger(__name__)
+DAY = 24 * 3600.0  # seconds
 
-SPARE = 64 << 20  # bytes that must stay free on the remote
+
+class Options(Model):
+    """How to publish: the settings, those of publishing among them, and what a run adds to them."""
+
+    assemble: bool = True  # whether images may be made on the server from files that lie there
+    only: frozenset[str] | None = None  # all that is published, metadata and CKSUMS too, by path
+    own_folders: tuple[Path, ...] = ()  # such as the image directory: no place to publish to
+
+    @classmethod
+    def load(
+        cls, values: Mapping[str, Any], environment: Mapping[str, str] | None = None
+    ) -> Options:
+        """Read the settings, as ``settings.read`` does; see docs/settings.md."""
+        return cls(**settings.read(values, environment).model_dump(exclude_unset=True))
+
+    @property
+    def grace(self) -> float:
+        """Seconds that a file stays unnamed: a client may be in the middle of it."""
+        return self.grace_days * DAY
+
+    def target(self, url: str) -> Target:
+        """Return the remote that an URL names."""
+        return parse_target(url, key_file=self.ssh_key, known_hosts=self.known_hosts)
 
 
 def open_tree(target: Target) -> RemoteTree:
@@ -47,8 +68,30 @@ def open_tree(target: Target) -> RemoteTree:
     return SftpTree(target) if target.host else FolderTree(target)
 
 
+@dataclass(frozen=True)
+class LockedRemote:
+    """A remote whose lock a step holds."""
+
+    publisher: Publisher
+    tree: RemoteTree
+    lock: PublisherLock  # kept alive
+    journal: Journal  # what we put there, read after the lock was taken
+    parts: Parts  # what is on its way there
+    using: threading.RLock  # held while ``tree`` is used, which is for one thread at a time
+
+    def check(self) -> None:
+        """Raise ``LockedError`` where the lock was taken over: right before each named write."""
+        with self.using:
+            self.lock.check()
+
+    def save(self) -> None:
+        """Write the journal, if the lock is still ours; else raise ``LockedError``."""
+        with self.using:
+            journal.save(self.tree, self.journal, self.check)
+
+
 class Publisher:
-    """The steps of publishing a mirror to one remote; ``report`` tells what they did.
+    """What the steps of publishing a mirror to one remote share.
 
     Args:
         mirror_dir: The local mirror.
@@ -64,12 +107,12 @@ class Publisher:
         options: Options | None = None,
         watcher: Watcher = NO_WATCHER,
     ) -> None:
+        self.mirror_dir = mirror_dir
         self.options = options or Options()
+        self.watcher = watcher
         self.pool = Pool(lambda: open_tree(target), self.options.connections)
-        self.report = PublishReport(target.url)
-        self._mirror_dir = mirror_dir
-        self._throttle = Throttle(Bandwidth.parse(self.options.bandwidth))
-        self._watcher = watcher
+        self.throttle = Throttle(Bandwidth.parse(self.options.bandwidth))
+        self.report = PublishReport(target.url)  # what the steps did
 
     def __enter__(self) -> Publisher:
         return self
@@ -83,66 +126,48 @@ class Publisher:
         Raises:
             PublishError: There is nothing to publish, or the remote is not for this mirror.
         """
-        local = publishable(self._mirror_dir)
+        local = publishable(self.mirror_dir)
         with self.pool.tree() as tree:
-            check_place(tree, self._own_folders())
-            state = self._survey(tree, local, journal.load(tree), acts=False)
-            return state, self._plan(tree, state)
+            self._check_place(tree)
+            state = survey(tree, local, journal.load(tree), self.options, acts=False)
+            return state, self.plan(tree, state)
 
-    def upload(self) -> None:
-        """Bring every file there that is missing; clients are not told of any yet.
-
-        What could not be brought there is in the report. The others are there.
+    @contextmanager
+    def step(self) -> Iterator[tuple[LockedRemote, RemoteState]]:
+        """Take the lock, then survey: what every step begins with.
 
         Raises:
             LockedError: Somebody else publishes.
             PublishError: There is nothing to publish, or the remote is not for this mirror.
-            StorageRefusedError: There is too little space, or the server refuses.
         """
-        with self._step() as (remote, state):
-            plan = self._plan(remote.tree, state)
-            if _bytes_missing(remote, state, plan) > 0:
-                state, plan = self._make_room(remote, state)
-            for folder in ("rdiffs", "meta"):
-                remote.tree.make_folder(folder)
-            for item in plan.transfers:
-                if not item.replaces:
-                    remote.journal.intend(item.path, item.size, item.sha256)
-            if plan.transfers or state.journal_changed:
-                remote.save()
-            self.report.transient = False
-            self.report.failed = dict(plan.problems)
-            Upload(remote).run(plan.transfers)
+        local = publishable(self.mirror_dir)
+        with self.hold() as remote:
+            yield remote, survey(remote.tree, local, remote.journal, self.options)
 
-    def switch(self) -> None:
-        """Tell clients of what is in place, and look whether all of it is.
+    @contextmanager
+    def hold(self) -> Iterator[LockedRemote]:
+        """Hold the remote's lock for a block, with the journal as it is read under it.
 
         Raises:
-            LockedError: Somebody else publishes, or has taken over: nothing more was written.
-            MassDeleteError: Too many files would lose their description.
-            StorageError: A file that clients are told of is missing or wrong.
+            LockedError: Somebody else publishes.
+            PublishError: The remote is a folder of our own.
         """
-        with self._step() as (remote, state):
-            plan = self._plan(remote.tree, state)
+        with self.pool.tree() as tree:
+            self._check_place(tree)
+            lock, using = PublisherLock(tree), threading.RLock()
             try:
-                Switch(remote, state).run(plan.transfers)
-                check_published(remote.tree, state, self.options.only)
-            except BaseException:
-                with contextlib.suppress(RepositoryError):  # the first error is what counts
-                    remote.save()
-                raise
-            remote.save()
+                with lock.held():
+                    self._check_place(tree)  # the lock shows a server's folder
+                    parts = Parts(tree, lock.check, using)
+                    yield LockedRemote(self, tree, lock, journal.load(tree), parts, using)
+            finally:
+                with suppress(RepositoryError):
+                    tree.remove_folder(journal.FOLDER)  # empty where the remote was refused
 
-    def clean(self) -> None:
-        """Remove what no metadata names, when its grace is over.
-
-        Raises:
-            LockedError: Somebody else publishes, or has taken over: nothing more was removed.
-            MassDeleteError: More would go than was agreed on. Nothing was removed.
-        """
-        if self.options.only is None:
-            with self._step() as (remote, state):
-                self.report.pruned, self.report.waiting = clean(remote, state)
+    def plan(self, tree: RemoteTree, state: RemoteState) -> Plan:
+        """Plan what to do on a remote as it was surveyed."""
+        can_copy = tree.can_copy and self.options.assemble
+        return make_plan(state, can_copy=can_copy, only=self.options.only)
 
     def force_recheck(self, files: Mapping[str, tuple[int, str]]) -> None:
         """Have the next run compare files whatever the journal says of them.
@@ -156,107 +181,37 @@ class Publisher:
 
     def clear_dead_lock(self) -> None:
         """Remove what somebody who died left of a lock, where nothing else is to be done."""
-        with contextlib.suppress(RepositoryError), self.pool.tree() as tree:
-            if lock_debris(tree):
+        with suppress(RepositoryError), self.pool.tree() as tree:
+            if publisher_lock.lock_debris(tree):
                 with PublisherLock(tree).held():
                     pass
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[LockedRemote]:
-        """Hold the remote's lock for a block, with the journal as it is read under it.
+    def _check_place(self, tree: RemoteTree) -> None:
+        """Refuse a remote that is, holds or lies in a folder of our own: images, mirror.
 
-        Raises:
-            LockedError: Somebody else publishes.
-            PublishError: The remote is a folder of our own.
+        A server's folder may be one of this machine's. That shows by the publisher's lock, if it
+        is held: it is seen here too.
         """
-        with self.pool.tree() as tree:
-            check_place(tree, self._own_folders())
-            lock, using = PublisherLock(tree), threading.RLock()
-            try:
-                with lock.held():
-                    check_place(tree, self._own_folders())  # the lock shows a server's folder
-                    yield LockedRemote(
-                        mirror_dir=self._mirror_dir,
-                        options=self.options,
-                        pool=self.pool,
-                        throttle=self._throttle,
-                        watcher=self._watcher,
-                        tree=tree,
-                        report=self.report,
-                        lock=lock,
-                        journal=journal.load(tree),
-                        parts=Parts(tree, lock.check, using),
-                        using=using,
-                    )
-            finally:
-                with contextlib.suppress(RepositoryError):
-                    tree.remove_folder(journal.FOLDER)  # empty where the remote was refused
-
-    @contextlib.contextmanager
-    def _step(self) -> Iterator[tuple[LockedRemote, RemoteState]]:
-        """Take the lock, then survey: what every step begins with."""
-        local = publishable(self._mirror_dir)
-        with self.hold() as remote:
-            yield remote, self._survey(remote.tree, local, remote.journal, acts=True)
-
-    def _own_folders(self) -> list[Path]:
-        return [self._mirror_dir, *self.options.own_folders]
-
-    def _survey(
-        self, tree: RemoteTree, local: Description, record: Journal, *, acts: bool
-    ) -> RemoteState:
-        allowed = self.options.allow_rolled_back
-        state = survey(tree, local, record, allow_rolled_back=allowed, thorough=acts)
-        mirror = mirror_id(self._mirror_dir, make=acts)
-        if self.options.allow_other_mirror and record.mirror != mirror:
-            record.mirror, state.journal_changed = mirror, True
-        check_owner(tree, state, mirror)
-        return state
-
-    def _plan(self, tree: RemoteTree, state: RemoteState) -> Plan:
-        can_copy = tree.can_copy and self.options.assemble
-        return make_plan(state, can_copy=can_copy, only=self.options.only)
-
-    def _make_room(self, remote: LockedRemote, state: RemoteState) -> tuple[RemoteState, Plan]:
-        """Remove what may go before anything is sent to a disk that is too small for both.
-
-        First what no metadata names and whose grace is over; then the mirror's old files are taken
-        out of the metadata, so that they may go too, at once or when their grace is over.
-
-        Raises:
-            StorageRefusedError: That is not enough.
-        """
-        tree = remote.tree
-        logger.info("%s: too full for all that is new; room is made first", tree.name)
-        clean(remote, state)
-        gone = state.published().keys() - state.kept()
-        still = _bytes_missing(remote, state, self._plan(tree, state))
-        if still > 0 and gone and self.options.only is None:
-            Switch(remote, state).withdraw(gone)
-            clean(remote, state)
-        state = self._survey(tree, state.local, remote.journal, acts=True)
-        plan = self._plan(tree, state)
-        missing = _bytes_missing(remote, state, plan)
-        if missing > 0:
-            free = tree.free_space() or 0
-            raise StorageRefusedError(
+        folders = [folder.resolve() for folder in (self.mirror_dir, *self.options.own_folders)]
+        found = ["itself a mirror that is prepared"] if tree.stat(STATE) is not None else []
+        if here := tree.local_path or _seen_here(tree, folders):
+            near = (one for one in folders if here.is_relative_to(one) or one.is_relative_to(here))
+            found += map(str, near)
+        if found:
+            raise PublishError(
                 tree.name,
-                "the server's disk is too full for what is to be published",
-                expected=f"{format_bytes(missing + free)} free",
-                found=format_bytes(free),
-                remedy="Free some space there, or publish fewer images",
+                f"is, holds or lies in our own folder: {found[0]}",
+                expected="a folder for what is published and nothing else",
+                remedy="Choose another folder, beside the image directory and the mirror",
             )
-        return state, plan
 
 
-def _bytes_missing(remote: LockedRemote, state: RemoteState, plan: Plan) -> int:
-    """Return how many bytes are missing on the server's disk for a plan, 0 or less for none.
-
-    The part of a file that is to be sent is gone on with, or removed first. Others only take room.
-    """
-    need, free = sum(item.size for item in plan.transfers), remote.tree.free_space()
-    if not need or free is None:
-        return 0
-    parts = filter(None, (remote.parts.get(item.path) for item in plan.transfers))
-    there = sum(found.size for part in parts if (found := state.row(part.name).found))
-    return need - there + SPARE - free
+def _seen_here(tree: RemoteTree, folders: list[Path]) -> Path | None:
+    """Return the folder of this machine that a server's tree is, if it is one."""
+    content = read_whole(tree, publisher_lock.PATH)
+    places = [Path(tree.root), *folders, *(above for one in folders for above in one.parents)]
+    for place in places if content else ():
+        with suppress(OSError):  # not there, or not for us: then it is no folder of ours
+            if (place / publisher_lock.PATH).read_bytes() == content:
+                return place.resolve()
+    return None

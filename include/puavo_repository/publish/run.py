@@ -1,4 +1,4 @@
-"""Publishing to one remote mirror, right at every moment for the clients that read it.
+"""Publishing to remote mirrors, right at every moment for the clients that read them.
 
 ``upload`` what is missing, under hidden names until it is proven; ``switch`` the metadata; and
 ``clean`` what no metadata names any more. ``publish`` does all of it for the command; the DAG's
@@ -17,68 +17,15 @@ from pathlib import Path
 from puavo_repository.errors import MassDeleteError, RepositoryError
 from puavo_repository.mirror import published
 from puavo_repository.progress import NO_WATCHER, Watcher
-from puavo_repository.publish.options import Options
-from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.clean import clean
+from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.publish.report import PublishReport
+from puavo_repository.publish.switch import switch
+from puavo_repository.publish.upload import upload
 from puavo_repository.remote.target import Target, without_password
 from puavo_repository.retry import with_retries
 
 logger = logging.getLogger(__name__)
-
-
-def publish(
-    mirror_dir: Path,
-    target: Target,
-    options: Options | None = None,
-    *,
-    dry_run: bool = False,
-    watcher: Watcher = NO_WATCHER,
-) -> PublishReport:
-    """Publish a mirror to one remote; single files and steps that failed are in the report.
-
-    Args:
-        mirror_dir: The local mirror.
-        target: The remote.
-        options: How.
-        dry_run: Whether to plan only.
-        watcher: Told of each file that is sent, from any thread.
-
-    Raises:
-        RepositoryError: Nothing could be done at all.
-    """
-    with Publisher(mirror_dir, target, options, watcher) as publisher:
-        publisher.report.dry_run = dry_run
-        _publish(publisher)
-    return publisher.report
-
-
-def _publish(publisher: Publisher) -> None:
-    begun = time.monotonic()
-    try:
-        _steps(publisher, publisher.report)
-    finally:
-        publisher.report.bytes_sent = publisher.pool.sent
-        publisher.report.seconds = time.monotonic() - begun
-
-
-def _steps(publisher: Publisher, report: PublishReport) -> None:
-    state, plan = with_retries(publisher.look)
-    report.planned(state, plan)
-    report.failed = dict(plan.problems)
-    if report.dry_run:
-        return
-    for line in report.plan:
-        logger.info("%s", line)
-    if plan.is_empty and state.is_finished():
-        publisher.clear_dead_lock()
-        return
-    with_retries(publisher.upload)
-    try:
-        with_retries(publisher.switch)
-        with_retries(publisher.clean)
-    except MassDeleteError as error:
-        report.failed["removing"] = str(error)
-    report.saw(with_retries(publisher.look)[0])
 
 
 def publish_all(
@@ -91,7 +38,8 @@ def publish_all(
 ) -> list[PublishReport]:
     """Publish to several remotes; what keeps one from being reached is in its report.
 
-    The watcher is told of what failed, whatever ends the run.
+    The watcher is told of each file that is sent, from any thread, and of what failed, whatever
+    ends the run.
     """
     reports = []
     for target in targets:
@@ -100,7 +48,7 @@ def publish_all(
         report.dry_run = dry_run
         try:
             with publisher:
-                _publish(publisher)
+                publish(publisher)
         except RepositoryError as error:
             report.failed["publishing"] = str(error).removeprefix(f"{target.url}: ")
         finally:
@@ -110,6 +58,35 @@ def publish_all(
         if not dry_run:
             remember(mirror_dir, report)
     return reports
+
+
+def publish(publisher: Publisher) -> None:
+    """Publish to one remote, or plan only; single files and steps that failed are in the report.
+
+    Raises:
+        RepositoryError: Nothing could be done at all.
+    """
+    begun, report = time.monotonic(), publisher.report
+    try:
+        state, plan = with_retries(publisher.look)
+        report.planned(state, plan)
+        report.failed = dict(plan.problems)
+        if report.dry_run:
+            return
+        for line in report.plan:
+            logger.info("%s", line)
+        if plan.is_empty and state.is_finished():
+            publisher.clear_dead_lock()
+            return
+        with_retries(lambda: upload(publisher))
+        try:
+            with_retries(lambda: switch(publisher))
+            with_retries(lambda: clean(publisher))
+        except MassDeleteError as error:
+            report.failed["removing"] = str(error)
+        report.saw(with_retries(publisher.look)[0])
+    finally:
+        report.bytes_sent, report.seconds = publisher.pool.sent, time.monotonic() - begun
 
 
 def remember(mirror_dir: Path, report: PublishReport) -> None:

@@ -16,8 +16,8 @@ from functools import partial
 
 from puavo_repository.errors import PublishError, RepositoryError
 from puavo_repository.progress import Progress
-from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.publisher import LockedRemote
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.tree import OpenMode, RemoteFile, RemoteTree
 
@@ -35,41 +35,31 @@ def send(tree: RemoteTree, item: Transfer, begin: int, remote: LockedRemote) -> 
 
     Beside the connection ``tree``, others are taken from the pool.
     """
-    progress = remote.watcher.begin(item.path, item.size)
+    publisher, part = remote.publisher, item.part(remote.lock.token)
+    progress = publisher.watcher.begin(item.path, item.size)
     progress(begin)
-    pieces = _Pieces(begin, item.size, progress)
-    part = item.part(remote.lock.token)
-    source = os.open(remote.mirror_dir / item.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with tree.open(part, OpenMode.WRITE) as file:
-            sender = _Sender(item, part, source, pieces, remote, notes=tree.can_sync)
-            count = _connections(tree, item.size - begin, remote.pool.limit)
-            helpers = [threading.Thread(target=sender.help, daemon=True) for _ in range(count - 1)]
+    local = publisher.mirror_dir / item.path
+    with local.open("rb", buffering=0) as source, tree.open(part, OpenMode.WRITE) as file:
+        pieces = _Pieces(begin, item.size, progress)
+        sender = _Sender(item, part, source.fileno(), pieces, remote, notes=tree.can_sync)
+        # OpenSSH lets 2 MiB a connection be on their way, so a long round trip needs several. On a
+        # short one others send while one waits for the server's disk.
+        most = publisher.pool.limit if tree.round_trip > LONG_TRIP else min(3, publisher.pool.limit)
+        count = most if item.size - begin >= SEVERAL else 1
+        helpers = [threading.Thread(target=sender.help, daemon=True) for _ in range(count - 1)]
+        for helper in helpers:
+            helper.start()
+        try:
+            sender.send(file)
+        except BaseException as error:
+            pieces.stop(error)
+            raise
+        finally:
             for helper in helpers:
-                helper.start()
-            try:
-                sender.send(file)
-            except BaseException as error:
-                pieces.stop(error)
-                raise
-            finally:
-                for helper in helpers:
-                    helper.join()
-            pieces.check()
-            file.sync()
-    finally:
-        os.close(source)
-
-
-def _connections(tree: RemoteTree, size: int, limit: int) -> int:
-    """Return how many connections are worth their while for ``size`` bytes.
-
-    OpenSSH lets 2 MiB a connection be on their way, so a long round trip needs several. On a
-    short one others send while one waits for the server's disk.
-    """
-    if size < SEVERAL:
-        return 1
-    return limit if tree.round_trip > LONG_TRIP else min(3, limit)
+                helper.join()
+        if pieces.error is not None:  # on any connection
+            raise pieces.error
+        file.sync()
 
 
 @dataclass(frozen=True)
@@ -85,8 +75,9 @@ class _Sender:
 
     def help(self) -> None:
         """Send pieces over a connection from the pool; without one the others send them."""
+        pool = self.remote.publisher.pool
         try:
-            tree = self.remote.pool.take()
+            tree = pool.take()
         except RepositoryError as error:
             logger.info("one connection fewer: %s", error)
             return
@@ -97,7 +88,7 @@ class _Sender:
             self.pieces.stop(error)
             tree.close()
         else:
-            self.remote.pool.give(tree)
+            pool.give(tree)
 
     def send(self, file: RemoteFile) -> None:
         """Send pieces until none is left; returns when all that were sent are acknowledged."""
@@ -111,7 +102,7 @@ class _Sender:
                     continue
                 return
             at, length = piece
-            self.remote.throttle.admit(length, file.flush)
+            self.remote.publisher.throttle.admit(length, file.flush)
             data = os.pread(self.source, length, at)
             if len(data) != length:
                 raise PublishError("the local file", "was cut short while it was sent")
@@ -134,13 +125,13 @@ class _Pieces:
         self._size = size
         self._progress = progress
         self._under_way: dict[int, int] = {}  # in order of their offsets
-        self._error: BaseException | None = None
         self._change = threading.Condition()
+        self.error: BaseException | None = None  # what failed first
 
     def take(self) -> tuple[int, int] | None:
         """Return (offset, length) of the next piece, or None if there is none just now."""
         with self._change:
-            if self._error or self._next >= self._size or self._is_far_ahead():
+            if self.error or self._next >= self._size or self._is_far_ahead():
                 return None
             at, length = self._next, min(PIECE, self._size - self._next)
             self._next += length
@@ -172,22 +163,16 @@ class _Pieces:
     def wait(self) -> bool:
         """Wait until there may be a piece again; False when there will be none."""
         with self._change:
-            while not self._error and self._next < self._size:
-                if not self._is_far_ahead():
-                    return True
-                self._change.wait()
-            return False
+            self._change.wait_for(
+                lambda: self.error or self._next >= self._size or not self._is_far_ahead()
+            )
+            return self.error is None and self._next < self._size
 
     def stop(self, error: BaseException) -> None:
         """Hand out nothing more: something failed."""
         with self._change:
-            self._error = self._error or error
+            self.error = self.error or error
             self._change.notify_all()
-
-    def check(self) -> None:
-        """Raise what failed on any connection."""
-        if self._error is not None:
-            raise self._error
 
     def _is_far_ahead(self) -> bool:
         return self._next - next(iter(self._under_way), self._next) >= AHEAD

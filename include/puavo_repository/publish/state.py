@@ -52,21 +52,21 @@ class Row:
         return self.entry is not None and self.entry.ours
 
     @property
-    def is_entered_as_wanted(self) -> bool:
-        """Whether it lies there as it was entered, and was entered as it is wanted."""
-        entry = self.entry if self.is_as_left else None
-        return entry is not None and (entry.size, entry.sha256) == (self.size, self.sha256)
-
-    @property
     def is_as_left(self) -> bool:
         """Whether the server shows it as it was when it was entered."""
         return self.entry is not None and self.entry.agrees(self.found)
 
     @property
+    def is_entered_as_wanted(self) -> bool:
+        """Whether it lies there as it was entered, and was entered as it is wanted."""
+        wanted = self.size, self.sha256
+        return self.entry is not None and self.entry[:2] == wanted and self.is_as_left
+
+    @property
     def is_data(self) -> bool:
         """Whether it is an image or an rdiff, or lies where these do."""
         hidden = self.path.rpartition("/")[2].startswith(".")
-        return not (hidden or self.path in {"meta", "rdiffs", CKSUMS}) and not is_meta(self.path)
+        return not (hidden or self.path in {"meta", "rdiffs", CKSUMS} or is_meta(self.path))
 
     @property
     def names(self) -> list[DescribedFile]:
@@ -100,10 +100,6 @@ class RemoteState:
         """Return the metadata that lies there."""
         return [row for row in self.rows.values() if row.document is not None]
 
-    def problems(self) -> dict[str, str]:
-        """Return what cannot be published as it stands, and why."""
-        return {row.path: row.problem for row in self.rows.values() if row.problem}
-
     def published(self) -> dict[str, str]:
         """Return what the metadata there names: sha256 by path."""
         return {file.path: file.sha256 for row in self.documents() for file in row.names}
@@ -116,24 +112,22 @@ class RemoteState:
     def cksums(self) -> bytes:
         """Return the CKSUMS that goes with the metadata that lies there."""
         there = self.documents()
-        current = [row for row in there if row.state is FileState.PRESENT]
-        all_current = len(current) == len(there) == len(self.local.documents)
-        if all_current and self.local.cksums is not None:
+        current = sum(row.state is FileState.PRESENT for row in there)
+        if current == len(there) == len(self.local.documents) and self.local.cksums is not None:
             return self.local.cksums
         return metadata.render_cksums(row.document or {} for row in there)
 
     def has_cksums(self) -> bool:
         """Say whether that CKSUMS lies there."""
         row = self.row(CKSUMS)
-        if row.entry is None or not row.is_as_left or not self.journal.verified:
+        if row.entry is None or not (row.is_as_left and self.journal.verified):
             return False
         return row.entry.sha256 == sha256(self.cksums())
 
     def is_finished(self) -> bool:
         """Say whether nothing is to be written into the journal, and no part lies about."""
-        return (
-            self.journal.verified and not self.journal_changed and not any(map(is_part, self.rows))
-        )
+        done = self.journal.verified and not self.journal_changed
+        return done and not any(map(is_part, self.rows))
 
     def note_found(self, row: Row) -> None:
         """Enter a file that lies there as it is wanted, and was read."""

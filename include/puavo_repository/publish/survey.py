@@ -1,57 +1,55 @@
 """What lies on a remote, compared with what is wanted there: the table of ``state`` is filled.
 
 Each step begins with ``survey``, under the remote's lock, and acts on nothing older. One that is
-made without the lock is for printing a plan.
+made without the lock is for printing a plan. Below it are the ways to tell a remote file from
+another by reading some of it back, or all.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterable
+import os
+import random
+from collections.abc import Iterable, Iterator
+from itertools import tee
+from pathlib import Path
 
-from puavo_repository.errors import PublishError
+from puavo_repository.errors import PublishError, as_storage_error
 from puavo_repository.formats import metadata
 from puavo_repository.mirror.description import Description
-from puavo_repository.publish.compare import check_local, every_range, same_bytes, samples
-from puavo_repository.publish.state import (
-    CKSUMS,
-    FileState,
-    RemoteState,
-    Row,
-    is_document,
-    sha256,
-)
+from puavo_repository.mirror.published import mirror_id
+from puavo_repository.progress import Progress, no_progress
+from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, is_document, sha256
 from puavo_repository.remote.journal import Journal
-from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole
+from puavo_repository.remote.tree import Kind, Range, RemoteStat, RemoteTree, read_whole
+from puavo_repository.settings.model import Model
 
 logger = logging.getLogger(__name__)
 
+SAMPLE = 4 << 10  # bytes of one sampled range
+EDGE = 64 << 10  # bytes compared at both ends
+STRIDE = 16 << 20  # one sample in each stretch of this size
+MOST_SAMPLES = 256
+WHOLE = 1 << 20  # a file up to this size is compared whole
+BLOCK = 1 << 20  # bytes of one range when everything is compared
+
 
 def survey(
-    tree: RemoteTree,
-    local: Description,
-    journal: Journal,
-    *,
-    allow_rolled_back: bool = False,
-    thorough: bool = True,
+    tree: RemoteTree, local: Description, journal: Journal, options: Model, *, acts: bool = True
 ) -> RemoteState:
-    """Find out what a remote has. It is not changed.
+    """Find out what a remote has. It is not changed; what is learned is entered in the journal.
 
     A file is known by its journal entry (size, mtime). One that is not, as on a remote that
     somebody else filled, is read whole: samples would take one with a wrong megabyte for right.
-
-    Args:
-        tree: The remote.
-        local: What the mirror offers.
-        journal: The one there; what is learned is entered.
-        allow_rolled_back: Whether to forget what a rollback took from clients.
-        thorough: Whether to read such files whole. A plan that is only printed samples them.
+    They do where nobody ``acts`` on the plan: it is only printed.
 
     Raises:
-        PublishError: A folder lies in the place of metadata or CKSUMS.
+        PublishError: A folder lies in the place of metadata or CKSUMS, or clients there are
+            another mirror's.
     """
     state = listed(tree, local, journal)
-    if allow_rolled_back and journal.rejected:
+    if options.allow_rolled_back and journal.rejected:
         journal.rejected, state.journal_changed = {}, True
     _mark_rejected(state)
     for row in list(state.rows.values()):
@@ -65,9 +63,14 @@ def survey(
     for row in state.wanted_files():
         if row.state is not FileState.REJECTED:
             try:
-                _compare(tree, state, row, thorough=thorough)
+                _compare(tree, state, row, thorough=acts)
             except PublishError as error:
                 row.problem = str(error)
+    mirror = mirror_id(local.root, make=acts)
+    if journal.mirror != mirror:
+        if not options.allow_other_mirror:
+            _check_owner(tree, state)
+        journal.mirror, state.journal_changed = mirror, True
     return state
 
 
@@ -133,38 +136,29 @@ def _compare(tree: RemoteTree, state: RemoteState, row: Row, *, thorough: bool) 
         return
     if thorough:
         logger.info("%s/%s: not as it was left there, so it is read whole", tree.name, row.path)
-    ranges = every_range(row.size) if thorough else samples(row.size)
-    if same_bytes(tree, row.path, local, ranges):
+    if same_bytes(tree, row.path, local, (every_range if thorough else samples)(row.size)):
         state.note_found(row)
 
 
-def check_owner(tree: RemoteTree, state: RemoteState, mirror: str) -> None:
-    """Refuse a remote whose clients are another mirror's, and enter this one where it has none.
+def _check_owner(tree: RemoteTree, state: RemoteState) -> None:
+    """Refuse a remote whose clients are another mirror's.
 
-    ``mirror`` is this one's id (``published.mirror_id``), which may be lost with its records. So
-    what counts is whether clients would lose a series: a mirror that describes all that is there
-    may go on with it.
-
-    Raises:
-        PublishError: That is so. Nothing was changed.
+    The id of this one may be lost with its records. So what counts is whether clients would lose
+    a series: a mirror that describes all that is there may go on with it.
     """
-    known, local = state.journal.mirror, state.local
-    if known == mirror:
-        return
     theirs = sorted(row.path for row in state.documents() if row.is_ours)
-    lost = [path for path in theirs if path not in local.documents]
-    if lost and (known or len(lost) == len(theirs)):
+    lost = [path for path in theirs if path not in state.local.documents]
+    if lost and (state.journal.mirror or len(lost) == len(theirs)):
         names = ", ".join(path.removeprefix("meta/").removesuffix(".json") for path in lost[:5])
         more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
         raise PublishError(
             tree.name,
             "another mirror is published there: its clients would lose their series",
             expected=f"a mirror that describes {names}{more} too",
-            found=f"{local.root}, which does not",
+            found=f"{state.local.root}, which does not",
             remedy="Publish to another folder; or, if this mirror is to take its place, publish "
             "once with allow_other_mirror",
         )
-    state.journal.mirror, state.journal_changed = mirror, True
 
 
 def listed(tree: RemoteTree, local: Description, journal: Journal) -> RemoteState:
@@ -192,3 +186,59 @@ def listing(tree: RemoteTree, expected: Iterable[str]) -> dict[str, RemoteStat]:
         every |= {f"{folder}/{name}": stat for name, stat in tree.list(folder).items()}
     asked = ((path, tree.stat(path)) for path in expected if path not in every)
     return every | {path: stat for path, stat in asked if stat is not None}
+
+
+def check_local(path: Path, size: int) -> None:
+    """Raise ``PublishError`` where a local file is not there with its size."""
+    with as_storage_error(path):
+        try:
+            found = path.stat().st_size
+        except FileNotFoundError:
+            found = -1
+    if found != size:
+        raise PublishError(
+            path,
+            "is not the file that the metadata describes",
+            expected=f"{size} bytes",
+            found=f"{found} bytes" if found >= 0 else "no file",
+            remedy="Prepare the mirror again",
+        )
+
+
+def samples(size: int, also: Iterable[int] = ()) -> list[Range]:
+    """Choose ranges by which a file is told from another: both ends, random ones between.
+
+    Args:
+        size: Of the file, in bytes.
+        also: Further offsets around which to look, such as seams.
+    """
+    if size <= WHOLE:
+        return [Range(0, size)] if size else []
+    stride = max(STRIDE, size // MOST_SAMPLES)
+    chance = random.SystemRandom()
+    inner = (min(size - SAMPLE, at + chance.randrange(stride)) for at in range(0, size, stride))
+    around = (min(max(0, at - SAMPLE // 2), size - SAMPLE) for at in also)
+    ends = (Range(0, EDGE), Range(size - EDGE, EDGE))
+    return [*ends, *(Range(at, SAMPLE) for at in sorted({*inner, *around}))]
+
+
+def every_range(size: int) -> Iterator[Range]:
+    """Cut a file into ranges that cover it; one by one, since a server may lie about its size."""
+    return (Range(at, min(BLOCK, size - at)) for at in range(0, size, BLOCK))
+
+
+def same_bytes(tree: RemoteTree, path: str, local: Path, ranges: Iterable[Range]) -> bool:
+    """Say whether a remote file has the local one's bytes in some ranges."""
+    with as_storage_error(local), local.open("rb", buffering=0) as stream:
+        asked, wanted = tee(ranges)
+        here = (os.pread(stream.fileno(), r.length, r.offset) for r in wanted)
+        return all(a == b for a, b in zip(tree.read(path, asked), here, strict=True))
+
+
+def sha256_of(tree: RemoteTree, path: str, size: int, progress: Progress = no_progress) -> str:
+    """Read a remote file whole and return its sha256."""
+    digest = hashlib.sha256()
+    for block in tree.read(path, every_range(size)):
+        digest.update(block)
+        progress(len(block))
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Telling clients of the new files: the steps that clients see.
+"""The step ``switch``: clients are told of the new files.
 
 In this order, so that the metadata that a client finds is true at every moment:
 
@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from contextlib import suppress
 from time import sleep, time
 
-from puavo_repository.errors import StorageError
+from puavo_repository.errors import RepositoryError, StorageError
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.publish.clean import guard
-from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, sha256
 from puavo_repository.publish.survey import listing
 from puavo_repository.publish.transfer import proven_part, rename_into_place
@@ -39,6 +40,26 @@ from puavo_repository.remote.journal import (
 from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
+
+
+def switch(publisher: Publisher) -> None:
+    """Tell clients of what is in place, and look whether all of it is.
+
+    Raises:
+        LockedError: Somebody else publishes, or has taken over: nothing more was written.
+        MassDeleteError: Too many files would lose their description.
+        StorageError: A file that clients are told of is missing or wrong.
+    """
+    with publisher.step() as (remote, state):
+        plan = publisher.plan(remote.tree, state)
+        try:
+            Switch(remote, state).run(plan.transfers)
+            _check_published(remote.tree, state, publisher.options.only)
+        except BaseException:
+            with suppress(RepositoryError):  # the first error is what counts
+                remote.save()
+            raise
+        remote.save()
 
 
 class Switch:
@@ -58,10 +79,10 @@ class Switch:
         self._journal = remote.journal
         self._state = state
         self._restored = restored
-        only = remote.options.only
-        every = [state.row(path) for path in state.local.documents]
-        self._ours = [row for row in every if only is None or row.path in only]
-        gone = (row for row in state.documents() if row.path not in state.local.documents)
+        self._options, self._report = remote.publisher.options, remote.publisher.report
+        only, ours = self._options.only, state.local.documents
+        self._ours = [state.row(path) for path in ours if only is None or path in only]
+        gone = (row for row in state.documents() if row.path not in ours)
         self._gone = [row for row in gone if row.is_ours and only is None]
         self._before: dict[str, tuple[bytes, Document]] = {}  # of what is withdrawn
 
@@ -71,21 +92,22 @@ class Switch:
         Args:
             waiting: What is missing. Where it waits as a proven part, it gets its name here, also
                 where a switch that was cut short has withdrawn it already.
-
-        Raises:
-            LockedError: The lock was lost; nothing more was written.
-            MassDeleteError: Too many files would lose their description.
         """
-        self._guard_dropped()
+        if self._restored is None:  # else it takes what was agreed on when it was asked for
+            # Series that vanish locally are like a mass deletion, only quicker for the clients.
+            stay = set(self._state.documents()).difference(self._gone)
+            kept = {file.path for row in stay for file in row.names}
+            lost = self._state.published().keys() - kept - self._state.local.files.keys()
+            guard(self._remote, self._state, lost)
         parts = {item: proven_part(self._tree, self._remote.parts, item) for item in waiting}
         proven = {item: part for item, part in parts.items() if part}
         paths = {item.path for item in proven}
         self._begin_generation(paths)
         if proven:
-            self._withdraw(paths, self._remote.options.replace_pause)
-            self._remote.report.withdrawn = sorted(paths)
+            self._withdraw(paths, self._options.replace_pause)
+            self._report.withdrawn = sorted(paths)
             self._rename(proven)
-        self._remote.report.waiting_for = {}
+        self._report.waiting_for = {}
         for row in self._ours:
             self._describe(row)
         for row in self._gone:
@@ -95,23 +117,11 @@ class Switch:
             self._write(CKSUMS, self._state.cksums())
 
     def withdraw(self, paths: set[str]) -> None:
-        """Take files that the mirror does not describe any more out of the metadata, to make room.
-
-        Raises:
-            LockedError: The lock was lost; nothing more was written.
-            MassDeleteError: Too many files would lose their description.
-        """
+        """Take files out of the metadata that the mirror does not describe any more."""
         guard(self._remote, self._state, paths)
         self._ours = []
         self._begin_generation(paths)
         self._withdraw(paths, 0.0)
-
-    def _guard_dropped(self) -> None:
-        """Series that vanish locally are like a mass deletion, only quicker for the clients."""
-        stay = set(self._state.documents()).difference(self._gone)
-        kept = {file.path for row in stay for file in row.names}
-        lost = self._state.published().keys() - kept - self._state.local.files.keys()
-        guard(self._remote, self._state, lost)
 
     def _begin_generation(self, withdrawn: set[str]) -> None:
         """Keep what is about to be replaced, so that a rollback is possible."""
@@ -137,7 +147,7 @@ class Switch:
             frozenset(path for path, entry in journal.files.items() if not entry.ours),
             journal.mirror,
         )
-        save_generation(self._tree, new, self._remote.options.generations, self._remote.check)
+        save_generation(self._tree, new, self._options.generations, self._remote.check)
         # Only now: a generation without a record would cut off the way back behind it.
         journal.generation, journal.verified = new.number, False
         self._remote.save()
@@ -187,18 +197,18 @@ class Switch:
             return  # which says why
         absent = self._absent(row)
         if absent:
-            self._remote.report.waiting_for[row.path] = absent
+            self._report.waiting_for[row.path] = absent
         elif row.state is not FileState.PRESENT:
             local = self._state.local
             self._write_document(row, local.documents[row.path], local.parsed.get(row.path, {}))
-            self._remote.report.switched.append(row.path)
+            self._report.switched.append(row.path)
 
     def _drop(self, row: Row) -> None:
         self._remote.check()
         self._tree.remove(row.path)
         row.document = row.found = None
         del self._journal.files[row.path]
-        self._remote.report.switched.append(row.path)
+        self._report.switched.append(row.path)
 
     def _restore(self, withdrawn: Collection[str]) -> None:
         """Describe again what was withdrawn only for a moment, where ours does not say it."""
@@ -233,7 +243,7 @@ class Switch:
         self._state.row(path).found = found
 
 
-def check_published(
+def _check_published(
     tree: RemoteTree, state: RemoteState, only: Collection[str] | None = None
 ) -> None:
     """Look whether every file that our metadata there names is there, with its size.

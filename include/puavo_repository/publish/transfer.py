@@ -4,6 +4,13 @@ What is on its way has a hidden name tied to its content and to the step that se
 (``Transfer.part``), so no two ever write the same file. What an earlier step sent is taken over
 by its name: as far as it is noted to be on the server's disk (``parts``), and no further.
 
+A new image can be made on the server, for the bytes of its rdiff: that is COPY ranges of the old
+image, which the server has, and LITERAL ranges, which lie at known offsets in the rdiff, which the
+server has too, as it was just published for the clients. So ``copy-data`` requests (OpenSSH's
+``PROTOCOL``, 4.10) put the new image together there, over plain SFTP without a shell, and only the
+requests travel: 62 bytes a range, which differ in so few that the compressed connection which they
+go over makes 11 of them.
+
 A new file claims a name that must be free: whoever slept while another publisher took over does
 not put it over that one's.
 """
@@ -12,11 +19,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from puavo_repository.errors import (
@@ -30,15 +39,16 @@ from puavo_repository.errors import (
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import format_bytes
-from puavo_repository.publish.assemble import assemble
-from puavo_repository.publish.compare import check_local, every_range, same_bytes, samples
-from puavo_repository.publish.locked import LockedRemote
 from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.publisher import LockedRemote
 from puavo_repository.publish.send import send
+from puavo_repository.publish.survey import check_local, every_range, same_bytes, samples
 from puavo_repository.remote.parts import Part, Parts
-from puavo_repository.remote.tree import Kind, RemoteTree
+from puavo_repository.remote.tree import Kind, Piece, RemoteTree
 
 logger = logging.getLogger(__name__)
+
+SEAMS = 64  # how many places where two ranges meet are looked at after an assembly
 
 
 def transfer(item: Transfer, remote: LockedRemote) -> tuple[bool, int | None]:
@@ -53,10 +63,11 @@ def transfer(item: Transfer, remote: LockedRemote) -> tuple[bool, int | None]:
         TransientError: The connection broke; what arrived is kept for the next attempt.
         StorageRefusedError: The server refuses, or its disk is full.
     """
-    local = remote.mirror_dir / item.path
+    publisher = remote.publisher
+    local = publisher.mirror_dir / item.path
     check_local(local, item.size)
     # Errors of the system are those of the local file: those of the remote are ours already.
-    with as_storage_error(local), remote.pool.tree() as tree:
+    with as_storage_error(local), publisher.pool.tree() as tree:
         return _Attempt(tree, item, remote).run()
 
 
@@ -72,8 +83,7 @@ def proven_part(tree: RemoteTree, parts: Parts, item: Transfer) -> str:
 def rename_into_place(tree: RemoteTree, item: Transfer, part: str) -> int:
     """Give a proven part its name; one that takes the place of nothing must find it free.
 
-    Returns:
-        The file's time on the server's clock.
+    Returns the file's time on the server's clock.
     """
     if item.wrong:
         tree.rename(part, item.path)
@@ -93,7 +103,8 @@ class _Attempt:
         self._item = item
         self._remote = remote
         self._parts = remote.parts
-        self._local = remote.mirror_dir / item.path
+        self._mirror_dir = remote.publisher.mirror_dir
+        self._local = self._mirror_dir / item.path
         self._part = item.part(remote.lock.token)
 
     def run(self) -> tuple[bool, int | None]:
@@ -105,7 +116,7 @@ class _Attempt:
         if there and there.is_file(item.size) and same_bytes(tree, item.path, self._local, every):
             # An attempt before this one got as far, and could not say so any more.
             return bool(item.rdiff), there.mtime
-        with _watched(self._remote.mirror_dir, item) as check_unchanged:
+        with _watched(self._mirror_dir, item) as check_unchanged:
             made = self._fill()
             try:
                 check_unchanged()
@@ -146,9 +157,36 @@ class _Attempt:
         return False
 
     def _assemble(self) -> list[int]:
-        item, rdiff = self._item, self._remote.mirror_dir / self._item.rdiff
-        progress = self._remote.watcher.begin(item.path, item.size)
-        return assemble(self._tree, item, self._part, rdiff, progress)
+        """Have the server write the part from its base and its rdiff, onto its disk.
+
+        That the remote has the very files, the plan took from the journal (size and time). Returns
+        some of the offsets at which ranges meet, where a mistake would show.
+        """
+        from puavo_repository.formats import rdiff  # compiled code, slow to load
+
+        item, local_rdiff = self._item, self._mirror_dir / self._item.rdiff
+        seams = [0]  # and where the last range ends
+
+        def pieces() -> Iterator[Piece]:
+            commands = rdiff.commands(local_rdiff)
+            files = ((item.base if isinstance(c, rdiff.Copy) else item.rdiff, c) for c in commands)
+            ranges = (Piece(path, c.position, c.length) for path, c in files)
+            last = Piece(item.base, 0, 0)
+            for piece in chain(ranges, [Piece("", 0, 0)]):
+                if piece[:2] == (last.path, last.offset + last.length):  # they follow each other
+                    last = last._replace(length=last.length + piece.length)
+                    continue
+                if last.length:
+                    seams.append(seams[-1] + last.length)
+                    yield last
+                last = piece
+            if seams[-1] != item.size:
+                sizes = {"expected": f"{item.size} bytes", "found": f"{seams[-1]} bytes"}
+                raise DeltaError(local_rdiff, "makes another image", **sizes)
+
+        progress = self._remote.publisher.watcher.begin(item.path, item.size)
+        self._tree.assemble(self._part, pieces(), progress)
+        return random.SystemRandom().sample(seams, min(SEAMS, len(seams)))
 
     def _resume_point(self) -> int:
         """Return how many bytes need not be sent, with what an earlier step sent in our part.
@@ -157,25 +195,24 @@ class _Attempt:
         A part that holds anything else is removed.
         """
         item, tree, known = self._item, self._tree, self._parts.get(self._item.path)
-        if known is None or not self._may_go_on_with(known):
+        found = tree.stat(known.name) if known else None
+        synced = known.synced if known else 0
+        some = samples(synced, also=[synced - 1, synced // 2])
+        if (
+            known is None
+            or found is None
+            or found.kind is not Kind.FILE
+            or known.sha256 != item.sha256
+            or not 0 < synced <= found.size <= item.size
+            or not same_bytes(tree, known.name, self._local, some)
+        ):
             self._begin_anew()
             return 0
         if known.name != self._part:
             tree.rename(known.name, self._part)
             self._parts.put(item.path, replace(known, name=self._part, proven=False))
-        logger.info("%s: goes on at %s", item.path, format_bytes(known.synced))
-        return known.synced
-
-    def _may_go_on_with(self, known: Part) -> bool:
-        if known.sha256 != self._item.sha256 or not known.synced:
-            return False
-        found = self._tree.stat(known.name)
-        if found is None or found.kind is not Kind.FILE:
-            return False
-        if not known.synced <= found.size <= self._item.size:
-            return False
-        some = samples(known.synced, also=[known.synced - 1, known.synced // 2])
-        return same_bytes(self._tree, known.name, self._local, some)
+        logger.info("%s: goes on at %s", item.path, format_bytes(synced))
+        return synced
 
     def _begin_anew(self) -> None:
         """Remove what there is of a file that has no name yet."""
@@ -204,13 +241,23 @@ def _watched(mirror_dir: Path, item: Transfer) -> Iterator[Callable[[], None]]:
     must be the one that the mirror's records know, until the end.
     """
     local, ended = mirror_dir / item.path, threading.Event()
-    identity = Identity.at(local)
-    known = item.rdiff and _recorded(Mirror(mirror_dir), item) == identity is not None
-    digest = None if known else _digest_beside(local, ended)
+    identity, digest = Identity.at(local), Future[str]()
+    image = Mirror(mirror_dir).state.images.get(item.path) if item.rdiff else None
+
+    def work() -> None:
+        try:
+            digest.set_result(_sha256(local, ended))
+        except BaseException as error:  # noqa: BLE001 - raised again where the digest is asked for
+            digest.set_exception(error)
+
+    known = image and image.digests.sha256 == item.sha256 and {image.identity, image.copy}
+    if known and identity and identity in known:
+        digest.set_result(item.sha256)
+    else:  # in a thread that nobody waits for: a dead disk may never answer a read
+        threading.Thread(target=work, name="digest", daemon=True).start()
 
     def check() -> None:
-        found = digest.result() if digest else item.sha256
-        if found != item.sha256 or Identity.at(local) != identity:
+        if digest.result() != item.sha256 or Identity.at(local) != identity:
             raise PublishError(
                 local,
                 "its content is not what the metadata describes",
@@ -223,35 +270,9 @@ def _watched(mirror_dir: Path, item: Transfer) -> Iterator[Callable[[], None]]:
         ended.set()
 
 
-def _digest_beside(path: Path, ended: threading.Event) -> Future[str]:
-    """Compute a sha256 in a thread that nobody waits for: a dead disk may never answer a read."""
-    found: Future[str] = Future()
-
-    def work() -> None:
-        try:
-            found.set_result(_sha256(path, ended))
-        except BaseException as error:  # noqa: BLE001 - raised again where the digest is asked for
-            found.set_exception(error)
-
-    threading.Thread(target=work, name="digest", daemon=True).start()
-    return found
-
-
 def _sha256(path: Path, ended: threading.Event) -> str:
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
         while not ended.is_set() and (block := stream.read(4 << 20)):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _recorded(mirror: Mirror, item: Transfer) -> Identity | None:
-    """Return the identity that the file had when its digest was computed, if that is known."""
-    name = item.path.rpartition("/")[2]
-    image, rdiff = mirror.state.images.get(name), mirror.state.rdiffs.get(name)
-    if image is not None and image.digests.sha256 == item.sha256:
-        here = Identity.at(mirror.root / name)
-        return here if here in {image.identity, image.copy} else None
-    if rdiff is not None and rdiff.digests.sha256 == item.sha256:
-        return rdiff.identity
-    return None

@@ -1,4 +1,4 @@
-"""Many files onto a remote: small ones side by side, large ones one after another."""
+"""The step ``upload``: every file that is missing, small ones side by side, large ones in turn."""
 
 from __future__ import annotations
 
@@ -9,36 +9,111 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 
-from puavo_repository.errors import LockedError, PublishError, RepositoryError, TransientError
+from puavo_repository.errors import (
+    LockedError,
+    PublishError,
+    RepositoryError,
+    StorageRefusedError,
+    TransientError,
+)
 from puavo_repository.progress import format_bytes
-from puavo_repository.publish.locked import LockedRemote
-from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.clean import remove_unnamed
+from puavo_repository.publish.plan import Plan, Transfer
+from puavo_repository.publish.publisher import LockedRemote, Publisher
+from puavo_repository.publish.state import RemoteState
+from puavo_repository.publish.survey import survey
+from puavo_repository.publish.switch import Switch
 from puavo_repository.publish.transfer import transfer
 from puavo_repository.retry import with_retries
 
 logger = logging.getLogger(__name__)
 
 LARGE = 64 << 20  # bytes; such files go one after another, each over several connections
+SPARE = 64 << 20  # bytes that must stay free on the remote
 SAVE_EVERY = 30.0  # seconds between two journals, or more where it takes long to write one
 _SAVE_SHARE = 20  # times as long as one takes to write
 
 
-class Upload:
+def upload(publisher: Publisher) -> None:
+    """Bring every file there that is missing; clients are not told of any yet.
+
+    What could not be brought there is in the report. The others are there.
+
+    Raises:
+        LockedError: Somebody else publishes, or has taken over: nothing more was sent.
+        PublishError: There is nothing to publish, or the remote is not for this mirror.
+        StorageRefusedError: There is too little space, or the server refuses.
+    """
+    with publisher.step() as (remote, state):
+        plan = publisher.plan(remote.tree, state)
+        if _bytes_missing(remote, state, plan) > 0:
+            state, plan = _make_room(remote, state)
+        for folder in ("rdiffs", "meta"):
+            remote.tree.make_folder(folder)
+        for item in plan.transfers:
+            if not item.replaces:
+                remote.journal.intend(item.path, item.size, item.sha256)
+        if plan.transfers or state.journal_changed:
+            remote.save()
+        publisher.report.transient = False
+        publisher.report.failed = dict(plan.problems)
+        _Upload(remote).run(plan.transfers)
+
+
+def _make_room(remote: LockedRemote, state: RemoteState) -> tuple[RemoteState, Plan]:
+    """Remove what may go before anything is sent to a disk that is too small for both.
+
+    First what no metadata names and whose grace is over; then the mirror's old files are taken
+    out of the metadata, so that they may go too, at once or when their grace is over.
+    """
+    tree, publisher = remote.tree, remote.publisher
+    logger.info("%s: too full for all that is new; room is made first", tree.name)
+    remove_unnamed(remote, state)
+    gone = state.published().keys() - state.kept()
+    still = _bytes_missing(remote, state, publisher.plan(tree, state))
+    if still > 0 and gone and publisher.options.only is None:
+        Switch(remote, state).withdraw(gone)
+        remove_unnamed(remote, state)
+    state = survey(tree, state.local, remote.journal, publisher.options)
+    plan = publisher.plan(tree, state)
+    missing = _bytes_missing(remote, state, plan)
+    if missing > 0:
+        free = tree.free_space() or 0
+        raise StorageRefusedError(
+            tree.name,
+            "the server's disk is too full for what is to be published",
+            expected=f"{format_bytes(missing + free)} free",
+            found=format_bytes(free),
+            remedy="Free some space there, or publish fewer images",
+        )
+    return state, plan
+
+
+def _bytes_missing(remote: LockedRemote, state: RemoteState, plan: Plan) -> int:
+    """Return how many bytes are missing on the server's disk for a plan, 0 or less for none.
+
+    The part of a file that is to be sent is gone on with, or removed first. Others only take room.
+    """
+    need, free = sum(item.size for item in plan.transfers), remote.tree.free_space()
+    if not need or free is None:
+        return 0
+    parts = filter(None, (remote.parts.get(item.path) for item in plan.transfers))
+    there = sum(found.size for part in parts if (found := state.row(part.name).found))
+    return need - there + SPARE - free
+
+
+class _Upload:
     """The files that one step brings to a remote; the journal is saved now and then."""
 
     def __init__(self, remote: LockedRemote) -> None:
         self._remote = remote
-        self._report = remote.report  # told of each file that arrived, or why it did not
+        self._publisher = remote.publisher
         self._stop = threading.Event()
         self._stopped_by: RepositoryError | None = None
         self._next_save = time.monotonic() + SAVE_EVERY
 
     def run(self, items: Sequence[Transfer]) -> None:
-        """Bring all of them there; those that fail hold back no other.
-
-        Raises:
-            LockedError: The lock was lost: nothing more is sent.
-        """
+        """Bring all of them there; those that fail hold back no other."""
         large = [item for item in items if item.rdiff or item.size >= LARGE]
         try:
             self._side_by_side([item for item in items if not item.rdiff and item.size < LARGE])
@@ -50,7 +125,7 @@ class Upload:
             self._remote.save()
 
     def _side_by_side(self, items: Sequence[Transfer]) -> None:
-        pool = self._remote.pool
+        pool = self._publisher.pool
         workers = ThreadPoolExecutor(pool.limit, thread_name_prefix="transfer")
         try:
             futures = {workers.submit(self._one, item): item for item in items}
@@ -75,25 +150,24 @@ class Upload:
         return made, mtime
 
     def _note(self, item: Transfer, result: Callable[[], tuple[bool, int | None]]) -> None:
+        """Enter what became of a file in journal and report, at once: the step may end anywhere."""
+        report = self._publisher.report
         try:
             made, mtime = result()
         except LockedError:
             raise
         except RepositoryError as error:
-            self._fail(item, error)
+            why = report.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
+            self._publisher.watcher.fail(f"{report.target}: {item.path}: {why}")
+            report.transient |= isinstance(error, TransientError)
+            if not isinstance(error, PublishError):
+                self._stopped_by = error  # the server, not the file: the others would fail too
             return
         if mtime is not None:
             self._remote.journal.placed(item.path, item.size, item.sha256, mtime)
-        (self._report.assembled if made else self._report.uploaded)[item.path] = item.size
+        (report.assembled if made else report.uploaded)[item.path] = item.size
         begun = time.monotonic()
         if begun > self._next_save:
             self._remote.save()
             now = time.monotonic()
             self._next_save = now + max(SAVE_EVERY, _SAVE_SHARE * (now - begun))
-
-    def _fail(self, item: Transfer, error: RepositoryError) -> None:
-        why = self._report.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
-        self._remote.watcher.fail(f"{self._report.target}: {item.path}: {why}")
-        self._report.transient |= isinstance(error, TransientError)
-        if not isinstance(error, PublishError):
-            self._stopped_by = error  # the server, not the file: the others would fail too

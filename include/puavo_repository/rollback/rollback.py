@@ -22,12 +22,10 @@ from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror import published
 from puavo_repository.mirror.description import Description
 from puavo_repository.progress import count
-from puavo_repository.publish.compare import sha256_of
-from puavo_repository.publish.locked import LockedRemote
-from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.state import FileState, RemoteState, Row, is_meta, sha256
-from puavo_repository.publish.survey import listed
+from puavo_repository.publish.survey import listed, sha256_of
 from puavo_repository.publish.switch import Switch
 from puavo_repository.remote import journal
 from puavo_repository.remote.tree import RemoteTree, read_whole
@@ -117,10 +115,8 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
         PublishError: A file that it names is not there any more, or the metadata there is
             damaged. Nothing was changed.
     """
-    with publisher.hold() as held:
-        # It takes from clients what was agreed on when it was asked for.
-        options = publisher.options.model_copy(update={"allow_mass_delete": True})
-        remote = replace(held, options=options, report=PublishReport(held.tree.name))
+    with publisher.hold() as remote:
+        publisher.report = PublishReport(remote.tree.name)
         found = _roll_back(remote, to, series)
     logger.info("%s", found)
     return found
@@ -133,7 +129,7 @@ def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
 
 
 def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) -> RolledBack:
-    tree, record, report = remote.tree, remote.journal, remote.report
+    tree, record, report = remote.tree, remote.journal, remote.publisher.report
     (_, made, now), *before = _history(tree, record)
     last = made.restored if made else None
     asked = tuple(sorted(f"meta/{name}.json" for name in series))

@@ -15,7 +15,7 @@ from campaign.disturbed import Kill, Run, run
 from campaign.faults.fault import GRACE, Fault, OfPrepare, OfPublish, OverSftp
 from campaign.nights import KEPT, prepare, publish, publish_after_all, step_back
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.publish.options import Options
+from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.journal import FOLDER as JOURNAL
 from puavo_repository.remote.target import Target
 from support.servers import Proxy

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from campaign.disturbed import Run, run
 from campaign.nights import AT_ONCE, Nights, Watch, prepare, publish
-from puavo_repository.publish.options import Options
+from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import Target
 from support.servers import Sshd, running
 
