@@ -13,17 +13,18 @@ import pytest
 
 from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError
+from puavo_repository.progress import Progress, no_progress
 from puavo_repository.publish import send, transfer
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote.folder import FolderFile
 from puavo_repository.remote.parts import Part
-from puavo_repository.remote.sftp import file as sftp_file
 from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import ssh
+from puavo_repository.remote.sftp import tree as sftp_tree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Acknowledge, Range, no_callback
+from puavo_repository.remote.tree import Range
 from support.mirrors import add_image, image, make_mirror, publish, send_one, tree_of, walk
 from support.servers import Proxy, Sshd
 
@@ -54,7 +55,7 @@ def test_a_stalled_server_fails_in_time_and_the_retry_goes_on(
     with Proxy(sshd.port) as proxy, monkeypatch.context() as hasty:
         hasty.setattr(retry, "ATTEMPTS", 1)
         hasty.setattr(sftp_session, "SILENCE_TIMEOUT", 1.0)
-        hasty.setattr(sftp_file, "SYNC_PATIENCE", 1.0)
+        hasty.setattr(sftp_tree, "SYNC_PATIENCE", 1.0)
         hasty.setattr(ssh, "CONNECT_TIMEOUT", 1.0)
         proxy.stall_after = 150_000
         with pytest.raises(ConnectionLostError, match=r"did not answer|timeout|banner|login"):
@@ -163,7 +164,7 @@ def test_an_image_that_was_assembled_wrongly_is_uploaded_instead(
         source: FolderFile,
         taken: Range,
         offset: int,
-        done: Acknowledge,
+        done: Progress,
     ) -> None:
         copy(self, source, Range(max(0, taken.offset - 1), taken.length), offset, done)
 
@@ -184,7 +185,7 @@ def test_what_arrived_wrongly_gets_no_name(
     write = FolderFile.write
 
     def flipped(
-        self: FolderFile, offset: int, data: bytes | memoryview, done: Acknowledge = no_callback
+        self: FolderFile, offset: int, data: bytes | memoryview, done: Progress = no_progress
     ) -> None:
         wrong = bytearray(data)
         if len(wrong) > 10_000:

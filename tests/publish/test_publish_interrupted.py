@@ -17,6 +17,7 @@ from puavo_repository.errors import (
     RepositoryError,
     StorageError,
 )
+from puavo_repository.progress import Progress
 from puavo_repository.publish import clean, send, switch, transfer, upload
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
@@ -24,7 +25,7 @@ from puavo_repository.publish.state import sha256
 from puavo_repository.remote.folder import FolderFile
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Acknowledge, Range, RemoteTree
+from puavo_repository.remote.tree import Range, RemoteTree
 from support.mirrors import (
     KEEP,
     NOW,
@@ -111,7 +112,7 @@ def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
         whole = FolderFile.copy
 
         def in_pieces(
-            file: FolderFile, source: FolderFile, taken: Range, offset: int, done: Acknowledge
+            file: FolderFile, source: FolderFile, taken: Range, offset: int, done: Progress
         ) -> None:
             nonlocal left
             for at in range(0, taken.length, 1 << 20):

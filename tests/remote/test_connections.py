@@ -23,9 +23,9 @@ from puavo_repository.errors import (
     StorageRefusedError,
     TransientError,
 )
-from puavo_repository.remote.sftp import file as sftp_file
 from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import ssh
+from puavo_repository.remote.sftp import tree as sftp_tree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target, parse_target
 from puavo_repository.remote.tree import OpenMode
@@ -228,7 +228,7 @@ def test_a_disk_that_stands_still_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
-    monkeypatch.setattr(sftp_file, "SYNC_PATIENCE", 2 * SILENCE)
+    monkeypatch.setattr(sftp_tree, "SYNC_PATIENCE", 2 * SILENCE)
     with running(Sshd(tmp_path / "sshd")) as server:
         tree = SftpTree(server.target(tmp_path))
         file = tree.open("file", OpenMode.WRITE)
@@ -251,7 +251,7 @@ def test_a_line_that_dies_during_a_sync_is_noticed_at_once(
         begun = time.monotonic()
         with pytest.raises(ConnectionLostError, match="did not answer"):
             file.sync()
-        assert time.monotonic() - begun < 60 < sftp_file.SYNC_PATIENCE
+        assert time.monotonic() - begun < 60 < sftp_tree.SYNC_PATIENCE
 
 
 def test_a_connection_with_a_round_trip_reports_it(sshd: Sshd, tmp_path: Path) -> None:

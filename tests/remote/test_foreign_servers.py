@@ -31,7 +31,6 @@ from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.journal import GENERATIONS
-from puavo_repository.remote.sftp import file as sftp_file
 from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import tree as sftp_tree
 from puavo_repository.remote.sftp.session import LARGEST_REPLY
@@ -82,7 +81,7 @@ def meddled(meddle: Meddle) -> Iterator[Meddler]:
     with (
         mock.patch.object(sftp_tree, "connect", meddler.connect),
         mock.patch.object(sftp_session, "SILENCE_TIMEOUT", SILENCE),
-        mock.patch.object(sftp_file, "SYNC_PATIENCE", SILENCE),
+        mock.patch.object(sftp_tree, "SYNC_PATIENCE", SILENCE),
         mock.patch.object(retry, "ATTEMPTS", 1),
     ):
         try:

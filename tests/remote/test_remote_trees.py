@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from puavo_repository.errors import StorageError, StorageRefusedError
 from puavo_repository.mirror import files
+from puavo_repository.progress import no_progress
 from puavo_repository.remote import folder
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.sftp.tree import SftpTree
@@ -25,7 +26,6 @@ from puavo_repository.remote.tree import (
     Piece,
     Range,
     RemoteTree,
-    no_callback,
     read_whole,
     write_whole,
 )
@@ -94,7 +94,7 @@ def test_copies_equal_local_ones(
     expected = bytearray()
     with tree.open("source", OpenMode.READ) as old, tree.open("goal", OpenMode.CREATE) as new:
         for start, length, offset in pieces:
-            new.copy(old, Range(start, length), offset, no_callback)
+            new.copy(old, Range(start, length), offset, no_progress)
             expected.extend(bytes(max(0, offset + length - len(expected))))
             expected[offset : offset + length] = source[start : start + length]
     assert (root / "goal").read_bytes() == bytes(expected)

@@ -11,17 +11,9 @@ from typing import Self
 
 from puavo_repository.errors import ConnectionLostError, StorageRefusedError, storage_error
 from puavo_repository.mirror.files import sync_folder
+from puavo_repository.progress import Progress, no_progress
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import (
-    Acknowledge,
-    Data,
-    Kind,
-    Range,
-    RemoteFile,
-    RemoteStat,
-    RemoteTree,
-    no_callback,
-)
+from puavo_repository.remote.tree import Data, Range, RemoteFile, RemoteStat, RemoteTree
 
 
 class FolderTree(RemoteTree):
@@ -34,74 +26,13 @@ class FolderTree(RemoteTree):
     round_trip = 0.0
 
     def __init__(self, target: Target) -> None:
-        self.name = target.url
-        self._target = target
-        self.local_path = self._root = Path(os.path.realpath(target.path))
-        self.root = str(self._root)
+        super().__init__(target)
+        self.root = os.path.realpath(target.path)
+        self.local_path = self._root = Path(self.root)
         with self._errors(""):
-            found = self._root.is_dir()
-        if not found:
-            remedy = "Create it, or correct the path"
-            raise StorageRefusedError(self.name, "there is no such folder", remedy=remedy)
-
-    def _list(self, folder: str) -> dict[str, RemoteStat]:
-        with self._errors(folder), os.scandir(self._root / folder) as entries:
-            return {entry.name: _stat(entry.stat(follow_symlinks=False)) for entry in entries}
-
-    def _stat(self, path: str) -> RemoteStat | None:
-        with self._errors(path):
-            try:
-                return _stat((self._root / path).lstat())
-            except FileNotFoundError:
-                return None
-
-    def _open(self, path: str, *, writing: bool, create: bool) -> FolderFile:
-        flags = os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_RDWR if writing else os.O_RDONLY)
-        flags |= os.O_CREAT | os.O_EXCL if create else 0
-        with self._errors(path):
-            descriptor = os.open(self._root / path, flags, 0o644)
-        if writing:
-            # Whatever the umask made of it. It may be another user's, and right as it is.
-            with contextlib.suppress(PermissionError):
-                os.fchmod(descriptor, 0o644)
-        return FolderFile(self, path, descriptor)
-
-    def _rename(self, path: str, new: str, *, exclusive: bool) -> None:
-        with self._errors(new):
-            if exclusive:
-                os.link(self._root / path, self._root / new, follow_symlinks=False)
-                (self._root / path).unlink()
-            else:
-                (self._root / path).replace(self._root / new)
-            sync_folder((self._root / new).parent)
-
-    def _remove(self, path: str) -> None:
-        with self._errors(path):
-            (self._root / path).unlink(missing_ok=True)
-
-    def _make_folder(self, path: str) -> None:
-        with self._errors(path):
-            (self._root / path).mkdir(0o755)
-            (self._root / path).chmod(0o755)  # whatever the umask made of it
-            sync_folder((self._root / path).parent)
-
-    def _remove_folder(self, path: str) -> None:
-        with self._errors(path):
-            try:
-                (self._root / path).rmdir()
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                    raise
-
-    def free_space(self) -> int | None:
-        """Return the bytes that may still be written."""
-        with self._errors(""):
-            space = os.statvfs(self._root)
-        return space.f_bavail * space.f_frsize
-
-    def another(self) -> FolderTree:
-        """Return another opening of the same folder."""
-        return FolderTree(self._target)
+            if not self._root.is_dir():
+                remedy = "Create it, or correct the path"
+                raise StorageRefusedError(self.name, "there is no such folder", remedy=remedy)
 
     def close(self) -> None:
         """Do no more: what other threads write ends."""
@@ -117,6 +48,53 @@ class FolderTree(RemoteTree):
             raise StorageRefusedError(f"{self.name}/{path}", "there is no such file") from error
         except OSError as error:
             raise storage_error(f"{self.name}/{path}", error) from error
+
+    def _free_space(self) -> int:
+        space = os.statvfs(self._root)
+        return space.f_bavail * space.f_frsize
+
+    def _list(self, folder: str) -> dict[str, RemoteStat]:
+        with os.scandir(self._root / folder) as entries:
+            return {entry.name: _stat(entry.stat(follow_symlinks=False)) for entry in entries}
+
+    def _stat(self, path: str) -> RemoteStat | None:
+        try:
+            return _stat((self._root / path).lstat())
+        except FileNotFoundError:
+            return None
+
+    def _open(self, path: str, *, writing: bool, create: bool) -> FolderFile:
+        flags = os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_RDWR if writing else os.O_RDONLY)
+        flags |= os.O_CREAT | os.O_EXCL if create else 0
+        descriptor = os.open(self._root / path, flags, 0o644)
+        if writing:
+            # Whatever the umask made of it. It may be another user's, and right as it is.
+            with contextlib.suppress(PermissionError):
+                os.fchmod(descriptor, 0o644)
+        return FolderFile(self, path, descriptor)
+
+    def _rename(self, path: str, new: str, *, exclusive: bool) -> None:
+        if exclusive:
+            os.link(self._root / path, self._root / new, follow_symlinks=False)
+            (self._root / path).unlink()
+        else:
+            (self._root / path).replace(self._root / new)
+        sync_folder((self._root / new).parent)
+
+    def _remove(self, path: str) -> None:
+        (self._root / path).unlink(missing_ok=True)
+
+    def _make_folder(self, path: str) -> None:
+        (self._root / path).mkdir(0o755)
+        (self._root / path).chmod(0o755)  # whatever the umask made of it
+        sync_folder((self._root / path).parent)
+
+    def _remove_folder(self, path: str) -> None:
+        try:
+            (self._root / path).rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
 
 
 class FolderFile(RemoteFile):
@@ -134,7 +112,7 @@ class FolderFile(RemoteFile):
                 piece = os.pread(self._descriptor, wanted.length, wanted.offset)
             yield piece
 
-    def write(self, offset: int, data: Data, acknowledge: Acknowledge = no_callback) -> None:
+    def write(self, offset: int, data: Data, progress: Progress = no_progress) -> None:
         """Write ``data`` at ``offset``."""
         view = memoryview(data)
         with self._tree._errors(self._path):
@@ -142,9 +120,9 @@ class FolderFile(RemoteFile):
                 count = os.pwrite(self._descriptor, view, offset)
                 self._tree.sent += count
                 offset, view = offset + count, view[count:]
-                acknowledge(count)
+                progress(count)
 
-    def copy(self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge) -> None:
+    def copy(self, source: Self, taken: Range, offset: int, progress: Progress) -> None:
         """Have the kernel copy a range of ``source`` to ``offset`` here."""
         start, length, files = taken.offset, taken.length, (source._descriptor, self._descriptor)
         with self._tree._errors(self._path):
@@ -154,7 +132,7 @@ class FolderFile(RemoteFile):
                     where = f"{self._tree.name}/{source._path}"
                     raise StorageRefusedError(where, "ends before the range to copy")
                 start, offset, length = start + count, offset + count, length - count
-                acknowledge(count)
+                progress(count)
 
     def flush(self) -> None:
         """Wait for nothing: writes are done when they return."""
@@ -175,4 +153,4 @@ class FolderFile(RemoteFile):
 
 
 def _stat(found: os.stat_result) -> RemoteStat:
-    return RemoteStat(Kind.of_mode(found.st_mode), found.st_size, int(found.st_mtime))
+    return RemoteStat.of(found.st_mode, found.st_size, found.st_mtime)

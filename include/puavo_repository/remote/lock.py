@@ -13,7 +13,6 @@ on it alone: see ``transfer`` and ``switch``.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -21,11 +20,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ConfigDict, TypeAdapter
+
 from puavo_repository.errors import LockedError, RepositoryError
-from puavo_repository.formats import jsonfile
 from puavo_repository.remote.journal import FOLDER
 from puavo_repository.remote.tree import OpenMode, RemoteTree, read_whole
 
@@ -41,6 +41,8 @@ _retired: set[str] = set()  # tokens of this process that do not publish any mor
 @dataclass(frozen=True)
 class Holder:
     """Who publishes."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
     token: str  # of one step, in one process: no other ever has it
     host: str  # name of the machine
@@ -67,6 +69,9 @@ class Holder:
         return f"process {self.process} on {self.host}"
 
 
+_HOLDER = TypeAdapter(Holder)
+
+
 def _machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -90,7 +95,7 @@ class PublisherLock:
         self._tree = tree
         self._holder = holder or Holder.this_process()
         self.token = self._holder.token
-        self._text = json.dumps(asdict(self._holder)).encode()
+        self._text = _HOLDER.dump_json(self._holder)
         self._lost = False
 
     @contextmanager
@@ -127,16 +132,15 @@ class PublisherLock:
             self._take_away(found)
         raise LockedError(self._tree.name, "somebody else is publishing at the same moment")
 
-    def check(self) -> None:
+    def check(self, tree: RemoteTree | None = None) -> None:
         """Make sure that the lock is still ours, right before a write that others rely on.
+
+        ``tree`` is what to ask over, if not over the lock's own connection.
 
         Raises:
             LockedError: It was taken over: this process was silent for too long.
         """
-        self._check(self._tree)
-
-    def _check(self, tree: RemoteTree) -> None:
-        self._lost = self._lost or not self._is_ours(tree)
+        self._lost = self._lost or not self._is_ours(tree or self._tree)
         if self._lost:
             raise LockedError(
                 self._tree.name,
@@ -151,9 +155,9 @@ class PublisherLock:
         if its name is taken away just now. Else it is a ``LockedError``. One that was just given
         back is not made again, which would be nobody's and keep all others out.
         """
-        self._check(tree)
+        self.check(tree)
         with tree.open(PATH, OpenMode.CHANGE) as file:
-            self._check(tree)
+            self.check(tree)
             file.write(0, self._text)
         found = tree.stat(PATH)
         return found.mtime if found else 0
@@ -161,14 +165,12 @@ class PublisherLock:
     def release(self) -> None:
         """Give it back if it is ours; over a new connection where a signal or fault broke this."""
         try:
-            self._remove(self._tree)
+            if self._is_ours(self._tree):
+                self._tree.remove(PATH)
         except RepositoryError:
             with closing(self._tree.another()) as tree:
-                self._remove(tree)
-
-    def _remove(self, tree: RemoteTree) -> None:
-        if self._is_ours(tree):
-            tree.remove(PATH)
+                if self._is_ours(tree):
+                    tree.remove(PATH)
 
     def _is_ours(self, tree: RemoteTree) -> bool:
         holder = _parse(read_whole(tree, PATH) or b"")
@@ -204,10 +206,8 @@ class PublisherLock:
         return True
 
     def _is_stale(self, holder: Holder | None) -> bool:
-        if holder is not None and holder.is_gone():
-            return True
         found = self._tree.stat(PATH)
-        if found is None:
+        if found is None or (holder is not None and holder.is_gone()):
             return True
         now = server_time(self._tree, self.token)
         # One of the future too: the server's clock was set back, and nobody rewrote it since.
@@ -220,8 +220,7 @@ class PublisherLock:
             self._tree.rename(PATH, aside)
         except RepositoryError:
             return  # somebody was faster
-        taken = read_whole(self._tree, aside)
-        if taken != content and self._tree.stat(PATH) is None:
+        if read_whole(self._tree, aside) != content and self._tree.stat(PATH) is None:
             self._tree.rename(aside, PATH)
         else:
             self._tree.remove(aside)
@@ -230,11 +229,9 @@ class PublisherLock:
 def _parse(content: bytes) -> Holder | None:
     """Read a lock; None for one that no publisher wrote."""
     try:
-        found = Holder(**jsonfile.loads(content))
-    except (ValueError, TypeError):
+        return _HOLDER.validate_json(content)
+    except ValueError:
         return None
-    kinds = [type(value) for value in astuple(found)]
-    return found if kinds == [str, str, str, int, str] else None
 
 
 def lock_debris(tree: RemoteTree) -> list[str]:

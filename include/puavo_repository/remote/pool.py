@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from puavo_repository.errors import ConnectionLostError, StoppedError
 from puavo_repository.remote.tree import RemoteTree
@@ -19,17 +20,15 @@ class Pool:
     def __init__(self, connect: Callable[[], RemoteTree], limit: int) -> None:
         self.limit = limit  # connections that one file may use at most
         self._connect = connect
-        self._idle: list[RemoteTree] = []
+        self._idle: deque[RemoteTree] = deque()  # whose appends and pops need no lock
         self._all: list[RemoteTree] = []
-        self._lock = threading.Lock()
         self._aborted = False
         _pools.add(self)
 
     @property
     def sent(self) -> int:
         """Bytes sent over all connections."""
-        with self._lock:
-            return sum(tree.sent for tree in self._all)
+        return sum(tree.sent for tree in list(self._all))
 
     @contextmanager
     def tree(self) -> Iterator[RemoteTree]:
@@ -46,9 +45,7 @@ class Pool:
             if isinstance(error, ConnectionLostError):
                 # Those that wait may be lost as well. A server that went away without a word
                 # shows only when it is asked: a retry would find one after another.
-                with self._lock:
-                    idle, self._idle = self._idle, []
-                _close(idle)
+                _close(self._waiting())
                 self._check()
             raise
         self.give(tree)
@@ -60,15 +57,12 @@ class Pool:
             StoppedError: The work was aborted.
         """
         self._check()
-        with self._lock:
-            while self._idle:
-                tree = self._idle.pop()
-                if tree.is_alive:
-                    return tree
-                tree.close()
+        for tree in self._waiting():
+            if tree.is_alive:
+                return tree
+            tree.close()
         tree = self._connect()
-        with self._lock:
-            self._all.append(tree)
+        self._all.append(tree)
         try:
             self._check()  # an abort meanwhile did not know of it
         except StoppedError:
@@ -78,14 +72,12 @@ class Pool:
 
     def give(self, tree: RemoteTree) -> None:
         """Take a connection back."""
-        with self._lock:
-            self._idle.append(tree)
+        self._idle.append(tree)
 
     def abort(self) -> None:
         """End what is under way: connections break, and only the main thread gets new ones.
 
-        It needs them to put things in order. This takes no lock and does not wait, so a
-        signal's handler may call it.
+        It needs them to put things in order. This does not wait, so a signal's handler may call it.
         """
         self._aborted = True
         # To close one waits for its threads, which may wait for what the handler interrupted.
@@ -93,9 +85,13 @@ class Pool:
 
     def close(self) -> None:
         """Close every connection."""
-        with self._lock:
-            _close(self._all)
-            self._idle.clear()
+        self._idle.clear()
+        _close(list(self._all))
+
+    def _waiting(self) -> Iterator[RemoteTree]:
+        with suppress(IndexError):
+            while True:
+                yield self._idle.pop()
 
     def _check(self) -> None:
         if self._aborted and threading.current_thread() is not threading.main_thread():

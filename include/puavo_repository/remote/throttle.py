@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from puavo_repository.errors import SettingsError
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
-_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmg]?)", re.IGNORECASE)
-_HOURS = re.compile(r"([0-9]{1,2})-([0-9]{1,2})=(.+)")
+_WORD = re.compile(
+    r"(?:(\d{1,2})-(\d{1,2})=)?(\d{1,15}(?:\.\d+)?)([kmg]?)", re.ASCII | re.IGNORECASE
+)
 _BURST = 0.25  # seconds of the rate that may pass at once
 _LONGEST_WAIT = 0.5  # seconds after which a waiting connection is looked at again
 
@@ -33,14 +34,17 @@ class Bandwidth:
         """Read ``2M``, or ``0 7-19=500k``: no limit, but 500,000 bytes a second from 7 to 19."""
         rate, hours = 0, []
         for word in text.replace(",", " ").split():
-            match = _HOURS.fullmatch(word)
+            match = _WORD.fullmatch(word)
             if match is None:
-                rate = _rate(word)
-                continue
-            first, end = int(match[1]), int(match[2])
-            if first > 23 or end > 24:
+                problem, expected = f"{word!r} is no rate", "bytes a second, as 2M or 7-19=500k"
+                raise SettingsError("bandwidth", problem, expected=expected)
+            found = int(float(match[3]) * _UNITS[match[4].lower()])
+            if match[1] is None:
+                rate = found
+            elif int(match[1]) > 23 or int(match[2]) > 24:
                 raise SettingsError("bandwidth", f"{word!r} is no time of day", expected="7-19=…")
-            hours.append((first, end, _rate(match[3])))
+            else:
+                hours.append((int(match[1]), int(match[2]), found))
         return cls(rate, tuple(hours))
 
     def at(self, hour: int) -> int:
@@ -49,13 +53,6 @@ class Bandwidth:
             if first <= hour < end or (end <= first and (hour >= first or hour < end)):
                 return rate
         return self.rate
-
-
-def _rate(text: str) -> int:
-    match = _RATE.fullmatch(text)
-    if match is None:
-        raise SettingsError("bandwidth", f"{text!r} is no rate", expected="bytes a second, as 2M")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 class Throttle:

@@ -15,6 +15,8 @@ from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from typing import NamedTuple, Self
 
 from puavo_repository.errors import RepositoryError, StorageRefusedError
+from puavo_repository.progress import Progress, no_progress
+from puavo_repository.remote.target import Target
 
 LARGEST_DOCUMENT = 64 << 20  # bytes; one of ours is never that large
 
@@ -27,12 +29,6 @@ class Kind(enum.Enum):
     LINK = "link"
     OTHER = "other"
 
-    @classmethod
-    def of_mode(cls, mode: int) -> Kind:
-        """Return what the mode of a POSIX ``stat`` says."""
-        kinds = {S_IFREG: cls.FILE, S_IFDIR: cls.FOLDER, S_IFLNK: cls.LINK}
-        return kinds.get(S_IFMT(mode), cls.OTHER)
-
 
 class RemoteStat(NamedTuple):
     """What a server tells of one name: of a symbolic link itself, not of where it leads."""
@@ -40,6 +36,12 @@ class RemoteStat(NamedTuple):
     kind: Kind
     size: int  # bytes
     mtime: int  # whole seconds on the *server's* clock
+
+    @classmethod
+    def of(cls, mode: int, size: int, mtime: float) -> RemoteStat:
+        """Return what a POSIX ``stat`` says."""
+        kinds = {S_IFREG: Kind.FILE, S_IFDIR: Kind.FOLDER, S_IFLNK: Kind.LINK}
+        return cls(kinds.get(S_IFMT(mode), Kind.OTHER), size, int(mtime))
 
     def is_file(self, size: int) -> bool:
         """Say whether it is a plain file of so many bytes."""
@@ -71,26 +73,24 @@ class OpenMode(enum.Enum):
 
 
 Data = bytes | memoryview
-Acknowledge = Callable[[int], None]  # takes the bytes acknowledged since the last call
-
-
-def no_callback(_count: int) -> None:
-    """No-op callback."""
 
 
 class RemoteFile(ABC):
-    """An open file, flushed and closed by ``with``; until then writes may be under way."""
+    """An open file, flushed and closed by ``with``; until then writes may be under way.
+
+    ``progress`` is told of bytes when the server has acknowledged them.
+    """
 
     @abstractmethod
     def read(self, ranges: Iterable[Range]) -> Iterator[bytes]:
         """Read ranges, in order; a range beyond the end comes back short."""
 
     @abstractmethod
-    def write(self, offset: int, data: Data, acknowledge: Acknowledge = no_callback) -> None:
+    def write(self, offset: int, data: Data, progress: Progress = no_progress) -> None:
         """Write ``data`` at ``offset``."""
 
     @abstractmethod
-    def copy(self, source: Self, taken: Range, offset: int, acknowledge: Acknowledge) -> None:
+    def copy(self, source: Self, taken: Range, offset: int, progress: Progress) -> None:
         """Have the server copy a range of ``source`` to ``offset`` here."""
 
     @abstractmethod
@@ -109,14 +109,10 @@ class RemoteFile(ABC):
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is not None:
-            with contextlib.suppress(RepositoryError):  # the first error is the one that counts
-                self.close()
-            return
-        try:
-            self.flush()
-        finally:
-            self.close()
+        others = [RepositoryError] if error else []  # the first error is the one that counts
+        with contextlib.suppress(*others), contextlib.closing(self):
+            if not error:
+                self.flush()
 
 
 class RemoteTree(ABC):
@@ -127,8 +123,8 @@ class RemoteTree(ABC):
 
     Every kind guarantees:
 
-    - **Links.** No symbolic link below the root is followed. A link itself can be seen, removed
-      and replaced; a path that leads through one is refused. This class sees to it.
+    - **Links.** No symbolic link below the root is followed: it can be seen, removed and replaced,
+      a path that leads through one is refused. This class sees to it.
     - **Atomic.** Each change of a name is done in one step or not at all. One exception: a crash
       in the middle of ``rename_exclusive`` may leave the file under both names.
     - **Exclusive.** ``OpenMode.CREATE`` and ``rename_exclusive`` fail where the name is taken:
@@ -141,7 +137,7 @@ class RemoteTree(ABC):
     - **Repeatable.** ``make_folder``, ``remove`` and ``remove_folder`` do nothing where it is done.
     - **Errors.** A ``TransientError`` where a retry may help: the connection is lost or silent, or
       the server does not say why. A ``PermanentError`` where it cannot: permission, a full disk, a
-      link, a missing file. The kind of remote knows which is which.
+      link, a missing file. ``_errors`` of the kind of remote knows which is which.
     """
 
     name: str  # for people: its URL, without a password
@@ -150,6 +146,10 @@ class RemoteTree(ABC):
     can_copy: bool  # whether the server copies ranges between its files
     can_sync: bool  # whether ``RemoteFile.sync`` puts a file on the server's disk, or only waits
     round_trip: float  # seconds that one request takes
+
+    def __init__(self, target: Target) -> None:
+        self.name = target.url
+        self._target = target
 
     @property
     @abstractmethod
@@ -161,13 +161,28 @@ class RemoteTree(ABC):
     def sent(self) -> int:
         """Bytes given to the connection so far, for data and requests."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection, from any thread: who uses it gets a ``ConnectionLostError``."""
+
+    def another(self) -> RemoteTree:
+        """Return a new connection to the same tree."""
+        return type(self)(self._target)
+
+    def free_space(self) -> int | None:
+        """Return the bytes that may still be written, or None where the server does not say."""
+        with self._errors(""):
+            return self._free_space()
+
     def list(self, folder: str) -> dict[str, RemoteStat]:
         """Return what is in a folder by name; nothing if the folder is missing."""
-        return self._list(folder) if self._has_folder(folder) else {}
+        with self._errors(folder):
+            return self._list(folder) if self._has_folder(folder) else {}
 
     def stat(self, path: str) -> RemoteStat | None:
         """Return what is at ``path``, or None."""
-        return self._stat(path) if self._has_folder(path.rpartition("/")[0]) else None
+        with self._errors(path):
+            return self._stat(path) if self._has_folder(path.rpartition("/")[0]) else None
 
     def read(self, path: str, ranges: Iterable[Range]) -> Iterator[bytes]:
         """Read ranges of a file, in order; a range beyond its end comes back short."""
@@ -176,38 +191,43 @@ class RemoteTree(ABC):
 
     def open(self, path: str, mode: OpenMode) -> RemoteFile:
         """Open a file."""
-        self._checked(path)
-        found = self.stat(path) if mode is not OpenMode.CREATE else None
-        if found is not None and found.kind is not Kind.FILE:
-            problem = f"is a {found.kind.value}; it is not opened"
-            raise StorageRefusedError(f"{self.name}/{path}", problem)
-        create = mode is OpenMode.CREATE or (mode is OpenMode.WRITE and found is None)
-        return self._open(path, writing=mode is not OpenMode.READ, create=create)
+        with self._errors(self._checked(path)):
+            found = self._stat(path) if mode is not OpenMode.CREATE else None
+            if found is not None and found.kind is not Kind.FILE:
+                problem = f"is a {found.kind.value}; it is not opened"
+                raise StorageRefusedError(f"{self.name}/{path}", problem)
+            create = mode is OpenMode.CREATE or (mode is OpenMode.WRITE and found is None)
+            return self._open(path, writing=mode is not OpenMode.READ, create=create)
 
     def rename(self, path: str, new: str) -> None:
         """Give a file another name, in the place of what has that name."""
-        self._rename(self._checked(path), self._checked(new), exclusive=False)
+        with self._errors(self._checked(new)):
+            self._rename(self._checked(path), new, exclusive=False)
 
     def rename_exclusive(self, path: str, new: str) -> None:
         """Give a file another name; fails where something has that name."""
-        self._rename(self._checked(path), self._checked(new), exclusive=True)
+        with self._errors(self._checked(new)):
+            self._rename(self._checked(path), new, exclusive=True)
 
     def remove(self, path: str) -> None:
         """Remove a file or a link, if it is there."""
-        self._remove(self._checked(path))
+        with self._errors(self._checked(path)):
+            self._remove(path)
 
     def make_folder(self, path: str) -> None:
         """Make a folder, if it is missing."""
-        if not self._is_folder(path):
-            self._make_folder(path)
+        with self._errors(path):
+            if not self._is_folder(path):
+                self._make_folder(path)
 
     def remove_folder(self, path: str) -> None:
         """Remove a folder, if it is there and nothing is in it."""
-        if self._is_folder(path):
-            self._remove_folder(path)
+        with self._errors(path):
+            if self._is_folder(path):
+                self._remove_folder(path)
 
     def assemble(
-        self, path: str, pieces: Iterable[Piece], acknowledge: Acknowledge = no_callback
+        self, path: str, pieces: Iterable[Piece], progress: Progress = no_progress
     ) -> None:
         """Have the server put a new file together from pieces of its files, and sync it."""
         if not self.can_copy:
@@ -215,25 +235,19 @@ class RemoteTree(ABC):
         with contextlib.ExitStack() as opened, self.open(path, OpenMode.CREATE) as file:
             sources: dict[str, RemoteFile] = {}
             at = 0
-            for piece in pieces:
-                if piece.path not in sources:
-                    sources[piece.path] = opened.enter_context(self.open(piece.path, OpenMode.READ))
-                taken = Range(piece.offset, piece.length)
-                file.copy(sources[piece.path], taken, at, acknowledge)
-                at += piece.length
+            for source, offset, length in pieces:
+                if source not in sources:
+                    sources[source] = opened.enter_context(self.open(source, OpenMode.READ))
+                file.copy(sources[source], Range(offset, length), at, progress)
+                at += length
             file.sync()
 
-    @abstractmethod
-    def free_space(self) -> int | None:
-        """Return the bytes that may still be written, or None where the server does not say."""
-
-    @abstractmethod
-    def another(self) -> RemoteTree:
-        """Return a new connection to the same tree."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the connection, from any thread: who uses it gets a ``ConnectionLostError``."""
+    def _checked(self, path: str) -> str:
+        """Return a path whose folder is one, and is there."""
+        folder = path.rpartition("/")[0]
+        if not self._has_folder(folder):
+            raise StorageRefusedError(f"{self.name}/{folder}", "there is no such folder")
+        return path
 
     def _has_folder(self, folder: str) -> bool:
         """Say whether the folder is there that something is in."""
@@ -243,22 +257,17 @@ class RemoteTree(ABC):
         """Say whether a folder is there; what else is there may be a link that leads elsewhere."""
         found = self.stat(path)
         if found is not None and found.kind is not Kind.FOLDER:
-            raise StorageRefusedError(
-                f"{self.name}/{path}",
-                f"is a {found.kind.value} where a folder should be; it is not entered",
-                remedy="Make it a folder (a bind mount does what a link was meant for)",
-            )
+            problem = f"is a {found.kind.value} where a folder should be; it is not entered"
+            remedy = "Make it a folder (a bind mount does what a link was meant for)"
+            raise StorageRefusedError(f"{self.name}/{path}", problem, remedy=remedy)
         return found is not None
 
-    def _checked(self, path: str) -> str:
-        """Return a path whose folder is one, and is there."""
-        folder = path.rpartition("/")[0]
-        if not self._has_folder(folder):
-            raise StorageRefusedError(f"{self.name}/{folder}", "there is no such folder")
-        return path
+    # What a kind of remote does, in a folder that is known to be one, within ``_errors``.
 
-    # The same as above, in a folder that is known to be one.
-
+    @abstractmethod
+    def _errors(self, path: str) -> contextlib.AbstractContextManager[None]: ...
+    @abstractmethod
+    def _free_space(self) -> int | None: ...
     @abstractmethod
     def _list(self, folder: str) -> dict[str, RemoteStat]: ...
     @abstractmethod

@@ -10,8 +10,11 @@ and what is under way is bounded, whatever the file's size.
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -19,16 +22,15 @@ import paramiko
 from paramiko import sftp
 
 from puavo_repository.errors import ConnectionLostError, StorageRefusedError
-from puavo_repository.remote.sftp.ssh import SILENCE_TIMEOUT, Watchdog
-from puavo_repository.remote.tree import Kind, RemoteStat
+from puavo_repository.remote.sftp import ssh
+from puavo_repository.remote.tree import Data, RemoteStat
 
-SAFE_PACKET = 32 << 10  # bytes of data that every server takes in one request
-LARGEST_PACKET = 255 << 10  # OpenSSH's; a server announces it in its limits
+SILENCE_TIMEOUT = 60.0  # seconds without any answer after which a server counts as stalled
 UNDER_WAY = 3 << 20  # bytes of data not yet acknowledged: more than OpenSSH's window of 2 MiB
 REQUESTS_UNDER_WAY = 1024  # requests without data, such as copy-data: two batches
+SAFE_PACKET = 32 << 10  # bytes of data that every server takes in one request
+LARGEST_PACKET = 255 << 10  # OpenSSH's; a server announces it in its limits
 LARGEST_REPLY = 4 << 20  # bytes; OpenSSH's are at most 256 KiB
-_NO_ROOM = 4  # SSH_OPEN_RESOURCE_SHORTAGE: may pass
-_NO_SFTP = "Have 'Subsystem sftp internal-sftp' in its sshd_config, and a login that may use it"
 BATCH = 32 << 10  # bytes of small requests that travel together, one SSH packet
 
 
@@ -58,138 +60,162 @@ class Reply(paramiko.Message):
             raise ConnectionLostError("SFTP server", "sent a packet that is cut short")
         return piece
 
-    def expect(self, kind: int) -> Self:
-        """Return this packet if it is of that kind; a ``StatusError`` for another status."""
+    def expect(self, kind: int, harmless: Container[int] = ()) -> Self:
+        """Return this packet if it is of that kind, or a status that is no error here.
+
+        Another status is a ``StatusError``.
+        """
         if self.kind == sftp.CMD_STATUS:
             code = self.get_int()
-            if code != sftp.SFTP_OK or kind != sftp.CMD_STATUS:
+            good = code == sftp.SFTP_OK and kind == sftp.CMD_STATUS
+            if not good and code not in harmless:
                 text = self.get_binary() if self.more() else b""
                 raise StatusError(code, text.decode("utf-8", "replace"))
         elif self.kind != kind:
             raise ConnectionLostError("SFTP server", f"answered with a packet of type {self.kind}")
         return self
 
+    def attributes(self) -> RemoteStat:
+        """Take an ATTRS structure (section 5 of the draft)."""
+        flags = self.get_int()
+        size = self.get_int64() if flags & 0x1 else 0
+        if flags & 0x2:
+            self.get_int64()  # user and group
+        mode = self.get_int() if flags & 0x4 else 0
+        mtime = self.get_int64() & 0xFFFFFFFF if flags & 0x8 else 0  # behind the time of access
+        if flags & 0x80000000:
+            for _ in range(2 * self.get_int()):
+                self.get_binary()
+        return RemoteStat.of(mode, size, mtime)
+
 
 Handler = Callable[[Reply], None]
 
 
 class SftpSession:
-    """One SFTP channel, and the connection it goes over. Used by one thread at a time."""
+    """One SFTP channel, and the connection it goes over. Used by one thread at a time.
 
-    extensions: set[str]  # names of what the server announces
-    packet: int = SAFE_PACKET  # bytes of data that the server takes or gives in one request
+    A connection that owes an answer for too long is closed, by a thread of its own: paramiko's
+    time-outs do not cover a write that the network does not take. An answer that is known to
+    take longer may, as long as the server's SSH side answers: then its disk is slow, and the line
+    is alive.
+    """
+
+    _expected: tuple[float, float] | None  # since when an answer is, and for how many seconds
 
     def __init__(self, name: str, transport: paramiko.Transport) -> None:
         self._name = name
         self._transport = transport
-        self._watchdog = Watchdog(transport, SILENCE_TIMEOUT)
         self._pending: dict[int, tuple[Handler, int]] = {}  # with the bytes of data of each
         self._owed = 0  # bytes of data among the pending
         self._next = 0
         self._outbox = bytearray()
         self._inbox = bytearray()
         self.sent = 0  # bytes of SFTP packets
+        self.packet = SAFE_PACKET  # bytes of data that the server takes or gives in one request
+        self._limit = SILENCE_TIMEOUT
+        self._silent = False  # whether it was closed because it was
+        self._ended = threading.Event()
+        self._expect()
+        threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True).start()
         try:
-            self._watchdog.expect()
-            self._channel = self._open_channel()
-            self.extensions = self._greet()
-        except BaseException as error:
+            with self._connection():
+                self._channel = ssh.open_sftp(name, transport, self._limit)
+                self.extensions = self._greet()
+        except BaseException:
             self.close()
-            raise self._lost(error) from error
-
-    def _open_channel(self) -> paramiko.Channel:
-        try:
-            channel = self._transport.open_session(timeout=self._watchdog.limit)
-        except paramiko.ChannelException as error:
-            refusal = ConnectionLostError if error.code == _NO_ROOM else StorageRefusedError
-            problem = "the server refuses to open a session"
-            remedy = "See MaxSessions in its sshd_config, and what is said in its log"
-            raise refusal(self._name, problem, found=error.text, remedy=remedy) from error
-        try:
-            channel.invoke_subsystem("sftp")
-        except paramiko.SSHException as error:
-            if not self.is_alive:
-                raise
-            problem = "the server has no SFTP"
-            raise StorageRefusedError(self._name, problem, remedy=_NO_SFTP) from error
-        return channel
+            raise
 
     def _greet(self) -> set[str]:
+        """Agree on the version; return the names of the extensions that the server announces."""
         self._channel.sendall(struct.pack(">IBI", 5, sftp.CMD_INIT, 3))
         try:
             reply = self._packet()
         except ConnectionLostError as error:
-            raise self._what_it_says() or error from error
+            # It may have answered with text, or ended.
+            text = bytes(self._inbox[:200]).decode("utf-8", "ignore")
+            if text and all(c.isprintable() or c.isspace() for c in text[:3]):
+                problem = f"the server does not speak SFTP, but prints {text!r}"
+                remedy = "Have the login scripts of that user (such as ~/.bashrc) print nothing"
+            elif self._inbox or self._silent or not self.is_alive:
+                raise
+            else:
+                problem, remedy = "the server's SFTP ended at once", ssh.NO_SFTP
+            raise StorageRefusedError(self._name, problem, remedy=remedy) from error
         if reply.kind != sftp.CMD_VERSION or reply.get_int() < 3:
             raise ConnectionLostError(self._name, "is no SFTP server of version 3")
-        self._watchdog.rest()
+        self._expected = None
         found = set()
         while reply.more():
             found.add(reply.get_binary().decode("utf-8", "replace"))
             reply.get_binary()  # its version
         return found
 
-    def _what_it_says(self) -> StorageRefusedError | None:
-        """Return the error for a server that answers with text, or ends; None if it is neither."""
-        text = bytes(self._inbox[:200]).decode("utf-8", "ignore")
-        if text and all(c.isprintable() or c.isspace() for c in text[:3]):
-            problem = f"the server does not speak SFTP, but prints {text!r}"
-            remedy = "Have the login scripts of that user (such as ~/.bashrc) print nothing"
-            return StorageRefusedError(self._name, problem, remedy=remedy)
-        if self._inbox or self._watchdog.fired or not self.is_alive:
-            return None
-        return StorageRefusedError(self._name, "the server's SFTP ended at once", remedy=_NO_SFTP)
+    def learn_limits(self) -> None:
+        """Ask how much data the server takes or gives in one request, if it says so."""
+        if "limits@openssh.com" in self.extensions:
+            body = string("limits@openssh.com")
+            reply = self.request(sftp.CMD_EXTENDED, body, sftp.CMD_EXTENDED_REPLY)
+            _packet, reading, writing = (reply.get_int64() for _ in range(3))
+            self.packet = max(SAFE_PACKET, min(LARGEST_PACKET, reading, writing))
 
     @property
     def is_alive(self) -> bool:
         """Whether the connection is open, as far as it is known here."""
         return self._transport.is_active()
 
-    def request(self, kind: int, body: bytes, *, patience: float | None = None) -> Reply:
-        """Send one request, see ``submit``, and wait for its answer, taking others before it.
+    def request(
+        self,
+        kind: int,
+        body: bytes,
+        answer: int = sftp.CMD_STATUS,
+        harmless: Container[int] = (),
+        *,
+        patience: float | None = None,
+    ) -> Reply:
+        """Send one request and wait for its answer, taking others before it.
 
-        ``patience`` are the seconds that it may take, if more than usual.
+        See ``submit``, ``Reply.expect``. ``patience``: seconds it may take, if more than usual.
         """
-        answer: list[Reply] = []
-        self.submit(kind, body, answer.append)
-        while not answer:
-            self._turn(patience)
-        return answer[0]
+        came: list[Reply] = []
+        self.submit(kind, body, came.append)
+        while not came:
+            self._send()
+            if patience:
+                self._expect(patience)
+            self._take_answer()
+        return came[0].expect(answer, harmless)
 
-    def submit(
-        self, kind: int, body: bytes, handler: Handler, data: bytes | memoryview = b""
-    ) -> None:
+    def submit(self, kind: int, body: bytes, handler: Handler, data: Data = b"") -> None:
         """Send a request: its number, ``body`` and ``data``.
 
         ``handler`` is called with the answer, from a later call here, and what it raises comes
         out of that call.
         """
-        self._make_room(len(data))
+        while self._pending and self._owed + len(data) > UNDER_WAY:
+            self._take_answer()
+        if len(self._pending) >= REQUESTS_UNDER_WAY:
+            while len(self._pending) > REQUESTS_UNDER_WAY // 2:  # so that they go in batches
+                self._take_answer()
         number = self._next = (self._next + 1) & 0xFFFFFFFF
         if not self._pending:
-            self._watchdog.expect()
+            self._expect()
         self._pending[number] = (handler, len(data))
         self._owed += len(data)
         self._outbox += struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body
         self._outbox += data
         if len(self._outbox) >= BATCH:
             self._send()
-            while self._pending and self._is_packet_here():
+            while self._pending and (self._inbox or self._channel.recv_ready()):
                 self._take_answer()
-
-    def _make_room(self, data: int) -> None:
-        while self._pending and self._owed + data > UNDER_WAY:
-            self._turn()
-        if len(self._pending) >= REQUESTS_UNDER_WAY:
-            while len(self._pending) > REQUESTS_UNDER_WAY // 2:  # so that they go in batches
-                self._turn()
 
     def drain(self) -> None:
         """Wait until nothing is under way."""
-        if not self.is_alive:
-            raise self._lost(EOFError())
+        with self._connection():
+            if not self.is_alive:
+                raise EOFError
         while self._pending:
-            self._turn()
+            self._take_answer()
 
     def forget(self) -> None:
         """Take the answers that are under way without a look: their work was given up."""
@@ -198,103 +224,76 @@ class SftpSession:
 
     def close(self) -> None:
         """Close the session and its connection."""
-        self._watchdog.end()
+        self._ended.set()
         self._transport.close()
 
-    def _turn(self, patience: float | None = None) -> None:
-        self._send()
-        if patience:
-            self._watchdog.expect(patience)
-        self._take_answer()
-
     def _take_answer(self) -> None:
+        self._send()
         reply = self._packet()
         handler, size = self._pending.pop(reply.get_int(), (None, 0))
         self._owed -= size
+        self._expected = None
         if self._pending:
-            self._watchdog.expect()
-        else:
-            self._watchdog.rest()
+            self._expect()
         if handler is None:
             raise ConnectionLostError(self._name, "the server answered what nobody asked")
         handler(reply)
 
     def _send(self) -> None:
         outbox, self._outbox = self._outbox, bytearray()
-        view = memoryview(outbox)
-        try:
-            while view:
-                count = self._channel.send(view)  # type: ignore[arg-type]  # any buffer will do
-                if not count:
-                    raise self._lost(EOFError())
-                view = view[count:]
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            raise self._lost(error) from error
+        with self._connection():
+            self._channel.sendall(memoryview(outbox))  # type: ignore[arg-type]  # it will do
         self.sent += len(outbox)
 
     def _packet(self) -> Reply:
-        while not self._is_whole():
-            self._receive()
+        """Wait for a whole packet; one of an impossible length is not waited for."""
+        self._receive(4)
         end = 4 + int.from_bytes(self._inbox[:4], "big")
-        kind, body = self._inbox[4], bytes(self._inbox[5:end])
-        del self._inbox[:end]
-        return Reply(kind, body)
-
-    def _is_packet_here(self) -> bool:
-        while self._channel.recv_ready() and not self._is_whole():
-            self._receive()
-        return self._is_whole()
-
-    def _is_whole(self) -> bool:
-        """Say whether a whole packet came; one of an impossible length is not waited for."""
-        if len(self._inbox) < 4:
-            return False
-        length = int.from_bytes(self._inbox[:4], "big")
-        if not 0 < length <= LARGEST_REPLY:
-            problem = f"the server sent what is not SFTP: a packet of {length} bytes"
+        if not 4 < end <= 4 + LARGEST_REPLY:
+            problem = f"the server sent what is not SFTP: a packet of {end - 4} bytes"
             raise ConnectionLostError(self._name, problem)
-        return len(self._inbox) >= 4 + length
+        self._receive(end)
+        reply = Reply(self._inbox[4], bytes(self._inbox[5:end]))
+        del self._inbox[:end]
+        return reply
 
-    def _receive(self) -> None:
+    def _receive(self, count: int) -> None:
+        while len(self._inbox) < count:
+            with self._connection():
+                piece = self._channel.recv(1 << 18)
+                if not piece:
+                    raise EOFError
+            self._inbox += piece
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[None]:
+        """Have an error of the connection come out of a block as one of ours."""
         try:
-            piece = self._channel.recv(1 << 18)
-        except (TimeoutError, OSError, EOFError, paramiko.SSHException) as error:
-            raise self._lost(error) from error
-        if not piece:
-            raise self._lost(EOFError())
-        self._inbox += piece
+            yield
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            problem = str(error) or "the connection was lost"
+            if self._silent:
+                problem = f"the server did not answer for {self._limit:.0f} seconds"
+            raise ConnectionLostError(self._name, problem) from error
 
-    def _lost(self, error: BaseException) -> BaseException:
-        if self._watchdog.fired:
-            problem = f"the server did not answer for {self._watchdog.limit:.0f} seconds"
-            return ConnectionLostError(self._name, problem)
-        if isinstance(error, OSError | EOFError | paramiko.SSHException):
-            return ConnectionLostError(self._name, str(error) or "the connection was lost")
-        return error
+    def _expect(self, patience: float | None = None) -> None:
+        """Begin to wait for an answer, or for the next one; see ``request``."""
+        self._expected = time.monotonic(), patience or self._limit
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self._limit / 4)):
+            if expected := self._expected:
+                waited, patience = time.monotonic() - expected[0], expected[1]
+                late = waited > patience or (
+                    waited > self._limit and not ssh.answers(self._transport, self._limit)
+                )
+                if late and expected is self._expected:
+                    self._silent = True
+                    self._transport.close()
+                    return
 
 
 def string(text: bytes | str) -> bytes:
     """Encode a string for a request."""
     raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     return struct.pack(">I", len(raw)) + raw
-
-
-def names(reply: Reply) -> Iterator[tuple[bytes, RemoteStat]]:
-    """Yield what a NAME packet lists."""
-    for _ in range(reply.get_int()):
-        name, _line_for_people = reply.get_binary(), reply.get_binary()
-        yield name, attributes(reply)
-
-
-def attributes(reply: Reply) -> RemoteStat:
-    """Read the ATTRS structure (section 5 of the draft)."""
-    flags = reply.get_int()
-    size = reply.get_int64() if flags & 0x1 else 0
-    if flags & 0x2:
-        reply.get_int64()  # user and group
-    mode = reply.get_int() if flags & 0x4 else 0
-    mtime = reply.get_int64() & 0xFFFFFFFF if flags & 0x8 else 0  # behind the time of access
-    if flags & 0x80000000:
-        for _ in range(2 * reply.get_int()):
-            reply.get_binary()
-    return RemoteStat(Kind.of_mode(mode), size, mtime)

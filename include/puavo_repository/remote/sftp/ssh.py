@@ -2,8 +2,9 @@
 
 Paramiko's transport, with what its own client does not do: AES-GCM first among the ciphers
 (no separate MAC; 1.5 times the throughput of the default), no compression (squashfs images are
-compressed), ``TCP_NODELAY``, keep-alive, and a watchdog, because paramiko retries a blocked
-write for ever: a silent server must not hold a task for days.
+compressed), ``TCP_NODELAY``, keep-alive, and ``known_hosts`` as OpenSSH reads it (sshd(8),
+*SSH_KNOWN_HOSTS FILE FORMAT*): paramiko's own reader knows neither markers nor patterns, and
+stops at a line that it cannot read.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ import base64
 import contextlib
 import functools
 import getpass
-import hashlib
 import io
 import logging
+import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
-from typing import Any
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import paramiko
 
-from puavo_repository.errors import ConnectionLostError, HostKeyError, LoginError
-from puavo_repository.remote.sftp.known_hosts import KnownKey, lookup, parse_key
+from puavo_repository.errors import (
+    ConnectionLostError,
+    HostKeyError,
+    LoginError,
+    StorageRefusedError,
+)
 from puavo_repository.remote.target import SSH_PORT, Target
 
 logger = logging.getLogger(__name__)
@@ -32,10 +38,13 @@ logger = logging.getLogger(__name__)
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 CONNECT_TIMEOUT = 30.0  # seconds for each step until the login is done
-SILENCE_TIMEOUT = 60.0  # seconds without any answer after which a server counts as stalled
 KEEPALIVE = 15  # seconds; keeps routers on the way from forgetting an idle connection
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+NO_SFTP = "Have 'Subsystem sftp internal-sftp' in its sshd_config, and a login that may use it"
+_NO_ROOM = 4  # SSH_OPEN_RESOURCE_SHORTAGE: may pass
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+_LINE = re.compile(r"(?:(@revoked|@cert-authority)\s+)?([^@\s]\S*)\s+(\S+)\s+(\S+)(?:\s.*)?")
+_skipped: set[tuple[str, str]] = set()  # what was logged: every connection reads the files again
 
 
 def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
@@ -56,8 +65,16 @@ def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
             transport = paramiko.Transport(sock)
             failed.callback(transport.close)
             transport.use_compression(compressed)
-            _greet(transport, known)
-            _check_host_key(target, known, transport.get_remote_server_key())
+            transport.banner_timeout = transport.auth_timeout = CONNECT_TIMEOUT
+            options = transport.get_security_options()
+            options.ciphers = [*CIPHERS, *(c for c in options.ciphers if c not in CIPHERS)]
+            # A kind of host key that can be checked comes first. An ssh-rsa key signs as
+            # rsa-sha2-*; every other kind is asked for by its own name.
+            kinds = {one.key.get_name() for one in known if not one.marker}
+            kinds |= {"rsa-sha2-512", "rsa-sha2-256"} if "ssh-rsa" in kinds else set()
+            options.key_types = sorted(options.key_types, key=lambda kind: kind not in kinds)
+            transport.start_client(timeout=CONNECT_TIMEOUT)
+            _check_host_key(target, known, transport)
             _log_in(transport, target)
             transport.set_keepalive(KEEPALIVE)
             failed.pop_all()
@@ -68,42 +85,135 @@ def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
         raise ConnectionLostError(target.url, problem, remedy=remedy) from error
 
 
+def open_sftp(name: str, transport: paramiko.Transport, timeout: float) -> paramiko.Channel:
+    """Open a session and have the server's SFTP serve it; ``name`` is the remote's."""
+    try:
+        channel = transport.open_session(timeout=timeout)
+    except paramiko.ChannelException as error:
+        refusal = ConnectionLostError if error.code == _NO_ROOM else StorageRefusedError
+        problem = "the server refuses to open a session"
+        remedy = "See MaxSessions in its sshd_config, and what is said in its log"
+        raise refusal(name, problem, found=error.text, remedy=remedy) from error
+    try:
+        channel.invoke_subsystem("sftp")
+    except paramiko.SSHException as error:
+        if not transport.is_active():
+            raise
+        raise StorageRefusedError(name, "the server has no SFTP", remedy=NO_SFTP) from error
+    return channel
+
+
+def answers(transport: paramiko.Transport, timeout: float) -> bool:
+    """Say whether the server's SSH answers; a request that nobody knows is refused."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            transport.global_request("keepalive@openssh.com", wait=True)
+            if transport.is_active():
+                answered.set()
+
+    threading.Thread(target=ask, name="sftp-keepalive", daemon=True).start()
+    return answered.wait(timeout)
+
+
+class KnownKey(NamedTuple):
+    """A line of ``known_hosts`` that is for the server."""
+
+    key: paramiko.PKey
+    marker: str  # ``@revoked``, ``@cert-authority``, or nothing
+    where: str  # the file and the line's number
+
+
 def known_keys(target: Target) -> list[KnownKey]:
-    """Return what is known of the server's keys: the target's own, else from known_hosts."""
+    """Return what is known of the server's keys: the target's own, else from known_hosts.
+
+    A file that is missing says nothing. Lines that cannot be read, or have a kind of key that
+    is not used any more, are skipped and logged once.
+
+    Raises:
+        HostKeyError: A file that is there cannot be read, or the target's own key is none.
+    """
     if not target.host_key:
-        return lookup(target.known_hosts, _known_name(target))
+        return [found for path in target.known_hosts for found in _lines(Path(path), target)]
     # ``ssh-ed25519 AAAA…``, or the base64 alone: the kind is inside it too.
     text = next((word for word in target.host_key.split() if word.startswith("AAAA")), "")
     try:
-        blob = base64.b64decode(text, validate=True)
-        kind = blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode("ascii")
-        return [KnownKey(parse_key(kind, text), "", "the connection")]
+        return [KnownKey(_key(text), "", "the connection")]
     except ValueError as error:
         problem = "the connection's host_key is no key"
         raise HostKeyError(target.url, problem, expected="ssh-ed25519 AAAA…") from error
+
+
+def _lines(path: Path, target: Target) -> Iterator[KnownKey]:
+    try:
+        content = path.expanduser().read_bytes().decode("utf-8", "surrogateescape")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, RuntimeError) as error:
+        raise HostKeyError(
+            path,
+            "cannot be read, so no server can be told from another",
+            found=getattr(error, "strerror", None) or str(error),
+            remedy="Let the user that runs this read it, or name another file",
+        ) from error
+    for number, line in enumerate(content.split("\n"), 1):
+        where, text = f"{path}:{number}", line.strip(" \t\r")
+        if not text or text.startswith("#"):
+            continue
+        try:
+            if (key := _key_for(_known_name(target).lower(), text)) is not None:
+                yield KnownKey(*key, where)
+        except ValueError as error:
+            if (where, text) not in _skipped:
+                _skipped.add((where, text))
+                logger.warning("%s: this line is skipped: %s", where, error)
 
 
 def _known_name(target: Target) -> str:
     return target.host if target.port == SSH_PORT else f"[{target.host}]:{target.port}"
 
 
-def _greet(transport: paramiko.Transport, known: list[KnownKey]) -> None:
-    """Agree on fast ciphers if possible, and on a kind of host key that can be checked."""
-    options = transport.get_security_options()
-    options.ciphers = [*CIPHERS, *(c for c in options.ciphers if c not in CIPHERS)]
-    transport.banner_timeout = transport.auth_timeout = CONNECT_TIMEOUT
-    # An ssh-rsa key signs as rsa-sha2-*; every other kind is asked for by its own name.
-    kinds = {one.key.get_name() for one in known if not one.marker}
-    wanted = [k for k in options.key_types if k in kinds or ("ssh-rsa" in kinds and "rsa" in k)]
-    options.key_types = [*wanted, *(k for k in options.key_types if k not in wanted)]
-    transport.start_client(timeout=CONNECT_TIMEOUT)
+def _key_for(name: str, line: str) -> tuple[paramiko.PKey, str] | None:
+    """Return the key of a line and its marker, or None if it is for other hosts."""
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise ValueError("a host, a kind and a key are expected, or a known marker before them")
+    marker, hosts, kind, key = match.groups("")
+    return (_key(key, kind), marker) if _is_for(hosts, name) else None
+
+
+def _is_for(hosts: str, name: str) -> bool:
+    """Say whether the first field of a line, a hash or patterns, is for a host."""
+    if hosts.startswith("|"):
+        try:
+            return hosts == paramiko.HostKeys.hash_host(name, hosts)
+        except (ValueError, AssertionError) as error:
+            raise ValueError("its host is hashed in a way that is not known") from error
+    every = hosts.lower().split(",")
+    # In a pattern ``*`` is any characters, ``?`` is one, and no other is special.
+    fit = [p for p in every if fnmatchcase(name, p.removeprefix("!").replace("[", "[[]"))]
+    return bool(fit) and not any(pattern.startswith("!") for pattern in fit)
+
+
+def _key(text: str, kind: str = "") -> paramiko.PKey:
+    """Return the key that is this base64, of the kind that is given or named inside.
+
+    A ``ValueError`` where it is none, or of a kind that is not used any more (``ssh-dss``).
+    """
+    try:
+        blob = base64.b64decode(text, validate=True)
+        return paramiko.PKey.from_type_string(kind or paramiko.Message(blob).get_text(), blob)
+    except Exception as error:  # paramiko and cryptography raise anything for foreign bytes
+        raise ValueError("it has no key of a kind that is used") from error
+
+
+def _check_host_key(target: Target, known: list[KnownKey], transport: paramiko.Transport) -> None:
+    """Refuse a server whose key is not a known one, or was revoked."""
     if not transport.initial_kex_done:  # paramiko returns silently after its time-out
         raise EOFError(f"the server did not answer for {CONNECT_TIMEOUT:.0f} seconds")
-
-
-def _check_host_key(target: Target, known: list[KnownKey], found: paramiko.PKey) -> None:
-    """Refuse a server whose key is not a known one, or was revoked."""
-    refusal = functools.partial(HostKeyError, target.url, found=fingerprint(found))
+    found = transport.get_remote_server_key()
+    refusal = functools.partial(HostKeyError, target.url, found=_shown(found))
     for one in known:
         if one.marker == "@revoked" and one.key == found:
             problem = f"the server's host key is revoked in {one.where}"
@@ -121,7 +231,7 @@ def _check_host_key(target: Target, known: list[KnownKey], found: paramiko.PKey)
     if expected:
         raise refusal(
             "the server's host key has changed: someone may be in between",
-            expected=" or ".join(fingerprint(key) for key in expected),
+            expected=" or ".join(map(_shown, expected)),
             remedy=f"If the server has a new key: 'ssh-keygen -R {_known_name(target)}'. {accept}",
         )
     problem = "the server's host key is unknown"
@@ -130,10 +240,8 @@ def _check_host_key(target: Target, known: list[KnownKey], found: paramiko.PKey)
     raise refusal(problem, remedy=accept)
 
 
-def fingerprint(key: paramiko.PKey) -> str:
-    """Return a key's fingerprint as ``ssh-keygen -l`` prints it."""
-    digest = base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
-    return f"{key.get_name()} SHA256:{digest}"
+def _shown(key: paramiko.PKey) -> str:
+    return f"{key.get_name()} {key.fingerprint}"
 
 
 def _log_in(transport: paramiko.Transport, target: Target) -> None:
@@ -144,12 +252,12 @@ def _log_in(transport: paramiko.Transport, target: Target) -> None:
     for number, method in enumerate(methods):
         try:
             method()
-        except paramiko.AuthenticationException as error:
-            # Paramiko says the same of a refusal and of a connection that broke or is silent.
-            if "timeout" in str(error) or not (number or transport.is_active()):
-                raise EOFError("the connection broke during the login") from error
         except paramiko.SSHException as error:
-            raise EOFError("the connection broke during the login") from error
+            # Paramiko says the same of a refusal and of a connection that broke or is silent.
+            refused = isinstance(error, paramiko.AuthenticationException)
+            alive = (number or transport.is_active()) and "timeout" not in str(error)
+            if not refused or not alive:
+                raise EOFError("the connection broke during the login") from error
         if transport.is_authenticated() or not transport.is_active():
             break
     if not transport.is_authenticated():
@@ -189,58 +297,3 @@ def _load_key(target: Target) -> paramiko.PKey:
         # The text of such an error names the file or the key's form, never the key.
         raise LoginError(target.url, f"the private key cannot be read: {error}") from error
     raise LoginError(target.url, "the private key is in no form that is known")
-
-
-class Watchdog:
-    """Closes a connection that owes an answer for too long.
-
-    Paramiko's own time-outs do not cover a write that the network does not take, so this is the
-    one that every wait of a session relies on. An answer that is known to take longer than the
-    limit may, as long as the server's SSH side answers meanwhile: then its disk is slow, and the
-    line is alive.
-    """
-
-    def __init__(self, transport: paramiko.Transport, limit: float) -> None:
-        self.limit = limit  # seconds that an answer may take
-        self.fired = False
-        self._transport = transport
-        self._owed: tuple[float, float] | None = None  # since when, and for how many seconds
-        self._ended = threading.Event()
-        threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True).start()
-
-    def expect(self, patience: float | None = None) -> None:
-        """Wait for an answer, or for the next one: so many seconds, if more than usual."""
-        self._owed = time.monotonic(), patience or self.limit
-
-    def rest(self) -> None:
-        """Nothing is owed any more."""
-        self._owed = None
-
-    def end(self) -> None:
-        """Stop watching."""
-        self._ended.set()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(min(1.0, self.limit / 4)):
-            owed = self._owed
-            if owed is not None and self._is_overdue(*owed) and owed is self._owed:
-                self.fired = True
-                self._transport.close()
-                return
-
-    def _is_overdue(self, since: float, patience: float) -> bool:
-        waited = time.monotonic() - since
-        return waited > patience or (waited > self.limit and not self._line_is_alive())
-
-    def _line_is_alive(self) -> bool:
-        """Say whether the server's SSH answers; a request that nobody knows is refused."""
-        answered = threading.Event()
-
-        def ask() -> None:
-            with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
-                self._transport.global_request("keepalive@openssh.com", wait=True)
-                if self._transport.is_active():
-                    answered.set()
-
-        threading.Thread(target=ask, name="sftp-keepalive", daemon=True).start()
-        return answered.wait(self.limit)

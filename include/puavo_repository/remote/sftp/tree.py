@@ -1,4 +1,4 @@
-"""A remote tree over SFTP."""
+"""A remote tree and its files over SFTP, with many requests under way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import islice
+from typing import Self
 
 from paramiko import sftp
 
@@ -16,23 +18,28 @@ from puavo_repository.errors import (
     StorageError,
     StorageRefusedError,
 )
-from puavo_repository.remote.sftp import session
-from puavo_repository.remote.sftp.file import SftpFile, may_be_refused
+from puavo_repository.progress import Progress, no_progress
 from puavo_repository.remote.sftp.session import Reply, SftpSession, StatusError, string
 from puavo_repository.remote.sftp.ssh import connect
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import (
-    Acknowledge,
+    Data,
     Kind,
     Piece,
+    Range,
+    RemoteFile,
     RemoteStat,
     RemoteTree,
-    no_callback,
 )
 
 # Attributes of what is made, whatever the server's umask: nobody but its owner may write it,
 # everybody may read it, the web server among them.
 NEW_FILE, NEW_FOLDER = struct.pack(">II", 0x4, 0o644), struct.pack(">II", 0x4, 0o755)
+MISSING, END, ANY = (sftp.SFTP_NO_SUCH_FILE,), (sftp.SFTP_EOF,), range(1 << 32)
+COPY_PIECE = 64 << 20  # bytes of one copy-data request: an answer must come before the time-out
+READS_UNDER_WAY = 32
+# Seconds a server may take to put a large file on a slow disk, as long as its SSH answers.
+SYNC_PATIENCE = 600.0
 # Bytes that a folder's names and their records take here: some two million of them. A server
 # that lists without end must not fill the memory.
 LARGEST_LISTING = 512 << 20
@@ -51,25 +58,36 @@ class SftpTree(RemoteTree):
     local_path = None
 
     def __init__(self, target: Target, *, compressed: bool = False) -> None:
-        self.name = target.url
+        super().__init__(target)
         self.root = target.path
-        self._target = target
         self._compressed = compressed
         self._beside: SftpTree | None = None  # the connection that an assembly goes over
-        self._sent_beside = 0
         self._folders: set[str] = set()  # those that were seen to be folders
         self._session = SftpSession(target.url, connect(target, compressed=compressed))
         self.can_copy = "copy-data" in self._session.extensions
         self.can_sync = "fsync@openssh.com" in self._session.extensions
         try:
-            begun = time.monotonic()
-            self.root = self._real_path()
-            self.round_trip = time.monotonic() - begun
-            self._check_root()
-            self._session.packet = self._packet_size()
+            with self._errors(""):
+                self._look_at_root()
         except BaseException:
             self.close()
             raise
+
+    def _look_at_root(self) -> None:
+        begun = time.monotonic()
+        reply = self._session.request(sftp.CMD_REALPATH, string(self.root), sftp.CMD_NAME)
+        self.round_trip = time.monotonic() - begun
+        reply.get_int()
+        self.root = reply.get_binary().decode("utf-8", "surrogateescape")
+        if not self.root.startswith("/") or "\0" in self.root:
+            found = ascii(self.root)
+            raise StorageRefusedError(self.name, "the server names no folder", found=found)
+        there = self._stat("")
+        if there is None or there.kind is not Kind.FOLDER:
+            remedy = "Create it, owned by the user that publishes, or correct the path"
+            problem = "there is no such folder on the server"
+            raise StorageRefusedError(self.name, problem, remedy=remedy)
+        self._session.learn_limits()
 
     @property
     def is_alive(self) -> bool:
@@ -79,111 +97,7 @@ class SftpTree(RemoteTree):
     @property
     def sent(self) -> int:
         """Bytes of SFTP packets sent so far."""
-        return self._session.sent + self._sent_beside
-
-    def _list(self, folder: str) -> dict[str, RemoteStat]:
-        reply = self._ask(sftp.CMD_OPENDIR, self._full(folder), folder, sftp.CMD_HANDLE)
-        handle = string(reply.get_binary())
-        found: dict[str, RemoteStat] = {}
-        size = 0
-        while True:
-            try:
-                reply = self._session.request(sftp.CMD_READDIR, handle).expect(sftp.CMD_NAME)
-            except StatusError as error:
-                self._session.request(sftp.CMD_CLOSE, handle)
-                if error.code != sftp.SFTP_EOF:
-                    raise self._refusal(folder, error) from error
-                return found
-            for name, there in session.names(reply):
-                size += RECORD + len(name)
-                self._check_listed(folder, name, size)
-                if name not in (b".", b".."):
-                    found[name.decode("utf-8", "surrogateescape")] = there
-
-    def _check_listed(self, folder: str, name: bytes, size: int) -> None:
-        if name and b"/" not in name and b"\0" not in name and size <= LARGEST_LISTING:
-            return
-        raise StorageRefusedError(
-            f"{self.name}/{folder}",
-            "the server lists what cannot be in a folder, or more names than fit, or without end",
-            found=ascii(name[:80]),
-            remedy="Use a folder of the mirror's own; or another server: this one means harm",
-        )
-
-    def _stat(self, path: str) -> RemoteStat | None:
-        with self._errors(path, sftp.SFTP_NO_SUCH_FILE):
-            reply = self._session.request(sftp.CMD_LSTAT, self._full(path))
-            return session.attributes(reply.expect(sftp.CMD_ATTRS))
-        return None
-
-    def _open(self, path: str, *, writing: bool, create: bool) -> SftpFile:
-        flags = sftp.SFTP_FLAG_READ | (sftp.SFTP_FLAG_WRITE if writing else 0)
-        flags |= sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL if create else 0
-        body = self._full(path) + struct.pack(">I", flags) + NEW_FILE
-        handle = self._ask(sftp.CMD_OPEN, body, path, sftp.CMD_HANDLE).get_binary()
-        file = SftpFile(self._session, handle, partial(self._refusal, path))
-        if writing:
-            file.set_mode(NEW_FILE)
-        return file
-
-    def _rename(self, path: str, new: str, *, exclusive: bool) -> None:
-        if exclusive:
-            # The draft's own RENAME (section 6.5) fails where the new name is taken.
-            self._ask(sftp.CMD_RENAME, self._full(path) + self._full(new), new)
-        elif "posix-rename@openssh.com" in self._session.extensions:
-            body = string("posix-rename@openssh.com") + self._full(path) + self._full(new)
-            self._ask(sftp.CMD_EXTENDED, body, new)
-        elif self._stat(new) is None:
-            self._rename(path, new, exclusive=True)
-        else:
-            raise StorageRefusedError(
-                f"{self.name}/{new}",
-                "cannot be replaced in one step: the server lacks posix-rename@openssh.com",
-                remedy="Use an OpenSSH server",
-            )
-
-    def _remove(self, path: str) -> None:
-        with self._errors(path, sftp.SFTP_NO_SUCH_FILE):
-            self._session.request(sftp.CMD_REMOVE, self._full(path)).expect(sftp.CMD_STATUS)
-
-    def _make_folder(self, path: str) -> None:
-        body = self._full(path) + NEW_FOLDER
-        self._ask(sftp.CMD_MKDIR, body, path)
-        may_be_refused(self._session.request(sftp.CMD_SETSTAT, body))
-
-    def _remove_folder(self, path: str) -> None:
-        self._folders.discard(path)
-        try:
-            self._session.request(sftp.CMD_RMDIR, self._full(path)).expect(sftp.CMD_STATUS)
-        except StatusError as error:
-            # The protocol knows no status for a folder that is not empty: it is looked for.
-            if error.code != sftp.SFTP_NO_SUCH_FILE and not self.list(path):
-                raise self._refusal(path, error) from error
-
-    def free_space(self) -> int | None:
-        """Return the bytes that may still be written, or None where the server does not say."""
-        with self._errors(""):
-            return self._ask_free_space()
-
-    def assemble(
-        self, path: str, pieces: Iterable[Piece], acknowledge: Acknowledge = no_callback
-    ) -> None:
-        """Assemble over a compressed connection beside this one: the requests are much alike."""
-        if self._compressed or not self.can_copy:
-            super().assemble(path, pieces, acknowledge)
-            return
-        self._beside = beside = SftpTree(self._target, compressed=True)
-        try:
-            if not self.is_alive:  # closed meanwhile
-                raise ConnectionLostError(self.name, "the connection was closed")
-            beside.assemble(path, pieces, acknowledge)
-        finally:
-            beside.close()
-            self._sent_beside += beside.sent
-
-    def another(self) -> SftpTree:
-        """Return a new connection to the same tree."""
-        return SftpTree(self._target)
+        return self._session.sent
 
     def close(self) -> None:
         """Close the connection; pending work is lost."""
@@ -192,31 +106,101 @@ class SftpTree(RemoteTree):
         if self._beside is not None:
             self._beside.close()
 
+    def assemble(
+        self, path: str, pieces: Iterable[Piece], progress: Progress = no_progress
+    ) -> None:
+        """Assemble over a compressed connection beside this one: the requests are much alike."""
+        if self._compressed or not self.can_copy:
+            super().assemble(path, pieces, progress)
+            return
+        self._beside = beside = SftpTree(self._target, compressed=True)
+        try:
+            if not self.is_alive:  # closed meanwhile
+                raise ConnectionLostError(self.name, "the connection was closed")
+            beside.assemble(path, pieces, progress)
+        finally:
+            beside.close()
+            self._session.sent += beside.sent
+
+    def _free_space(self) -> int | None:
+        if "statvfs@openssh.com" not in self._session.extensions:
+            return None
+        body = string("statvfs@openssh.com") + string(self.root)
+        reply = self._session.request(sftp.CMD_EXTENDED, body, sftp.CMD_EXTENDED_REPLY)
+        _block, fragment, _blocks, _free, available = (reply.get_int64() for _ in range(5))
+        return fragment * available
+
+    def _list(self, folder: str) -> dict[str, RemoteStat]:
+        reply = self._session.request(sftp.CMD_OPENDIR, self._full(folder), sftp.CMD_HANDLE)
+        handle = string(reply.get_binary())
+        found: dict[str, RemoteStat] = {}
+        size = 0
+        while True:
+            reply = self._session.request(sftp.CMD_READDIR, handle, sftp.CMD_NAME, END)
+            if reply.kind != sftp.CMD_NAME:
+                break
+            for _ in range(reply.get_int()):
+                name, _line_for_people = reply.get_binary(), reply.get_binary()
+                size += RECORD + len(name)
+                if not name or b"/" in name or b"\0" in name or size > LARGEST_LISTING:
+                    raise StorageRefusedError(
+                        f"{self.name}/{folder}",
+                        "the server lists what cannot be in a folder, or more names than fit, "
+                        "or without end",
+                        found=ascii(name[:80]),
+                        remedy="Use a folder of the mirror's own; or another server: this one "
+                        "means harm",
+                    )
+                found[name.decode("utf-8", "surrogateescape")] = reply.attributes()
+        self._session.request(sftp.CMD_CLOSE, handle, harmless=ANY)
+        return {name: stat for name, stat in found.items() if name not in (".", "..")}
+
+    def _stat(self, path: str) -> RemoteStat | None:
+        reply = self._session.request(sftp.CMD_LSTAT, self._full(path), sftp.CMD_ATTRS, MISSING)
+        return reply.attributes() if reply.kind == sftp.CMD_ATTRS else None
+
+    def _open(self, path: str, *, writing: bool, create: bool) -> SftpFile:
+        flags = sftp.SFTP_FLAG_READ | (sftp.SFTP_FLAG_WRITE if writing else 0)
+        flags |= sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL if create else 0
+        body = self._full(path) + struct.pack(">I", flags) + NEW_FILE
+        handle = string(self._session.request(sftp.CMD_OPEN, body, sftp.CMD_HANDLE).get_binary())
+        if writing:  # whatever the umask made of it; refused where it is another user's
+            self._session.submit(sftp.CMD_FSETSTAT, handle + NEW_FILE, lambda _reply: None)
+        return SftpFile(self, path, handle)
+
+    def _rename(self, path: str, new: str, *, exclusive: bool) -> None:
+        both = self._full(path) + self._full(new)
+        if not exclusive and "posix-rename@openssh.com" in self._session.extensions:
+            self._session.request(sftp.CMD_EXTENDED, string("posix-rename@openssh.com") + both)
+        elif exclusive or self._stat(new) is None:
+            # The draft's own RENAME (section 6.5) fails where the new name is taken.
+            self._session.request(sftp.CMD_RENAME, both)
+        else:
+            raise StorageRefusedError(
+                f"{self.name}/{new}",
+                "cannot be replaced in one step: the server lacks posix-rename@openssh.com",
+                remedy="Use an OpenSSH server",
+            )
+
+    def _remove(self, path: str) -> None:
+        self._session.request(sftp.CMD_REMOVE, self._full(path), harmless=MISSING)
+
+    def _make_folder(self, path: str) -> None:
+        body = self._full(path) + NEW_FOLDER
+        self._session.request(sftp.CMD_MKDIR, body)
+        self._session.request(sftp.CMD_SETSTAT, body, harmless=ANY)
+
+    def _remove_folder(self, path: str) -> None:
+        self._folders.discard(path)
+        try:
+            self._session.request(sftp.CMD_RMDIR, self._full(path), harmless=MISSING)
+        except StatusError:
+            # The protocol knows no status for a folder that is not empty: it is looked for.
+            if not self.list(path):
+                raise
+
     def _full(self, path: str) -> bytes:
         return string(f"{self.root.rstrip('/')}/{path}" if path else self.root)
-
-    def _real_path(self) -> str:
-        reply = self._ask(sftp.CMD_REALPATH, string(self.root), "", sftp.CMD_NAME)
-        reply.get_int()
-        root = reply.get_binary().decode("utf-8", "surrogateescape")
-        if not root.startswith("/") or "\0" in root:
-            raise StorageRefusedError(self.name, "the server names no folder", found=ascii(root))
-        return root
-
-    def _check_root(self) -> None:
-        found = self._stat("")
-        if found is None or found.kind is not Kind.FOLDER:
-            remedy = "Create it, owned by the user that publishes, or correct the path"
-            problem = "there is no such folder on the server"
-            raise StorageRefusedError(self.name, problem, remedy=remedy)
-
-    def _packet_size(self) -> int:
-        if "limits@openssh.com" not in self._session.extensions:
-            return session.SAFE_PACKET
-        body = string("limits@openssh.com")
-        reply = self._ask(sftp.CMD_EXTENDED, body, "", sftp.CMD_EXTENDED_REPLY)
-        _packet, reading, writing = (reply.get_int64() for _ in range(3))
-        return max(session.SAFE_PACKET, min(session.LARGEST_PACKET, reading, writing))
 
     def _has_folder(self, folder: str) -> bool:
         """Ask for each folder once, to save a round trip a file."""
@@ -224,43 +208,111 @@ class SftpTree(RemoteTree):
             self._folders.add(folder)
         return folder in self._folders
 
-    def _ask(self, kind: int, body: bytes, path: str, answer: int = sftp.CMD_STATUS) -> Reply:
-        with self._errors(path):
-            return self._session.request(kind, body).expect(answer)
-
     @contextlib.contextmanager
-    def _errors(self, path: str, harmless: int | None = None) -> Iterator[None]:
-        """Make errors of ours from the server's; of a harmless one the block just ends."""
+    def _errors(self, path: str) -> Iterator[None]:
         try:
             yield
         except StatusError as error:
-            if error.code != harmless:
-                raise self._refusal(path, error) from error
-
-    def _refusal(self, path: str, error: StatusError) -> RepositoryError:
-        """Put a server's refusal on its branch of the error tree, with the way out."""
-        subject = f"{self.name}/{path}" if path else self.name
-        if error.code == sftp.SFTP_PERMISSION_DENIED:
-            remedy = "Let the user that publishes write there"
-            return StorageRefusedError(subject, "the server denies permission", remedy=remedy)
-        if error.code == sftp.SFTP_NO_SUCH_FILE:
-            return StorageRefusedError(subject, "there is no such file on the server")
-        if error.code == sftp.SFTP_FAILURE and self._is_full():
-            remedy = "Free some space there and run again; what arrived is kept"
-            return StorageRefusedError(subject, "the server's disk is full", remedy=remedy)
-        return StorageError(subject, f"the server says: {error.text or error.code}")
+            subject = f"{self.name}/{path}" if path else self.name
+            if error.code == sftp.SFTP_PERMISSION_DENIED:
+                problem = "the server denies permission"
+                remedy = "Let the user that publishes write there"
+            elif error.code == sftp.SFTP_NO_SUCH_FILE:
+                problem, remedy = "there is no such file on the server", ""
+            elif error.code == sftp.SFTP_FAILURE and self._is_full():
+                problem = "the server's disk is full"
+                remedy = "Free some space there and run again; what arrived is kept"
+            else:
+                problem = f"the server says: {error.text or error.code}"
+                raise StorageError(subject, problem) from error
+            raise StorageRefusedError(subject, problem, remedy=remedy) from error
 
     def _is_full(self) -> bool:
+        free = None
         with contextlib.suppress(StatusError, RepositoryError):
             self._session.forget()
-            free = self._ask_free_space()
-            return free is not None and free < NEARLY_FULL
-        return False
+            free = self._free_space()
+        return free is not None and free < NEARLY_FULL
 
-    def _ask_free_space(self) -> int | None:
-        if "statvfs@openssh.com" not in self._session.extensions:
-            return None
-        body = string("statvfs@openssh.com") + string(self.root)
-        reply = self._session.request(sftp.CMD_EXTENDED, body).expect(sftp.CMD_EXTENDED_REPLY)
-        _block, fragment, _blocks, _free, available = (reply.get_int64() for _ in range(5))
-        return fragment * available
+
+class SftpFile(RemoteFile):
+    """An open file on an SFTP server; ``handle`` is what the server calls it."""
+
+    def __init__(self, tree: SftpTree, path: str, handle: bytes) -> None:
+        self._tree = tree
+        self._path = path
+        self._handle = handle
+        self._session = tree._session
+
+    def read(self, ranges: Iterable[Range]) -> Iterator[bytes]:
+        """Read ranges, several requests under way; yields one ``bytes`` a range."""
+        wanted = iter(ranges)
+        while waiting := [self._ask_for(one) for one in islice(wanted, READS_UNDER_WAY)]:
+            self._session.drain()
+            yield from map(bytes, waiting)
+
+    def _ask_for(self, wanted: Range) -> bytearray:
+        """Request one range; the buffer is filled once the session is drained."""
+        piece = bytearray(wanted.length)
+
+        def put(at: int, length: int, reply: Reply) -> None:
+            with self._tree._errors(self._path):
+                reply.expect(sftp.CMD_DATA, END)
+            data = reply.get_binary() if reply.kind == sftp.CMD_DATA else b""
+            if len(data) > length:
+                raise StorageError("SFTP server", "sent more than it was asked for")
+            piece[at : at + len(data)] = data
+            if len(data) < length:
+                del piece[at + len(data) :]
+
+        for at, length in _cut(wanted.length, self._session.packet):
+            body = self._handle + struct.pack(">QI", wanted.offset + at, length)
+            self._session.submit(sftp.CMD_READ, body, partial(put, at, length))
+        return piece
+
+    def write(self, offset: int, data: Data, progress: Progress = no_progress) -> None:
+        """Write ``data`` at ``offset``."""
+        view = memoryview(data)
+        for at, length in _cut(len(view), self._session.packet):
+            body = self._handle + struct.pack(">QI", offset + at, length)
+            self._submit(sftp.CMD_WRITE, body, length, progress, view[at : at + length])
+
+    def copy(self, source: Self, taken: Range, offset: int, progress: Progress) -> None:
+        """Have the server copy a range of ``source`` to ``offset`` here.
+
+        OpenSSH's ``PROTOCOL``, 4.10: a length of 0 means "to the end", so it is never sent.
+        """
+        for at, length in _cut(taken.length, COPY_PIECE):
+            wanted = source._handle + struct.pack(">QQ", taken.offset + at, length)
+            body = string("copy-data") + wanted + self._handle + struct.pack(">Q", offset + at)
+            self._submit(sftp.CMD_EXTENDED, body, length, progress, b"")
+
+    def _submit(self, kind: int, body: bytes, size: int, progress: Progress, data: Data) -> None:
+        def take(reply: Reply) -> None:
+            with self._tree._errors(self._path):
+                reply.expect(sftp.CMD_STATUS)
+            progress(size)
+
+        self._session.submit(kind, body, take, data)
+
+    def flush(self) -> None:
+        """Wait until everything written and copied is acknowledged."""
+        self._session.drain()
+
+    def sync(self) -> None:
+        """Flush, and have the server put the file on its disk where it can."""
+        self.flush()
+        if self._tree.can_sync:
+            body = string("fsync@openssh.com") + self._handle
+            with self._tree._errors(self._path):
+                self._session.request(sftp.CMD_EXTENDED, body, patience=SYNC_PATIENCE)
+
+    def close(self) -> None:
+        """Give the file back to the server."""
+        self._session.forget()
+        self._session.request(sftp.CMD_CLOSE, self._handle, harmless=ANY)
+
+
+def _cut(length: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut so many bytes into (offset, length) of at most so many."""
+    return ((at, min(most, length - at)) for at in range(0, length, most))
