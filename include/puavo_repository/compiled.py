@@ -32,11 +32,10 @@ _PACKAGE = Path(__file__).parent
 def _key() -> str:
     """Return a digest of what compiled code depends on: all sources of kernels, and the machine."""
     features = codegen.get_host_cpu_features()  # type: ignore[no-untyped-call]
-    machine = llvm.get_host_cpu_name(), features, numba.__version__
-    digest = hashlib.sha256(repr(machine).encode())
-    for source in sorted([*_PACKAGE.glob("delta/*.py"), *_PACKAGE.glob("formats/*.py")]):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
+    machine = repr((llvm.get_host_cpu_name(), features, numba.__version__)).encode()
+    sources = sorted([*_PACKAGE.glob("delta/*.py"), *_PACKAGE.glob("formats/*.py")])
+    contents = b"".join(source.read_bytes() for source in sources)
+    return hashlib.sha256(machine + contents).hexdigest()[:16]
 
 
 def _bases() -> list[Path]:
@@ -72,12 +71,6 @@ def kernel(function: Callable[..., Any]) -> Any:
 def inlined(function: Callable[..., Any]) -> Any:
     """Compile a helper into each kernel that uses it."""
     return numba.njit(nogil=True)(function)
-
-
-def callback(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function that C code can call; it has an ``address``."""
-    compiler: Callable[[Callable[..., Any]], Any] = numba.cfunc(signature, cache=bool(_CACHE))
-    return compiler
 
 
 def llvm_intrinsic(signature: Any) -> Callable[[Callable[..., Any]], Any]:

@@ -146,7 +146,7 @@ def test_an_rdiff_that_is_described_rightly_but_gives_another_image_is_found(
     audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(audited.mirror / OTHER, audited.mirror / RDIFF)
-    digests = digest_file(audited.mirror / RDIFF, lambda _done: None).to_dict()
+    digests = vars(digest_file(audited.mirror / RDIFF, lambda _done: None))
 
     def change(document: Document) -> None:
         images = document[SERIES]["images"]

@@ -254,7 +254,7 @@ def test_another_run_is_named(repository: Repository) -> None:
     [
         ("import shutil; shutil.which = lambda *a, **k: None", "squashfs-tools"),
         (
-            "from puavo_repository.delta import engine; engine.LIBRSYNC = 'libmissing.so.2'",
+            "from puavo_repository.delta import librsync; librsync.LIBRSYNC = 'libmissing.so.2'",
             "librsync2",
         ),
     ],

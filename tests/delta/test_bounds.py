@@ -21,7 +21,6 @@ from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
 from puavo_repository.delta.anchors import BLOCK, CELL, MOST, find, find_anchors
 from puavo_repository.delta.dense import REGION, SLOTS, match_dense
 from puavo_repository.delta.encoding import Joiner, encode, out_size, put_copy
-from puavo_repository.delta.librsync import read_basis
 from puavo_repository.delta.machine import WINDOW, Basis, buffer
 from puavo_repository.delta.sparse import HEAD, insert, match_sparse, table_for
 from puavo_repository.formats.cksum import PosixCksum, reverse_bits
@@ -150,19 +149,6 @@ def fill_reversed_bits() -> None:
     PosixCksum().update(memoryview(bytes(1 << 20)))
 
 
-def fill_what_librsync_asks_for(folder: Path) -> None:
-    (folder / "source").write_bytes(b"x" * 10_000)
-    out = array(4096, np.uint8)
-    function = ctypes.CFUNCTYPE(
-        ctypes.c_int, ctypes.c_ssize_t, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
-    )(read_basis.address)
-    place, length = ctypes.c_void_p(out.ctypes.data), ctypes.c_size_t(4096)
-    with (folder / "source").open("rb") as stream:
-        asked = ctypes.byref(length), ctypes.byref(place)
-        assert function(stream.fileno(), 10, *asked) == 0
-    assert (length.value, bytes(out)) == (4096, b"x" * 4096)
-
-
 @pytest.mark.parametrize("at_end", [True, False])
 def test_a_guard_page_ends_the_process(*, at_end: bool) -> None:
     """The trials below are worth nothing if this does not hold."""
@@ -188,7 +174,6 @@ def test_no_kernel_leaves_its_arrays_when_they_are_full(tmp_path: Path, *, at_en
             fill_commands()
             fill_rows_of_an_rdiff()
             fill_reversed_bits()
-            fill_what_librsync_asks_for(tmp_path)
 
     in_child(fill)
 

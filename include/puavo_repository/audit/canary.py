@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from puavo_repository.audit.https import Https
 from puavo_repository.audit.report import Finding, error, warning
+from puavo_repository.delta.librsync import patch
 from puavo_repository.errors import (
     ConnectionLostError,
     DeltaError,
@@ -148,8 +149,6 @@ def _fetch(https: Https, update: Update, file: IO[bytes]) -> None:
 
 
 def _apply(root: Path, update: Update, rdiff: Path) -> None:
-    from puavo_repository.delta.librsync import patch  # compiled code, slow to load
-
     wanted, size = str(update.new.get("sha512")), update.new["size"]
     digest, count = hashlib.sha512(), 0
 

@@ -117,7 +117,7 @@ class _Local:
                 return _missing(file, path)
             if identity.size != file.size:
                 return _differs(file, "size", str(file.size), str(identity.size))
-            found = digest_file(path, self.progress).to_dict()
+            found = vars(digest_file(path, self.progress))
         except OSError as why:
             return _wrong(file, "cannot be read", found=why.strerror or str(why))
         self.counts.append(Counts(local_files=1, local_bytes=file.size))

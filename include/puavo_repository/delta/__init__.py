@@ -9,26 +9,18 @@ ENGINES = ("anchors", "anchors:fast", "anchors:small", "librsync")
 
 
 def engine_named(name: str, **limits: int) -> DeltaEngine:
-    """Return the engine with one of the names of ``ENGINES``.
-
-    Args:
-        name: Its name.
-        limits: Of the anchor engine: ``threads`` and ``memory``, see there.
+    """Return the engine with a name; ``limits`` are fields of the anchor engine.
 
     Raises:
         SettingsError: There is none.
     """
-    kind, _, effort = name.partition(":")
-    if kind == "anchors":
-        from puavo_repository.delta.anchor_engine import AnchorEngine
-
-        return AnchorEngine(effort or "default", **limits)
+    if name not in ENGINES:
+        problem, expected = f"there is none called {name!r}", f"one of {', '.join(ENGINES)}"
+        raise SettingsError("delta engine", problem, expected=expected)
     if name == "librsync":
         from puavo_repository.delta.librsync import LibrsyncEngine
 
         return LibrsyncEngine()
-    raise SettingsError(
-        "delta engine",
-        f"there is none called {name!r}",
-        expected=f"one of {', '.join(ENGINES)}",
-    )
+    from puavo_repository.delta.anchor_engine import AnchorEngine  # compiled code, slow to load
+
+    return AnchorEngine(name.partition(":")[2] or "default", **limits)

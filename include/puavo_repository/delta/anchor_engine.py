@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -37,16 +37,15 @@ from puavo_repository.delta.anchors import (
 )
 from puavo_repository.delta.dense import REGION, SLOTS, match_dense
 from puavo_repository.delta.encoding import Joiner, encode, out_size
-from puavo_repository.delta.engine import Image, ImageIndexer, Side, Sink
+from puavo_repository.delta.engine import Image, Side, Sink
 from puavo_repository.delta.machine import WINDOW, Basis, buffer
 from puavo_repository.delta.sparse import HEAD, insert, match_sparse, most_anchors, table_for
-from puavo_repository.errors import SettingsError
+from puavo_repository.formats.rdiff import END
 from puavo_repository.progress import Progress, no_progress
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 _COPIES = BLOCK // 64  # in a block at most; what more could be found stays literal
-
 
 # How hard to search: bytes an anchor on average, of the sparse and the dense level; 0: without.
 EFFORTS = {"fast": (512, 0), "default": (512, 12), "small": (256, 3)}
@@ -60,14 +59,6 @@ class AnchorEngine:
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # of one ``delta``
     memory: int = 256 << 20  # bytes for the anchors of a source; larger images get fewer
 
-    def __post_init__(self) -> None:
-        if self.effort not in EFFORTS:
-            raise SettingsError(
-                "delta engine",
-                f"the anchor engine knows no effort {self.effort!r}",
-                expected=", ".join(EFFORTS),
-            )
-
     @property
     def name(self) -> str:
         """Name that ``engine_named`` knows it by."""
@@ -80,7 +71,7 @@ class AnchorEngine:
             spacing *= 2
         return spacing
 
-    def indexer(self, size: int) -> ImageIndexer:
+    def indexer(self, size: int) -> Indexer:
         """Return an indexer for an image of ``size`` bytes."""
         return Indexer(self.spacing(size), most_anchors(self.memory))
 
@@ -94,18 +85,30 @@ class AnchorEngine:
             _Threads(self.threads) as threads,
         ):
             spacing = self.spacing(basis.size)
-            found = Anchors(spacing, most_anchors(self.memory))
+            anchors = Anchors(spacing, most_anchors(self.memory))
             for block in _anchors(threads, source, basis, spacing, progress):
-                found.add(block)
-            table = _table(threads, found)
-            search = _Search(basis, image, table, spacing, EFFORTS[self.effort][1])
-            search.write(threads, sink, progress)
+                anchors.add(block)
+            table = table_for(anchors.count)
+
+            def fill(part: int) -> None:
+                for block in anchors.blocks:
+                    insert(block.keys, block.offsets, block.first, table, part, self.threads)
+
+            list(threads.map(fill, range(self.threads)))
+            joiner = Joiner(sink)
+            match = partial(_match, basis, image, table, spacing, EFFORTS[self.effort][1])
+            for matched in threads.blocks(match, image.size):
+                joiner.copy(*matched.first)
+                joiner.commands(matched.commands)
+                joiner.copy(*matched.last)
+                progress(matched.size)
+            joiner.commands(memoryview(END))
             basis.check_unchanged()
             image.check_unchanged()
 
 
 class _Workspace:
-    """What one thread needs to search and encode a block."""
+    """What is needed to search and encode a block."""
 
     def __init__(self) -> None:
         self.data = buffer(HEAD + BLOCK)
@@ -123,24 +126,21 @@ class _Threads(ThreadPoolExecutor):
 
     def __init__(self, width: int) -> None:
         super().__init__(width, "delta")
-        self.width = width
-        self.spare: SimpleQueue[_Workspace] = SimpleQueue()
-        for _ in range(width + 1):
-            self.spare.put(_Workspace())
+        self._workspaces = [_Workspace() for _ in range(width + 1)]
 
-    def blocks(self, work: Callable[[int], Result], starts: Iterable[int]) -> Iterator[Result]:
-        """Work ahead by a few blocks, so that the memory is bounded; the results are in order."""
-        running: deque[Future[Result]] = deque()
-        try:
-            for start in starts:
-                running.append(self.submit(work, start))
-                if len(running) > self.width:
-                    yield running.popleft().result()
-            while running:
+    def blocks(self, work: Callable[[_Workspace, int], T], size: int) -> Iterator[T]:
+        """Do some work on each block of an image, ahead by as many as there are workspaces.
+
+        The results come in order. What they have in their workspace holds until the next one.
+        """
+        running: deque[Future[T]] = deque()
+        for number, start in enumerate(range(0, size, BLOCK)):
+            if len(running) == len(self._workspaces):
                 yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
+            workspace = self._workspaces[number % len(self._workspaces)]
+            running.append(self.submit(work, workspace, start))
+        while running:
+            yield running.popleft().result()
 
 
 def _anchors(
@@ -153,89 +153,54 @@ def _anchors(
             yield from kept
             return
 
-    def found(start: int) -> BlockAnchors:
-        workspace = threads.spare.get()
-        try:
-            image.read(workspace.data[: image.size - start].data, start)
-            return find(workspace.data, start, image.size, spacing)
-        finally:
-            threads.spare.put(workspace)
+    def found(scratch: _Workspace, start: int) -> BlockAnchors:
+        image.read(scratch.data[: image.size - start].data, start)
+        return find(scratch.data, start, image.size, spacing)
 
-    for block in threads.blocks(found, range(0, image.size - KEY + 1, BLOCK)):
+    for block in threads.blocks(found, image.size - KEY + 1):
         yield block
         progress(0)
 
 
-def _table(threads: _Threads, anchors: Anchors) -> Numbers:
-    """Put all anchors into a table."""
-    table = table_for(anchors.count)
-
-    def fill(part: int) -> None:
-        for block in anchors.blocks:
-            insert(block.keys, block.offsets, block.first, table, part, threads.width)
-
-    list(threads.map(fill, range(threads.width)))
-    return table
-
-
-class _Block(NamedTuple):
+class _Matched(NamedTuple):
     """A block of the target, encoded."""
 
-    workspace: _Workspace  # where the commands lie; free again when they are used up
     size: int  # bytes of the target
     first: tuple[int, int]  # the copy that it begins with, position and length; or no bytes
-    commands: memoryview  # what is between
+    commands: memoryview  # what is between, in the workspace
     last: tuple[int, int]  # the copy that it ends with
 
 
-@dataclass(frozen=True)
-class _Search:
-    """The search of a target in a source."""
-
-    source: Image
-    target: Image
-    table: Numbers
-    spacing: int
-    dense: int
-
-    def write(self, threads: _Threads, sink: Sink, progress: Progress) -> None:
-        """Write the whole rdiff."""
-        joiner = Joiner(sink)
-        for block in threads.blocks(
-            lambda start: self._block(threads.spare.get(), start),
-            range(0, self.target.size, BLOCK),
-        ):
-            joiner.copy(*block.first)
-            joiner.commands(block.commands)
-            joiner.copy(*block.last)
-            threads.spare.put(block.workspace)
-            progress(block.size)
-        joiner.end()
-
-    def _block(self, scratch: _Workspace, start: int) -> _Block:
-        size = min(BLOCK, self.target.size - start)
-        self.target.read(scratch.data[HEAD : HEAD + size].data, start)
-        copies = self._copies(scratch, size)
-        begin, end = 0, size
-        first = last = (0, 0)
-        if len(copies) and copies[0, 0] == 0:
-            first, begin = (int(copies[0, 1]), int(copies[0, 2])), int(copies[0, 2])
-            copies = copies[1:]
-        if len(copies) and copies[-1, 0] + copies[-1, 2] == size:
-            last, end = (int(copies[-1, 1]), int(copies[-1, 2])), int(copies[-1, 0])
-            copies = copies[:-1]
-        length = encode(scratch.data[HEAD:], begin, end, copies, scratch.out)
-        return _Block(scratch, size, first, scratch.out[:length].data, last)
-
-    def _copies(self, scratch: _Workspace, size: int) -> Numbers:
-        basis = Basis(self.source.descriptor, self.source.size, scratch.window.ctypes.data)
-        block = basis, scratch.data.ctypes.data + HEAD, size
-        found = scratch.sparse
-        count = match_sparse(*block, self.table, self.spacing, scratch.chosen, found)
-        if count >= 0 and self.dense:
-            sparse, found = found[:count], scratch.copies
-            region = scratch.slots, scratch.region.ctypes.data + HEAD
-            count = match_dense(*block, sparse, self.dense, *region, found)
-        if count < 0:
-            raise self.source.changed()
-        return found[:count]
+def _match(
+    source: Image,
+    target: Image,
+    table: Numbers,
+    spacing: int,
+    dense: int,
+    scratch: _Workspace,
+    start: int,
+) -> _Matched:
+    """Find and encode the copies of the block of the target that begins at ``start``."""
+    size = min(BLOCK, target.size - start)
+    target.read(scratch.data[HEAD : HEAD + size].data, start)
+    basis = Basis(source.descriptor, source.size, scratch.window.ctypes.data)
+    block = basis, scratch.data.ctypes.data + HEAD, size
+    found = scratch.sparse
+    count = match_sparse(*block, table, spacing, scratch.chosen, found)
+    if count >= 0 and dense:
+        sparse, found = found[:count], scratch.copies
+        region = scratch.slots, scratch.region.ctypes.data + HEAD
+        count = match_dense(*block, sparse, dense, *region, found)
+    if count < 0:
+        raise source.changed()
+    copies = found[:count]
+    begin, end = 0, size
+    first = last = (0, 0)
+    if len(copies) and copies[0, 0] == 0:
+        first, begin = (int(copies[0, 1]), int(copies[0, 2])), int(copies[0, 2])
+        copies = copies[1:]
+    if len(copies) and copies[-1, 0] + copies[-1, 2] == size:
+        last, end = (int(copies[-1, 1]), int(copies[-1, 2])), int(copies[-1, 0])
+        copies = copies[:-1]
+    length = encode(scratch.data[HEAD:], begin, end, copies, scratch.out)
+    return _Matched(size, first, scratch.out[:length].data, last)

@@ -25,15 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from puavo_repository.compiled import Bytes, Numbers, Word, array, inlined, kernel
-from puavo_repository.delta.machine import (
-    SLACK,
-    buffer,
-    in_order,
-    load64,
-    selected,
-    selector,
-    trailing_zeros,
-)
+from puavo_repository.delta import machine
 from puavo_repository.mirror import files
 
 logger = logging.getLogger(__name__)
@@ -89,16 +81,14 @@ class Anchors:
 
     def save(self, path: Path, identity: str, size: int) -> None:
         """Keep them, tied to the image's identity; it has ``size`` bytes."""
-        name = _padded(identity)
+        name = np.frombuffer(_padded(identity), "<u4")
         counts = np.array([len(block.keys) for block in self.blocks], "<u4")
-        arrays = [counts, *(b.keys for b in self.blocks), *(b.offsets for b in self.blocks)]
-        parts = [name, *(array.astype("<u4", copy=False).tobytes() for array in arrays)]
-        fields = self._spacing, size, len(self.blocks), len(name)
-        crc = zlib.crc32(_HEADER.pack(_MAGIC, 0, *fields))
-        for part in parts:
-            crc = zlib.crc32(part, crc)
+        keys, offsets = [b.keys for b in self.blocks], [b.offsets for b in self.blocks]
+        body = np.concatenate([name, counts, *keys, *offsets], dtype="<u4").data
+        fields = self._spacing, size, len(self.blocks), name.nbytes
+        crc = zlib.crc32(body, zlib.crc32(_HEADER.pack(_MAGIC, 0, *fields)))
         with files.new_file(path) as stream:
-            stream.writelines([_HEADER.pack(_MAGIC, crc, *fields), *parts])
+            stream.writelines([_HEADER.pack(_MAGIC, crc, *fields), body])
 
 
 def load(path: Path, identity: str, size: int, spacing: int) -> list[BlockAnchors] | None:
@@ -143,7 +133,7 @@ class Indexer:
     def __init__(self, spacing: int, most: int) -> None:
         self._spacing = spacing
         self._found = Anchors(spacing, most)
-        self._buffer = buffer(BLOCK)
+        self._buffer = machine.buffer(BLOCK)
         self._filled = 0
         self._first = 0  # position of the buffer in the image
 
@@ -151,10 +141,10 @@ class Indexer:
         """Take the next bytes of the image."""
         data: Bytes = np.frombuffer(block, np.uint8)
         while len(data):
-            taken = min(len(data), len(self._buffer) - self._filled)
-            self._buffer[self._filled : self._filled + taken] = data[:taken]
-            self._filled += taken
-            data = data[taken:]
+            part = data[: len(self._buffer) - self._filled]
+            self._buffer[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            data = data[len(part) :]
             if self._filled == len(self._buffer):
                 self._find(self._first + self._filled)
 
@@ -168,7 +158,7 @@ class Indexer:
     def _find(self, size: int) -> None:
         """Find the anchors of the block in the buffer; what follows it moves to the front."""
         self._found.add(find(self._buffer, self._first, size, self._spacing))
-        self._buffer[:SLACK] = self._buffer[BLOCK:]
+        self._buffer[: machine.SLACK] = self._buffer[BLOCK:]
         self._filled = max(0, self._filled - BLOCK)
         self._first += BLOCK
 
@@ -198,8 +188,7 @@ def find_anchors(
     count = 0
     for start in range(0, length, CELL * spacing):
         stop = min(start + CELL * spacing, length)
-        found = choose(address, start, stop, spacing, chosen)
-        for i in range(found):
+        for i in range(choose(address, start, stop, spacing, chosen)):
             if count >= len(keys):
                 return count
             keys[count] = key_of(address + chosen[i])
@@ -218,11 +207,11 @@ def choose(address: int, start: int, stop: int, spacing: int, chosen: Numbers) -
     limit = threshold(spacing)
     count = 0
     for group in range(start, stop, 64):
-        hits = selected(address + group, limit)
+        hits = machine.selected(address + group, limit)
         if hits != 0:
-            hits = in_order(hits)
+            hits = machine.in_order(hits)
         while hits != 0:
-            position = group + trailing_zeros(hits)
+            position = group + machine.trailing_zeros(hits)
             hits &= hits - np.uint64(1)
             if position >= stop:
                 break
@@ -230,10 +219,15 @@ def choose(address: int, start: int, stop: int, spacing: int, chosen: Numbers) -
                 return count
             chosen[count] = position
             count += 1
-    if count == 0:
-        chosen[0] = lowest(address, start, stop)
-        count = 1
-    return count
+    if count > 0:
+        return count
+    position, least = start, machine.selector(address + start)  # the first with the lowest hash
+    for candidate in range(start + 1, stop):
+        found = machine.selector(address + candidate)
+        if found < least:
+            position, least = candidate, found
+    chosen[0] = position
+    return 1
 
 
 @inlined
@@ -243,21 +237,10 @@ def threshold(spacing: int) -> Word:
 
 
 @inlined
-def lowest(address: int, start: int, stop: int) -> int:
-    """Return the first position with the lowest hash."""
-    position, least = start, selector(address + start)
-    for candidate in range(start + 1, stop):
-        found = selector(address + candidate)
-        if found < least:
-            position, least = candidate, found
-    return position
-
-
-@inlined
 def key_of(address: int) -> Word:
     """Return the 32-bit key of the ``KEY`` bytes at an address, as a 64-bit number."""
     mixed = np.uint64(0)
     for i in range(KEY // 8):
-        mixed += load64(address + 8 * i) * KEY_FACTORS[i]
+        mixed += machine.load64(address + 8 * i) * KEY_FACTORS[i]
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xFF51AFD7ED558CCD)
     return mixed >> np.uint64(32)

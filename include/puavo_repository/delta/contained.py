@@ -7,7 +7,7 @@ a child that dies is an error like any other.
 One helper process with a single thread (``main``) loads the compiled code once, which takes a
 second, and forks for each call, which takes some 20 ms. It forks one child that waits for another,
 which does the work, to say how that ended. None of them minds the signals that are for the whole
-process group: the caller does. They end when it closes its end of a pipe, however it ends.
+process group: the caller does. They end when it closes its end of a connection, however it ends.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from logging.handlers import QueueHandler
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from puavo_repository.errors import EngineCrashError, EngineKilledError, RepositoryError
@@ -36,11 +38,6 @@ from puavo_repository.progress import Progress, no_progress
 
 T = TypeVar("T")
 
-_START = """import sys
-control, *sys.path = sys.argv[1:]
-from puavo_repository.delta import contained
-contained.main(int(control))"""
-_KILLS = {signal.SIGKILL, signal.SIGXCPU}  # from outside; nothing that the work itself did
 _PATIENCE = 5.0  # seconds for a child that is not wanted any more to be gone
 _INTERVAL = 0.1  # seconds between two tellings of progress
 _LONGEST_LINE = 300  # characters of what a dead process said
@@ -64,46 +61,32 @@ def call(
         EngineKilledError: The process was killed, by the system for want of memory as a rule.
         Exception: Whatever the function raised.
     """
-    theirs, orders = Pipe(duplex=False)
-    answers, back = Pipe(duplex=False)
-    with answers, orders:
-        with theirs, back:
-            _helper.fork(theirs.fileno(), back.fileno())
+    child, theirs = Pipe()
+    with child:
+        with theirs:
+            _helper.fork(theirs)
         try:
             with suppress(BrokenPipeError):  # it is dead, and the answers say so
-                orders.send((work, given))
-            result: T = _result(answers, subject, doing, progress)
-            return result
-        except BaseException:
-            orders.close()  # which ends the child
-            with suppress(EOFError, OSError):  # nobody can answer any more: it is gone
-                while answers.poll(_PATIENCE):
-                    answers.recv_bytes()
-            raise
-
-
-def _result(answers: Connection, subject: Path, doing: str, progress: Progress) -> Any:
-    """Return what the function returned, or raise."""
-    while True:
-        try:
-            kind, value = answers.recv()
+                child.send((work, given))
+            kind, value = child.recv()
+            while kind in {"progress", "log"}:
+                if kind == "progress":
+                    progress(value)
+                elif (logger := logging.getLogger(value.name)).isEnabledFor(value.levelno):
+                    logger.handle(value)
+                kind, value = child.recv()
         except EOFError:
             raise _death(subject, doing, None, _last_line(_helper.said)) from None
-        if kind == "progress":
-            progress(value)
-        elif kind == "log":
-            logger = logging.getLogger(value.name)
-            if logger.isEnabledFor(value.levelno):
-                logger.handle(value)
-        elif kind == "returned":
-            return value
-        elif kind == "died":
-            raise _death(subject, doing, *value)
-        else:
-            error, trace = value
-            if not isinstance(error, RepositoryError):
-                error.add_note(trace)  # where it came from, in the child
-            raise error
+        except BaseException:
+            with suppress(EOFError, OSError):  # it is gone
+                child.send(None)  # which ends it
+                while child.poll(_PATIENCE):
+                    child.recv_bytes()
+            raise
+    if kind == "returned":
+        result: T = value
+        return result
+    raise _death(subject, doing, *value) if kind == "died" else value
 
 
 def _death(subject: Path, doing: str, status: int | None, said: str) -> RepositoryError:
@@ -114,7 +97,7 @@ def _death(subject: Path, doing: str, status: int | None, said: str) -> Reposito
     else:
         how = f"ended (exit status {status})"
     problem = f"the delta engine {how} {doing}"
-    if status is None or -status in _KILLS:
+    if status in {None, -signal.SIGKILL, -signal.SIGXCPU}:  # from outside, not by the work itself
         remedy = (
             "Most often the machine's memory did not suffice: give it more, or set a "
             "smaller PUAVO_REPOSITORY_MEMORY, and run again"
@@ -129,12 +112,9 @@ def _death(subject: Path, doing: str, status: int | None, said: str) -> Reposito
 
 def _last_line(descriptor: int) -> str:
     """Return the last line that a process wrote to a file as its standard error, in short."""
-    if descriptor < 0:
-        return ""
     start = max(0, os.fstat(descriptor).st_size - 4 * _LONGEST_LINE)
-    said = os.pread(descriptor, 4 * _LONGEST_LINE, start)
-    lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1].strip()[-_LONGEST_LINE:] if lines else ""
+    said = os.pread(descriptor, 4 * _LONGEST_LINE, start).decode(errors="replace")
+    return said.strip().rpartition("\n")[2].strip()[-_LONGEST_LINE:]
 
 
 class _Helper:
@@ -150,63 +130,57 @@ class _Helper:
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self.said = -1  # what it wrote to its standard error
+        self.said = os.memfd_create("puavo-repository")  # what it writes to its standard error
 
-    def fork(self, orders: int, answers: int) -> None:
-        """Have a child forked that gets these two descriptors."""
+    def fork(self, connection: Connection) -> None:
+        """Have a child forked that gets a connection."""
         with self._lock:
             for _ in range(2):  # a helper that somebody killed is replaced
                 control = self._control or self._start()
                 with suppress(BrokenPipeError, ConnectionResetError):
-                    socket.send_fds(control, [b"."], [orders, answers])
+                    socket.send_fds(control, [b"."], [connection.fileno()])
                     return
                 self._close()
 
     def _close(self) -> None:
-        if self._control is not None and self._process is not None:
+        if self._control and self._process:
             self._control.close()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_PATIENCE)
-            os.close(self.said)
-            self._control, self._process, self.said = None, None, -1
+            self._control = None
 
     def _start(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        self.said = os.memfd_create("puavo-repository")
-        command = [sys.executable, "-P", "-c", _START, str(theirs.fileno())]
+        code = "from puavo_repository.delta import contained; contained.main()"
+        path = os.pathsep.join(str(folder) for folder in sys.path)
+        self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [*command, *(str(path) for path in sys.path)],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-P", "-c", code],
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self.said,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # what forks has one thread
+                # What forks has one thread.
+                env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
             )
-        self._control = ours
-        return ours
+        return self._control
 
 
 _helper = _Helper()
 
 
-def main(control: int) -> None:
-    """Be the helper: fork for each pair of descriptors, until the caller closes the socket."""
+def main() -> None:
+    """Be the helper: fork for each connection that comes by the standard input, until it ends."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)  # of the last one: nobody waits for the watching ones
     with suppress(Exception):  # who does the work meets the same error, and can say so
         _load()
-    with socket.socket(fileno=control) as calls:
-        while True:
-            said, descriptors, _, _ = socket.recv_fds(calls, 1, 2)
-            if not said:
-                return
+    with socket.socket(fileno=0) as calls:
+        while descriptors := socket.recv_fds(calls, 1, 1)[1]:
             if os.fork() == 0:
                 calls.close()
-                _watch(*descriptors)
+                _watch(Connection(descriptors[0]))
                 os._exit(0)
-            for descriptor in descriptors:
-                os.close(descriptor)
+            os.close(descriptors[0])
 
 
 def _load() -> None:
@@ -221,64 +195,54 @@ def _load() -> None:
         work.prove(image, image, rdiff)
 
 
-def _watch(orders: int, answers: int) -> None:
+def _watch(caller: Connection) -> None:
     """Fork the one that works, and say how it died if it does."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.dup2(os.memfd_create("puavo-repository"), 2)
     child = os.fork()
     if child == 0:
-        _work(Connection(orders, writable=False), Connection(answers, readable=False))
+        _work(caller)
         os._exit(0)
-    os.close(orders)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status:
-        with suppress(OSError), Connection(answers, readable=False) as back:
-            back.send(("died", (status, _last_line(2))))
+        with suppress(OSError):
+            caller.send(("died", (status, _last_line(2))))
 
 
-def _work(orders: Connection, answers: Connection) -> None:
-    """Do what is ordered."""
-    caller = _Caller(answers)
+def _work(caller: Connection) -> None:
+    """Do what the caller orders, and tell it what comes of that."""
+    lock, done, told = threading.Lock(), 0, time.monotonic()
+
+    def tell(kind: str, value: object) -> None:
+        with lock:
+            caller.send((kind, value))
+
+    def progress(count: int) -> None:
+        nonlocal done, told
+        done += count
+        if time.monotonic() - told >= _INTERVAL:
+            tell("progress", done)
+            done, told = 0, time.monotonic()
+
+    def end_with_caller() -> None:
+        with suppress(EOFError, OSError):
+            caller.recv()
+        os._exit(0)
+
     try:
-        work, given = orders.recv()
-        threading.Thread(target=_end_with_caller, args=(orders,), daemon=True).start()
-        log = QueueHandler(caller)  # type: ignore[arg-type]  # it only puts
+        work, given = caller.recv()
+        threading.Thread(target=end_with_caller, daemon=True).start()
+        queue: Any = SimpleNamespace(put_nowait=partial(tell, "log"))
+        log = QueueHandler(queue)
         logging.basicConfig(level=logging.INFO, handlers=[log], format="%(message)s", force=True)
-        result = work(*given, caller.progress)
-        caller.tell("progress", caller.done)
-        caller.tell("returned", result)
+        result = work(*given, progress)
+        tell("progress", done)
+        tell("returned", result)
     except BaseException as error:  # noqa: BLE001 - raised again in the caller
         trace = traceback.format_exc()
-        try:
-            caller.tell("raised", (error, trace))
-        except Exception:  # noqa: BLE001 - it cannot be pickled
-            caller.tell("raised", (RuntimeError(repr(error)), trace))
-
-
-def _end_with_caller(orders: Connection) -> None:
-    with suppress(EOFError, OSError):
-        orders.recv()
-    os._exit(0)
-
-
-class _Caller:
-    """Who gets the answers, one after another; a queue of log records to ``QueueHandler``."""
-
-    def __init__(self, answers: Connection) -> None:
-        self._answers = answers
-        self._lock = threading.Lock()
-        self.done, self._told = 0, time.monotonic()
-
-    def tell(self, kind: str, value: Any) -> None:
-        with self._lock:
-            self._answers.send((kind, value))
-
-    def put_nowait(self, record: logging.LogRecord) -> None:
-        self.tell("log", record)
-
-    def progress(self, done: int) -> None:
-        """Tell of progress now and then."""
-        self.done += done
-        if time.monotonic() - self._told >= _INTERVAL:
-            self.tell("progress", self.done)
-            self.done, self._told = 0, time.monotonic()
+        for told_as in (error, RuntimeError(repr(error))):
+            if not isinstance(error, RepositoryError):
+                told_as.add_note(trace)  # where it came from
+            with suppress(Exception):  # it cannot be pickled
+                tell("raised", told_as)
+                return

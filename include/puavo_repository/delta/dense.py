@@ -14,19 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from puavo_repository.compiled import Numbers, Word, inlined, kernel
+from puavo_repository.delta import machine
 from puavo_repository.delta.anchors import threshold
-from puavo_repository.delta.machine import (
-    SHORT,
-    Basis,
-    equal,
-    in_order,
-    load64,
-    read,
-    same_after,
-    same_before,
-    selected,
-    trailing_zeros,
-)
+from puavo_repository.delta.machine import SHORT, Basis
 from puavo_repository.delta.sparse import PLACE, slot_of
 
 DENSE_KEY = 16  # bytes that a key covers here; a copy of fewer saves next to nothing
@@ -48,8 +38,8 @@ class Region(NamedTuple):
 @inlined
 def dense_key(address: int) -> Word:
     """Return a 64-bit key of ``DENSE_KEY`` bytes."""
-    mixed = load64(address) * np.uint64(0x9E3779B97F4A7C15)
-    mixed += load64(address + 8) * np.uint64(0xC2B2AE3D27D4EB4F)
+    mixed = machine.load64(address) * np.uint64(0x9E3779B97F4A7C15)
+    mixed += machine.load64(address + 8) * np.uint64(0xC2B2AE3D27D4EB4F)
     return (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xFF51AFD7ED558CCD)
 
 
@@ -59,9 +49,9 @@ def learn(region: Region, start: int, limit: int, table: Numbers) -> None:
     place = region.place + start - region.start
     last = region.stop - start - DENSE_KEY
     for group in range(0, last + 1, 64):
-        hits = selected(place + group, limit)
+        hits = machine.selected(place + group, limit)
         while hits != 0:
-            bit = trailing_zeros(hits)
+            bit = machine.trailing_zeros(hits)
             hits &= hits - np.uint64(1)
             position = group + 4 * (bit & 15) + (bit >> 4)
             if position <= last:
@@ -79,14 +69,14 @@ def extend(
         near = region.place + position - region.start
         ahead_room = min(after, region.stop - position)
         behind_room = min(before, position - region.start)
-        ahead = same_after(near, address, ahead_room)
-        behind = same_before(near, address, behind_room)
+        ahead = machine.same(near, address, ahead_room, back=False)
+        behind = machine.same(near, address, behind_room, back=True)
         if (ahead < ahead_room or ahead == after) and (behind < behind_room or behind == before):
             return ahead, behind
-    ahead = equal(basis, position, address, after, back=False)
+    ahead = machine.equal(basis, position, address, after, back=False)
     if ahead < DENSE_KEY:
         return ahead, 0
-    behind = equal(basis, position, address, before, back=True)
+    behind = machine.equal(basis, position, address, before, back=True)
     return min(ahead, behind) if behind < 0 else ahead, behind
 
 
@@ -100,9 +90,9 @@ def match_gap(
     done = group = start
     last = stop - DENSE_KEY
     while group <= last:
-        hits = in_order(selected(address + group, limit))
+        hits = machine.in_order(machine.selected(address + group, limit))
         while hits != 0:
-            anchor = group + trailing_zeros(hits)
+            anchor = group + machine.trailing_zeros(hits)
             hits &= hits - np.uint64(1)
             if anchor > last or anchor < done:
                 continue
@@ -181,7 +171,7 @@ def match_dense(
                 held = Region(place, start, start)
             if held.stop < stop:
                 fresh, size = held.stop, stop - held.stop
-                if not read(basis.descriptor, place + fresh - held.start, size, fresh):
+                if not machine.read(basis.descriptor, place + fresh - held.start, size, fresh):
                     return SHORT
                 held = Region(place, held.start, stop)
                 learn(held, max(held.start, fresh - DENSE_KEY), limit, table)

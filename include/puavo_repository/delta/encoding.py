@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from puavo_repository.compiled import Bytes, Numbers, array, inlined, kernel
+from puavo_repository.compiled import Bytes, Numbers, Word, array, inlined, kernel
 from puavo_repository.delta.engine import Sink
-from puavo_repository.formats.rdiff import END, MAGIC
+from puavo_repository.formats.rdiff import MAGIC
 
 _LONGEST_COPY, _LONGEST_HEAD = 17, 9  # bytes of the longest commands, literals without theirs
 _SHORT_LITERAL, _LITERAL, _COPY = 0x40, 0x41, 0x45
@@ -45,11 +45,6 @@ class Joiner:
             self._flush()
             self._sink(encoded)
 
-    def end(self) -> None:
-        """End the rdiff."""
-        self._flush()
-        self._sink(memoryview(END))
-
     def _flush(self) -> None:
         if self._length:
             size = put_copy(self._command, 0, self._position, self._length)
@@ -58,47 +53,25 @@ class Joiner:
 
 
 @inlined
-def width_of(number: int) -> int:
-    """Return which of 1, 2, 4, 8 bytes a number takes, counted from 0."""
-    if number < 1 << 8:
-        return 0
-    if number < 1 << 16:
-        return 1
-    return 2 if number < 1 << 32 else 3
+def put_number(out: Bytes, at: int, number: int) -> tuple[int, int]:
+    """Write a number, most significant byte first, in as few of 1, 2, 4 or 8 bytes as hold it.
 
-
-@inlined
-def put_number(out: Bytes, at: int, number: int, width: int) -> int:
-    """Write a number, most significant byte first; returns where the next byte goes."""
+    Returns which of these, counted from 0, and where the next byte goes.
+    """
+    width = 0 if number < 1 << 8 else 1 if number < 1 << 16 else 2 if number < 1 << 32 else 3
     for shift in range((8 << width) - 8, -1, -8):
         out[at] = (number >> shift) & 0xFF
         at += 1
-    return at
+    return width, at
 
 
 @kernel
-def put_copy(out: Bytes, at: int, position: int, length: int) -> int:
+def put_copy(out: Bytes, at: int, position: int, length: int) -> Word:
     """Write a COPY command; returns where the next byte goes."""
-    wide, long = width_of(position), width_of(length)
+    wide, end = put_number(out, at + 1, position)
+    long, end = put_number(out, end, length)
     out[at] = _COPY + 4 * wide + long
-    at = put_number(out, at + 1, position, wide)
-    at = put_number(out, at, length, long)
-    return at  # noqa: RET504 - typed, where a compiled function is not
-
-
-@inlined
-def put_literal(out: Bytes, at: int, data: Bytes, start: int, stop: int) -> int:
-    """Write a LITERAL command of ``data[start:stop]``; returns where the next byte goes."""
-    length = stop - start
-    if length <= _SHORT_LITERAL:
-        out[at] = length
-        at += 1
-    else:
-        width = width_of(length)
-        out[at] = _LITERAL + width
-        at = put_number(out, at + 1, length, width)
-    out[at : at + length] = data[start:stop]
-    return at + length
+    return end
 
 
 @kernel
@@ -108,12 +81,20 @@ def encode(data: Bytes, start: int, stop: int, copies: Numbers, out: Bytes) -> i
     ``copies`` are those within: rows of (position in ``data``, position in the source, length).
     """
     at = 0
-    done = start
-    for i in range(len(copies)):
-        if done < copies[i, 0]:
-            at = put_literal(out, at, data, done, copies[i, 0])
-        at = put_copy(out, at, copies[i, 1], copies[i, 2])
-        done = copies[i, 0] + copies[i, 2]
-    if done < stop:
-        at = put_literal(out, at, data, done, stop)
+    for i in range(len(copies) + 1):
+        until = copies[i, 0] if i < len(copies) else stop
+        length = until - start
+        if length > _SHORT_LITERAL:
+            width, end = put_number(out, at + 1, length)
+            out[at] = _LITERAL + width
+            at = end
+        elif length > 0:
+            out[at] = length
+            at += 1
+        if length > 0:
+            out[at : at + length] = data[start:until]
+            at += length
+        if i < len(copies):
+            at = put_copy(out, at, copies[i, 1], copies[i, 2])
+            start = until + copies[i, 2]
     return at

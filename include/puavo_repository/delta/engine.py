@@ -7,7 +7,6 @@ name.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from puavo_repository.errors import ImageChangingError, SettingsError, as_storage_error
+from puavo_repository.errors import ImageChangingError, as_storage_error
 from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import Progress, no_progress
 
-LIBRSYNC = "librsync.so.2"
 Sink = Callable[[memoryview], None]
 """Takes the next bytes of the rdiff. They are used up when it returns, so that the caller may
 reuse the buffer; blocks of some megabytes keep it off the critical path."""
@@ -91,8 +89,7 @@ class Image:
         with as_storage_error(path):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            found = os.fstat(descriptor)
-            yield cls(path, descriptor, found.st_size, found.st_mtime_ns)
+            yield cls(path, descriptor, *Identity.of(os.fstat(descriptor)))
         finally:
             os.close(descriptor)
 
@@ -100,10 +97,7 @@ class Image:
         """Fill a buffer; returns how far, which is less at the end of the file only."""
         done = 0
         with as_storage_error(self.path):
-            while done < len(out):
-                count = os.preadv(self.descriptor, [out[done:]], position + done)
-                if not count:
-                    break
+            while count := os.preadv(self.descriptor, [out[done:]], position + done):
                 done += count
         return done
 
@@ -112,20 +106,20 @@ class Image:
         if self.read_into(out, position) < len(out):
             raise self.changed()
 
+    def bytes_at(self, position: int, length: int) -> bytearray:
+        """Return so many bytes, or fewer at the end of the file."""
+        out = bytearray(length)
+        del out[self.read_into(memoryview(out), position) :]
+        return out
+
     def changed(self) -> ImageChangingError:
         """Return the error that says so."""
-        return ImageChangingError(
-            self.path,
-            "this image changed while its rdiff was made or proven",
-            expected=f"{self.size} bytes at rest",
-            found=f"{os.fstat(self.descriptor).st_size} bytes",
-            remedy="Run again when it is at rest",
-        )
+        found = os.fstat(self.descriptor).st_size
+        return _changed(self.path, "while its rdiff was made or proven", self.size, found)
 
     def check_unchanged(self) -> None:
         """Raise if the image is not what it was when it was opened."""
-        found = os.fstat(self.descriptor)
-        if (found.st_size, found.st_mtime_ns) != (self.size, self.modified):
+        if Identity.of(os.fstat(self.descriptor)) != (self.size, self.modified):
             raise self.changed()
 
 
@@ -138,28 +132,15 @@ def identity_of(path: Path) -> Identity:
 def check_at_rest(path: Path, wanted: Identity, found: Identity, since: str) -> None:
     """Raise an ``ImageChangingError`` unless an image is still the file that was looked at."""
     if found != wanted:
-        raise ImageChangingError(
-            path,
-            f"this image changed {since}",
-            expected=f"{wanted.size} bytes at rest",
-            found=f"{found.size} bytes now",
-            remedy="Run again when it is copied completely; best copy it under another name "
-            "and rename it then",
-        )
+        raise _changed(path, since, wanted.size, found.size)
 
 
-def load_librsync() -> ctypes.CDLL:
-    """Load the C library that proves every rdiff.
-
-    Raises:
-        SettingsError: It is not installed.
-    """
-    try:
-        return ctypes.CDLL(LIBRSYNC)
-    except OSError as error:
-        raise SettingsError(
-            LIBRSYNC,
-            "the librsync library is missing",
-            found=str(error),
-            remedy="Install the Debian package librsync2",
-        ) from error
+def _changed(path: Path, since: str, size: int, found: int) -> ImageChangingError:
+    return ImageChangingError(
+        path,
+        f"this image changed {since}",
+        expected=f"{size} bytes at rest",
+        found=f"{found} bytes now",
+        remedy="Run again when it is copied completely; best copy it under another name "
+        "and rename it then",
+    )

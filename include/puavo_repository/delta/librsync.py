@@ -8,23 +8,20 @@ signals, and progress is told.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from numba import types
-
-from puavo_repository.compiled import callback
-from puavo_repository.delta.engine import LIBRSYNC, Image, Side, Sink, load_librsync
-from puavo_repository.delta.machine import pread
-from puavo_repository.errors import DeltaError, StorageError
+from puavo_repository.delta.engine import Image, Side, Sink
+from puavo_repository.errors import DeltaError, SettingsError, StorageError
 from puavo_repository.progress import Progress, no_progress
 
-_DONE, _BLOCKED, _IO_ERROR, _INPUT_ENDED = 0, 1, 100, 103  # rs_result
+LIBRSYNC = "librsync.so.2"
+_DONE, _BLOCKED = 0, 1  # rs_result
 _BLAKE2_SIGNATURE = 0x72730137  # RS_BLAKE2_SIG_MAGIC
+_BLOCK = 128  # bytes of a block of the signature
 _BUFFER = 1 << 18  # bytes; fits into a core's own cache, and needs few calls
 
 
@@ -42,12 +39,16 @@ class _Buffers(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL:
-    """Load the library, with the types of what is called in it.
+    """Load the library, and the C library with it, with the types of what is called.
 
     Raises:
         SettingsError: It is not installed.
     """
-    lib = load_librsync()
+    try:
+        lib = ctypes.CDLL(LIBRSYNC)
+    except OSError as error:
+        problem, remedy = "the librsync library is missing", "Install the Debian package librsync2"
+        raise SettingsError(LIBRSYNC, problem, found=str(error), remedy=remedy) from error
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     for name, result, *arguments in (
         ("rs_sig_begin", pointer, size, size, ctypes.c_int),
@@ -60,6 +61,8 @@ def library() -> ctypes.CDLL:
         ("rs_job_free", ctypes.c_int, pointer),
         ("rs_strerror", ctypes.c_char_p, ctypes.c_int),
         ("rs_trace_set_level", None, ctypes.c_int),
+        ("fdopen", pointer, ctypes.c_int, ctypes.c_char_p),
+        ("fclose", ctypes.c_int, pointer),
     ):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
@@ -67,7 +70,6 @@ def library() -> ctypes.CDLL:
     return lib
 
 
-@dataclass(frozen=True)
 class LibrsyncEngine:
     """The rsync algorithm, as the old system and every client has it.
 
@@ -75,9 +77,8 @@ class LibrsyncEngine:
     1.4 GB with blocks of 128 bytes.
     """
 
-    block: int = 128  # bytes of a block of the signature
-    name: str = "librsync"
-    threads: int = 1
+    name = "librsync"
+    threads = 1
 
     def indexer(self, size: int) -> None:
         """Return None: a signature is made for each delta."""
@@ -86,32 +87,26 @@ class LibrsyncEngine:
         self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
     ) -> None:
         """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
-        with self._signature(source.path) as signature, Image.open(target.path) as image:
-            with _job(library().rs_delta_begin(signature)) as job:
-                _run(job, image, sink, progress)
-            image.check_unchanged()
-
-    @contextmanager
-    def _signature(self, source: Path) -> Iterator[ctypes.c_void_p]:
-        """Make the signature of a file in memory."""
-        lib = library()
-        signature = ctypes.c_void_p()
+        lib, signature = library(), ctypes.c_void_p()
         try:
             loading = _job(lib.rs_loadsig_begin(ctypes.byref(signature)))
-            making = _job(lib.rs_sig_begin(self.block, 0, _BLAKE2_SIGNATURE))
-            with loading as loader, making as maker, Image.open(source) as image:
+            making = _job(lib.rs_sig_begin(_BLOCK, 0, _BLAKE2_SIGNATURE))
+            with loading as loader, making as maker, Image.open(source.path) as image:
 
-                def load(block: memoryview, *, end: bool = False) -> None:
-                    buffers = _Buffers(_address_of(block), len(block), int(end), None, 0)
+                def load(block: memoryview) -> None:
+                    """Take a part of the signature; an empty one after the last."""
+                    buffers = _Buffers(_address_of(block), len(block), not block, None, 0)
                     result = lib.rs_job_iter(loader, ctypes.byref(buffers))
                     if result != _BLOCKED:
-                        _check(result, source)
+                        _check(result, source.path)
 
                 _run(maker, image, load, no_progress)
-                load(memoryview(b""), end=True)
+                load(memoryview(b""))
                 image.check_unchanged()
-            _check(lib.rs_build_hash_table(signature), source)
-            yield signature
+            _check(lib.rs_build_hash_table(signature), source.path)
+            with Image.open(target.path) as image, _job(lib.rs_delta_begin(signature)) as job:
+                _run(job, image, sink, progress)
+                image.check_unchanged()
         finally:
             if signature:
                 lib.rs_free_sumset(signature)
@@ -123,24 +118,17 @@ def patch(source: Path, rdiff: Path, sink: Sink) -> None:
     Raises:
         DeltaError: The rdiff is damaged, or not made for a source like this.
     """
+    lib = library()
+    copy = ctypes.cast(lib.rs_file_copy_cb, ctypes.c_void_p)
     with Image.open(rdiff) as delta, Image.open(source) as basis:
-        with _job(library().rs_patch_begin(read_basis.address, basis.descriptor)) as job:
-            used = _run(job, delta, sink, no_progress)
-        if delta.read_into(memoryview(bytearray(1)), used):
+        stream = lib.fdopen(os.dup(basis.descriptor), b"rb")
+        try:
+            with _job(lib.rs_patch_begin(copy, stream)) as job:
+                used = _run(job, delta, sink, no_progress)
+        finally:
+            lib.fclose(stream)
+        if delta.bytes_at(used, 1):
             raise DeltaError(rdiff, "something follows after the end of this rdiff")
-
-
-_pointer = types.CPointer(types.uintp)  # type: ignore[no-untyped-call]
-
-
-@callback(types.int32(types.intp, types.int64, _pointer, _pointer))
-def read_basis(descriptor: int, position: int, length: Any, out: Any) -> int:
-    """Read for a COPY (``rs_copy_cb``): one system call, where librsync's own makes two."""
-    count = pread(descriptor, out[0], length[0], position)
-    if count <= 0:
-        return _IO_ERROR if count < 0 else _INPUT_ENDED
-    length[0] = count
-    return _DONE
 
 
 def _run(job: int, source: Image, sink: Sink, progress: Progress) -> int:

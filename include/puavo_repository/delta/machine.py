@@ -141,22 +141,14 @@ def read(descriptor: int, address: int, length: int, position: int) -> bool:
 
 
 @inlined
-def same_after(one: int, other: int, length: int) -> Word:
-    """Count equal bytes from two addresses on, ``length`` at most."""
+def same(one: int, other: int, length: int, back: bool) -> Word:  # noqa: FBT001
+    """Count equal bytes from two addresses on, or back from them, ``length`` at most."""
     for i in range(0, length, 64):
-        unequal = differing(one + i, other + i)
+        step = -i - 64 if back else i
+        unequal = differing(one + step, other + step)
         if unequal:
-            return min(i + trailing_zeros(unequal), length)
-    return length
-
-
-@inlined
-def same_before(one: int, other: int, length: int) -> Word:
-    """Count equal bytes before two addresses, ``length`` at most."""
-    for i in range(0, length, 64):
-        unequal = differing(one - i - 64, other - i - 64)
-        if unequal:
-            return min(i + leading_zeros(unequal), length)
+            found = leading_zeros(unequal) if back else trailing_zeros(unequal)
+            return min(i + found, length)
     return length
 
 
@@ -174,15 +166,13 @@ def equal(basis: Basis, position: int, address: int, length: int, back: bool) ->
     done = 0
     while done < length:
         part = min(step, length - done)
-        start = position - done - part if back else position + done
+        moved = -done if back else done
+        start = position + moved - (part if back else 0)
         if not read(basis.descriptor, place, part, start):
             return SHORT
-        if back:
-            same = same_before(place + part, address - done, part)
-        else:
-            same = same_after(place, address + done, part)
-        done += same
-        if same < part:
+        found = same(place + (part if back else 0), address + moved, part, back)
+        done += found
+        if found < part:
             break
         step = min(_GROWTH * step, WINDOW - 64)
     return done

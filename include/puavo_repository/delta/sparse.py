@@ -15,12 +15,7 @@ import numpy as np
 
 from puavo_repository.compiled import Numbers, Word, array, inlined, kernel
 from puavo_repository.delta.anchors import CELL, KEY, choose, key_of
-from puavo_repository.delta.machine import (
-    SHORT,
-    Basis,
-    equal,
-    trailing_zeros,
-)
+from puavo_repository.delta.machine import SHORT, Basis, equal, trailing_zeros
 
 HEAD = 64  # bytes before a block in its buffer: backward compares may look at them
 GROUP = 64  # slots; a power of two
@@ -146,8 +141,7 @@ def match_sparse(
     count = done = at = 0
     while at < stop:
         end = min((at // cell + 1) * cell, stop)
-        found = choose(address, at, end, spacing, chosen)
-        for i in range(found):
+        for i in range(choose(address, at, end, spacing, chosen)):
             if chosen[i] < done:
                 continue
             if allowance <= 0 or count >= len(copies):

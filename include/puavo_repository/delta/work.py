@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from puavo_repository.delta.engine import DeltaEngine, Image, Side, check_at_rest
+from puavo_repository.delta.librsync import patch
 from puavo_repository.errors import DeltaError, ProofError, as_storage_error
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.rdiff import check_commands
@@ -74,66 +75,40 @@ def adopt_rdiff(source: Path, target: Path, rdiff: Path, progress: Progress) -> 
 
 
 def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progress) -> None:
-    """Prove an rdiff: it applies with librsync, and gives the target byte for byte.
+    """Prove an rdiff: applied with librsync to ``source``, it gives ``target`` byte for byte.
 
-    Args:
-        source: The image that clients have.
-        target: The image that they want.
-        rdiff: What is to be proven.
-        progress: Told of the bytes of the target that were compared.
+    ``progress`` is told of the bytes of the target that were compared.
 
     Raises:
         ProofError: It does not; the text says where.
         ImageChangingError: It does not, and one of the images was written to meanwhile.
         StorageError, StorageRefusedError: A file cannot be read.
     """
+    position = 0
+
+    def compare(block: memoryview) -> None:
+        nonlocal position
+        wanted = image.bytes_at(position, len(block))
+        if wanted != block:  # one comparison of memory, as ``wanted`` is a bytearray
+            pairs = enumerate(zip(bytes(block), wanted, strict=False))
+            same = next((i for i, (a, b) in pairs if a != b), len(wanted))
+            where = f"the first difference is at byte {position + same}"
+            raise ProofError(rdiff, f"applied, it does not give {target.name}: {where}")
+        position += len(block)
+        progress(len(block))
+
     with Image.open(source) as basis, Image.open(target) as image:
         try:
             check_commands(rdiff)
-            _compare(source, image, rdiff, progress)
+            patch(source, rdiff, compare)
+            if image.bytes_at(position, 1):
+                problem = f"applied, it does not give all of {target.name}"
+                expected, found = f"{image.size} bytes", f"{position} bytes"
+                raise ProofError(rdiff, problem, expected=expected, found=found)
         except DeltaError as error:
             for one in (basis, image):
                 one.check_unchanged()  # the rdiff may be right, and the image was another one
             if isinstance(error, ProofError):
                 raise
-            raise ProofError(
-                rdiff, f"this rdiff cannot be applied: {error.problem}", found=error.found
-            ) from error
-
-
-def _compare(source: Path, image: Image, rdiff: Path, progress: Progress) -> None:
-    """Compare what an rdiff gives with the image that it should give."""
-    # Whoever only has this called by ``contained`` loads no compiled code.
-    from puavo_repository.delta.librsync import patch
-
-    position = 0
-
-    def compare(block: memoryview) -> None:
-        nonlocal position
-        wanted = _read(image, len(block), position)
-        if wanted != block:  # one comparison of memory, as ``wanted`` is a bytearray
-            pairs = enumerate(zip(bytes(block), wanted, strict=False))
-            same = next((i for i, (a, b) in pairs if a != b), len(wanted))
-            raise ProofError(
-                rdiff,
-                f"applied, it does not give {image.path.name}: "
-                f"the first difference is at byte {position + same}",
-            )
-        position += len(block)
-        progress(len(block))
-
-    patch(source, rdiff, compare)
-    if _read(image, 1, position):
-        raise ProofError(
-            rdiff,
-            f"applied, it does not give all of {image.path.name}",
-            expected=f"{image.size} bytes",
-            found=f"{position} bytes",
-        )
-
-
-def _read(image: Image, length: int, position: int) -> bytearray:
-    """Return that many bytes of an image, or fewer at its end."""
-    out = bytearray(length)
-    del out[image.read_into(memoryview(out), position) :]
-    return out
+            problem = f"this rdiff cannot be applied: {error.problem}"
+            raise ProofError(rdiff, problem, found=error.found) from error

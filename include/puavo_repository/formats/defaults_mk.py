@@ -22,8 +22,7 @@ def parse(text: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for line in text.splitlines():
-        match = _ASSIGNMENT.match(_COMMENT.sub("", line))
-        if match:
+        if match := _ASSIGNMENT.match(_COMMENT.sub("", line)):
             value = _REFERENCE.sub(
                 lambda m: m["dollar"] or found.get(m["name"], m[0]), match["value"]
             )
@@ -41,22 +40,16 @@ def update(text: str, values: Mapping[str, str]) -> str:
         wanted = {name: value for name, value in values.items() if now.get(name) != value}
         if not wanted:
             break
-        text = _set(text, wanted)
+        lines = []
+        left = {
+            name: f"{name:<23} := " + value.replace("$", "$$").replace("#", "\\#")
+            for name, value in wanted.items()
+        }
+        for line in text.splitlines():
+            match = _ASSIGNMENT.match(line)
+            if not match or match["name"] not in wanted:
+                lines.append(line)
+            elif match["name"] in left:  # a second assignment goes
+                lines.append(left.pop(match["name"]))
+        text = "\n".join([*lines, *left.values()]) + "\n"
     return text
-
-
-def _set(text: str, wanted: Mapping[str, str]) -> str:
-    lines, left = [], dict(wanted)
-    for line in text.splitlines():
-        match = _ASSIGNMENT.match(line)
-        if not match or match["name"] not in wanted:
-            lines.append(line)
-        elif match["name"] in left:  # a second assignment goes
-            lines.append(_render(match["name"], left.pop(match["name"])))
-    lines += [_render(name, value) for name, value in left.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _render(name: str, value: str) -> str:
-    escaped = value.replace("$", "$$").replace("#", "\\#")
-    return f"{name:<23} := {escaped}"

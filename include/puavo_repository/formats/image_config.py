@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.errors import ConfigError
-from puavo_repository.formats import jsonfile
-from puavo_repository.formats.names import (
-    LONGEST_IMAGE,
-    LONGEST_SERIES,
-    ImageName,
-    distribution_of,
-    is_plain_name,
-)
+from puavo_repository.formats import jsonfile, names
 
 _TYPES: dict[type[Any], str] = {
     dict: "an object {…}",
@@ -51,11 +44,9 @@ def parse(data: bytes, path: Path) -> tuple[SeriesConfig, ...]:
     try:
         document = jsonfile.loads(data)
     except ValueError as error:
-        raise ConfigError(
-            path,
-            f"this is not a usable JSON file: {error}",
-            remedy="Correct it, or move it away to have it made again",
-        ) from error
+        problem = f"this is not a usable JSON file: {error}"
+        remedy = "Correct it, or move it away to have it made again"
+        raise ConfigError(path, problem, remedy=remedy) from error
     _check_type(path, "the file", document, dict)
     return tuple(_parse_series(path, name, value) for name, value in document.items())
 
@@ -65,9 +56,8 @@ def render(series: Iterable[SeriesConfig]) -> bytes:
     values: dict[str, Any] = {}
     for one in series:
         extra = {"extra_rdiffs": one.extra_rdiffs} if one.extra_rdiffs else {}
-        values[one.name] = one.images
-        if one.as_object:
-            values[one.name] = {"images": one.images, **extra, **one.others}
+        whole = {"images": one.images, **extra, **one.others}
+        values[one.name] = whole if one.as_object else one.images
     return jsonfile.dumps(values)
 
 
@@ -80,26 +70,22 @@ def generate(
     operator named (their names follow another pattern, or belong to another distribution)
     stay as they are. One whose images are all gone goes, unless it holds ``extra_rdiffs``.
     """
-    series = []
-    rest = dict(found)
+    series, rest = [], dict(found)
     for one in present:
-        if distribution_of(one.name) != distribution:
+        if names.distribution_of(one.name) != distribution:
             series.append(one)
             continue
         images = rest.pop(one.name, ())
         if images or one.extra_rdiffs or one.others:
             series.append(replace(one, images=images))
-    series += [SeriesConfig(name, rest[name]) for name in sorted(rest)]
-    return tuple(series)
+    return (*series, *(SeriesConfig(name, rest[name]) for name in sorted(rest)))
 
 
 def _parse_series(path: Path, name: str, value: Any) -> SeriesConfig:
-    if not is_plain_name(name) or len(name) > LONGEST_SERIES:
-        raise ConfigError(
-            path,
-            f"the series name {name!r} cannot be a file name",
-            expected=f"letters, digits and . _ + ~ - only, at most {LONGEST_SERIES} of them",
-        )
+    if not names.is_plain_name(name) or len(name) > names.LONGEST_SERIES:
+        expected = f"letters, digits and . _ + ~ - only, at most {names.LONGEST_SERIES} of them"
+        problem = f"the series name {name!r} cannot be a file name"
+        raise ConfigError(path, problem, expected=expected)
     if isinstance(value, list):
         return SeriesConfig(name, _image_names(path, f"series {name}", value))
     shapes = "a list of image names, or an object with a list of them as 'images'"
@@ -119,21 +105,17 @@ def _image_names(path: Path, where: str, value: Any) -> tuple[str, ...]:
     _check_type(path, where, value, list)
     for name in value:
         _check_type(path, f"an entry in {where}", name, str)
-        if not is_plain_name(name) or ImageName.parse(name) is None:
-            raise ConfigError(
-                path,
-                f"{where} names {name!r}, which is not the file name of an image",
-                expected="<prefix>-<YYYY-MM-DD-HHMMSS>-<arch>.img, without any folder",
-                remedy="Correct the name; images are looked for in IMAGE_DIR only",
-            )
-        if len(name) > LONGEST_IMAGE:
-            raise ConfigError(
-                path,
-                f"{where} names {name!r}: that is too long, its rdiffs could not be published",
-                expected=f"at most {LONGEST_IMAGE} bytes",
-                found=f"{len(name)}",
-                remedy="Give the image a shorter name",
-            )
+        problem = f"{where} names {name!r}"
+        if not names.is_plain_name(name) or names.ImageName.parse(name) is None:
+            problem += ", which is not the file name of an image"
+            expected = "<prefix>-<YYYY-MM-DD-HHMMSS>-<arch>.img, without any folder"
+            remedy = "Correct the name; images are looked for in IMAGE_DIR only"
+            raise ConfigError(path, problem, expected=expected, remedy=remedy)
+        if len(name) > names.LONGEST_IMAGE:
+            problem += ": that is too long, its rdiffs could not be published"
+            expected, found = f"at most {names.LONGEST_IMAGE} bytes", f"{len(name)}"
+            remedy = "Give the image a shorter name"
+            raise ConfigError(path, problem, expected=expected, found=found, remedy=remedy)
     return tuple(value)
 
 

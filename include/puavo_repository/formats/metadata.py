@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from puavo_repository.formats import jsonfile
@@ -24,16 +24,12 @@ _CKSUMS_LINE = re.compile(rb"[0-9]* [0-9]+ [^ /]+")
 
 @dataclass(frozen=True)
 class Digests:
-    """Size in bytes and checksums of a file, as text: decimal cksum, lower-case hex digests."""
+    """Size and checksums of a file, in the order in which metadata writes them."""
 
-    size: int
-    cksum: str
-    sha256: str
+    size: int  # bytes
+    cksum: str  # decimal
+    sha256: str  # lower-case hex
     sha512: str
-
-    def to_dict(self) -> dict[str, int | str]:
-        """Return the keys in the order in which metadata writes them."""
-        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def diff_entry(source: str, rdiff: str, digests: Digests, urlbase: str) -> dict[
         "filename": rdiff,
         "urls": [f"{urlbase}/rdiffs/{rdiff}"],
         "version": image_name(source).number,
-        **digests.to_dict(),
+        **asdict(digests),
     }
 
 
@@ -73,7 +69,7 @@ def image_entry(
     urlbase: str,
 ) -> dict[str, Any]:
     """Describe one image with its rdiffs, in the order of the old system's keys."""
-    described = digests.to_dict()
+    described = asdict(digests)
     return {
         "diffs": diffs,
         "filename": name,
@@ -102,13 +98,15 @@ def parse(data: bytes) -> Document:
     if not isinstance(document, dict):
         raise ValueError("the top level is not an object")
     for series, content in document.items():
-        if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        images = content.get("images") if isinstance(content, dict) else None
+        if not isinstance(images, list):
             raise ValueError(f"series {series!r} has no list of images")
-        for image in content["images"]:
+        for image in images:
             _check_entry(image)
-            if not isinstance(image.get("diffs", []), list):
+            diffs = image.get("diffs", [])
+            if not isinstance(diffs, list):
                 raise ValueError(f"the diffs of {image['filename']} are not a list")
-            for diff in image.get("diffs", []):
+            for diff in diffs:
                 _check_entry(diff)
     return document
 
@@ -134,12 +132,9 @@ def entries(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def described_files(document: Document) -> Iterator[DescribedFile]:
     """Iterate over the same as files."""
-    return (_described(entry, path) for path, entry in entries(document))
-
-
-def _described(entry: dict[str, Any], path: str) -> DescribedFile:
-    digests = {key: entry[key] for key in DIGESTS if isinstance(entry.get(key), str)}
-    return DescribedFile(path, entry["size"], digests)
+    for path, entry in entries(document):
+        digests = {key: entry[key] for key in DIGESTS if isinstance(entry.get(key), str)}
+        yield DescribedFile(path, entry["size"], digests)
 
 
 def without(document: Document, paths: Collection[str]) -> Document:
@@ -157,22 +152,17 @@ def without(document: Document, paths: Collection[str]) -> Document:
 
     kept: Document = {}
     for series, content in document.items():
-        entries = [
-            {**image, "diffs": [diff for diff in image.get("diffs", []) if stays(diff)]}
-            for image in content["images"]
-            if image["filename"] not in gone
-        ]
-        kept[series] = {**content, "images": entries}
+        stay = [image for image in content["images"] if image["filename"] not in gone]
+        stay = [{**image, "diffs": [*filter(stays, image.get("diffs", []))]} for image in stay]
+        kept[series] = {**content, "images": stay}
     return kept
 
 
 def render_cksums(documents: Iterable[Document]) -> bytes:
     """Render ``CKSUMS``: a line for each file of all series, as ``cksum`` prints it, by name."""
-    files = {file.name: file for document in documents for file in described_files(document)}
-    lines = (
-        f"{files[name].digests.get('cksum', '')} {files[name].size} {name}\n"
-        for name in sorted(files)
-    )
+    found = {file.name: file for document in documents for file in described_files(document)}
+    files = [file for _, file in sorted(found.items())]
+    lines = (f"{file.digests.get('cksum', '')} {file.size} {file.name}\n" for file in files)
     return "".join(lines).encode()
 
 

@@ -72,28 +72,23 @@ def command_blocks(path: Path) -> Iterator[Numbers]:
         DeltaError: It is no rdiff, is truncated, holds a command that clients cannot read
             (an unknown one, or one of length zero), or something follows its end.
     """
-    with as_storage_error(path), path.open("rb", buffering=0) as stream:
-        yield from _blocks(path, stream.fileno())
-
-
-def _blocks(path: Path, descriptor: int) -> Iterator[Numbers]:
-    size = os.fstat(descriptor).st_size
     data = array(_WINDOW, np.uint8)
     rows = array((_WINDOW // 2, 3), np.int64)  # a command takes two bytes at least
-    if os.pread(descriptor, len(MAGIC), 0) != MAGIC:
-        raise DeltaError(path, "this is not an rdiff", expected=MAGIC.hex(" "))
-    at, status = len(MAGIC), _GOES_ON
-    while status == _GOES_ON:
-        length = os.preadv(descriptor, [data.data], at)
-        count, used, status = parse(data, length, at, rows)
-        if not used and status == _GOES_ON:
-            raise DeltaError(path, "this rdiff is truncated", found=f"its end at byte {at}")
-        yield rows[:count].copy()
-        at += used
-    if status != _ENDED:
-        raise DeltaError(path, _PROBLEMS[status], found=f"at byte {at}")
-    if at < size:
-        raise DeltaError(path, "something follows after the end of this rdiff")
+    with as_storage_error(path), path.open("rb", buffering=0) as stream:
+        if stream.read(len(MAGIC)) != MAGIC:
+            raise DeltaError(path, "this is not an rdiff", expected=MAGIC.hex(" "))
+        at, status = len(MAGIC), _GOES_ON
+        while status == _GOES_ON:
+            length = os.preadv(stream.fileno(), [data.data], at)
+            count, used, status = parse(data, length, at, rows)
+            if not used and status == _GOES_ON:
+                raise DeltaError(path, "this rdiff is truncated", found=f"its end at byte {at}")
+            yield rows[:count].copy()
+            at += used
+        if status != _ENDED:
+            raise DeltaError(path, _PROBLEMS[status], found=f"at byte {at}")
+        if at < os.fstat(stream.fileno()).st_size:
+            raise DeltaError(path, "something follows after the end of this rdiff")
 
 
 @inlined

@@ -19,8 +19,8 @@ from pathlib import Path
 from threading import Timer
 from typing import Any, BinaryIO
 
-from puavo_repository.delta import contained
-from puavo_repository.delta.engine import check_at_rest, identity_of, load_librsync
+from puavo_repository.delta import contained, librsync
+from puavo_repository.delta.engine import check_at_rest, identity_of
 from puavo_repository.errors import (
     ImageError,
     SettingsError,
@@ -50,7 +50,7 @@ _REPLACE = "Replace it by a whole image, or move it out of the image directory"
 def check_tools() -> None:
     """Make sure, before hours of work, that all is installed beside Python packages."""
     _unsquashfs()
-    load_librsync()
+    librsync.library()
 
 
 def _unsquashfs() -> str:
