@@ -131,8 +131,7 @@ def test_a_killed_holder_loses_the_lock(tmp_path: Path) -> None:
 def test_a_lock_can_be_taken_on_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_name_holder", _refuse)
-    monkeypatch.setattr(files, "_forget_holder", _refuse)
+    instead(monkeypatch, files, os, ftruncate=_refuse, pwrite=_refuse)
     lock = tmp_path / "state" / "lock"
     with locked(lock, "a run"), pytest.raises(LockedError), locked(lock, "another"):
         pass
@@ -151,7 +150,7 @@ def test_a_disk_that_fails_is_an_error_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _refuse_below(tmp_path, "lstat", monkeypatch)
-    instead(monkeypatch, files, os, scandir=_refuse)
+    instead(monkeypatch, files, os, listdir=_refuse)
     with pytest.raises(StorageError):
         Identity.at(tmp_path / "a")
     with pytest.raises(StorageError):

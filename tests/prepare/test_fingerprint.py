@@ -271,15 +271,15 @@ def test_a_good_image_on_a_full_disk_is_not_called_damaged(
     repository: Repository, tmp_path: Path
 ) -> None:
     _with_definitions(repository, tmp_path, {"a.json": 1 << 20})
-    scratch = Mirror(repository.mirror).state.scratch
-    scratch.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(scratch)]
+    state = Mirror(repository.mirror).state.folder
+    state.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(state)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("no file system may be mounted here")
     try:
         assert "No space left on device" in refused(repository, StorageRefusedError)
     finally:
-        subprocess.run(["umount", str(scratch)], check=True)
+        subprocess.run(["umount", str(state)], check=True)
     assert fingerprint(repository.settings(), IMAGE).puavo_conf
 
 

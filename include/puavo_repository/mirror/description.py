@@ -86,13 +86,9 @@ class Description:
 
 
 def take(mirror_dir: Path, holder: str) -> Description:
-    """Read the local mirror's description, while it is not being rewritten.
+    """Read the local mirror's description, also in the middle of a night: it is true there, too.
 
-    The lock is the one that is held while metadata is rewritten, not the one that a whole night
-    holds: a description is true in the middle of a night as well.
-
-    Raises:
-        PublishError: There is no mirror.
+    The lock is the one that is held while metadata is rewritten.
     """
     mirror = _mirror(mirror_dir)
     with mirror.metadata_locked(holder):
@@ -104,22 +100,19 @@ def publishable(mirror_dir: Path) -> Description:
     """Read the local mirror's description for publishing, while it is not being prepared.
 
     Raises:
-        LockedError: The mirror is being prepared.
         PublishError: It describes nothing, or something is damaged.
     """
     mirror = _mirror(mirror_dir)
     with mirror.locked("publishing", shared=True), mirror.metadata_locked("publishing"):
         contents = mirror.contents()
         changed = mirror.changed_since_written(contents)
-    again = "Prepare again: it is made anew"
-    if changed:
-        raise PublishError(mirror_dir / changed[0], "is not as it was written", remedy=again)
     found = Description.of(contents, contents.pop("CKSUMS", None), mirror_dir)
+    problems = dict.fromkeys(changed, "is not as it was written")
     if found.cksums is None:
-        raise PublishError(mirror.cksums, "is missing", remedy=again)
-    for path, why in found.damaged.items():
-        text = f"the metadata is damaged: {why}"
-        raise PublishError(mirror_dir / path, text, remedy="Prepare again")
+        problems.setdefault("CKSUMS", "is missing")
+    problems |= {path: f"the metadata is damaged: {why}" for path, why in found.damaged.items()}
+    for path, problem in problems.items():
+        raise PublishError(mirror_dir / path, problem, remedy="Prepare again: it is made anew")
     found.check_digests()
     if not found.files:
         remedy = "an empty mirror is not published, since every client would lose its images"

@@ -6,12 +6,10 @@ What a killed process leaves behind are such part files only; ``sweep`` removes 
 mirror's lock says that no process is writing them.
 
 A file or folder is missing only where the system says so. One that cannot be looked at (no
-permission, a link to a disk that is not mounted) is a ``StorageError`` or
-``StorageRefusedError``, as is all else that the system refuses: taken for missing, it would be
-taken from the clients as well.
+permission, a link to a disk that is not mounted) is an error, as is all else that the system
+refuses: taken for missing, it would be taken from the clients as well.
 
-Whatever the umask, only the owner may write what is made here; who may read it is the
-umask's to say, for a web server often has to.
+Whatever the umask, only the owner may write what is made here; a web server may have to read it.
 """
 
 from __future__ import annotations
@@ -76,10 +74,7 @@ def create(path: Path, buffering: int = -1) -> BinaryIO:
 
 @contextmanager
 def part_of(path: Path) -> Iterator[Path]:
-    """Say where a file is made before it gets its name, and remove what did not get it.
-
-    The folder is made if it is missing.
-    """
+    """Say where a file is made before it gets its name, and remove what did not get it."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         make_folder(path.parent)
@@ -113,17 +108,23 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 def write(path: Path, content: bytes) -> bool:
     """Give a file this content; return False where it has it already and nothing was done."""
-    with as_storage_error(path), suppress(FileNotFoundError):
-        if Identity.at(path) is not None and path.read_bytes() == content:
-            return False
+    if read(path) == content:
+        return False
     with new_file(path) as stream:
         stream.write(content)
     return True
 
 
+def read(path: Path) -> bytes | None:
+    """Return what a plain file holds, None where there is none: reading a pipe would not end."""
+    with as_storage_error(path), suppress(FileNotFoundError):
+        return path.read_bytes() if Identity.at(path) is not None else None
+    return None
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, durably, where they are missing."""
-    if is_folder(folder):
+    if exists(folder):
         return
     if folder.parent != folder:
         make_folder(folder.parent)
@@ -143,63 +144,44 @@ def sync_folder(folder: Path) -> None:
 
 def remove(path: Path) -> bool:
     """Remove a file durably; return False where there was none."""
-    with as_storage_error(path):
-        try:
-            path.unlink()
-            sync_folder(path.parent)
-        except FileNotFoundError:
-            return False
-    return True
+    with as_storage_error(path), suppress(FileNotFoundError):
+        path.unlink()
+        sync_folder(path.parent)
+        return True
+    return False
 
 
-def listed(folder: Path, pattern: str) -> list[Path]:
-    """Return what in a folder has such a name, sorted; nothing where there is no folder."""
-    return [folder / name for name in names_in(folder, pattern)]
-
-
-def names_in(folder: Path, pattern: str = "*") -> list[str]:
-    """Return the names in a folder that are such, sorted; none where there is no folder.
+def listed(folder: Path, pattern: str = "[!.]*") -> list[Path]:
+    """Return what in a folder has such a name, sorted; nothing where there is no folder.
 
     ``Path.glob`` and its like take a folder that they may not read for an empty one.
     """
+    if not exists(folder):
+        return []
     with as_storage_error(folder):
-        try:
-            with os.scandir(folder) as entries:
-                return sorted(fnmatch.filter((entry.name for entry in entries), pattern))
-        except FileNotFoundError:
-            _refuse_broken_link(folder)
-            return []
+        names = fnmatch.filter(os.listdir(folder), pattern)  # noqa: PTH208 - there are thousands
+    return [folder / name for name in sorted(names)]
 
 
 def exists(path: Path) -> bool:
-    """Tell whether there is anything under a name; a link is followed."""
-    return _mode(path) is not None
+    """Tell whether there is anything under a name.
 
-
-def is_folder(path: Path) -> bool:
-    """Tell whether there is a folder, or a link to one."""
-    return stat.S_ISDIR(_mode(path) or 0)
-
-
-def _mode(path: Path) -> int | None:
+    A link on the way to it is followed, and refused where it leads nowhere: its disk may not be
+    mounted.
+    """
     with as_storage_error(path):
-        try:
-            return path.stat().st_mode
-        except FileNotFoundError:
-            _refuse_broken_link(path)
-            return None
-
-
-def _refuse_broken_link(path: Path) -> None:
-    """Refuse a path through a link that leads nowhere: its disk may not be mounted."""
-    for link in (path, *path.parents):
-        if link.is_symlink() and not os.path.exists(link):  # noqa: PTH110
-            raise StorageRefusedError(
-                path,
-                f"the link {link} leads nowhere" if link != path else "this link leads nowhere",
-                found=str(link.readlink()),
-                remedy="Mount the disk that it leads to, or correct it",
-            )
+        with suppress(FileNotFoundError):
+            path.stat()
+            return True
+        for link in (path, *path.parents):
+            if link.is_symlink() and not os.path.exists(link):  # noqa: PTH110
+                raise StorageRefusedError(
+                    path,
+                    f"the link {link} leads nowhere" if link != path else "this link leads nowhere",
+                    found=str(link.readlink()),
+                    remedy="Mount the disk that it leads to, or correct it",
+                )
+    return False
 
 
 def sweep(folder: Path, older: float = 0.0) -> None:
@@ -226,44 +208,29 @@ def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False)
     make_folder(path.parent)
     with as_storage_error(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _NEW_FILE)
-    try:
-        _lock(path, descriptor, shared=shared, wait=wait)
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with os.fdopen(descriptor, "r+b", 0) as lock:
+        with as_storage_error(path):
+            try:
+                fcntl.flock(lock, mode if wait else mode | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(
+                    path.parent.parent,
+                    f"another run is at work on this mirror: {_holder(descriptor)}",
+                    remedy="Wait for it to end, or stop it; its lock goes with it",
+                ) from None
+        who = {"holder": holder, "process": os.getpid(), "host": socket.gethostname()}
         # The lock is the kernel's; the name is for people, and a full disk may not take it.
         with suppress(OSError):
-            _name_holder(descriptor, holder)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(who).encode(), 0)
         try:
             yield
         finally:
-            with suppress(OSError):
-                _forget_holder(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(path: Path, descriptor: int, *, shared: bool, wait: bool) -> None:
-    mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-    with as_storage_error(path):
-        try:
-            fcntl.flock(descriptor, mode)
-        except BlockingIOError:
-            raise LockedError(
-                path.parent.parent,
-                f"another run is at work on this mirror: {_holder(descriptor)}",
-                remedy="Wait for it to end, or stop it; its lock goes with it",
-            ) from None
-
-
-def _name_holder(descriptor: int, holder: str) -> None:
-    text = json.dumps({"holder": holder, "process": os.getpid(), "host": socket.gethostname()})
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, text.encode(), 0)
-
-
-def _forget_holder(descriptor: int) -> None:
-    """Leave the file empty, so that a run without news changes no byte of the mirror."""
-    with suppress(BlockingIOError):  # others share it, and the last of them will
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
+            # A run without news changes no byte of the mirror, so nobody is named any more.
+            with suppress(OSError):  # others share the lock, and the last of them will
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(descriptor, 0)
 
 
 def _holder(descriptor: int) -> str:

@@ -13,18 +13,26 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from puavo_repository.errors import ImageChangingError, StorageRefusedError, as_storage_error
+from puavo_repository.errors import ImageChangingError, StorageRefusedError
 from puavo_repository.formats import metadata
-from puavo_repository.formats.metadata import Document
+from puavo_repository.formats.metadata import DescribedFile, Document
 from puavo_repository.formats.names import ImageName, is_rdiff_name
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
-from puavo_repository.mirror.records import ImageRecord, State, WrittenRecord
+from puavo_repository.mirror.records import (
+    REMOTES,
+    ImageRecord,
+    RdiffRecord,
+    State,
+    WrittenRecord,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +40,6 @@ _WRITTEN = "description"  # name of the record of what was written
 _ABSENT = ""
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
-
-Contents = Mapping[str, bytes]
-"""Bytes of metadata and CKSUMS by their path in the mirror."""
 
 
 class Mirror:
@@ -49,15 +54,21 @@ class Mirror:
 
     @contextmanager
     def locked(self, holder: str, *, shared: bool = False) -> Iterator[None]:
-        """Hold the mirror's lock; see ``files.locked``.
+        """Hold the mirror's lock; shared by steps that only read, or only add files of their own.
 
-        Shared by steps that only read, or only add files of their own, side by side.
+        Who has it alone first removes what killed runs left behind.
         """
         with files.locked(self.state.lock, holder, shared=shared):
             if not shared:
-                self.state.sweep()
-                for folder in (self.root, self.meta, self.rdiffs):
+                with suppress(OSError):  # it does not ignore all of them
+                    # Images were unpacked there by an earlier version.
+                    shutil.rmtree(self.state.folder / "scratch", ignore_errors=True)
+                kept = (self.state.images, self.state.rdiffs, self.state.failures)
+                ours = (self.state.folder, self.state.anchors, *(one.folder for one in kept))
+                for folder in (self.root, self.meta, self.rdiffs, *ours):
                     files.sweep(folder)
+                # A publishing run writes these without the mirror's lock, in less than an hour.
+                files.sweep(self.state.folder / REMOTES, older=3600)
             yield
 
     def rdiff(self, name: str) -> Path:
@@ -72,17 +83,21 @@ class Mirror:
         found: dict[str, Document] = {}
         for path in files.listed(self.meta, "[!.]*.json"):
             try:
-                found[path.name] = metadata.parse(_content(path) or b"")
+                found[path.name] = metadata.parse(files.read(path) or b"")
             except ValueError as error:
                 logger.warning("%s is damaged and will be made anew: %s", path, error)
                 found[path.name] = {}
         return found
 
+    def described(self) -> Iterator[DescribedFile]:
+        """Iterate over every file that the metadata names."""
+        return chain.from_iterable(map(metadata.described_files, self.documents().values()))
+
     def contents(self) -> dict[str, bytes]:
         """Return what metadata and CKSUMS hold, by path; only plain files are any of them."""
-        paths = [*files.listed(self.meta, "[!.]*.json"), *files.listed(self.root, self.cksums.name)]
-        read = ((str(path.relative_to(self.root)), _content(path)) for path in paths)
-        return {path: content for path, content in read if content is not None}
+        paths = [*files.listed(self.meta, "[!.]*.json"), self.cksums]
+        contents = {str(path.relative_to(self.root)): files.read(path) for path in paths}
+        return {path: content for path, content in contents.items() if content is not None}
 
     def describe(self, documents: dict[str, Document]) -> bool:
         """Make the metadata say exactly this, by file name; return whether a byte changed."""
@@ -108,11 +123,20 @@ class Mirror:
         Nothing is read: a file that lies there with its size, and (where it is on record) with
         its identity, counts as right.
         """
-        described = (metadata.described_files(one) for one in self.documents().values())
-        return {file.path for several in described for file in several if not self._holds(file)}
+        wrong = set()
+        for file in self.described():
+            known: ImageRecord | RdiffRecord | None = self.state.images.get(file.name)
+            if file.path.startswith("rdiffs/"):
+                known = self.state.rdiffs.get(file.name)
+            found = Identity.at(self.root / file.path)
+            if found is None or found.size != file.size or (known and not self.has(known)):
+                wrong.add(file.path)
+        return wrong
 
-    def has(self, record: ImageRecord) -> bool:
-        """Tell whether the mirror's own file is the image that ``record`` speaks of."""
+    def has(self, record: ImageRecord | RdiffRecord) -> bool:
+        """Tell whether the mirror's own file is the one that a record speaks of."""
+        if isinstance(record, RdiffRecord):
+            return Identity.at(self.rdiffs / record.name) == record.identity
         present = Identity.at(self.root / record.name)
         return present is not None and present in {record.identity, record.copy}
 
@@ -123,9 +147,15 @@ class Mirror:
         is now; one without a record is ours if it reads like a mirror's, such as an old one's.
         """
         written = self.state.written.get(_WRITTEN)
-        known = written.digests if written else {}
         for path, content in self.contents().items():
-            if path not in known and not _reads_like_a_mirror(path, content):
+            if written and path in written.digests:
+                continue
+            try:
+                is_meta = path.startswith("meta/")
+                ours = metadata.parse(content) if is_meta else metadata.is_cksums(content)
+            except ValueError:
+                ours = False
+            if not ours:
                 raise StorageRefusedError(
                     self.root / path,
                     "this is no file of a mirror, and no run wrote it",
@@ -141,15 +171,15 @@ class Mirror:
         """
         known = set(self.state.images.names())
         known |= {path.stem for path in files.listed(self.root / ".checksums", "*.cksum")}
-        images = files.names_in(self.root, "[!.]*.img")
-        rdiffs = files.names_in(self.rdiffs, "[!.]*.rdiff")
+        images = (path.name for path in files.listed(self.root, "[!.]*.img"))
+        rdiffs = (path.name for path in files.listed(self.rdiffs, "[!.]*.rdiff"))
         return {
             *(name for name in images if name in known and ImageName.parse(name)),
             *(f"rdiffs/{name}" for name in rdiffs if is_rdiff_name(name)),
-            *(f"meta/{name}" for name in files.names_in(self.meta, "[!.]*.json")),
+            *(f"meta/{path.name}" for path in files.listed(self.meta, "[!.]*.json")),
         }
 
-    def changed_since_written(self, contents: Contents) -> list[str]:
+    def changed_since_written(self, contents: Mapping[str, bytes]) -> list[str]:
         """Return the paths of metadata and CKSUMS that are not, or not there, as they were written.
 
         Nothing is said where it is not on record what was written.
@@ -180,21 +210,11 @@ class Mirror:
         self._record_written(wanted)
         return present != wanted
 
-    def _record_written(self, *versions: Contents) -> None:
+    def _record_written(self, *versions: Mapping[str, bytes]) -> None:
         """Note that each file is as one of these versions has it."""
         paths = sorted({path for version in versions for path in version})
         contents = {path: sorted({_digest(one.get(path)) for one in versions}) for path in paths}
         self.state.written.put(WrittenRecord(_WRITTEN, contents))
-
-    def _holds(self, described: metadata.DescribedFile) -> bool:
-        found = Identity.at(self.root / described.path)
-        if found is None or found.size != described.size:
-            return False
-        if described.path.startswith("rdiffs/"):
-            rdiff = self.state.rdiffs.get(described.name)
-            return rdiff is None or rdiff.identity == found
-        image = self.state.images.get(described.name)
-        return image is None or found in {image.identity, image.copy}
 
 
 def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:
@@ -211,26 +231,20 @@ def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:
     goal = mirror.root / record.name
     if Identity.at(goal) is not None:
         mirror.remove_from_metadata({record.name})
+    copied = False
     with files.part_of(goal) as part:
-        linked = _link(image, part, record)
-        if not linked:
+        try:
+            os.link(image.resolve(), part)
+            _check(image, same=Identity.at(part) == record.identity)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
             _copy(image, part, record)
-        copy = None if linked else Identity.at(part)
+            copied = True
+        copy = Identity.at(part)
         files.rename_into_place(part, goal)
-    if copy is not None:
+    if copied:
         mirror.state.images.put(replace(record, copy=copy))
-
-
-def _link(image: Path, part: Path, record: ImageRecord) -> bool:
-    """Make a hard link to an image; return whether that is possible."""
-    try:
-        os.link(image.resolve(), part)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-        return False
-    _check(image, same=Identity.at(part) == record.identity)
-    return True
 
 
 def _copy(image: Path, part: Path, record: ImageRecord) -> None:
@@ -255,20 +269,5 @@ def _check(image: Path, *, same: bool) -> None:
         raise ImageChangingError(image, text, remedy="Run again when it is at rest") from None
 
 
-def _content(path: Path) -> bytes | None:
-    """Return what a plain file holds; reading a pipe would wait for ever."""
-    with as_storage_error(path):
-        return path.read_bytes() if Identity.at(path) is not None else None
-
-
 def _digest(content: bytes | None) -> str:
     return _ABSENT if content is None else hashlib.sha256(content).hexdigest()
-
-
-def _reads_like_a_mirror(path: str, content: bytes) -> bool:
-    if not path.startswith("meta/"):
-        return metadata.is_cksums(content)
-    try:
-        return bool(metadata.parse(content))
-    except ValueError:
-        return False

@@ -11,7 +11,6 @@
         description.json        WrittenRecord of metadata and CKSUMS
         remotes/<address>.json  Published, see there
         anchors/<image>         the delta engine's index of an image
-        scratch/                what is unpacked from an image for a moment
 
 A record speaks of a file with one identity (size, mtime) or of content with one digest;
 when that changes the record does not count any more. Records are replaced by rename, carry a
@@ -23,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -113,8 +111,12 @@ class Failure(Record):
 
     @classmethod
     def of(cls, name: str, stage: str, error: RepositoryError) -> Failure:
-        """Return what an error means for one file."""
-        return cls(_as_record(name), stage, str(error), isinstance(error, PermanentError))
+        """Return what an error means for one file; its name need not be fit for a record's."""
+        text = printable(name).replace("/", "_")
+        if len(text.encode()) > LONGEST:
+            start = text.encode()[: LONGEST - 20].decode(errors="ignore")
+            text = f"{start}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        return cls(text, stage, str(error), isinstance(error, PermanentError))
 
 
 @dataclass(frozen=True)
@@ -133,15 +135,6 @@ class WrittenRecord(Record):
         return {"digests": dict(self.digests)}
 
 
-def _as_record(name: str) -> str:
-    """Return a file's name as that of a record: printable, and never too long for one."""
-    text = printable(name).replace("/", "_")
-    if len(text.encode()) <= LONGEST:
-        return text
-    start = text.encode()[: LONGEST - 20].decode(errors="ignore")
-    return f"{start}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
 class Recorded(Protocol):
     """What ``Records`` keep: a ``Record``, or anything else with a name and plain values."""
 
@@ -158,10 +151,10 @@ R = TypeVar("R", bound=Recorded)
 # Records in use in this process, by their file as it was read: a run that looks again does not
 # read 40,000 files again. They are replaced by rename, never changed; the inode tells two of one
 # tick of the clock apart.
-_in_use: WeakValueDictionary[tuple[str, int, int, int], Any] = WeakValueDictionary()
+_in_use: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
 
 
-def _key(path: Path, found: os.stat_result) -> tuple[str, int, int, int]:
+def _key(path: Path, found: os.stat_result) -> tuple[Any, ...]:
     return str(path), found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -177,14 +170,13 @@ class Records(Generic[R]):
         path = self._path(name)
         with as_storage_error(path), suppress(FileNotFoundError):
             known: R | None = _in_use.get(_key(path, path.stat()))
-            if known is not None:
-                return known
-            with path.open("rb") as stream:
-                key = _key(path, os.fstat(stream.fileno()))
-                record = self.parse(name, stream.read())
-            if record is not None:
-                _in_use[key] = record
-            return record
+            if known is None:
+                with path.open("rb") as stream:
+                    key = _key(path, os.fstat(stream.fileno()))
+                    known = self.parse(name, stream.read())
+                if known is not None:
+                    _in_use[key] = known
+            return known
         return None
 
     def parse(self, name: str, content: bytes) -> R | None:
@@ -204,8 +196,7 @@ class Records(Generic[R]):
 
     def names(self) -> list[str]:
         """Return what there are records of, sorted."""
-        names = files.names_in(self.folder, "[!.]*.json")
-        return [name.removesuffix(".json") for name in names]
+        return [path.stem for path in files.listed(self.folder, "[!.]*.json")]
 
     def __iter__(self) -> Iterator[R]:
         found = (self.get(name) for name in self.names())
@@ -223,15 +214,14 @@ class State:
         self.lock = self.folder / "lock"
         self.metadata_lock = self.folder / "metadata.lock"
         self.anchors = self.folder / "anchors"
-        self.scratch = self.folder / "scratch"
         self.images = Records(self.folder / "images", ImageRecord.from_dict)
         self.rdiffs = Records(self.folder / "rdiffs", RdiffRecord.from_dict)
         self.failures = Records(self.folder / "failures", Failure.from_dict)
         self.written = Records(self.folder, WrittenRecord.from_dict)
 
     @contextmanager
-    def failures_kept(self, name: str, stage: str) -> Iterator[None]:
-        """Keep why a stage fails for a file; where that fails as well, it is in the log."""
+    def attempt(self, name: str, stage: str) -> Iterator[None]:
+        """Keep why a stage fails for a file until it succeeds; in the log where that fails too."""
         try:
             yield
         except RepositoryError as error:
@@ -240,13 +230,4 @@ class State:
             except RepositoryError as refused:
                 logger.warning("why this failed cannot be kept: %s", refused)
             raise
-
-    def sweep(self) -> None:
-        """Remove what killed runs left behind; only while the lock is held exclusively."""
-        with suppress(OSError):  # it does not ignore all of them
-            shutil.rmtree(self.scratch, ignore_errors=True)
-        kept = (self.images.folder, self.rdiffs.folder, self.failures.folder)
-        for folder in (self.folder, *kept, self.anchors):
-            files.sweep(folder)
-        # A publishing run writes these without the mirror's lock, in less than an hour.
-        files.sweep(self.folder / REMOTES, older=3600)
+        self.failures.remove(name)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
 from puavo_repository.formats import metadata
-from puavo_repository.formats.metadata import Document
 from puavo_repository.formats.names import ImageName
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
@@ -69,7 +69,18 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     """
     if settings.allow_mass_delete:
         return
-    described, there = _images_there(Mirror(settings.mirror_dir), plan.known.owned)
+    mirror = Mirror(settings.mirror_dir)
+    there = {one.path: one.size for one in mirror.described() if "/" not in one.path}
+    # One that clients are not told of yet is new, whether it lies in the mirror already or not.
+    new = set(plan.images) - there.keys()
+    # Others of ours count where their series is not described at all. Where it is, what it does
+    # not name was taken from clients before, by a night that was killed.
+    series = {_series(name) for name in there}
+    for name in plan.known.owned:
+        if "/" not in name and _series(name) not in series:
+            identity = files.Identity.at(mirror.root / name)
+            if identity is not None:
+                there[name] = identity.size
     remedy = "If that is meant, prepare once with allow_mass_delete"
     if not plan.inventory.names and (there or plan.catalogue.named):
         raise MassDeleteError(
@@ -81,8 +92,7 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     wanted = set(plan.images)
     if proven:
         wanted &= plan.known.images.keys()
-    # One that clients are not told of yet is new, whether it lies in the mirror already or not.
-    lost = _lost(there.keys() - wanted, wanted - described)
+    lost = _lost(there.keys() - wanted, wanted & new)
     every, gone = sum(there.values()), sum(there[name] for name in lost)
     staying = {_series(name) for name in there.keys() & wanted}
     one_of_several = len(lost) == 1 and _series(lost[0]) in staying
@@ -97,42 +107,19 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     )
 
 
-def _images_there(mirror: Mirror, owned: Collection[str]) -> tuple[set[str], dict[str, int]]:
-    """Return the images that clients are told of, and the bytes of these and of others of ours.
-
-    Others count where their series is not described at all. Where it is, what it does not name was
-    taken from clients before, by a night that was killed.
-    """
-    there = {
-        file.path: file.size
-        for document in mirror.documents().values()
-        for file in metadata.described_files(document)
-        if "/" not in file.path
-    }
-    described, series = set(there), {_series(name) for name in there}
-    for name in owned:
-        if "/" not in name and _series(name) not in series:
-            identity = files.Identity.at(mirror.root / name)
-            if identity is not None:
-                there[name] = identity.size
-    return described, there
-
-
 def _lost(gone: Collection[str], new: Collection[str]) -> list[str]:
     """Return the images that go and whose place no newer one of their series takes."""
-    newer: dict[str, list[str]] = {}
-    for name in sorted(new, key=_version, reverse=True):
-        newer.setdefault(_series(name), []).append(name)  # the oldest is last
+    newer: Counter[str] = Counter()
     lost = []
-    for name in sorted(gone, key=_version):
-        others = newer.get(_series(name), [])
-        while others and _version(others[-1]) <= _version(name):
-            others.pop()
-        if others:
-            others.pop()
+    for name in sorted({*gone, *new}, key=_version, reverse=True):
+        series = _series(name)
+        if name in new:
+            newer[series] += 1
+        elif newer[series]:
+            newer[series] -= 1
         else:
             lost.append(name)
-    return lost
+    return lost[::-1]
 
 
 def _series(image: str) -> str:
@@ -152,7 +139,7 @@ def remove_stale(mirror: Mirror, plan: Plan) -> tuple[str, ...]:
     the metadata without the rest.
     """
     state = mirror.state
-    for path in files.listed(state.anchors, "[!.]*"):
+    for path in files.listed(state.anchors):
         if path.name not in plan.named:
             files.remove(path)
     for name in set(state.rdiffs.names()) - plan.named:
@@ -166,8 +153,23 @@ def remove_stale(mirror: Mirror, plan: Plan) -> tuple[str, ...]:
     seen |= {file.path for one in documents.values() for file in metadata.described_files(one)}
     removed = [path for path in plan.stale if path not in seen and _remove(mirror, path)]
     if not seen.isdisjoint(plan.stale):
-        kept = {name: one for name, one in documents.items() if f"meta/{name}" not in plan.stale}
-        _describe(mirror, {name: metadata.without(one, plan.stale) for name, one in kept.items()})
+        kept = {
+            name: metadata.without(document, plan.stale)
+            for name, document in documents.items()
+            if f"meta/{name}" not in plan.stale
+        }
+        try:
+            mirror.describe(kept)
+        except StorageRefusedError as error:
+            indexes = files.listed(state.anchors)
+            cause = error.__cause__
+            if not (indexes and isinstance(cause, OSError) and cause.errno in _FULL):
+                raise
+            # They can be made again.
+            logger.warning("%s: the disk is full; the indexes make room", mirror.root)
+            for path in indexes:
+                files.remove(path)
+            mirror.describe(kept)
     removed += [path for path in plan.stale if path in seen and _remove(mirror, path)]
     # An image without a record is not ours any more: the record goes last.
     for name in set(state.images.names()) - plan.named:
@@ -177,19 +179,3 @@ def remove_stale(mirror: Mirror, plan: Plan) -> tuple[str, ...]:
 
 def _remove(mirror: Mirror, path: str) -> bool:
     return files.remove(mirror.root / path)
-
-
-def _describe(mirror: Mirror, documents: dict[str, Document]) -> None:
-    """Write metadata; on a full disk the indexes make room, which can be made again."""
-    try:
-        mirror.describe(documents)
-    except StorageRefusedError as error:
-        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _FULL:
-            raise
-        indexes = files.listed(mirror.state.anchors, "[!.]*")
-        if not indexes:
-            raise
-        logger.warning("%s: the disk is full; the indexes make room", mirror.root)
-        for path in indexes:
-            files.remove(path)
-        mirror.describe(documents)

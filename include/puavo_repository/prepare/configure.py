@@ -50,14 +50,22 @@ def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False
     present = {path.stem: _read(path) for path in files.listed(folder, "[!.]*.json")}
     generated = not settings.no_config or not present
     wanted = _generated(folder, present, inventory) if generated else present
-    _check_unique(folder, wanted)
+    owners: dict[str, str] = {}
+    for distribution, series in wanted.items():
+        for one in series:
+            if owners.setdefault(one.name, distribution) != distribution:
+                raise ConfigError(
+                    folder / f"{distribution}.json",
+                    f"series {one.name} is also in {owners[one.name]}.json",
+                    expected="each series in one file",
+                    remedy="Remove it from one of them, or correct one and run with --no-config",
+                )
     notes = []
     if settings.no_config and not present:
         notes = [f"{folder} has no configuration: every image that was found is offered"]
     if not settings.no_config and not dry_run:
         try:
-            notes = _write(folder, present, wanted)
-            _write_defaults_mk(settings)
+            notes = _write(settings, present, wanted)
         except (StorageError, StorageRefusedError, OSError) as error:
             raise SettingsError(
                 settings.puavo_os,
@@ -75,44 +83,24 @@ def _read(path: Path) -> tuple[SeriesConfig, ...]:
 
 
 def _generated(folder: Path, present: Files, inventory: Inventory) -> Files:
-    found = inventory.series
-    wanted = {}
+    found, wanted = inventory.series, {}
     for distribution in sorted(found.keys() | present.keys()):
-        before = present.get(distribution)
-        if before is None:
-            before = _set_aside(folder, distribution)
+        before = present.get(distribution, ())
+        if distribution not in present:
+            # What was set aside while it had no image: the ``extra_rdiffs`` there count.
+            backups = files.listed(folder, f"{distribution}.json.bak*")
+            with as_storage_error(folder), suppress(ConfigError):
+                last = max(backups, key=lambda path: path.stat().st_mtime_ns, default=None)
+                before = _read(last) if last else ()
         series = image_config.generate(before, distribution, found.get(distribution, {}))
         if any(one.images for one in series):
             wanted[distribution] = series
     return wanted
 
 
-def _set_aside(folder: Path, distribution: str) -> tuple[SeriesConfig, ...]:
-    """Read what was set aside while a distribution had no image: its ``extra_rdiffs`` count."""
-    backups = files.listed(folder, f"{distribution}.json.bak*")
-    with as_storage_error(folder), suppress(ConfigError):
-        last = max(backups, key=lambda path: path.stat().st_mtime_ns, default=None)
-        return _read(last) if last else ()
-    return ()
-
-
-def _check_unique(folder: Path, wanted: Files) -> None:
-    owners: dict[str, str] = {}
-    for distribution, series in wanted.items():
-        for one in series:
-            other = owners.setdefault(one.name, distribution)
-            if other != distribution:
-                raise ConfigError(
-                    folder / f"{distribution}.json",
-                    f"series {one.name} is also in {other}.json",
-                    expected="each series in one file",
-                    remedy="Remove it from one of them, or correct one and run with --no-config",
-                )
-
-
-def _write(folder: Path, present: Files, wanted: Files) -> list[str]:
+def _write(settings: Settings, present: Files, wanted: Files) -> list[str]:
     """Write the files that changed and set aside those without images; return notes."""
-    notes = []
+    folder, notes = settings.config_dir, []
     for distribution, series in wanted.items():
         if present.get(distribution) != series:
             files.write(folder / f"{distribution}.json", image_config.render(series))
@@ -125,10 +113,6 @@ def _write(folder: Path, present: Files, wanted: Files) -> list[str]:
         path.rename(backup)
         files.sync_folder(folder)
         notes.append(f"{distribution} has no image any more: {path} is now {backup.name}")
-    return notes
-
-
-def _write_defaults_mk(settings: Settings) -> None:
     path = settings.defaults_mk
     before = path.read_text(encoding="utf-8") if files.exists(path) else ""
     values = {
@@ -137,3 +121,4 @@ def _write_defaults_mk(settings: Settings) -> None:
         "mirror_dir": str(settings.mirror_dir),
     }
     files.write(path, defaults_mk.update(before, values).encode())
+    return notes

@@ -6,7 +6,7 @@ placed, metadata is written, and only then are files removed that nothing names 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats import metadata
@@ -41,11 +41,27 @@ def describe(settings: Settings, undertaken: Collection[str] | None = None) -> t
     guard(settings, plan, proven=True)
     for folder in (mirror.meta, mirror.rdiffs):
         files.make_folder(folder)
-    placed, failures = _place(settings, mirror, plan)
+    placed, failures = set(), list(plan.failures)
+    for name in plan.images:
+        try:
+            if record := plan.known.images.get(name):
+                place(mirror, settings.image_dir / name, record)
+                placed.add(name)
+        except RepositoryError as error:
+            failures.append(Failure.of(name, "describe", error))
+            # What lies there under that name may be another version of it by now.
+            mirror.remove_from_metadata({name})
     mirror.describe(_documents(settings.repository, plan, placed))
     removed = remove_stale(mirror, plan)
     kept = mirror.state.failures
-    failures = [*plan.failures, *failures, *_undone(mirror, plan, undertaken)]
+    undone = [(name, "fingerprint") for name in plan.fingerprints]
+    undone += [(pair.rdiff, "diff") for pair in plan.pairs(DiffState.MISSING)]
+    for name, stage in undone:
+        failure = kept.get(name)  # as its stage kept it
+        if failure is None and (undertaken is None or name in undertaken):
+            text = f"{name}: this was not done yet. Run again, and see the log"
+            failure = Failure(name, stage, text, permanent=False)
+        failures += [failure] if failure else []
     for failure in failures:
         kept.put(failure)
     for name in set(kept.names()) - {failure.name for failure in failures}:
@@ -53,53 +69,23 @@ def describe(settings: Settings, undertaken: Collection[str] | None = None) -> t
     return removed
 
 
-def _place(settings: Settings, mirror: Mirror, plan: Plan) -> tuple[set[str], list[Failure]]:
-    """Return the images that lie in the mirror now, and why others do not."""
-    placed, failures = set(), []
-    for name in plan.images:
-        record = plan.known.images.get(name)
-        if record is None:
-            continue
-        try:
-            place(mirror, settings.image_dir / name, record)
-            placed.add(name)
-        except RepositoryError as error:
-            failures.append(Failure.of(name, "describe", error))
-            # What lies there under that name may be another version of it by now.
-            mirror.remove_from_metadata({name})
-    return placed, failures
-
-
 def _documents(urlbase: str, plan: Plan, placed: Collection[str]) -> dict[str, Document]:
     """Return the metadata of every series that has an image, by file name."""
     found: dict[str, Document] = {}
-    rdiffs = plan.known.rdiffs
+    known = plan.known
     for series, images in plan.series.items():
         entries = []
-        for name, pairs in images.items():
-            if name not in placed:
-                continue
+        for name in (name for name in images if name in placed):
             diffs = [
-                metadata.diff_entry(pair.source, pair.rdiff, rdiffs[pair.rdiff].digests, urlbase)
-                for pair in pairs
+                metadata.diff_entry(
+                    pair.source, pair.rdiff, known.rdiffs[pair.rdiff].digests, urlbase
+                )
+                for pair in images[name]
                 if plan.states[pair] is DiffState.PRESENT
             ]
-            image = plan.known.images[name]
+            image = known.images[name]
             entry = metadata.image_entry(name, image.digests, image.puavo_conf, diffs, urlbase)
             entries.append(entry)
         if entries:
             found[f"{series}.json"] = {series: {"images": entries}}
     return found
-
-
-def _undone(mirror: Mirror, plan: Plan, undertaken: Collection[str] | None) -> Iterator[Failure]:
-    """Yield why images and rdiffs are still missing, as their stages kept it."""
-    undone = [(name, "fingerprint") for name in plan.fingerprints]
-    undone += [(pair.rdiff, "diff") for pair in plan.pairs(DiffState.MISSING)]
-    for name, stage in undone:
-        failure = mirror.state.failures.get(name)
-        if failure is not None:
-            yield failure
-        elif undertaken is None or name in undertaken:
-            text = f"{name}: this was not done yet. Run again, and see the log"
-            yield Failure(name, stage, text, permanent=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import ADOPTED, ImageRecord, RdiffRecord
+from puavo_repository.mirror.records import ADOPTED, RdiffRecord
 from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.plan import Pair, is_too_large
 from puavo_repository.progress import Progress, format_bytes, no_progress
@@ -37,16 +37,13 @@ def diff(settings: Settings, pair: Pair, progress: Progress = no_progress) -> Rd
 
     Raises:
         RepositoryError: An image cannot be used or changed meanwhile, or the rdiff could not be
-            made or proven. It is kept as a failure, until the next time that this works.
+            made or proven.
     """
     state = Mirror(settings.mirror_dir).state
-    with state.failures_kept(pair.rdiff, "diff"):
+    with state.attempt(pair.rdiff, "diff"):
         job = _Job(settings, pair, progress)
-        record = job.known()
-        if record is None:
-            record = job.adopt() or job.make()
-            state.rdiffs.put(record)
-    state.failures.remove(pair.rdiff)
+        record = job.known() or job.adopt() or job.make()
+        state.rdiffs.put(record)
     return record
 
 
@@ -57,16 +54,17 @@ class _Job:
         self._settings, self._progress = settings, progress
         self._mirror = Mirror(settings.mirror_dir)
         self._path = self._mirror.rdiff(pair.rdiff)
-        self._images = settings.image_dir / pair.source, settings.image_dir / pair.target
-        self._source, self._target = (fingerprint(settings, path.name) for path in self._images)
+        self._images = [settings.image_dir / name for name in (pair.source, pair.target)]
+        self._records = [fingerprint(settings, path.name) for path in self._images]
+        self._target_size = self._records[1].digests.size
         self._check_images()
 
     def known(self) -> RdiffRecord | None:
         """Return the record of it that still holds."""
         record = self._mirror.state.rdiffs.get(self._path.name)
-        if record is None or not record.leads(self._source, self._target):
+        if record is None or not record.leads(*self._records):
             return None
-        present = record.identity is not None and record.identity == Identity.at(self._path)
+        present = record.identity is not None and self._mirror.has(record)
         return record if present or self._is_too_large(record.digests) else None
 
     def adopt(self) -> RdiffRecord | None:
@@ -88,11 +86,13 @@ class _Job:
 
     def make(self) -> RdiffRecord:
         """Make it and, unless it is too large, prove it and give it its name."""
-        from puavo_repository.delta.work import write_rdiff
+        from puavo_repository.delta.work import prove, write_rdiff
 
         started, path = time.monotonic(), self._path
-        anchors = self._mirror.state.anchors
-        sides = [Side(p, anchors / p.name, str(one.identity)) for p, one in self._read()]
+        sides = [
+            Side(image, self._mirror.state.anchors / image.name, str(record.identity))
+            for image, record in zip(self._images, self._records, strict=True)
+        ]
         engine = self._settings.delta_engine()
         with files.part_of(path) as part:
             doing, given = "while it made this rdiff", (engine, *sides, part)
@@ -100,43 +100,33 @@ class _Job:
             if self._is_too_large(digests):
                 self._check_images()
                 return self._record(digests, engine.name, None)
-            self._prove_part(part)
+            try:
+                self._prove(prove, part)
+            except DeltaError as error:
+                self._check_images()  # one that changed is the cause, and that may pass
+                error.subject = printable(path)  # not its part, which is gone
+                raise
+            self._check_images()
             if os.path.lexists(path):
                 self._mirror.remove_from_metadata({f"rdiffs/{path.name}"})
                 self._mirror.state.rdiffs.remove(path.name)
             files.rename_into_place(part, path)
-        size, share = digests.size, 100 * digests.size / max(1, self._target.digests.size)
+        size, share = digests.size, 100 * digests.size / max(1, self._target_size)
         took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
         logger.info("%s: %s, %s", path.name, format_bytes(size), took)
         return self._record(digests, engine.name, Identity.at(path))
 
-    def _prove_part(self, part: Path) -> None:
-        from puavo_repository.delta.work import prove
-
-        try:
-            self._prove(prove, part)
-        except DeltaError as error:
-            self._check_images()  # one that changed is the cause, and that may pass
-            error.subject = printable(self._path)  # not its part, which is gone
-            raise
-        self._check_images()
-
     def _prove(self, work: Callable[..., T], rdiff: Path) -> T:
-        doing = "while it proved this rdiff"
-        given = (*self._images, rdiff)
+        doing, given = "while it proved this rdiff", (*self._images, rdiff)
         return contained.call(self._path, doing, work, *given, progress=self._progress)
 
-    def _read(self) -> Iterator[tuple[Path, ImageRecord]]:
-        """Return the images, each with what was found when it was read."""
-        return zip(self._images, (self._source, self._target), strict=True)
-
     def _check_images(self) -> None:
-        for path, record in self._read():
+        for path, record in zip(self._images, self._records, strict=True):
             check_at_rest(path, record.identity, identity_of(path), "after it was fingerprinted")
 
     def _is_too_large(self, rdiff: Digests) -> bool:
-        return is_too_large(rdiff.size, self._target.digests.size, self._settings)
+        return is_too_large(rdiff.size, self._target_size, self._settings)
 
     def _record(self, digests: Digests, engine: str, identity: Identity | None) -> RdiffRecord:
-        contents = self._source.digests.sha512, self._target.digests.sha512
-        return RdiffRecord(self._path.name, *contents, digests, identity, engine, time.time())
+        source, target = (record.digests.sha512 for record in self._records)
+        return RdiffRecord(self._path.name, source, target, digests, identity, engine, time.time())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,11 @@ class Inventory:
     @property
     def series(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """Images by distribution and series, oldest first, where their names tell both."""
-        found: dict[str, dict[str, list[str]]] = {}
+        found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for image in sorted(map(image_name, self.names), key=lambda one: (one.version, str(one))):
             distribution = distribution_of(image.series)
             if distribution is not None:
-                series = found.setdefault(distribution, {})
-                series.setdefault(image.series, []).append(str(image))
+                found[distribution][image.series].append(str(image))
         return {
             distribution: {name: tuple(images) for name, images in series.items()}
             for distribution, series in found.items()
@@ -53,54 +53,46 @@ class Inventory:
 
 def discover(settings: Settings) -> Inventory:
     """Look into the image directory."""
-    ours = {settings.mirror_dir, settings.puavo_os}
     images: dict[str, Identity] = {}
     failures, unreachable, others = [], set(), 0
-    for name in files.names_in(settings.image_dir):
-        path = settings.image_dir / name
-        if path in ours or name.startswith("."):
+    for path in files.listed(settings.image_dir):
+        if path in (settings.mirror_dir, settings.puavo_os):
             continue
         try:
-            identity = _identity(path) if _is_image(path) else None
+            identity = _look(path)
         except ImageError as error:
-            failures.append(Failure.of(name, "discover", error))
-            if ImageName.parse(name) and len(name) <= LONGEST_IMAGE:
-                unreachable.add(name)
+            failures.append(Failure.of(path.name, "discover", error))
+            if ImageName.parse(path.name) and len(path.name) <= LONGEST_IMAGE:
+                unreachable.add(path.name)
             continue
         if identity is None:
             others += 1
         else:
-            images[name] = identity
+            images[path.name] = identity
     return Inventory(images, others, tuple(failures), frozenset(unreachable))
 
 
-def _is_image(path: Path) -> bool:
-    """Tell whether this is the name of an image; refuse one that was meant to be."""
-    name = path.name
-    is_image = ImageName.parse(name) is not None
-    if is_image and len(name) > LONGEST_IMAGE:
+def _look(path: Path) -> Identity | None:
+    """Return an image's identity; None where it is none, refused where it was meant to be one."""
+    is_image = ImageName.parse(path.name) is not None
+    if is_image and len(path.name) > LONGEST_IMAGE:
         raise ImageError(
             path,
             "its name is too long: its rdiffs could not be published",
             expected=f"at most {LONGEST_IMAGE} bytes",
-            found=f"{len(name)}",
+            found=f"{len(path.name)}",
             remedy="Give it a shorter name",
         )
     # Python keeps bytes that are no text as lone surrogates.
-    if name.endswith(".img") and any("\udc80" <= character <= "\udcff" for character in name):
+    if path.suffix == ".img" and any("\udc80" <= letter <= "\udcff" for letter in path.name):
         raise ImageError(
             path,
             "its name is not UTF-8 text",
             expected="<os>-os-<class>-<distribution>-<YYYY-MM-DD-HHMMSS>-<arch>.img",
             remedy="Rename it, or move it out of the image directory",
         )
-    return is_image
-
-
-def _identity(path: Path) -> Identity | None:
-    """Return an image's identity, None where it is no file; refuse one that cannot be looked at."""
     try:
-        found = path.stat()
+        found = path.stat() if is_image else None
     except OSError as error:
         if error.errno not in _NOWHERE:
             # Taken for gone, it would be taken from the clients as well.
@@ -111,4 +103,4 @@ def _identity(path: Path) -> Identity | None:
             remedy="Mount the disk that it lies on, or replace or remove this link. Until then "
             "clients keep what they have of it",
         ) from error
-    return Identity.of(found) if stat.S_ISREG(found.st_mode) else None
+    return Identity.of(found) if found and stat.S_ISREG(found.st_mode) else None

@@ -7,28 +7,21 @@ inside it, which ``unsquashfs`` reads without root.
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
-from threading import Timer
 from typing import Any, BinaryIO
 
 from puavo_repository.delta import contained, librsync
 from puavo_repository.delta.engine import check_at_rest, identity_of
-from puavo_repository.errors import (
-    ImageError,
-    SettingsError,
-    StorageRefusedError,
-    storage_error,
-)
+from puavo_repository.errors import ImageError, SettingsError, storage_error
 from puavo_repository.formats import jsonfile, squashfs
-from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ImageRecord
@@ -41,9 +34,9 @@ _FOLDER = "usr/share/puavo-conf/definitions"
 _TIMEOUT = 600  # seconds for unsquashfs; it reads a few blocks, but the disk may be busy
 _MOST_FILES = 4096
 _MOST_BYTES = 16 << 20  # of all of them
-_TOO_LARGE = f"its files are together larger than {_MOST_BYTES >> 20} MiB"
-_LISTED = re.compile(rb"-\S{9} \S+/\S+ +(\d+) ")  # a line of a plain file, and its size
-_SYSTEM = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO)}
+_LONGEST_LIST = _MOST_FILES * 512  # bytes
+# Kind, size and path in a line of the list; of a link, its goal follows.
+_LISTED = re.compile(r"(.)\S{9} \S+/\S+ +(?:\d+, *)?(\d+) \S+ \S+ squashfs-root/(.*?)(?: -> .*)?")
 _REPLACE = "Replace it by a whole image, or move it out of the image directory"
 
 
@@ -67,22 +60,20 @@ def fingerprint(settings: Settings, name: str, progress: Progress = no_progress)
     A record that still holds is returned as it is.
 
     Raises:
-        RepositoryError: It is no whole image, changes, or cannot be read. This is kept as a
-            failure, until the next time that this works.
+        RepositoryError: It is no whole image, changes, or cannot be read.
     """
-    mirror = Mirror(settings.mirror_dir)
+    state = Mirror(settings.mirror_dir).state
     path = settings.image_dir / name
-    with mirror.state.failures_kept(name, "fingerprint"):
-        known = mirror.state.images.get(name)
+    with state.attempt(name, "fingerprint"):
+        known = state.images.get(name)
         if known is not None and known.identity == identity_of(path):
             return known
-        record = _read(settings, mirror, path, progress)
-    mirror.state.images.put(record)
-    mirror.state.failures.remove(name)
+        record = _read(settings, state.anchors / name, path, progress)
+        state.images.put(record)
     return record
 
 
-def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) -> ImageRecord:
+def _read(settings: Settings, anchors: Path, path: Path, progress: Progress) -> ImageRecord:
     from puavo_repository.delta.work import read_image  # compiled code, slow to load
 
     started = time.monotonic()
@@ -90,9 +81,8 @@ def _read(settings: Settings, mirror: Mirror, path: Path, progress: Progress) ->
         with path.open("rb", buffering=0) as image:
             identity = Identity.of(os.fstat(image.fileno()))
             _check_squashfs(path, image, identity.size)
-            puavo_conf = _read_puavo_conf(path, mirror.state.scratch)
-            index = settings.delta_engine(), mirror.state.anchors / path.name
-            work = read_image, path, identity, *index
+            puavo_conf = _read_puavo_conf(path)
+            work = read_image, path, identity, settings.delta_engine(), anchors
             digests = contained.call(path, "while it read this image", *work, progress=progress)
             check_at_rest(path, identity, identity_of(path), "while it was read")
     except OSError as error:
@@ -124,110 +114,79 @@ def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
         )
 
 
-def _read_puavo_conf(path: Path, scratch: Path) -> dict[str, Any]:
-    """Return the definitions inside an image, merged; ``scratch`` is swept after a kill."""
-    _check_size(path)
-    files.make_folder(scratch)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        root = Path(folder).resolve() / "root"
-        _unpack(path, root, scratch)
-        definitions = root / _FOLDER
-        try:
-            there = files.exists(definitions)
-            # A link in its place would have files of this machine published.
-            if definitions.resolve() != definitions or (there and not definitions.is_dir()):
-                raise _unusable(path, f"{_FOLDER} is not a plain folder")
-            return _merge(path, definitions)
-        except StorageRefusedError as error:
-            raise _unusable(path, f"{_FOLDER}: {error.problem}") from error
+def _read_puavo_conf(image: Path) -> dict[str, Any]:
+    """Return the definitions inside an image, merged; nothing is unpacked to the disk.
 
-
-def _check_size(path: Path) -> None:
-    """Refuse an image whose definitions are too many or too large, before any is unpacked.
-
-    An image says how large its files are; the disk shall not be filled by what it says.
+    An image says itself how many they are and how large: so they are listed before they are read.
     """
-    count = size = 0
-    with subprocess.Popen(
-        [_unsquashfs(), "-ll", str(path.absolute()), _FOLDER],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # a damaged image is said when it is unpacked
-    ) as process:
-        timer = Timer(_TIMEOUT, process.kill)
-        timer.start()
-        try:
-            for line in process.stdout or ():
-                found = _LISTED.match(line)
-                count += 1
-                size += int(found[1]) if found else 0
-                if count > _MOST_FILES or size > _MOST_BYTES:
-                    break
-        finally:
-            timer.cancel()
-            process.kill()
-    if size > _MOST_BYTES:
-        raise _unusable(path, _TOO_LARGE)
-    if count > _MOST_FILES:
-        raise _unusable(path, f"there are more than {_MOST_FILES} files")
-
-
-def _unpack(path: Path, root: Path, scratch: Path) -> None:
-    command = ["prlimit", f"--fsize={_MOST_BYTES}", _unsquashfs(), "-quiet"]
-    command += ["-no-progress", "-no-xattrs", "-strict-errors", "-processors", "1"]
-    command += ["-dest", str(root), str(path.absolute()), _FOLDER]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=_TIMEOUT,
-            env={**os.environ, "LC_ALL": "C"},
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ImageError(path, "unsquashfs did not come to an end on it") from None
-    if done.returncode == -signal.SIGXFSZ:
-        raise _unusable(path, _TOO_LARGE)
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()
-        for text, number in _SYSTEM.items():
-            if text in said:  # of the machine, not of the image
-                raise storage_error(scratch, OSError(number, text))
-        problem, found = "this image is damaged: unsquashfs cannot read it", " ".join(said.split())
-        raise ImageError(path, problem, found=found[-300:], remedy=_REPLACE)
-
-
-def _merge(image: Path, folder: Path) -> dict[str, Any]:
+    too_many = f"there are more than {_MOST_FILES} files"
+    lines = os.fsdecode(_unsquash(image, _LONGEST_LIST, too_many, "-ll", _FOLDER)).split("\n")
+    if len(lines) > _MOST_FILES:
+        raise _unusable(image, too_many)
+    total, sizes = 0, {}
+    for kind, size, path in (found.groups() for found in map(_LISTED.fullmatch, lines) if found):
+        folder, _, name = path.rpartition("/")
+        if path == _FOLDER and kind != "d":
+            raise _unusable(image, f"{_FOLDER} is not a plain folder")
+        total += int(size) if kind == "-" else 0
+        if folder == _FOLDER and name.endswith(".json") and not name.startswith("."):
+            if kind != "-":
+                raise _unusable(image, f"{name}: it is not a plain file")
+            sizes[path] = int(size)
+    too_large = f"its files are together larger than {_MOST_BYTES >> 20} MiB"
+    if total > _MOST_BYTES:
+        raise _unusable(image, too_large)
     merged: dict[str, Any] = {}
     owners: dict[str, str] = {}
-    for file in files.listed(folder, "[!.]*.json"):
-        try:
-            values = _definitions(file)
-        except (PermissionError, ValueError) as error:
-            raise _unusable(image, f"{file.name}: {error}") from error
+    read = io.BytesIO(_unsquash(image, _MOST_BYTES, too_large, "-cat", *sorted(sizes)))
+    for path in sorted(sizes):
+        name = path.rpartition("/")[2]
+        try:  # metadata goes around it
+            values = jsonfile.loads(read.read(sizes[path]), jsonfile.DEEPEST // 2)
+        except ValueError as error:
+            raise _unusable(image, f"{name}: {error}") from error
+        if not isinstance(values, dict):
+            raise _unusable(image, f"{name}: its top level is not an object")
         for key in values:
-            owner = owners.setdefault(key, file.name)
-            if owner != file.name:
+            if owners.setdefault(key, name) != name:
                 raise ImageError(
                     image,
                     f"the puavo-conf key {key!r} is defined twice inside it",
                     expected="each key in one file",
-                    found=f"it in {owner} and in {file.name}",
+                    found=f"it in {owners[key]} and in {name}",
                     remedy="Build the image again with one of them removed",
                 )
         merged |= values
     return merged
 
 
-def _definitions(file: Path) -> dict[str, Any]:
-    # A link would be followed on this machine, to a file that is not the image's.
-    if file.is_symlink() or not file.is_file():
-        raise ValueError("it is not a plain file")
-    values = jsonfile.loads(file.read_bytes(), jsonfile.DEEPEST // 2)  # metadata goes around it
-    if not isinstance(values, dict):
-        raise ValueError("its top level is not an object")
-    return values
+def _unsquash(image: Path, most: int, too_much: str, option: str, *paths: str) -> bytes:
+    """Return what ``unsquashfs`` writes, which is refused where it is more than so many bytes."""
+    command = ["prlimit", f"--fsize={most}", _unsquashfs(), "-strict-errors", "-processors", "1"]
+    with os.fdopen(os.memfd_create("unsquashfs"), "r+b") as written:
+        try:
+            done = subprocess.run(
+                [*command, option, str(image.absolute()), *paths],
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=subprocess.PIPE,
+                timeout=_TIMEOUT,
+                env={**os.environ, "LC_ALL": "C"},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ImageError(image, "unsquashfs did not come to an end on it") from None
+        if done.returncode == -signal.SIGXFSZ:
+            raise _unusable(image, too_much)
+        said, broken = done.stderr.decode(errors="replace"), os.strerror(errno.EIO)
+        if done.returncode != 0 and broken in said:  # the disk, not the image
+            raise storage_error(image, OSError(errno.EIO, broken))
+        if done.returncode != 0:
+            problem = "this image is damaged: unsquashfs cannot read it"
+            found = " ".join(said.split())[-300:]
+            raise ImageError(image, problem, found=found, remedy=_REPLACE)
+        written.seek(0)
+        return written.read()
 
 
 def _unusable(image: Path, why: str) -> ImageError:

@@ -11,16 +11,16 @@ what it would push out stays until it is whole, and what it needs stays until it
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 from puavo_repository.errors import as_storage_error
 from puavo_repository.formats.image_config import SeriesConfig
 from puavo_repository.formats.names import image_name, rdiff_name
 from puavo_repository.mirror import files
-from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure, ImageRecord, RdiffRecord
 from puavo_repository.prepare.configure import Catalogue, configure
@@ -38,6 +38,10 @@ class DiffState(Enum):
 
 
 _TO_DO = (DiffState.MISSING, DiffState.WAITING)
+_ABSENT = (
+    "names this image, but it is not in the image directory. Put it there, or remove it from the "
+    "configuration"
+)
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,7 @@ class Plan:
                 for name, images in self.series.items()
             },
             "fingerprints": list(self.fingerprints),
-            "rdiffs": {
-                state.value: [pair.rdiff for pair in self.pairs(state)] for state in DiffState
-            },
+            "rdiffs": {one.value: [pair.rdiff for pair in self.pairs(one)] for one in DiffState},
             "stale": list(self.stale),
             "failures": [asdict(failure) for failure in self.failures],
             "space_needed": self.space_needed,
@@ -122,22 +124,8 @@ class Plan:
 
 def look(settings: Settings) -> Plan:
     """Look at images, configuration and mirror, and plan; nothing is written."""
-    inventory = discover(settings)
-    catalogue = configure(settings, inventory, dry_run=True)
-    known = _gather(Mirror(settings.mirror_dir), inventory)
-    plan = make_plan(inventory, catalogue, known, settings)
-    folder = settings.mirror_dir
-    while not files.exists(folder):
-        folder = folder.parent
-    with as_storage_error(settings.mirror_dir):
-        linked = settings.image_dir.stat().st_dev == folder.stat().st_dev
-        copies = set() if linked else inventory.images.keys() & set(plan.images) - known.owned
-        needed = plan.space_needed + sum(inventory.images[name].size for name in copies)
-        return replace(plan, space_needed=needed, space_free=shutil.disk_usage(folder).free)
-
-
-def _gather(mirror: Mirror, inventory: Inventory) -> Known:
-    there = inventory.names
+    inventory, mirror = discover(settings), Mirror(settings.mirror_dir)
+    catalogue, there = configure(settings, inventory, dry_run=True), inventory.names
     images = {
         record.name: record
         for record in mirror.state.images
@@ -147,9 +135,16 @@ def _gather(mirror: Mirror, inventory: Inventory) -> Known:
     rdiffs = {
         record.name: record
         for record in mirror.state.rdiffs
-        if record.identity is None or Identity.at(mirror.rdiff(record.name)) == record.identity
+        if record.identity is None or mirror.has(record)
     }
-    return Known(images, rdiffs, frozenset(mirror.owned()))
+    known = Known(images, rdiffs, frozenset(mirror.owned()))
+    plan = make_plan(inventory, catalogue, known, settings)
+    folder = next(one for one in (mirror.root, *mirror.root.parents) if files.exists(one))
+    with as_storage_error(mirror.root):
+        linked = settings.image_dir.stat().st_dev == folder.stat().st_dev
+        copies = set() if linked else inventory.images.keys() & set(plan.images) - known.owned
+        needed = plan.space_needed + sum(inventory.images[name].size for name in copies)
+        return replace(plan, space_needed=needed, space_free=shutil.disk_usage(folder).free)
 
 
 def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: Model) -> Plan:
@@ -159,8 +154,7 @@ def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: 
         one.name: _plan_series(one, there, known, policy, failures) for one in catalogue.series
     }
     pairs = _pairs(series, failures)
-    wanted = {name for images in series.values() for name in images}
-    wanted |= {pair.source for pair in pairs}
+    wanted = {*chain.from_iterable(series.values()), *(pair.source for pair in pairs)}
     unread = {
         name
         for name in wanted & inventory.images.keys()
@@ -216,7 +210,20 @@ def _plan_series(
     failures: list[Failure],
 ) -> Series:
     """Choose the rdiffs for the images that clients can have now, and for all hoped for."""
-    images = list(_usable(config, there, failures))
+    where = f"series {config.name}"
+    versions: dict[str, str] = {}
+    for name in dict.fromkeys(config.images):
+        version = image_name(name).number
+        if name not in there:
+            failures.append(_failure(name, f"{where} {_ABSENT}"))
+        elif versions.setdefault(version, name) != name:
+            text = (
+                f"{where} has version {version} twice (the other is {versions[version]}); clients "
+                "tell images of a series by their version alone. Remove one of them from the "
+                "series, or give it another version"
+            )
+            failures.append(_failure(name, text))
+    images = list(versions.values())
     order = {name: index for index, name in enumerate(images)}
     sources: dict[str, set[str]] = {name: set() for name in images}
     for some in (images, [name for name in images if name in known.images]):
@@ -230,46 +237,23 @@ def _plan_series(
             if source in there:
                 wanted.setdefault(source)
             else:
-                failures.append(_absent(source, f"'extra_rdiffs' of series {config.name}"))
+                failures.append(_failure(source, f"'extra_rdiffs' of {where} {_ABSENT}"))
         pairs[target] = tuple(Pair(source, target) for source in wanted if source != target)
     return pairs
-
-
-def _usable(config: SeriesConfig, there: Collection[str], failures: list[Failure]) -> Iterator[str]:
-    """Yield the images of a series that exist, each version once."""
-    versions: dict[str, str] = {}
-    for name in dict.fromkeys(config.images):
-        if name not in there:
-            failures.append(_absent(name, f"series {config.name}"))
-            continue
-        version = image_name(name).number
-        first = versions.setdefault(version, name)
-        if first == name:
-            yield name
-            continue
-        text = f"series {config.name} has version {version} twice (the other is {first}); clients "
-        text += "tell images of a series by their version alone. Remove one of them from the series"
-        failures.append(_failure(name, f"{text}, or give it another version"))
 
 
 def _pairs(series: Mapping[str, Series], failures: list[Failure]) -> list[Pair]:
     """Return all pairs but those whose rdiff has another's name: it lacks the target's prefix."""
     owners: dict[str, Pair] = {}
-    every = (pair for images in series.values() for pairs in images.values() for pair in pairs)
-    for pair in dict.fromkeys(every):
+    for pair in chain.from_iterable(chain.from_iterable(s.values()) for s in series.values()):
         owner = owners.setdefault(pair.rdiff, pair)
         if owner != pair:
             text = (
                 f"the rdiffs from {pair.source} to {owner.target} and to {pair.target} would have "
+                "the same name; only the first is made. Remove one of them from 'extra_rdiffs'"
             )
-            text += "the same name; only the first is made. Remove one of them from 'extra_rdiffs'"
             failures.append(_failure(pair.rdiff, text))
     return list(owners.values())
-
-
-def _absent(name: str, where: str) -> Failure:
-    text = f"{where} names this image, but it is not in the image directory. Put it there, or "
-    return _failure(name, f"{text}remove it from the configuration")
 
 
 def _failure(name: str, text: str) -> Failure:

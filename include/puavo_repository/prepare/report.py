@@ -25,7 +25,7 @@ class Report:
 
     mirror: Path
     series: tuple[dict[str, Any], ...]  # every one on offer, a ``_series_line``
-    rdiffs: tuple[dict[str, Any], ...]  # every one on offer, one of ``_rdiff_lines``
+    rdiffs: tuple[dict[str, Any], ...]  # every one on offer
     images_read: int  # in this run
     rdiffs_made: int  # in this run, and kept
     rdiffs_adopted: int  # made by another system, now proven and kept as they are
@@ -40,15 +40,14 @@ class Report:
         """Whether everything that was asked for is there."""
         return not self.failures
 
-    def checked(self) -> Report:
-        """Return itself; a ``PermanentError`` if something failed, which was tried until here."""
-        if self.ok:
-            return self
-        raise PermanentError(
-            self.mirror,
-            f"{len(self.failures)} images or rdiffs failed, everything else is done",
-            found="; ".join(failure.message for failure in self.failures[:20]),
-        )
+    def checked(self) -> None:
+        """Raise a ``PermanentError`` if something failed, which was tried until here."""
+        if not self.ok:
+            raise PermanentError(
+                self.mirror,
+                f"{len(self.failures)} images or rdiffs failed, everything else is done",
+                found="; ".join(failure.message for failure in self.failures[:20]),
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for ``--json`` and the page."""
@@ -64,32 +63,39 @@ def report(
     What was read or made since it had ``begun``, in seconds since 1970, is its work.
     """
     mirror = Mirror(settings.mirror_dir)
-    documents = mirror.documents().values()
-    offered = [(name, one["images"]) for document in documents for name, one in document.items()]
+    offered = [
+        (name, one["images"])
+        for document in mirror.documents().values()
+        for name, one in document.items()
+    ]
+    rdiffs = (
+        {  # source and target are versions
+            "series": series,
+            "name": diff["filename"],
+            "source": diff["version"],
+            "target": image["version"],
+            "size": diff["size"],
+            "target_size": image["size"],
+            "share": round(diff["size"] / max(1, image["size"]), 6),
+        }
+        for series, images in offered
+        for image in images
+        for diff in image["diffs"]
+    )
     read = [record for record in mirror.state.images if record.read >= begun]
     made = [record for record in mirror.state.rdiffs if record.made >= begun]
     kept = [record.engine == ADOPTED for record in made if record.identity is not None]
-    every_note = [*notes, *_notes(settings)]
-    if copies := sum(record.copy is not None for record in read):
-        every_note.append(
-            f"{count(copies, 'image')} copied: hard links from {settings.image_dir} to "
-            f"{settings.mirror_dir} are not possible"
-        )
-    if too_large := len(made) - len(kept):
-        every_note.append(
-            f"{count(too_large, 'rdiff')} made and not kept: larger than "
-            f"{settings.max_share:.0%} of the image"
-        )
+    copies = sum(record.copy is not None for record in read)
     return Report(
         mirror=settings.mirror_dir,
         series=tuple(_series_line(name, images) for name, images in offered if images),
-        rdiffs=tuple(line for name, images in offered for line in _rdiff_lines(name, images)),
+        rdiffs=tuple(rdiffs),
         images_read=len(read),
         rdiffs_made=kept.count(False),
         rdiffs_adopted=kept.count(True),
         bytes_read=sum(record.digests.size for record in read),
         removed=tuple(removed),
-        notes=tuple(dict.fromkeys(every_note)),
+        notes=tuple(dict.fromkeys([*notes, *_notes(settings, copies, len(made) - len(kept))])),
         failures=tuple(mirror.state.failures),
         seconds=time.time() - begun,
     )
@@ -114,36 +120,27 @@ def _series_line(name: str, images: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _rdiff_lines(series: str, images: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for image in images:
-        for diff in image["diffs"]:
-            yield {  # source and target are versions
-                "series": series,
-                "name": diff["filename"],
-                "source": diff["version"],
-                "target": image["version"],
-                "size": diff["size"],
-                "target_size": image["size"],
-                "share": round(diff["size"] / max(1, image["size"]), 6),
-            }
-
-
-def _notes(settings: Settings) -> Iterator[str]:
+def _notes(settings: Settings, copies: int, too_large: int) -> Iterator[str]:
     """Yield what is to be known of the image directory, the configuration and the mirror."""
-    inventory = discover(settings)
+    inventory, folder, mirror = discover(settings), settings.image_dir, settings.mirror_dir
     catalogue = configure(settings, inventory, dry_run=True)
     yield from catalogue.notes
     if not inventory.names:
-        yield f"{settings.image_dir} holds no image: the mirror is empty"
+        yield f"{folder} holds no image: the mirror is empty"
     if inventory.others:
-        yield f"{count(inventory.others, 'other file')} in {settings.image_dir} left alone"
-    listed = {name for one in catalogue.series for name in one.images}
-    unlisted = sorted(inventory.images.keys() - listed)
+        yield f"{count(inventory.others, 'other file')} in {folder} left alone"
+    unlisted = sorted(inventory.images.keys() - {n for one in catalogue.series for n in one.images})
     if unlisted:
         names = ", ".join(unlisted[:3]) + ("…" if len(unlisted) > 3 else "")
         yield f"{count(len(unlisted), 'image')} in no configured series: {names}"
-    signatures = settings.mirror_dir / ".signatures"
-    if files.is_folder(signatures):
+    signatures = mirror / ".signatures"
+    if signatures.is_dir():
         found = [Identity.at(path) for path in files.listed(signatures, "*")]
         size = format_bytes(sum(one.size for one in found if one is not None))
         yield f"{signatures} of the old system ({size}) is not needed any more"
+    if copies:
+        links = f"hard links from {folder} to {mirror} are not possible"
+        yield f"{count(copies, 'image')} copied: {links}"
+    if too_large:
+        larger = f"larger than {settings.max_share:.0%} of the image"
+        yield f"{count(too_large, 'rdiff')} made and not kept: {larger}"

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from threading import Event
@@ -66,38 +65,32 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
     begun = time.time()
     before = look(settings)  # held to the end: what does not change is not read again
     guard(settings, before)  # before even a folder is made
-    mirror = Mirror(settings.mirror_dir)
-    with as_storage_error(settings.mirror_dir), mirror.locked(holder), _logged() as (errors, told):
-        removed = clean(settings)
-        notes = configure(settings, discover(settings)).notes
-        plan = look(settings)
-        errors += [failure.message for failure in plan.failures]
-        if plan.has_work:
-            check_tools()
-        sizes = {name: image.size for name, image in plan.inventory.images.items()}
-        images = {name: sizes[name] for name in plan.fingerprints}
-        workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
-        _each("fingerprint", images, partial(fingerprint, settings), workers, watcher, errors)
-        pairs = (look(settings) if images else plan).pairs(DiffState.MISSING)
-        # The more time between two images, the longer it takes: those first, none alone at the end.
-        pairs.sort(key=_time_apart, reverse=True)
-        work = {pair: 2 * sizes.get(pair.target, 0) for pair in pairs}
-        workers = settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1
-        _each("diff", work, partial(diff, settings), workers, watcher, errors)
-        removed += describe(settings, {*images, *(pair.rdiff for pair in pairs)})
-        done = report(settings, begun, removed=removed, notes=notes)
-        told.update(failure.message for failure in done.failures)
-        return done
-
-
-@contextmanager
-def _logged() -> Iterator[tuple[list[str], set[str]]]:
-    """Log the errors that the report has not told: of a file that changed again, or not kept."""
     errors: list[str] = []
     told: set[str] = set()
     try:
-        yield errors, told
+        with as_storage_error(settings.mirror_dir), Mirror(settings.mirror_dir).locked(holder):
+            removed = clean(settings)
+            notes = configure(settings, discover(settings)).notes
+            plan = look(settings)
+            errors += [failure.message for failure in plan.failures]
+            if plan.has_work:
+                check_tools()
+            sizes = {name: image.size for name, image in plan.inventory.images.items()}
+            images = {name: sizes[name] for name in plan.fingerprints}
+            workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
+            _each("fingerprint", images, partial(fingerprint, settings), workers, watcher, errors)
+            pairs = (look(settings) if images else plan).pairs(DiffState.MISSING)
+            # More time between two images takes longer: those first, none alone at the end.
+            pairs.sort(key=_time_apart, reverse=True)
+            work = {pair: 2 * sizes.get(pair.target, 0) for pair in pairs}
+            workers = settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1
+            _each("diff", work, partial(diff, settings), workers, watcher, errors)
+            removed += describe(settings, {*images, *(pair.rdiff for pair in pairs)})
+            done = report(settings, begun, removed=removed, notes=notes)
+            told.update(failure.message for failure in done.failures)
+            return done
     finally:
+        # What no report tells: of a run that was ended, of a file that changed again.
         for error in dict.fromkeys(errors):
             if error not in told:
                 logger.error("%s", error)
@@ -134,8 +127,7 @@ def _each(
         except RepositoryError as error:
             errors.append(str(error))
         except Exception:
-            name = item.rdiff if isinstance(item, Pair) else item
-            logger.exception("%s failed for %s", stage, name)
+            logger.exception("%s failed for %s", stage, getattr(item, "rdiff", item))
         tell(left)
         watcher.finish(stage)
 
