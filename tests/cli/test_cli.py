@@ -18,7 +18,7 @@ import pytest
 from puavo_repository.cli import process
 from puavo_repository.cli.main import main
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.publish.report import PublishReport
+from puavo_repository.publish.plan import PublishReport
 from support.repository import (
     AMXA,
     COMMAND,
@@ -177,7 +177,7 @@ def test_whatever_ends_a_run_each_error_before_it_is_told_once(
     def ended(*_: object) -> None:
         raise end
 
-    monkeypatch.setattr(PublishReport, "planned", ended)
+    monkeypatch.setattr(PublishReport, "saw", ended)
     arguments = repository.arguments("--upload", nowhere, "--upload", remote)
     assert main(arguments) in (1, 130)
     said = capsys.readouterr().err

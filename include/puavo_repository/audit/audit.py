@@ -142,7 +142,7 @@ def repair_remote(
             alone = {"assemble": False, "only": frozenset(wanted)}
             how = options.model_copy(update=alone)
             with Publisher(root, target, how) as publisher:
-                with_retries(lambda: publisher.force_recheck(wanted))
+                with_retries(lambda: _force_recheck(publisher, wanted))
             (report,) = publish_all(root, [target], how, watcher=watcher)
             notes += [f"while repairing: {line}" for line in report.lines()[1:]]
         seen, again = look(settings, target, 0, options, only=paths)
@@ -151,6 +151,14 @@ def repair_remote(
         return {one.file for one in again.findings} | (paths - told)
 
     return _repaired(found, repair)
+
+
+def _force_recheck(publisher: Publisher, files: Mapping[str, tuple[int, str]]) -> None:
+    """Have the next run compare files, of this size and sha256, whatever the journal says."""
+    with publisher.hold() as remote:
+        for path, (size, digest) in files.items():
+            remote.journal.force_recheck(path, size, digest)
+        remote.save()
 
 
 def _verified(settings: Settings, paths: set[str], notes: list[str]) -> dict[str, tuple[int, str]]:

@@ -20,7 +20,7 @@ from puavo_repository.progress import Watcher
 from puavo_repository.settings import Settings
 
 if TYPE_CHECKING:
-    from puavo_repository.publish.report import PublishReport
+    from puavo_repository.publish.plan import PublishReport
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from puavo_repository.prepare.report import Report
 from puavo_repository.progress import count, format_bytes
 
 if TYPE_CHECKING:  # it loads the SSH library, which is slow
-    from puavo_repository.publish.report import PublishReport
+    from puavo_repository.publish.plan import PublishReport
 
 PROGRAM = "puavo-update-repository"
 _WIDE = 160  # columns

@@ -12,7 +12,7 @@ from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, is_meta, is_part
 from puavo_repository.publish.survey import sha256_of
 from puavo_repository.remote.journal import Moment
-from puavo_repository.remote.tree import Kind, RemoteTree
+from puavo_repository.remote.tree import Kind
 
 logger = logging.getLogger(__name__)
 
@@ -26,40 +26,35 @@ def clean(publisher: Publisher) -> None:
     """
     if publisher.options.only is None:
         with publisher.step() as (remote, state):
-            publisher.report.pruned, publisher.report.waiting = remove_unnamed(remote, state)
+            remove_unnamed(remote, state)
 
 
-def remove_unnamed(remote: LockedRemote, state: RemoteState) -> tuple[dict[str, int], list[str]]:
-    """Do that under the lock.
-
-    Returns:
-        Files that are gone, with their bytes; and files whose grace is not over.
-    """
-    before, removed = state.journal.render(), dict[str, int]()
+def remove_unnamed(remote: LockedRemote, state: RemoteState) -> None:
+    """Do that under the lock; the report says what is gone, and of what the grace is not over."""
+    before = state.journal.render()
     try:
-        waiting, due = _unnamed(remote, state)
+        due = _due(remote, state)
         images = {path for path in state.journal.files if path.endswith(".img") and "/" not in path}
         # One image that goes, with its rdiffs, where others stay, is never too much.
         if not len(images & due) == 1 < len(images):
             guard(remote, state, due)
         for path in sorted(due):
-            _remove(remote, state.row(path), removed)
+            _remove(remote, state.row(path))
         _remove_parts(remote, state)
-        return removed, waiting
     finally:
         if state.journal.render() != before:
             remote.save()
 
 
-def _unnamed(remote: LockedRemote, state: RemoteState) -> tuple[list[str], set[str]]:
-    """Return the files of ours that no metadata names: those whose grace runs, and is over.
+def _due(remote: LockedRemote, state: RemoteState) -> set[str]:
+    """Return the files of ours that no metadata names, when their grace is over.
 
     What the local mirror describes counts as named: some of it may be there before the remote's
     metadata says so.
     """
     named, journal = state.published().keys() | state.local.files.keys(), state.journal
     now = Moment(remote.lock.beat(remote.tree), int(time.time()))
-    waiting, due = list[str](), set[str]()
+    waiting, due, grace = list[str](), set[str](), remote.publisher.options.grace
     for path, entry in list(journal.files.items()):
         if path == CKSUMS or is_meta(path):
             continue
@@ -73,39 +68,28 @@ def _unnamed(remote: LockedRemote, state: RemoteState) -> tuple[list[str], set[s
                 # Since a moment that is still to come: some clock was wrong then. It is put right.
                 since = now
                 journal.set_unnamed(path, since)
-            if since.age(now) >= remote.publisher.options.grace:
-                due.add(path)
-            else:
-                waiting.append(path)
-    return waiting, due
+            (due.add if since.age(now) >= grace else waiting.append)(path)
+    remote.publisher.report.waiting = waiting
+    return due
 
 
-def _remove(remote: LockedRemote, row: Row, removed: dict[str, int]) -> None:
+def _remove(remote: LockedRemote, row: Row) -> None:
     tree, path, entry = remote.tree, row.path, remote.journal.files[row.path]
-    row.found = tree.stat(path)
-    if row.found is None:
-        pass  # somebody was faster
-    elif not _is_as_we_left_it(tree, row):
-        logger.warning("%s/%s: somebody changed it, so it is left there", tree.name, path)
-    else:
-        remote.check()
+    found = row.found = tree.stat(path)
+    as_left = row.is_as_left
+    if entry.mtime is None and found is not None and found.is_file(entry.size):
+        # We meant to send it, and do not know whether we did.
+        as_left = sha256_of(tree, path, entry.size) == entry.sha256
+    if as_left:
+        remote.lock.check()
         tree.remove(path)
         row.found = None
-        removed[path] = entry.size
+        remote.publisher.report.pruned[path] = entry.size
         logger.info("%s/%s: removed, %s", tree.name, path, format_bytes(entry.size))
+    elif found is not None:  # else somebody was faster
+        logger.warning("%s/%s: somebody changed it, so it is left there", tree.name, path)
     # Only now: what could not be removed must stay known as ours, or it would stay for ever.
     del remote.journal.files[path]
-
-
-def _is_as_we_left_it(tree: RemoteTree, row: Row) -> bool:
-    """Say whether a file is the one that we put there.
-
-    One that we meant to send, and do not know whether we did, is read.
-    """
-    entry, found = row.entry, row.found
-    if entry is None or found is None or entry.mtime is not None:
-        return row.is_as_left
-    return found.is_file(entry.size) and sha256_of(tree, row.path, entry.size) == entry.sha256
 
 
 def _remove_parts(remote: LockedRemote, state: RemoteState) -> None:
@@ -113,29 +97,22 @@ def _remove_parts(remote: LockedRemote, state: RemoteState) -> None:
 
     The lock is ours, so nobody is writing them.
     """
-    known = remote.parts.all()
-    # A part is gone on with where its file is wanted as it is, and not there yet.
-    rows = [(state.row(path), part) for path, part in known.items()]
-    kept = {
-        row.path: part.name
-        for row, part in rows
-        if part.sha256 == row.sha256 and row.state is not FileState.PRESENT
-    }
+    known, kept = remote.parts.all(), dict[str, str]()
+    for path, part in known.items():
+        row = state.row(path)
+        if part.sha256 == row.sha256 and row.state is not FileState.PRESENT:
+            kept[path] = part.name  # it will be gone on with
     remote.parts.forget(known.keys() - kept.keys())
     for path, row in state.rows.items():
         plain = row.found is not None and row.found.kind is Kind.FILE
         if plain and is_part(path) and path not in kept.values():
-            remote.check()
+            remote.lock.check()
             remote.tree.remove(path)
             row.found = None
 
 
 def guard(remote: LockedRemote, state: RemoteState, paths: Set[str]) -> None:
-    """Stop where more would be lost than was agreed on.
-
-    Raises:
-        MassDeleteError: That is so.
-    """
+    """Raise a ``MassDeleteError`` where more would be lost than was agreed on."""
     options = remote.publisher.options
     sizes = {row.path: row.entry.size for row in state.rows.values() if row.found and row.entry}
     going = {path: sizes[path] for path in paths & sizes.keys()}

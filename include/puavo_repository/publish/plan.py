@@ -1,15 +1,20 @@
-"""What publishing would do: the table in, a plan out that can be printed. Nothing is touched."""
+"""What publishing would do, from the table of what is there; and the report on what it did."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from heapq import heapify, heappop, heappush
+from typing import Any
 
+from puavo_repository.errors import PublishError, StorageError
 from puavo_repository.mirror.description import Recipes
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,7 @@ class Transfer:
     def part(self, token: str) -> str:
         """Return the hidden name it has until it is proven: tied to its content and to who sends.
 
-        Args:
-            token: Of the step that sends it: two of them never write the same file.
+        ``token`` is that of the step: two of them never write the same file.
         """
         folder, slash, name = self.path.rpartition("/")
         return f"{folder}{slash}.{name}.{self.sha256[:16]}.{token[:8]}.part"
@@ -80,7 +84,7 @@ class Plan:
 
 
 def make_plan(state: RemoteState, *, can_copy: bool, only: Collection[str] | None = None) -> Plan:
-    """Plan from the table.
+    """Plan from the table; nothing is touched.
 
     Args:
         state: What the remote has.
@@ -92,9 +96,9 @@ def make_plan(state: RemoteState, *, can_copy: bool, only: Collection[str] | Non
     wanted = [row for row in wanted if not row.problem]
     present = [row.size for row in wanted if row.state is FileState.PRESENT]
     transfers = plan_transfers(wanted, local.recipes, state.published(), can_copy=can_copy)
-    ours = [state.rows[path] for path in local.documents]
     # One with a problem is no work: it stays as it is, and so does what it names.
-    documents = [r.path for r in ours if r.state is not FileState.PRESENT and not r.problem]
+    ours = [row for path in local.documents if not (row := state.rows[path]).problem]
+    documents = [row.path for row in ours if row.state is not FileState.PRESENT]
     if not state.has_cksums():
         documents.append(CKSUMS)
     gone = [row.path for row in state.documents() if row.is_ours]
@@ -103,13 +107,14 @@ def make_plan(state: RemoteState, *, can_copy: bool, only: Collection[str] | Non
     if only is not None:
         transfers = tuple(item for item in transfers if item.path in only)
         documents = [path for path in documents if path in only or path == CKSUMS]
+        gone = unnamed = []
     return Plan(
         transfers=transfers,
         present=len(present),
         present_bytes=sum(present),
         documents=tuple(documents),
-        dropped=tuple(path for path in gone if path not in local.documents and only is None),
-        prune=tuple(unnamed) if only is None else (),
+        dropped=tuple(path for path in gone if path not in local.documents),
+        prune=tuple(unnamed),
         foreign=sum(not row.is_ours and row.path not in local.files for row in data),
         problems={row.path: row.problem for row in state.rows.values() if row.problem},
     )
@@ -172,3 +177,87 @@ def _transfer(row: Row, named: Collection[str], rdiff: str = "", base: str = "")
     wrong = row.state is FileState.WRONG
     replaces = wrong and row.path in named
     return Transfer(row.path, row.size, row.sha256, rdiff, base, wrong, replaces)
+
+
+@dataclass
+class PublishReport:
+    """What publishing to one remote did, or would do; the steps fill it."""
+
+    target: str  # the remote's URL
+    dry_run: bool = False
+    plan: list[str] = field(default_factory=list)  # lines for people; the last one sums up
+    generation: int = 0  # the one that clients see now
+    uploaded: dict[str, int] = field(default_factory=dict)  # bytes of the files that travelled
+    assembled: dict[str, int] = field(default_factory=dict)  # of those made there from others
+    present: int = 0  # files that were there already
+    switched: list[str] = field(default_factory=list)  # metadata files written or removed
+    withdrawn: list[str] = field(default_factory=list)  # not described while they were replaced
+    waiting_for: dict[str, list[str]] = field(default_factory=dict)  # files, by metadata file
+    pruned: dict[str, int] = field(default_factory=dict)  # bytes of the files that were removed
+    waiting: list[str] = field(default_factory=list)  # unnamed files whose grace is not over
+    foreign: int = 0  # files there that are not ours
+    failed: dict[str, str] = field(default_factory=dict)  # why, by file or step
+    files: Mapping[str, str] | None = None  # sha256 of what clients see; None: nobody could look
+    bytes_sent: int = 0  # given to the connections
+    seconds: float = 0.0
+    transient: bool = False  # whether trying again later may help some file that failed
+
+    def saw(self, state: RemoteState, plan: Plan | None = None) -> None:
+        """Take note of what clients are told, as it was found just now, and what is to be done."""
+        self.generation, self.files = state.journal.generation, state.published()
+        if plan:
+            self.plan, self.present, self.foreign = plan.lines(), plan.present, plan.foreign
+
+    def left(self, state: RemoteState, plan: Plan) -> None:
+        """Take note of what is still to be done, as it was found just now."""
+        self.saw(state, plan)
+        if not self.dry_run:
+            missing = {item.path: "is not on the remote" for item in plan.transfers}
+            missing |= dict.fromkeys(plan.documents, "is not published")
+            self.failed = {**missing, **plan.problems, **self.failed}
+
+    def checked(
+        self, problem: str = "not everything is published", most: int | None = None
+    ) -> None:
+        """Raise if something failed; the rest is done.
+
+        ``problem`` says what to call that. The error names as many failures as ``most`` says, or
+        all; the others are in the log. It is a ``StorageError`` where trying again later may help
+        some of it.
+        """
+        failed = [f"{subject}: {why}" for subject, why in self.failed.items()]
+        for text in failed[most:] if most else ():
+            logger.error("%s", text)
+        if not self.ok:
+            kind = StorageError if self.transient else PublishError
+            raise kind(self.target, problem, found="; ".join(failed[:most]))
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything asked for is done."""
+        return not (self.failed or self.waiting_for)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, without what clients are told of: that is in the metadata."""
+        hidden = {"files", "transient"}
+        return {name: value for name, value in asdict(self).items() if name not in hidden}
+
+    def lines(self) -> list[str]:
+        """Return the report as lines for people."""
+        up, made = sum(self.uploaded.values()), sum(self.assembled.values())
+        done = (
+            f"generation {self.generation}, {len(self.uploaded)} uploaded ({format_bytes(up)}), "
+            f"{len(self.assembled)} assembled there ({format_bytes(made)}), {self.present} present"
+            f", {len(self.pruned)} removed; {format_bytes(self.bytes_sent)} sent in "
+            f"{self.seconds:.0f} s"
+        )
+        return [
+            f"{self.target}: {'nothing could be published' if self.files is None else done}",
+            *(f"{subject}: {problem}" for subject, problem in self.failed.items()),
+            *(f"{path} {waits}" for path, waits in self.waits().items()),
+        ]
+
+    def waits(self) -> dict[str, str]:
+        """Return what each metadata file that stays as it is waits for, in words."""
+        waits = self.waiting_for.items()
+        return {path: f"waits for {', '.join(files[:3])}" for path, files in waits}

@@ -7,9 +7,8 @@ another step saw decides what it does, so each can be done again at any time.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from puavo_repository.errors import PublishError, RepositoryError
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.records import FOLDER as STATE
 from puavo_repository.progress import NO_WATCHER, Watcher
-from puavo_repository.publish.plan import Plan, make_plan
-from puavo_repository.publish.report import PublishReport
+from puavo_repository.publish.plan import Plan, PublishReport, make_plan
 from puavo_repository.publish.state import RemoteState
 from puavo_repository.publish.survey import survey
 from puavo_repository.remote import journal
@@ -74,23 +72,17 @@ class LockedRemote:
 
     publisher: Publisher
     tree: RemoteTree
-    lock: PublisherLock  # kept alive
+    lock: PublisherLock  # kept alive; its ``check`` is asked right before each named write
     journal: Journal  # what we put there, read after the lock was taken
     parts: Parts  # what is on its way there
-    using: threading.RLock  # held while ``tree`` is used, which is for one thread at a time
-
-    def check(self) -> None:
-        """Raise ``LockedError`` where the lock was taken over: right before each named write."""
-        with self.using:
-            self.lock.check()
 
     def save(self) -> None:
         """Write the journal, if the lock is still ours; else raise ``LockedError``."""
-        with self.using:
-            journal.save(self.tree, self.journal, self.check)
+        with self.lock.using:
+            journal.save(self.tree, self.journal, self.lock.check)
 
 
-class Publisher:
+class Publisher(AbstractContextManager["Publisher"]):
     """What the steps of publishing a mirror to one remote share.
 
     Args:
@@ -114,18 +106,11 @@ class Publisher:
         self.throttle = Throttle(Bandwidth.parse(self.options.bandwidth))
         self.report = PublishReport(target.url)  # what the steps did
 
-    def __enter__(self) -> Publisher:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.pool.close()
 
     def look(self) -> tuple[RemoteState, Plan]:
-        """Survey both sides and plan, for a person to read; nothing is changed.
-
-        Raises:
-            PublishError: There is nothing to publish, or the remote is not for this mirror.
-        """
+        """Survey both sides and plan, for a person to read; nothing is changed."""
         local = publishable(self.mirror_dir)
         with self.pool.tree() as tree:
             self._check_place(tree)
@@ -154,12 +139,11 @@ class Publisher:
         """
         with self.pool.tree() as tree:
             self._check_place(tree)
-            lock, using = PublisherLock(tree), threading.RLock()
+            lock = PublisherLock(tree)
             try:
                 with lock.held():
                     self._check_place(tree)  # the lock shows a server's folder
-                    parts = Parts(tree, lock.check, using)
-                    yield LockedRemote(self, tree, lock, journal.load(tree), parts, using)
+                    yield LockedRemote(self, tree, lock, journal.load(tree), Parts(tree, lock))
             finally:
                 with suppress(RepositoryError):
                     tree.remove_folder(journal.FOLDER)  # empty where the remote was refused
@@ -168,23 +152,6 @@ class Publisher:
         """Plan what to do on a remote as it was surveyed."""
         can_copy = tree.can_copy and self.options.assemble
         return make_plan(state, can_copy=can_copy, only=self.options.only)
-
-    def force_recheck(self, files: Mapping[str, tuple[int, str]]) -> None:
-        """Have the next run compare files whatever the journal says of them.
-
-        ``files``: size in bytes and sha256 that each should have, by path.
-        """
-        with self.hold() as remote:
-            for path, (size, digest) in files.items():
-                remote.journal.force_recheck(path, size, digest)
-            remote.save()
-
-    def clear_dead_lock(self) -> None:
-        """Remove what somebody who died left of a lock, where nothing else is to be done."""
-        with suppress(RepositoryError), self.pool.tree() as tree:
-            if publisher_lock.lock_debris(tree):
-                with PublisherLock(tree).held():
-                    pass
 
     def _check_place(self, tree: RemoteTree) -> None:
         """Refuse a remote that is, holds or lies in a folder of our own: images, mirror.

@@ -12,16 +12,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from puavo_repository.errors import MassDeleteError, RepositoryError
 from puavo_repository.mirror import published
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.clean import clean
+from puavo_repository.publish.plan import PublishReport
 from puavo_repository.publish.publisher import Options, Publisher
-from puavo_repository.publish.report import PublishReport
 from puavo_repository.publish.switch import switch
 from puavo_repository.publish.upload import upload
+from puavo_repository.remote import lock
 from puavo_repository.remote.target import Target, without_password
 from puavo_repository.retry import with_retries
 
@@ -69,14 +71,18 @@ def publish(publisher: Publisher) -> None:
     begun, report = time.monotonic(), publisher.report
     try:
         state, plan = with_retries(publisher.look)
-        report.planned(state, plan)
+        report.saw(state, plan)
         report.failed = dict(plan.problems)
         if report.dry_run:
             return
         for line in report.plan:
             logger.info("%s", line)
         if plan.is_empty and state.is_finished():
-            publisher.clear_dead_lock()
+            # Nothing else is to be done; what somebody who died left of a lock goes all the same.
+            with suppress(RepositoryError), publisher.pool.tree() as tree:
+                if lock.lock_debris(tree):
+                    with lock.PublisherLock(tree).held():
+                        pass
             return
         with_retries(lambda: upload(publisher))
         try:

@@ -3,11 +3,11 @@
 In this order, so that the metadata that a client finds is true at every moment:
 
 1. ``_begin_generation`` keeps what is about to be replaced, as a way back.
-2. ``_withdraw`` takes out of the metadata what is to change its content under a known name, and
-   waits for the clients that have just read it.
+2. ``_withdraw`` takes out of the metadata what is to change its content under a known name. Then
+   there is a pause for the clients that have just read it.
 3. ``_rename`` gives the new content that name.
-4. ``_describe`` writes the metadata of each series whose files are all in place, ``_drop`` removes
-   that of a series that is gone, ``_restore`` describes again what was withdrawn for a moment.
+4. ``_describe`` writes the metadata of each series whose files are all in place, removes that of a
+   series that is gone, and describes again what was withdrawn only for a moment.
 5. CKSUMS follows.
 
 Before each of these writes the remote's lock is looked at: whoever lost it writes nothing. What no
@@ -75,11 +75,9 @@ class Switch:
         self, remote: LockedRemote, state: RemoteState, restored: Restored | None = None
     ) -> None:
         self._remote = remote
-        self._tree = remote.tree
-        self._journal = remote.journal
-        self._state = state
-        self._restored = restored
+        self._tree, self._journal, self._state = remote.tree, remote.journal, state
         self._options, self._report = remote.publisher.options, remote.publisher.report
+        self._restored = restored
         only, ours = self._options.only, state.local.documents
         self._ours = [state.row(path) for path in ours if only is None or path in only]
         gone = (row for row in state.documents() if row.path not in ours)
@@ -104,37 +102,32 @@ class Switch:
         paths = {item.path for item in proven}
         self._begin_generation(paths)
         if proven:
-            self._withdraw(paths, self._options.replace_pause)
+            self._withdraw(paths)
+            sleep(self._options.replace_pause)
             self._report.withdrawn = sorted(paths)
             self._rename(proven)
-        self._report.waiting_for = {}
-        for row in self._ours:
-            self._describe(row)
-        for row in self._gone:
-            self._drop(row)
-        self._restore(paths)
+        self._describe(paths)
         if not self._state.has_cksums():
-            self._write(CKSUMS, self._state.cksums())
+            self._write(self._state.row(CKSUMS), self._state.cksums())
 
     def withdraw(self, paths: set[str]) -> None:
         """Take files out of the metadata that the mirror does not describe any more."""
         guard(self._remote, self._state, paths)
         self._ours = []
         self._begin_generation(paths)
-        self._withdraw(paths, 0.0)
+        self._withdraw(paths)
 
     def _begin_generation(self, withdrawn: set[str]) -> None:
         """Keep what is about to be replaced, so that a rollback is possible."""
-        ours = (row for row in self._ours if not row.problem)
-        ready = [row for row in ours if not self._absent(row, withdrawn)]
+        journal, ours = self._journal, (row for row in self._ours if not row.problem)
+        ready = [row for row in ours if not self._absent(row) - withdrawn]
         changing = {row.path for row in ready if row.state is not FileState.PRESENT}
-        changing.update(row.path for row in self._gone)
+        changing |= {row.path for row in self._gone}
         for row in self._state.documents():
             if metadata.without(row.document or {}, withdrawn) != row.document:
                 changing.add(row.path)
         if not changing:
             return
-        journal = self._journal
         last = load_generation(self._tree, journal.generation)
         written = last.written if last else {}
         new = Generation(
@@ -147,7 +140,7 @@ class Switch:
             frozenset(path for path, entry in journal.files.items() if not entry.ours),
             journal.mirror,
         )
-        save_generation(self._tree, new, self._options.generations, self._remote.check)
+        save_generation(self._tree, new, self._options.generations, self._remote.lock.check)
         # Only now: a generation without a record would cut off the way back behind it.
         journal.generation, journal.verified = new.number, False
         self._remote.save()
@@ -164,100 +157,89 @@ class Switch:
             content = ours if ours is not None and sha256(ours) == entry.sha256 else LOST
         return None if content is None else content.decode("utf-8", "replace")
 
-    def _absent(self, row: Row, coming: Collection[str] = ()) -> list[str]:
+    def _absent(self, row: Row) -> set[str]:
         """Return the files that a document of ours names and the remote has not."""
         document = self._state.local.parsed.get(row.path, {})
         named = (self._state.row(file.path) for file in metadata.described_files(document))
-        absent = (one.path for one in named if one.state is not FileState.PRESENT)
-        return [path for path in absent if path not in coming]
+        return {one.path for one in named if one.state is not FileState.PRESENT}
 
-    def _withdraw(self, paths: set[str], pause: float) -> None:
+    def _withdraw(self, paths: set[str]) -> None:
         for row in self._state.documents():
             document = row.document or {}
             kept = metadata.without(document, paths)
             if kept != document:
                 self._before[row.path] = read_whole(self._tree, row.path) or b"", document
-                self._write_document(row, metadata.render(kept), kept)
-        self._write(CKSUMS, self._state.cksums())
+                self._write(row, metadata.render(kept), kept)
+        self._write(self._state.row(CKSUMS), self._state.cksums())
         logger.info("not described any more: %s", ", ".join(sorted(paths)))
-        sleep(pause)
 
     def _rename(self, proven: dict[Transfer, str]) -> None:
         for item in proven:
             self._journal.intend(item.path, item.size, item.sha256)
         self._remote.save()
         for item, part in proven.items():
-            self._remote.check()
+            self._remote.lock.check()
             mtime = rename_into_place(self._tree, item, part)
             self._journal.placed(item.path, item.size, item.sha256, mtime)
             self._state.row(item.path).state = FileState.PRESENT
 
-    def _describe(self, row: Row) -> None:
-        if row.problem:
-            return  # which says why
-        absent = self._absent(row)
-        if absent:
-            self._report.waiting_for[row.path] = absent
-        elif row.state is not FileState.PRESENT:
-            local = self._state.local
-            self._write_document(row, local.documents[row.path], local.parsed.get(row.path, {}))
-            self._report.switched.append(row.path)
-
-    def _drop(self, row: Row) -> None:
-        self._remote.check()
-        self._tree.remove(row.path)
-        row.document = row.found = None
-        del self._journal.files[row.path]
-        self._report.switched.append(row.path)
-
-    def _restore(self, withdrawn: Collection[str]) -> None:
-        """Describe again what was withdrawn only for a moment, where ours does not say it."""
+    def _describe(self, withdrawn: Collection[str]) -> None:
+        """Write what is true now: ours where its files are in place, else what was there before."""
+        local, report, entries = self._state.local, self._report, self._journal.files
+        report.waiting_for = {}
+        for row in self._ours:
+            if row.problem:
+                continue  # which says why
+            if absent := self._absent(row):
+                report.waiting_for[row.path] = sorted(absent)
+            elif row.state is not FileState.PRESENT:
+                self._write(row, local.documents[row.path], local.parsed.get(row.path, {}))
+                report.switched.append(row.path)
+        for row in self._gone:
+            self._remote.lock.check()
+            self._tree.remove(row.path)
+            row.document = row.found = None
+            del entries[row.path]
+            report.switched.append(row.path)
         for path, (content, document) in self._before.items():
             row = self._state.row(path)
             if row.state is FileState.PRESENT or row.document is None:
                 continue
-            other = {
-                file.path
-                for file in metadata.described_files(document)
-                if file.path in withdrawn and self._journal.files[file.path].sha256 != file.sha256
-            }
-            kept = metadata.without(document, other)
+            files = (f for f in metadata.described_files(document) if f.path in withdrawn)
+            kept = metadata.without(
+                document, {f.path for f in files if entries[f.path].sha256 != f.sha256}
+            )
             if kept != row.document:
-                text = content if kept == document else metadata.render(kept)
-                self._write_document(row, text, kept)
+                self._write(row, content if kept == document else metadata.render(kept), kept)
 
-    def _write_document(self, row: Row, content: bytes, document: Document) -> None:
-        self._tree.make_folder("meta")
-        self._write(row.path, content)
+    def _write(self, row: Row, content: bytes, document: Document | None = None) -> None:
+        """Write metadata, which is given as its JSON as well, or CKSUMS."""
+        if document is not None:
+            self._tree.make_folder("meta")
+        write_whole(self._tree, row.path, content, self._remote.lock.check)
+        row.found = found = self._tree.stat(row.path)
+        if found is None:
+            where = f"{self._tree.name}/{row.path}"
+            raise StorageError(where, "was removed while it was published")
+        self._journal.placed(row.path, len(content), sha256(content), found.mtime)
         row.document = document
-        if row.sha256:
+        if document is not None and row.sha256:
             same = content == self._state.local.documents[row.path]
             row.state = FileState.PRESENT if same else FileState.WRONG
 
-    def _write(self, path: str, content: bytes) -> None:
-        write_whole(self._tree, path, content, self._remote.check)
-        found = self._tree.stat(path)
-        if found is None:
-            raise StorageError(f"{self._tree.name}/{path}", "was removed while it was published")
-        self._journal.placed(path, len(content), sha256(content), found.mtime)
-        self._state.row(path).found = found
 
-
-def _check_published(
-    tree: RemoteTree, state: RemoteState, only: Collection[str] | None = None
-) -> None:
+def _check_published(tree: RemoteTree, state: RemoteState, only: Collection[str] | None) -> None:
     """Look whether every file that our metadata there names is there, with its size.
 
     Raises:
         StorageError: One that was to be published is not.
     """
     there, complete = listing(tree, state.published()), True
-    for row in state.documents():
-        for file in row.names if row.is_ours else ():
-            found = there.get(file.path)
-            if found is None or not found.is_file(file.size):
-                complete = False
-                if only is None or file.path in only:
-                    where = f"{tree.name}/{file.path}"
-                    raise StorageError(where, "is not as the metadata there says")
+    for file in (file for row in state.documents() if row.is_ours for file in row.names):
+        found = there.get(file.path)
+        if found is None or not found.is_file(file.size):
+            complete = False
+            if only is None or file.path in only:
+                where = f"{tree.name}/{file.path}"
+                raise StorageError(where, "is not as the metadata there says")
     state.journal.verified = complete

@@ -128,7 +128,7 @@ class _Attempt:
             self._parts.put(item.path, whole)
             return made, None
         if item.wrong:
-            self._remote.check()  # no metadata names what lies there, or it would wait
+            self._remote.lock.check()  # no metadata names what lies there, or it would wait
         mtime = rename_into_place(tree, item, self._part)
         self._parts.forget([item.path])
         return made, mtime

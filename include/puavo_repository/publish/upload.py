@@ -9,13 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 
-from puavo_repository.errors import (
-    LockedError,
-    PublishError,
-    RepositoryError,
-    StorageRefusedError,
-    TransientError,
-)
+from puavo_repository import errors
 from puavo_repository.progress import format_bytes
 from puavo_repository.publish.clean import remove_unnamed
 from puavo_repository.publish.plan import Plan, Transfer
@@ -57,7 +51,9 @@ def upload(publisher: Publisher) -> None:
             remote.save()
         publisher.report.transient = False
         publisher.report.failed = dict(plan.problems)
-        _Upload(remote).run(plan.transfers)
+        if plan.transfers:
+            _Upload(remote).run(plan.transfers)
+            remote.save()
 
 
 def _make_room(remote: LockedRemote, state: RemoteState) -> tuple[RemoteState, Plan]:
@@ -79,7 +75,7 @@ def _make_room(remote: LockedRemote, state: RemoteState) -> tuple[RemoteState, P
     missing = _bytes_missing(remote, state, plan)
     if missing > 0:
         free = tree.free_space() or 0
-        raise StorageRefusedError(
+        raise errors.StorageRefusedError(
             tree.name,
             "the server's disk is too full for what is to be published",
             expected=f"{format_bytes(missing + free)} free",
@@ -109,28 +105,21 @@ class _Upload:
         self._remote = remote
         self._publisher = remote.publisher
         self._stop = threading.Event()
-        self._stopped_by: RepositoryError | None = None
+        self._stopped_by: errors.RepositoryError | None = None
         self._next_save = time.monotonic() + SAVE_EVERY
 
     def run(self, items: Sequence[Transfer]) -> None:
         """Bring all of them there; those that fail hold back no other."""
-        large = [item for item in items if item.rdiff or item.size >= LARGE]
-        try:
-            self._side_by_side([item for item in items if not item.rdiff and item.size < LARGE])
-            for item in large:
-                self._note(item, partial(self._one, item))
-        finally:
-            self._stop.set()
-        if items:
-            self._remote.save()
-
-    def _side_by_side(self, items: Sequence[Transfer]) -> None:
         pool = self._publisher.pool
         workers = ThreadPoolExecutor(pool.limit, thread_name_prefix="transfer")
+        large = [item for item in items if item.rdiff or item.size >= LARGE]
         try:
-            futures = {workers.submit(self._one, item): item for item in items}
+            small = (item for item in items if not item.rdiff and item.size < LARGE)
+            futures = {workers.submit(self._one, item): item for item in small}
             for future in as_completed(futures):
                 self._note(futures[future], future.result)
+            for item in large:
+                self._note(item, partial(self._one, item))
         except BaseException:
             # Ended from outside, or the lock is lost: what is under way ends with its connection.
             self._stop.set()
@@ -141,7 +130,7 @@ class _Upload:
 
     def _one(self, item: Transfer) -> tuple[bool, int | None]:
         if self._stopped_by is not None:
-            raise PublishError(item.path, f"not tried: {self._stopped_by}")
+            raise errors.PublishError(item.path, f"not tried: {self._stopped_by}")
         begun = time.monotonic()
         made, mtime = with_retries(partial(transfer, item, self._remote), stop=self._stop)
         rate = format_bytes(item.size / max(time.monotonic() - begun, 1e-3))
@@ -154,13 +143,13 @@ class _Upload:
         report = self._publisher.report
         try:
             made, mtime = result()
-        except LockedError:
+        except errors.LockedError:
             raise
-        except RepositoryError as error:
+        except errors.RepositoryError as error:
             why = report.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
             self._publisher.watcher.fail(f"{report.target}: {item.path}: {why}")
-            report.transient |= isinstance(error, TransientError)
-            if not isinstance(error, PublishError):
+            report.transient |= isinstance(error, errors.TransientError)
+            if not isinstance(error, errors.PublishError):
                 self._stopped_by = error  # the server, not the file: the others would fail too
             return
         if mtime is not None:

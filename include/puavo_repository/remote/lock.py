@@ -19,7 +19,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,7 @@ class PublisherLock:
         self._tree = tree
         self._holder = holder or Holder.this_process()
         self.token = self._holder.token
+        self.using = threading.RLock()  # held while ``tree`` is used: by one thread at a time
         self._text = _HOLDER.dump_json(self._holder)
         self._lost = False
 
@@ -140,7 +141,8 @@ class PublisherLock:
         Raises:
             LockedError: It was taken over: this process was silent for too long.
         """
-        self._lost = self._lost or not self._is_ours(tree or self._tree)
+        with nullcontext() if tree else self.using:
+            self._lost = self._lost or not self._is_ours(tree or self._tree)
         if self._lost:
             raise LockedError(
                 self._tree.name,

@@ -8,8 +8,7 @@ length of the file: after a power cut a file may be long and have holes.
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from pydantic import AfterValidator, TypeAdapter
 
 from puavo_repository.formats import jsonfile
 from puavo_repository.remote.journal import FOLDER, Count, OwnPath, own_path
+from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 
 PATH = f"{FOLDER}/parts.json"
@@ -45,16 +45,14 @@ _PARTS = TypeAdapter(dict[OwnPath, Part])
 
 
 class Parts:
-    """The parts on one remote, by the paths that their files will have; for several threads.
+    """The parts on a remote whose lock is ours, by the paths that their files will have.
 
-    ``check`` is called before each write and raises where the remote's lock was lost; ``using``
-    is held while ``tree`` is used. A damaged record counts as none: all is sent anew.
+    For several threads. A damaged record counts as none: all is sent anew.
     """
 
-    def __init__(self, tree: RemoteTree, check: Callable[[], None], using: threading.RLock) -> None:
+    def __init__(self, tree: RemoteTree, lock: PublisherLock) -> None:
         self._tree = tree
-        self._check = check
-        self._lock = using
+        self._lock = lock
         self._known: dict[str, Part] = {}
         with contextlib.suppress(ValueError, KeyError):
             found = jsonfile.loads_sealed(read_whole(tree, PATH) or b"")
@@ -66,12 +64,12 @@ class Parts:
 
     def all(self) -> dict[str, Part]:
         """Return every part."""
-        with self._lock:
+        with self._lock.using:
             return dict(self._known)
 
     def put(self, path: str, part: Part) -> None:
         """Note how far a part is; a position that lies before the known one changes nothing."""
-        with self._lock:
+        with self._lock.using:
             known = self._known.get(path)
             if known is not None and replace(known, synced=part.synced) == part:
                 part = replace(part, synced=max(known.synced, part.synced))
@@ -81,7 +79,7 @@ class Parts:
 
     def forget(self, paths: Collection[str]) -> None:
         """Forget parts that have their names, or are gone."""
-        with self._lock:
+        with self._lock.using:
             if gone := self._known.keys() & set(paths):
                 for path in gone:
                     del self._known[path]
@@ -90,7 +88,7 @@ class Parts:
     def _save(self) -> None:
         if self._known:
             parts = _PARTS.dump_python(dict(sorted(self._known.items())))
-            write_whole(self._tree, PATH, jsonfile.dumps_sealed({"parts": parts}), self._check)
+            write_whole(self._tree, PATH, jsonfile.dumps_sealed({"parts": parts}), self._lock.check)
         else:
-            self._check()
+            self._lock.check()
             self._tree.remove(PATH)
