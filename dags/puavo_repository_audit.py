@@ -14,16 +14,19 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import dag, get_current_context, task
 
-from puavo_repository.audit.audit import conclude, repair_local, repair_remote, turns_before
+from puavo_repository.audit.audit import conclude, turns_before
 from puavo_repository.audit.clients import clients as audit_clients
 from puavo_repository.audit.local import local as audit_local
+from puavo_repository.audit.local import repair_local
 from puavo_repository.audit.remote import remote as audit_remote
-from puavo_repository.audit.report import LOCAL, Checked, Severity, error
+from puavo_repository.audit.remote import repair_remote
+from puavo_repository.audit.report import CHECKED, LOCAL, Checked, error
 from puavo_repository.errors import PermanentError
 from puavo_repository.progress import LoggedWatcher, count
 from puavo_repository.publish.publisher import Options
@@ -48,8 +51,9 @@ PARAMS = {
 def logged(found: Checked) -> dict[str, Any]:
     """Return what a check found, after its task's log has it."""
     for one in found.findings:
-        logger.warning("%s: %s", one.severity.value, one)
-    return found.to_dict()
+        logger.warning("%s: %s", one.severity, one)
+    values: dict[str, Any] = CHECKED.dump_python(found, mode="json")
+    return values
 
 
 def checked(mirror: str) -> Checked:
@@ -61,19 +65,19 @@ def checked(mirror: str) -> Checked:
     found = audit_remote(here, target, turns_before(here).get(where, 0), options, watcher)
     if asked("repair"):
         found = repair_remote(here, target, found, options)
-    return found.named(where)
+    return replace(found, where=where)
 
 
 def every_check(mirrors: list[str] | None) -> Iterator[Checked]:
     """Yield what each check found, and that some did not end."""
     remote = [tasks.returned("remote", index) for index in range(len(mirrors or ()))]
     parts = [tasks.returned("local"), *remote, tasks.returned("clients")]
-    yield from (Checked.from_dict(part) for part in parts if part)
+    yield from (CHECKED.validate_python(part) for part in parts if part)
     unknown = mirrors is None  # their checks did not even begin
     if missing := parts.count(None) + unknown - (not chosen().audit_https):
         problem = f"checks that did not come to their end: {missing}"
         finding = error("", problem, remedy="See the log of their tasks")
-        yield Checked("audit", findings=(finding,)).named("audit")
+        yield Checked("audit", findings=(finding,))
 
 
 @dag(
@@ -117,10 +121,9 @@ def puavo_repository_audit() -> None:
         found = conclude(chosen(), begun(), list(every_check(mirrors)))
         sys.stdout.write("\n".join(found.lines()) + "\n")
         summary.audited(found)
-        errors = [str(one) for one in found.findings if one.severity is Severity.ERROR]
-        if errors:
-            problem = count(len(errors), "error")
-            raise PermanentError("audit", problem, found="; ".join(errors[:10]))
+        if not found.ok:
+            problem, named = count(len(found.errors), "error"), map(str, found.errors[:10])
+            raise PermanentError("audit", problem, found="; ".join(named))
 
     every = mirrors()
     # Clients come last: they see what was repaired before.

@@ -111,7 +111,9 @@ def test_a_failed_audit_names_its_findings(
     finding = Finding(
         Severity.ERROR, "https://images.example", "", "the certificate ends in 5 days"
     )
-    audit = AuditReport(0.0, 1.0, 0, (Checked("https://images.example", findings=(finding,)),))
+    audit = AuditReport(
+        "audit", 0.0, 1.0, 0, (Checked("https://images.example", findings=(finding,)),)
+    )
     records(repository.mirror).put(audit)
     code, said = notify(
         airflow,

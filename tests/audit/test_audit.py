@@ -10,9 +10,18 @@ import pytest
 
 from puavo_repository.audit import report, steps
 from puavo_repository.audit.audit import audit, turns_before
-from puavo_repository.audit.report import AuditReport, Checked, Counts, Finding, Severity, last
-from puavo_repository.audit.steps import is_due
+from puavo_repository.audit.report import (
+    CHECKED,
+    AuditReport,
+    Checked,
+    Counts,
+    Finding,
+    Severity,
+    last,
+)
+from puavo_repository.audit.steps import due
 from puavo_repository.errors import PublishError, printable
+from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.remote.target import Target
 from support.audits import NEW, OLD, Audited
 
@@ -63,14 +72,13 @@ def test_each_place_has_its_own_turns(
 
 def test_any_few_audits_in_a_row_cover_everything() -> None:
     names = [f"rdiffs/x-{number}.rdiff" for number in range(500)]
+    files = [DescribedFile(name, steps.FEW, {}) for name in names]
     for share, rounds in ((0.1, 10), (0.3, 4), (0.5, 2), (1, 1)):
         for begin in (0, 7, 123):
-            seen = [
-                n for turn in range(begin, begin + rounds) for n in names if is_due(n, turn, share)
-            ]
+            seen = [p for turn in range(begin, begin + rounds) for p in due(files, turn, share)]
             assert sorted(seen) == sorted(names), "each just once"
-        assert sum(is_due(n, 3, share) for n in names) < 500 * 1.5 / rounds
-    assert not any(is_due(name, turn, 0) for name in names for turn in range(20))
+        assert len(due(files, 3, share)) < 500 * 1.5 / rounds
+    assert not any(due(files, turn, 0) for turn in range(20))
 
 
 def test_one_check_that_cannot_be_made_does_not_stop_the_others(audited: Audited) -> None:
@@ -103,9 +111,10 @@ def test_a_folder_that_is_no_mirror_does_not_become_one(audited: Audited) -> Non
 def test_findings_and_reports_travel_as_plain_values() -> None:
     finding = Finding.of("local", PublishError("x", "is wrong", expected="a", found="b"), "file")
     checked = Checked("local", Counts(1, 2), (finding,), (finding,), ("note",))
-    report = AuditReport(1.5, 2.0, 3, (checked, checked))
-    assert AuditReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
-    assert Checked.from_dict(json.loads(json.dumps(checked.to_dict()))) == checked
+    report = AuditReport("audit", 1.5, 2.0, 3, (checked, checked))
+    assert AuditReport.from_dict("audit", json.loads(json.dumps(report.to_dict()))) == report
+    values = json.dumps(CHECKED.dump_python(checked, mode="json"))
+    assert CHECKED.validate_python(json.loads(values)) == checked
     assert report.counts == Counts(2, 4)
     assert str(finding) == "local: file: could not be checked: x: is wrong (expected a, found b)"
     for where, file in (("x", ""), ("local", "x")):

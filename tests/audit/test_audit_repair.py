@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.audit.audit import audit, repair_local, repair_remote
-from puavo_repository.audit.local import local
-from puavo_repository.audit.remote import remote
+from puavo_repository.audit.audit import audit
+from puavo_repository.audit.local import local, repair_local
+from puavo_repository.audit.remote import remote, repair_remote
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.errors import EngineKilledError, StorageRefusedError
 from puavo_repository.formats.metadata import Digests, entries

@@ -88,7 +88,8 @@ def too_large(mirror: Mirror, name: str, size: int, *, identity: Identity | None
 
 def audited(mirror: Mirror, *findings: Finding, repaired: tuple[Finding, ...] = ()) -> AuditReport:
     """Keep the report of an audit that found this."""
-    check = Checked("local", findings=findings, repaired=repaired, notes=("the canary flew",))
-    report = AuditReport(begun=1_790_000_000.0, seconds=61.0, turn=7, checks=(check,))
+    local = Checked("local", repaired=repaired, notes=("the canary flew",))
+    checks = (local, *(Checked(one.where, findings=(one,)) for one in findings))
+    report = AuditReport("audit", begun=1_790_000_000.0, seconds=61.0, turn=7, checks=checks)
     audit_report.records(mirror.root).put(report)
     return report

@@ -7,30 +7,46 @@ changed since, all of it is looked at again.
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
+import random
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
+from itertools import islice
 from typing import Any
 
+from puavo_repository.audit import steps
 from puavo_repository.audit.canary import canary
-from puavo_repository.audit.https import Https
+from puavo_repository.audit.https import CONNECTIONS, Answer, Https
 from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
-from puavo_repository.audit.served import ServedFiles, refusal
-from puavo_repository.audit.steps import DAY, attempted, broken_rules
 from puavo_repository.errors import CertificateError, ConnectionLostError
+from puavo_repository.formats.metadata import DescribedFile, entries
 from puavo_repository.mirror.description import Description, take
+from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.records import FOLDER
-from puavo_repository.progress import NO_WATCHER, Watcher
+from puavo_repository.progress import NO_WATCHER, Watcher, no_progress
 from puavo_repository.remote import journal
 from puavo_repository.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _VALID = 14  # days that a certificate must still be valid
 _LARGEST = 64 << 20  # bytes of a document
 _LOOKS = 3  # times that the same is looked at while it is published anew
+_MOST = 20_000  # addresses that are asked for; no repository has as many files
+_PATIENCE = 3  # addresses without an answer after which no more are asked
+_RANGE = 4 << 10  # bytes of a range
+_RANGES = 3  # of each file
+_MOST_FILES = 200  # whose ranges are compared
 _PUBLISH = "Publish; if that is done, see"
 _AGAIN = f"{_PUBLISH} what the web server serves instead"
+_ELSEWHERE = "Prepare with PUAVO_REPOSITORY_REPOSITORY set to where it is served, and publish"
+_PLAIN = re.compile(r"/[A-Za-z0-9._+~%/-]*")
+_ABSENT = object()
 
 
 def clients(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
@@ -38,19 +54,21 @@ def clients(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Che
 
     def check() -> Checked:
         with contextlib.closing(Https(settings.repository, settings.ca_file)) as https:
-            return _Clients(settings.mirror_dir, https, watcher).check(turn)
+            return _Clients(settings, https, watcher).check(turn)
 
-    return attempted(settings.repository, check)
+    return steps.attempted(settings.repository, check)
 
 
 @dataclass
 class _Clients:
     """One audit of what clients see."""
 
-    root: Path  # of the local mirror
+    settings: Settings
     https: Https
     watcher: Watcher
     counts: list[Counts] = field(default_factory=list)  # from several threads
+    lost: int = 0  # addresses without an answer, in one look
+    ranges_ignored: bool = False
 
     def check(self, turn: int) -> Checked:
         first, notes = list(self._certificate()), []
@@ -70,23 +88,32 @@ class _Clients:
             yield warning("", problem, remedy="Serve it by https")
             return
         ends = self.https.certificate_ends()
-        left = (ends - time.time()) / DAY
+        left = (ends - time.time()) / steps.DAY
         if 0 < left < _VALID:  # one that has ended is told by the first request
             found = f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC, {left:.2f} days left"
             remedy = "Renew it, and see why that is not done by itself"
             problem, expected = "the certificate ends soon", f"at least {_VALID} days"
             yield error("", problem, expected, found, remedy)
 
+    def _hidden(self) -> Iterator[Finding]:
+        for path in (journal.PATH, f"{FOLDER}/metadata.lock"):
+            served = False
+            with contextlib.suppress(ConnectionLostError):
+                served = self.https.head(f"{self.https.urlbase}/{path}").status == 200
+            if served:
+                problem = "is served: records of the publisher are nobody else's business"
+                remedy = "Have the web server deny hidden names, as deploy/nginx/mirror does"
+                yield warning(path, problem, "status 403 or 404", "status 200", remedy)
+
     def _look_until_settled(self, turn: int) -> tuple[list[Finding], str]:
-        local = take(self.root, "auditing")
+        local = take(self.settings.mirror_dir, "auditing")
         served, findings = self._documents(local)
         for _ in range(_LOOKS):
-            files = ServedFiles(self.root, self.https, self.watcher, self.counts)
-            line, failed = canary(self.root, self.https, served, local, turn)
-            found = [*findings, *files.check(served, local), *([failed] if failed else [])]
+            line, failed = canary(self.https, served, local, turn)
+            found = [*findings, *self._files(served, local), *([failed] if failed else [])]
             if not found:
                 break
-            before, local = served, take(self.root, "auditing")
+            before, local = served, take(self.settings.mirror_dir, "auditing")
             with contextlib.suppress(ConnectionLostError):
                 served, findings = self._documents(local)
             if served.documents == before.documents:
@@ -102,68 +129,165 @@ class _Clients:
             self.counts.append(Counts(urls=1))
             if answer.more:
                 findings.append(error(path, "is larger than any metadata", remedy=_AGAIN))
-            elif wrong := refusal(path, answer):
+            elif wrong := _refusal(path, answer):
                 findings.append(wrong)
             else:
                 contents[path] = answer.body
                 if answer.body != ours and path in local.parsed:
-                    findings += _other(path, answer.body, local)
+                    findings += _differences(path, answer.body, local)
         served = Description.of(contents)
-        findings += [
-            error(path, "is no metadata that clients can read", "", problem, _AGAIN)
-            for path, problem in served.damaged.items()
-        ]
-        return served, [*findings, *broken_rules(served, _AGAIN)]
+        for path, why in served.damaged.items():
+            findings.append(error(path, "is no metadata that clients can read", "", why, _AGAIN))
+        broken = steps.broken_rules(served)
+        return served, findings + [error(path, why, remedy=_AGAIN) for path, why in broken]
 
-    def _hidden(self) -> Iterator[Finding]:
-        for path in (journal.PATH, f"{FOLDER}/metadata.lock"):
-            served = False
-            with contextlib.suppress(ConnectionLostError):
-                served = self.https.head(f"{self.https.urlbase}/{path}").status == 200
-            if served:
-                problem = "is served: records of the publisher are nobody else's business"
-                remedy = "Have the web server deny hidden names, as deploy/nginx/mirror does"
-                yield warning(path, problem, "status 403 or 404", "status 200", remedy)
+    def _files(self, served: Description, local: Description) -> list[Finding]:
+        """Ask for every address of every file, and compare some ranges with the local files."""
+        self.lost, self.ranges_ignored, base = 0, False, self.https.urlbase
+        findings: list[Finding] = []
+        urls: dict[str, DescribedFile] = {}  # those in metadata, and those that laptops compute
+        for name, document in served.parsed.items():
+            elsewhere: list[str] = []
+            for path, entry in entries(document):
+                given = entry.get("urls")
+                named = (
+                    [url for url in given if isinstance(url, str)]
+                    if isinstance(given, list)
+                    else []
+                )
+                elsewhere += [url for url in named if not _is_below(url, base)]
+                every = (f"{base}/{path}", *named)
+                urls |= {url: served.files[path] for url in every if _is_below(url, base)}
+            if elsewhere:
+                problem = f"names {len(elsewhere)} addresses elsewhere"
+                findings.append(error(name, problem, f"{base}/…", elsewhere[0], _ELSEWHERE))
+        asked = list(islice(urls.items(), _MOST))
+        self.watcher.begin("clients", 0, len(asked))
+        heads = steps.side_by_side(partial(self._asked, self._head), asked, CONNECTIONS)
+        findings += [finding for finding in heads if finding]
+        if self.lost >= _PATIENCE:
+            findings.append(error("", "answers too little: no more addresses were asked"))
+            return findings
+        good = {
+            file.path: (url, file) for (url, file), bad in zip(asked, heads, strict=True) if not bad
+        }
+        ours = [one for one in good.values() if one[1].size and steps.is_local(one[1], local)]
+        if len(ours) > _MOST_FILES:
+            ours = random.SystemRandom().sample(ours, _MOST_FILES)
+        compared = steps.side_by_side(partial(self._asked, self._compare), ours, CONNECTIONS)
+        findings += [finding for finding in compared if finding]
+        if self.ranges_ignored:
+            problem = "the server ignores ranges: a download that broke off starts again"
+            findings.append(warning("", problem, remedy="Serve the tree as static files"))
+        return findings
+
+    def _asked(
+        self,
+        step: Callable[[str, DescribedFile], Finding | None],
+        item: tuple[str, DescribedFile],
+    ) -> Finding | None:
+        """Do a step for an address, unless too many had no answer."""
+        url, file = item
+        if self.lost >= _PATIENCE:
+            return None
+        try:
+            return step(url, file)
+        except ConnectionLostError as lost:
+            self.lost += 1
+            return error(file.path, lost.problem, found=url, remedy=lost.remedy)
+
+    def _head(self, url: str, file: DescribedFile) -> Finding | None:
+        answer = self.https.head(url)
+        self.counts.append(Counts(urls=1))
+        self.watcher.finish("clients")
+        if refused := _refusal(file.path, answer, what=f" for {url}"):
+            return refused
+        length = answer.headers.get("content-length", "none")
+        if length == str(file.size):
+            return None
+        remedy = "See the web server's root and what stands before it, such as a cache; publish"
+        problem, found = "is served with another length", f"{length} for {url}"
+        return error(file.path, problem, str(file.size), found, remedy)
+
+    def _compare(self, url: str, file: DescribedFile) -> Finding | None:
+        """Compare a few ranges with the local file."""
+        path, length = self.settings.mirror_dir / file.path, min(_RANGE, file.size)
+        for _ in range(_RANGES):
+            if self.ranges_ignored or self.lost >= _PATIENCE:
+                return None
+            offset = random.SystemRandom().randrange(file.size - length + 1)
+            answer = self.https.get(url, length, offset)
+            if answer.status == 200:
+                self.ranges_ignored = True
+                return None
+            if answer.status != 206:
+                return _refusal(file.path, answer, 206, f" for a range of {url}")
+            self.counts.append(Counts(ranges=1))
+            try:
+                with path.open("rb", buffering=0) as stream:
+                    same = answer.body == os.pread(stream.fileno(), length, offset)
+                if same and not answer.more:
+                    continue
+                # It may be the local file that is wrong, or gone by now.
+                wrong = digest_file(path, no_progress).sha256 == file.sha256
+            except OSError as why:
+                logger.warning("%s cannot be compared: %s", path, why)
+                continue
+            if wrong:
+                problem = (
+                    f"is served with other bytes than the local file has from byte {offset} on"
+                )
+                remedy = "Audit the remote that is served here, with a share of 1"
+                return error(file.path, problem, "", f"{len(answer.body)} bytes of {url}", remedy)
+        return None
 
 
-def _other(path: str, content: bytes, local: Description) -> Iterator[Finding]:
+def _refusal(path: str, answer: Answer, status: int = 200, what: str = "") -> Finding | None:
+    """Return what is wrong with an answer: another status, or encoded though nobody asked."""
+    if answer.status != status:
+        remedy = "See the web server's log and its root; publish if the file is missing there"
+        return error(path, "is not served", f"status {status}", f"{answer}{what}", remedy)
+    encoding = answer.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        remedy = "Have the web server send files as they are: no compression in this tree"
+        return error(path, "is not served as it is", "no Content-Encoding", encoding, remedy)
+    return None
+
+
+def _is_below(url: str, urlbase: str) -> bool:
+    rest = url.removeprefix(urlbase)
+    return url.startswith(urlbase) and bool(_PLAIN.fullmatch(rest)) and ".." not in rest
+
+
+def _differences(path: str, content: bytes, local: Description) -> Iterator[Finding]:
     """Yield how a document differs from the one that the local mirror has."""
     served = Description.of({path: content})
     for name, file in served.files.items():
         ours = local.files.get(name)
         if ours is not None and ours != file:
-            yield error(
-                path,
-                f"describes {name} otherwise than the local mirror does",
-                ours.digests.get("sha512", f"{ours.size} bytes"),
-                file.digests.get("sha512", f"{file.size} bytes"),
-                f"{_PUBLISH} who else writes there",
-            )
+            problem = f"describes {name} otherwise than the local mirror does"
+            expected, found = (f.digests.get("sha512", f"{f.size} bytes") for f in (ours, file))
+            yield error(path, problem, expected, found, f"{_PUBLISH} who else writes there")
     if path in served.parsed:
-        where, expected, seen = difference(local.parsed[path], served.parsed[path])
+        where, expected, found = _first_difference(local.parsed[path], served.parsed[path])
         problem = f"is not what the local mirror describes: {where or 'its bytes'} differs first"
         remedy = f"{_PUBLISH} what the web server keeps or serves instead"
-        yield warning(path, problem, expected, seen, remedy)
+        yield warning(path, problem, expected, found, remedy)
 
 
-def difference(ours: Any, theirs: Any, where: str = "") -> tuple[str, str, str]:
-    """Return where two documents differ first, what is there in ours, and what in theirs.
-
-    Both are walked as far as ours goes; the names are those of jq.
-    """
+def _first_difference(ours: Any, theirs: Any, where: str = "") -> tuple[str, str, str]:
+    """Return where two documents differ first (as jq names it), what ours has there, and theirs."""
+    pairs: list[tuple[str, Any, Any]] = []
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in ours | theirs:
-            if key not in theirs:
-                return f"{where}.{key}", "present", ""
-            if key not in ours:
-                return f"{where}.{key}", "", "present"
-            if ours[key] != theirs[key]:
-                return difference(ours[key], theirs[key], f"{where}.{key}")
-    if isinstance(ours, list) and isinstance(theirs, list):
-        for index, (one, other) in enumerate(zip(ours, theirs, strict=False)):
-            if one != other:
-                return difference(one, other, f"{where}[{index}]")
-        return f"{where} (how many)", str(len(ours)), str(len(theirs))
+        keys = ours | theirs
+        pairs = [(f".{key}", ours.get(key, _ABSENT), theirs.get(key, _ABSENT)) for key in keys]
+    elif isinstance(ours, list) and isinstance(theirs, list):
+        both = enumerate(zip(ours, theirs, strict=False))
+        pairs = [(f"[{index}]", *pair) for index, pair in both]
+        pairs.append((" (how many)", len(ours), len(theirs)))
+    for step, one, other in pairs:
+        if one != other:
+            return _first_difference(one, other, where + step)
     return where, _brief(ours), _brief(theirs)
 
 
@@ -171,4 +295,6 @@ def _brief(value: Any) -> str:
     """Return a value of somebody else's in a few words; it may be large, and nested deeply."""
     if isinstance(value, dict):
         return f"an object of {len(value)} keys"
+    if value is _ABSENT:
+        return ""
     return f"a list of {len(value)}" if isinstance(value, list) else str(value)[:100]

@@ -89,28 +89,24 @@ class Https:
 
     def head(self, url: str) -> Answer:
         """Ask whether something is there, and how long it is."""
-        return with_retries(lambda: self._ask("HEAD", url, 200, 0))
+        return with_retries(lambda: self.fetch(url, 0, method="HEAD"))
 
     def get(self, url: str, limit: int, offset: int | None = None) -> Answer:
         """Fetch at most ``limit`` bytes: of a document, or from an offset of a file as a range."""
-        if offset is None:
-            return with_retries(lambda: self._ask("GET", url, 200, limit))
-        wanted = {"Range": f"bytes={offset}-{offset + limit - 1}"}
-        return with_retries(lambda: self._ask("GET", url, 206, limit, headers=wanted))
+        return with_retries(lambda: self.fetch(url, limit, offset=offset))
 
-    def fetch(self, url: str, limit: int, sink: Callable[[bytes], object]) -> Answer:
-        """Fetch a file of at most ``limit`` bytes into a sink, once and without retries."""
-        return self._ask("GET", url, 200, limit, sink)
-
-    def _ask(
+    def fetch(
         self,
-        method: str,
         url: str,
-        status: int,
         limit: int,
         sink: Callable[[bytes], object] | None = None,
-        headers: Mapping[str, str] | None = None,
+        *,
+        offset: int | None = None,
+        method: str = "GET",
     ) -> Answer:
+        """Do the same once and without retries, into a sink if there is one."""
+        status = 200 if offset is None else 206
+        headers = {} if offset is None else {"Range": f"bytes={offset}-{offset + limit - 1}"}
         try:
             for _ in range(REDIRECTS):
                 with self._client.stream(method, url, headers=headers) as response:

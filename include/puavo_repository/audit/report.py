@@ -13,15 +13,15 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from puavo_repository.errors import RepositoryError, printable
-from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import Records
+from puavo_repository.mirror.records import FOLDER, Record, Records
 from puavo_repository.progress import count, format_bytes
 
 LOCAL = "local"
+NAME = "audit"  # of the report's record
 _LONGEST = 300  # characters of a text that somebody else wrote
 
 
-class Severity(enum.Enum):
+class Severity(enum.StrEnum):
     """What a finding means."""
 
     ERROR = "error"  # clients are, or soon will be, led to something wrong or cut off
@@ -33,7 +33,7 @@ class Finding:
     """One thing that is not as it should be; its texts fit a terminal, a page and JSON."""
 
     severity: Severity
-    where: str  # ``local``, a remote's URL without password, or the URL base
+    where: str  # the place, as in the ``Checked`` that it is part of
     file: str  # its path in the mirror; empty where it is about the whole place
     problem: str  # in a few words
     expected: str = ""
@@ -57,13 +57,11 @@ class Finding:
 
     def __str__(self) -> str:
         subject = f"{self.where}: {self.file}" if self.file else self.where
-        error = RepositoryError(
-            subject, self.problem, expected=self.expected, found=self.found, remedy=self.remedy
-        )
-        return str(error)
+        parts = {"expected": self.expected, "found": self.found, "remedy": self.remedy}
+        return str(RepositoryError(subject, self.problem, **parts))
 
 
-# A check's findings; ``Checked.named`` says where they are.
+# What a check finds; where that is, its ``Checked`` says.
 error = partial(Finding, Severity.ERROR, "")
 warning = partial(Finding, Severity.WARNING, "")
 
@@ -90,34 +88,23 @@ class Counts:
 class Checked:
     """What one check of an audit found."""
 
-    where: str  # as in ``Finding``
+    where: str  # ``local``, a remote's URL without password, or the URL base
     counts: Counts = field(default_factory=Counts)
     findings: tuple[Finding, ...] = ()
     repaired: tuple[Finding, ...] = ()  # what was not as it should be, and is now
     notes: tuple[str, ...] = ()  # for the operator, such as how the canary update went
 
-    def named(self, where: str) -> Checked:
-        """Return the same of a place that is known by this name."""
-        findings = tuple(replace(one, where=where) for one in self.findings)
-        repaired = tuple(replace(one, where=where) for one in self.repaired)
-        return replace(self, where=where, findings=findings, repaired=repaired)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        found: dict[str, Any] = _CHECKED.dump_python(self, mode="json")
-        return found
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Checked:
-        """Read what ``to_dict`` returned."""
-        return _CHECKED.validate_python(values)
+    def __post_init__(self) -> None:
+        for name in ("findings", "repaired"):
+            here = tuple(replace(one, where=self.where) for one in getattr(self, name))
+            object.__setattr__(self, name, here)
 
 
-_CHECKED = TypeAdapter(Checked)
+CHECKED = TypeAdapter(Checked)
 
 
 @dataclass(frozen=True)
-class AuditReport:
+class AuditReport(Record):
     """What a whole audit found."""
 
     begun: float  # seconds since the epoch
@@ -125,7 +112,6 @@ class AuditReport:
     turn: int  # counts the audits
     checks: tuple[Checked, ...]  # the local tree, each remote, clients
     turns: Mapping[str, int] = field(default_factory=dict)  # how often each place was checked
-    name = "audit"  # of its record beside the mirror
 
     @property
     def counts(self) -> Counts:
@@ -136,7 +122,17 @@ class AuditReport:
     def findings(self) -> tuple[Finding, ...]:
         """What is not as it should be, errors first."""
         every = [finding for check in self.checks for finding in check.findings]
-        return tuple(sorted(every, key=lambda finding: finding.severity is not Severity.ERROR))
+        return tuple(sorted(every, key=lambda finding: finding.severity))
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that are errors: clients are, or soon will be, led to something wrong."""
+        return tuple(one for one in self.findings if one.severity is Severity.ERROR)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not self.errors
 
     @property
     def repaired(self) -> tuple[Finding, ...]:
@@ -148,32 +144,10 @@ class AuditReport:
         """What the operator should know."""
         return tuple(note for check in self.checks for note in check.notes)
 
-    @property
-    def errors(self) -> int:
-        """How many findings are errors."""
-        return sum(finding.severity is Severity.ERROR for finding in self.findings)
-
-    @property
-    def ok(self) -> bool:
-        """Whether clients are led to nothing wrong: there is no error."""
-        return not self.errors
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        return {
-            "begun": self.begun,
-            "seconds": round(self.seconds, 3),
-            "turn": self.turn,
-            "turns": dict(self.turns),
-            "ok": self.ok,
-            "counts": asdict(self.counts),
-            "checks": [check.to_dict() for check in self.checks],
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> AuditReport:
-        """Read what ``to_dict`` returned."""
-        return _REPORT.validate_python(values)
+        more = {"seconds": round(self.seconds, 3), "ok": self.ok, "counts": asdict(self.counts)}
+        return {**super().to_dict(), **more}
 
     def looked_at(self) -> list[str]:
         """Return what was looked at, as lines for people."""
@@ -191,30 +165,26 @@ class AuditReport:
 
     def lines(self, *, findings: bool = True) -> list[str]:
         """Return the report as lines for people, with or without the findings."""
-        at = datetime.fromtimestamp(self.begun, UTC)
-        total = f"errors: {self.errors}, warnings: {len(self.findings) - self.errors}"
+        at, errors = datetime.fromtimestamp(self.begun, UTC), len(self.errors)
+        total = f"errors: {errors}, warnings: {len(self.findings) - errors}"
         return [
             f"audit {self.turn} of {at:%Y-%m-%d %H:%M} UTC, {self.seconds:.0f} s",
             *self.looked_at(),
             *self.notes,
             *(f"repaired: {finding}" for finding in self.repaired),
-            *(f"{finding.severity.value}: {finding}" for finding in self.findings if findings),
+            *(f"{finding.severity}: {finding}" for finding in self.findings if findings),
             total if self.findings else "everything is as it should be",
         ]
 
 
-_REPORT = TypeAdapter(AuditReport)
+def records(mirror: Path) -> Records[AuditReport]:
+    """Return where the report is kept: in ``.puavo-repository/audit.json`` beside the mirror."""
+    return Records(mirror / FOLDER, AuditReport.from_dict)
 
 
 def last(mirror: Path) -> AuditReport | None:
     """Return the last audit's report; None where there is none, or none that can be read."""
     try:
-        return records(mirror).get(AuditReport.name)
+        return records(mirror).get(NAME)
     except RepositoryError:
         return None  # keeping the next one will say why
-
-
-def records(mirror: Path) -> Records[AuditReport]:
-    """Return where the report is kept: in ``.puavo-repository/audit.json`` beside the mirror."""
-    folder = Mirror(mirror).state.folder
-    return Records(folder, lambda _name, values: AuditReport.from_dict(values))

@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from pydantic import BeforeValidator, Field, TypeAdapter
@@ -135,18 +135,7 @@ class WrittenRecord(Record):
         return {"digests": dict(self.digests)}
 
 
-class Recorded(Protocol):
-    """What ``Records`` keep: a ``Record``, or anything else with a name and plain values."""
-
-    @property
-    def name(self) -> str:
-        """The file that it speaks of."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what the file holds."""
-
-
-R = TypeVar("R", bound=Recorded)
+R = TypeVar("R", bound=Record)
 
 # Records in use in this process, by their file as it was read: a run that looks again does not
 # read 40,000 files again. They are replaced by rename, never changed; the inode tells two of one

@@ -98,7 +98,7 @@ class Reader:
             failures={one.name: one for one in mirror.state.failures},
             too_large={n: size for n, size in self._rdiffs.read().items() if size is not None},
             remotes=tuple(published.records(root)),
-            audit=audit_report.records(root).get(AuditReport.name),
+            audit=audit_report.records(root).get(audit_report.NAME),
         )
 
     def _too_large(self, content: bytes) -> int | None:

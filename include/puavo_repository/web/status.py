@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from urllib.parse import quote
 
-from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.errors import SettingsError
 from puavo_repository.formats import metadata
 from puavo_repository.mirror.published import Published
@@ -43,7 +42,7 @@ def mirrors(
     that there is a record of counts.
     """
     described = {(file.path, file.sha256) for file in metadata.described_files(disk.series)}
-    errors = Counter(_normal(finding.where) for finding in _audit_errors(disk))
+    errors = Counter(_normal(one.where) for one in (disk.audit.errors if disk.audit else ()))
     paused = any(dag.paused for dag in dags if dag.dag_id == model.PUBLISH)
     active = any(run.dag_id == model.PUBLISH and run.counts and run.active for run in runs)
     # What was prepared a moment ago is published by a run that is about to start.
@@ -76,11 +75,6 @@ def mirrors(
             )
         )
     return sorted(found, key=lambda one: (not one.configured, one.name))
-
-
-def _audit_errors(disk: Disk) -> list[Finding]:
-    findings = disk.audit.findings if disk.audit else ()
-    return [finding for finding in findings if finding.severity is Severity.ERROR]
 
 
 def _normal(address: str) -> str:
@@ -134,7 +128,7 @@ def find_problems(
     """Yield all that is wrong with the mirror, what it offers, its remotes, its runs and DAGs."""
     yield from _local(disk, series)
     yield from _published(disk, mirrors)
-    for found in _audit_errors(disk):
+    for found in disk.audit.errors if disk.audit else ():
         message = str(replace(found, file="", remedy=""))
         remedy = found.remedy or "See the log of the audit"
         yield _problem(found.file or found.where, "audit", message, remedy, permanent=True)
