@@ -20,7 +20,7 @@ from puavo_repository.publish.publisher import Options
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
-from puavo_repository.remote.folder import FolderFile, FolderTree
+from puavo_repository.remote.folder import FolderTree, _FolderFile
 from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.lock import Holder, PublisherLock
 from puavo_repository.remote.target import Target
@@ -159,9 +159,9 @@ def test_everything_is_durable_before_it_gets_its_name(
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced, named = set(), []
-    sync = FolderFile.sync
+    sync = _FolderFile.sync
 
-    def noted(self: FolderFile) -> None:
+    def noted(self: _FolderFile) -> None:
         sync(self)
         synced.add(Path(f"/proc/self/fd/{self._descriptor}").readlink())
 
@@ -176,7 +176,7 @@ def test_everything_is_durable_before_it_gets_its_name(
 
     publish(mirror, folder, GUARDED)
     add_image(mirror, images_of(mirror), keep=4, seed=3)
-    monkeypatch.setattr(FolderFile, "sync", noted)
+    monkeypatch.setattr(_FolderFile, "sync", noted)
     for step in ("rename", "rename_exclusive"):
         monkeypatch.setattr(FolderTree, step, checked(getattr(FolderTree, step)))
     found = publish(mirror, folder, GUARDED)

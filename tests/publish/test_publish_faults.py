@@ -18,7 +18,7 @@ from puavo_repository.publish import send, transfer
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Options, Publisher
 from puavo_repository.publish.state import sha256
-from puavo_repository.remote.folder import FolderFile
+from puavo_repository.remote.folder import _FolderFile
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import ssh
@@ -157,18 +157,18 @@ def test_an_image_that_was_assembled_wrongly_is_uploaded_instead(
     names = make_mirror(tmp_path / "mirror")
     assert publish(tmp_path / "mirror", target, KEEP).ok
     add_image(tmp_path / "mirror", names, keep=4, seed=1)
-    copy = FolderFile.copy
+    copy = _FolderFile.copy
 
     def from_one_byte_before(
-        self: FolderFile,
-        source: FolderFile,
+        self: _FolderFile,
+        source: _FolderFile,
         taken: Range,
         offset: int,
         done: Progress,
     ) -> None:
         copy(self, source, Range(max(0, taken.offset - 1), taken.length), offset, done)
 
-    monkeypatch.setattr(FolderFile, "copy", from_one_byte_before)
+    monkeypatch.setattr(_FolderFile, "copy", from_one_byte_before)
     found = publish(tmp_path / "mirror", target, KEEP)
     assert found.ok, found.failed
     assert not found.assembled
@@ -182,17 +182,17 @@ def test_what_arrived_wrongly_gets_no_name(
 ) -> None:
     monkeypatch.setattr(retry, "ATTEMPTS", 1)
     make_mirror(tmp_path / "mirror")
-    write = FolderFile.write
+    write = _FolderFile.write
 
     def flipped(
-        self: FolderFile, offset: int, data: bytes | memoryview, done: Progress = no_progress
+        self: _FolderFile, offset: int, data: bytes | memoryview, done: Progress = no_progress
     ) -> None:
         wrong = bytearray(data)
         if len(wrong) > 10_000:
             wrong[len(wrong) // 2] ^= 1
         write(self, offset, bytes(wrong), done)
 
-    monkeypatch.setattr(FolderFile, "write", flipped)
+    monkeypatch.setattr(_FolderFile, "write", flipped)
     found = publish(tmp_path / "mirror", Target(path=str(remote)), KEEP)
     assert "differs from the file that was sent" in str(found.failed)
     assert not list(remote.glob("*.img"))

@@ -22,7 +22,7 @@ from puavo_repository.publish import clean, send, switch, transfer, upload
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.state import sha256
-from puavo_repository.remote.folder import FolderFile
+from puavo_repository.remote.folder import _FolderFile
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Range, RemoteTree
@@ -46,15 +46,15 @@ class PowerCut:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._synced: dict[int, bytes] = {}
-        sync = FolderFile.sync
+        sync = _FolderFile.sync
 
-        def noted(file: FolderFile) -> None:
+        def noted(file: _FolderFile) -> None:
             sync(file)
             descriptor = file._descriptor
             found = os.fstat(descriptor)
             self._synced[found.st_ino] = os.pread(descriptor, found.st_size, 0)
 
-        monkeypatch.setattr(FolderFile, "sync", noted)
+        monkeypatch.setattr(_FolderFile, "sync", noted)
 
     def strike(self, remote: Path) -> int:
         """Lose a piece of each part that was not synced; return how many lost one."""
@@ -95,10 +95,10 @@ def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
         prepare(mirror, [image(1), image(2)], pairs=[])
     cut, one = PowerCut(monkeypatch), KEEP.model_copy(update={"connections": 1})
     step = {"upload": "write", "assembly": "copy"}[how]
-    real: Callable[..., None] = getattr(FolderFile, step)
+    real: Callable[..., None] = getattr(_FolderFile, step)
     left = 30 << 20
 
-    def broken(file: FolderFile, *arguments: object) -> None:
+    def broken(file: _FolderFile, *arguments: object) -> None:
         nonlocal left
         size = arguments[2] if step == "copy" else len(arguments[1])  # type: ignore[arg-type]
         if isinstance(size, int) and size > 1000:
@@ -109,10 +109,10 @@ def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
 
     if how == "assembly":
         # The kernel copies in one piece; a server is asked for many.
-        whole = FolderFile.copy
+        whole = _FolderFile.copy
 
         def in_pieces(
-            file: FolderFile, source: FolderFile, taken: Range, offset: int, done: Progress
+            file: _FolderFile, source: _FolderFile, taken: Range, offset: int, done: Progress
         ) -> None:
             nonlocal left
             for at in range(0, taken.length, 1 << 20):
@@ -122,9 +122,9 @@ def test_what_a_server_lost_when_its_power_was_cut_is_not_taken_for_sent(
                     raise ConnectionLostError("the server", "went dark")
                 whole(file, source, piece, offset + at, done)
 
-        monkeypatch.setattr(FolderFile, "copy", in_pieces)
+        monkeypatch.setattr(_FolderFile, "copy", in_pieces)
     else:
-        monkeypatch.setattr(FolderFile, "write", broken)
+        monkeypatch.setattr(_FolderFile, "write", broken)
     with contextlib.suppress(RepositoryError), Publisher(mirror, folder, one) as killed:
         upload.upload(killed)
         assert killed.report.failed

@@ -20,7 +20,7 @@ from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.remote import journal, parts
 from puavo_repository.remote import lock as publisher_lock
-from puavo_repository.remote.folder import FolderFile, FolderTree
+from puavo_repository.remote.folder import FolderTree, _FolderFile
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, read_whole
@@ -115,17 +115,17 @@ def test_a_lock_that_is_lost_while_a_document_is_written_is_noticed(
     assert publish(mirror, folder, KEEP).ok
     before = read_whole(FolderTree(folder), path)
     add_image(mirror, [image(1), image(2)])
-    real, above, _, name = FolderFile.sync, *path.rpartition("/")
+    real, above, _, name = _FolderFile.sync, *path.rpartition("/")
     part = f"{above}/.{name}.part" if above else f".{name}.part"
 
-    def sync(file: FolderFile) -> None:
+    def sync(file: _FolderFile) -> None:
         real(file)
         if file._path == part:
             monkeypatch.undo()
             make_stale(remote)
             PublisherLock(FolderTree(folder)).acquire()
 
-    monkeypatch.setattr(FolderFile, "sync", sync)
+    monkeypatch.setattr(_FolderFile, "sync", sync)
     with pytest.raises(LockedError):
         publish(mirror, folder, KEEP)
     assert read_whole(FolderTree(folder), path) == before

@@ -63,6 +63,8 @@ def test_urls_are_read(url: str, path: str, host: str, port: int, user: str) -> 
         ("sftp://host:99999/x", "unusable port"),
         ("sftp://host:0/x", "unusable port"),
         ("sftp://host:x/x", "unusable host or port"),
+        ("sftp://:22/x", "unusable host or port"),
+        ("sftp://me@:/x", "unusable host or port"),
         ("sftp://ho st/x", "unusable host or port"),
         ("sftp://a..b/x", "unusable host or port"),
         ("sftp://-oProxyCommand=x/x", "unusable host or port"),

@@ -63,7 +63,7 @@ class FolderTree(RemoteTree):
         except FileNotFoundError:
             return None
 
-    def _open(self, path: str, *, writing: bool, create: bool) -> FolderFile:
+    def _open(self, path: str, *, writing: bool, create: bool) -> _FolderFile:
         flags = os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_RDWR if writing else os.O_RDONLY)
         flags |= os.O_CREAT | os.O_EXCL if create else 0
         descriptor = os.open(self._root / path, flags, 0o644)
@@ -71,7 +71,7 @@ class FolderTree(RemoteTree):
             # Whatever the umask made of it. It may be another user's, and right as it is.
             with contextlib.suppress(PermissionError):
                 os.fchmod(descriptor, 0o644)
-        return FolderFile(self, path, descriptor)
+        return _FolderFile(self, path, descriptor)
 
     def _rename(self, path: str, new: str, *, exclusive: bool) -> None:
         if exclusive:
@@ -97,23 +97,19 @@ class FolderTree(RemoteTree):
                 raise
 
 
-class FolderFile(RemoteFile):
-    """An open local file."""
-
+class _FolderFile(RemoteFile):
     def __init__(self, tree: FolderTree, path: str, descriptor: int) -> None:
         self._tree = tree
         self._path = path
         self._descriptor = descriptor
 
     def read(self, ranges: Iterable[Range]) -> Iterator[bytes]:
-        """Read ranges, in order."""
         for wanted in ranges:
             with self._tree._errors(self._path):
                 piece = os.pread(self._descriptor, wanted.length, wanted.offset)
             yield piece
 
     def write(self, offset: int, data: Data, progress: Progress = no_progress) -> None:
-        """Write ``data`` at ``offset``."""
         view = memoryview(data)
         with self._tree._errors(self._path):
             while view:
@@ -123,7 +119,6 @@ class FolderFile(RemoteFile):
                 progress(count)
 
     def copy(self, source: Self, taken: Range, offset: int, progress: Progress) -> None:
-        """Have the kernel copy a range of ``source`` to ``offset`` here."""
         start, length, files = taken.offset, taken.length, (source._descriptor, self._descriptor)
         with self._tree._errors(self._path):
             while length:
@@ -135,19 +130,16 @@ class FolderFile(RemoteFile):
                 progress(count)
 
     def flush(self) -> None:
-        """Wait for nothing: writes are done when they return."""
         with self._tree._errors(self._path):
-            pass
+            pass  # writes are done when they return
 
     def sync(self) -> None:
-        """Put the file on the disk."""
         with self._tree._errors(self._path):
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close the file, also after its tree."""
         try:
-            os.close(self._descriptor)
+            os.close(self._descriptor)  # also after its tree
         except OSError as error:
             raise storage_error(f"{self._tree.name}/{self._path}", error) from error
 

@@ -10,7 +10,7 @@ It lies on the remote itself, so that it survives the loss of the machine that p
 
 A file is entered *before* it is sent: whatever happens, what we put there is known to be ours,
 and nothing else is ever removed. A journal that is damaged is worked out again from the metadata
-there, of now and of the generations before. Whatever is read may be somebody else's work.
+there, of now and of the generations before.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from puavo_repository.formats import jsonfile, metadata
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole, write_whole
@@ -34,25 +34,10 @@ PATH = f"{FOLDER}/journal.json"
 GENERATIONS = f"{FOLDER}/generations"
 LOST = b"lost"  # stands for a document that was not as we had published it any more
 _NO_TIME = -1  # seconds; no server has a file from before the epoch
-_PATH = re.compile(r"(?:(?:meta|rdiffs)/)?[^/\0.][^/\0]*")
-
-
-def own_path(path: str) -> str:
-    """Return a path that stays in the tree, else raise ``ValueError``."""
-    if not _PATH.fullmatch(path):
-        raise ValueError(f"{path!r} is no path of ours")
-    return path
-
-
-def _meta_path(path: str) -> str:
-    if not own_path(path).startswith("meta/"):
-        raise ValueError(f"{path!r} is no metadata of ours")
-    return path
-
-
-# What a document of ours may hold.
-OwnPath = Annotated[str, AfterValidator(own_path)]
-MetaPath = Annotated[str, AfterValidator(_meta_path)]
+# What a document of ours may hold: whoever wrote it, its paths stay in the tree.
+OwnPath = Annotated[str, Field(pattern=r"^((meta|rdiffs)/)?[^/\x00.][^/\x00]*$")]
+MetaPath = Annotated[str, Field(pattern=r"^meta/[^/\x00.][^/\x00]*$")]
+PartPath = Annotated[str, Field(pattern=r"^((meta|rdiffs)/)?\.[^/\x00.][^/\x00]*\.part$")]
 Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
 Time = Annotated[int, Field(strict=True, ge=_NO_TIME, lt=1 << 63)]  # seconds
 

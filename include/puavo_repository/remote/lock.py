@@ -122,8 +122,12 @@ class PublisherLock:
             found = read_whole(self._tree, PATH)
             if found is None:
                 continue  # it was just given back
-            holder = _parse(found)
-            if not self._is_stale(holder):
+            holder, there = _parse(found), self._tree.stat(PATH)
+            now = server_time(self._tree, self.token)
+            gone = there is None or (holder is not None and holder.is_gone())
+            # One of the future too: the server's clock was set back, and nobody rewrote it since.
+            expired = there is not None and now is not None and abs(now - there.mtime) > EXPIRY
+            if not gone and not expired:
                 raise LockedError(
                     self._tree.name,
                     f"somebody else is publishing: {holder or 'it has not said who'}",
@@ -206,14 +210,6 @@ class PublisherLock:
             if path != PATH:
                 self._tree.remove(path)
         return True
-
-    def _is_stale(self, holder: Holder | None) -> bool:
-        found = self._tree.stat(PATH)
-        if found is None or (holder is not None and holder.is_gone()):
-            return True
-        now = server_time(self._tree, self.token)
-        # One of the future too: the server's clock was set back, and nobody rewrote it since.
-        return now is not None and abs(now - found.mtime) > EXPIRY
 
     def _take_away(self, content: bytes) -> None:
         """Remove a stale lock, but not one that somebody else took in the meantime."""

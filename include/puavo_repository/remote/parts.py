@@ -10,31 +10,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Annotated
 
-from pydantic import AfterValidator, TypeAdapter
+from pydantic import TypeAdapter
 
 from puavo_repository.formats import jsonfile
-from puavo_repository.remote.journal import FOLDER, Count, OwnPath, own_path
+from puavo_repository.remote.journal import FOLDER, Count, OwnPath, PartPath
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 
 PATH = f"{FOLDER}/parts.json"
 
 
-def _part_name(name: str) -> str:
-    folder, slash, hidden = name.rpartition("/")
-    if not hidden.startswith(".") or not hidden.endswith(".part"):
-        raise ValueError(f"{name!r} is no part of ours")
-    own_path(f"{folder}{slash}{hidden[1:]}")
-    return name
-
-
 @dataclass(frozen=True)
 class Part:
     """A file that has not got its name yet."""
 
-    name: Annotated[str, AfterValidator(_part_name)]  # where it lies, hidden
+    name: PartPath  # where it lies, hidden
     size: Count  # of the whole file in bytes
     sha256: str  # of the whole file
     synced: Count = 0  # so many bytes from its begin are on the server's disk

@@ -60,11 +60,8 @@ def parse_target(url: str, *, key_file: str = "", known_hosts: str = "") -> Targ
     """
     subject = _hide_secrets(url)
     _check_characters(url, subject)
-    nowhere = SettingsError(subject, "is no place to publish to", expected=_FORMS)
     match = _URL.fullmatch(url)
-    if match is None:
-        raise nowhere
-    scheme, authority, path, more = match.groups()
+    scheme, authority, path, more = match.groups() if match else ("", "", "", "")
     user, _, server = authority.rpartition("@")
     remote = scheme.lower() == "sftp"
     if ":" in user:
@@ -74,16 +71,17 @@ def parse_target(url: str, *, key_file: str = "", known_hosts: str = "") -> Targ
     if more or (remote and "@" in path):
         problem = f"has a {more[:1] or '@'} in it, which cannot stand there as it is"
         raise SettingsError(subject, problem, remedy="Write %23 for #, %3F for ?, %40 for @")
-    if remote != bool(server) or (user and not remote):
-        raise nowhere
+    if not match or remote != bool(server) or (user and not remote):
+        raise SettingsError(subject, "is no place to publish to", expected=_FORMS)
     place = _SERVER.fullmatch(server)
     if place is None:
         raise SettingsError(subject, "has an unusable host or port", expected=_FORMS)
-    return Target(
-        path=_path(_decoded(path, subject), subject),
-        host=_host(place[1], subject) if remote else "",
-        port=_port(int(place[2] or SSH_PORT), subject),
-        user=_login(_decoded(user, subject), subject),
+    return _target(
+        subject,
+        _decoded(path, subject),
+        place[1] if remote else None,
+        int(place[2] or SSH_PORT),
+        _decoded(user, subject),
         key_file=key_file,
         known_hosts=(known_hosts,) if known_hosts else KNOWN_HOSTS,
     )
@@ -110,11 +108,12 @@ def target_of_connection(
     if not host or not path.startswith("/"):
         expected = 'a host, and the folder in its extra as "path": "/srv/mirror"'
         raise SettingsError(subject, "does not say where to publish to", expected=expected)
-    return Target(
-        path=_path(path, subject),
-        host=_host(host, subject),
-        port=_port(port or SSH_PORT, subject),
-        user=_login(login or "", subject),
+    return _target(
+        subject,
+        path,
+        host,
+        port or SSH_PORT,
+        login or "",
         password=password or given.get("private_key_passphrase", ""),
         private_key=given.get("private_key", ""),
         key_file=given.get("key_file", ""),
@@ -162,9 +161,12 @@ def _decoded(text: str, subject: str) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _path(path: str, subject: str) -> str:
-    """Return a folder in its only form: absolute, and each part of it the name of something."""
-    _check_characters(path, subject)
+def _target(subject: str, path: str, host: str | None, port: int, user: str, **more: Any) -> Target:
+    """Return a target whose folder has its only form: absolute, each part the name of something.
+
+    ``host`` is None for a local folder.
+    """
+    _check_characters(path + user, subject)
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
         problem = "has .. in its path, which leads upwards"
@@ -173,16 +175,12 @@ def _path(path: str, subject: str) -> str:
         expected = "a folder of its own for the mirror, such as /srv/mirror"
         problem = "names no folder, or the root of the file system"
         raise SettingsError(subject, problem, expected=expected)
-    return "/" + "/".join(parts)
-
-
-def _login(user: str, subject: str) -> str:
-    _check_characters(user, subject)
-    try:
-        user.encode()
-    except UnicodeEncodeError:
-        raise SettingsError(subject, "has a user in it whose name is not UTF-8") from None
-    return user
+    if not 0 < port < 1 << 16:
+        raise SettingsError(subject, "has an unusable port", expected="1 to 65535")
+    if any("\udc80" <= character <= "\udcff" for character in user):
+        raise SettingsError(subject, "has a user in it whose name is not UTF-8")
+    name = "" if host is None else _host(host, subject)
+    return Target(f"/{'/'.join(parts)}", name, port, user, **more)
 
 
 def _host(text: str, subject: str) -> str:
@@ -197,9 +195,3 @@ def _host(text: str, subject: str) -> str:
         pass
     expected = "a name or an address, and a number"
     raise SettingsError(subject, "has an unusable host or port", expected=expected)
-
-
-def _port(number: int, subject: str) -> int:
-    if not 0 < number < 1 << 16:
-        raise SettingsError(subject, "has an unusable port", expected="1 to 65535")
-    return number

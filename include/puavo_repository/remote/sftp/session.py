@@ -116,7 +116,7 @@ class SftpSession:
         self._limit = SILENCE_TIMEOUT
         self._silent = False  # whether it was closed because it was
         self._ended = threading.Event()
-        self._expect()
+        self._expected = time.monotonic(), self._limit
         threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True).start()
         try:
             with self._connection():
@@ -165,24 +165,12 @@ class SftpSession:
         return self._transport.is_active()
 
     def request(
-        self,
-        kind: int,
-        body: bytes,
-        answer: int = sftp.CMD_STATUS,
-        harmless: Container[int] = (),
-        *,
-        patience: float | None = None,
+        self, kind: int, body: bytes, answer: int = sftp.CMD_STATUS, harmless: Container[int] = ()
     ) -> Reply:
-        """Send one request and wait for its answer, taking others before it.
-
-        See ``submit``, ``Reply.expect``. ``patience``: seconds it may take, if more than usual.
-        """
+        """Send one request and wait for its answer, see ``Reply.expect``, taking others before."""
         came: list[Reply] = []
         self.submit(kind, body, came.append)
         while not came:
-            self._send()
-            if patience:
-                self._expect(patience)
             self._take_answer()
         return came[0].expect(answer, harmless)
 
@@ -199,7 +187,7 @@ class SftpSession:
                 self._take_answer()
         number = self._next = (self._next + 1) & 0xFFFFFFFF
         if not self._pending:
-            self._expect()
+            self._expected = time.monotonic(), self._limit
         self._pending[number] = (handler, len(data))
         self._owed += len(data)
         self._outbox += struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body
@@ -209,12 +197,15 @@ class SftpSession:
             while self._pending and (self._inbox or self._channel.recv_ready()):
                 self._take_answer()
 
-    def drain(self) -> None:
-        """Wait until nothing is under way."""
+    def drain(self, patience: float | None = None) -> None:
+        """Wait until nothing is under way; ``patience``: seconds, if that takes more than usual."""
         with self._connection():
             if not self.is_alive:
                 raise EOFError
         while self._pending:
+            self._send()
+            if patience:
+                self._expected = time.monotonic(), patience
             self._take_answer()
 
     def forget(self) -> None:
@@ -232,9 +223,7 @@ class SftpSession:
         reply = self._packet()
         handler, size = self._pending.pop(reply.get_int(), (None, 0))
         self._owed -= size
-        self._expected = None
-        if self._pending:
-            self._expect()
+        self._expected = (time.monotonic(), self._limit) if self._pending else None
         if handler is None:
             raise ConnectionLostError(self._name, "the server answered what nobody asked")
         handler(reply)
@@ -275,10 +264,6 @@ class SftpSession:
             if self._silent:
                 problem = f"the server did not answer for {self._limit:.0f} seconds"
             raise ConnectionLostError(self._name, problem) from error
-
-    def _expect(self, patience: float | None = None) -> None:
-        """Begin to wait for an answer, or for the next one; see ``request``."""
-        self._expected = time.monotonic(), patience or self._limit
 
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self._limit / 4)):

@@ -17,7 +17,6 @@ import io
 import logging
 import re
 import socket
-import threading
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -104,17 +103,14 @@ def open_sftp(name: str, transport: paramiko.Transport, timeout: float) -> param
 
 
 def answers(transport: paramiko.Transport, timeout: float) -> bool:
-    """Say whether the server's SSH answers; a request that nobody knows is refused."""
-    answered = threading.Event()
-
-    def ask() -> None:
-        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
-            transport.global_request("keepalive@openssh.com", wait=True)
-            if transport.is_active():
-                answered.set()
-
-    threading.Thread(target=ask, name="sftp-keepalive", daemon=True).start()
-    return answered.wait(timeout)
+    """Say whether the server's SSH answers: to a session that is opened for this, or refused."""
+    try:
+        transport.open_session(timeout=timeout).close()
+    except paramiko.ChannelException:
+        return True
+    except (OSError, EOFError, paramiko.SSHException):
+        return False
+    return True
 
 
 class KnownKey(NamedTuple):
@@ -245,8 +241,18 @@ def _shown(key: paramiko.PKey) -> str:
 
 
 def _log_in(transport: paramiko.Transport, target: Target) -> None:
-    user = target.user or getpass.getuser()
-    methods = [functools.partial(transport.auth_publickey, user, k) for k in _login_keys(target)]
+    """Try the key that was named, else those of the agent and of ``~/.ssh``; then the password."""
+    user, keys = target.user or getpass.getuser(), []
+    if target.private_key or target.key_file:
+        keys.append(_load_key(target))
+    else:
+        keys.extend(paramiko.Agent().get_keys())
+        for path in DEFAULT_KEYS:
+            try:
+                keys.append(paramiko.PKey.from_path(path))
+            except (OSError, RuntimeError, ValueError, TypeError, paramiko.SSHException):
+                logger.debug("%s: missing, locked or no key; skipped", path)
+    methods = [functools.partial(transport.auth_publickey, user, key) for key in keys]
     if target.password:
         methods.append(functools.partial(transport.auth_password, user, target.password))
     for number, method in enumerate(methods):
@@ -264,19 +270,6 @@ def _log_in(transport: paramiko.Transport, target: Target) -> None:
         problem = f"the server accepts neither key nor password of user {user!r}"
         remedy = "Put the public key into that user's authorized_keys, or correct the password"
         raise LoginError(target.url, problem, remedy=remedy)
-
-
-def _login_keys(target: Target) -> Iterator[paramiko.PKey]:
-    """Yield the keys to try: the one that was named, else those of the agent and of ~/.ssh."""
-    if target.private_key or target.key_file:
-        yield _load_key(target)
-        return
-    yield from paramiko.Agent().get_keys()
-    for path in DEFAULT_KEYS:
-        try:
-            yield paramiko.PKey.from_path(path)
-        except (OSError, RuntimeError, ValueError, TypeError, paramiko.SSHException):
-            logger.debug("%s: missing, locked or no key; skipped", path)
 
 
 def _load_key(target: Target) -> paramiko.PKey:

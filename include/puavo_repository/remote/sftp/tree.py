@@ -68,17 +68,18 @@ class SftpTree(RemoteTree):
         self.can_sync = "fsync@openssh.com" in self._session.extensions
         try:
             with self._errors(""):
-                self._look_at_root()
+                begun = time.monotonic()
+                reply = self._session.request(sftp.CMD_REALPATH, string(self.root), sftp.CMD_NAME)
+                self.round_trip = time.monotonic() - begun
+                reply.get_int()
+                self.root = reply.get_binary().decode("utf-8", "surrogateescape")
+                self._check_root()
+                self._session.learn_limits()
         except BaseException:
             self.close()
             raise
 
-    def _look_at_root(self) -> None:
-        begun = time.monotonic()
-        reply = self._session.request(sftp.CMD_REALPATH, string(self.root), sftp.CMD_NAME)
-        self.round_trip = time.monotonic() - begun
-        reply.get_int()
-        self.root = reply.get_binary().decode("utf-8", "surrogateescape")
+    def _check_root(self) -> None:
         if not self.root.startswith("/") or "\0" in self.root:
             found = ascii(self.root)
             raise StorageRefusedError(self.name, "the server names no folder", found=found)
@@ -87,7 +88,6 @@ class SftpTree(RemoteTree):
             remedy = "Create it, owned by the user that publishes, or correct the path"
             problem = "there is no such folder on the server"
             raise StorageRefusedError(self.name, problem, remedy=remedy)
-        self._session.learn_limits()
 
     @property
     def is_alive(self) -> bool:
@@ -159,14 +159,14 @@ class SftpTree(RemoteTree):
         reply = self._session.request(sftp.CMD_LSTAT, self._full(path), sftp.CMD_ATTRS, MISSING)
         return reply.attributes() if reply.kind == sftp.CMD_ATTRS else None
 
-    def _open(self, path: str, *, writing: bool, create: bool) -> SftpFile:
+    def _open(self, path: str, *, writing: bool, create: bool) -> _SftpFile:
         flags = sftp.SFTP_FLAG_READ | (sftp.SFTP_FLAG_WRITE if writing else 0)
         flags |= sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL if create else 0
         body = self._full(path) + struct.pack(">I", flags) + NEW_FILE
         handle = string(self._session.request(sftp.CMD_OPEN, body, sftp.CMD_HANDLE).get_binary())
         if writing:  # whatever the umask made of it; refused where it is another user's
             self._session.submit(sftp.CMD_FSETSTAT, handle + NEW_FILE, lambda _reply: None)
-        return SftpFile(self, path, handle)
+        return _SftpFile(self, path, handle)
 
     def _rename(self, path: str, new: str, *, exclusive: bool) -> None:
         both = self._full(path) + self._full(new)
@@ -213,29 +213,30 @@ class SftpTree(RemoteTree):
         try:
             yield
         except StatusError as error:
-            subject = f"{self.name}/{path}" if path else self.name
+            refusal: type[RepositoryError] = StorageRefusedError
+            remedy = ""
             if error.code == sftp.SFTP_PERMISSION_DENIED:
                 problem = "the server denies permission"
                 remedy = "Let the user that publishes write there"
             elif error.code == sftp.SFTP_NO_SUCH_FILE:
-                problem, remedy = "there is no such file on the server", ""
+                problem = "there is no such file on the server"
             elif error.code == sftp.SFTP_FAILURE and self._is_full():
                 problem = "the server's disk is full"
                 remedy = "Free some space there and run again; what arrived is kept"
             else:
-                problem = f"the server says: {error.text or error.code}"
-                raise StorageError(subject, problem) from error
-            raise StorageRefusedError(subject, problem, remedy=remedy) from error
+                refusal, problem = StorageError, f"the server says: {error.text or error.code}"
+            subject = f"{self.name}/{path}" if path else self.name
+            raise refusal(subject, problem, remedy=remedy) from error
 
     def _is_full(self) -> bool:
-        free = None
         with contextlib.suppress(StatusError, RepositoryError):
             self._session.forget()
             free = self._free_space()
-        return free is not None and free < NEARLY_FULL
+            return free is not None and free < NEARLY_FULL
+        return False
 
 
-class SftpFile(RemoteFile):
+class _SftpFile(RemoteFile):
     """An open file on an SFTP server; ``handle`` is what the server calls it."""
 
     def __init__(self, tree: SftpTree, path: str, handle: bytes) -> None:
@@ -245,7 +246,6 @@ class SftpFile(RemoteFile):
         self._session = tree._session
 
     def read(self, ranges: Iterable[Range]) -> Iterator[bytes]:
-        """Read ranges, several requests under way; yields one ``bytes`` a range."""
         wanted = iter(ranges)
         while waiting := [self._ask_for(one) for one in islice(wanted, READS_UNDER_WAY)]:
             self._session.drain()
@@ -271,17 +271,13 @@ class SftpFile(RemoteFile):
         return piece
 
     def write(self, offset: int, data: Data, progress: Progress = no_progress) -> None:
-        """Write ``data`` at ``offset``."""
         view = memoryview(data)
         for at, length in _cut(len(view), self._session.packet):
             body = self._handle + struct.pack(">QI", offset + at, length)
             self._submit(sftp.CMD_WRITE, body, length, progress, view[at : at + length])
 
     def copy(self, source: Self, taken: Range, offset: int, progress: Progress) -> None:
-        """Have the server copy a range of ``source`` to ``offset`` here.
-
-        OpenSSH's ``PROTOCOL``, 4.10: a length of 0 means "to the end", so it is never sent.
-        """
+        # OpenSSH's ``PROTOCOL``, 4.10: a length of 0 means "to the end", so it is never sent.
         for at, length in _cut(taken.length, COPY_PIECE):
             wanted = source._handle + struct.pack(">QQ", taken.offset + at, length)
             body = string("copy-data") + wanted + self._handle + struct.pack(">Q", offset + at)
@@ -296,19 +292,16 @@ class SftpFile(RemoteFile):
         self._session.submit(kind, body, take, data)
 
     def flush(self) -> None:
-        """Wait until everything written and copied is acknowledged."""
         self._session.drain()
 
     def sync(self) -> None:
-        """Flush, and have the server put the file on its disk where it can."""
         self.flush()
         if self._tree.can_sync:
             body = string("fsync@openssh.com") + self._handle
-            with self._tree._errors(self._path):
-                self._session.request(sftp.CMD_EXTENDED, body, patience=SYNC_PATIENCE)
+            self._submit(sftp.CMD_EXTENDED, body, 0, no_progress, b"")
+            self._session.drain(SYNC_PATIENCE)
 
     def close(self) -> None:
-        """Give the file back to the server."""
         self._session.forget()
         self._session.request(sftp.CMD_CLOSE, self._handle, harmless=ANY)
 
