@@ -68,7 +68,7 @@ def build(root: Path, series: int, each: int) -> Settings:
             _keep(mirror.state.images.folder, name, record)
     for pair in look(settings).states:
         write(mirror.rdiffs, pair.rdiff, b"rdiff")
-        at = Identity.at(mirror.rdiff(pair.rdiff))
+        at = Identity.at(mirror.rdiffs / pair.rdiff)
         source, target = (digests(name, SIZE).sha512 for name in (pair.source, pair.target))
         own = digests(pair.rdiff, 5)
         made = RdiffRecord(pair.rdiff, source, target, own, at, "test")

@@ -64,7 +64,7 @@ def settings(repository: Repository) -> Settings:
 
 
 def rdiff_path(settings: Settings) -> Path:
-    return Mirror(settings.mirror_dir).rdiff(PAIR.rdiff)
+    return Mirror(settings.mirror_dir).rdiffs / PAIR.rdiff
 
 
 def written(path: Path) -> tuple[int, int]:

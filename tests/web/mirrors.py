@@ -65,7 +65,7 @@ def _entry(mirror: Mirror, target: str, names: list[str], share: float) -> dict[
         found = digests(
             rdiff, int(IMAGE_SIZE * share * abs(names.index(source) - names.index(target)))
         )
-        sparse(mirror.rdiff(rdiff), found.size)
+        sparse(mirror.rdiffs / rdiff, found.size)
         diffs.append(metadata.diff_entry(source, rdiff, found, URLBASE))
     return metadata.image_entry(target, digests(target, IMAGE_SIZE), {}, diffs, URLBASE)
 

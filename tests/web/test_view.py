@@ -128,7 +128,7 @@ def test_a_described_file_that_is_not_there_is_a_problem(tmp_path: Path, break_i
     mirror = make_mirror(tmp_path, images=2)
     first, second = image_names(0, 2)
     break_it(tmp_path / first)
-    break_it(mirror.rdiff(rdiff_name(first, second)))
+    break_it(mirror.rdiffs / rdiff_name(first, second))
     found = look(tmp_path)
     assert {problem.name for problem in found.summary.problems} == {
         first,

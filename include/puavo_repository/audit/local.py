@@ -67,7 +67,7 @@ def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
                 name = one.file.removeprefix("rdiffs/")
                 mirror.remove_from_metadata({one.file})
                 mirror.state.rdiffs.remove(name)
-                files.remove(mirror.rdiff(name))
+                files.remove(mirror.rdiffs / name)
                 notes.append(f"{one.file}: removed; the next run makes it anew")
         return {one.file for one in still_wrong(paths)}
 

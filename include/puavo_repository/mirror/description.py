@@ -5,9 +5,6 @@ One type, wherever the documents come from::
     Description.of(documents, cksums)    from a remote, a web server, an earlier generation
     take(mirror_dir, holder)             the local mirror as it is, damaged or not (audit)
     publishable(mirror_dir)              the local mirror, refused where anything is damaged
-
-``documents`` holds the bytes, ``parsed`` the same as JSON values, ``damaged`` why some could not
-be parsed, ``files`` every file that is described, ``recipes`` what an image can be made from.
 """
 
 from __future__ import annotations

@@ -30,9 +30,8 @@ def digest_file(path: Path, progress: Callable[[int], None]) -> Digests:
 class Digester:
     """Computes cksum, sha256 and sha512 of a stream, each in its own thread.
 
-    The libraries drop the GIL for large blocks, so the threads run in parallel. Used as a
-    context manager: the threads end with the block, whatever happens in it. Others may get the
-    same blocks, such as an engine's indexer.
+    The libraries drop the GIL for large blocks, so the threads run in parallel. As a context
+    manager it ends them. Others may get the same blocks, such as an engine's indexer.
     """
 
     def __init__(self, others: Sequence[Consumer] = ()) -> None:

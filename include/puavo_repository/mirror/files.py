@@ -196,14 +196,8 @@ def sweep(folder: Path, older: float = 0.0) -> None:
 def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Hold a lock file, made where it is missing; the kernel drops it with the process.
 
-    Args:
-        path: The lock file.
-        holder: Who holds it, in words for the person who finds it held.
-        shared: Whether others may hold it shared at the same time.
-        wait: Whether to wait for it instead of raising.
-
-    Raises:
-        LockedError: Another process holds it.
+    ``holder`` says who holds it, in words for the person who finds it held. Where another process
+    holds it, ``wait`` for it to end, or raise a ``LockedError``.
     """
     make_folder(path.parent)
     with as_storage_error(path):

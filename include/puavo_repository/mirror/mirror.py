@@ -3,7 +3,6 @@
 Two rules keep it right. A file gets its name only when it is proven and durable. And before a
 file that metadata describes is replaced by one with other content, its description is
 removed (``remove_from_metadata``); it is described again when the new file is in place.
-An image comes in by ``place``: a hard link where that is possible, else a copy.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from puavo_repository.errors import ImageChangingError, StorageRefusedError
+from puavo_repository.errors import ImageChangingError, StorageRefusedError, as_storage_error
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
 from puavo_repository.formats.names import ImageName, is_rdiff_name
@@ -58,7 +57,7 @@ class Mirror:
 
         Who has it alone first removes what killed runs left behind.
         """
-        with files.locked(self.state.lock, holder, shared=shared):
+        with as_storage_error(self.root), files.locked(self.state.lock, holder, shared=shared):
             if not shared:
                 with suppress(OSError):  # it does not ignore all of them
                     # Images were unpacked there by an earlier version.
@@ -71,15 +70,8 @@ class Mirror:
                 files.sweep(self.state.folder / REMOTES, older=3600)
             yield
 
-    def rdiff(self, name: str) -> Path:
-        """Return where an rdiff lies."""
-        return self.rdiffs / name
-
     def documents(self) -> dict[str, Document]:
-        """Return the metadata of every series, by file name.
-
-        A damaged file counts as empty: it is made anew with the others.
-        """
+        """Return the metadata of every series, by file name; of a damaged file, none."""
         found: dict[str, Document] = {}
         for path in files.listed(self.meta, "[!.]*.json"):
             try:
@@ -107,8 +99,7 @@ class Mirror:
     def remove_from_metadata(self, paths: Collection[str]) -> bool:
         """Take files out of the metadata before (or because) their content changes.
 
-        Their paths are those in the mirror, such as ``rdiffs/x.rdiff``. Returns whether the
-        metadata named any of them.
+        Returns whether the metadata named any of them.
         """
         if not paths:
             return False
@@ -118,10 +109,9 @@ class Mirror:
             return kept != present and self._write(kept)
 
     def wrong_files(self) -> set[str]:
-        """Return the described files that are missing or not the ones that were described.
+        """Return the described files that are missing, or have another size or identity.
 
-        Nothing is read: a file that lies there with its size, and (where it is on record) with
-        its identity, counts as right.
+        Nothing is read, and what is not on record has no identity.
         """
         wrong = set()
         for file in self.described():
@@ -141,10 +131,10 @@ class Mirror:
         return present is not None and present in {record.identity, record.copy}
 
     def refuse_foreign(self) -> None:
-        """Refuse a folder with files in the place of metadata that no mirror has.
+        """Refuse a folder with files of others, which metadata would replace.
 
-        They would be replaced or removed. A file that a run wrote is ours however damaged it
-        is now; one without a record is ours if it reads like a mirror's, such as an old one's.
+        A file that a run wrote is ours however damaged it is now; one without a record is ours if
+        it reads like a mirror's, such as an old one's.
         """
         written = self.state.written.get(_WRITTEN)
         for path, content in self.contents().items():
@@ -180,18 +170,11 @@ class Mirror:
         }
 
     def changed_since_written(self, contents: Mapping[str, bytes]) -> list[str]:
-        """Return the paths of metadata and CKSUMS that are not, or not there, as they were written.
-
-        Nothing is said where it is not on record what was written.
-        """
-        written = self.state.written.get(_WRITTEN)
-        if written is None:
-            return []
-        return [
-            path
-            for path in sorted({*contents, *written.digests})
-            if _digest(contents.get(path)) not in written.digests.get(path, (_ABSENT,))
-        ]
+        """Return the paths of metadata and CKSUMS that are not as it is on record that they are."""
+        record = self.state.written.get(_WRITTEN)
+        written = record.digests if record else {}
+        paths = sorted({*contents, *written}) if record else []
+        return [p for p in paths if _digest(contents.get(p)) not in written.get(p, (_ABSENT,))]
 
     def metadata_locked(self, holder: str, *, shared: bool = True) -> AbstractContextManager[None]:
         """Keep metadata and CKSUMS from being rewritten for a moment; waits for one that is."""
@@ -222,9 +205,6 @@ def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:
 
     A hard link where that is possible, else a reflink, else a copy whose content is
     compared with the record on the way.
-
-    Raises:
-        ImageChangingError: The image is not the one that was fingerprinted any more.
     """
     if mirror.has(record):
         return

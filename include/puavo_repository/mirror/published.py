@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, unquote
 
-from puavo_repository.errors import as_storage_error
 from puavo_repository.mirror import files
 from puavo_repository.mirror.records import FOLDER, REMOTES, Record, Records
 
@@ -53,12 +52,11 @@ class Published(Record):
 def mirror_id(mirror: Path, *, make: bool) -> str:
     """Return the random id of a mirror, by which a remote knows whose clients it has.
 
-    Where there is none, one is made or it is empty. One that was lost with the mirror's records
-    does no harm: see ``survey.check_owner``.
+    Where there is none, one is made or it is empty. One that was lost does no harm: see
+    ``survey.check_owner``.
     """
     path = mirror / FOLDER / "id"
-    with as_storage_error(path):
-        found = path.read_bytes() if path.exists() else b""
+    found = files.read(path) or b""
     if not _ID.fullmatch(found):
         if not make:
             return ""
@@ -87,17 +85,11 @@ def remember(
     problems: Mapping[str, str],
     restored: int | None = None,
 ) -> Published:
-    """Keep what a run left on a remote.
+    """Keep what a run left on a remote, whose ``address`` holds no password.
 
-    Args:
-        mirror: The local mirror's folder.
-        address: The remote, without any password.
-        generation: What its clients see now; 0 where nothing is published there.
-        files: What the metadata there names, sha256 by path; None where the remote could not be
-            reached: then what was known of it stays, whatever else is given.
-        problems: What could not be done; none means that all that is named there is there.
-        restored: The generation whose metadata a rollback put back. It counts until clients see
-            another generation.
+    ``generation`` is what its clients see now, 0 where nothing is published there; ``files``, None
+    where it could not be reached: then what was known of it stays, whatever else is given.
+    ``restored`` counts until clients see another generation.
     """
     found = replace(known(mirror, address), problems=dict(problems), reached=files is not None)
     if files is not None:

@@ -179,9 +179,9 @@ class Records(Generic[R]):
         """Keep a record."""
         files.write(self._path(record.name), jsonfile.dumps_sealed(record.to_dict()))
 
-    def remove(self, name: str) -> bool:
-        """Forget a record; return False where there was none."""
-        return files.remove(self._path(name))
+    def remove(self, name: str) -> None:
+        """Forget a record."""
+        files.remove(self._path(name))
 
     def names(self) -> list[str]:
         """Return what there are records of, sorted."""

@@ -1,7 +1,6 @@
-"""The night's work, one module a stage, in the order in which they run.
+"""The night's work, one module a stage; each looks for itself, and may be repeated.
 
-discover, configure, plan, fingerprint, diff, describe, report; ``clean`` is a part of the second
-and of the last but one. Each looks for itself at what is there, and may be repeated.
+discover, configure (which begins with ``clean``), plan, fingerprint, diff, describe, report.
 """
 
 from puavo_repository.prepare import clean, configure, describe, diff, discover, fingerprint, report

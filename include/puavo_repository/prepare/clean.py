@@ -75,9 +75,9 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     new = set(plan.images) - there.keys()
     # Others of ours count where their series is not described at all. Where it is, what it does
     # not name was taken from clients before, by a night that was killed.
-    series = {_series(name) for name in there}
+    series = {_parts(name)[1] for name in there}
     for name in plan.known.owned:
-        if "/" not in name and _series(name) not in series:
+        if "/" not in name and _parts(name)[1] not in series:
             identity = files.Identity.at(mirror.root / name)
             if identity is not None:
                 there[name] = identity.size
@@ -94,8 +94,8 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
         wanted &= plan.known.images.keys()
     lost = _lost(there.keys() - wanted, wanted & new)
     every, gone = sum(there.values()), sum(there[name] for name in lost)
-    staying = {_series(name) for name in there.keys() & wanted}
-    one_of_several = len(lost) == 1 and _series(lost[0]) in staying
+    staying = {_parts(name)[1] for name in there.keys() & wanted}
+    one_of_several = len(lost) == 1 and _parts(lost[0])[1] in staying
     if gone <= settings.max_delete * every or one_of_several:
         return
     raise MassDeleteError(
@@ -111,8 +111,8 @@ def _lost(gone: Collection[str], new: Collection[str]) -> list[str]:
     """Return the images that go and whose place no newer one of their series takes."""
     newer: Counter[str] = Counter()
     lost = []
-    for name in sorted({*gone, *new}, key=_version, reverse=True):
-        series = _series(name)
+    for name in sorted({*gone, *new}, key=_parts, reverse=True):
+        _, series = _parts(name)
         if name in new:
             newer[series] += 1
         elif newer[series]:
@@ -122,14 +122,10 @@ def _lost(gone: Collection[str], new: Collection[str]) -> list[str]:
     return lost[::-1]
 
 
-def _series(image: str) -> str:
+def _parts(image: str) -> tuple[str, str]:
+    """Return the version and the series of an image."""
     name = ImageName.parse(image)
-    return name.series if name else image
-
-
-def _version(image: str) -> str:
-    name = ImageName.parse(image)
-    return name.number if name else ""
+    return (name.number, name.series) if name else ("", image)
 
 
 def remove_stale(mirror: Mirror, plan: Plan) -> tuple[str, ...]:

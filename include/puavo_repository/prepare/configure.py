@@ -13,13 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from puavo_repository.errors import (
-    ConfigError,
-    SettingsError,
-    StorageError,
-    StorageRefusedError,
-    as_storage_error,
-)
+from puavo_repository.errors import ConfigError, RepositoryError, SettingsError, as_storage_error
 from puavo_repository.formats import defaults_mk, image_config
 from puavo_repository.formats.image_config import SeriesConfig
 from puavo_repository.mirror import files
@@ -66,7 +60,7 @@ def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False
     if not settings.no_config and not dry_run:
         try:
             notes = _write(settings, present, wanted)
-        except (StorageError, StorageRefusedError, OSError) as error:
+        except (RepositoryError, OSError) as error:
             raise SettingsError(
                 settings.puavo_os,
                 f"the configuration cannot be written there: {error}",

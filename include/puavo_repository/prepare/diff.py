@@ -53,7 +53,7 @@ class _Job:
     def __init__(self, settings: Settings, pair: Pair, progress: Progress) -> None:
         self._settings, self._progress = settings, progress
         self._mirror = Mirror(settings.mirror_dir)
-        self._path = self._mirror.rdiff(pair.rdiff)
+        self._path = self._mirror.rdiffs / pair.rdiff
         self._images = [settings.image_dir / name for name in (pair.source, pair.target)]
         self._records = [fingerprint(settings, path.name) for path in self._images]
         self._target_size = self._records[1].digests.size

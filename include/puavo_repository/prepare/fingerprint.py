@@ -94,24 +94,17 @@ def _read(settings: Settings, anchors: Path, path: Path, progress: Progress) -> 
 
 
 def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
+    problem = "this is not a squashfs image"
+    expected, found = "a squashfs 4.0 image as mksquashfs makes it", f"{size} bytes"
     try:
         used = squashfs.bytes_used(os.pread(image.fileno(), squashfs.SUPERBLOCK_SIZE, 0))
+        if size >= used:
+            return
+        problem = "this image is truncated, or still being copied"
+        expected = f"at least {used} bytes, as its superblock says"
     except ValueError as error:
-        raise ImageError(
-            path,
-            "this is not a squashfs image",
-            expected="a squashfs 4.0 image as mksquashfs makes it",
-            found=str(error),
-            remedy=_REPLACE,
-        ) from None
-    if size < used:
-        raise ImageError(
-            path,
-            "this image is truncated, or still being copied",
-            expected=f"at least {used} bytes, as its superblock says",
-            found=f"{size} bytes",
-            remedy=_REPLACE,
-        )
+        found = str(error)
+    raise ImageError(path, problem, expected=expected, found=found, remedy=_REPLACE)
 
 
 def _read_puavo_conf(image: Path) -> dict[str, Any]:

@@ -56,14 +56,19 @@ class Pair:
         """The file name that clients compute."""
         return rdiff_name(self.source, self.target)
 
+    @property
+    def time_apart(self) -> int:
+        """The more, the longer it takes to make."""
+        source, target = image_name(self.source).number, image_name(self.target).number
+        return abs(int(source) - int(target))
+
 
 @dataclass(frozen=True)
 class Known:
     """What is known before planning: records that still hold, and what lies in the mirror.
 
-    An image's holds while the file that was read is still in the image directory, or the mirror
-    has it where the other was replaced or cannot be reached; an rdiff's while its file, if it was
-    kept, is the one that was proven.
+    An image's holds while the file that was read is still in the image directory, or, where that
+    was replaced or cannot be reached, in the mirror; an rdiff's while its file is the proven one.
     """
 
     images: Mapping[str, ImageRecord] = field(default_factory=dict)
@@ -161,21 +166,19 @@ def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: 
         if name not in known.images or known.images[name].identity != inventory.images[name]
     }
     unreachable = inventory.unreachable & wanted
-    states = {pair: _state(pair, known, policy, unread | unreachable) for pair in pairs}
+    waiting = unread | unreachable
     # An image that the configuration names keeps its files even while it cannot be used: when
     # it is whole again, its rdiffs may still be right.
     listed = {name for one in catalogue.series for name in one.images}
-    used = {
-        *listed,
-        *(f"rdiffs/{p.rdiff}" for p, state in states.items() if state is not DiffState.TOO_LARGE),
-        *(f"meta/{name}.json" for name, images in series.items() if images),
-    }
-    # No rdiff can be made now with an image that cannot be reached: what is there of it stays.
-    states = {
-        pair: state
-        for pair, state in states.items()
-        if state not in _TO_DO or unreachable.isdisjoint({pair.source, pair.target})
-    }
+    used = {*listed, *(f"meta/{name}.json" for name, images in series.items() if images)}
+    states = {}
+    for pair in pairs:
+        state = _state(pair, known, policy, waiting)
+        if state is not DiffState.TOO_LARGE:
+            used.add(f"rdiffs/{pair.rdiff}")
+        # No rdiff can be made now with an image that cannot be reached: what is there of it stays.
+        if state not in _TO_DO or unreachable.isdisjoint({pair.source, pair.target}):
+            states[pair] = state
     offered = known.images.keys() | inventory.images.keys()
     return Plan(
         inventory=inventory,

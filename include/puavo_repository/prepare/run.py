@@ -16,22 +16,11 @@ from functools import partial
 from threading import Event
 from typing import TypeVar
 
-from puavo_repository.errors import (
-    MassDeleteError,
-    RepositoryError,
-    SettingsError,
-    as_storage_error,
-)
-from puavo_repository.formats.names import image_name
+from puavo_repository.errors import MassDeleteError, RepositoryError, SettingsError
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure
-from puavo_repository.prepare.clean import clean, guard
-from puavo_repository.prepare.configure import configure
-from puavo_repository.prepare.describe import describe
-from puavo_repository.prepare.diff import diff
-from puavo_repository.prepare.discover import discover
-from puavo_repository.prepare.fingerprint import check_tools, fingerprint
-from puavo_repository.prepare.plan import DiffState, Pair, Plan, look
+from puavo_repository.prepare import clean, configure, describe, diff, discover, fingerprint
+from puavo_repository.prepare.plan import DiffState, Plan, look
 from puavo_repository.prepare.report import Report, report
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.settings import Settings
@@ -48,7 +37,7 @@ def dry_run(settings: Settings) -> Plan:
     """Say what a run would do; nothing is written."""
     plan = look(settings)
     try:
-        guard(settings, plan)
+        clean.guard(settings, plan)
     except MassDeleteError as error:
         refused = Failure.of(str(error.subject), "clean", error)
         return replace(plan, failures=(*plan.failures, refused))
@@ -64,28 +53,29 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
     """
     begun = time.time()
     before = look(settings)  # held to the end: what does not change is not read again
-    guard(settings, before)  # before even a folder is made
+    clean.guard(settings, before)  # before even a folder is made
     errors: list[str] = []
     told: set[str] = set()
     try:
-        with as_storage_error(settings.mirror_dir), Mirror(settings.mirror_dir).locked(holder):
-            removed = clean(settings)
-            notes = configure(settings, discover(settings)).notes
+        with Mirror(settings.mirror_dir).locked(holder):
+            removed = clean.clean(settings)
+            notes = configure.configure(settings, discover.discover(settings)).notes
             plan = look(settings)
             errors += [failure.message for failure in plan.failures]
             if plan.has_work:
-                check_tools()
+                fingerprint.check_tools()
             sizes = {name: image.size for name, image in plan.inventory.images.items()}
             images = {name: sizes[name] for name in plan.fingerprints}
             workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
-            _each("fingerprint", images, partial(fingerprint, settings), workers, watcher, errors)
+            read = partial(fingerprint.fingerprint, settings)
+            _each("fingerprint", images, read, workers, watcher, errors)
             pairs = (look(settings) if images else plan).pairs(DiffState.MISSING)
             # More time between two images takes longer: those first, none alone at the end.
-            pairs.sort(key=_time_apart, reverse=True)
+            pairs.sort(key=lambda pair: pair.time_apart, reverse=True)
             work = {pair: 2 * sizes.get(pair.target, 0) for pair in pairs}
             workers = settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1
-            _each("diff", work, partial(diff, settings), workers, watcher, errors)
-            removed += describe(settings, {*images, *(pair.rdiff for pair in pairs)})
+            _each("diff", work, partial(diff.diff, settings), workers, watcher, errors)
+            removed += describe.describe(settings, {*images, *(pair.rdiff for pair in pairs)})
             done = report(settings, begun, removed=removed, notes=notes)
             told.update(failure.message for failure in done.failures)
             return done
@@ -132,15 +122,10 @@ def _each(
         watcher.finish(stage)
 
     with ThreadPoolExecutor(workers, thread_name_prefix=stage) as pool:
-        futures = [pool.submit(run, item) for item in work]
         try:
-            for future in as_completed(futures):
+            for future in as_completed([pool.submit(run, item) for item in work]):
                 future.result()
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _time_apart(pair: Pair) -> int:
-    return abs(int(image_name(pair.source).number) - int(image_name(pair.target).number))
