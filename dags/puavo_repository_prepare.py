@@ -20,11 +20,11 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from puavo_repository import prepare as stages
 from puavo_repository import settings
-from puavo_repository.cli import printed
+from puavo_repository.cli.terminal import print_lines
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import run
 from puavo_repository.prepare.plan import DiffState, look
-from puavo_repository.progress import LoggedProgress
+from puavo_repository.progress import logged_progress
 from puavo_repository.settings import Settings, usable
 from puavo_repository_airflow import notify, summary, tasks
 from puavo_repository_airflow.tasks import asked, begun, chosen
@@ -82,7 +82,7 @@ def puavo_repository_prepare() -> None:
     def dry_run() -> bool:
         if asked("dry_run"):
             plan = run.dry_run(chosen())
-            printed.render(plan)
+            print_lines(plan.lines())
             summary.planned(plan)
         return not asked("dry_run")
 
@@ -100,7 +100,7 @@ def puavo_repository_prepare() -> None:
         with locked(shared=True) as found:
             step = stages.fingerprint.fingerprint
             names = tasks.of_part(part, look(found).fingerprints)
-            tasks.each(names, lambda name: step(found, name, LoggedProgress(name)))
+            tasks.each(names, lambda name: step(found, name, logged_progress(name)))
 
     @task(trigger_rule="all_done_min_one_success")
     def pairs() -> list[str]:
@@ -114,7 +114,7 @@ def puavo_repository_prepare() -> None:
         with locked(shared=True) as found:
             missing = {pair.rdiff: pair for pair in look(found).pairs(DiffState.MISSING)}
             step, names = stages.diff.diff, tasks.of_part(part, missing)
-            tasks.each(names, lambda name: step(found, missing[name], LoggedProgress(name)))
+            tasks.each(names, lambda name: step(found, missing[name], logged_progress(name)))
 
     @task(trigger_rule="all_done_min_one_success")
     def describe() -> list[str]:
@@ -128,7 +128,7 @@ def puavo_repository_prepare() -> None:
     def report(configured: dict[str, list[str]], removed: list[str]) -> None:
         both, notes = [*configured["removed"], *removed], configured["notes"]
         found = stages.report.report(chosen(), begun(), removed=both, notes=notes)
-        printed.render(found)
+        print_lines(found.lines())
         summary.prepared(found)
         found.checked()
 

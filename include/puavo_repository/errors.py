@@ -35,9 +35,9 @@ class RepositoryError(Exception):
         self.remedy = printable(remedy)
 
     def __str__(self) -> str:
-        both = {"expected": self.expected, "found": self.found}
-        seen = ", ".join(f"{word} {text}" for word, text in both.items() if text)
-        text = f"{self.subject}: {self.problem}" + (f" ({seen})" if seen else "")
+        seen = [f"expected {self.expected}"] if self.expected else []
+        seen += [f"found {self.found}"] if self.found else []
+        text = f"{self.subject}: {self.problem}" + (f" ({', '.join(seen)})" if seen else "")
         return f"{text}. {self.remedy}" if self.remedy else text
 
 
@@ -140,11 +140,10 @@ _REMEDIES = {
 
 def storage_error(path: str | Path, error: OSError) -> StorageError | StorageRefusedError:
     """Put an ``OSError`` on its branch of the tree, with the way out."""
-    problem = error.strerror or str(error)
-    remedy = _REMEDIES.get(error.errno or 0)
-    if remedy is None:
-        return StorageError(path, problem, remedy="Run again when the cause is gone")
-    return StorageRefusedError(path, problem, remedy=remedy)
+    remedy = _REMEDIES.get(error.errno or 0, "")
+    kind = StorageRefusedError if remedy else StorageError
+    text = error.strerror or str(error)
+    return kind(path, text, remedy=remedy or "Run again when the cause is gone")
 
 
 @contextmanager
@@ -166,9 +165,5 @@ def printable(text: str | Path) -> str:
     cannot be written anywhere. They are shown as ``\xNN``, and so are control characters,
     which a terminal would obey.
     """
-    return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
-
-
-def _escaped(character: str) -> str:
-    byte = ord(character) - 0xDC00  # of a name that is not UTF-8, as Python keeps it
-    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else repr(character)[1:-1]
+    shown = (c if c.isprintable() else repr(c)[1:-1].replace("\\udc", "\\x") for c in str(text))
+    return "".join(shown)

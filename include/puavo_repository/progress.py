@@ -41,31 +41,6 @@ class Watcher:
 NO_WATCHER = Watcher()
 
 
-class LoggedProgress:
-    """Counts bytes of work, of a total where that is known, and logs a line now and then."""
-
-    def __init__(self, name: str, total: int = 0) -> None:
-        self._name, self._total, self._done = name, total, 0
-        self._started = self._last = time.monotonic()
-        self._lock = threading.Lock()
-
-    def __call__(self, done: int) -> None:
-        """Take note of so many more bytes."""
-        with self._lock:
-            self._done += done
-            now = time.monotonic()
-            if now - self._last < _INTERVAL:
-                return
-            self._last = now
-            rate = self._done / (now - self._started)
-        total = f" of {format_bytes(self._total)}" if self._total else ""
-        line = f"{format_bytes(self._done)}{total}, {format_bytes(rate)}/s"
-        if self._total and rate:
-            left = (self._total - self._done) / rate
-            line += f", about {left:.0f} s left"
-        logger.info("%s: %s", self._name, line)
-
-
 class LoggedWatcher(Watcher):
     """Logs stages and transfers, where there is no terminal."""
 
@@ -73,7 +48,30 @@ class LoggedWatcher(Watcher):
         """Log the size of a stage."""
         if files is not None:
             logger.info("%s: %s, %s", name, count(files, "file"), format_bytes(total))
-        return LoggedProgress(name, total)
+        return logged_progress(name, total)
+
+
+def logged_progress(name: str, total: int = 0) -> Progress:
+    """Return what counts bytes of work and logs them now and then; ``total`` is 0 if not known."""
+    done, began = 0, time.monotonic()
+    last, lock = began, threading.Lock()
+
+    def tell(more: int) -> None:
+        nonlocal done, last
+        with lock:
+            done += more
+            now = time.monotonic()
+            if now - last < _INTERVAL:
+                return
+            last = now
+            rate, left = done / (now - began), total - done
+        of_total = f" of {format_bytes(total)}" if total else ""
+        line = f"{format_bytes(done)}{of_total}, {format_bytes(rate)}/s"
+        if total and rate:
+            line += f", about {left / rate:.0f} s left"
+        logger.info("%s: %s", name, line)
+
+    return tell
 
 
 def format_bytes(count: float) -> str:

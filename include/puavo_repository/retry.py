@@ -17,27 +17,21 @@ FIRST_DELAY = 2.0  # seconds before the second attempt; each later one waits twi
 
 
 def with_retries(step: Callable[[], Result], *, stop: threading.Event | None = None) -> Result:
-    """Do a step, again and again where a retry may help; the last attempt raises its error.
+    """Do a step that can be done again at any time; the last attempt raises its error.
 
-    Args:
-        step: What to do; it can be done again at any time.
-        stop: Ends the waiting: once it is set there is no further attempt.
+    Once ``stop`` is set there is no further attempt, and no more waiting for one.
     """
-    stop = stop or threading.Event()
-    for delay in (FIRST_DELAY * 2**number for number in range(ATTEMPTS - 1)):
+    stop, attempt, delay = stop or threading.Event(), 1, FIRST_DELAY
+    while True:
         try:
-            return _attempt(step)
+            with as_storage_error("a local file"):
+                return step()
         except LockedError:
             raise  # whoever has the lock keeps it for longer than this waits
         except TransientError as error:
-            if stop.is_set():
+            if attempt == ATTEMPTS or stop.is_set():
                 raise
             logger.warning("%s; again in %.0f s", error, delay)
             if stop.wait(delay):
                 raise
-    return _attempt(step)
-
-
-def _attempt(step: Callable[[], Result]) -> Result:
-    with as_storage_error("a local file"):
-        return step()
+        attempt, delay = attempt + 1, 2 * delay

@@ -14,7 +14,7 @@ from airflow.sdk import get_current_context
 
 from puavo_repository.prepare.plan import DiffState, Plan
 from puavo_repository.progress import count, format_bytes
-from puavo_repository.web.model import DRY_RUN, SUMMARY, percent, seconds
+from puavo_repository.web.model import DRY_RUN, SUMMARY, seconds
 
 if TYPE_CHECKING:  # the scheduler loads each DAG again and again
     from puavo_repository.audit.report import AuditReport
@@ -81,18 +81,9 @@ def prepared(report: Report) -> None:
         "Problems": [failure.message for failure in report.failures],
         "Notes": report.notes,
         "Files that were removed": report.removed,
-        "On offer": [_series(one) for one in report.series],
+        "On offer": report.series_lines(),
     }
     keep(f"{images}, {rdiffs}", sections)
-
-
-def _series(one: Mapping[str, Any]) -> str:
-    update = "the whole image" if one["update"] is None else format_bytes(one["update"])
-    return (
-        f"{one['name']}: {count(one['images'], 'image')}, newest {one['newest']}, "
-        f"{count(one['rdiffs'], 'rdiff')}; update: {update}, "
-        f"a client saves {percent(one['saving'])}"
-    )
 
 
 def step(done: PublishReport) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.cli import bars
+from puavo_repository.cli import terminal
 from puavo_repository.errors import (
     ConnectionLostError,
     HostKeyError,
@@ -130,7 +130,7 @@ def test_a_full_disk_is_told_from_other_failures(tmp_path: Path) -> None:
 def test_what_paramiko_logs_of_a_broken_connection_is_not_shown(
     sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with bars.shown(), Proxy(sshd.port) as proxy:
+    with terminal.shown(), Proxy(sshd.port) as proxy:
         proxy.cut_after = 0
         with pytest.raises(ConnectionLostError):
             _write_a_megabyte(sshd.target(tmp_path, proxy.port))

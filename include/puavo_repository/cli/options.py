@@ -1,60 +1,89 @@
-"""The options that the command and its subcommands, ``audit`` and ``rollback``, take alike."""
+"""The options of the command and of its subcommands, ``audit`` and ``rollback``."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from puavo_repository.cli.printed import PROGRAM
-from puavo_repository.errors import SettingsError
-from puavo_repository.settings import Settings
+from puavo_repository.cli.terminal import PROGRAM
 from puavo_repository.settings.model import about
 
-if TYPE_CHECKING:  # they load the SSH library, which is slow
-    from puavo_repository.publish.publisher import Options
-    from puavo_repository.remote.target import Target
+_UPLOAD = {
+    "": "publish afterwards: sftp://user@host[:port]/path or file:///path; may be repeated",
+    "audit": "a published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE",
+    "rollback": "the published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE",
+}
+_DESCRIPTION = {
+    "": "Maintains a repository of all Puavo images from IMAGE_DIR in MIRROR_DIR: links, proven "
+    "rdiffs, checksums and metadata. No root is needed.",
+    "audit": "Reads the whole mirror again, compares published mirrors and what clients see by "
+    "https with it, and makes one update as a laptop does. Nothing is changed, unless repairs are "
+    "asked for.",
+    "rollback": "Clients of a published mirror get the metadata of an earlier generation again, "
+    "after a bad night. Images and rdiffs stay as they are. What is rolled back from is not "
+    "published again until it is gone from the local mirror, or "
+    "PUAVO_REPOSITORY_ALLOW_ROLLED_BACK=true allows it once.",
+}
+_EPILOG = {
+    "": "Exit status: 0 everything is done; 1 some image or rdiff failed, the rest is done; 2 bad "
+    "usage or settings. Settings come from defaults.mk, then from the environment "
+    "(PUAVO_REPOSITORY_*), then from these options. Two more commands: see "
+    f"{PROGRAM} audit --help, {PROGRAM} rollback --help.",
+    "audit": "Exit status: 0 no error; 1 clients are, or soon will be, led to something wrong or "
+    "cut off; 2 bad usage or settings.",
+}
 
 
-def parser(word: str, *, upload: str, **more: Any) -> argparse.ArgumentParser:
-    """Return a parser with the options that all take; ``vars`` of what it reads is for ``load``.
+def parser(word: str) -> argparse.ArgumentParser:
+    """Return the parser of a subcommand, or of the command itself where there is no word.
 
-    Args:
-        word: What follows the command's name; empty for the command itself.
-        upload: What a remote is named for.
-        more: Of argparse, such as what comes before and after the options.
+    ``vars`` of what it reads is for ``settings.load``.
     """
-    usage = "%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]"
-    made = argparse.ArgumentParser(prog=f"{PROGRAM} {word}".rstrip(), usage=usage, **more)
-    add_setting(made, "image_dir", "image_dir", metavar="IMAGE_DIR", nargs="?")
-    add_setting(made, "mirror_dir", "mirror_dir", metavar="MIRROR_DIR", nargs="?")
-    add_setting(made, "repository", "-r", "--repository", metavar="HOSTNAME")
-    add_setting(made, "puavo_os", "-p", "--puavo-os", metavar="DIR")
-    made.add_argument("-u", "--upload", metavar="URL", action="append", default=[], help=upload)
-    made.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+    made = argparse.ArgumentParser(
+        prog=f"{PROGRAM} {word}".rstrip(),
+        usage="%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]",
+        description=_DESCRIPTION[word],
+        epilog=_EPILOG.get(word),
+    )
+    several: dict[str, Any] = {"action": "append", "default": []}
+    _setting(made, "image_dir", nargs="?")
+    _setting(made, "mirror_dir", nargs="?")
+    _setting(made, "repository", "-r", "--repository", metavar="HOSTNAME")
+    _setting(made, "puavo_os", "-p", "--puavo-os", metavar="DIR")
+    made.add_argument("-u", "--upload", metavar="URL", help=_UPLOAD[word], **several)
+    _flag(made, "--json", "the report as JSON on stdout")
+    if word == "audit":
+        _setting(made, "audit_share", "--share", metavar="N")
+        _setting(made, "audit_https", "--no-https", action="store_false")
+        _flag(
+            made,
+            "--repair",
+            "send wrong remote files again; remove wrong local rdiffs, to be made anew",
+        )
+    elif word == "rollback":
+        of_to = "generation to roll back to; default: the last one with other metadata"
+        made.add_argument("--to", metavar="N", type=int, help=of_to)
+        of_series = "only this series; may be repeated"
+        made.add_argument("--series", metavar="NAME", help=of_series, **several)
+        _flag(made, "--list", "show the generations, change nothing")
+    else:
+        _setting(made, "no_config", "-n", "--no-config", "--no-files", action="store_true")
+        _flag(made, "--dry-run", "print the plan, change nothing")
     return made
 
 
-def add_setting(made: argparse.ArgumentParser, name: str, *flags: str, **more: Any) -> None:
+def _flag(made: argparse.ArgumentParser, name: str, text: str) -> None:
+    made.add_argument(name, action="store_true", help=text)
+
+
+def _setting(made: argparse.ArgumentParser, name: str, *flags: str, **more: Any) -> None:
     """Add the option of a setting, with the help that the settings' model has for it."""
     setting = about(name)
     text = setting.text[0].lower() + setting.text[1:]  # as argparse writes its own
+    if more.get("action") == "store_false":
+        text = f"do not {text}"
     default = setting.otherwise or setting.default
     if default not in {"", "true", "false"}:
         text += f"; default {default}"
-    made.add_argument(*flags, help=text.replace("%", "%%"), **more)
-
-
-def targets(upload: list[str], chosen: Settings, options: Options) -> list[Target]:
-    """Return the remotes that are named with ``--upload``, else those of the settings.
-
-    Raises:
-        SettingsError: One is an Airflow connection: to leave it out would look like success.
-    """
-    ids = [remote for remote in chosen.remote if "://" not in remote and not upload]
-    if ids:
-        raise SettingsError(
-            "PUAVO_REPOSITORY_REMOTE",
-            f"{ids[0]} is an Airflow connection, which only the DAGs can use",
-            remedy="Name the mirror with --upload sftp://user@host/path, or run the DAG",
-        )
-    return [options.target(url) for url in upload or chosen.remote]
+    more |= {"dest": name} if flags else {"metavar": setting.option}
+    made.add_argument(*(flags or [name]), default=None, help=text.replace("%", "%%"), **more)

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import IO, Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from puavo_repository.remote.pool import abort_all
 
@@ -31,23 +31,16 @@ def protect_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream: TextIO | None = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
-        elif stream is getattr(sys, f"__{name}__") and stream.fileno() == number:
-            setattr(sys, name, _wrapped(stream))
-
-
-def _wrapped(stream: TextIO) -> IO[str]:
-    stream.flush()
-    raw: io.RawIOBase = _Deaf(stream.fileno(), "w", closefd=False)
-    at_once = stream is sys.__stderr__
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw),
-        encoding=stream.encoding,
-        errors=stream.errors,
-        line_buffering=stream.isatty() or at_once,
-        write_through=at_once,
-    )
+        if stream is getattr(sys, f"__{name}__") and (stream is None or stream.fileno() == number):
+            at_once = name == "stderr"
+            wrapped = io.TextIOWrapper(
+                io.BufferedWriter(_Deaf(number, "w", closefd=False)),
+                encoding=stream.encoding if stream else "utf-8",
+                errors=stream.errors if stream else "replace",
+                line_buffering=at_once or os.isatty(number),
+                write_through=at_once,
+            )
+            setattr(sys, name, wrapped)
 
 
 class _Deaf(io.FileIO):
@@ -70,24 +63,24 @@ def end_on_signals() -> None:
 
     What other threads do with a remote is aborted: else it would be waited for.
     """
+
+    def interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
+        abort_all()
+        raise KeyboardInterrupt
+
     # The system may give a signal to any thread. Python then runs the handler in the main
     # thread, but does not wake it: one that waits for the others would wait to their end.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in _SIGNALS:
-        signal.signal(number, _interrupted)
+        signal.signal(number, interrupted)
     signal.signal(_NUDGE, lambda _number, _frame: None)
     main = threading.main_thread().ident
-    threading.Thread(target=_wake, args=(reader, main), name="signals", daemon=True).start()
 
+    def wake() -> None:
+        while came := os.read(reader, 1):
+            if main and came[0] in _SIGNALS:
+                signal.pthread_kill(main, _NUDGE)
 
-def _wake(reader: int, main: int) -> None:
-    while came := os.read(reader, 1):
-        if came[0] in _SIGNALS:
-            signal.pthread_kill(main, _NUDGE)
-
-
-def _interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
-    abort_all()
-    raise KeyboardInterrupt
+    threading.Thread(target=wake, name="signals", daemon=True).start()

@@ -40,7 +40,7 @@ def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False
         ConfigError: A file cannot be used; nothing was changed.
         SettingsError: The folder cannot be written.
     """
-    folder = settings.config_dir
+    folder = settings.puavo_os / "config" / "images"
     present = {path.stem: _read(path) for path in files.listed(folder, "[!.]*.json")}
     generated = not settings.no_config or not present
     wanted = _generated(folder, present, inventory) if generated else present
@@ -94,7 +94,7 @@ def _generated(folder: Path, present: Files, inventory: Inventory) -> Files:
 
 def _write(settings: Settings, present: Files, wanted: Files) -> list[str]:
     """Write the files that changed and set aside those without images; return notes."""
-    folder, notes = settings.config_dir, []
+    folder, notes = settings.puavo_os / "config" / "images", []
     for distribution, series in wanted.items():
         if present.get(distribution) != series:
             files.write(folder / f"{distribution}.json", image_config.render(series))
@@ -107,7 +107,7 @@ def _write(settings: Settings, present: Files, wanted: Files) -> list[str]:
         path.rename(backup)
         files.sync_folder(folder)
         notes.append(f"{distribution} has no image any more: {path} is now {backup.name}")
-    path = settings.defaults_mk
+    path = settings.puavo_os / "defaults.mk"
     before = path.read_text(encoding="utf-8") if files.exists(path) else ""
     values = {
         "image_dir": str(settings.image_dir),

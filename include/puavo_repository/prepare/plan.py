@@ -25,6 +25,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure, ImageRecord, RdiffRecord
 from puavo_repository.prepare.configure import Catalogue, configure
 from puavo_repository.prepare.discover import Inventory, discover
+from puavo_repository.progress import count, format_bytes
 from puavo_repository.settings import Model, Settings
 
 
@@ -125,6 +126,22 @@ class Plan:
             "space_needed": self.space_needed,
             "space_free": self.space_free,
         }
+
+    def lines(self) -> list[str]:
+        """Return what a run would do, as lines for people; the last one sums up."""
+        missing = self.pairs(*_TO_DO)
+        images = sum(len(images) for images in self.series.values())
+        return [
+            *(f"would read {name}" for name in self.fingerprints),
+            *(f"would make rdiffs/{pair.rdiff}" for pair in missing),
+            *(f"would remove {path}" for path in self.stale),
+            (
+                f"{count(images, 'image')} in {len(self.series)} series; "
+                f"{len(self.fingerprints)} to read, {count(len(missing), 'rdiff')} to make, "
+                f"{len(self.pairs(DiffState.PRESENT))} there; space: at most "
+                f"{format_bytes(self.space_needed)} needed, {format_bytes(self.space_free)} free"
+            ),
+        ]
 
 
 def look(settings: Settings) -> Plan:

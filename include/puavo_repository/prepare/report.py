@@ -54,6 +54,40 @@ class Report:
         seconds = round(self.seconds, 3)
         return {**asdict(self), "mirror": str(self.mirror), "seconds": seconds, "ok": self.ok}
 
+    def series_lines(self) -> list[str]:
+        """Return what is on offer, a line for people each series."""
+        lines = []
+        for one in self.series:
+            update = "the whole image" if one["update"] is None else format_bytes(one["update"])
+            lines.append(
+                f"{one['name']}: {count(one['images'], 'image')}, newest {one['newest']} "
+                f"({format_bytes(one['newest_size'])}), {count(one['rdiffs'], 'rdiff')}; "
+                f"update: {update}, a client saves {one['saving']:.1%}"
+            )
+        return lines
+
+    def lines(self) -> list[str]:
+        """Return the report as lines for people; the last one sums up."""
+        images = sum(one["images"] for one in self.series)
+        size = sum(one["size"] for one in self.rdiffs)
+        adopted = f" and {self.rdiffs_adopted} adopted" if self.rdiffs_adopted else ""
+        failed = f", {len(self.failures)} FAILED" if self.failures else ""
+        rdiffs = self.rdiffs if self.images_read or self.rdiffs_made or self.rdiffs_adopted else ()
+        shares = ((r["name"], format_bytes(r["size"]), r["share"]) for r in rdiffs)
+        sums = (
+            f"{self.mirror}: {count(images, 'image')} in {len(self.series)} series, "
+            f"{count(len(self.rdiffs), 'rdiff')} ({format_bytes(size)}), "
+            f"{count(self.images_read, 'image')} read ({format_bytes(self.bytes_read)}), "
+            f"{count(self.rdiffs_made, 'rdiff')} made{adopted}, {self.seconds:.1f} s{failed}"
+        )
+        return [
+            *self.series_lines(),
+            *(f"{name}: {size}, {share:.2%} of its image" for name, size, share in shares),
+            *(f"note: {note}" for note in self.notes),
+            *(f"removed: {path}" for path in self.removed),
+            sums,
+        ]
+
 
 def report(
     settings: Settings, begun: float, *, removed: Sequence[str] = (), notes: Sequence[str] = ()

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from puavo_repository.errors import SettingsError
-
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 _WORD = re.compile(
     r"(?:(\d{1,2})-(\d{1,2})=)?(\d{1,15}(?:\.\d+)?)([kmg]?)", re.ASCII | re.IGNORECASE
@@ -31,18 +29,20 @@ class Bandwidth:
 
     @classmethod
     def parse(cls, text: str) -> Bandwidth:
-        """Read ``2M``, or ``0 7-19=500k``: no limit, but 500,000 bytes a second from 7 to 19."""
+        """Read ``2M``, or ``0 7-19=500k``: no limit, but 500 kB a second from 7 to 19.
+
+        What is neither raises a ``ValueError``.
+        """
         rate, hours = 0, []
         for word in text.replace(",", " ").split():
             match = _WORD.fullmatch(word)
             if match is None:
-                problem, expected = f"{word!r} is no rate", "bytes a second, as 2M or 7-19=500k"
-                raise SettingsError("bandwidth", problem, expected=expected)
+                raise ValueError(f"holds {word!r}, which is no rate such as 2M or 7-19=500k")
             found = int(float(match[3]) * _UNITS[match[4].lower()])
             if match[1] is None:
                 rate = found
             elif int(match[1]) > 23 or int(match[2]) > 24:
-                raise SettingsError("bandwidth", f"{word!r} is no time of day", expected="7-19=…")
+                raise ValueError(f"holds {word!r}, which is no time of day such as 7-19=…")
             else:
                 hours.append((int(match[1]), int(match[2]), found))
         return cls(rate, tuple(hours))

@@ -47,16 +47,6 @@ class Settings(Model):
     ``defaults.mk`` names them. Only those are published to its remotes by themselves."""
 
     @property
-    def config_dir(self) -> Path:
-        """Where the configuration files of the distributions lie."""
-        return self.puavo_os / "config" / "images"
-
-    @property
-    def defaults_mk(self) -> Path:
-        """The old system's settings file."""
-        return self.puavo_os / "defaults.mk"
-
-    @property
     def cores(self) -> int:
         """How many cores to keep busy, at least one."""
         return self.jobs or len(os.sched_getaffinity(0))
@@ -74,17 +64,9 @@ def load(
     images: bool = True,
     command: bool = False,
 ) -> Settings:
-    """Bring the sources of settings together.
+    """Bring all sources of settings together; ``options`` and ``command`` as of ``read``.
 
-    Args:
-        options: As of ``read``.
-        environment: The process' environment by default.
-        images: Whether the images are needed. A rollback works where their disk is lost.
-        command: As of ``read``.
-
-    Raises:
-        SettingsError: A value cannot be used, or something needed is missing.
-        StorageError: A folder or a ``defaults.mk`` cannot be read.
+    Without ``images`` it works where their disk is lost, as a rollback has to.
     """
     given = read(options, environment, command=command)
     asked, installed = read(options, {}), read({}, environment).model_dump(include={*FOLDERS})
@@ -158,15 +140,13 @@ def read(
 ) -> Model:
     """Return what options and environment say, each value checked, no folder looked at.
 
-    Args:
-        options: Options of the command or params of a DAG run, by the names that ``Model`` has;
-            None and empty texts count as not given, and what is no setting is left alone.
-        environment: The process' environment by default. An empty variable counts as not given,
-            but for a schedule.
-        command: Whether the options are the command's, and called so in a refusal.
+    What is empty counts as not given, but for a schedule; an option that is no setting is left
+    alone.
 
-    Raises:
-        SettingsError: Values cannot be used; all of them are named.
+    Args:
+        options: Of the ``command``, or params of a DAG run, by the names that ``Model`` has.
+        environment: The process' environment by default.
+        command: Whether a refusal calls the options as the command does.
     """
     variables = _variables(environment)
     given = {n: v for n, v in options.items() if n in Model.model_fields and v not in _NOTHING}

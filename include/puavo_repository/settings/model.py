@@ -20,7 +20,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from puavo_repository.delta import ENGINES
-from puavo_repository.errors import SettingsError
 from puavo_repository.remote.throttle import Bandwidth
 
 _CRON_NAMES = {"@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly"}  # Airflow's
@@ -39,15 +38,12 @@ def _url(value: str) -> str:
     url = value if "://" in value else f"https://{value}"
     if "@" in url:  # first: what follows may be a password, and ends up in any part of the URL
         raise ValueError("holds a user name or a password")
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"is no URL: {error}") from None
+    parts = urlsplit(url)  # it and the port raise a ValueError as well
     if parts.query or parts.fragment:
         raise ValueError("has more than a host and a path")
     if parts.scheme not in {"http", "https"} or not parts.hostname or re.search(r"[\s\"'<>]", url):
         raise ValueError("is no host")
+    _ = parts.port
     return url.rstrip("/")
 
 
@@ -66,10 +62,7 @@ def _cron(value: str) -> str:
 
 
 def _rates(value: Any) -> str:
-    try:
-        Bandwidth.parse(str(value))
-    except SettingsError as error:
-        raise ValueError(error.problem) from error
+    Bandwidth.parse(str(value))
     return str(value)
 
 
