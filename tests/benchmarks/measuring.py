@@ -117,7 +117,7 @@ def _serve() -> None:
             with paths[0].open("rb") as image:
                 while block := image.read(4 << 20):
                     indexer.update(memoryview(block))
-            indexer.save(kept, "benchmark")
+            indexer.save(kept, "benchmark", paths[0].stat().st_size)
     size = 0
     small = Side(Path(__file__))  # compiles, or loads what was compiled
     made.delta(small, small, lambda _: None)

@@ -15,7 +15,8 @@ from unittest import mock
 
 from puavo_repository.cli import main as cli
 from puavo_repository.delta.anchor_engine import AnchorEngine
-from puavo_repository.delta.engine import ImageIndexer, Side, Sink
+from puavo_repository.delta.anchors import Anchors
+from puavo_repository.delta.engine import Side, Sink
 from puavo_repository.errors import ImageError
 from puavo_repository.progress import Progress, no_progress
 from puavo_repository.settings import Settings
@@ -23,14 +24,14 @@ from puavo_repository.settings import Settings
 VICTIM, MARK = "-amxa-", b"this image kills"
 
 
-class _CrashingIndexer:
+class _CrashingIndexer(Anchors):
     """Dies of an image that has ``MARK`` in it."""
 
     def update(self, block: memoryview) -> None:
         if MARK in bytes(block):
             ctypes.string_at(0)
 
-    def save(self, path: Path, identity: str) -> None: ...
+    def save(self, path: Path, identity: str, size: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Crashing:
     name: str = "crashing"
     threads: int = 1
 
-    def indexer(self, size: int) -> ImageIndexer | None:
-        return _CrashingIndexer() if self.how == "index" else None
+    def indexer(self, size: int) -> Anchors | None:
+        return _CrashingIndexer(512, 1) if self.how == "index" else None
 
     def delta(
         self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress

@@ -79,7 +79,7 @@ def test_kept_anchors_give_the_same_rdiff_without_reading_the_source_for_them(
     for start in range(0, len(pair.source), 77_777):
         indexer.update(memoryview(pair.source)[start : start + 77_777])
     kept = tmp_path / "anchors"
-    indexer.save(kept, "this one")
+    indexer.save(kept, "this one", len(pair.source))
     out = bytearray()
     source, target = pair.sides
     ENGINE.delta(Side(source.path, kept, "this one"), target, out.extend)

@@ -19,12 +19,18 @@ from puavo_repository.compiled import Bytes, Numbers, array
 from puavo_repository.delta import anchor_engine, anchors
 from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
 from puavo_repository.delta.anchors import BLOCK, CELL, MOST, find, find_anchors
-from puavo_repository.delta.dense import REGION, SLOTS, match_dense
-from puavo_repository.delta.encoding import Joiner, encode, out_size, put_copy
 from puavo_repository.delta.machine import WINDOW, Basis, buffer
-from puavo_repository.delta.sparse import HEAD, insert, match_sparse, table_for
+from puavo_repository.delta.matching import (
+    HEAD,
+    REGION,
+    SLOTS,
+    insert,
+    match_dense,
+    match_sparse,
+    table_for,
+)
 from puavo_repository.formats.cksum import PosixCksum, reverse_bits
-from puavo_repository.formats.rdiff import parse
+from puavo_repository.formats.rdiff import encode, joined, out_size, parse, put_copy
 
 Found = tuple[bytes, bytes, Numbers, list["Canaries"]]
 _CANARY = -7
@@ -59,15 +65,16 @@ def found(tmp_path: Path, request: pytest.FixtureRequest) -> Found:
     step = request.param
     sparse = np.array([(i, i, step - 1) for i in range(1, len(target) - step, 10 * step)])
     region, window = buffer(HEAD + REGION), buffer(WINDOW)
-    scratch = np.empty(SLOTS, np.uint64), region.ctypes.data + HEAD
+    place = region.ctypes.data + HEAD
     block = data.ctypes.data + HEAD, len(target)
     spacing = EFFORTS["small"][1]
     made = []
     for rows in range(len(sparse), len(sparse) + 30):
         made.append(Canaries(rows, len(target) // 16))
         with (tmp_path / "source").open("rb") as stream:
-            basis = Basis(stream.fileno(), len(source), window.ctypes.data)
-            match_dense(basis, *block, sparse, spacing, *scratch, made[-1].rows)
+            basis = Basis(stream.fileno(), len(source), window.ctypes.data, place)
+            table = np.empty(SLOTS, np.uint64)
+            match_dense(basis, *block, sparse, spacing, table, made[-1].rows)
     return source, target, sparse, made
 
 
@@ -129,9 +136,7 @@ def fill_commands() -> None:
     copies = np.array([(2 * i + 1, far, 1) for i in range(count)])
     assert encode(buffer(2 * count + 1), 0, 2 * count + 1, copies, out) <= len(out)
     assert put_copy(array(17, np.uint8), 0, far, far) == 17
-    joiner = Joiner(lambda _: None)
-    joiner.copy(far, far)
-    joiner.commands(out.data)
+    assert len(list(joined([(far, far), out.data]))) == 4
 
 
 def fill_rows_of_an_rdiff() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from delta.fuzz import check_all, real_images
 from delta.pairs import Pair, ignore, noise
-from puavo_repository.delta import anchors, sparse
+from puavo_repository.delta import anchors, matching
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.anchors import BLOCK, KEY, KEY_FACTORS, Anchors, BlockAnchors, find
 from puavo_repository.delta.engine import Side
@@ -94,18 +94,20 @@ def test_a_flood_of_equal_keys_is_bounded_in_the_list_the_table_and_the_comparis
     equal = found.keys == found.keys[0]
     assert equal.mean() > 0.9  # but for some that became anchors by chance
 
-    table = sparse.table_for(len(found.keys))
-    sparse.insert(found.keys[equal], found.offsets[equal], 0, table, 0, 1)
-    assert np.count_nonzero(table) == sparse.CANDIDATES
+    table = matching.table_for(len(found.keys))
+    matching.insert(found.keys[equal], found.offsets[equal], 0, table, 0, 1)
+    assert np.count_nonzero(table) == matching.CANDIDATES
 
-    target = buffer(sparse.HEAD + len(flood))
-    target[sparse.HEAD : sparse.HEAD + len(flood)] = np.frombuffer(colliding(count, 2), np.uint8)
+    target = buffer(matching.HEAD + len(flood))
+    target[matching.HEAD : matching.HEAD + len(flood)] = np.frombuffer(
+        colliding(count, 2), np.uint8
+    )
     best, window = np.zeros(3, np.int64), buffer(WINDOW)
     with Pair(tmp_path, flood, b"").sides[0].path.open("rb") as source:
         basis = Basis(source.fileno(), len(flood), window.ctypes.data)
-        block = target.ctypes.data + sparse.HEAD, 0, 0, len(flood)
-        made = sparse.longest(basis, *block, table, best)
-    assert (made, best[2]) == (sparse.CANDIDATES, 0)
+        block = target.ctypes.data + matching.HEAD, 0, 0, len(flood)
+        made = matching.longest(basis, *block, table, best)
+    assert (made, best[2]) == (matching.CANDIDATES, 0)
 
 
 def test_every_block_has_an_allowance_of_comparisons(
@@ -115,7 +117,7 @@ def test_every_block_has_an_allowance_of_comparisons(
     unit = np.frombuffer(noise(3, BLOCK // 2), np.uint8).reshape(-1, 64)
     pair = Pair(tmp_path, unit.tobytes(), np.random.default_rng(4).permutation(unit).tobytes())
     found = pair.make(AnchorEngine("fast", threads=1))
-    assert len(found) <= 2 * sparse.COMPARISONS + 2
+    assert len(found) <= 2 * matching.COMPARISONS + 2
 
 
 @pytest.mark.parametrize("victim", ["source", "target"])
@@ -139,7 +141,7 @@ def test_an_image_written_while_it_is_read_is_an_error_and_no_crash(
     if kept:
         indexer = ENGINE.indexer(len(data))
         indexer.update(memoryview(data))
-        indexer.save(tmp_path / "anchors", "it")
+        indexer.save(tmp_path / "anchors", "it", len(data))
         source = Side(source.path, tmp_path / "anchors", "it")
     changes = iter([lambda: change(tmp_path / victim)])
 

@@ -13,9 +13,9 @@ from delta.pairs import Pair, noise
 from puavo_repository.compiled import Numbers
 from puavo_repository.delta import anchor_engine, anchors
 from puavo_repository.delta.anchor_engine import AnchorEngine
-from puavo_repository.delta.anchors import BLOCK, BlockAnchors, Indexer
+from puavo_repository.delta.anchors import BLOCK, Anchors, BlockAnchors
 from puavo_repository.delta.engine import Side
-from puavo_repository.delta.sparse import table_for
+from puavo_repository.delta.matching import table_for
 
 ENGINE = AnchorEngine(threads=2)
 DATA = noise(1, BLOCK + 300_000)
@@ -24,9 +24,9 @@ SPACING = ENGINE.spacing(len(DATA))
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
-    indexer = Indexer(SPACING, 1 << 30)
+    indexer = Anchors(SPACING, 1 << 30)
     indexer.update(memoryview(DATA))
-    indexer.save(tmp_path / "anchors", "image 1")
+    indexer.save(tmp_path / "anchors", "image 1", len(DATA))
     return tmp_path / "anchors"
 
 
@@ -44,12 +44,12 @@ def count(blocks: list[BlockAnchors]) -> int:
 @pytest.mark.parametrize("step", [1_000_003, 3 * BLOCK])
 def test_the_stream_s_blocks_do_not_matter(tmp_path: Path, size: int, step: int) -> None:
     data = DATA[:size]
-    whole, parts = Indexer(SPACING, 1 << 30), Indexer(SPACING, 1 << 30)
+    whole, parts = Anchors(SPACING, 1 << 30), Anchors(SPACING, 1 << 30)
     whole.update(memoryview(data))
     for start in range(0, size, step):
         parts.update(memoryview(data)[start : start + step])
-    whole.save(tmp_path / "whole", "x")
-    parts.save(tmp_path / "parts", "x")
+    whole.save(tmp_path / "whole", "x", size)
+    parts.save(tmp_path / "parts", "x", size)
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
     found = load(tmp_path / "whole", "x", size)
     assert found is not None
@@ -144,7 +144,7 @@ def test_runs_and_periods_stay_within_the_memory_too(
     if kept:
         indexer = engine.indexer(len(data))
         indexer.update(memoryview(data))
-        indexer.save(tmp_path / "anchors", "it")
+        indexer.save(tmp_path / "anchors", "it", len(data))
         assert (tmp_path / "anchors").stat().st_size < engine.memory
         source = Side(source.path, tmp_path / "anchors", "it")
     out = bytearray()

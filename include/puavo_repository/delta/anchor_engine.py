@@ -1,9 +1,9 @@
 """The anchor engine: an rdiff in about the time of reading two images.
 
 1. The anchors of the source are loaded, or found in one read of it, blocks side by side.
-2. They are put into a table (``sparse``).
-3. The target is read block by block, side by side: ``sparse`` finds copies by the table,
-   ``dense`` looks into the gaps between them, ``encoding`` makes the commands.
+2. They are put into a table (``insert``).
+3. The target is read block by block, side by side: ``match_sparse`` finds copies by the table,
+   ``match_dense`` looks into the gaps between them, ``encode`` makes the commands.
 4. The blocks' commands are joined in order and go to the sink.
 
 The target's own anchors are not needed: it is searched only where nothing matches yet, faster
@@ -19,28 +19,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from puavo_repository.compiled import Numbers, array
-from puavo_repository.delta.anchors import (
-    BLOCK,
-    CELL,
-    KEY,
-    MOST,
-    Anchors,
-    BlockAnchors,
-    Indexer,
-    find,
-    load,
-)
-from puavo_repository.delta.dense import REGION, SLOTS, match_dense
-from puavo_repository.delta.encoding import Joiner, encode, out_size
+from puavo_repository.delta.anchors import BLOCK, CELL, KEY, MOST, Anchors, BlockAnchors, find, load
 from puavo_repository.delta.engine import Image, Side, Sink
 from puavo_repository.delta.machine import WINDOW, Basis, buffer
-from puavo_repository.delta.sparse import HEAD, insert, match_sparse, most_anchors, table_for
-from puavo_repository.formats.rdiff import END
+from puavo_repository.delta.matching import (
+    HEAD,
+    REGION,
+    SLOTS,
+    insert,
+    match_dense,
+    match_sparse,
+    most_anchors,
+    table_for,
+)
+from puavo_repository.formats.rdiff import Part, encode, joined, out_size
 from puavo_repository.progress import Progress, no_progress
 
 T = TypeVar("T")
@@ -71,9 +68,9 @@ class AnchorEngine:
             spacing *= 2
         return spacing
 
-    def indexer(self, size: int) -> Indexer:
-        """Return an indexer for an image of ``size`` bytes."""
-        return Indexer(self.spacing(size), most_anchors(self.memory))
+    def indexer(self, size: int) -> Anchors:
+        """Return what finds the anchors of an image of ``size`` bytes."""
+        return Anchors(self.spacing(size), most_anchors(self.memory))
 
     def delta(
         self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
@@ -85,7 +82,7 @@ class AnchorEngine:
             _Threads(self.threads) as threads,
         ):
             spacing = self.spacing(basis.size)
-            anchors = Anchors(spacing, most_anchors(self.memory))
+            anchors = self.indexer(basis.size)
             for block in _anchors(threads, source, basis, spacing, progress):
                 anchors.add(block)
             table = table_for(anchors.count)
@@ -95,14 +92,15 @@ class AnchorEngine:
                     insert(block.keys, block.offsets, block.first, table, part, self.threads)
 
             list(threads.map(fill, range(self.threads)))
-            joiner = Joiner(sink)
             match = partial(_match, basis, image, table, spacing, EFFORTS[self.effort][1])
-            for matched in threads.blocks(match, image.size):
-                joiner.copy(*matched.first)
-                joiner.commands(matched.commands)
-                joiner.copy(*matched.last)
-                progress(matched.size)
-            joiner.commands(memoryview(END))
+
+            def parts() -> Iterator[Part]:
+                for size, parts in threads.blocks(match, image.size):
+                    yield from parts
+                    progress(size)
+
+            for command in joined(parts()):
+                sink(command)
             basis.check_unchanged()
             image.check_unchanged()
 
@@ -147,11 +145,9 @@ def _anchors(
     threads: _Threads, side: Side, image: Image, spacing: int, progress: Progress
 ) -> Iterator[BlockAnchors]:
     """Load the anchors of an image, or find them."""
-    if side.anchors is not None:
-        kept = load(side.anchors, side.identity, image.size, spacing)
-        if kept is not None:
-            yield from kept
-            return
+    if side.anchors and (kept := load(side.anchors, side.identity, image.size, spacing)):
+        yield from kept
+        return
 
     def found(scratch: _Workspace, start: int) -> BlockAnchors:
         image.read(scratch.data[: image.size - start].data, start)
@@ -162,45 +158,35 @@ def _anchors(
         progress(0)
 
 
-class _Matched(NamedTuple):
-    """A block of the target, encoded."""
-
-    size: int  # bytes of the target
-    first: tuple[int, int]  # the copy that it begins with, position and length; or no bytes
-    commands: memoryview  # what is between, in the workspace
-    last: tuple[int, int]  # the copy that it ends with
-
-
 def _match(
-    source: Image,
-    target: Image,
-    table: Numbers,
-    spacing: int,
-    dense: int,
-    scratch: _Workspace,
+    source: Image, target: Image, table: Numbers, spacing: int, dense: int, scratch: _Workspace,
     start: int,
-) -> _Matched:
-    """Find and encode the copies of the block of the target that begins at ``start``."""
+) -> tuple[int, list[Part]]:  # fmt: skip
+    """Find and encode the copies of a block of the target; returns its size and its parts.
+
+    A copy that it begins or ends with is a part of its own: it may go on in the next block.
+    """
     size = min(BLOCK, target.size - start)
     target.read(scratch.data[HEAD : HEAD + size].data, start)
-    basis = Basis(source.descriptor, source.size, scratch.window.ctypes.data)
+    buffers = scratch.window.ctypes.data, scratch.region.ctypes.data + HEAD
+    basis = Basis(source.descriptor, source.size, *buffers)
     block = basis, scratch.data.ctypes.data + HEAD, size
     found = scratch.sparse
     count = match_sparse(*block, table, spacing, scratch.chosen, found)
     if count >= 0 and dense:
         sparse, found = found[:count], scratch.copies
-        region = scratch.slots, scratch.region.ctypes.data + HEAD
-        count = match_dense(*block, sparse, dense, *region, found)
+        count = match_dense(*block, sparse, dense, scratch.slots, found)
     if count < 0:
         raise source.changed()
     copies = found[:count]
     begin, end = 0, size
-    first = last = (0, 0)
+    first: list[Part] = []
+    last: list[Part] = []
     if len(copies) and copies[0, 0] == 0:
-        first, begin = (int(copies[0, 1]), int(copies[0, 2])), int(copies[0, 2])
+        first, begin = [(int(copies[0, 1]), int(copies[0, 2]))], int(copies[0, 2])
         copies = copies[1:]
     if len(copies) and copies[-1, 0] + copies[-1, 2] == size:
-        last, end = (int(copies[-1, 1]), int(copies[-1, 2])), int(copies[-1, 0])
+        last, end = [(int(copies[-1, 1]), int(copies[-1, 2]))], int(copies[-1, 0])
         copies = copies[:-1]
     length = encode(scratch.data[HEAD:], begin, end, copies, scratch.out)
-    return _Matched(size, first, scratch.out[:length].data, last)
+    return size, [*first, *([scratch.out[:length].data] if length else []), *last]

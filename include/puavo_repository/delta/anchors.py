@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ class BlockAnchors(NamedTuple):
 
 
 class Anchors:
-    """The anchors of an image, taken block by block, and no more than ``most``.
+    """The anchors of an image, taken block by block or from its bytes, and no more than ``most``.
 
     Runs and short periods have up to ``MOST`` anchors in a cell, four times as many as other
     content. Where that makes too many in all, every cell keeps half of ``MOST``, or half of that,
@@ -67,6 +68,11 @@ class Anchors:
         self.blocks: list[BlockAnchors] = []
         self.count = 0
         self._spacing, self._most, self._each = spacing, most, MOST
+        self._filled = self._first = 0  # bytes in the buffer, and their position in the image
+
+    @cached_property
+    def _buffer(self) -> Bytes:
+        return machine.buffer(BLOCK)
 
     def add(self, block: BlockAnchors) -> None:
         """Take the anchors of the next block."""
@@ -78,9 +84,23 @@ class Anchors:
             self._each //= 2
             self.blocks = [one.thinned(CELL * self._spacing, self._each) for one in self.blocks]
             self.count = sum(len(one.keys) for one in self.blocks)
+        self._first = block.first + BLOCK
+
+    def update(self, block: memoryview) -> None:
+        """Find those in the next bytes of the image, in order, blocks of any size."""
+        data: Bytes = np.frombuffer(block, np.uint8)
+        while len(data):
+            part = data[: len(self._buffer) - self._filled]
+            self._buffer[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            data = data[len(part) :]
+            if self._filled == len(self._buffer):
+                self._find(self._first + self._filled)
 
     def save(self, path: Path, identity: str, size: int) -> None:
-        """Keep them, tied to the image's identity; it has ``size`` bytes."""
+        """Keep them (atomically), tied to the identity of the image, which has ``size`` bytes."""
+        while self._first + KEY <= size:
+            self._find(size)
         name = np.frombuffer(_padded(identity), "<u4")
         counts = np.array([len(block.keys) for block in self.blocks], "<u4")
         keys, offsets = [b.keys for b in self.blocks], [b.offsets for b in self.blocks]
@@ -89,6 +109,12 @@ class Anchors:
         crc = zlib.crc32(body, zlib.crc32(_HEADER.pack(_MAGIC, 0, *fields)))
         with files.new_file(path) as stream:
             stream.writelines([_HEADER.pack(_MAGIC, crc, *fields), body])
+
+    def _find(self, size: int) -> None:
+        """Find the anchors of the block in the buffer; what follows it moves to the front."""
+        self.add(find(self._buffer, self._first, size, self._spacing))
+        self._buffer[: machine.SLACK] = self._buffer[BLOCK:]
+        self._filled = max(0, self._filled - BLOCK)
 
 
 def load(path: Path, identity: str, size: int, spacing: int) -> list[BlockAnchors] | None:
@@ -125,42 +151,6 @@ def _padded(identity: str) -> bytes:
     """Return an identity as bytes, filled up so that the numbers after it are aligned."""
     name = identity.encode()
     return name.ljust(-(-len(name) // 8) * 8)
-
-
-class Indexer:
-    """Finds the anchors of an image that comes in blocks of any size (an ``ImageIndexer``)."""
-
-    def __init__(self, spacing: int, most: int) -> None:
-        self._spacing = spacing
-        self._found = Anchors(spacing, most)
-        self._buffer = machine.buffer(BLOCK)
-        self._filled = 0
-        self._first = 0  # position of the buffer in the image
-
-    def update(self, block: memoryview) -> None:
-        """Take the next bytes of the image."""
-        data: Bytes = np.frombuffer(block, np.uint8)
-        while len(data):
-            part = data[: len(self._buffer) - self._filled]
-            self._buffer[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            data = data[len(part) :]
-            if self._filled == len(self._buffer):
-                self._find(self._first + self._filled)
-
-    def save(self, path: Path, identity: str) -> None:
-        """Keep the anchors of all that was taken; nothing may follow."""
-        size = self._first + self._filled
-        while self._first + KEY <= size:
-            self._find(size)
-        self._found.save(path, identity, size)
-
-    def _find(self, size: int) -> None:
-        """Find the anchors of the block in the buffer; what follows it moves to the front."""
-        self._found.add(find(self._buffer, self._first, size, self._spacing))
-        self._buffer[: machine.SLACK] = self._buffer[BLOCK:]
-        self._filled = max(0, self._filled - BLOCK)
-        self._first += BLOCK
 
 
 def find(data: Bytes, first: int, size: int, spacing: int) -> BlockAnchors:

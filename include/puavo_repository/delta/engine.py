@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from puavo_repository.errors import ImageChangingError, as_storage_error
 from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from puavo_repository.delta.anchors import Anchors  # compiled code, slow to load
 
 Sink = Callable[[memoryview], None]
 """Takes the next bytes of the rdiff. They are used up when it returns, so that the caller may
@@ -32,16 +35,6 @@ class Side:
     identity: str = ""  # of the image that they have to be saved for
 
 
-class ImageIndexer(Protocol):
-    """Finds what an engine wants to know of one image, in the read that also digests it."""
-
-    def update(self, block: memoryview) -> None:
-        """Take the next bytes of the image, in order, blocks of any size."""
-
-    def save(self, path: Path, identity: str) -> None:
-        """Keep what was found (atomically), tied to the image's identity; nothing may follow."""
-
-
 class DeltaEngine(Protocol):
     """Makes rdiffs. An instance holds settings only and may be used by several threads."""
 
@@ -53,8 +46,11 @@ class DeltaEngine(Protocol):
     def threads(self) -> int:
         """Cores that one call to ``delta`` keeps busy."""
 
-    def indexer(self, size: int) -> ImageIndexer | None:
-        """Return an indexer for an image of ``size`` bytes, or None if none is needed."""
+    def indexer(self, size: int) -> Anchors | None:
+        """Return what finds the anchors of an image of ``size`` bytes, in the read that digests it.
+
+        None if none are needed.
+        """
 
     def delta(
         self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress

@@ -41,6 +41,9 @@ class Basis(NamedTuple):
     descriptor: int
     size: int  # bytes
     window: int  # address of a buffer of ``WINDOW`` bytes
+    place: int = 0  # address of a buffer with a region of it, and 64 bytes before that
+    start: int = 0  # position of the region
+    stop: int = 0
 
 
 def buffer(size: int) -> Bytes:
@@ -156,12 +159,16 @@ def same(one: int, other: int, length: int, back: bool) -> Word:  # noqa: FBT001
 def equal(basis: Basis, position: int, address: int, length: int, back: bool) -> Word:  # noqa: FBT001
     """Count equal bytes from a position of the source and an address on, or back from them.
 
-    Returns:
-        How many, ``length`` at most; or ``SHORT``. Going back, the 64 bytes before those that
-        are compared have to be readable.
+    Returns how many, ``length`` at most; or ``SHORT``. What is in memory is not read, unless the
+    match reaches beyond it. Going back, the 64 bytes before the compared ones must be readable.
     """
     place = basis.window + 64
     length = min(length, position if back else basis.size - position)
+    if basis.start <= position < basis.stop:
+        near = min(length, position - basis.start if back else basis.stop - position)
+        done = same(basis.place + position - basis.start, address, near, back)
+        if done < near or done == length:
+            return done
     step = _BACKWARD if back else _FORWARD
     done = 0
     while done < length:

@@ -40,7 +40,7 @@ def read_image(
     for seen in (found, found._replace(size=digests.size)):
         check_at_rest(path, identity, seen, "while it was read")
     if indexer is not None:
-        indexer.save(anchors, str(identity))
+        indexer.save(anchors, str(identity), identity.size)
     return digests
 
 

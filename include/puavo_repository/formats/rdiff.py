@@ -1,4 +1,4 @@
-"""The commands of an rdiff: a librsync delta file.
+"""The commands of an rdiff, read and written: a librsync delta file.
 
 Source of the format: librsync, ``src/prototab.h`` and ``src/command.c``. The magic
 ``72 73 02 36``, then commands of one byte with big-endian parameters: 0x00 END; 0x01 to 0x40
@@ -9,8 +9,9 @@ a literal of that many bytes; 0x41 to 0x44 a literal with its length in 1, 2, 4 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ END = b"\x00"
 
 _COPY, _LITERAL = 1, 0  # kinds of commands
 _WINDOW = 1 << 20  # bytes of an rdiff that are read at a time
-_FIRST_LITERAL, _FIRST_COPY, _RESERVED = 0x41, 0x45, 0x55
+_LONGEST_SHORT, _FIRST_LITERAL, _FIRST_COPY, _RESERVED = 0x40, 0x41, 0x45, 0x55
+_LONGEST_COPY, _LONGEST_HEAD = 17, 9  # bytes of the longest commands, literals without theirs
 _LARGEST = 1 << 62  # bytes; the sum of two such numbers fits as well
 _GOES_ON, _ENDED, _UNKNOWN, _EMPTY, _HUGE = range(5)
 _PROBLEMS = {
@@ -132,3 +134,78 @@ def parse(data: Bytes, length: int, position: int, rows: Numbers) -> tuple[int, 
         count += 1
         at += head if first else head + size
     return count, at, _GOES_ON
+
+
+Part = tuple[int, int] | memoryview
+"""Of a target: a copy, as position and length, or commands that ``encode`` wrote."""
+
+
+def joined(parts: Iterable[Part]) -> Iterator[memoryview]:
+    """Join the parts of a target, in order, to an rdiff; copies that follow each other to one."""
+    command = array(_LONGEST_COPY, np.uint8)
+    position = length = 0  # the copy that may go on
+    yield memoryview(MAGIC)
+    for part in chain(parts, [memoryview(END)]):
+        if isinstance(part, tuple) and length and part[0] == position + length:
+            length += part[1]
+            continue
+        if length:
+            yield command.data[: put_copy(command, 0, position, length)]
+            length = 0
+        if isinstance(part, tuple):
+            position, length = part
+        else:
+            yield part
+
+
+def out_size(size: int, copies: int) -> int:
+    """Return how long ``encode``'s output is at most, for so many bytes and copies."""
+    return size + copies * _LONGEST_COPY + (copies + 1) * _LONGEST_HEAD
+
+
+@kernel
+def encode(data: Bytes, start: int, stop: int, copies: Numbers, out: Bytes) -> int:
+    """Encode ``data[start:stop]`` of a block to ``out`` (see ``out_size``); returns the length.
+
+    ``copies`` are those within: rows of (position in ``data``, position in the source, length).
+    """
+    at = 0
+    for i in range(len(copies) + 1):
+        until = copies[i, 0] if i < len(copies) else stop
+        length = until - start
+        if length > _LONGEST_SHORT:
+            width, end = put_number(out, at + 1, length)
+            out[at] = _FIRST_LITERAL + width
+            at = end
+        elif length > 0:
+            out[at] = length
+            at += 1
+        if length > 0:
+            out[at : at + length] = data[start:until]
+            at += length
+        if i < len(copies):
+            at = put_copy(out, at, copies[i, 1], copies[i, 2])
+            start = until + copies[i, 2]
+    return at
+
+
+@kernel
+def put_copy(out: Bytes, at: int, position: int, length: int) -> Word:
+    """Write a COPY command; returns where the next byte goes."""
+    wide, end = put_number(out, at + 1, position)
+    long, end = put_number(out, end, length)
+    out[at] = _FIRST_COPY + 4 * wide + long
+    return end
+
+
+@inlined
+def put_number(out: Bytes, at: int, number: int) -> tuple[int, int]:
+    """Write a number, most significant byte first, in as few of 1, 2, 4 or 8 bytes as hold it.
+
+    Returns which of these, counted from 0, and where the next byte goes.
+    """
+    width = 0 if number < 1 << 8 else 1 if number < 1 << 16 else 2 if number < 1 << 32 else 3
+    for shift in range((8 << width) - 8, -1, -8):
+        out[at] = (number >> shift) & 0xFF
+        at += 1
+    return width, at
