@@ -6,7 +6,7 @@ import pytest
 
 from puavo_repository.errors import SettingsError
 from puavo_repository.publish.publisher import DAY, Options
-from puavo_repository.remote.throttle import Bandwidth
+from puavo_repository.remote.pool import Bandwidth
 
 
 def test_without_any_the_defaults_hold() -> None:

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from puavo_repository.remote import throttle as throttle_module
-from puavo_repository.remote.throttle import Bandwidth, Throttle
+from puavo_repository.remote import pool
+from puavo_repository.remote.pool import Bandwidth
 from support.instead import instead
 
 
@@ -32,11 +32,11 @@ def test_the_sum_of_all_users_stays_below_the_limit(monkeypatch: pytest.MonkeyPa
     def sleep(seconds: float) -> None:
         clock[0] += seconds
 
-    instead(monkeypatch, throttle_module, time, monotonic=lambda: clock[0], sleep=sleep)
-    throttle = Throttle(Bandwidth(500_000))
+    instead(monkeypatch, pool, time, monotonic=lambda: clock[0], sleep=sleep)
+    throttle = Bandwidth(500_000)
     for _ in range(20):
         throttle.admit(100_000, lambda: taken.append(clock[0]))
     assert 2_000_000 / 500_000 - 0.5 <= clock[0] - 100 <= 2_000_000 / 500_000
     assert taken, "answers are taken before a wait"
-    Throttle().admit(1 << 60, taken.clear)
+    Bandwidth().admit(1 << 60, taken.clear)
     assert taken, "without a limit nobody waits"

@@ -27,10 +27,9 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.parts import Parts
-from puavo_repository.remote.pool import Pool
+from puavo_repository.remote.pool import Bandwidth, Pool
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target, parse_target
-from puavo_repository.remote.throttle import Bandwidth, Throttle
 from puavo_repository.remote.tree import RemoteTree, read_whole
 from puavo_repository.settings.model import Model
 
@@ -103,7 +102,7 @@ class Publisher(AbstractContextManager["Publisher"]):
         self.options = options or Options()
         self.watcher = watcher
         self.pool = Pool(lambda: open_tree(target), self.options.connections)
-        self.throttle = Throttle(Bandwidth.parse(self.options.bandwidth))
+        self.throttle = Bandwidth.parse(self.options.bandwidth)
         self.report = PublishReport(target.url)  # what the steps did
 
     def __exit__(self, *_: object) -> None:

@@ -109,16 +109,16 @@ class _FolderFile(RemoteFile):
                 piece = os.pread(self._descriptor, wanted.length, wanted.offset)
             yield piece
 
-    def write(self, offset: int, data: Data, progress: Progress = no_progress) -> None:
+    def write(self, offset: int, data: Data, done: Progress = no_progress) -> None:
         view = memoryview(data)
         with self._tree._errors(self._path):
             while view:
                 count = os.pwrite(self._descriptor, view, offset)
                 self._tree.sent += count
                 offset, view = offset + count, view[count:]
-                progress(count)
+                done(count)
 
-    def copy(self, source: Self, taken: Range, offset: int, progress: Progress) -> None:
+    def copy(self, source: Self, taken: Range, offset: int, done: Progress) -> None:
         start, length, files = taken.offset, taken.length, (source._descriptor, self._descriptor)
         with self._tree._errors(self._path):
             while length:
@@ -127,7 +127,7 @@ class _FolderFile(RemoteFile):
                     where = f"{self._tree.name}/{source._path}"
                     raise StorageRefusedError(where, "ends before the range to copy")
                 start, offset, length = start + count, offset + count, length - count
-                progress(count)
+                done(count)
 
     def flush(self) -> None:
         with self._tree._errors(self._path):

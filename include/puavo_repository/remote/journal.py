@@ -224,14 +224,10 @@ def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
 def save_generation(
     tree: RemoteTree, new: Generation, before: int, check: Callable[[], object]
 ) -> None:
-    """Keep what a generation replaces, so that a rollback is possible, and drop the oldest.
+    """Keep what a new generation replaces, so that a rollback is possible, and drop the oldest.
 
-    Args:
-        tree: The remote.
-        new: The generation that begins.
-        before: How many generations before it can be gone back to; after a rollback one more,
-            or it could not be ended once it was killed.
-        check: Called before each write; see ``write_whole``.
+    ``before`` is how many before it can be gone back to; after a rollback one more, or it could
+    not be ended once it was killed. ``check`` is called before each write; see ``write_whole``.
     """
     tree.make_folder(GENERATIONS)
     values = _GENERATION.dump_python(new, by_alias=True, exclude={"number"})

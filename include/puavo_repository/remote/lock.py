@@ -138,12 +138,9 @@ class PublisherLock:
         raise LockedError(self._tree.name, "somebody else is publishing at the same moment")
 
     def check(self, tree: RemoteTree | None = None) -> None:
-        """Make sure that the lock is still ours, right before a write that others rely on.
+        """Raise ``LockedError`` where the lock is not ours, right before others rely on a write.
 
         ``tree`` is what to ask over, if not over the lock's own connection.
-
-        Raises:
-            LockedError: It was taken over: this process was silent for too long.
         """
         with nullcontext() if tree else self.using:
             self._lost = self._lost or not self._is_ours(tree or self._tree)

@@ -76,15 +76,10 @@ def parse_target(url: str, *, key_file: str = "", known_hosts: str = "") -> Targ
     place = _SERVER.fullmatch(server)
     if place is None:
         raise SettingsError(subject, "has an unusable host or port", expected=_FORMS)
-    return _target(
-        subject,
-        _decoded(path, subject),
-        place[1] if remote else None,
-        int(place[2] or SSH_PORT),
-        _decoded(user, subject),
-        key_file=key_file,
-        known_hosts=(known_hosts,) if known_hosts else KNOWN_HOSTS,
-    )
+    path, user = _decoded(path, subject), _decoded(user, subject)
+    host, port = place[1] if remote else None, int(place[2] or SSH_PORT)
+    known = (known_hosts,) if known_hosts else KNOWN_HOSTS
+    return _target(subject, path, host, port, user, key_file=key_file, known_hosts=known)
 
 
 def target_of_connection(
@@ -108,17 +103,9 @@ def target_of_connection(
     if not host or not path.startswith("/"):
         expected = 'a host, and the folder in its extra as "path": "/srv/mirror"'
         raise SettingsError(subject, "does not say where to publish to", expected=expected)
-    return _target(
-        subject,
-        path,
-        host,
-        port or SSH_PORT,
-        login or "",
-        password=password or given.get("private_key_passphrase", ""),
-        private_key=given.get("private_key", ""),
-        key_file=given.get("key_file", ""),
-        host_key=given.get("host_key", ""),
-    )
+    secret = password or given.get("private_key_passphrase", "")
+    keys = {key: given.get(key, "") for key in ("private_key", "key_file", "host_key")}
+    return _target(subject, path, host, port or SSH_PORT, login or "", password=secret, **keys)
 
 
 def without_password(url: str) -> str:

@@ -1,7 +1,6 @@
 """The contract of a remote and of its files: what publishing needs of a server, and no more.
 
-Two kinds keep it: ``folder.FolderTree`` and ``sftp.tree.SftpTree``. A further one is a class that
-has the abstract methods.
+``folder.FolderTree`` and ``sftp.tree.SftpTree`` keep it; a further kind has the abstract methods.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from puavo_repository.progress import Progress, no_progress
 from puavo_repository.remote.target import Target
 
 LARGEST_DOCUMENT = 64 << 20  # bytes; one of ours is never that large
+Data = bytes | memoryview
 
 
 class Kind(enum.Enum):
@@ -72,13 +72,10 @@ class OpenMode(enum.Enum):
     CREATE = "create"  # fails where the name exists
 
 
-Data = bytes | memoryview
-
-
-class RemoteFile(ABC):
+class RemoteFile(contextlib.AbstractContextManager["RemoteFile"]):
     """An open file, flushed and closed by ``with``; until then writes may be under way.
 
-    ``progress`` is told of bytes when the server has acknowledged them.
+    ``done`` is told of bytes when the server has acknowledged them.
     """
 
     @abstractmethod
@@ -86,11 +83,11 @@ class RemoteFile(ABC):
         """Read ranges, in order; a range beyond the end comes back short."""
 
     @abstractmethod
-    def write(self, offset: int, data: Data, progress: Progress = no_progress) -> None:
+    def write(self, offset: int, data: Data, done: Progress = no_progress) -> None:
         """Write ``data`` at ``offset``."""
 
     @abstractmethod
-    def copy(self, source: Self, taken: Range, offset: int, progress: Progress) -> None:
+    def copy(self, source: Self, taken: Range, offset: int, done: Progress) -> None:
         """Have the server copy a range of ``source`` to ``offset`` here."""
 
     @abstractmethod
@@ -104,9 +101,6 @@ class RemoteFile(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give the file back to the server."""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         others = [RepositoryError] if error else []  # the first error is the one that counts
@@ -226,9 +220,7 @@ class RemoteTree(ABC):
             if self._is_folder(path):
                 self._remove_folder(path)
 
-    def assemble(
-        self, path: str, pieces: Iterable[Piece], progress: Progress = no_progress
-    ) -> None:
+    def assemble(self, path: str, pieces: Iterable[Piece], done: Progress = no_progress) -> None:
         """Have the server put a new file together from pieces of its files, and sync it."""
         if not self.can_copy:
             raise StorageRefusedError(f"{self.name}/{path}", "the server does not copy for us")
@@ -238,7 +230,7 @@ class RemoteTree(ABC):
             for source, offset, length in pieces:
                 if source not in sources:
                     sources[source] = opened.enter_context(self.open(source, OpenMode.READ))
-                file.copy(sources[source], Range(offset, length), at, progress)
+                file.copy(sources[source], Range(offset, length), at, done)
                 at += length
             file.sync()
 
@@ -263,7 +255,6 @@ class RemoteTree(ABC):
         return found is not None
 
     # What a kind of remote does, in a folder that is known to be one, within ``_errors``.
-
     @abstractmethod
     def _errors(self, path: str) -> contextlib.AbstractContextManager[None]: ...
     @abstractmethod

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from puavo_repository.delta import ENGINES
-from puavo_repository.remote.throttle import Bandwidth
+from puavo_repository.remote.pool import Bandwidth
 
 _CRON_NAMES = {"@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly"}  # Airflow's
 

@@ -50,11 +50,6 @@ def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
     """Open an authenticated connection.
 
     A compressed one is for many small requests that are much alike; images do not shrink.
-
-    Raises:
-        ConnectionLostError: The server cannot be reached or does not answer in time.
-        HostKeyError: Its key is unknown or another than the known one.
-        LoginError: It accepts neither key nor password.
     """
     known = known_keys(target)
     try:
@@ -125,10 +120,8 @@ def known_keys(target: Target) -> list[KnownKey]:
     """Return what is known of the server's keys: the target's own, else from known_hosts.
 
     A file that is missing says nothing. Lines that cannot be read, or have a kind of key that
-    is not used any more, are skipped and logged once.
-
-    Raises:
-        HostKeyError: A file that is there cannot be read, or the target's own key is none.
+    is not used any more, are skipped and logged once. A file that cannot be read, or a key of the
+    target's own that is none, is a ``HostKeyError``.
     """
     if not target.host_key:
         return [found for path in target.known_hosts for found in _lines(Path(path), target)]

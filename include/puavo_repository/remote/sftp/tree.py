@@ -12,12 +12,7 @@ from typing import Self
 
 from paramiko import sftp
 
-from puavo_repository.errors import (
-    ConnectionLostError,
-    RepositoryError,
-    StorageError,
-    StorageRefusedError,
-)
+from puavo_repository.errors import ConnectionLostError, StorageError, StorageRefusedError
 from puavo_repository.progress import Progress, no_progress
 from puavo_repository.remote.sftp.session import Reply, SftpSession, StatusError, string
 from puavo_repository.remote.sftp.ssh import connect
@@ -38,12 +33,11 @@ NEW_FILE, NEW_FOLDER = struct.pack(">II", 0x4, 0o644), struct.pack(">II", 0x4, 0
 MISSING, END, ANY = (sftp.SFTP_NO_SUCH_FILE,), (sftp.SFTP_EOF,), range(1 << 32)
 COPY_PIECE = 64 << 20  # bytes of one copy-data request: an answer must come before the time-out
 READS_UNDER_WAY = 32
-# Seconds a server may take to put a large file on a slow disk, as long as its SSH answers.
-SYNC_PATIENCE = 600.0
+SYNC_PATIENCE = 600.0  # seconds for a large file and a slow disk, as long as the SSH answers
 # Bytes that a folder's names and their records take here: some two million of them. A server
 # that lists without end must not fill the memory.
 LARGEST_LISTING = 512 << 20
-RECORD = 200  # bytes of each, beside its name
+RECORD = 200  # of each, beside its name
 NEARLY_FULL = 1 << 20  # bytes; OpenSSH says only "Failure" for a full disk, so space is asked for
 
 
@@ -51,8 +45,7 @@ class SftpTree(RemoteTree):
     """A folder on an SFTP server.
 
     ``can_copy`` where it announces ``copy-data`` (OpenSSH 9.0 and later), ``can_sync`` where it
-    announces ``fsync@openssh.com``. A ``compressed`` one is for requests alone: data does not
-    shrink.
+    announces ``fsync@openssh.com``. A ``compressed`` one is for requests: data does not shrink.
     """
 
     local_path = None
@@ -106,18 +99,16 @@ class SftpTree(RemoteTree):
         if self._beside is not None:
             self._beside.close()
 
-    def assemble(
-        self, path: str, pieces: Iterable[Piece], progress: Progress = no_progress
-    ) -> None:
+    def assemble(self, path: str, pieces: Iterable[Piece], done: Progress = no_progress) -> None:
         """Assemble over a compressed connection beside this one: the requests are much alike."""
         if self._compressed or not self.can_copy:
-            super().assemble(path, pieces, progress)
+            super().assemble(path, pieces, done)
             return
         self._beside = beside = SftpTree(self._target, compressed=True)
         try:
             if not self.is_alive:  # closed meanwhile
                 raise ConnectionLostError(self.name, "the connection was closed")
-            beside.assemble(path, pieces, progress)
+            beside.assemble(path, pieces, done)
         finally:
             beside.close()
             self._session.sent += beside.sent
@@ -173,8 +164,7 @@ class SftpTree(RemoteTree):
         if not exclusive and "posix-rename@openssh.com" in self._session.extensions:
             self._session.request(sftp.CMD_EXTENDED, string("posix-rename@openssh.com") + both)
         elif exclusive or self._stat(new) is None:
-            # The draft's own RENAME (section 6.5) fails where the new name is taken.
-            self._session.request(sftp.CMD_RENAME, both)
+            self._session.request(sftp.CMD_RENAME, both)  # 6.5 of the draft: fails where taken
         else:
             raise StorageRefusedError(
                 f"{self.name}/{new}",
@@ -195,8 +185,7 @@ class SftpTree(RemoteTree):
         try:
             self._session.request(sftp.CMD_RMDIR, self._full(path), harmless=MISSING)
         except StatusError:
-            # The protocol knows no status for a folder that is not empty: it is looked for.
-            if not self.list(path):
+            if not self.list(path):  # the protocol knows no status for one that is not empty
                 raise
 
     def _full(self, path: str) -> bytes:
@@ -213,7 +202,7 @@ class SftpTree(RemoteTree):
         try:
             yield
         except StatusError as error:
-            refusal: type[RepositoryError] = StorageRefusedError
+            refusal: type[StorageError | StorageRefusedError] = StorageRefusedError
             remedy = ""
             if error.code == sftp.SFTP_PERMISSION_DENIED:
                 problem = "the server denies permission"
@@ -229,7 +218,7 @@ class SftpTree(RemoteTree):
             raise refusal(subject, problem, remedy=remedy) from error
 
     def _is_full(self) -> bool:
-        with contextlib.suppress(StatusError, RepositoryError):
+        with contextlib.suppress(StatusError, ConnectionLostError):
             self._session.forget()
             free = self._free_space()
             return free is not None and free < NEARLY_FULL
@@ -270,24 +259,24 @@ class _SftpFile(RemoteFile):
             self._session.submit(sftp.CMD_READ, body, partial(put, at, length))
         return piece
 
-    def write(self, offset: int, data: Data, progress: Progress = no_progress) -> None:
+    def write(self, offset: int, data: Data, done: Progress = no_progress) -> None:
         view = memoryview(data)
         for at, length in _cut(len(view), self._session.packet):
             body = self._handle + struct.pack(">QI", offset + at, length)
-            self._submit(sftp.CMD_WRITE, body, length, progress, view[at : at + length])
+            self._submit(sftp.CMD_WRITE, body, length, done, view[at : at + length])
 
-    def copy(self, source: Self, taken: Range, offset: int, progress: Progress) -> None:
+    def copy(self, source: Self, taken: Range, offset: int, done: Progress) -> None:
         # OpenSSH's ``PROTOCOL``, 4.10: a length of 0 means "to the end", so it is never sent.
         for at, length in _cut(taken.length, COPY_PIECE):
             wanted = source._handle + struct.pack(">QQ", taken.offset + at, length)
             body = string("copy-data") + wanted + self._handle + struct.pack(">Q", offset + at)
-            self._submit(sftp.CMD_EXTENDED, body, length, progress, b"")
+            self._submit(sftp.CMD_EXTENDED, body, length, done, b"")
 
-    def _submit(self, kind: int, body: bytes, size: int, progress: Progress, data: Data) -> None:
+    def _submit(self, kind: int, body: bytes, size: int, done: Progress, data: Data) -> None:
         def take(reply: Reply) -> None:
             with self._tree._errors(self._path):
                 reply.expect(sftp.CMD_STATUS)
-            progress(size)
+            done(size)
 
         self._session.submit(kind, body, take, data)
 
