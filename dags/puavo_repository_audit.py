@@ -32,7 +32,7 @@ from puavo_repository.progress import LoggedWatcher, count
 from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import without_password
 from puavo_repository.settings import usable
-from puavo_repository_airflow import remotes, summary, tasks
+from puavo_repository_airflow import summary, tasks
 from puavo_repository_airflow.tasks import asked, begun, chosen
 
 logger = logging.getLogger("puavo_repository.audit")
@@ -44,7 +44,7 @@ PARAMS = {
         "touched, and files that nobody described never removed",
     ),
     **tasks.fields("audit_share", "audit_https", "repository"),
-    **remotes.PARAMS,
+    **tasks.MIRRORS,
 }
 
 
@@ -59,7 +59,7 @@ def logged(found: Checked) -> dict[str, Any]:
 def checked(mirror: str) -> Checked:
     """Check one remote, and repair it where that is asked for."""
     options, here, watcher = Options.load({}), chosen(), LoggedWatcher()
-    target = remotes.target(mirror, options)
+    target = tasks.target(mirror, options)
     # A connection's id is the mirror's name wherever it is shown.
     where = target.url if "://" in mirror else mirror
     found = audit_remote(here, target, turns_before(here).get(where, 0), options, watcher)
@@ -83,9 +83,7 @@ def every_check(mirrors: list[str] | None) -> Iterator[Checked]:
 @dag(
     # Without a start date the first one waits for its hour.
     schedule=usable().audit_schedule or None,
-    params=PARAMS,
-    doc_md=__doc__,
-    **tasks.common(2, timedelta(minutes=5), timedelta(hours=24)),
+    **tasks.common(__doc__, PARAMS, 2, timedelta(minutes=5), timedelta(hours=24)),
 )
 def puavo_repository_audit() -> None:
     """Look at everything again."""
@@ -98,10 +96,6 @@ def puavo_repository_audit() -> None:
             run = f"DAG run {get_current_context()['run_id']}"
             found = repair_local(chosen(), found, run)
         return logged(found)
-
-    @task
-    def mirrors() -> list[str]:
-        return remotes.mirrors()
 
     @task(map_index_template="{{ label }}")
     def remote(mirror: str) -> dict[str, Any]:
@@ -125,12 +119,9 @@ def puavo_repository_audit() -> None:
             problem, named = count(len(found.errors), "error"), map(str, found.errors[:10])
             raise PermanentError("audit", problem, found="; ".join(named))
 
-    every = mirrors()
+    every = tasks.mirrors()
     # Clients come last: they see what was repaired before.
     [local(), remote.expand(mirror=every)] >> clients() >> report(every)
 
 
-audit = puavo_repository_audit()
-
-if __name__ == "__main__":
-    sys.exit(0 if tasks.run_here(audit) else 1)
+puavo_repository_audit()

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
@@ -25,7 +25,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import run
 from puavo_repository.prepare.plan import DiffState, look
 from puavo_repository.progress import logged_progress
-from puavo_repository.settings import Settings, usable
+from puavo_repository.settings import Settings
 from puavo_repository_airflow import notify, summary, tasks
 from puavo_repository_airflow.tasks import asked, begun, chosen
 
@@ -52,12 +52,10 @@ def locked(*, shared: bool = False) -> Iterator[Settings]:
 
 
 @dag(
-    schedule=usable().schedule or None,
-    start_date=tasks.START,
-    params=PARAMS,
+    schedule=settings.usable().schedule or None,
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
     deadline=notify.deadline(),
-    doc_md=__doc__,
-    **tasks.common(3, timedelta(minutes=1), timedelta(hours=12)),
+    **tasks.common(__doc__, PARAMS, 3, timedelta(minutes=1), timedelta(hours=12)),
 )
 def puavo_repository_prepare() -> None:
     """Bring the local mirror up to date with the image directory."""

@@ -29,7 +29,7 @@ from puavo_repository.publish.run import remember
 from puavo_repository.publish.switch import switch as switch_remote
 from puavo_repository.publish.upload import upload as upload_files
 from puavo_repository.remote.target import without_password
-from puavo_repository_airflow import remotes, summary, tasks
+from puavo_repository_airflow import summary, tasks
 from puavo_repository_airflow.tasks import asked, chosen
 
 logger = logging.getLogger("puavo_repository.publish")
@@ -37,23 +37,23 @@ STEPS = ("upload", "switch", "clean")
 PARAMS = {
     "dry_run": tasks.DRY_RUN,
     **tasks.fields("allow_mass_delete", "bandwidth", "allow_rolled_back"),
-    **remotes.PARAMS,
+    **tasks.MIRRORS,
 }
 
 
-def did(mirror: str, step: str) -> dict[str, Any]:
+def did(step: str, mirror: int) -> dict[str, Any]:
     """Return what a step of this run did to a mirror; empty where it was not begun."""
-    return tasks.returned(f"publish.{step}", remotes.mirrors().index(mirror), "did") or {}
+    return tasks.returned(f"publish.{step}", mirror, "did") or {}
 
 
-def follow(mirror: str, step: Callable[[Publisher, PublishReport], object]) -> None:
+def follow(mirror: str, step: Callable[[Publisher], object]) -> None:
     """Do one step on a mirror; what it did is kept for the report, whether it went well or not."""
     report = PublishReport(without_password(mirror))
     tasks.label(report.target)
     try:
-        with remotes.publisher(mirror) as remote:
+        with tasks.publisher(mirror) as remote:
             remote.report = report
-            step(remote, report)
+            step(remote)
     except RepositoryError as error:
         # Files that cannot be sent have been named, and hold back only what names them.
         if not report.failed or isinstance(error, TransientError):
@@ -64,19 +64,21 @@ def follow(mirror: str, step: Callable[[Publisher, PublishReport], object]) -> N
         get_current_context()["ti"].xcom_push("did", summary.step(report))
 
 
-def after_upload(mirror: str) -> None:
-    """Skip what comes after an upload that could not be made at all."""
-    if asked("dry_run") or "publishing" in did(mirror, "upload").get("failed", {}):
+def after_upload(mirror: str, step: Callable[[Publisher], object]) -> None:
+    """Do a later step, but where the upload could not be made at all."""
+    uploaded = did("upload", get_current_context()["ti"].map_index)
+    if asked("dry_run") or "publishing" in uploaded.get("failed", {}):
         raise AirflowSkipException("a dry run, or the upload did not come to its end")
+    follow(mirror, step)
 
 
-def concluded(mirror: str) -> PublishReport:
+def concluded(mirror: str, done: list[dict[str, Any]]) -> PublishReport:
     """Return the report on one remote, by looking at it once more."""
     found = PublishReport(without_password(mirror), asked("dry_run"))
-    for step in STEPS:
-        found.failed |= did(mirror, step).get("failed", {})
+    for step in done:
+        found.failed |= step.get("failed", {})
     try:
-        with remotes.publisher(mirror) as remote:
+        with tasks.publisher(mirror) as remote:
             found.left(*remote.look())
     except RepositoryError as error:
         found.failed["publishing"] = str(error)
@@ -87,21 +89,15 @@ def concluded(mirror: str) -> PublishReport:
 
 @dag(
     schedule=[tasks.PREPARED],
-    start_date=tasks.START,
-    params=PARAMS,
-    doc_md=__doc__,
-    **tasks.common(5, timedelta(seconds=30), timedelta(hours=24)),
+    **tasks.common(__doc__, PARAMS, 5, timedelta(seconds=30), timedelta(hours=24)),
 )
 def puavo_repository_publish() -> None:
     """Bring every remote mirror up to date with the local one."""
 
-    @task
-    def mirrors() -> list[str]:
-        return remotes.mirrors()
-
     @task(map_index_template="{{ label }}")
     def upload(mirror: str) -> None:
-        def step(remote: Publisher, report: PublishReport) -> None:
+        def step(remote: Publisher) -> None:
+            report = remote.report
             if asked("dry_run"):
                 logger.info("%s:\n%s", report.target, "\n".join(remote.look()[1].lines()))
                 return
@@ -112,13 +108,11 @@ def puavo_repository_publish() -> None:
 
     @task(map_index_template="{{ label }}", trigger_rule="all_done")
     def switch(mirror: str) -> None:
-        after_upload(mirror)
-        follow(mirror, lambda remote, _: switch_remote(remote))
+        after_upload(mirror, switch_remote)
 
     @task(map_index_template="{{ label }}", trigger_rule="all_done")
     def clean(mirror: str) -> None:
-        after_upload(mirror)
-        follow(mirror, lambda remote, _: clean_remote(remote))
+        after_upload(mirror, clean_remote)
 
     @task_group
     def publish(mirror: str) -> None:
@@ -126,13 +120,14 @@ def puavo_repository_publish() -> None:
 
     @task(trigger_rule="all_done")
     def report(mirrors: list[str] | None) -> None:
-        every = remotes.named(mirrors)
-        reports = [concluded(mirror) for mirror in every]
-        summary.published(reports, [[did(one, step) for step in STEPS] for one in every])
+        every = tasks.named(mirrors)
+        done = [[did(step, index) for step in STEPS] for index in range(len(every))]
+        reports = [concluded(*both) for both in zip(every, done, strict=True)]
+        summary.published(reports, done)
         for found in reports:
             found.checked()
 
-    every = mirrors()
+    every = tasks.mirrors()
     publish.expand(mirror=every) >> report(every)
 
 

@@ -7,7 +7,6 @@ again before it is gone from the local mirror, or a run of publish allows it.
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
 
 from airflow.sdk import dag, get_current_context, task
@@ -15,7 +14,7 @@ from airflow.sdk import dag, get_current_context, task
 from puavo_repository.errors import PublishError, SettingsError
 from puavo_repository.remote.target import without_password
 from puavo_repository.rollback import rollback
-from puavo_repository_airflow import remotes, summary, tasks
+from puavo_repository_airflow import summary, tasks
 from puavo_repository_airflow.tasks import asked, chosen
 
 WHAT = "What"
@@ -38,23 +37,20 @@ PARAMS = {
         "Only these, one a line, such as `puavo-os-amxa-bookworm-amd64`. Default: all",
         WHAT,
     ),
-    **remotes.PARAMS,
+    **tasks.MIRRORS,
 }
 
 
 @dag(
     schedule=None,
-    start_date=tasks.START,
-    params=PARAMS,
-    doc_md=__doc__,
-    **tasks.common(3, timedelta(seconds=30), timedelta(hours=4)),
+    **tasks.common(__doc__, PARAMS, 3, timedelta(seconds=30), timedelta(hours=4)),
 )
 def puavo_repository_rollback() -> None:
     """Give clients an earlier generation of every mirror."""
 
     @task
     def mirrors() -> list[str]:
-        names = remotes.mirrors()
+        names = tasks.remotes()
         if not names:
             no_mirror = "PUAVO_REPOSITORY_REMOTE", "no published mirror is named"
             raise SettingsError(*no_mirror, remedy="Set it, or name a mirror in the form")
@@ -67,7 +63,7 @@ def puavo_repository_rollback() -> None:
     def roll_back(mirror: str) -> list[str]:
         params, address = get_current_context()["params"], without_password(mirror)
         tasks.label(address)
-        with remotes.publisher(mirror) as remote:
+        with tasks.publisher(mirror) as remote:
             if asked("dry_run"):
                 return summary.generations(rollback.steps(remote))
             done = rollback.roll_back(remote, params["generation"], params["series"] or ())
@@ -76,7 +72,7 @@ def puavo_repository_rollback() -> None:
 
     @task(trigger_rule="all_done")
     def report(mirrors: list[str] | None) -> None:
-        every = remotes.named(mirrors)
+        every = tasks.named(mirrors)
         did = [tasks.returned("roll_back", index) for index in range(len(every))]
         done = {without_password(one): lines for one, lines in zip(every, did, strict=True)}
         summary.of_rollback(done, dry_run=asked("dry_run"))
@@ -89,7 +85,4 @@ def puavo_repository_rollback() -> None:
     roll_back.expand(mirror=every) >> report(every)
 
 
-rolling_back = puavo_repository_rollback()
-
-if __name__ == "__main__":
-    sys.exit(0 if tasks.run_here(rolling_back) else 1)
+puavo_repository_rollback()

@@ -32,7 +32,6 @@ from puavo_repository.web.model import DAGS, FAILURE, PREPARE, SUMMARY, Dag, Run
 
 RUNS_SHOWN = 15  # of each DAG
 RUNS_READ = 300  # of each DAG, in search of the last good one
-FOLDERS = ("image_dir", "mirror_dir", "puavo_os")
 
 
 async def known_user(
@@ -125,7 +124,7 @@ def _counts(run: DagRun, here: Settings | None) -> bool:
         asked = settings.read(given, {})
     except SettingsError:
         return False  # it was refused
-    folders = {name: getattr(asked, name) for name in FOLDERS}
+    folders = {name: getattr(asked, name) for name in settings.FOLDERS}
     if given.get("dry_run") or any(v and v != getattr(here, n, None) for n, v in folders.items()):
         return False
     return set(map(str, given.get("mirrors", ()))) <= set(here.remote if here else ())

@@ -1,18 +1,11 @@
 """Notifications by Airflow's own means: a run that failed, a night that did not come to its end.
 
-Off until configured, by environment variables that every part of Airflow has:
-
-- ``PUAVO_REPOSITORY_NOTIFY_EMAIL``: addresses, sent to through the Airflow connection
-  ``smtp_default``;
-- ``PUAVO_REPOSITORY_NOTIFY_WEBHOOK``: the id of an Airflow connection whose password is the
-  webhook's whole URL; it gets a POST of ``{"text": …}``, as Slack, Mattermost, Teams' workflows
-  and many others take it;
-- ``PUAVO_REPOSITORY_DEADLINE``: hours after its start by which a run has to be done.
-
-The connections have to be in the environment, too, as ``AIRFLOW_CONN_SMTP_DEFAULT`` and so on:
-Airflow calls a deadline's callback in a process that may not read those in its database.
-
-A message that cannot be sent is an error: the callback ends failed, and its log says why.
+Off until ``PUAVO_REPOSITORY_NOTIFY_EMAIL``, ``_NOTIFY_WEBHOOK`` or ``_DEADLINE`` are set in the
+environment of every part of Airflow. The webhook's URL is the password of a connection; it gets a
+POST of ``{"text": …}``, as Slack, Mattermost, Teams' workflows and many others take it. Connections
+have to be in the environment, too, as ``AIRFLOW_CONN_SMTP_DEFAULT`` and so on: Airflow calls a
+deadline's callback in a process that may not read those in its database. A message that cannot be
+sent is an error: the callback ends failed, and its log says why.
 
 Airflow gives a DAG's failure callback the run, but not its tasks' errors. So each task that fails
 keeps its error's text as the XCom ``failure`` of the run. Airflow forgets it when the task is tried
@@ -25,7 +18,7 @@ import html
 import json
 import logging
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -168,7 +161,7 @@ def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
 def causes(dag_id: str, said: list[str]) -> list[str]:
     """Return what is wrong: what the tasks of the run said, then what the mirror's records say."""
     try:
-        recorded = _recorded(dag_id)
+        recorded = list(_recorded(dag_id))
     except RepositoryError as error:
         recorded = [str(error)]
     found = [*said, *(text for text in recorded if text not in "\n".join(said))]
@@ -176,16 +169,16 @@ def causes(dag_id: str, said: list[str]) -> list[str]:
     return found[:_FAILURES_NAMED] + ([f"and {more} more"] if more > 0 else [])
 
 
-def _recorded(dag_id: str) -> list[str]:
-    """Return what the last night, the last publish of each remote or the last audit left wrong."""
+def _recorded(dag_id: str) -> Iterator[str]:
+    """Yield what the last night, the last publish of each remote or the last audit left wrong."""
     mirror = Mirror(settings.load({}, images=False).mirror_dir)
-    if dag_id == AUDIT:
-        audit = report.last(mirror.root)
-        return [str(one) for one in audit.findings] if audit else []
-    if dag_id == PUBLISH:
-        records = published.records(mirror.root)
-        return [f"{one.address}: {why}" for one in records for why in one.problems.values()]
-    return [failure.message for failure in mirror.state.failures] if dag_id == PREPARE else []
+    if dag_id == AUDIT and (audit := report.last(mirror.root)):
+        yield from map(str, audit.findings)
+    elif dag_id == PUBLISH:
+        for one in published.records(mirror.root):
+            yield from (f"{one.address}: {why}" for why in one.problems.values())
+    elif dag_id == PREPARE:
+        yield from (failure.message for failure in mirror.state.failures)
 
 
 def keep(context: Mapping[str, Any]) -> None:

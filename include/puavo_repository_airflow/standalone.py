@@ -1,7 +1,6 @@
-"""Airflow on this machine for one person, as ``make airflow`` starts it.
+"""Airflow on this machine for one person, as ``make airflow`` starts it and Ctrl-C ends it.
 
-Starts ``airflow standalone`` with its output in a file, says where to log in and how when it is
-up, and ends all of it on Ctrl-C. Everything else is Airflow's own environment, see the Makefile.
+Everything else is Airflow's own environment, see the Makefile.
 
 The tasks have an API server of their own. Airflow's waits for SQLite inside its event loop: a
 click that meets the open transaction of a task in the same process would stop both until SQLite
@@ -48,14 +47,22 @@ def main() -> int:
         with log.open("wb") as output:
             # The database and the secrets that both servers share are made here.
             subprocess.run(["airflow", "db", "migrate"], stdout=output, stderr=output, check=False)
+            # Each in a session of its own, which ends as a whole.
             started.append(_start(output, "standalone"))
             started.append(_start(output, "api-server", "--apps", "execution", "--port", port))
-        if _comes_up(started, url, tasks_url):
-            _say(_welcome(home, url))
-            return started[0].wait()
-        end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        _say(f"Airflow did not come up; the end of {log}:\n{end}")
-        return 1
+        if not _comes_up(started, url, tasks_url):
+            end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+            _say(f"Airflow did not come up; the end of {log}:\n{end}")
+            return 1
+        passwords = json.loads((home / "simple_auth_manager_passwords.json.generated").read_text())
+        _say(
+            f"\n  Airflow is up:  {url}\n"
+            f"  The repository: {url}/plugin/puavo-repository\n"
+            f"  Log in as       {LOGIN}\n"
+            f"  with password   {passwords[LOGIN]}\n\n"
+            "  Ctrl-C ends it.\n"
+        )
+        return started[0].wait()
     except KeyboardInterrupt:
         _say("Stopping Airflow")
         return 0
@@ -76,40 +83,23 @@ def _listens(url: str) -> bool:
 
 def _start(output: BinaryIO, *part: str) -> subprocess.Popen[bytes]:
     """Start a part of Airflow in a session of its own, which ends as a whole."""
-    null = subprocess.DEVNULL
+    command, null = ["airflow", *part], subprocess.DEVNULL
     return subprocess.Popen(
-        ["airflow", *part], stdin=null, stdout=output, stderr=output, start_new_session=True
+        command, stdin=null, stdout=output, stderr=output, start_new_session=True
     )
 
 
 def _comes_up(started: list[subprocess.Popen[bytes]], url: str, tasks_url: str) -> bool:
-    deadline = time.monotonic() + _PATIENCE
+    """Wait until every part of Airflow is at work."""
+    deadline, health = time.monotonic() + _PATIENCE, f"{url}/api/v2/monitor/health"
     while time.monotonic() < deadline and all(one.poll() is None for one in started):
-        if _healthy(url) and _listens(tasks_url):
-            return True
+        with suppress(OSError, ValueError), urllib.request.urlopen(health, timeout=5) as answer:  # noqa: S310
+            found = json.load(answer)
+            healthy = [(found.get(part) or {}).get("status") == "healthy" for part in _PARTS]
+            if all(healthy) and _listens(tasks_url):
+                return True
         time.sleep(0.5)
     return False
-
-
-def _healthy(url: str) -> bool:
-    """Tell whether every part of Airflow is at work."""
-    try:
-        with urllib.request.urlopen(f"{url}/api/v2/monitor/health", timeout=5) as answer:  # noqa: S310
-            found = json.load(answer)
-    except (OSError, ValueError):
-        return False
-    return all((found.get(part) or {}).get("status") == "healthy" for part in _PARTS)
-
-
-def _welcome(home: Path, url: str) -> str:
-    passwords = json.loads((home / "simple_auth_manager_passwords.json.generated").read_text())
-    return (
-        f"\n  Airflow is up:  {url}\n"
-        f"  The repository: {url}/plugin/puavo-repository\n"
-        f"  Log in as       {LOGIN}\n"
-        f"  with password   {passwords[LOGIN]}\n\n"
-        "  Ctrl-C ends it.\n"
-    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,73 +1,60 @@
-"""What the tasks of all DAGs have in common."""
+"""What the DAGs have in common: how they are declared, their forms, remotes and mapped tasks."""
 
 from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.sdk import (
-    DAG,
-    Asset,
-    DagRunState,
-    ExceptionRetryPolicy,
-    Param,
-    RetryAction,
-    RetryRule,
-    get_current_context,
-)
+from airflow import sdk
+from airflow.sdk import Param, get_current_context
 
-from puavo_repository import settings
-from puavo_repository.errors import PermanentError, RepositoryError, SettingsError, TransientError
+from puavo_repository import errors, settings
+from puavo_repository.errors import PermanentError
+from puavo_repository.progress import LoggedWatcher
+from puavo_repository.remote.target import Target, target_of_connection
 from puavo_repository.settings.model import Model, about
 from puavo_repository_airflow import notify
+
+if TYPE_CHECKING:  # it loads the SSH library, which is slow
+    from puavo_repository.publish.publisher import Options, Publisher
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PREPARED = Asset("puavo-repository-prepared")
+PREPARED = sdk.Asset("puavo-repository-prepared")
 MAPPED_TASKS = 400  # of one step; beyond, a task takes several files. Each is rows in the database
-START = datetime(2026, 1, 1, tzinfo=UTC)
 _SCHEMA = Model.model_json_schema()["properties"]
 
 
-def chosen(*, images: bool = True) -> settings.Settings:
-    """Return the settings of this run, the environment and then its params; ``images`` as there."""
-    return settings.load(get_current_context()["params"], images=images)
-
-
-def begun() -> float:
-    """Return when this run began, in seconds since 1970."""
-    started = get_current_context()["dag_run"].start_date
-    return (started or datetime.now(UTC)).timestamp()
-
-
-def asked(flag: str) -> bool:
-    """Tell whether a check box of the form is set for this run."""
-    return bool(get_current_context()["params"][flag])
-
-
-def common(times: int, delay: timedelta, timeout: timedelta) -> dict[str, Any]:
+def common(
+    doc: str | None, params: dict[str, Param], times: int, delay: timedelta, timeout: timedelta
+) -> dict[str, Any]:
     """Return what all DAGs are declared with.
 
     A task is tried again with back-off, and not where that cannot help. What it failed of at last
     is kept for the message about its run.
 
     Args:
+        doc: What people read of it.
+        params: Its form.
         times: How often, unless the environment says otherwise (`make run` waits for nobody).
         delay: Before the second try; each later one waits three times as long.
         timeout: How long one try may take.
     """
     given = settings.usable().retries
-    permanent = RetryRule(
+    permanent = sdk.RetryRule(
         exception="puavo_repository.errors.PermanentError",
-        action=RetryAction.FAIL,
+        action=sdk.RetryAction.FAIL,
         reason="only the operator can help: see the message",
     )
     return {
+        "doc_md": doc,
+        "params": params,
         "catchup": False,
         "max_active_runs": 1,
         "on_failure_callback": notify.on_failure(),
@@ -78,7 +65,7 @@ def common(times: int, delay: timedelta, timeout: timedelta) -> dict[str, Any]:
             "retry_exponential_backoff": 3.0,
             "max_retry_delay": timedelta(minutes=30),
             "execution_timeout": timeout,
-            "retry_policy": ExceptionRetryPolicy(rules=[permanent]),
+            "retry_policy": sdk.ExceptionRetryPolicy(rules=[permanent]),
             "on_failure_callback": notify.keep,
         },
     }
@@ -89,17 +76,16 @@ def fields(*names: str) -> dict[str, Param]:
 
     An empty field is as this installation is set up.
     """
-    return {name: _field(name) for name in names}
-
-
-def _field(name: str) -> Param:
-    found, schema = about(name), _SCHEMA[name]
-    schema = schema.get("anyOf", [schema])[0]  # what may be null has its type first
-    limits = {key: schema[key] for key in ("minimum", "maximum") if key in schema}
-    text = found.expected[0].upper() + found.expected[1:]
-    if said := found.otherwise or found.default:
-        text += f"; default `{said}`"
-    return optional(schema["type"], found.text, text, found.section, **limits)
+    form = {}
+    for name in names:
+        found, schema = about(name), _SCHEMA[name]
+        schema = schema.get("anyOf", [schema])[0]  # what may be null has its type first
+        limits = {key: schema[key] for key in ("minimum", "maximum") if key in schema}
+        text = found.expected[0].upper() + found.expected[1:]
+        if said := found.otherwise or found.default:
+            text += f"; default `{said}`"
+        form[name] = optional(schema["type"], found.text, text, found.section, **limits)
+    return form
 
 
 def optional(kind: str, title: str, description: str, section: str, **more: Any) -> Param:
@@ -119,6 +105,80 @@ DRY_RUN = flag(
     "Dry run",
     "Only look and plan; nothing is changed. The plan is on the run's tab **Plan and report**",
 )
+MIRRORS = {
+    "mirrors": optional(
+        "array",
+        "Mirrors",
+        "One a line: `sftp://user@host/path`, `file:///path`, or the id of an Airflow connection. "
+        "Default: `PUAVO_REPOSITORY_REMOTE`",
+        "where",
+    ),
+    **fields("image_dir", "mirror_dir"),
+}
+
+
+def chosen(*, images: bool = True) -> settings.Settings:
+    """Return the settings of this run, the environment and then its params; ``images`` as there."""
+    return settings.load(get_current_context()["params"], images=images)
+
+
+def begun() -> float:
+    """Return when this run began, in seconds since 1970."""
+    started = get_current_context()["dag_run"].start_date
+    return (started or datetime.now(UTC)).timestamp()
+
+
+def asked(flag: str) -> bool:
+    """Tell whether a check box of the form is set for this run."""
+    return bool(get_current_context()["params"][flag])
+
+
+def remotes() -> list[str]:
+    """Return the remotes of this run, URLs or ids of connections.
+
+    Raises:
+        SettingsError: A setting of this installation cannot be used, whichever it is.
+    """
+    configured = chosen(images=False).remote
+    return list(get_current_context()["params"]["mirrors"] or configured)
+
+
+@sdk.task
+def mirrors() -> list[str]:
+    """Give the remotes of this run to the tasks that are mapped over them."""
+    return remotes()
+
+
+def named(mirrors: list[str] | None) -> list[str]:
+    """Return what the task ``mirrors`` gave to a report, which runs also where that failed."""
+    if mirrors is None:
+        problem = "this task failed, so nothing was done: its log says why"
+        raise errors.PublishError("mirrors", problem)
+    return mirrors
+
+
+def target(mirror: str, options: Options) -> Target:
+    """Return the remote that an URL or a connection id names."""
+    if "://" in mirror:
+        return options.target(mirror)
+    found = sdk.Connection.get(mirror)
+    names = "host", "port", "login", "password"
+    there = {name: getattr(found, name) for name in names}
+    return target_of_connection(mirror, **there, extra=found.extra_dejson)
+
+
+@contextmanager
+def publisher(mirror: str) -> Iterator[Publisher]:
+    """Open a remote by its URL or connection id; secrets are looked up here, and stay here."""
+    from puavo_repository.publish.publisher import Options, Publisher
+
+    params, here = get_current_context()["params"], chosen(images=False)
+    options = Options.load(params)
+    # Whoever names the mirror with this very run means it.
+    meant = options.allow_other_mirror or bool(params["mirrors"])
+    how = options.model_copy(update={"allow_other_mirror": meant, "own_folders": (here.image_dir,)})
+    with Publisher(here.mirror_dir, target(mirror, options), how, LoggedWatcher()) as found:
+        yield found
 
 
 def parts(names: Sequence[str]) -> list[str]:
@@ -167,21 +227,21 @@ def each(items: Sequence[T], step: Callable[[T], object]) -> None:
         PermanentError: Several failed, and no retry can help any of them.
         TransientError: Several failed, and a retry may help some.
     """
-    errors: list[Exception] = []
+    failed: list[Exception] = []
     for item in items:
         try:
             step(item)
-        except SettingsError:
+        except errors.SettingsError:
             raise  # the same for every item
         except Exception as error:
-            logger.error("%s", error, exc_info=not isinstance(error, RepositoryError))
-            errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        permanent = all(isinstance(error, PermanentError) for error in errors)
-        raise (PermanentError if permanent else TransientError)(
-            "this task", f"{len(errors)} of {len(items)} failed", found="; ".join(map(str, errors))
+            logger.error("%s", error, exc_info=not isinstance(error, errors.RepositoryError))
+            failed.append(error)
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        permanent = all(isinstance(error, PermanentError) for error in failed)
+        raise (PermanentError if permanent else errors.TransientError)(
+            "this task", f"{len(failed)} of {len(items)} failed", found="; ".join(map(str, failed))
         )
 
 
@@ -192,10 +252,10 @@ def label(*names: str) -> None:
     get_current_context()["label"] = first + more  # type: ignore[typeddict-unknown-key]
 
 
-def run_here(dag: DAG) -> bool:
+def run_here(dag: sdk.DAG) -> bool:
     """Run a DAG in this process, for a person who looks on; return whether it went well."""
     # Airflow's own log lines are for its log files; ours are what a person wants to follow.
     milestones = logging.getLogger("puavo_repository")
     milestones.addHandler(logging.StreamHandler())
     milestones.setLevel(logging.INFO)
-    return bool(dag.test().state == DagRunState.SUCCESS)
+    return bool(dag.test().state == sdk.DagRunState.SUCCESS)

@@ -19,10 +19,10 @@ from support.servers import HttpsServer
 WITHOUT_MIRRORS = """
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
-from puavo_repository_airflow import remotes
+from puavo_repository_airflow import tasks
 def lost():
     raise RuntimeError("as if it was killed")
-remotes.mirrors = lost
+tasks.remotes = lost
 run = DagBag(sys.argv[1]).dags["puavo_repository_audit"].test(run_conf=json.loads(sys.argv[2]))
 print("RESULT " + json.dumps({"state": str(run.state)}))
 """

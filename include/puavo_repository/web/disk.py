@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from puavo_repository.audit import report as audit_report
 from puavo_repository.audit.report import AuditReport
@@ -18,9 +17,7 @@ from puavo_repository.mirror import published
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.published import Published
-from puavo_repository.mirror.records import Failure
-
-T = TypeVar("T")
+from puavo_repository.mirror.records import Failure, RdiffRecord
 
 
 @dataclass(frozen=True)
@@ -34,36 +31,9 @@ class Disk:
     sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of every file, by path
     changed: float | None = None  # when clients last got something new, seconds since the epoch
     failures: Mapping[str, Failure] = field(default_factory=dict)  # what is not there, by name
-    too_large: Mapping[str, int] = field(default_factory=dict)  # bytes of rdiffs that were not kept
+    too_large: Mapping[str, RdiffRecord] = field(default_factory=dict)  # rdiffs that were not kept
     remotes: tuple[Published, ...] = ()  # what the last publishing runs left there
     audit: AuditReport | None = None  # the last one
-
-
-class Folder(Generic[T]):
-    """The ``.json`` files of one folder, each parsed again only when it was replaced.
-
-    They are replaced by rename: inode, size and time of a file tell whether it is still the one
-    that was parsed.
-    """
-
-    def __init__(self, folder: Path, parse: Callable[[bytes], T]) -> None:
-        self._folder, self._parse = folder, parse
-        self._known: dict[str, tuple[tuple[int, ...], T]] = {}
-
-    def read(self) -> dict[str, T]:
-        """Return what the files hold, by name, sorted."""
-        known: dict[str, tuple[tuple[int, ...], T]] = {}
-        for name, status in sorted(listing(self._folder).items()):
-            if name.startswith(".") or not name.endswith(".json"):
-                continue
-            key = (status.st_ino, status.st_size, status.st_mtime_ns)
-            found = self._known.get(name)
-            with suppress(FileNotFoundError):  # replaced or removed a moment ago
-                if found is None or found[0] != key:
-                    found = key, self._parse((self._folder / name).read_bytes())
-                known[name] = found
-        self._known = known
-        return {name.removesuffix(".json"): value for name, (_, value) in known.items()}
 
 
 class Reader:
@@ -71,8 +41,7 @@ class Reader:
 
     def __init__(self, root: Path) -> None:
         self._mirror = Mirror(root)
-        self._documents = Folder(self._mirror.meta, _document)
-        self._rdiffs = Folder(self._mirror.state.rdiffs.folder, self._too_large)
+        self._metadata: dict[tuple[str | int, ...], Document | str] = {}
 
     def read(self) -> Disk:
         """Return the facts as they are now.
@@ -83,30 +52,52 @@ class Reader:
         mirror, root = self._mirror, self._mirror.root
         if not root.is_dir():
             return Disk(root)
-        documents = self._documents.read()
-        found = [document for document in documents.values() if not isinstance(document, str)]
+        documents = self._read_metadata()
+        series: Document = {}
+        for document in documents.values():
+            series |= {} if isinstance(document, str) else document
         sizes = {name: one.st_size for name, one in listing(root).items()}
-        rdiffs = listing(mirror.rdiffs).items()
-        described = Identity.at(mirror.cksums)
+        sizes |= {f"rdiffs/{name}": one.st_size for name, one in listing(mirror.rdiffs).items()}
+        described = {file.name for file in metadata.described_files(series)}
+        others = set(mirror.state.rdiffs.names()) - described  # a few of thousands
+        rdiffs = (mirror.state.rdiffs.get(name) for name in others)
+        written = Identity.at(mirror.cksums)
         return Disk(
             root,
             exists=True,
-            series={name: one for document in found for name, one in document.items()},
-            damaged={f"{name}.json": d for name, d in documents.items() if isinstance(d, str)},
-            sizes=sizes | {f"rdiffs/{name}": one.st_size for name, one in rdiffs},
-            changed=described.mtime / 1e9 if described else None,
+            series=series,
+            damaged={name: why for name, why in documents.items() if isinstance(why, str)},
+            sizes=sizes,
+            changed=written.mtime / 1e9 if written else None,
             failures={one.name: one for one in mirror.state.failures},
-            too_large={n: size for n, size in self._rdiffs.read().items() if size is not None},
+            too_large={one.name: one for one in rdiffs if one and one.identity is None},
             remotes=tuple(published.records(root)),
             audit=audit_report.records(root).get(audit_report.NAME),
         )
 
-    def _too_large(self, content: bytes) -> int | None:
-        """Return the bytes of an rdiff that was not kept."""
-        if b"null" not in content:  # its identity; there are thousands of the others
-            return None
-        record = self._mirror.state.rdiffs.parse("", content)
-        return record.digests.size if record and record.identity is None else None
+    def _read_metadata(self) -> dict[str, Document | str]:
+        """Return each metadata file by its name, or what is wrong with it.
+
+        They are replaced by rename: inode, size and time tell whether one is still that which was
+        parsed before.
+        """
+        known: dict[tuple[str | int, ...], Document | str] = {}
+        for name, one in sorted(listing(self._mirror.meta).items()):
+            if name.startswith(".") or not name.endswith(".json"):
+                continue
+            key = (name, one.st_ino, one.st_size, one.st_mtime_ns)
+            with suppress(FileNotFoundError):  # replaced or removed a moment ago
+                known[key] = self._metadata.get(key) or parsed(self._mirror.meta / name)
+        self._metadata = known
+        return {str(name): document for (name, *_), document in known.items()}
+
+
+def parsed(path: Path) -> Document | str:
+    """Return the metadata in a file, or what is wrong with it."""
+    try:
+        return metadata.parse(path.read_bytes())
+    except ValueError as error:
+        return str(error)
 
 
 def listing(folder: Path) -> dict[str, os.stat_result]:
@@ -119,11 +110,3 @@ def listing(folder: Path) -> dict[str, os.stat_result]:
                 if stat.S_ISREG(status.st_mode):
                     found[entry.name] = status
     return found
-
-
-def _document(content: bytes) -> Document | str:
-    """Return the metadata in a file, or what is wrong with it."""
-    try:
-        return metadata.parse(content)
-    except ValueError as error:
-        return str(error)

@@ -122,7 +122,9 @@ def _rdiffs(image: dict[str, Any], others: list[dict[str, Any]], disk: Disk) -> 
         if name in disk.failures and name not in offered:
             yield rdiff(name, RdiffState.FAILED, source.number, 0)
         elif name in disk.too_large and name not in offered:
-            yield rdiff(name, RdiffState.TOO_LARGE, source.number, disk.too_large[name])
+            yield rdiff(
+                name, RdiffState.TOO_LARGE, source.number, disk.too_large[name].digests.size
+            )
 
 
 def _digests(entry: dict[str, Any]) -> model.Digests:
