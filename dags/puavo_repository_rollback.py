@@ -12,8 +12,10 @@ from datetime import timedelta
 from airflow.sdk import dag, get_current_context, task
 
 from puavo_repository.errors import PublishError, SettingsError
+from puavo_repository.progress import count
 from puavo_repository.remote.target import without_password
 from puavo_repository.rollback import rollback
+from puavo_repository.web.model import DRY_RUN
 from puavo_repository_airflow import summary, tasks
 from puavo_repository_airflow.tasks import asked, chosen
 
@@ -65,19 +67,29 @@ def puavo_repository_rollback() -> None:
         tasks.label(address)
         with tasks.publisher(mirror) as remote:
             if asked("dry_run"):
-                return summary.generations(rollback.steps(remote))
+                first, *before = rollback.steps(remote)
+                return summary.short([f"{first}; clients see it", *map(str, before)])
             done = rollback.roll_back(remote, params["generation"], params["series"] or ())
         rollback.remember(chosen(images=False).mirror_dir, address, done)
-        return summary.rolled_back(done)
+        rejected = count(len(done.rejected), "file")
+        return summary.short(
+            [
+                f"generation {done.generation}: clients see the metadata of {done.restored} again",
+                f"{rejected} not offered until a run of publish allows it",
+                *(f"put back: {name}" for name in done.documents),
+                *(f"no longer offered: {name}" for name in done.rejected),
+            ]
+        )
 
     @task(trigger_rule="all_done")
     def report(mirrors: list[str] | None) -> None:
         every = tasks.named(mirrors)
         did = [tasks.returned("roll_back", index) for index in range(len(every))]
-        done = {without_password(one): lines for one, lines in zip(every, did, strict=True)}
-        summary.of_rollback(done, dry_run=asked("dry_run"))
-        lost = did.count(None)
-        if lost:
+        lines = {without_password(one): done for one, done in zip(every, did, strict=True)}
+        sections = {mirror: done or ["did not roll back"] for mirror, done in lines.items()}
+        good = f"{count(len(did) - did.count(None), 'mirror')} rolled back"
+        summary.keep(DRY_RUN if asked("dry_run") else good, sections)
+        if lost := did.count(None):
             where = f"{lost} of {len(did)} mirrors"
             raise PublishError(where, "did not roll back", remedy="See the log of their tasks")
 

@@ -33,7 +33,7 @@ alert = notify.deadline()
 if alert is not None:
     print("DEADLINE", alert.interval, alert.callback.path, alert.callback.kwargs)
     run = {"dag_id": "puavo_repository_prepare", "dag_run_id": "scheduled__2"}
-    notify.Notifier(**alert.callback.kwargs)({"dag_run": run})
+    notify.tell(context={"dag_run": run}, **alert.callback.kwargs)
 print("RESULT " + json.dumps({"code": code}))
 """
 
@@ -129,7 +129,7 @@ def test_a_failed_audit_names_its_findings(
 
 def test_a_late_run_is_reported(airflow: dict[str, str], webhook: Webhook) -> None:
     _, said = notify(airflow, PUAVO_REPOSITORY_DEADLINE="5.5", **configured(webhook))
-    assert "DEADLINE 5:30:00 puavo_repository_airflow.notify.Notifier" in said, said
+    assert "DEADLINE 5:30:00 puavo_repository_airflow.notify.tell" in said, said
     _, (_, sent) = webhook.got
     assert "not done after 5.5 hours" in sent["text"]
     assert "scheduled__2" in sent["text"]

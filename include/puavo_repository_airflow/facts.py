@@ -51,7 +51,7 @@ GUARD = (known_user, requires_access_dag("GET", DagAccessEntity.RUN, PREPARE))
 def place() -> Place:
     """Return the repository that the DAGs work on by default."""
     found = settings.load({})
-    return Place(found.mirror_dir, found.remote)
+    return found.mirror_dir, found.remote
 
 
 def known(session: SessionDep, user: GetUserDep) -> tuple[list[Run], list[Dag]]:

@@ -23,7 +23,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from airflow.sdk import BaseNotifier, Connection, conf
+from airflow.sdk import Connection, conf
 from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.execution_time.xcom import XCom
@@ -46,40 +46,28 @@ class UndeliveredError(Exception):
     """A message could not be sent; its text holds no secret."""
 
 
-class Notifier(BaseNotifier):
-    """Tells whoever is configured about a run.
+def tell(context: Mapping[str, Any], event: str = "failed") -> None:
+    """Tell whoever is configured about a run; one way that fails does not hold back the other.
 
-    Args:
-        event: What happened to it, such as ``failed``.
-        context: Given by Airflow.
+    Raises:
+        UndeliveredError: One way failed.
     """
-
-    def __init__(self, event: str, context: Any = None) -> None:
-        super().__init__(context)
-        self.event = event
-
-    def notify(self, context: Any) -> None:
-        """Send it; one way that fails does not hold back the other.
-
-        Raises:
-            UndeliveredError: One way failed.
-        """
-        subject, text = message(self.event, context)
-        undelivered = []
-        for send in ways():
-            try:
-                send(subject, text)
-            except (OSError, UndeliveredError) as error:  # with smtplib's and urllib's
-                undelivered.append(f"{send.__name__}: {error}")
-            except Exception as error:  # noqa: BLE001 - its text may hold the URL, a secret
-                undelivered.append(f"{send.__name__}: {type(error).__name__}")
-        if undelivered:
-            raise UndeliveredError(f"{subject}: could not be sent {'; '.join(undelivered)}")
+    subject, text = message(event, context)
+    undelivered = []
+    for send in ways():
+        try:
+            send(subject, text)
+        except (OSError, UndeliveredError) as error:  # with smtplib's and urllib's
+            undelivered.append(f"{send.__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - its text may hold the URL, a secret
+            undelivered.append(f"{send.__name__}: {type(error).__name__}")
+    if undelivered:
+        raise UndeliveredError(f"{subject}: could not be sent {'; '.join(undelivered)}")
 
 
-def on_failure() -> list[Notifier]:
+def on_failure() -> list[Callable[[Mapping[str, Any]], None]]:
     """Return what to call when a run failed: nothing where nothing is configured."""
-    return [Notifier("failed")] if ways() else []
+    return [tell] if ways() else []
 
 
 def deadline() -> DeadlineAlert | None:
@@ -90,7 +78,7 @@ def deadline() -> DeadlineAlert | None:
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
         interval=timedelta(hours=hours),
-        callback=SyncCallback(Notifier, {"event": f"not done after {hours:g} hours"}),
+        callback=SyncCallback(tell, {"event": f"not done after {hours:g} hours"}),
     )
 
 
@@ -139,10 +127,8 @@ def _connection(name: str) -> Connection:
 def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
     """Return subject and text: what happened, why, where to look.
 
-    Args:
-        event: What happened.
-        context: Airflow's. That of a deadline holds plain values and no DAG: its callback runs
-            where no XCom may be read, and nothing has ended yet.
+    Airflow's context of a deadline holds plain values and no DAG: its callback runs where no XCom
+    may be read, and nothing has ended yet.
     """
     run, dag = context.get("dag_run"), context.get("dag")
     if isinstance(run, Mapping):
@@ -153,8 +139,8 @@ def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
         dag_id, run_id = context["dag"].dag_id, context["run_id"]
     lines = [f"Run {run_id}", *causes(dag_id, kept(dag, run_id) if dag else [])]
     if base := (conf.get("api", "base_url", fallback="") or "").rstrip("/"):
-        run_path = f"dags/{quote(dag_id)}/runs/{quote(run_id)}"
-        lines += [f"{base}/plugin/puavo-repository", f"{base}/{run_path}"]
+        lines.append(f"{base}/plugin/puavo-repository")
+        lines.append(f"{base}/dags/{quote(dag_id)}/runs/{quote(run_id)}")
     return f"{dag_id}: {event}", "\n".join(lines)
 
 

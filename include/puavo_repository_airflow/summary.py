@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # the scheduler loads each DAG again and again
     from puavo_repository.audit.report import AuditReport
     from puavo_repository.prepare.report import Report
     from puavo_repository.publish.plan import PublishReport
-    from puavo_repository.rollback.rollback import RolledBack, Step
 
 logger = logging.getLogger("puavo_repository.summary")
 GLANCE = ""  # the title of the lines that come first, and large
@@ -31,12 +30,7 @@ _LONGEST = 300  # characters
 
 
 def keep(did: str, sections: Mapping[str, Sequence[str]]) -> None:
-    """Keep what this run did.
-
-    Args:
-        did: In a few words.
-        sections: Lines for people, by their title.
-    """
+    """Keep what this run did, in a few words, and sections of lines for people, by their title."""
     kept = [[title, short(lines)] for title, lines in sections.items() if lines]
     get_current_context()["ti"].xcom_push(SUMMARY, {"did": did, "sections": kept})
 
@@ -108,22 +102,22 @@ def step(done: PublishReport) -> dict[str, Any]:
 
 def published(reports: Sequence[PublishReport], steps: Sequence[Sequence[dict[str, Any]]]) -> None:
     """Keep what a run of publish left on each mirror, and what ``step`` said of its steps there."""
-    sections = {one.target: _mirror(one, done) for one, done in zip(reports, steps, strict=True)}
-    sent = sum(one.get("sent", 0) for done in steps for one in done)
-    did = f"{count(sent, 'file')} to {count(len(reports), 'mirror')}"
+    sections = {}
+    for one, done in zip(reports, steps, strict=True):
+        lost = one.files is None
+        would = "it would" if one.dry_run else "still to do"
+        sections[one.target] = [
+            "nothing could be published" if lost else f"generation {one.generation}",
+            *(line for step in done for line in step.get("lines", ())),
+            *(f"{subject}: {why}" for subject, why in one.failed.items()),
+            *(f"{would}: {line}" for line in one.plan[:-1]),
+            *one.plan[-1:],
+        ]
     logger.info("\n".join(f"{target}: {line}" for target in sections for line in sections[target]))
+    sent = sum(step.get("sent", 0) for done in steps for step in done)
+    did = f"{count(sent, 'file')} to {count(len(reports), 'mirror')}"
     dry = any(one.dry_run for one in reports)
     keep(DRY_RUN if dry else did, sections or {GLANCE: [NO_MIRROR]})
-
-
-def _mirror(one: PublishReport, steps: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        f"generation {one.generation}" if one.files is not None else "nothing could be published",
-        *(line for step in steps for line in step.get("lines", ())),
-        *(f"{subject}: {why}" for subject, why in one.failed.items()),
-        *(f"{'it would' if one.dry_run else 'still to do'}: {line}" for line in one.plan[:-1]),
-        *one.plan[-1:],
-    ]
 
 
 def audited(report: AuditReport) -> None:
@@ -136,23 +130,3 @@ def audited(report: AuditReport) -> None:
         "Looked at": [*report.looked_at(), *report.notes],
     }
     keep(found, sections)
-
-
-def of_rollback(done: Mapping[str, list[str] | None], *, dry_run: bool) -> None:
-    """Keep what a run of rollback did to each mirror (or showed of it), None for failed."""
-    good = sum(lines is not None for lines in done.values())
-    sections = {mirror: lines or ["did not roll back"] for mirror, lines in done.items()}
-    keep(DRY_RUN if dry_run else f"{count(good, 'mirror')} rolled back", sections)
-
-
-def rolled_back(done: RolledBack) -> list[str]:
-    """Return what a rollback of one mirror did."""
-    head = f"generation {done.generation}: clients see the metadata of {done.restored} again"
-    kept_back = f"{count(len(done.rejected), 'file')} not offered until a run of publish allows it"
-    put_back = [f"put back: {name}" for name in done.documents]
-    return short([head, kept_back, *put_back, *(f"no longer offered: {n}" for n in done.rejected)])
-
-
-def generations(steps: Sequence[Step]) -> list[str]:
-    """Return what one mirror can be rolled back to, the generation that clients see first."""
-    return short(f"{one}{'; clients see it' if one is steps[0] else ''}" for one in steps)

@@ -34,17 +34,11 @@ _SCHEMA = Model.model_json_schema()["properties"]
 def common(
     doc: str | None, params: dict[str, Param], times: int, delay: timedelta, timeout: timedelta
 ) -> dict[str, Any]:
-    """Return what all DAGs are declared with.
+    """Return what all DAGs are declared with, what people read of one and its form among it.
 
-    A task is tried again with back-off, and not where that cannot help. What it failed of at last
-    is kept for the message about its run.
-
-    Args:
-        doc: What people read of it.
-        params: Its form.
-        times: How often, unless the environment says otherwise (`make run` waits for nobody).
-        delay: Before the second try; each later one waits three times as long.
-        timeout: How long one try may take.
+    A task is tried again so many times, unless the environment says otherwise (`make run` waits
+    for nobody), each time after three times the ``delay``, and not where that cannot help. What
+    it failed of at last is kept for the message about its run.
     """
     given = settings.usable().retries
     permanent = sdk.RetryRule(

@@ -56,7 +56,7 @@ def client(mirror: Any) -> TestClient:
 @pytest.fixture
 def good(tmp_path: Path) -> TestClient:
     make_mirror(tmp_path)
-    found = client(lambda: Place(tmp_path))
+    found = client(lambda: (tmp_path, ()))
     found.headers["token"] = "good"
     return found
 
@@ -98,7 +98,7 @@ def test_the_api_serves_what_the_page_shows(good: TestClient, tmp_path: Path) ->
 
 def test_a_failure_shows_and_goes_with_the_record(tmp_path: Path) -> None:
     mirror = make_mirror(tmp_path)
-    found = client(lambda: Place(tmp_path))
+    found = client(lambda: (tmp_path, ()))
     found.headers["token"] = "good"
     assert found.get("/api/v1/summary").json()["ok"]
     fail(mirror, "bad.img", "bad.img: it is broken. Mend it")
@@ -178,7 +178,7 @@ def test_health_is_503_with_reasons_until_all_is_well(good: TestClient, tmp_path
 def test_what_is_kept_of_a_look_gets_old_by_the_clock_alone(tmp_path: Path) -> None:
     make_mirror(tmp_path, images=1)
     clock = [NIGHT.timestamp()]
-    looker = Looker(lambda: Place(tmp_path), lambda: clock[0])
+    looker = Looker(lambda: (tmp_path, ()), lambda: clock[0])
     due = [Dag(dag_id=PREPARE, due=NIGHT)]
     first = looker.look([], due)
     assert looker.look([], due) is first
@@ -190,7 +190,7 @@ def test_what_is_kept_of_a_look_gets_old_by_the_clock_alone(tmp_path: Path) -> N
 def test_nobody_is_shown_what_another_may_see(tmp_path: Path) -> None:
     """Two users with different rights to DAGs, many times at once."""
     make_mirror(tmp_path, images=1)
-    looker = Looker(lambda: Place(tmp_path))
+    looker = Looker(lambda: (tmp_path, ()))
     seen = {who: [run("success").model_copy(update={"run_id": who})] for who in ("vera", "otto")}
     wrong: list[str] = []
 

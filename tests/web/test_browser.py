@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web import page
-from puavo_repository.web.app import Place, create_app
+from puavo_repository.web.app import create_app
 from support.browser import Browser, browser
 from web.mirrors import fail, image_names, make_mirror
 from web.test_app import document, known
@@ -52,7 +52,7 @@ class Site:
             found: Response = await call_next(request)
             return found
 
-        app = create_app(lambda: Place(self.root), [], known, document)
+        app = create_app(lambda: (self.root, ()), [], known, document)
         outer.mount("/puavo-repository", app)
         return outer
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
@@ -35,11 +35,9 @@ _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _STATIC = {path.name for path in page.STATIC.iterdir()}
 
 
-class Place(NamedTuple):
-    """Which repository is shown."""
-
-    mirror: Path  # the local one
-    remotes: tuple[str, ...] = ()  # URLs or ids of connections, published to by default
+Place = tuple[Path, Sequence[str]]
+"""Which repository is shown: the local mirror's folder, and the remotes, URLs or ids of
+connections, that are published to by default."""
 
 
 @dataclass
@@ -92,13 +90,10 @@ def create_app(
 ) -> FastAPI:
     """Make the application; every route of it is behind the guard.
 
-    Args:
-        place: Returns which repository is shown; may raise a ``RepositoryError``.
-        guard: Dependencies that refuse who may not see the repository.
-        known: Dependency that returns the last runs, newest first, and what Airflow knows of
-            the DAGs.
-        document: Dependency, of ``dag_id`` and ``run_id`` in the query, that returns what a run
-            left for people to read, as ``page.render_run`` takes it.
+    ``place`` returns which repository is shown, or raises a ``RepositoryError``. The others are
+    dependencies: those of ``guard`` refuse who may not see the repository, ``known`` returns the
+    last runs, newest first, and the DAGs, and ``document`` what a run (``dag_id`` and ``run_id``
+    in the query) left for people to read, as ``page.render_run`` takes it.
     """
     app = FastAPI(
         title="Puavo repository",

@@ -38,10 +38,8 @@ def moment(at: datetime | None) -> Markup:
 def matrix(series: Series) -> dict[str, Any]:
     """Arrange the rdiffs of a series: what a client on each image fetches to reach a target.
 
-    Returns:
-        ``targets``, the images that rdiffs lead to; ``rows``, pairs of an image and its cells;
-        ``strangers``, pairs of a version from outside the series and its cells. A cell is None
-        where there is no rdiff.
+    These are the columns; ``rows`` are pairs of an image and its cells, ``strangers`` of a version
+    from outside the series and its cells. A cell is None where there is no rdiff.
     """
     targets = [image for image in series.images if image.rdiffs]
     cells = {(r.source, r.target): r for image in targets for r in image.rdiffs}
@@ -129,12 +127,7 @@ def savings(series: Sequence[Series]) -> Figure | None:
 
 
 def durations(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
-    """Draw a column a run, of the stages' durations.
-
-    Args:
-        runs: Of one DAG, newest first.
-        names: The stages from the bottom to the top.
-    """
+    """Draw a column a run of one DAG, newest first; the stages from the bottom to the top."""
     chosen = [run for run in reversed(runs) if run.stages][-20:]
     longest = max((sum(stage.seconds for stage in run.stages) for run in chosen), default=0)
     if not longest:
@@ -238,11 +231,8 @@ def render(found: Repository) -> str:
 def render_run(dag_id: str, run_id: str, document: Mapping[str, Any]) -> str:
     """Render what a run did, or what a dry run would do.
 
-    Args:
-        dag_id: The DAG.
-        run_id: The run.
-        document: Its ``summary`` (``did`` in a few words, and ``sections`` of a title and lines
-            each) and its ``failure`` texts; neither where there is nothing yet.
+    The document has its ``summary`` (``did`` in a few words, and ``sections`` of a title and lines
+    each) and its ``failure`` texts; neither where there is nothing yet.
     """
     return _ENVIRONMENT.get_template("run.html").render(
         up="../",

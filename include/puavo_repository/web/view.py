@@ -19,15 +19,7 @@ def repository(
     remotes: Sequence[str] = (),
     now: datetime | None = None,
 ) -> Repository:
-    """Bring everything together.
-
-    Args:
-        disk: What lies in the mirror.
-        runs: The last ones of the DAGs, newest first.
-        dags: What Airflow knows of them.
-        remotes: URLs or ids of connections that are published to by default.
-        now: By default the present time.
-    """
+    """Bring everything together: the last runs, newest first, and the remotes by URL or id."""
     now = now or datetime.now(UTC)
     every = sorted(disk.series.items())
     series = [_series(name, content["images"], disk) for name, content in every]
