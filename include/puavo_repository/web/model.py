@@ -50,9 +50,7 @@ class Rdiff(Shown):
     """The rdiff from one image to another."""
 
     filename: str
-    state: RdiffState = Field(
-        description="Too large: clients fetch the image; missing: not there with its size"
-    )
+    state: RdiffState = Field(description="too large: not kept; missing: not there with its size")
     source: str = Field(description="Version of the image that a client has, digits alone")
     target: str = Field(description="Version of the image that it gets")
     size: int = Field(description="Bytes; 0 where it could not be made")
@@ -82,9 +80,7 @@ class Series(Shown):
 
     name: str
     images: list[Image]
-    update: int | None = Field(
-        description="Bytes from the image before the newest to it; None for the whole image"
-    )
+    update: int | None = Field(description="Bytes from the last image but one; None for all of it")
     saving: float = Field(description="What that client saves, as a share of the newest image")
 
 
@@ -118,9 +114,7 @@ class Remote(Shown):
     state: State
     status: str = Field(description="The state in words: with how much, and since when")
     remedy: str = Field(description="What to do; empty where nothing is wrong")
-    configured: bool = Field(
-        description="Whether it is published to by default; what is wrong with others is no problem"
-    )
+    configured: bool = Field(description="Whether it is published to by default, and so counts")
     generation: int = Field(description="Counts the changes of what clients see")
     published: datetime | None = Field(description="When its metadata last changed")
     verified: datetime | None = Field(description="When it was last found complete")
@@ -132,9 +126,7 @@ class Remote(Shown):
 class Finding(Shown):
     """Something that the last audit found."""
 
-    severity: Severity = Field(
-        description="error: clients are led to something wrong or cut off; warning: to be looked at"
-    )
+    severity: Severity = Field(description="error: clients are misled or cut off, or will be")
     where: str = Field(description="local, a mirror's address, or the URL that clients use")
     file: str = Field(description="By its path there; empty where it is about the whole place")
     problem: str
@@ -224,9 +216,7 @@ class Summary(Shown):
     rdiffs: int
     image_bytes: int
     rdiff_bytes: int
-    update_bytes: int = Field(
-        description="What one client of each series fetches, from the image before to the newest"
-    )
+    update_bytes: int = Field(description="What one client a series fetches to get to the newest")
     update_whole: int = Field(description="What they would fetch without rdiffs")
     saving: float = Field(description="What they save, as a share")
     changed: datetime | None = Field(description="When clients last got to see something new")

@@ -187,26 +187,10 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     auto_reload=False,
 )
-_ENVIRONMENT.filters |= {
-    "size": format_bytes,
-    "count": count,
-    "version": model.version,
-    "percent": model.percent,
-    "moment": moment,
-    "seconds": seconds,
-    "heat": heat,
-    "matrix": matrix,
-    "timeline": timeline,
-}
-_ENVIRONMENT.globals |= {
-    "WIDTH": WIDTH,
-    "LEFT": LEFT,
-    "RIGHT": RIGHT,
-    "GROUND": GROUND,
-    "model": model,
-    "status": status,
-    "refresh": lambda: REFRESH,
-}
+_FILTERS = count, heat, matrix, model.percent, model.version, moment, seconds, timeline
+_ENVIRONMENT.filters |= {one.__name__: one for one in _FILTERS} | {"size": format_bytes}
+_ENVIRONMENT.globals |= {"WIDTH": WIDTH, "LEFT": LEFT, "RIGHT": RIGHT, "GROUND": GROUND}
+_ENVIRONMENT.globals |= {"model": model, "status": status, "refresh": lambda: REFRESH}
 
 
 def render(found: Repository) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from urllib.parse import quote
@@ -56,65 +57,61 @@ def mirrors(
         pending = sorted({path for path, _ in described - record.files.items()})
         size = sum(disk.sizes.get(path, 0) for path in pending)
         amount = f"{count(len(pending), 'file')} ({format_bytes(size)})" if pending else ""
-        state, status, remedy = _judged(
+        state, more, remedy = _judged(
             record, amount, errors[key], soon=soon, paused=paused, publishing=active and not paused
         )
-        found.append(
-            Remote(
-                name=record.address,
-                state=state,
-                status=status,
-                remedy=remedy,
-                configured=not chosen or key in chosen,
-                generation=record.generation,
-                published=moment(record.changed),
-                verified=moment(record.verified),
-                checked=moment(record.checked),
-                pending=pending,
-                pending_bytes=size,
-            )
+        one = Remote(
+            name=record.address,
+            state=state,
+            status=state + more,
+            remedy=remedy,
+            configured=not chosen or key in chosen,
+            generation=record.generation,
+            published=moment(record.changed),
+            verified=moment(record.verified),
+            checked=moment(record.checked),
+            pending=pending,
+            pending_bytes=size,
         )
+        found.append(one)
     return sorted(found, key=lambda one: (not one.configured, one.name))
 
 
 def _normal(address: str) -> str:
-    """Return one form of an address for all its spellings."""
-    if "://" not in address:
-        return address
-    try:
+    """Return one form of an URL for all its spellings; the id of a connection is none."""
+    with suppress(SettingsError, ValueError):
         return parse_target(without_password(address)).url
-    except (SettingsError, ValueError):
-        return address
+    return address
 
 
 def _judged(
     record: Published, pending: str, errors: int, *, soon: bool, paused: bool, publishing: bool
 ) -> tuple[State, str, str]:
-    """Return how a mirror stands, the same in words, and what to do about it."""
+    """Return how a mirror stands, what else its status says, and what to do about it."""
     remedy = "" if soon and not record.problems else "Run publish"
     if not record.reached:
-        text = f"unreachable; last seen {when(moment(record.checked))}"
+        text = f"; last seen {when(moment(record.checked))}"
         return State.UNREACHABLE, text, "See the log of the last publishing run"
     if errors:
-        text = f"damaged: {count(errors, 'error')} in the last audit"
+        text = f": {count(errors, 'error')} in the last audit"
         return State.DAMAGED, text, "Do what the findings of the audit say"
     if record.restored is not None:
-        text = f"rolled back: clients see generation {record.restored} again"
+        text = f": clients see generation {record.restored} again"
         remedy = "Take the bad image out of the image directory and prepare; publishing goes on"
         return State.ROLLED_BACK, text, remedy
     if publishing and (pending or record.problems):
-        return State.PUBLISHING, f"publishing: {pending or '0 files (0 B)'} to go", ""
+        return State.PUBLISHING, f": {pending or '0 files (0 B)'} to go", ""
     if paused and pending:
         remedy = "Unpause the DAG that publishes, in the Airflow UI"
-        return State.PAUSED, f"paused: {pending} to be published", remedy
+        return State.PAUSED, f": {pending} to be published", remedy
     if record.checked is None:
-        text = "unknown: no run has looked at it yet"
-        return State.UNKNOWN, text, remedy if pending or record.problems else ""
+        behind = pending or record.problems
+        return State.UNKNOWN, ": no run has looked at it yet", remedy if behind else ""
     if pending:
-        return State.BEHIND, f"behind: {pending} to be published", remedy
+        return State.BEHIND, f": {pending} to be published", remedy
     if record.problems:
-        return State.BEHIND, "behind: the last run could not do everything", remedy
-    return State.UP_TO_DATE, "up to date", ""
+        return State.BEHIND, ": the last run could not do everything", remedy
+    return State.UP_TO_DATE, "", ""
 
 
 def find_problems(
