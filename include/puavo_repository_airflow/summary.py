@@ -127,6 +127,6 @@ def audited(report: AuditReport) -> None:
         GLANCE: [found, f"{len(report.repaired)} repaired", f"{seconds(report.seconds)} in all"],
         "Findings": [f"{one.severity.value}: {one}" for one in report.findings],
         "Repaired": [str(one) for one in report.repaired],
-        "Looked at": [*report.looked_at(), *report.notes],
+        "Looked at": [*report.looked_at, *report.notes],
     }
     keep(found, sections)

@@ -108,24 +108,25 @@ def test_the_matrix_tells_what_a_client_fetches(tmp_path: Path) -> None:
     series = view.repository(Reader(tmp_path).read()).series[0]
     table = page.matrix(series)
     assert [target.version for target in table["targets"]] == [i.version for i in series.images]
-    rows = {image.version: dict_of(cells) for image, cells in table["rows"]}
-    assert rows["20200101120000"] == {
+    assert states_from(table, "20200101120000") == {
         "20200101120000": None,
         "20200201120000": "offered",
         "20200301120000": None,
     }
-    assert rows["20200201120000"]["20200301120000"] == "too large"
-    ((stranger, cells),) = table["strangers"]
+    assert states_from(table, "20200201120000")["20200301120000"] == "too large"
+    (stranger,) = table["strangers"]
     assert stranger == "20010101000000"
-    assert dict_of(cells)["20200301120000"] == "offered"
+    assert states_from(table, stranger)["20200301120000"] == "offered"
     text = Elements(rendered(tmp_path)).text
     assert "400.0 MB10.0%" in text
     assert "not in this series" in text
     assert "too large" in text
 
 
-def dict_of(cells: Any) -> dict[str, str | None]:
-    return {target.version: rdiff and rdiff.state.value for target, rdiff in cells}
+def states_from(table: Any, source: str) -> dict[str, str | None]:
+    """Return what leads from one version to each target."""
+    found = {t.version: table["rdiffs"].get((source, t.version)) for t in table["targets"]}
+    return {target: rdiff and rdiff.state.value for target, rdiff in found.items()}
 
 
 def test_figures_stay_in_their_frames(tmp_path: Path) -> None:

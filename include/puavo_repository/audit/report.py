@@ -149,8 +149,9 @@ class AuditReport(Record):
         more = {"seconds": round(self.seconds, 3), "ok": self.ok, "counts": asdict(self.counts)}
         return {**super().to_dict(), **more}
 
+    @property
     def looked_at(self) -> list[str]:
-        """Return what was looked at, as lines for people."""
+        """What was looked at, as lines for people."""
         done = self.counts
         local, remote = format_bytes(done.local_bytes), format_bytes(done.remote_bytes)
         parts = {
@@ -169,7 +170,7 @@ class AuditReport(Record):
         total = f"errors: {errors}, warnings: {len(self.findings) - errors}"
         return [
             f"audit {self.turn} of {at:%Y-%m-%d %H:%M} UTC, {self.seconds:.0f} s",
-            *self.looked_at(),
+            *self.looked_at,
             *self.notes,
             *(f"repaired: {finding}" for finding in self.repaired),
             *(f"{finding.severity}: {finding}" for finding in self.findings if findings),

@@ -26,7 +26,9 @@ DRY_RUN = "dry run"  # what such a run did
 class Shown(BaseModel):
     """Base of everything that is shown."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", from_attributes=True, populate_by_name=True
+    )
 
 
 class Digests(Shown):
@@ -138,7 +140,7 @@ class Finding(Shown):
 class Audit(Shown):
     """What the last audit looked at and found."""
 
-    at: datetime = Field(description="When it began")
+    at: datetime = Field(validation_alias="begun", description="When it began")
     ok: bool = Field(description="Whether it found no error")
     findings: list[Finding] = Field(description="Errors first; the next audit clears them")
     notes: list[str] = Field(description="What else it has to say")

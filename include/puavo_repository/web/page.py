@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.web import model, status
-from puavo_repository.web.model import Image, Rdiff, Repository, Run, Series, seconds
+from puavo_repository.web.model import Repository, Run, Series, seconds
 
 REFRESH = 10  # seconds between two looks of a page that is open
 STATIC = Path(__file__).with_name("static")
@@ -36,24 +36,16 @@ def moment(at: datetime | None) -> Markup:
 
 
 def matrix(series: Series) -> dict[str, Any]:
-    """Arrange the rdiffs of a series: what a client on each image fetches to reach a target.
+    """Return what a client on each image of a series fetches to reach a target.
 
-    These are the columns; ``rows`` are pairs of an image and its cells, ``strangers`` of a version
-    from outside the series and its cells. A cell is None where there is no rdiff.
+    That is, the ``targets`` that rdiffs lead to, the ``rdiffs`` by the versions of source and
+    target, and the ``strangers`` among the sources: versions from outside the series.
     """
     targets = [image for image in series.images if image.rdiffs]
-    cells = {(r.source, r.target): r for image in targets for r in image.rdiffs}
+    rdiffs = {(r.source, r.target): r for image in targets for r in image.rdiffs}
     versions = {image.version for image in series.images}
-    strangers = dict.fromkeys(source for source, _ in cells if source not in versions)
-
-    def row(source: str) -> list[tuple[Image, Rdiff | None]]:
-        return [(target, cells.get((source, target.version))) for target in targets]
-
-    return {
-        "targets": targets,
-        "rows": [(image, row(image.version)) for image in reversed(series.images)],
-        "strangers": [(source, row(source)) for source in strangers],
-    }
+    strangers = dict.fromkeys(source for source, _ in rdiffs if source not in versions)
+    return {"targets": targets, "rdiffs": rdiffs, "strangers": list(strangers)}
 
 
 class Mark(NamedTuple):

@@ -33,12 +33,6 @@ def repository(
     fetched = sum(size if update is None else update for size, update in updated)
     published = [one.published for one in mirrors if one.configured and one.published]
     prepare = next((dag for dag in dags if dag.dag_id == model.PREPARE), Dag(model.PREPARE))
-    audit = None
-    if disk.audit:
-        begun, looked_at = datetime.fromtimestamp(disk.audit.begun, UTC), disk.audit.looked_at()
-        names = "ok", "findings", "notes", "repaired", "turn", "seconds"
-        others = {name: getattr(disk.audit, name) for name in names}
-        audit = model.Audit(at=begun, looked_at=looked_at, **others)
     summary = model.Summary(
         ok=not problems,
         status=status.headline(problems, mirrors),
@@ -56,7 +50,7 @@ def repository(
         last_success=prepare.succeeded,
         next_run=None if prepare.paused else prepare.due,
         remotes=mirrors,
-        audit=audit,
+        audit=model.Audit.model_validate(disk.audit) if disk.audit else None,
     )
     return Repository(summary=summary, series=series, runs=list(runs))
 
