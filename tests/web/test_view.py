@@ -11,6 +11,7 @@ import pytest
 
 from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.formats.names import rdiff_name
+from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import Failure, WrittenRecord
 from puavo_repository.web import model, view
 from puavo_repository.web.disk import Reader
@@ -159,8 +160,18 @@ def test_rdiffs_that_are_not_offered_are_told_apart(tmp_path: Path) -> None:
     edit_metadata(mirror, drop)
     too_large(mirror, large, IMAGE_SIZE)
     fail(mirror, failed, "it broke", "diff")
-    states = {rdiff.filename: rdiff.state for rdiff in look(tmp_path).series[0].images[-1].rdiffs}
-    assert states == {large: RdiffState.TOO_LARGE, failed: RdiffState.FAILED}
+    states = [(rdiff.filename, rdiff.state) for rdiff in look(tmp_path).series[0].images[-1].rdiffs]
+    assert states == [(large, RdiffState.TOO_LARGE), (failed, RdiffState.FAILED)]
+    # It is there, and only not described yet.
+    too_large(mirror, large, IMAGE_SIZE, identity=Identity(IMAGE_SIZE, 1))
+    offered = rdiff_name(names[0], names[1])
+    fail(mirror, offered, "it broke", "diff")
+    too_large(mirror, offered, IMAGE_SIZE)
+    _, *images = look(tmp_path).series[0].images
+    assert [[rdiff.state for rdiff in image.rdiffs] for image in images] == [
+        [RdiffState.OFFERED, RdiffState.OFFERED],
+        [RdiffState.FAILED],
+    ]
 
 
 def test_a_changed_file_is_read_again_at_once(tmp_path: Path) -> None:
@@ -172,6 +183,20 @@ def test_a_changed_file_is_read_again_at_once(tmp_path: Path) -> None:
     for path in mirror.meta.glob("*.json"):
         path.unlink()
     assert reader.read().series == {}
+
+
+def test_metadata_that_is_replaced_is_parsed_again_whatever_its_time_and_size(
+    tmp_path: Path,
+) -> None:
+    mirror = make_mirror(tmp_path, images=1)
+    (path,) = mirror.meta.glob("*.json")
+    reader, before = Reader(tmp_path), path.stat()
+    assert "class00" in str(reader.read().series)
+    other = tmp_path / "other"
+    other.write_bytes(path.read_bytes().replace(b"class00", b"class11"))
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+    assert "class00" not in str(reader.read().series)
 
 
 def test_the_last_finished_run_counts_and_dry_runs_do_not(tmp_path: Path) -> None:

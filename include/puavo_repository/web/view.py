@@ -107,7 +107,7 @@ def _rdiffs(image: dict[str, Any], others: list[dict[str, Any]], disk: Disk) -> 
         name = rdiff_name(str(source), str(target))
         if name in disk.failures and name not in offered:
             yield rdiff(name, RdiffState.FAILED, source.number, 0)
-        elif name in disk.too_large and name not in offered:
+        elif name in disk.too_large:
             yield rdiff(
                 name, RdiffState.TOO_LARGE, source.number, disk.too_large[name].digests.size
             )
