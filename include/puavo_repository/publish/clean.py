@@ -97,7 +97,7 @@ def _remove_parts(remote: LockedRemote, state: RemoteState) -> None:
 
     The lock is ours, so nobody is writing them.
     """
-    known, kept = remote.parts.all(), dict[str, str]()
+    known, kept = dict(remote.parts.known), dict[str, str]()
     for path, part in known.items():
         row = state.row(path)
         if part.sha256 == row.sha256 and row.state is not FileState.PRESENT:

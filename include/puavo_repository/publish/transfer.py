@@ -73,7 +73,7 @@ def transfer(item: Transfer, remote: LockedRemote) -> tuple[bool, int | None]:
 
 def proven_part(tree: RemoteTree, parts: Parts, item: Transfer) -> str:
     """Return where a file waits for its name, proven by an earlier step; empty if it does not."""
-    part = parts.get(item.path)
+    part = parts.known.get(item.path)
     if part is None or not part.proven or part.sha256 != item.sha256:
         return ""
     found = tree.stat(part.name)
@@ -194,7 +194,7 @@ class _Attempt:
         Those are the bytes that are noted to be on the server's disk; some are compared as well.
         A part that holds anything else is removed.
         """
-        item, tree, known = self._item, self._tree, self._parts.get(self._item.path)
+        item, tree, known = self._item, self._tree, self._parts.known.get(self._item.path)
         found = tree.stat(known.name) if known else None
         synced = known.synced if known else 0
         some = samples(synced, also=[synced - 1, synced // 2])
@@ -216,7 +216,7 @@ class _Attempt:
 
     def _begin_anew(self) -> None:
         """Remove what there is of a file that has no name yet."""
-        known = self._parts.get(self._item.path)
+        known = self._parts.known.get(self._item.path)
         if known is not None:
             self._tree.remove(known.name)
             self._parts.forget([self._item.path])

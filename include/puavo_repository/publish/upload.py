@@ -93,7 +93,7 @@ def _bytes_missing(remote: LockedRemote, state: RemoteState, plan: Plan) -> int:
     need, free = sum(item.size for item in plan.transfers), remote.tree.free_space()
     if not need or free is None:
         return 0
-    parts = filter(None, (remote.parts.get(item.path) for item in plan.transfers))
+    parts = filter(None, (remote.parts.known.get(item.path) for item in plan.transfers))
     there = sum(found.size for part in parts if (found := state.row(part.name).found))
     return need - there + SPARE - free
 

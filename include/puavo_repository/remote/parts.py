@@ -38,47 +38,39 @@ _PARTS = TypeAdapter(dict[OwnPath, Part])
 class Parts:
     """The parts on a remote whose lock is ours, by the paths that their files will have.
 
-    For several threads. A damaged record counts as none: all is sent anew.
+    For several threads; only ``put`` and ``forget`` change what is ``known``. A damaged record
+    counts as none: all is sent anew.
     """
 
     def __init__(self, tree: RemoteTree, lock: PublisherLock) -> None:
         self._tree = tree
         self._lock = lock
-        self._known: dict[str, Part] = {}
+        self.known: dict[str, Part] = {}
         with contextlib.suppress(ValueError, KeyError):
             found = jsonfile.loads_sealed(read_whole(tree, PATH) or b"")
-            self._known = _PARTS.validate_python(found["parts"])
-
-    def get(self, path: str) -> Part | None:
-        """Return the part of a file."""
-        return self._known.get(path)
-
-    def all(self) -> dict[str, Part]:
-        """Return every part."""
-        with self._lock.using:
-            return dict(self._known)
+            self.known = _PARTS.validate_python(found["parts"])
 
     def put(self, path: str, part: Part) -> None:
         """Note how far a part is; a position that lies before the known one changes nothing."""
         with self._lock.using:
-            known = self._known.get(path)
+            known = self.known.get(path)
             if known is not None and replace(known, synced=part.synced) == part:
                 part = replace(part, synced=max(known.synced, part.synced))
             if part != known:
-                self._known[path] = part
+                self.known[path] = part
                 self._save()
 
     def forget(self, paths: Collection[str]) -> None:
         """Forget parts that have their names, or are gone."""
         with self._lock.using:
-            if gone := self._known.keys() & set(paths):
+            if gone := self.known.keys() & set(paths):
                 for path in gone:
-                    del self._known[path]
+                    del self.known[path]
                 self._save()
 
     def _save(self) -> None:
-        if self._known:
-            parts = _PARTS.dump_python(dict(sorted(self._known.items())))
+        if self.known:
+            parts = _PARTS.dump_python(dict(sorted(self.known.items())))
             write_whole(self._tree, PATH, jsonfile.dumps_sealed({"parts": parts}), self._lock.check)
         else:
             self._lock.check()
