@@ -86,7 +86,9 @@ def test_an_error_of_a_local_file_is_put_on_its_branch(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_stop_ends_the_waiting(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_ends_the_waiting(
+    before: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(retry, "FIRST_DELAY", 60.0)
     stop = threading.Event()
     if before:
@@ -97,3 +99,4 @@ def test_a_stop_ends_the_waiting(before: bool, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RepositoryError, match="lost"):
         with_retries(step, stop=stop)
     assert (step.done, time.monotonic() - begun < 5) == (1, True)
+    assert ("again in" in caplog.text) != before

@@ -219,6 +219,15 @@ def test_another_mirror_does_not_rewrite_the_configuration(
     assert not settings.load(own, production).no_config
 
 
+def test_images_of_defaults_mk_alone_get_another_mirror_there_as_with_the_old_command(
+    production: dict[str, str], tmp_path: Path
+) -> None:
+    images = production.pop("PUAVO_REPOSITORY_IMAGE_DIR")
+    (tmp_path / "puavo-os" / "defaults.mk").write_text(f"image_dir := {images}\n")
+    found = settings.load({"mirror_dir": tmp_path / "try"}, production)
+    assert (found.configured, found.no_config) == (False, False)
+
+
 def test_without_an_installation_the_folders_of_the_environment_hold_for_any_images(
     images: Path, tmp_path: Path
 ) -> None:
