@@ -45,35 +45,29 @@ def parser(word: str) -> argparse.ArgumentParser:
         description=_DESCRIPTION[word],
         epilog=_EPILOG.get(word),
     )
+    flag: dict[str, Any] = {"action": "store_true"}
     several: dict[str, Any] = {"action": "append", "default": []}
     _setting(made, "image_dir", nargs="?")
     _setting(made, "mirror_dir", nargs="?")
     _setting(made, "repository", "-r", "--repository", metavar="HOSTNAME")
     _setting(made, "puavo_os", "-p", "--puavo-os", metavar="DIR")
     made.add_argument("-u", "--upload", metavar="URL", help=_UPLOAD[word], **several)
-    _flag(made, "--json", "the report as JSON on stdout")
+    made.add_argument("--json", help="the report as JSON on stdout", **flag)
     if word == "audit":
         _setting(made, "audit_share", "--share", metavar="N")
         _setting(made, "audit_https", "--no-https", action="store_false")
-        _flag(
-            made,
-            "--repair",
-            "send wrong remote files again; remove wrong local rdiffs, to be made anew",
-        )
+        of_repair = "send wrong remote files again; remove wrong local rdiffs, to be made anew"
+        made.add_argument("--repair", help=of_repair, **flag)
     elif word == "rollback":
         of_to = "generation to roll back to; default: the last one with other metadata"
         made.add_argument("--to", metavar="N", type=int, help=of_to)
         of_series = "only this series; may be repeated"
         made.add_argument("--series", metavar="NAME", help=of_series, **several)
-        _flag(made, "--list", "show the generations, change nothing")
+        made.add_argument("--list", help="show the generations, change nothing", **flag)
     else:
         _setting(made, "no_config", "-n", "--no-config", "--no-files", action="store_true")
-        _flag(made, "--dry-run", "print the plan, change nothing")
+        made.add_argument("--dry-run", help="print the plan, change nothing", **flag)
     return made
-
-
-def _flag(made: argparse.ArgumentParser, name: str, text: str) -> None:
-    made.add_argument(name, action="store_true", help=text)
 
 
 def _setting(made: argparse.ArgumentParser, name: str, *flags: str, **more: Any) -> None:

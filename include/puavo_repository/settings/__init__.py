@@ -109,16 +109,14 @@ def _complete(given: Model) -> Model:
     there = _checked(Model, said, {name: f"{name} in {path}" for name in said})
     image_dir = image_dir or there.image_dir
     if mirror_dir is None and image_dir is not None:
-        mirror_dir = image_dir / "mirror"
         # The file's mirror belongs to the file's images: taken for other images, it would have
         # its own pruned away.
-        if there.image_dir == image_dir:
-            mirror_dir = there.mirror_dir or mirror_dir
-    found = {"image_dir": image_dir, "mirror_dir": mirror_dir, "puavo_os": puavo_os}
+        own = there.mirror_dir if there.image_dir == image_dir else None
+        mirror_dir = own or image_dir / "mirror"
+    places = {"image_dir": image_dir, "mirror_dir": mirror_dir, "puavo_os": puavo_os}
     url = variables.get("images_urlbase", "")
-    if url and "repository" not in given.model_fields_set:
-        return given.model_copy(update={**found, "repository": url})
-    return given.model_copy(update=found)
+    repository = {"repository": url} if url and "repository" not in given.model_fields_set else {}
+    return given.model_copy(update={**places, **repository})
 
 
 def _check_apart(image_dir: Path, mirror_dir: Path) -> None:

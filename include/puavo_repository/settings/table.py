@@ -18,7 +18,8 @@ def updated(document: str) -> str:
     for section, names in groupby(Model.model_fields, lambda name: about(name).section):
         lines += ["", f"## {section.capitalize()}", ""]
         lines += ["| Setting | Default | What it is for | Value |", "|---|---|---|---|"]
-        for name, found in ((name, about(name)) for name in names):
+        for name in names:
+            found = about(name)
             default = found.otherwise or (found.default and f"`{found.default}`")
             lines.append(f"| `{variable(name)}` | {default} | {found.text} | {found.expected} |")
     before, _, rest = document.partition(BEGIN)
