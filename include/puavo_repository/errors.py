@@ -68,19 +68,11 @@ class ImageChangingError(TransientError):
 
 
 class DeltaError(PermanentError):
-    """An rdiff could not be made or read."""
+    """An rdiff could not be made or read, or what does that died by its own fault."""
 
 
 class ProofError(DeltaError):
     """An rdiff, applied to its source, does not give its target."""
-
-
-class EngineCrashError(DeltaError):
-    """The process that worked on a file died by its own fault."""
-
-
-class EngineKilledError(TransientError):
-    """The process that worked on a file was killed, by the system or by somebody."""
 
 
 class LockedError(TransientError):

@@ -13,7 +13,7 @@ from puavo_repository.audit.audit import audit
 from puavo_repository.audit.local import local, repair_local
 from puavo_repository.audit.remote import remote, repair_remote
 from puavo_repository.audit.report import AuditReport
-from puavo_repository.errors import EngineKilledError, StorageRefusedError
+from puavo_repository.errors import StorageRefusedError, TransientError
 from puavo_repository.formats.metadata import Digests, entries
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.files import locked
@@ -236,7 +236,7 @@ def test_an_rdiff_that_cannot_be_looked_at_again_stays(
     (audited.mirror / RDIFF).write_bytes(good)
 
     def killed(*_given: object, **_more: object) -> None:
-        raise EngineKilledError(audited.mirror / RDIFF, "the process was killed")
+        raise TransientError(audited.mirror / RDIFF, "the process was killed")
 
     monkeypatch.setattr("puavo_repository.delta.contained.call", killed)
     repaired = repair_local(settings, found, "a test")

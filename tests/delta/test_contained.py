@@ -28,7 +28,7 @@ from delta.crashing import (
     tell_pid_for_ever,
 )
 from puavo_repository.delta import contained
-from puavo_repository.errors import EngineCrashError, ImageError, PermanentError
+from puavo_repository.errors import DeltaError, ImageError, PermanentError
 from support.repository import AMXA, FREE, ROOT, V1, V2, Repository, environment, name
 
 
@@ -100,7 +100,7 @@ def test_an_index_that_crashes_fails_its_image_alone(two_series: Repository) -> 
     ],
 )
 def test_a_function_that_crashes_is_an_error_here(tmp_path: Path, how: str, problem: str) -> None:
-    with pytest.raises(EngineCrashError, match=problem):
+    with pytest.raises(DeltaError, match=problem):
         contained.call(tmp_path / "file", "so", die, how)
     assert contained.call(tmp_path, "so", double, 21) == 42
 

@@ -33,7 +33,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from puavo_repository.errors import EngineCrashError, EngineKilledError, RepositoryError
+from puavo_repository.errors import DeltaError, RepositoryError, TransientError
 from puavo_repository.progress import Progress, no_progress
 
 T = TypeVar("T")
@@ -57,8 +57,8 @@ def call(
             to stop the work.
 
     Raises:
-        EngineCrashError: The process died.
-        EngineKilledError: The process was killed, by the system for want of memory as a rule.
+        DeltaError: The process died.
+        TransientError: The process was killed, by the system for want of memory as a rule.
         Exception: Whatever the function raised.
     """
     child, theirs = Pipe()
@@ -102,12 +102,12 @@ def _death(subject: Path, doing: str, status: int | None, said: str) -> Reposito
             "Most often the machine's memory did not suffice: give it more, or set a "
             "smaller PUAVO_REPOSITORY_MEMORY, and run again"
         )
-        return EngineKilledError(subject, problem, found=said, remedy=remedy)
+        return TransientError(subject, problem, found=said, remedy=remedy)
     remedy = (
         "Everything else is done. Report this with the names of both images, and have the "
         "rdiffs made by PUAVO_REPOSITORY_ENGINE=librsync meanwhile"
     )
-    return EngineCrashError(subject, problem, found=said, remedy=remedy)
+    return DeltaError(subject, problem, found=said, remedy=remedy)
 
 
 def _last_line(descriptor: int) -> str:
