@@ -17,6 +17,7 @@ import io
 import logging
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -98,14 +99,17 @@ def open_sftp(name: str, transport: paramiko.Transport, timeout: float) -> param
 
 
 def answers(transport: paramiko.Transport, timeout: float) -> bool:
-    """Say whether the server's SSH answers: to a session that is opened for this, or refused."""
-    try:
-        transport.open_session(timeout=timeout).close()
-    except paramiko.ChannelException:
-        return True
-    except (OSError, EOFError, paramiko.SSHException):
-        return False
-    return True
+    """Say whether the server's SSH answers; a request that nobody knows is refused."""
+    answered = threading.Event()
+
+    def ask() -> None:  # it waits for ever
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            transport.global_request("keepalive@openssh.com", wait=True)
+            if transport.is_active():
+                answered.set()
+
+    threading.Thread(target=ask, name="sftp-keepalive", daemon=True).start()
+    return answered.wait(timeout)
 
 
 class KnownKey(NamedTuple):
