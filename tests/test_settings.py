@@ -130,7 +130,7 @@ def test_a_policy_chooses_sources(
 def test_the_engine_keeps_to_the_cores_and_the_memory_that_are_set(images: Path) -> None:
     environment = {"PUAVO_REPOSITORY_JOBS": "1", "PUAVO_REPOSITORY_MEMORY": "64"}
     engine = load(images, environment, engine="anchors:fast").delta_engine()
-    assert engine == AnchorEngine("fast", threads=1, memory=64 << 20)
+    assert engine == AnchorEngine("anchors:fast", threads=1, memory=64 << 20)
 
 
 def test_what_an_audit_looks_at_is_set_by_the_environment_too(images: Path) -> None:

@@ -49,7 +49,7 @@ def test_the_dense_level_finds_what_is_short(tmp_path: Path) -> None:
     pieces = [A[i : i + 60] + noise(i, 60) for i in range(100_000, 120_000, 60)]
     target = A[:100_000] + b"".join(pieces) + A[120_000:]
     pair = Pair(tmp_path, A, target)
-    pair.make(AnchorEngine("fast"))
+    pair.make(AnchorEngine("anchors:fast"))
     assert pair.literal > 35_000
     pair.make(ENGINE)
     assert pair.literal < 26_000

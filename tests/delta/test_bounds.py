@@ -67,7 +67,7 @@ def found(tmp_path: Path, request: pytest.FixtureRequest) -> Found:
     region, window = buffer(HEAD + REGION), buffer(WINDOW)
     place = region.ctypes.data + HEAD
     block = data.ctypes.data + HEAD, len(target)
-    spacing = EFFORTS["small"][1]
+    spacing = EFFORTS["anchors:small"][1]
     made = []
     for rows in range(len(sparse), len(sparse) + 30):
         made.append(Canaries(rows, len(target) // 16))
@@ -110,7 +110,7 @@ def fill_anchors() -> None:
 def fill_table() -> None:
     table = table_for(10)
     keys = np.random.default_rng(1).integers(0, 1 << 32, 20_000, np.uint32)
-    insert(keys, keys, (1 << 39), table, 0, 1)
+    insert((1 << 39), keys, keys, table, 0, 1)
     assert table.all()
 
 
@@ -119,7 +119,7 @@ def fill_sparse(folder: Path) -> None:
     mixed = block_of(np.random.default_rng(4).permutation(unit).tobytes())
     found = find(block_of(unit.tobytes())[HEAD:], 0, unit.size, 16)
     table = table_for(len(found.keys))
-    insert(found.keys, found.offsets, 0, table, 0, 1)
+    insert(*found, table, 0, 1)
     (folder / "source").write_bytes(unit.tobytes())
     with (folder / "source").open("rb") as stream:
         for rows in (0, 1, 200):

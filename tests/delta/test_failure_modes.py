@@ -95,7 +95,7 @@ def test_a_flood_of_equal_keys_is_bounded_in_the_list_the_table_and_the_comparis
     assert equal.mean() > 0.9  # but for some that became anchors by chance
 
     table = matching.table_for(len(found.keys))
-    matching.insert(found.keys[equal], found.offsets[equal], 0, table, 0, 1)
+    matching.insert(0, found.keys[equal], found.offsets[equal], table, 0, 1)
     assert np.count_nonzero(table) == matching.CANDIDATES
 
     target = buffer(matching.HEAD + len(flood))
@@ -116,7 +116,7 @@ def test_every_block_has_an_allowance_of_comparisons(
     """A target of matches that each need a comparison, many more than the allowance."""
     unit = np.frombuffer(noise(3, BLOCK // 2), np.uint8).reshape(-1, 64)
     pair = Pair(tmp_path, unit.tobytes(), np.random.default_rng(4).permutation(unit).tobytes())
-    found = pair.make(AnchorEngine("fast", threads=1))
+    found = pair.make(AnchorEngine("anchors:fast", threads=1))
     assert len(found) <= 2 * matching.COMPARISONS + 2
 
 

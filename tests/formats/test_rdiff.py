@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from delta.pairs import Pair, noise
 from puavo_repository.errors import DeltaError, StorageError
 from puavo_repository.formats import rdiff
-from puavo_repository.formats.rdiff import END, MAGIC, Copy, Literal, check_commands, commands
+from puavo_repository.formats.rdiff import END, MAGIC, Copy, Literal, commands
 
 SIZES = st.integers(1, 70_000) | st.integers(1, 300)
 POSITIONS = st.integers(0, 300) | st.integers(0, 1 << 40)
@@ -101,12 +101,12 @@ def test_what_the_real_rdiff_writes_is_read(tmp_path: Path) -> None:
 def test_what_clients_cannot_read_is_refused(path: Path, content: bytes, problem: str) -> None:
     path.write_bytes(content)
     with pytest.raises(DeltaError, match=problem):
-        check_commands(path)
+        list(commands(path))
 
 
 def test_a_missing_rdiff_names_itself(path: Path) -> None:
     with pytest.raises(StorageError, match="rdiff: No such file"):
-        check_commands(path)
+        list(commands(path))
 
 
 def test_the_gigabytes_of_a_literal_are_not_read(path: Path) -> None:

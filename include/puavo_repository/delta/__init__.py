@@ -23,4 +23,4 @@ def engine_named(name: str, **limits: int) -> DeltaEngine:
         return LibrsyncEngine()
     from puavo_repository.delta.anchor_engine import AnchorEngine  # compiled code, slow to load
 
-    return AnchorEngine(name.partition(":")[2] or "default", **limits)
+    return AnchorEngine(name, **limits)

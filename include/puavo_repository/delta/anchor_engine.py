@@ -24,53 +24,39 @@ from typing import TypeVar
 import numpy as np
 
 from puavo_repository.compiled import Numbers, array
+from puavo_repository.delta import matching
 from puavo_repository.delta.anchors import BLOCK, CELL, KEY, MOST, Anchors, BlockAnchors, find, load
 from puavo_repository.delta.engine import Image, Side, Sink
 from puavo_repository.delta.machine import WINDOW, Basis, buffer
-from puavo_repository.delta.matching import (
-    HEAD,
-    REGION,
-    SLOTS,
-    insert,
-    match_dense,
-    match_sparse,
-    most_anchors,
-    table_for,
-)
+from puavo_repository.delta.matching import HEAD
 from puavo_repository.formats.rdiff import Part, encode, joined, out_size
 from puavo_repository.progress import Progress, no_progress
 
 T = TypeVar("T")
 
 _COPIES = BLOCK // 64  # in a block at most; what more could be found stays literal
-
 # How hard to search: bytes an anchor on average, of the sparse and the dense level; 0: without.
-EFFORTS = {"fast": (512, 0), "default": (512, 12), "small": (256, 3)}
+EFFORTS = {"anchors:fast": (512, 0), "anchors": (512, 12), "anchors:small": (256, 3)}
 
 
 @dataclass(frozen=True)
 class AnchorEngine:
     """The engine of this project."""
 
-    effort: str = "default"  # one of ``EFFORTS``
+    name: str = "anchors"  # one of ``EFFORTS``
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # of one ``delta``
     memory: int = 256 << 20  # bytes for the anchors of a source; larger images get fewer
 
-    @property
-    def name(self) -> str:
-        """Name that ``engine_named`` knows it by."""
-        return "anchors" if self.effort == "default" else f"anchors:{self.effort}"
-
     def spacing(self, size: int) -> int:
         """Return the spacing of the anchors of an image of ``size`` bytes."""
-        spacing, _ = EFFORTS[self.effort]
-        while spacing * CELL < BLOCK and size // spacing > most_anchors(self.memory):
+        spacing, _ = EFFORTS[self.name]
+        while spacing * CELL < BLOCK and size // spacing > matching.most_anchors(self.memory):
             spacing *= 2
         return spacing
 
     def indexer(self, size: int) -> Anchors:
         """Return what finds the anchors of an image of ``size`` bytes."""
-        return Anchors(self.spacing(size), most_anchors(self.memory))
+        return Anchors(self.spacing(size), matching.most_anchors(self.memory))
 
     def delta(
         self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
@@ -85,14 +71,14 @@ class AnchorEngine:
             anchors = self.indexer(basis.size)
             for block in _anchors(threads, source, basis, spacing, progress):
                 anchors.add(block)
-            table = table_for(anchors.count)
+            table = matching.table_for(anchors.count)
 
             def fill(part: int) -> None:
                 for block in anchors.blocks:
-                    insert(block.keys, block.offsets, block.first, table, part, self.threads)
+                    matching.insert(*block, table, part, self.threads)
 
             list(threads.map(fill, range(self.threads)))
-            match = partial(_match, basis, image, table, spacing, EFFORTS[self.effort][1])
+            match = partial(_match, basis, image, table, spacing, EFFORTS[self.name][1])
 
             def parts() -> Iterator[Part]:
                 for size, parts in threads.blocks(match, image.size):
@@ -112,11 +98,11 @@ class _Workspace:
         self.data = buffer(HEAD + BLOCK)
         self.out = array(out_size(BLOCK, _COPIES), np.uint8)
         self.window = buffer(WINDOW)
-        self.region = buffer(HEAD + REGION)
+        self.region = buffer(HEAD + matching.REGION)
         self.chosen = array(MOST, np.int64)
         self.sparse = array((_COPIES, 3), np.int64)
         self.copies = array((_COPIES, 3), np.int64)
-        self.slots = array(SLOTS, np.uint64)
+        self.slots = array(matching.SLOTS, np.uint64)
 
 
 class _Threads(ThreadPoolExecutor):
@@ -172,10 +158,10 @@ def _match(
     basis = Basis(source.descriptor, source.size, *buffers)
     block = basis, scratch.data.ctypes.data + HEAD, size
     found = scratch.sparse
-    count = match_sparse(*block, table, spacing, scratch.chosen, found)
+    count = matching.match_sparse(*block, table, spacing, scratch.chosen, found)
     if count >= 0 and dense:
         sparse, found = found[:count], scratch.copies
-        count = match_dense(*block, sparse, dense, scratch.slots, found)
+        count = matching.match_dense(*block, sparse, dense, scratch.slots, found)
     if count < 0:
         raise source.changed()
     copies = found[:count]

@@ -117,15 +117,15 @@ class Anchors:
         self._filled = max(0, self._filled - BLOCK)
 
 
-def load(path: Path, identity: str, size: int, spacing: int) -> list[BlockAnchors] | None:
-    """Return kept anchors; None if there are none that are sound and for this image."""
+def load(path: Path, identity: str, size: int, spacing: int) -> list[BlockAnchors]:
+    """Return kept anchors, block by block; none unless they are sound and for this image."""
     try:
         return _parse(np.fromfile(path, np.uint8), _padded(identity), size, spacing)
     except FileNotFoundError:
-        return None
+        return []
     except (OSError, ValueError) as error:
         logger.warning("%s is not used, the image is read instead: %s", path, error)
-        return None
+        return []
 
 
 def _parse(data: Bytes, name: bytes, size: int, spacing: int) -> list[BlockAnchors]:

@@ -1,8 +1,7 @@
 """Work with compiled code or a C library, in a process of its own: what dies is that work alone.
 
-Nothing in this process can survive a write beyond an array. So ``call`` has a function called in
-a child: its progress, its log, its result and its errors come back as if it were called here, and
-a child that dies is an error like any other.
+``call`` has a function called in a child, as nothing here can survive a write beyond an array. Its
+progress, log, result and errors come back; a child that dies is an error like any other.
 
 One helper process with a single thread (``main``) loads the compiled code once, which takes a
 second, and forks for each call, which takes some 20 ms. It forks one child that waits for another,
@@ -46,15 +45,14 @@ _LONGEST_LINE = 300  # characters of what a dead process said
 def call(
     subject: Path, doing: str, work: Callable[..., T], *given: Any, progress: Progress = no_progress
 ) -> T:
-    """Call a function in a process of its own.
+    """Call a function of a module in a process of its own.
 
     Args:
         subject: The file that it makes or reads, for the error.
         doing: What it does to it, such as ``while it made this rdiff``.
-        work: The function, of a module; its last argument is a ``Progress``.
+        work: The function; its last argument is a ``Progress``.
         given: Its other arguments; they are pickled, as the result is.
-        progress: Told what the function tells, some times a second, in this thread. It may raise
-            to stop the work.
+        progress: Told some times a second, in this thread. It may raise to stop the work.
 
     Raises:
         DeltaError: The process died.
@@ -90,23 +88,16 @@ def call(
 
 
 def _death(subject: Path, doing: str, status: int | None, said: str) -> RepositoryError:
-    if status is None:
-        how = "was lost"
-    elif status < 0:
+    how = "was lost" if status is None else f"ended (exit status {status})"
+    if status is not None and status < 0:
         how = f"died (signal {signal.Signals(-status).name})"
-    else:
-        how = f"ended (exit status {status})"
     problem = f"the delta engine {how} {doing}"
     if status in {None, -signal.SIGKILL, -signal.SIGXCPU}:  # from outside, not by the work itself
-        remedy = (
-            "Most often the machine's memory did not suffice: give it more, or set a "
-            "smaller PUAVO_REPOSITORY_MEMORY, and run again"
-        )
+        remedy = "Most often the machine's memory did not suffice: give it more, or set a "
+        remedy += "smaller PUAVO_REPOSITORY_MEMORY, and run again"
         return TransientError(subject, problem, found=said, remedy=remedy)
-    remedy = (
-        "Everything else is done. Report this with the names of both images, and have the "
-        "rdiffs made by PUAVO_REPOSITORY_ENGINE=librsync meanwhile"
-    )
+    remedy = "Everything else is done. Report this with the names of both images, and have the "
+    remedy += "rdiffs made by PUAVO_REPOSITORY_ENGINE=librsync meanwhile"
     return DeltaError(subject, problem, found=said, remedy=remedy)
 
 

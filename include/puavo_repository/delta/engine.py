@@ -47,10 +47,7 @@ class DeltaEngine(Protocol):
         """Cores that one call to ``delta`` keeps busy."""
 
     def indexer(self, size: int) -> Anchors | None:
-        """Return what finds the anchors of an image of ``size`` bytes, in the read that digests it.
-
-        None if none are needed.
-        """
+        """Return what takes an image of ``size`` bytes when it is digested; None if not needed."""
 
     def delta(
         self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
@@ -61,7 +58,7 @@ class DeltaEngine(Protocol):
 
         Raises:
             DeltaError: The engine cannot do it.
-            ImageChangingError: A file changed its size while it was read.
+            ImageChangingError: A file changed while it was read.
         """
 
 
@@ -90,7 +87,7 @@ class Image:
             os.close(descriptor)
 
     def read_into(self, out: memoryview, position: int) -> int:
-        """Fill a buffer; returns how far, which is less at the end of the file only."""
+        """Fill a buffer; returns how far: less at the end of the file only."""
         done = 0
         with as_storage_error(self.path):
             while count := os.preadv(self.descriptor, [out[done:]], position + done):

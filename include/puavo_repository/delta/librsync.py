@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -66,8 +64,16 @@ def library() -> ctypes.CDLL:
     ):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
+        if result is pointer:
+            function.errcheck = _check_memory
     lib.rs_trace_set_level(0)  # what goes wrong is raised, not printed
     return lib
+
+
+def _check_memory(result: int | None, *_: object) -> int:
+    if not result:
+        raise StorageError(LIBRSYNC, "no memory for a job")
+    return result
 
 
 class LibrsyncEngine:
@@ -88,26 +94,26 @@ class LibrsyncEngine:
     ) -> None:
         """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
         lib, signature = library(), ctypes.c_void_p()
+        loader = lib.rs_loadsig_begin(ctypes.byref(signature))
+
+        def load(block: memoryview) -> None:
+            """Take a part of the signature; an empty one after the last."""
+            buffers = _Buffers(_address_of(block), len(block), not block, None, 0)
+            result = lib.rs_job_iter(loader, ctypes.byref(buffers))
+            if result != _BLOCKED:
+                _check(result, source.path)
+
         try:
-            loading = _job(lib.rs_loadsig_begin(ctypes.byref(signature)))
-            making = _job(lib.rs_sig_begin(_BLOCK, 0, _BLAKE2_SIGNATURE))
-            with loading as loader, making as maker, Image.open(source.path) as image:
-
-                def load(block: memoryview) -> None:
-                    """Take a part of the signature; an empty one after the last."""
-                    buffers = _Buffers(_address_of(block), len(block), not block, None, 0)
-                    result = lib.rs_job_iter(loader, ctypes.byref(buffers))
-                    if result != _BLOCKED:
-                        _check(result, source.path)
-
-                _run(maker, image, load, no_progress)
+            with Image.open(source.path) as image:
+                _run(lib.rs_sig_begin(_BLOCK, 0, _BLAKE2_SIGNATURE), image, load, no_progress)
                 load(memoryview(b""))
                 image.check_unchanged()
             _check(lib.rs_build_hash_table(signature), source.path)
-            with Image.open(target.path) as image, _job(lib.rs_delta_begin(signature)) as job:
-                _run(job, image, sink, progress)
+            with Image.open(target.path) as image:
+                _run(lib.rs_delta_begin(signature), image, sink, progress)
                 image.check_unchanged()
         finally:
+            lib.rs_job_free(loader)
             if signature:
                 lib.rs_free_sumset(signature)
 
@@ -123,8 +129,7 @@ def patch(source: Path, rdiff: Path, sink: Sink) -> None:
     with Image.open(rdiff) as delta, Image.open(source) as basis:
         stream = lib.fdopen(os.dup(basis.descriptor), b"rb")
         try:
-            with _job(lib.rs_patch_begin(copy, stream)) as job:
-                used = _run(job, delta, sink, no_progress)
+            used = _run(lib.rs_patch_begin(copy, stream), delta, sink, no_progress)
         finally:
             lib.fclose(stream)
         if delta.bytes_at(used, 1):
@@ -137,17 +142,20 @@ def _run(job: int, source: Image, sink: Sink, progress: Progress) -> int:
     into, start = _address_of(given), _address_of(out)
     buffers = _Buffers(into, 0, 0, start, len(out))
     position, result = 0, _BLOCKED
-    while result == _BLOCKED:
-        if buffers.avail_in == 0 and not buffers.eof_in:
-            length = source.read_into(given, position)
-            position += length
-            buffers.next_in, buffers.avail_in, buffers.eof_in = into, length, int(length == 0)
-            progress(length)
-        result = library().rs_job_iter(job, ctypes.byref(buffers))
-        written = len(out) - buffers.avail_out
-        if written and (result != _BLOCKED or buffers.avail_out < len(out) // 2):
-            sink(out[:written])
-            buffers.next_out, buffers.avail_out = start, len(out)
+    try:
+        while result == _BLOCKED:
+            if buffers.avail_in == 0 and not buffers.eof_in:
+                length = source.read_into(given, position)
+                position += length
+                buffers.next_in, buffers.avail_in, buffers.eof_in = into, length, length == 0
+                progress(length)
+            result = library().rs_job_iter(job, ctypes.byref(buffers))
+            written = len(out) - buffers.avail_out
+            if written and (result != _BLOCKED or buffers.avail_out < len(out) // 2):
+                sink(out[:written])
+                buffers.next_out, buffers.avail_out = start, len(out)
+    finally:
+        library().rs_job_free(job)
     _check(result, source.path)
     return position - int(buffers.avail_in)
 
@@ -156,16 +164,6 @@ def _check(result: int, path: Path) -> None:
     if result != _DONE:
         said = library().rs_strerror(result).decode(errors="replace")
         raise DeltaError(path, f"librsync says: {said}")
-
-
-@contextmanager
-def _job(job: int | None) -> Iterator[int]:
-    if not job:
-        raise StorageError(LIBRSYNC, "no memory for a job")
-    try:
-        yield job
-    finally:
-        library().rs_job_free(job)
 
 
 def _address_of(block: memoryview) -> int:

@@ -70,7 +70,7 @@ def next_slot(slot: int) -> int:
 
 @kernel
 def insert(
-    keys: Numbers, offsets: Numbers, first: int, table: Numbers, part: int, parts: int
+    first: int, keys: Numbers, offsets: Numbers, table: Numbers, part: int, parts: int
 ) -> None:
     """Put the anchors of a block, which is at ``first``, into the table.
 

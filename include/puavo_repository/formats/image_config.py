@@ -15,13 +15,7 @@ from typing import Any
 from puavo_repository.errors import ConfigError
 from puavo_repository.formats import jsonfile, names
 
-_TYPES: dict[type[Any], str] = {
-    dict: "an object {…}",
-    list: "a list […]",
-    str: 'a string "…"',
-    bool: "true or false",
-    type(None): "null",
-}
+_OBJECT = "an object {…}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ def parse(data: bytes, path: Path) -> tuple[SeriesConfig, ...]:
         problem = f"this is not a usable JSON file: {error}"
         remedy = "Correct it, or move it away to have it made again"
         raise ConfigError(path, problem, remedy=remedy) from error
-    _check_type(path, "the file", document, dict)
+    _check_type(path, "the file", document, dict, _OBJECT)
     return tuple(_parse_series(path, name, value) for name, value in document.items())
 
 
@@ -95,16 +89,16 @@ def _parse_series(path: Path, name: str, value: Any) -> SeriesConfig:
     others = dict(value)
     images = _image_names(path, f"'images' of {name}", others.pop("images"))
     extra, where = others.pop("extra_rdiffs", {}), f"'extra_rdiffs' of {name}"
-    _check_type(path, where, extra, dict)
+    _check_type(path, where, extra, dict, _OBJECT)
     targets = _image_names(path, where, list(extra))
     sources = {one: _image_names(path, f"{where} for {one}", extra[one]) for one in targets}
     return SeriesConfig(name, images, sources, others, as_object=True)
 
 
 def _image_names(path: Path, where: str, value: Any) -> tuple[str, ...]:
-    _check_type(path, where, value, list)
+    _check_type(path, where, value, list, "a list […]")
     for name in value:
-        _check_type(path, f"an entry in {where}", name, str)
+        _check_type(path, f"an entry in {where}", name, str, 'a string "…"')
         problem = f"{where} names {name!r}"
         if not names.is_plain_name(name) or names.ImageName.parse(name) is None:
             problem += ", which is not the file name of an image"
@@ -119,8 +113,7 @@ def _image_names(path: Path, where: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _check_type(path: Path, where: str, value: Any, kind: type[Any], expected: str = "") -> None:
+def _check_type(path: Path, where: str, value: Any, kind: type[Any], expected: str) -> None:
     if not isinstance(value, kind):
-        found = _TYPES.get(type(value), "a number")
-        expected = expected or _TYPES[kind]
+        found = jsonfile.dumps(value).decode().strip()[:60]
         raise ConfigError(path, f"{where} has the wrong type", expected=expected, found=found)

@@ -58,12 +58,6 @@ def commands(path: Path) -> Iterator[Copy | Literal]:
             yield (Copy if kind == _COPY else Literal)(position, length)
 
 
-def check_commands(path: Path) -> None:
-    """Read all commands of an rdiff, as ``command_blocks`` does."""
-    for _ in command_blocks(path):
-        pass
-
-
 def command_blocks(path: Path) -> Iterator[Numbers]:
     """Iterate over the commands of an rdiff, many at a time, in order of the target's bytes.
 
