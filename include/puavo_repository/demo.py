@@ -4,8 +4,6 @@ Real squashfs, packed as Puavo packs its images, with the names of the old READM
 of one series, each a small change to the one before, and one of another series.
 """
 
-from __future__ import annotations
-
 import random
 import subprocess
 import sys

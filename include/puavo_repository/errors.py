@@ -5,8 +5,6 @@ way out) and renders itself, so that the command, the DAGs and the web page say 
 The DAGs' retry policy looks at the branch alone.
 """
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """How far the work is: the one protocol to tell it, and log lines, few enough over hours."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

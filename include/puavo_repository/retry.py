@@ -1,7 +1,5 @@
 """A step that is done again where a retry may help."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Callable

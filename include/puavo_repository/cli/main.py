@@ -1,7 +1,5 @@
 """The command ``puavo-update-repository``: the night's work in one process, and its exit status."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """``audit`` and ``rollback`` of the command: published mirrors are looked at, or taken back."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """The options of the command and of its subcommands, ``audit`` and ``rollback``."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The command as a process: streams that nobody reads, and signals that end it at once."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal

@@ -1,7 +1,5 @@
 """What people at a terminal, or in a task's log, read: how far the work is, and what came of it."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json
@@ -10,15 +8,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich import progress
 from rich.console import Console
+from rich.logging import RichHandler
 
 from puavo_repository.errors import printable
 from puavo_repository.progress import LoggedWatcher, Progress, Watcher
-
-if TYPE_CHECKING:
-    from rich import progress
 
 PROGRAM = "puavo-update-repository"
 
@@ -92,9 +89,6 @@ def shown() -> Iterator[Watcher]:
         logging.getLogger("httpx").setLevel(logging.WARNING)
         yield Shown()
         return
-    from rich import progress
-    from rich.logging import RichHandler
-
     handler = RichHandler(console=console, show_time=False, show_path=False)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
     columns = (

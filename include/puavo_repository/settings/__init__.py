@@ -7,8 +7,6 @@ they would be emptied and rewritten. So other images bring their own, inside the
 they are given as well.
 """
 
-from __future__ import annotations
-
 import difflib
 import logging
 import os

@@ -5,8 +5,6 @@ refuses the same value with the same words. The command's ``--help``, the forms 
 ``docs/settings.md`` are written from it. To add a setting, add it here, with what is said of it.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

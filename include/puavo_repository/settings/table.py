@@ -1,7 +1,5 @@
 """Writes the table in ``docs/settings.md``: ``python -m puavo_repository.settings.table FILE``."""
 
-from __future__ import annotations
-
 import sys
 from itertools import groupby
 from pathlib import Path
