@@ -5,19 +5,22 @@ It reads an order a line, as JSON, and answers each with a line when the code ha
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import json
 import os
 import sys
+import tempfile
 import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
-import httpx
+from airflow import settings
+from airflow.dag_processing.bundles.manager import DagBundlesManager
+from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 from airflow.sdk.execution_time.supervisor import in_process_api_server
 
 for used in (
-    "airflow.dag_processing.dagbag",
     "airflow.dag_processing.collection",
     "airflow.models.dagbag",
     "paramiko",
@@ -31,10 +34,33 @@ for used in (
 validator = import_module("jsonschema").Draft202012Validator
 validator.check_schema = classmethod(lambda *_: None)
 
+SMALL_DAG = """
+from airflow.sdk import dag, task, task_group
+
+@task(map_index_template="{{ name }}")
+def one(name):
+    return name
+
+@task_group
+def both(name):
+    one(name) >> one.override(task_id="two")(name)
+
+@task(trigger_rule="all_done")
+def last(names, params):
+    return names
+
+@dag(params={"few": 1})
+def small():
+    names = one.override(task_id="names")(["a", "b"])
+    last(one.expand(name=names)) << both.expand(name=names)
+
+small()
+"""
+
 
 def main(answers: int) -> None:
     """Do what is asked for until nobody asks any more."""
-    asyncio.run(_warm_up())
+    _warm_up()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
@@ -43,11 +69,27 @@ def main(answers: int) -> None:
         os.write(answers, b"\n")
 
 
-async def _warm_up() -> None:
-    """Have the API made that a DAG's tasks ask, which it is at its first request."""
-    transport = httpx.ASGITransport(in_process_api_server().app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as client:
-        await client.get("/")
+def _warm_up() -> None:
+    """Run a small DAG: what is made at its first use is there for all that are forked then.
+
+    That is the API that a DAG's tasks ask, and what SQLAlchemy makes of models and statements;
+    half of what a run of few tasks takes. Only the connections and the thread of that API are
+    not for a fork, and the database shall know nothing of it.
+    """
+    database = Path(os.environ["AIRFLOW_HOME"], "airflow.db")
+    before = database.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder, "small.py")
+        small.write_text(SMALL_DAG)
+        bag = DagBag(folder)
+        DagBundlesManager().sync_bundles_to_db()
+        sync_bag_to_db(bag, "dags-folder", None)
+        bag.dags["small"].test()
+    del in_process_api_server().transport
+    gc.collect()
+    assert settings.engine is not None
+    settings.engine.dispose()
+    database.write_bytes(before)
 
 
 def _run(order: dict[str, Any]) -> NoReturn:
