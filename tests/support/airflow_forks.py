@@ -82,7 +82,7 @@ def _warm_up() -> None:
         small = Path(folder, "small.py")
         small.write_text(SMALL_DAG)
         bag = DagBag(folder)
-        DagBundlesManager().sync_bundles_to_db()
+        DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]
         sync_bag_to_db(bag, "dags-folder", None)
         bag.dags["small"].test()
     del in_process_api_server().transport
@@ -97,6 +97,9 @@ def _run(order: dict[str, Any]) -> NoReturn:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.environ.update(order["environment"])
     sys.argv[1:] = order["arguments"]
+    if "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" in order["environment"]:
+        settings.configure_vars()
+        settings.configure_orm()
     try:
         exec(order["code"], {"__name__": "__main__"})
     except BaseException:  # noqa: BLE001 - told, whatever it is

@@ -11,7 +11,7 @@ from puavo_repository.web.model import Repository
 from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, beside, migrated
 from web.mirrors import make_mirror
 
-# Runs in a process of its own: Airflow reads its settings when it is first imported.
+# Runs in a process of its own.
 ASK = """
 import json, sys, uuid
 from datetime import UTC, datetime, timedelta
@@ -151,14 +151,20 @@ RUNS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what everybody got."""
+def asked(airflow: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what everybody got, with a database that has these runs only."""
     home = tmp_path_factory.mktemp("airflow")
+    migrated(home)
     images = tmp_path_factory.mktemp("images")
     make_mirror(images / "mirror", images=2)
-    secret = {"PUAVO_REPOSITORY_REMOTE": "sftp://user:hunter2@backup.example/mirror"}
-    airflow = migrated(home, PUAVO_REPOSITORY_IMAGE_DIR=str(images), **secret)
-    return beside(airflow, ASK, json.dumps(PATHS), json.dumps(DAGS), json.dumps(RUNS))
+    return beside(
+        airflow,
+        ASK,
+        *map(json.dumps, (PATHS, DAGS, RUNS)),
+        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home}/airflow.db",
+        PUAVO_REPOSITORY_IMAGE_DIR=str(images),
+        PUAVO_REPOSITORY_REMOTE="sftp://user:hunter2@backup.example/mirror",
+    )
 
 
 def repository_of(asked: dict[str, Any], name: str) -> Repository:
