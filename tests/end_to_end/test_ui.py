@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 
 from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, Airflow, running_airflow
 from support.browser import Browser, browser
-from support.repository import V1, V2, V3, V4, Repository, name
+from support.repository import V1, V2, V3, Repository, name
 from support.sinks import Mail, Webhook, serving, wait_for
 
 
@@ -53,11 +53,11 @@ def office() -> Iterator[Office]:
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """Return a repository of three images and one that is none."""
+    """Return a repository of two images and one that is none."""
     found = Repository(tmp_path_factory.mktemp("repository"))
-    for version in (V1, V2, V3):
+    for version in (V1, V2):
         found.add(name(version))
-    (found.images / name(V4)).write_bytes(b"no image")
+    (found.images / name(V3)).write_bytes(b"no image")
     (found.root / "remote").mkdir()
     return found
 
@@ -108,7 +108,7 @@ def test_the_first_night_from_login_to_the_form(
     chromium.leave_frame()
     chromium.find("button", "Trigger").click()
     chromium.find("button", "Which rdiffs").click()
-    chromium.find("input[name=element_targets]").send_keys("2")
+    chromium.find("input[name=element_targets]").send_keys("1")
     dialog = chromium.find("[role=dialog]", "Single Run")
     buttons = dialog.find_elements(By.TAG_NAME, "button")
     next(button for button in buttons if button.text == "Trigger").click()
@@ -116,10 +116,10 @@ def test_the_first_night_from_login_to_the_form(
     # A page that is drawn anew each second takes the time of what is awaited; this one is not.
     chromium.driver.get(f"{airflow.url}/api/v2/version")
     (run,) = airflow.ended(PREPARE)
-    assert run["conf"]["targets"] == 2
+    assert run["conf"]["targets"] == 1
     assert run["state"] == "failed"
-    # The last two that can be used are targets; the bad one takes no place.
-    assert len(list((night.mirror / "rdiffs").iterdir())) == 4
+    # The last one that can be used is the target; the bad one takes no place.
+    assert len(list((night.mirror / "rdiffs").iterdir())) == 1
 
 
 def test_a_bad_image_is_named_with_its_reason_in_both_themes(
@@ -129,7 +129,7 @@ def test_a_bad_image_is_named_with_its_reason_in_both_themes(
         chromium.theme(theme)
         chromium.driver.get(f"{airflow.url}/plugin/puavo-repository")
         chromium.enter_frame()
-        wrong = chromium.find("#problems", name(V4)).text
+        wrong = chromium.find("#problems", name(V3)).text
         assert "not a squashfs image" in wrong
         assert "Replace it" in wrong
         dark = "dark" in (chromium.find("html").get_attribute("class") or "")
@@ -141,7 +141,7 @@ def test_a_bad_image_is_named_with_its_reason_in_both_themes(
     ).click()
     chromium.enter_frame()
     chromium.wait("Problems")
-    assert "3 images read" in chromium.text()
+    assert "2 images read" in chromium.text()
     chromium.leave_frame()
 
 
@@ -149,8 +149,8 @@ def test_a_dry_run_shows_its_plan_and_changes_nothing(
     airflow: Airflow, chromium: Browser, night: Repository
 ) -> None:
     airflow.ended(PUBLISH)  # what the first night left to publish
-    (night.images / name(V4)).unlink()
-    night.add(name(V4))
+    (night.images / name(V3)).unlink()
+    night.add(name(V3))
     before = sorted(night.mirror.rglob("*"))
     run_id = airflow.trigger(PREPARE, dry_run=True)
     assert airflow.ended(PREPARE, 2)[0]["state"] == "success"
@@ -160,7 +160,7 @@ def test_a_dry_run_shows_its_plan_and_changes_nothing(
     )
     chromium.wait("What this run would do")
     assert "1 to read" in chromium.text()
-    assert name(V4) in chromium.text()
+    assert name(V3) in chromium.text()
 
 
 def test_a_good_night_clears_it_and_is_published_by_itself(
@@ -184,13 +184,13 @@ def test_an_audit_shows_what_it_found_and_what_to_do(
     airflow: Airflow, chromium: Browser, night: Repository
 ) -> None:
     assert airflow.runs(AUDIT) == [], "the first one waits for its hour"
-    image = night.root / "remote" / name(V3)
+    image = night.root / "remote" / name(V2)
     data = image.read_bytes()
     image.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     airflow.trigger(AUDIT, audit_https=False)
     assert airflow.ended(AUDIT)[0]["state"] == "failed"
     chromium.driver.get(f"{airflow.url}/puavo-repository/")
-    wrong = chromium.find("#problems", name(V3)).text
+    wrong = chromium.find("#problems", name(V2)).text
     assert "sha256" in wrong
     assert "repair" in wrong
     airflow.trigger(AUDIT, audit_https=False, repair=True)
@@ -210,7 +210,7 @@ def test_a_step_back_shows_where_clients_are_now(
     chromium.find("li", "clients see it")
     airflow.trigger(ROLLBACK)
     assert airflow.ended(ROLLBACK, 2)[0]["state"] == "success"
-    assert name(V4) not in (night.root / "remote" / "CKSUMS").read_text()
+    assert name(V3) not in (night.root / "remote" / "CKSUMS").read_text()
     chromium.driver.get(f"{airflow.url}/puavo-repository/")
     assert "Take the bad image out" in chromium.find("#problems", "rolled back").text
 
@@ -219,7 +219,7 @@ def test_the_failed_and_late_first_night_was_told_by_mail_and_webhook(
     airflow: Airflow, office: Office
 ) -> None:
     run = airflow.runs(PREPARE)[-1]["dag_run_id"]
-    office.told(f"{PREPARE}: failed", run, name(V4), "this is not a squashfs image")
+    office.told(f"{PREPARE}: failed", run, name(V3), "this is not a squashfs image")
     office.told(f"{PREPARE}: not done after 0.0003 hours", run)
     assert {receivers[0] for receivers, *_ in office.mail.got} == {"ict@school.example"}
 

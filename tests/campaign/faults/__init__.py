@@ -94,22 +94,38 @@ FAULTS: dict[str, type[Fault]] = {
 
 # Faults that are alike; the suite tries one of each family, `make campaign` every one.
 FAMILIES = (
-    ("kill-prepare", "kill-publish-folder", "kill-rollback"),  # EACH has their short form, too
-    ("kill-publish", "cut-publish"),
-    ("together",),
-    ("full-prepare", "full-publish-folder", "full-publish-remote", "full-publish-mirror"),
-    ("server-fails-publish", "server-fails-rollback"),
-    ("read-only-prepare", "read-only-publish-folder"),
+    # EACH has the short form of the killed ones, too.
+    ("kill-prepare", "kill-publish", "kill-publish-folder", "kill-rollback", "cut-publish"),
+    ("together", "stale-task", "rollback-between", "lock-stolen"),
+    (
+        "full-prepare",
+        "full-publish-folder",
+        "full-publish-remote",
+        "full-publish-mirror",
+        "read-only-prepare",
+        "read-only-publish-folder",
+    ),
     ("eio-images", "eio-rdiffs", "eio-state", "eio-publish-folder"),
-    ("damaged-image-records", "damaged-rdiff-records", "damaged-failures", "damaged-anchors"),
-    ("damaged-description", "damaged-metadata", "damaged-before-publish", "damaged-remotes"),
-    ("damaged-locks", "damaged-remote-lock"),
-    ("damaged-remote-journal", "damaged-remote-generations", "damaged-remote-metadata"),
-    ("changed-image", "truncated-newcomer"),
+    ("server-fails-publish", "server-fails-rollback", "server-power-cut"),
+    (
+        "damaged-image-records",
+        "damaged-rdiff-records",
+        "damaged-failures",
+        "damaged-anchors",
+        "damaged-description",
+        "damaged-metadata",
+        "damaged-before-publish",
+        "damaged-remotes",
+    ),
+    (
+        "damaged-remote-journal",
+        "damaged-remote-generations",
+        "damaged-remote-metadata",
+        "damaged-locks",
+        "damaged-remote-lock",
+    ),
+    ("changed-image", "truncated-newcomer", "image-dir-unmounted", "operator-clears-state"),
     ("clock-prepare", "clock-publish"),
-    ("stale-task", "rollback-between", "lock-stolen"),
-    ("server-power-cut",),
-    ("image-dir-unmounted", "operator-clears-state"),
 )
 
 EACH: dict[str, type[Fault]] = {
