@@ -98,8 +98,8 @@ def _run(order: dict[str, Any]) -> NoReturn:
     os.environ.update(order["environment"])
     sys.argv[1:] = order["arguments"]
     if "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" in order["environment"]:
-        settings.configure_vars()
-        settings.configure_orm()
+        settings.configure_vars()  # type: ignore[no-untyped-call]
+        settings.configure_orm()  # type: ignore[no-untyped-call]
     try:
         exec(order["code"], {"__name__": "__main__"})
     except BaseException:  # noqa: BLE001 - told, whatever it is
