@@ -117,7 +117,9 @@ def puavo_repository_prepare() -> None:
     @task(trigger_rule="all_done_min_one_success")
     def describe() -> list[str]:
         # Where every task did its work, what is not done came meanwhile: the next run's.
-        undertaken = None if tasks.failed("fingerprint", "diff") else ()
+        ti, states = get_current_context()["ti"], ["failed", "upstream_failed"]
+        both = {"task_ids": ["fingerprint", "diff"], "run_ids": [ti.run_id], "states": states}
+        undertaken = None if ti.get_ti_count(ti.dag_id, **both) else ()
         with locked() as found:
             removed = stages.describe.describe(found, undertaken)
         return summary.short(removed, summary.OF_TWO)

@@ -19,7 +19,6 @@ from puavo_repository.web.model import DRY_RUN
 from puavo_repository_airflow import summary, tasks
 from puavo_repository_airflow.tasks import asked, chosen
 
-WHAT = "What"
 PARAMS = {
     "dry_run": tasks.flag(
         "Only show the generations",
@@ -30,14 +29,14 @@ PARAMS = {
         "Generation",
         "Number of the generation to roll back to, of one mirror. Default: the last one that has "
         "other metadata",
-        WHAT,
+        "What",
         minimum=0,
     ),
     "series": tasks.optional(
         "array",
         "Series",
         "Only these, one a line, such as `puavo-os-amxa-bookworm-amd64`. Default: all",
-        WHAT,
+        "What",
     ),
     **tasks.MIRRORS,
 }

@@ -204,15 +204,6 @@ def returned(task_id: str, index: int = -1, key: str = "return_value") -> Any:
     return get_current_context()["ti"].xcom_pull(task_id, map_indexes=index, key=key)
 
 
-def failed(*task_ids: str) -> int:
-    """Return how many tasks of this run with these ids did not do their work."""
-    ti, states = get_current_context()["ti"], ["failed", "upstream_failed"]
-    found: int = ti.get_ti_count(
-        ti.dag_id, task_ids=list(task_ids), run_ids=[ti.run_id], states=states
-    )
-    return found
-
-
 def each(items: Sequence[T], step: Callable[[T], object]) -> None:
     """Do a step for every item of a task; what fails stops none of the others.
 
