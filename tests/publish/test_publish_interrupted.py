@@ -17,7 +17,7 @@ from puavo_repository.errors import (
     RepositoryError,
     StorageError,
 )
-from puavo_repository.progress import Progress
+from puavo_repository.progress import NO_WATCHER, Progress
 from puavo_repository.publish import clean, send, switch, transfer, upload
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import Publisher
@@ -295,20 +295,23 @@ def test_a_name_whose_answer_was_lost_is_not_taken_for_another_s(
 
 
 def test_what_is_acknowledged_during_a_sync_is_not_noted_as_synced() -> None:
-    pieces = send._Pieces(0, 2 * send.PIECE, lambda _count: None)
-    taken = [pieces.take(), pieces.take()]
-    assert all(taken)
     noted: list[Part] = []
+    publisher = SimpleNamespace(watcher=NO_WATCHER)
+    parts = SimpleNamespace(put=lambda _path, part: noted.append(part))
+    remote: Any = SimpleNamespace(
+        parts=parts, publisher=publisher, lock=SimpleNamespace(token="1" * 16)
+    )
+    item = Transfer("x.img", 2 * send.PIECE, "00")
+    sending = send._Sending(item, 0, -1, remote, notes=True)
+    taken = [sending._take(), sending._take()]
+    assert all(taken)
 
     class File:
         def sync(self) -> None:
             for at in (0, send.PIECE):  # over another connection
-                pieces.acknowledged(at, send.PIECE)
+                sending._acknowledged(at, send.PIECE)
 
-    remote: Any = SimpleNamespace(parts=SimpleNamespace(put=lambda _path, part: noted.append(part)))
-    item = Transfer("x.img", 2 * send.PIECE, "00")
     file: Any = File()
-    sender = send._Sender(item, ".x.part", -1, pieces, remote, notes=True)
-    sender._sync(file)
-    sender._sync(SimpleNamespace(sync=lambda: None))  # type: ignore[arg-type]
+    sending._sync(file)
+    sending._sync(SimpleNamespace(sync=lambda: None))  # type: ignore[arg-type]
     assert [part.synced for part in noted] == [0, 2 * send.PIECE]

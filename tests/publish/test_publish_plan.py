@@ -40,7 +40,8 @@ def plan(
     files, recipes = everything
     state = RemoteState(Description({}), Journal())
     for path, size in files.items():
-        state.want(path, size, SHA)
+        row = state.row(path)
+        row.size, row.sha256, row.state = size, SHA, FileState.MISSING
     for path in present:
         state.row(path).state = FileState.PRESENT
     for path in wrong or []:

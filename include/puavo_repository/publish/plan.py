@@ -12,7 +12,7 @@ from typing import Any
 from puavo_repository.errors import PublishError, StorageError
 from puavo_repository.mirror.description import Recipes
 from puavo_repository.progress import count, format_bytes
-from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row
+from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, is_meta
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,9 @@ def make_plan(state: RemoteState, *, can_copy: bool, only: Collection[str] | Non
     if not state.has_cksums():
         documents.append(CKSUMS)
     gone = [row.path for row in state.documents() if row.is_ours]
-    data = [row for row in state.rows.values() if row.found and row.is_data]
+    shown = (row for row in state.rows.values() if row.found and "/." not in f"/{row.path}")
+    # Images and rdiffs, and what lies where these do.
+    data = [r for r in shown if not (is_meta(r.path) or r.path in {"meta", "rdiffs", CKSUMS})]
     unnamed = sorted(row.path for row in data if row.is_ours and row.path not in kept)
     if only is not None:
         transfers = tuple(item for item in transfers if item.path in only)

@@ -21,6 +21,7 @@ from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.clean import clean
 from puavo_repository.publish.plan import PublishReport
 from puavo_repository.publish.publisher import Options, Publisher
+from puavo_repository.publish.state import is_part
 from puavo_repository.publish.switch import switch
 from puavo_repository.publish.upload import upload
 from puavo_repository.remote import lock
@@ -77,7 +78,8 @@ def publish(publisher: Publisher) -> None:
             return
         for line in report.plan:
             logger.info("%s", line)
-        if plan.is_empty and state.is_finished():
+        finished = state.journal.verified and not state.journal_changed
+        if plan.is_empty and finished and not any(map(is_part, state.rows)):
             # Nothing else is to be done; what somebody who died left of a lock goes all the same.
             with suppress(RepositoryError), publisher.pool.tree() as tree:
                 if lock.lock_debris(tree):

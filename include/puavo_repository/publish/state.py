@@ -63,12 +63,6 @@ class Row:
         return self.entry is not None and self.entry[:2] == wanted and self.is_as_left
 
     @property
-    def is_data(self) -> bool:
-        """Whether it is an image or an rdiff, or lies where these do."""
-        hidden = self.path.rpartition("/")[2].startswith(".")
-        return not (hidden or self.path in {"meta", "rdiffs", CKSUMS} or is_meta(self.path))
-
-    @property
     def names(self) -> list[DescribedFile]:
         """The files that this metadata names there now."""
         return list(metadata.described_files(self.document or {}))
@@ -86,11 +80,6 @@ class RemoteState:
     def row(self, path: str) -> Row:
         """Return the row of a path; a new one where there is none."""
         return self.rows.get(path) or self.rows.setdefault(path, Row(path, self.journal))
-
-    def want(self, path: str, size: int, digest: str) -> None:
-        """Enter what the local mirror has under a name."""
-        row = self.row(path)
-        row.size, row.sha256, row.state = size, digest, FileState.MISSING
 
     def wanted_files(self) -> Iterator[Row]:
         """Iterate over the images and rdiffs that the local mirror describes."""
@@ -123,11 +112,6 @@ class RemoteState:
         if row.entry is None or not (row.is_as_left and self.journal.verified):
             return False
         return row.entry.sha256 == sha256(self.cksums())
-
-    def is_finished(self) -> bool:
-        """Say whether nothing is to be written into the journal, and no part lies about."""
-        done = self.journal.verified and not self.journal_changed
-        return done and not any(map(is_part, self.rows))
 
     def note_found(self, row: Row) -> None:
         """Enter a file that lies there as it is wanted, and was read."""

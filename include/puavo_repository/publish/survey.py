@@ -1,8 +1,7 @@
 """What lies on a remote, compared with what is wanted there: the table of ``state`` is filled.
 
-Each step begins with ``survey``, under the remote's lock, and acts on nothing older. One that is
-made without the lock is for printing a plan. Below it are the ways to tell a remote file from
-another by reading some of it back, or all.
+Each step begins with ``survey``, under the remote's lock, and acts on nothing older. Below it are
+the ways to tell a remote file from another by reading some of it back, or all.
 """
 
 from __future__ import annotations
@@ -61,11 +60,10 @@ def survey(
         row = state.row(path)
         row.found = row.found or tree.stat(path)
     for row in state.wanted_files():
-        if row.state is not FileState.REJECTED:
-            try:
-                _compare(tree, state, row, thorough=acts)
-            except PublishError as error:
-                row.problem = str(error)
+        try:
+            _compare(tree, state, row, thorough=acts)
+        except PublishError as error:
+            row.problem = str(error)
     mirror = mirror_id(local.root, make=acts)
     if journal.mirror != mirror:
         if not options.allow_other_mirror:
@@ -85,14 +83,12 @@ def _mark_rejected(state: RemoteState) -> None:
         named = [f.path for f in files if state.rows[f.path].state is FileState.REJECTED]
         if named or known.get(path) == row.sha256:
             more = f" and {len(named) - 1} more" if len(named) > 1 else ""
-            error = PublishError(
-                path,
-                f"names {min(named)}{more}" if named else "describes what it did",
-                found="what a rollback took from clients",
-                remedy="Take the bad image out of its folder or configuration and prepare again; "
-                "or, if it is good after all, publish once with allow_rolled_back",
+            what = f"names {min(named)}{more}" if named else "describes what it did"
+            row.problem = (
+                f"{what} (found what a rollback took from clients). Take the bad image out of its "
+                "folder or configuration and prepare again; or, if it is good after all, publish "
+                "once with allow_rolled_back"
             )
-            row.problem = str(error).removeprefix(f"{path}: ")
 
 
 def _check_replaceable(tree: RemoteTree, row: Row) -> None:
@@ -123,21 +119,22 @@ def _read_document(tree: RemoteTree, state: RemoteState, row: Row) -> None:
 
 def _compare(tree: RemoteTree, state: RemoteState, row: Row, *, thorough: bool) -> None:
     """Find the state of a wanted file; it stays missing where the local one is not as described."""
+    if row.state is FileState.REJECTED:
+        return
     found, local = row.found, state.local.root / row.path
     _check_replaceable(tree, row)
     if row.is_entered_as_wanted:
         row.state = FileState.PRESENT
         return
     check_local(local, row.size)
-    if found is None:
-        return
-    row.state = FileState.WRONG
-    if row.is_as_left or not found.is_file(row.size):
-        return
-    if thorough:
-        logger.info("%s/%s: not as it was left there, so it is read whole", tree.name, row.path)
-    if same_bytes(tree, row.path, local, (every_range if thorough else samples)(row.size)):
-        state.note_found(row)
+    if found is not None:
+        row.state = FileState.WRONG
+        if found.is_file(row.size) and not row.is_as_left:
+            if thorough:
+                where = f"{tree.name}/{row.path}"
+                logger.info("%s: not as it was left there, so it is read whole", where)
+            if same_bytes(tree, row.path, local, (every_range if thorough else samples)(row.size)):
+                state.note_found(row)
 
 
 def _check_owner(tree: RemoteTree, state: RemoteState) -> None:
@@ -167,10 +164,11 @@ def listed(tree: RemoteTree, local: Description, journal: Journal) -> RemoteStat
     state = RemoteState(local, journal)
     for path in (*found, *journal.files, CKSUMS):
         state.row(path).found = found.get(path)
-    for path, content in local.documents.items():
-        state.want(path, len(content), sha256(content))
-    for file in local.files.values():
-        state.want(file.path, file.size, file.sha256)
+    wanted = {path: (len(text), sha256(text)) for path, text in local.documents.items()}
+    wanted |= {path: (file.size, file.sha256) for path, file in local.files.items()}
+    for path, (size, digest) in wanted.items():
+        row = state.row(path)
+        row.size, row.sha256, row.state = size, digest, FileState.MISSING
     return state
 
 
@@ -196,21 +194,15 @@ def check_local(path: Path, size: int) -> None:
         except FileNotFoundError:
             found = -1
     if found != size:
-        raise PublishError(
-            path,
-            "is not the file that the metadata describes",
-            expected=f"{size} bytes",
-            found=f"{found} bytes" if found >= 0 else "no file",
-            remedy="Prepare the mirror again",
-        )
+        problem, there = "is not the file that the metadata describes", f"{found} bytes"
+        sizes = {"expected": f"{size} bytes", "found": there if found >= 0 else "no file"}
+        raise PublishError(path, problem, **sizes, remedy="Prepare the mirror again")
 
 
 def samples(size: int, also: Iterable[int] = ()) -> list[Range]:
     """Choose ranges by which a file is told from another: both ends, random ones between.
 
-    Args:
-        size: Of the file, in bytes.
-        also: Further offsets around which to look, such as seams.
+    ``size`` is that of the file; ``also`` are offsets around which to look, such as seams.
     """
     if size <= WHOLE:
         return [Range(0, size)] if size else []

@@ -30,13 +30,7 @@ from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, sha256
 from puavo_repository.publish.survey import listing
 from puavo_repository.publish.transfer import proven_part, rename_into_place
-from puavo_repository.remote.journal import (
-    LOST,
-    Generation,
-    Restored,
-    load_generation,
-    save_generation,
-)
+from puavo_repository.remote import journal
 from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
@@ -51,9 +45,8 @@ def switch(publisher: Publisher) -> None:
         StorageError: A file that clients are told of is missing or wrong.
     """
     with publisher.step() as (remote, state):
-        plan = publisher.plan(remote.tree, state)
         try:
-            Switch(remote, state).run(plan.transfers)
+            Switch(remote, state).run(publisher.plan(remote.tree, state).transfers)
             _check_published(remote.tree, state, publisher.options.only)
         except BaseException:
             with suppress(RepositoryError):  # the first error is what counts
@@ -72,7 +65,7 @@ class Switch:
     """
 
     def __init__(
-        self, remote: LockedRemote, state: RemoteState, restored: Restored | None = None
+        self, remote: LockedRemote, state: RemoteState, restored: journal.Restored | None = None
     ) -> None:
         self._remote = remote
         self._tree, self._journal, self._state = remote.tree, remote.journal, state
@@ -119,7 +112,7 @@ class Switch:
 
     def _begin_generation(self, withdrawn: set[str]) -> None:
         """Keep what is about to be replaced, so that a rollback is possible."""
-        journal, ours = self._journal, (row for row in self._ours if not row.problem)
+        known, ours = self._journal, (row for row in self._ours if not row.problem)
         ready = [row for row in ours if not self._absent(row) - withdrawn]
         changing = {row.path for row in ready if row.state is not FileState.PRESENT}
         changing |= {row.path for row in self._gone}
@@ -128,21 +121,22 @@ class Switch:
                 changing.add(row.path)
         if not changing:
             return
-        last = load_generation(self._tree, journal.generation)
+        last = journal.load_generation(self._tree, known.generation)
         written = last.written if last else {}
-        new = Generation(
-            journal.generation + 1,
+        new = journal.Generation(
+            known.generation + 1,
             int(time()),
             self._restored,
-            journal.rejected,
+            known.rejected,
             {path: self._as_published(path, written.get(path, "")) for path in sorted(changing)},
-            {row.path: sha256(self._state.local.documents[row.path]) for row in ready},
-            frozenset(path for path, entry in journal.files.items() if not entry.ours),
-            journal.mirror,
+            {row.path: row.sha256 for row in ready},
+            frozenset(path for path, entry in known.files.items() if not entry.ours),
+            known.mirror,
         )
-        save_generation(self._tree, new, self._options.generations, self._remote.lock.check)
+        check = self._remote.lock.check
+        journal.save_generation(self._tree, new, self._options.generations, check)
         # Only now: a generation without a record would cut off the way back behind it.
-        journal.generation, journal.verified = new.number, False
+        known.generation, known.verified = new.number, False
         self._remote.save()
 
     def _as_published(self, path: str, written: str) -> str | None:
@@ -150,11 +144,11 @@ class Switch:
 
         ``written`` is the sha256 that the last generation was to give it, or empty.
         """
-        content, entry = read_whole(self._tree, path), self._journal.files.get(path)
+        content, row = read_whole(self._tree, path), self._state.row(path)
         found = "" if content is None else sha256(content)
-        if entry is not None and found not in {entry.sha256, written}:
-            ours = self._state.local.documents.get(path)
-            content = ours if ours is not None and sha256(ours) == entry.sha256 else LOST
+        if row.entry is not None and found not in {row.entry.sha256, written}:
+            same = row.sha256 == row.entry.sha256  # as ours
+            content = self._state.local.documents[path] if same else journal.LOST
         return None if content is None else content.decode("utf-8", "replace")
 
     def _absent(self, row: Row) -> set[str]:
@@ -229,17 +223,12 @@ class Switch:
 
 
 def _check_published(tree: RemoteTree, state: RemoteState, only: Collection[str] | None) -> None:
-    """Look whether every file that our metadata there names is there, with its size.
-
-    Raises:
-        StorageError: One that was to be published is not.
-    """
+    """Look whether every file that our metadata there names is there, with its size."""
     there, complete = listing(tree, state.published()), True
     for file in (file for row in state.documents() if row.is_ours for file in row.names):
         found = there.get(file.path)
         if found is None or not found.is_file(file.size):
-            complete = False
+            complete, where = False, f"{tree.name}/{file.path}"
             if only is None or file.path in only:
-                where = f"{tree.name}/{file.path}"
                 raise StorageError(where, "is not as the metadata there says")
     state.journal.verified = complete

@@ -5,11 +5,10 @@ What is on its way has a hidden name tied to its content and to the step that se
 by its name: as far as it is noted to be on the server's disk (``parts``), and no further.
 
 A new image can be made on the server, for the bytes of its rdiff: that is COPY ranges of the old
-image, which the server has, and LITERAL ranges, which lie at known offsets in the rdiff, which the
-server has too, as it was just published for the clients. So ``copy-data`` requests (OpenSSH's
-``PROTOCOL``, 4.10) put the new image together there, over plain SFTP without a shell, and only the
-requests travel: 62 bytes a range, which differ in so few that the compressed connection which they
-go over makes 11 of them.
+image, which the server has, and LITERAL ranges, which lie at known offsets in the rdiff, which it
+has too, for the clients. So ``copy-data`` requests (OpenSSH's ``PROTOCOL``, 4.10) put the new image
+together there, over plain SFTP without a shell, and only they travel: 62 bytes a range, which
+differ in so few that a compressed connection makes 11 of them.
 
 A new file claims a name that must be free: whoever slept while another publisher took over does
 not put it over that one's.
@@ -21,21 +20,13 @@ import hashlib
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from puavo_repository.errors import (
-    ConnectionLostError,
-    DeltaError,
-    PublishError,
-    StorageError,
-    StorageRefusedError,
-    as_storage_error,
-)
+from puavo_repository import errors
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import format_bytes
@@ -63,11 +54,10 @@ def transfer(item: Transfer, remote: LockedRemote) -> tuple[bool, int | None]:
         TransientError: The connection broke; what arrived is kept for the next attempt.
         StorageRefusedError: The server refuses, or its disk is full.
     """
-    publisher = remote.publisher
-    local = publisher.mirror_dir / item.path
+    local = remote.publisher.mirror_dir / item.path
     check_local(local, item.size)
     # Errors of the system are those of the local file: those of the remote are ours already.
-    with as_storage_error(local), publisher.pool.tree() as tree:
+    with errors.as_storage_error(local), remote.publisher.pool.tree() as tree:
         return _Attempt(tree, item, remote).run()
 
 
@@ -91,7 +81,7 @@ def rename_into_place(tree: RemoteTree, item: Transfer, part: str) -> int:
         tree.rename_exclusive(part, item.path)
     found = tree.stat(item.path)
     if found is None or not found.is_file(item.size):
-        raise StorageError(f"{tree.name}/{item.path}", "was changed while it was published")
+        raise errors.StorageError(f"{tree.name}/{item.path}", "was changed while it was published")
     return found.mtime
 
 
@@ -103,8 +93,7 @@ class _Attempt:
         self._item = item
         self._remote = remote
         self._parts = remote.parts
-        self._mirror_dir = remote.publisher.mirror_dir
-        self._local = self._mirror_dir / item.path
+        self._local = remote.publisher.mirror_dir / item.path
         self._part = item.part(remote.lock.token)
 
     def run(self) -> tuple[bool, int | None]:
@@ -116,13 +105,19 @@ class _Attempt:
         if there and there.is_file(item.size) and same_bytes(tree, item.path, self._local, every):
             # An attempt before this one got as far, and could not say so any more.
             return bool(item.rdiff), there.mtime
-        with _watched(self._mirror_dir, item) as check_unchanged:
+        ended, identity = threading.Event(), Identity.at(self._local)
+        digest = self._digest(identity, ended)
+        try:
             made = self._fill()
-            try:
-                check_unchanged()
-            except PublishError:
+            if digest.result() != item.sha256 or Identity.at(self._local) != identity:
                 self._begin_anew()
-                raise
+                remedy = (
+                    "Prepare again; if that does not help, the audit says which file is damaged"
+                )
+                problem = "its content is not what the metadata describes"
+                raise errors.PublishError(self._local, problem, remedy=remedy)
+        finally:
+            ended.set()
         if item.replaces:
             whole = Part(self._part, item.size, item.sha256, item.size, proven=True)
             self._parts.put(item.path, whole)
@@ -132,6 +127,30 @@ class _Attempt:
         mtime = rename_into_place(tree, item, self._part)
         self._parts.forget([item.path])
         return made, mtime
+
+    def _digest(self, identity: Identity | None, ended: threading.Event) -> Future[str]:
+        """Compute the sha256 of the local file beside the transfer, until that has ended.
+
+        A disk may have forgotten some of it since the mirror was prepared. Where the server makes
+        the file, what the mirror's records say of its identity is enough.
+        """
+        item, digest = self._item, Future[str]()
+        images = Mirror(self._remote.publisher.mirror_dir).state.images
+        image = images.get(item.path) if item.rdiff else None
+        same = image and image.digests.sha256 == item.sha256 and {image.identity, image.copy}
+        if same and identity and identity in same:
+            digest.set_result(item.sha256)
+            return digest
+
+        def work() -> None:
+            try:
+                digest.set_result(_sha256(self._local, ended))
+            except BaseException as error:  # noqa: BLE001 - raised again where it is asked for
+                digest.set_exception(error)
+
+        # Nobody waits for it: a dead disk may never answer a read.
+        threading.Thread(target=work, name="digest", daemon=True).start()
+        return digest
 
     def _fill(self) -> bool:
         """Complete the part and prove it; an assembly that fails gives way to an upload.
@@ -143,15 +162,13 @@ class _Attempt:
                 self._begin_anew()
                 self._prove(self._assemble())
                 return True
-            except ConnectionLostError:
-                raise
-            except (StorageError, StorageRefusedError, DeltaError) as error:
+            except (errors.StorageError, errors.StorageRefusedError, errors.DeltaError) as error:
                 logger.warning("%s: not assembled, uploaded instead: %s", self._item.path, error)
         begin = self._resume_point()
         send(self._tree, self._item, begin, self._remote)
         try:
             self._prove([begin] if begin else [])
-        except StorageError:
+        except errors.StorageError:
             self._begin_anew()
             raise
         return False
@@ -164,7 +181,8 @@ class _Attempt:
         """
         from puavo_repository.formats import rdiff  # compiled code, slow to load
 
-        item, local_rdiff = self._item, self._mirror_dir / self._item.rdiff
+        item = self._item
+        local_rdiff = self._remote.publisher.mirror_dir / item.rdiff
         seams = [0]  # and where the last range ends
 
         def pieces() -> Iterator[Piece]:
@@ -181,8 +199,8 @@ class _Attempt:
                     yield last
                 last = piece
             if seams[-1] != item.size:
-                sizes = {"expected": f"{item.size} bytes", "found": f"{seams[-1]} bytes"}
-                raise DeltaError(local_rdiff, "makes another image", **sizes)
+                problem = f"makes another image, of {seams[-1]} bytes instead of {item.size}"
+                raise errors.DeltaError(local_rdiff, problem)
 
         progress = self._remote.publisher.watcher.begin(item.path, item.size)
         self._tree.assemble(self._part, pieces(), progress)
@@ -225,49 +243,11 @@ class _Attempt:
     def _prove(self, seams: Sequence[int]) -> None:
         where, size = f"{self._tree.name}/{self._part}", self._item.size
         found = self._tree.stat(self._part)
-        there = found.size if found else -1
-        if there != size:
-            raise StorageError(where, "has the wrong size", expected=f"{size}", found=f"{there}")
+        sizes = {"expected": f"{size}", "found": f"{found.size if found else -1}"}
+        if sizes["expected"] != sizes["found"]:
+            raise errors.StorageError(where, "has the wrong size", **sizes)
         if not same_bytes(self._tree, self._part, self._local, samples(size, also=seams)):
-            raise StorageError(where, "differs from the file that was sent")
-
-
-@contextmanager
-def _watched(mirror_dir: Path, item: Transfer) -> Iterator[Callable[[], None]]:
-    """Watch a local file while it is sent; yields how to make sure it is what is described.
-
-    Of a file whose bytes travel the sha256 is computed beside the transfer: a disk may have
-    forgotten some since the mirror was prepared. Where the server makes the file, its identity
-    must be the one that the mirror's records know, until the end.
-    """
-    local, ended = mirror_dir / item.path, threading.Event()
-    identity, digest = Identity.at(local), Future[str]()
-    image = Mirror(mirror_dir).state.images.get(item.path) if item.rdiff else None
-
-    def work() -> None:
-        try:
-            digest.set_result(_sha256(local, ended))
-        except BaseException as error:  # noqa: BLE001 - raised again where the digest is asked for
-            digest.set_exception(error)
-
-    known = image and image.digests.sha256 == item.sha256 and {image.identity, image.copy}
-    if known and identity and identity in known:
-        digest.set_result(item.sha256)
-    else:  # in a thread that nobody waits for: a dead disk may never answer a read
-        threading.Thread(target=work, name="digest", daemon=True).start()
-
-    def check() -> None:
-        if digest.result() != item.sha256 or Identity.at(local) != identity:
-            raise PublishError(
-                local,
-                "its content is not what the metadata describes",
-                remedy="Prepare again; if that does not help, the audit says which file is damaged",
-            )
-
-    try:
-        yield check
-    finally:
-        ended.set()
+            raise errors.StorageError(where, "differs from the file that was sent")
 
 
 def _sha256(path: Path, ended: threading.Event) -> str:
