@@ -102,7 +102,7 @@ def puavo_repository_publish() -> None:
                 logger.info("%s:\n%s", report.target, "\n".join(remote.look()[1].lines()))
                 return
             upload_files(remote)
-            report.checked(f"{count(len(report.failed), 'file')} could not be sent", most=10)
+            report.checked(f"{count(len(report.failed), 'file')} could not be sent")
 
         follow(mirror, step)
 

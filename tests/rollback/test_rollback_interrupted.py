@@ -94,7 +94,7 @@ def test_a_night_that_could_not_be_recorded_leaves_no_gap_in_the_way_back(
         raise StorageRefusedError(remote, "is full")
 
     with monkeypatch.context() as full:
-        full.setattr(switch, "save_generation", refused)
+        full.setattr(journal, "save_generation", refused)
         with pytest.raises(StorageRefusedError):
             publish(mirror, target, KEEP)
     assert publish(mirror, target, KEEP).ok

@@ -74,8 +74,7 @@ def repair_remote(
         if wanted:
             # What lies there is not trusted: no image is made from it, its bytes travel. What
             # else waits to be published goes on waiting: this is no night.
-            alone = {"assemble": False, "only": frozenset(wanted)}
-            how = options.model_copy(update=alone)
+            how = options.model_copy(update={"only": frozenset(wanted)})
 
             def force_recheck() -> None:
                 with Publisher(root, target, how) as publisher, publisher.hold() as held:

@@ -47,11 +47,8 @@ def remove_unnamed(remote: LockedRemote, state: RemoteState) -> None:
 
 
 def _due(remote: LockedRemote, state: RemoteState) -> set[str]:
-    """Return the files of ours that no metadata names, when their grace is over.
-
-    What the local mirror describes counts as named: some of it may be there before the remote's
-    metadata says so.
-    """
+    """Return the files of ours that no metadata names, when their grace is over."""
+    # Some of what the mirror describes may be there before the remote's metadata says so.
     named, journal = state.published().keys() | state.local.files.keys(), state.journal
     now = Moment(remote.lock.beat(remote.tree), int(time.time()))
     waiting, due, grace = list[str](), set[str](), remote.publisher.options.grace
@@ -93,19 +90,16 @@ def _remove(remote: LockedRemote, row: Row) -> None:
 
 
 def _remove_parts(remote: LockedRemote, state: RemoteState) -> None:
-    """Remove the parts of files that nobody wants any more, or that nobody knows how far they are.
-
-    The lock is ours, so nobody is writing them.
-    """
-    known, kept = dict(remote.parts.known), dict[str, str]()
+    """Remove parts that nobody goes on with; under the lock, so nobody is writing them."""
+    known, kept = remote.parts.known, set[str]()
     for path, part in known.items():
         row = state.row(path)
         if part.sha256 == row.sha256 and row.state is not FileState.PRESENT:
-            kept[path] = part.name  # it will be gone on with
-    remote.parts.forget(known.keys() - kept.keys())
+            kept |= {path, part.name}
+    remote.parts.forget(known.keys() - kept)
     for path, row in state.rows.items():
         plain = row.found is not None and row.found.kind is Kind.FILE
-        if plain and is_part(path) and path not in kept.values():
+        if plain and is_part(path) and path not in kept:
             remote.lock.check()
             remote.tree.remove(path)
             row.found = None

@@ -15,6 +15,7 @@ from puavo_repository.progress import count, format_bytes
 from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, is_meta
 
 logger = logging.getLogger(__name__)
+_NAMED = 10  # failures in an error at most
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,7 @@ class Transfer:
     replaces: bool = False
 
     def part(self, token: str) -> str:
-        """Return the hidden name it has until it is proven: tied to its content and to who sends.
-
-        ``token`` is that of the step: two of them never write the same file.
-        """
+        """Return its hidden name until it is proven: tied to its content and to the step's token."""
         folder, slash, name = self.path.rpartition("/")
         return f"{folder}{slash}.{name}.{self.sha256[:16]}.{token[:8]}.part"
 
@@ -74,7 +72,7 @@ class Plan:
             f"{self.foreign} not ours"
         )
         return [
-            *(str(item) for item in self.transfers),
+            *map(str, self.transfers),
             *(f"{path}: {problem}" for path, problem in self.problems.items()),
             *(f"{path}: to write" for path in self.documents),
             *(f"{path}: to remove, its series is gone" for path in self.dropped),
@@ -86,10 +84,8 @@ class Plan:
 def make_plan(state: RemoteState, *, can_copy: bool, only: Collection[str] | None = None) -> Plan:
     """Plan from the table; nothing is touched.
 
-    Args:
-        state: What the remote has.
-        can_copy: Whether images may be made there; otherwise the bytes of every file travel.
-        only: The files, metadata and CKSUMS among them, that are wanted now; None for all.
+    ``can_copy`` says whether images may be made there, ``only`` which files are wanted now,
+    metadata and CKSUMS among them; None for all.
     """
     local, kept = state.local, state.kept()
     wanted = [r for r in state.wanted_files() if r.state is not FileState.REJECTED]
@@ -132,12 +128,7 @@ def plan_transfers(
     published for the clients anyway, so they cost nothing here, and the smallest makes the
     cheapest assembly. Where no image can be assembled, the one from which most others can be
     made that are still missing travels; of several the smallest, then the newest.
-
-    Args:
-        wanted: The files that the local mirror describes.
-        recipes: What images can be made from.
-        named: Paths that the remote's metadata names now.
-        can_copy: Whether the server can assemble at all.
+    ``named`` are the paths that the remote's metadata names now.
     """
     sizes = {row.path: row.size for row in wanted}
     missing = {row.path: row for row in wanted if row.state is not FileState.PRESENT}
@@ -218,21 +209,16 @@ class PublishReport:
             missing |= dict.fromkeys(plan.documents, "is not published")
             self.failed = {**missing, **plan.problems, **self.failed}
 
-    def checked(
-        self, problem: str = "not everything is published", most: int | None = None
-    ) -> None:
-        """Raise if something failed; the rest is done.
+    def checked(self, problem: str = "not everything is published") -> None:
+        """Raise if something failed; the rest is done. The first failures are named, all logged.
 
-        ``problem`` says what to call that. The error names as many failures as ``most`` says, or
-        all; the others are in the log. It is a ``StorageError`` where trying again later may help
-        some of it.
+        It is a ``StorageError`` where trying again later may help some of it.
         """
         failed = [f"{subject}: {why}" for subject, why in self.failed.items()]
-        for text in failed[most:] if most else ():
-            logger.error("%s", text)
         if not self.ok:
+            logger.error("%s: %s: %s", self.target, problem, "; ".join(failed))
             kind = StorageError if self.transient else PublishError
-            raise kind(self.target, problem, found="; ".join(failed[:most]))
+            raise kind(self.target, problem, found="; ".join(failed[:_NAMED]))
 
     @property
     def ok(self) -> bool:

@@ -39,8 +39,8 @@ DAY = 24 * 3600.0  # seconds
 class Options(Model):
     """How to publish: the settings, those of publishing among them, and what a run adds to them."""
 
-    assemble: bool = True  # whether images may be made on the server from files that lie there
-    only: frozenset[str] | None = None  # all that is published, metadata and CKSUMS too, by path
+    # All that is published, metadata and CKSUMS too, by path; what else lies there is not trusted.
+    only: frozenset[str] | None = None
     own_folders: tuple[Path, ...] = ()  # such as the image directory: no place to publish to
 
     @classmethod
@@ -82,21 +82,14 @@ class LockedRemote:
 
 
 class Publisher(AbstractContextManager["Publisher"]):
-    """What the steps of publishing a mirror to one remote share.
-
-    Args:
-        mirror_dir: The local mirror.
-        target: The remote.
-        options: How.
-        watcher: Told of each file that is sent, from any thread.
-    """
+    """What the steps of publishing a mirror to one remote share."""
 
     def __init__(
         self,
-        mirror_dir: Path,
+        mirror_dir: Path,  # the local mirror
         target: Target,
         options: Options | None = None,
-        watcher: Watcher = NO_WATCHER,
+        watcher: Watcher = NO_WATCHER,  # told of each file that is sent, from any thread
     ) -> None:
         self.mirror_dir = mirror_dir
         self.options = options or Options()
@@ -118,24 +111,14 @@ class Publisher(AbstractContextManager["Publisher"]):
 
     @contextmanager
     def step(self) -> Iterator[tuple[LockedRemote, RemoteState]]:
-        """Take the lock, then survey: what every step begins with.
-
-        Raises:
-            LockedError: Somebody else publishes.
-            PublishError: There is nothing to publish, or the remote is not for this mirror.
-        """
+        """Take the lock, then survey: what every step begins with."""
         local = publishable(self.mirror_dir)
         with self.hold() as remote:
             yield remote, survey(remote.tree, local, remote.journal, self.options)
 
     @contextmanager
     def hold(self) -> Iterator[LockedRemote]:
-        """Hold the remote's lock for a block, with the journal as it is read under it.
-
-        Raises:
-            LockedError: Somebody else publishes.
-            PublishError: The remote is a folder of our own.
-        """
+        """Hold the remote's lock for a block, with the journal as it is read under it."""
         with self.pool.tree() as tree:
             self._check_place(tree)
             lock = PublisherLock(tree)
@@ -149,8 +132,8 @@ class Publisher(AbstractContextManager["Publisher"]):
 
     def plan(self, tree: RemoteTree, state: RemoteState) -> Plan:
         """Plan what to do on a remote as it was surveyed."""
-        can_copy = tree.can_copy and self.options.assemble
-        return make_plan(state, can_copy=can_copy, only=self.options.only)
+        only = self.options.only
+        return make_plan(state, can_copy=tree.can_copy and only is None, only=only)
 
     def _check_place(self, tree: RemoteTree) -> None:
         """Refuse a remote that is, holds or lies in a folder of our own: images, mirror.

@@ -2,9 +2,8 @@
 
 ``upload`` what is missing, under hidden names until it is proven; ``switch`` the metadata; and
 ``clean`` what no metadata names any more. ``publish`` does all of it for the command; the DAG's
-tasks do the same steps, each with a ``Publisher`` of its own.
-
-A run that was interrupted anywhere is simply started again: each step sees what is there.
+tasks do the same steps, each with a ``Publisher`` of its own. A run that was interrupted anywhere
+is simply started again: each step sees what is there.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ def publish_all(
 ) -> list[PublishReport]:
     """Publish to several remotes; what keeps one from being reached is in its report.
 
-    The watcher is told of each file that is sent, from any thread, and of what failed, whatever
-    ends the run.
+    The watcher is told of what failed as well, whatever ends the run.
     """
     reports = []
     for target in targets:
@@ -64,11 +62,7 @@ def publish_all(
 
 
 def publish(publisher: Publisher) -> None:
-    """Publish to one remote, or plan only; single files and steps that failed are in the report.
-
-    Raises:
-        RepositoryError: Nothing could be done at all.
-    """
+    """Publish to one remote, or plan only; single files and steps that failed are in the report."""
     begun, report = time.monotonic(), publisher.report
     try:
         state, plan = with_retries(publisher.look)

@@ -29,10 +29,7 @@ SEVERAL = 16 << 20  # bytes from which a file is worth several connections
 
 
 def send(tree: RemoteTree, item: Transfer, begin: int, remote: LockedRemote) -> None:
-    """Send a file's bytes from ``begin`` to its part and have the server put them on its disk.
-
-    Beside the connection ``tree``, others are taken from the pool.
-    """
+    """Send a file's bytes from ``begin`` to its part and have the server put them on its disk."""
     local, part = remote.publisher.mirror_dir / item.path, item.part(remote.lock.token)
     with local.open("rb", buffering=0) as source, tree.open(part, OpenMode.WRITE) as file:
         sending = _Sending(item, begin, source.fileno(), remote, notes=tree.can_sync)

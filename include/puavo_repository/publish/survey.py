@@ -42,10 +42,6 @@ def survey(
     A file is known by its journal entry (size, mtime). One that is not, as on a remote that
     somebody else filled, is read whole: samples would take one with a wrong megabyte for right.
     They do where nobody ``acts`` on the plan: it is only printed.
-
-    Raises:
-        PublishError: A folder lies in the place of metadata or CKSUMS, or clients there are
-            another mirror's.
     """
     state = listed(tree, local, journal)
     if options.allow_rolled_back and journal.rejected:

@@ -5,7 +5,7 @@ In this order, so that the metadata that a client finds is true at every moment:
 1. ``_begin_generation`` keeps what is about to be replaced, as a way back.
 2. ``_withdraw`` takes out of the metadata what is to change its content under a known name. Then
    there is a pause for the clients that have just read it.
-3. ``_rename`` gives the new content that name.
+3. The new content gets that name.
 4. ``_describe`` writes the metadata of each series whose files are all in place, removes that of a
    series that is gone, and describes again what was withdrawn only for a moment.
 5. CKSUMS follows.
@@ -58,10 +58,7 @@ def switch(publisher: Publisher) -> None:
 class Switch:
     """Makes the remote's metadata say what the local mirror's says, as far as that is true.
 
-    Args:
-        remote: The remote.
-        state: What it has; brought up to date here.
-        restored: What ``state.local`` puts back, if it does.
+    It brings ``state`` up to date. ``restored`` is what ``state.local`` puts back, if it does.
     """
 
     def __init__(
@@ -78,11 +75,9 @@ class Switch:
         self._before: dict[str, tuple[bytes, Document]] = {}  # of what is withdrawn
 
     def run(self, waiting: Collection[Transfer]) -> None:
-        """Do all of it.
+        """Do all of it; what waits as a proven part gets its name.
 
-        Args:
-            waiting: What is missing. Where it waits as a proven part, it gets its name here, also
-                where a switch that was cut short has withdrawn it already.
+        It does as well where a switch that was cut short has withdrawn it already.
         """
         if self._restored is None:  # else it takes what was agreed on when it was asked for
             # Series that vanish locally are like a mass deletion, only quicker for the clients.
@@ -98,7 +93,14 @@ class Switch:
             self._withdraw(paths)
             sleep(self._options.replace_pause)
             self._report.withdrawn = sorted(paths)
-            self._rename(proven)
+            for item in proven:
+                self._journal.intend(item.path, item.size, item.sha256)
+            self._remote.save()
+        for item, part in proven.items():
+            self._remote.lock.check()
+            mtime = rename_into_place(self._tree, item, part)
+            self._journal.placed(item.path, item.size, item.sha256, mtime)
+            self._state.row(item.path).state = FileState.PRESENT
         self._describe(paths)
         if not self._state.has_cksums():
             self._write(self._state.row(CKSUMS), self._state.cksums())
@@ -166,16 +168,6 @@ class Switch:
                 self._write(row, metadata.render(kept), kept)
         self._write(self._state.row(CKSUMS), self._state.cksums())
         logger.info("not described any more: %s", ", ".join(sorted(paths)))
-
-    def _rename(self, proven: dict[Transfer, str]) -> None:
-        for item in proven:
-            self._journal.intend(item.path, item.size, item.sha256)
-        self._remote.save()
-        for item, part in proven.items():
-            self._remote.lock.check()
-            mtime = rename_into_place(self._tree, item, part)
-            self._journal.placed(item.path, item.size, item.sha256, mtime)
-            self._state.row(item.path).state = FileState.PRESENT
 
     def _describe(self, withdrawn: Collection[str]) -> None:
         """Write what is true now: ours where its files are in place, else what was there before."""

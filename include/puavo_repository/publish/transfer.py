@@ -43,16 +43,11 @@ SEAMS = 64  # how many places where two ranges meet are looked at after an assem
 
 
 def transfer(item: Transfer, remote: LockedRemote) -> tuple[bool, int | None]:
-    """Bring one file to the remote.
+    """Bring one file to the remote; what arrived before an error is kept for the next attempt.
 
     Returns:
         Whether the server made it from others, and the time of the file on the server's clock;
         None while it still waits under its part name.
-
-    Raises:
-        PublishError: The local file is not what the metadata describes.
-        TransientError: The connection broke; what arrived is kept for the next attempt.
-        StorageRefusedError: The server refuses, or its disk is full.
     """
     local = remote.publisher.mirror_dir / item.path
     check_local(local, item.size)
@@ -71,10 +66,7 @@ def proven_part(tree: RemoteTree, parts: Parts, item: Transfer) -> str:
 
 
 def rename_into_place(tree: RemoteTree, item: Transfer, part: str) -> int:
-    """Give a proven part its name; one that takes the place of nothing must find it free.
-
-    Returns the file's time on the server's clock.
-    """
+    """Give a proven part its name, which must be free if it takes no other's; return its time."""
     if item.wrong:
         tree.rename(part, item.path)
     else:
@@ -129,10 +121,9 @@ class _Attempt:
         return made, mtime
 
     def _digest(self, identity: Identity | None, ended: threading.Event) -> Future[str]:
-        """Compute the sha256 of the local file beside the transfer, until that has ended.
+        """Compute the local file's sha256 beside the transfer: a disk may forget some of it.
 
-        A disk may have forgotten some of it since the mirror was prepared. Where the server makes
-        the file, what the mirror's records say of its identity is enough.
+        Where the server makes the file, what the mirror's records say of its identity is enough.
         """
         item, digest = self._item, Future[str]()
         images = Mirror(self._remote.publisher.mirror_dir).state.images
@@ -153,10 +144,7 @@ class _Attempt:
         return digest
 
     def _fill(self) -> bool:
-        """Complete the part and prove it; an assembly that fails gives way to an upload.
-
-        Returns whether it was assembled.
-        """
+        """Complete the part and prove it; say whether it was assembled, which may give way."""
         if self._item.rdiff:
             try:
                 self._begin_anew()
@@ -209,8 +197,7 @@ class _Attempt:
     def _resume_point(self) -> int:
         """Return how many bytes need not be sent, with what an earlier step sent in our part.
 
-        Those are the bytes that are noted to be on the server's disk; some are compared as well.
-        A part that holds anything else is removed.
+        They are noted to be on the server's disk. A part that holds anything else is removed.
         """
         item, tree, known = self._item, self._tree, self._parts.known.get(self._item.path)
         found = tree.stat(known.name) if known else None

@@ -32,11 +32,6 @@ def upload(publisher: Publisher) -> None:
     """Bring every file there that is missing; clients are not told of any yet.
 
     What could not be brought there is in the report. The others are there.
-
-    Raises:
-        LockedError: Somebody else publishes, or has taken over: nothing more was sent.
-        PublishError: There is nothing to publish, or the remote is not for this mirror.
-        StorageRefusedError: There is too little space, or the server refuses.
     """
     with publisher.step() as (remote, state):
         plan = publisher.plan(remote.tree, state)
@@ -102,8 +97,7 @@ class _Upload:
     """The files that one step brings to a remote; the journal is saved now and then."""
 
     def __init__(self, remote: LockedRemote) -> None:
-        self._remote = remote
-        self._publisher = remote.publisher
+        self._remote, self._publisher = remote, remote.publisher
         self._stop = threading.Event()
         self._stopped_by: errors.RepositoryError | None = None
         self._next_save = time.monotonic() + SAVE_EVERY
