@@ -29,7 +29,6 @@ from puavo_repository.audit.remote import repair_remote
 from puavo_repository.audit.report import CHECKED, LOCAL, Checked, error
 from puavo_repository.errors import PermanentError
 from puavo_repository.progress import LoggedWatcher, count
-from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import without_password
 from puavo_repository.settings import usable
 from puavo_repository_airflow import summary, tasks
@@ -58,13 +57,13 @@ def logged(found: Checked) -> dict[str, Any]:
 
 def checked(mirror: str) -> Checked:
     """Check one remote, and repair it where that is asked for."""
-    options, here, watcher = Options.load({}), chosen(), LoggedWatcher()
-    target = tasks.target(mirror, options)
+    here, watcher = chosen(), LoggedWatcher()
+    target = tasks.target(mirror, here)
     # A connection's id is the mirror's name wherever it is shown.
     where = target.url if "://" in mirror else mirror
-    found = audit_remote(here, target, turns_before(here).get(where, 0), options, watcher)
+    found = audit_remote(here, target, turns_before(here).get(where, 0), here, watcher)
     if asked("repair"):
-        found = repair_remote(here, target, found, options)
+        found = repair_remote(here, target, found, here)
     return replace(found, where=where)
 
 

@@ -9,7 +9,6 @@ import pytest
 from puavo_repository import settings
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.errors import SettingsError
-from puavo_repository.publish.publisher import Options
 from puavo_repository.settings import Model, table
 from puavo_repository.settings.model import about
 from support.repository import ROOT
@@ -270,7 +269,7 @@ BAD = {
 def test_every_setting_is_refused_by_the_name_that_it_was_given(images: Path, name: str) -> None:
     """A value that is shipped, tried or used by another part is refused by all, alike."""
     variable = f"PUAVO_REPOSITORY_{name}"
-    for read in (settings.load, Options.load):
+    for read in (settings.load, settings.read):
         with pytest.raises(SettingsError) as caught:
             read({"image_dir": images} if name != "IMAGE_DIR" else {}, {variable: BAD[name]})
         assert caught.value.subject == variable

@@ -20,7 +20,7 @@ from puavo_repository.settings.model import Model, about
 from puavo_repository_airflow import notify
 
 if TYPE_CHECKING:  # it loads the SSH library, which is slow
-    from puavo_repository.publish.publisher import Options, Publisher
+    from puavo_repository.publish.publisher import Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -151,10 +151,10 @@ def named(mirrors: list[str] | None) -> list[str]:
     return mirrors
 
 
-def target(mirror: str, options: Options) -> Target:
+def target(mirror: str, here: settings.Settings) -> Target:
     """Return the remote that an URL or a connection id names."""
     if "://" in mirror:
-        return options.target(mirror)
+        return here.target(mirror)
     found = sdk.Connection.get(mirror)
     names = "host", "port", "login", "password"
     there = {name: getattr(found, name) for name in names}
@@ -164,14 +164,13 @@ def target(mirror: str, options: Options) -> Target:
 @contextmanager
 def publisher(mirror: str) -> Iterator[Publisher]:
     """Open a remote by its URL or connection id; secrets are looked up here, and stay here."""
-    from puavo_repository.publish.publisher import Options, Publisher
+    from puavo_repository.publish.publisher import Publisher
 
     params, here = get_current_context()["params"], chosen(images=False)
-    options = Options.load(params)
     # Whoever names the mirror with this very run means it.
-    meant = options.allow_other_mirror or bool(params["mirrors"])
-    how = options.model_copy(update={"allow_other_mirror": meant, "own_folders": (here.image_dir,)})
-    with Publisher(here.mirror_dir, target(mirror, options), how, LoggedWatcher()) as found:
+    meant = here.allow_other_mirror or bool(params["mirrors"])
+    how = here.model_copy(update={"allow_other_mirror": meant})
+    with Publisher(here.mirror_dir, target(mirror, here), how, LoggedWatcher()) as found:
         yield found
 
 

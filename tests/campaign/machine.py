@@ -44,13 +44,14 @@ from puavo_repository.audit.local import local
 from puavo_repository.audit.report import Severity
 from puavo_repository.errors import RepositoryError
 from puavo_repository.publish import upload
-from puavo_repository.publish.publisher import Options, Publisher
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.journal import FOLDER as JOURNAL
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback.rollback import roll_back
+from puavo_repository.settings.model import Model
 from support.mirrors import tree_of, walk
 
 PADDING = 4096  # bytes at most; an image that lacks some of them is whole
@@ -321,7 +322,7 @@ class Repositories(RuleBasedStateMachine):
         assert not walk(self.nights.mirror)
         return report.ok
 
-    def _publish(self, options: Options) -> bool:
+    def _publish(self, options: Model) -> bool:
         """Publish; clients look after each change of a name that they see."""
         if not (self.nights.mirror / "CKSUMS").exists():
             return False

@@ -21,10 +21,11 @@ from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.plan import Pair
 from puavo_repository.publish import clean, send, switch, upload
-from puavo_repository.publish.publisher import Options, Publisher
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback import rollback
+from puavo_repository.settings.model import Model
 from support.mirrors import tree_of, walk
 from support.repository import AMXA, FREE, V1, Repository, name
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 KEPT = 4  # images of the series that grows
 STEPS = {"upload": upload.upload, "switch": switch.switch, "clean": clean.clean}
-AT_ONCE = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0, connections=2)
+AT_ONCE = Model(grace_days=0.0, max_delete=1.0, replace_pause=0.0, connections=2)
 
 
 def prepare(repository: Repository) -> bool:
@@ -43,7 +44,7 @@ def prepare(repository: Repository) -> bool:
     return report.ok
 
 
-def publish(mirror: Path, target: Target, how: Options = AT_ONCE, *, allow: bool = False) -> bool:
+def publish(mirror: Path, target: Target, how: Model = AT_ONCE, *, allow: bool = False) -> bool:
     """Publish a mirror; a step that runs in a process of its own."""
     retry.FIRST_DELAY = 0.02
     upload.SPARE = -(1 << 40)  # the disk is to be found full in the middle
@@ -68,12 +69,12 @@ def publish_after_all(mirror: Path, target: Target) -> bool:
 
 def step_back(mirror: Path, target: Target) -> bool:
     """Give clients what they saw before, as the task of a DAG run does."""
-    with Publisher(mirror, target, Options(connections=2)) as publisher:
+    with Publisher(mirror, target, Model(connections=2)) as publisher:
         rollback.roll_back(publisher, None)
     return True
 
 
-def one_step(mirror: Path, target: Target, step: str, how: Options = AT_ONCE) -> bool:
+def one_step(mirror: Path, target: Target, step: str, how: Model = AT_ONCE) -> bool:
     """Do one step of publishing, as a task of a DAG run does: upload, switch or clean."""
     retry.FIRST_DELAY = 0.02
     upload.SPARE = -(1 << 40)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.audit import report as audit_report
-from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import Target
+from puavo_repository.settings.model import Model
 from support.airflow_server import AUDIT, beside, dag_file, run_dag
 from support.mirrors import publish
 from support.repository import V1, V2, Repository, name
@@ -50,7 +50,7 @@ def test_what_it_finds_fails_the_run_is_kept_and_repaired_where_that_is_asked_fo
         for version in (V1, V2):
             repository.add(name(version))
         assert repository.prepare(repository=server.url).ok
-        assert publish(repository.mirror, Target(path=str(remote)), Options()).ok
+        assert publish(repository.mirror, Target(path=str(remote)), Model()).ok
 
         found = audit(airflow, repository, server)
         assert found["state"] == "success", found["log"][-3000:]

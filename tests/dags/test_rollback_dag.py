@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from puavo_repository.mirror import published
-from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import Target
+from puavo_repository.settings.model import Model
 from support.airflow_server import ROLLBACK, run_dag
 from support.mirrors import SERIES, add_image, make_mirror, publish, walk
 
-NOW = Options(replace_pause=0.0)
+NOW = Model(replace_pause=0.0)
 
 
 @pytest.fixture

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.publish.publisher import Options, Publisher
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.rollback import rollback
+from puavo_repository.settings.model import Model
 from support.mirrors import publish
 from support.repository import AMXA, V1, V2, V3, V4, Repository, name
 from support.servers import HttpsServer, Proxy, Sshd, tool
 
 SERIES = f"{AMXA}-amd64"
-GENEROUS = Options(max_delete=1.0)
+GENEROUS = Model(max_delete=1.0)
 
 
 class Laptop:

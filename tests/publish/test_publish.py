@@ -16,7 +16,6 @@ from puavo_repository.errors import LockedError, PublishError, StorageError
 from puavo_repository.mirror.files import locked
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish import run as publishing
-from puavo_repository.publish.publisher import Options
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
@@ -24,6 +23,7 @@ from puavo_repository.remote.folder import FolderTree, _FolderFile
 from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.lock import Holder, PublisherLock
 from puavo_repository.remote.target import Target
+from puavo_repository.settings.model import Model
 from support.audits import flip
 from support.mirrors import (
     NOW,
@@ -37,7 +37,7 @@ from support.mirrors import (
 from support.servers import Sshd, elsewhere
 
 IMAGES = 3
-GUARDED = Options(replace_pause=0.0)
+GUARDED = Model(replace_pause=0.0)
 
 
 def test_clients_find_just_what_the_mirror_describes(

@@ -10,10 +10,10 @@ import pytest
 
 from puavo_repository.errors import PublishError, StorageRefusedError
 from puavo_repository.publish import switch
-from puavo_repository.publish.publisher import Options
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
+from puavo_repository.settings.model import Model
 from support.audits import flip
 from support.mirrors import (
     SERIES,
@@ -33,7 +33,7 @@ from support.repository import V1, Repository, name
 from support.servers import Sshd
 
 IMAGES = 3
-GUARDED = Options(replace_pause=0.0)
+GUARDED = Model(replace_pause=0.0)
 
 
 @pytest.mark.parametrize("keep_time", [False, True])

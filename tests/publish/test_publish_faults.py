@@ -16,7 +16,7 @@ from puavo_repository.errors import ConnectionLostError
 from puavo_repository.progress import Progress, no_progress
 from puavo_repository.publish import send, transfer
 from puavo_repository.publish.plan import Transfer
-from puavo_repository.publish.publisher import Options, Publisher
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.state import sha256
 from puavo_repository.remote.folder import _FolderFile
 from puavo_repository.remote.parts import Part
@@ -25,10 +25,11 @@ from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.sftp import tree as sftp_tree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Range
+from puavo_repository.settings.model import Model
 from support.mirrors import add_image, image, make_mirror, publish, send_one, tree_of, walk
 from support.servers import Proxy, Sshd
 
-KEEP = Options(connections=2, replace_pause=0.0)
+KEEP = Model(connections=2, replace_pause=0.0)
 
 
 def test_a_connection_lost_at_any_stage_is_made_again(
@@ -70,7 +71,7 @@ def test_an_interrupted_upload_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr(send, "LONG_TRIP", 0.0)
     item = _large_file(tmp_path / "mirror", 160 << 20)
-    options = Options(connections=connections)
+    options = Model(connections=connections)
     with Proxy(sshd.port) as proxy:
         target = sshd.target(remote, proxy.port)
         proxy.cut_after = 120 << 20
@@ -116,7 +117,7 @@ def test_a_bandwidth_limit_is_kept_over_several_connections(
 ) -> None:
     monkeypatch.setattr(send, "LONG_TRIP", 0.0)
     item = _large_file(tmp_path / "mirror", 30 << 20)
-    options = Options(connections=3, bandwidth="20M")
+    options = Model(connections=3, bandwidth="20M")
     begun = time.monotonic()
     send_one(item, tmp_path / "mirror", sshd.target(remote), options)
     assert time.monotonic() - begun >= item.size / 20_000_000 - 0.5

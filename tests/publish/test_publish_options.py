@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from puavo_repository import settings
 from puavo_repository.errors import SettingsError
-from puavo_repository.publish.publisher import DAY, Options
 from puavo_repository.remote.pool import Bandwidth
+from puavo_repository.settings.model import Model
 
 
 def test_without_any_the_defaults_hold() -> None:
-    assert Options.load({}, {}) == Options()
+    assert settings.read({}, {}) == Model()
 
 
 def test_params_win_over_the_environment() -> None:
-    found = Options.load(
+    found = settings.read(
         {"bandwidth": "1M", "grace_days": None, "allow_mass_delete": True},
         {
             "PUAVO_REPOSITORY_BANDWIDTH": "2M",
@@ -28,7 +29,7 @@ def test_params_win_over_the_environment() -> None:
         },
     )
     assert Bandwidth.parse(found.bandwidth).rate == 1_000_000
-    assert found.grace == 1.5 * DAY
+    assert found.grace_days == 1.5
     assert found.max_delete == 0.5
     assert found.allow_mass_delete
     assert (found.replace_pause, found.generations) == (7, 4)
@@ -51,9 +52,9 @@ def test_params_win_over_the_environment() -> None:
 )
 def test_what_cannot_be_used_is_named(values: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=next(iter(values))):
-        Options.load(values, {})
+        settings.read(values, {})
 
 
 def test_another_mirror_may_be_published_to_a_remote_only_when_that_is_said() -> None:
-    assert not Options.load({}, {}).allow_other_mirror
-    assert Options.load({}, {"PUAVO_REPOSITORY_ALLOW_OTHER_MIRROR": "true"}).allow_other_mirror
+    assert not settings.read({}, {}).allow_other_mirror
+    assert settings.read({}, {"PUAVO_REPOSITORY_ALLOW_OTHER_MIRROR": "true"}).allow_other_mirror

@@ -11,15 +11,15 @@ import pytest
 from puavo_repository import retry
 from puavo_repository.errors import StorageError
 from puavo_repository.formats import jsonfile
-from puavo_repository.publish.publisher import Options
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
+from puavo_repository.settings.model import Model
 from support.instead import have_time
 from support.mirrors import NOW, content, image, images_of, prepare, publish, walk
 
 IMAGES = 3
-GUARDED = Options(replace_pause=0.0)
+GUARDED = Model(replace_pause=0.0)
 
 
 def test_what_no_metadata_names_goes_after_its_grace(
@@ -68,7 +68,7 @@ def test_the_grace_counts_by_both_clocks(
     publish(mirror, folder, GUARDED)
     later = time.time() + 30 * 24 * 3600
     have_time(monkeypatch, lambda: later)
-    patient = Options(max_delete=1.0, replace_pause=0.0)
+    patient = Model(max_delete=1.0, replace_pause=0.0)
     found = publish(mirror, folder, patient)
     assert found.ok
     assert image(1) in found.waiting
@@ -105,7 +105,7 @@ def test_a_journal_that_was_worked_out_again_does_not_count_what_is_gone(
     assert not (remote / image(1)).exists(), "but a generation still names it"
     (remote / journal.PATH).write_bytes(b"damaged")
     publish(mirror, folder, GUARDED)
-    now = Options(grace_days=0.0, max_delete=0.0, replace_pause=0.0)
+    now = Model(grace_days=0.0, max_delete=0.0, replace_pause=0.0)
     assert publish(mirror, folder, now).ok
 
 
@@ -133,12 +133,12 @@ def test_what_we_did_not_put_there_is_left_alone(
 def test_a_mass_deletion_stops_and_asks(mirror: Path, remote: Path, folder: Target) -> None:
     publish(mirror, folder, GUARDED)
     prepare(mirror, images_of(mirror)[-1:])
-    careful = Options(grace_days=0.0, replace_pause=0.0)
+    careful = Model(grace_days=0.0, replace_pause=0.0)
     found = publish(mirror, folder, careful)
     assert not found.ok
     assert "allow_mass_delete" in found.failed["removing"]
     assert len(list(remote.glob("*.img"))) == 3
-    agreed = Options(grace_days=0.0, replace_pause=0.0, allow_mass_delete=True)
+    agreed = Model(grace_days=0.0, replace_pause=0.0, allow_mass_delete=True)
     assert publish(mirror, folder, agreed).ok
     assert len(list(remote.glob("*.img"))) == 1
 

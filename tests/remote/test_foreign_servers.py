@@ -26,7 +26,7 @@ from puavo_repository.errors import (
     StorageRefusedError,
 )
 from puavo_repository.formats import jsonfile
-from puavo_repository.publish.publisher import Options, Publisher
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
@@ -38,11 +38,12 @@ from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Kind, read_whole
 from puavo_repository.rollback import rollback
+from puavo_repository.settings.model import Model
 from support.foreign import NAMES, changed_bytes, changed_json, changed_values, examples
 from support.meddler import Meddle, Meddler, whole
 from support.mirrors import changed, image, make_mirror, prepare, publish, tree_of, walk
 
-NOW = Options(connections=1, grace_days=0.0, max_delete=1.0, replace_pause=0.0)
+NOW = Model(connections=1, grace_days=0.0, max_delete=1.0, replace_pause=0.0)
 SILENCE = 0.4  # seconds
 
 

@@ -10,12 +10,13 @@ import pytest
 
 from puavo_repository.errors import LockedError, PublishError, SettingsError
 from puavo_repository.publish import switch, upload
-from puavo_repository.publish.publisher import Options, Publisher
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback import rollback
+from puavo_repository.settings.model import Model
 from rollback.nights import nights, roll_back
 from support.mirrors import (
     KEEP,
@@ -200,7 +201,7 @@ def test_a_file_that_was_only_touched_is_read_and_counts(
 
 
 def test_only_so_many_generations_are_kept(mirror: Path, remote: Path, target: Target) -> None:
-    few = Options(max_delete=1.0, replace_pause=0.0, generations=2)
+    few = Model(max_delete=1.0, replace_pause=0.0, generations=2)
     names = [image(1), image(2)]
     for night in range(5):
         names = add_image(mirror, names, keep=3, seed=night)

@@ -13,9 +13,9 @@ from typing import Any
 from puavo_repository.audit.report import Checked, Finding
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.progress import Progress, Watcher
-from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import Target
 from puavo_repository.settings import Settings
+from puavo_repository.settings.model import Model
 from support.mirrors import publish
 from support.repository import AMXA, FREE, V1, V2, V3, Repository, name
 from support.servers import HttpsServer, free_port
@@ -25,7 +25,7 @@ DOCUMENT = f"meta/{SERIES}.json"
 OLDEST, OLD, NEW = name(V1), name(V2), name(V3)
 RDIFF = f"rdiffs/{rdiff_name(OLD, NEW)}"
 OTHER = f"rdiffs/{rdiff_name(NEW, OLD)}"
-KEEP = Options(replace_pause=0.0)
+KEEP = Model(replace_pause=0.0)
 
 
 @dataclass

@@ -17,14 +17,15 @@ from puavo_repository.formats.names import image_name, rdiff_name
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish import run
 from puavo_repository.publish.plan import PublishReport, Transfer
-from puavo_repository.publish.publisher import Options, Publisher, open_tree
+from puavo_repository.publish.publisher import Publisher, open_tree
 from puavo_repository.publish.transfer import transfer
 from puavo_repository.remote import journal
 from puavo_repository.remote.target import Target
+from puavo_repository.settings.model import Model
 from support.servers import tool
 
-NOW = Options(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
-KEEP = Options(max_delete=1.0, replace_pause=0.0)
+NOW = Model(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
+KEEP = Model(max_delete=1.0, replace_pause=0.0)
 SERIES = "puavo-os-test-bookworm-amd64"
 
 
@@ -187,7 +188,7 @@ def journal_of(target: Target) -> journal.Journal:
 
 
 def send_one(
-    item: Transfer, mirror: Path, target: Target, options: Options | None = None
+    item: Transfer, mirror: Path, target: Target, options: Model | None = None
 ) -> tuple[bool, int]:
     """Bring one file to a remote, as a step does.
 
@@ -202,7 +203,7 @@ def send_one(
 def publish(
     mirror: Path,
     target: Target,
-    options: Options | None = None,
+    options: Model | None = None,
     *,
     dry_run: bool = False,
     watcher: Watcher = NO_WATCHER,

@@ -24,16 +24,15 @@ from puavo_repository.audit.report import LOCAL, AuditReport, Checked, Counts, F
 from puavo_repository.errors import RepositoryError, as_storage_error
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import NO_WATCHER, Watcher
-from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import Target
-from puavo_repository.settings import Settings
+from puavo_repository.settings import Model, Settings
 
 
 def audit(
     settings: Settings,
     targets: Sequence[Target],
     *,
-    options: Options | None = None,
+    options: Model | None = None,
     repair: bool = False,
     holder: str = "an audit",
     watcher: Watcher = NO_WATCHER,
@@ -43,7 +42,7 @@ def audit(
     ``options`` say how to reach the remotes and to publish for repairs; ``holder`` is who takes
     the mirror's lock for one.
     """
-    begun, turns, options = time.time(), turns_before(settings), options or Options()
+    begun, turns, options = time.time(), turns_before(settings), options or settings
     found = local(settings, turns.get(LOCAL, 0), watcher)
     checks = [repair_local(settings, found, holder) if repair else found]
     for target in targets:

@@ -20,7 +20,7 @@ from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.files import PART, Identity
 from puavo_repository.progress import NO_WATCHER, Watcher
-from puavo_repository.publish.publisher import Options, Publisher, open_tree
+from puavo_repository.publish.publisher import Publisher, open_tree
 from puavo_repository.publish.run import publish_all
 from puavo_repository.publish.state import CKSUMS, sha256
 from puavo_repository.publish.survey import same_bytes, samples, sha256_of
@@ -30,6 +30,7 @@ from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Kind
 from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
+from puavo_repository.settings.model import Model
 
 _LOOKS = 4  # times that findings are looked at while somebody publishes
 _CONNECTIONS = 4  # at most
@@ -39,7 +40,7 @@ def remote(
     settings: Settings,
     target: Target,
     turn: int,
-    options: Options,
+    options: Model,
     watcher: Watcher = NO_WATCHER,
 ) -> Checked:
     """Audit a remote tree; ``turn`` counts the audits. Nothing is changed there.
@@ -58,7 +59,7 @@ def repair_remote(
     settings: Settings,
     target: Target,
     found: Checked,
-    options: Options,
+    options: Model,
     watcher: Watcher = NO_WATCHER,
 ) -> Checked:
     """Send again what is missing or wrong on a remote and right here, by publishing.
@@ -74,16 +75,14 @@ def repair_remote(
         if wanted:
             # What lies there is not trusted: no image is made from it, its bytes travel. What
             # else waits to be published goes on waiting: this is no night.
-            how = options.model_copy(update={"only": frozenset(wanted)})
-
             def force_recheck() -> None:
-                with Publisher(root, target, how) as publisher, publisher.hold() as held:
+                with Publisher(root, target, options) as publisher, publisher.hold() as held:
                     for path, (size, digest) in wanted.items():
                         held.journal.force_recheck(path, size, digest)
                     held.save()
 
             with_retries(force_recheck)
-            (report,) = publish_all(root, [target], how, watcher=watcher)
+            (report,) = publish_all(root, [target], options, watcher=watcher, only=wanted.keys())
             notes += [f"while repairing: {line}" for line in report.lines()[1:]]
         seen, again = _look(settings, target, 0, options, only=paths)
         # What clients are not told of any more is not looked for, and not repaired either.
@@ -110,7 +109,7 @@ def _look(
     settings: Settings,
     target: Target,
     turn: int,
-    options: Options,
+    options: Model,
     watcher: Watcher = NO_WATCHER,
     only: Collection[str] | None = None,
 ) -> tuple[View, Checked]:

@@ -48,12 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(asked: argparse.Namespace) -> int:
     chosen, publish = settings.load(vars(asked), command=True), None
     if asked.upload:  # the targets are checked before hours of work
-        from puavo_repository.publish.publisher import Options
         from puavo_repository.publish.run import publish_all
 
-        how = Options.load({}).model_copy(update={"own_folders": (chosen.image_dir,)})
-        targets = [how.target(url) for url in asked.upload]
-        publish = partial(publish_all, chosen.mirror_dir, targets, how, dry_run=asked.dry_run)
+        targets = [chosen.target(url) for url in asked.upload]
+        publish = partial(publish_all, chosen.mirror_dir, targets, chosen, dry_run=asked.dry_run)
     with terminal.shown() as watcher:
         if asked.dry_run:
             done: Plan | Report = prepare.dry_run(chosen)

@@ -8,7 +8,7 @@ from puavo_repository import settings
 from puavo_repository.audit import audit as auditing
 from puavo_repository.cli.terminal import PROGRAM, print_json, print_lines, say, shown
 from puavo_repository.errors import RepositoryError, SettingsError
-from puavo_repository.publish.publisher import Options, Publisher
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback.rollback import remember, roll_back, steps
 from puavo_repository.settings import Settings
@@ -16,12 +16,10 @@ from puavo_repository.settings import Settings
 
 def audit(asked: argparse.Namespace) -> int:
     """Return 0 where there is no error, 1 where there is one; warnings do not count."""
-    chosen, how, targets = _load(asked)
+    chosen, targets = _load(asked)
     with shown() as watcher:
         who = f"{PROGRAM} audit"
-        report = auditing.audit(
-            chosen, targets, options=how, repair=asked.repair, holder=who, watcher=watcher
-        )
+        report = auditing.audit(chosen, targets, repair=asked.repair, holder=who, watcher=watcher)
     if asked.json:
         print_json(report.to_dict())
     else:
@@ -33,7 +31,7 @@ def audit(asked: argparse.Namespace) -> int:
 
 def rollback(asked: argparse.Namespace) -> int:
     """Return 0 when every remote rolled back (or was listed), 1 when one did not."""
-    chosen, how, targets = _load(asked, images=False)
+    chosen, targets = _load(asked, images=False)
     if not targets:
         remedy = "Give its URL with --upload, or set PUAVO_REPOSITORY_REMOTE"
         raise SettingsError("rollback", "no published mirror is named", remedy=remedy)
@@ -43,7 +41,7 @@ def rollback(asked: argparse.Namespace) -> int:
     done = []
     for target in targets:
         try:
-            with Publisher(chosen.mirror_dir, target, how) as publisher:
+            with Publisher(chosen.mirror_dir, target, chosen) as publisher:
                 lines, values = _one(publisher, target.url, chosen, asked)
         except RepositoryError as error:
             say(f"error: {error}")
@@ -69,9 +67,7 @@ def _one(
     return [url, *(f"  {step}" for step in found)], values
 
 
-def _load(
-    asked: argparse.Namespace, *, images: bool = True
-) -> tuple[Settings, Options, list[Target]]:
+def _load(asked: argparse.Namespace, *, images: bool = True) -> tuple[Settings, list[Target]]:
     """Return the settings, and the remotes named with ``--upload``, else those of the settings."""
     chosen = settings.load(vars(asked), images=images, command=True)
     for remote in chosen.remote:
@@ -79,5 +75,4 @@ def _load(
             problem = f"{remote} is an Airflow connection, which only the DAGs can use"
             remedy = "Name the mirror with --upload sftp://user@host/path, or run the DAG"
             raise SettingsError("PUAVO_REPOSITORY_REMOTE", problem, remedy=remedy)
-    how = Options.load({})
-    return chosen, how, [how.target(url) for url in asked.upload or chosen.remote]
+    return chosen, [chosen.target(url) for url in asked.upload or chosen.remote]

@@ -15,6 +15,7 @@ from puavo_repository.remote.journal import Moment
 from puavo_repository.remote.tree import Kind
 
 logger = logging.getLogger(__name__)
+DAY = 24 * 3600.0  # seconds
 
 
 def clean(publisher: Publisher) -> None:
@@ -24,7 +25,7 @@ def clean(publisher: Publisher) -> None:
         LockedError: Somebody else publishes, or has taken over: nothing more was removed.
         MassDeleteError: More would go than was agreed on. Nothing was removed.
     """
-    if publisher.options.only is None:
+    if publisher.only is None:
         with publisher.step() as (remote, state):
             remove_unnamed(remote, state)
 
@@ -51,7 +52,7 @@ def _due(remote: LockedRemote, state: RemoteState) -> set[str]:
     # Some of what the mirror describes may be there before the remote's metadata says so.
     named, journal = state.published().keys() | state.local.files.keys(), state.journal
     now = Moment(remote.lock.beat(remote.tree), int(time.time()))
-    waiting, due, grace = list[str](), set[str](), remote.publisher.options.grace
+    waiting, due, grace = list[str](), set[str](), remote.publisher.options.grace_days * DAY
     for path, entry in list(journal.files.items()):
         if path == CKSUMS or is_meta(path):
             continue

@@ -33,7 +33,7 @@ class Transfer:
     replaces: bool = False
 
     def part(self, token: str) -> str:
-        """Return its hidden name until it is proven: tied to its content and to the step's token."""
+        """Return its hidden name until it is proven: of its content and the step's token."""
         folder, slash, name = self.path.rpartition("/")
         return f"{folder}{slash}.{name}.{self.sha256[:16]}.{token[:8]}.part"
 

@@ -7,13 +7,11 @@ another step saw decides what it does, so each can be done again at any time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from puavo_repository import settings
 from puavo_repository.errors import PublishError, RepositoryError
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.records import FOLDER as STATE
@@ -29,35 +27,9 @@ from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.parts import Parts
 from puavo_repository.remote.pool import Bandwidth, Pool
 from puavo_repository.remote.sftp.tree import SftpTree
-from puavo_repository.remote.target import Target, parse_target
+from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, read_whole
 from puavo_repository.settings.model import Model
-
-DAY = 24 * 3600.0  # seconds
-
-
-class Options(Model):
-    """How to publish: the settings, those of publishing among them, and what a run adds to them."""
-
-    # All that is published, metadata and CKSUMS too, by path; what else lies there is not trusted.
-    only: frozenset[str] | None = None
-    own_folders: tuple[Path, ...] = ()  # such as the image directory: no place to publish to
-
-    @classmethod
-    def load(
-        cls, values: Mapping[str, Any], environment: Mapping[str, str] | None = None
-    ) -> Options:
-        """Read the settings, as ``settings.read`` does; see docs/settings.md."""
-        return cls(**settings.read(values, environment).model_dump(exclude_unset=True))
-
-    @property
-    def grace(self) -> float:
-        """Seconds that a file stays unnamed: a client may be in the middle of it."""
-        return self.grace_days * DAY
-
-    def target(self, url: str) -> Target:
-        """Return the remote that an URL names."""
-        return parse_target(url, key_file=self.ssh_key, known_hosts=self.known_hosts)
 
 
 def open_tree(target: Target) -> RemoteTree:
@@ -88,11 +60,15 @@ class Publisher(AbstractContextManager["Publisher"]):
         self,
         mirror_dir: Path,  # the local mirror
         target: Target,
-        options: Options | None = None,
+        options: Model | None = None,
         watcher: Watcher = NO_WATCHER,  # told of each file that is sent, from any thread
+        *,
+        # All that is published, metadata and CKSUMS too, by path; what is there is not trusted.
+        only: Collection[str] | None = None,
     ) -> None:
         self.mirror_dir = mirror_dir
-        self.options = options or Options()
+        self.options = options or Model()
+        self.only = only
         self.watcher = watcher
         self.pool = Pool(lambda: open_tree(target), self.options.connections)
         self.throttle = Bandwidth.parse(self.options.bandwidth)
@@ -132,8 +108,8 @@ class Publisher(AbstractContextManager["Publisher"]):
 
     def plan(self, tree: RemoteTree, state: RemoteState) -> Plan:
         """Plan what to do on a remote as it was surveyed."""
-        only = self.options.only
-        return make_plan(state, can_copy=tree.can_copy and only is None, only=only)
+        can_copy = tree.can_copy and self.only is None
+        return make_plan(state, can_copy=can_copy, only=self.only)
 
     def _check_place(self, tree: RemoteTree) -> None:
         """Refuse a remote that is, holds or lies in a folder of our own: images, mirror.
@@ -141,7 +117,8 @@ class Publisher(AbstractContextManager["Publisher"]):
         A server's folder may be one of this machine's. That shows by the publisher's lock, if it
         is held: it is seen here too.
         """
-        folders = [folder.resolve() for folder in (self.mirror_dir, *self.options.own_folders)]
+        own = filter(None, (self.mirror_dir, self.options.image_dir))
+        folders = [folder.resolve() for folder in own]
         found = ["itself a mirror that is prepared"] if tree.stat(STATE) is not None else []
         if here := tree.local_path or _seen_here(tree, folders):
             near = (one for one in folders if here.is_relative_to(one) or one.is_relative_to(here))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,13 +19,14 @@ from puavo_repository.mirror import published
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.clean import clean
 from puavo_repository.publish.plan import PublishReport
-from puavo_repository.publish.publisher import Options, Publisher
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.state import is_part
 from puavo_repository.publish.switch import switch
 from puavo_repository.publish.upload import upload
 from puavo_repository.remote import lock
 from puavo_repository.remote.target import Target, without_password
 from puavo_repository.retry import with_retries
+from puavo_repository.settings.model import Model
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,10 @@ logger = logging.getLogger(__name__)
 def publish_all(
     mirror_dir: Path,
     targets: Sequence[Target],
-    options: Options | None = None,
+    options: Model | None = None,
     *,
     dry_run: bool = False,
+    only: Collection[str] | None = None,
     watcher: Watcher = NO_WATCHER,
 ) -> list[PublishReport]:
     """Publish to several remotes; what keeps one from being reached is in its report.
@@ -44,7 +46,7 @@ def publish_all(
     """
     reports = []
     for target in targets:
-        publisher = Publisher(mirror_dir, target, options, watcher)
+        publisher = Publisher(mirror_dir, target, options, watcher, only=only)
         report = publisher.report
         report.dry_run = dry_run
         try:

@@ -47,7 +47,7 @@ def switch(publisher: Publisher) -> None:
     with publisher.step() as (remote, state):
         try:
             Switch(remote, state).run(publisher.plan(remote.tree, state).transfers)
-            _check_published(remote.tree, state, publisher.options.only)
+            _check_published(remote.tree, state, publisher.only)
         except BaseException:
             with suppress(RepositoryError):  # the first error is what counts
                 remote.save()
@@ -68,7 +68,7 @@ class Switch:
         self._tree, self._journal, self._state = remote.tree, remote.journal, state
         self._options, self._report = remote.publisher.options, remote.publisher.report
         self._restored = restored
-        only, ours = self._options.only, state.local.documents
+        only, ours = remote.publisher.only, state.local.documents
         self._ours = [state.row(path) for path in ours if only is None or path in only]
         gone = (row for row in state.documents() if row.path not in ours)
         self._gone = [row for row in gone if row.is_ours and only is None]

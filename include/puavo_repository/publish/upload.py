@@ -62,7 +62,7 @@ def _make_room(remote: LockedRemote, state: RemoteState) -> tuple[RemoteState, P
     remove_unnamed(remote, state)
     gone = state.published().keys() - state.kept()
     still = _bytes_missing(remote, state, publisher.plan(tree, state))
-    if still > 0 and gone and publisher.options.only is None:
+    if still > 0 and gone and publisher.only is None:
         Switch(remote, state).withdraw(gone)
         remove_unnamed(remote, state)
     state = survey(tree, state.local, remote.journal, publisher.options)

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from puavo_repository.delta import ENGINES
 from puavo_repository.remote.pool import Bandwidth
+from puavo_repository.remote.target import Target, parse_target
 
 _CRON_NAMES = {"@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly"}  # Airflow's
 
@@ -211,6 +212,10 @@ class Model(BaseModel):
         near = range(max(0, target - number), min(count, target + number + 1))
         others = sorted(near, key=lambda index: (abs(index - target), index))[1:]
         return sorted(others[:number])
+
+    def target(self, url: str) -> Target:
+        """Return the remote that an URL names."""
+        return parse_target(url, key_file=self.ssh_key, known_hosts=self.known_hosts)
 
 
 def about(name: str) -> About:

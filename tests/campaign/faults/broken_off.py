@@ -15,13 +15,13 @@ from campaign.disturbed import Kill, Run, run
 from campaign.faults.fault import GRACE, Fault, OfPrepare, OfPublish, OverSftp
 from campaign.nights import KEPT, prepare, publish, publish_after_all, step_back
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.journal import FOLDER as JOURNAL
 from puavo_repository.remote.target import Target
+from puavo_repository.settings.model import Model
 from support.servers import Proxy
 
 # A walk takes a small part of either.
-CLIENTS = Options(grace_days=2 / 86400, max_delete=1.0, replace_pause=0.5, connections=2)
+CLIENTS = Model(grace_days=2 / 86400, max_delete=1.0, replace_pause=0.5, connections=2)
 
 
 class Killed(Fault):

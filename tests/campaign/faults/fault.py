@@ -13,11 +13,11 @@ from pathlib import Path
 
 from campaign.disturbed import Run, run
 from campaign.nights import AT_ONCE, Nights, Watch, prepare, publish
-from puavo_repository.publish.publisher import Options
 from puavo_repository.remote.target import Target
+from puavo_repository.settings.model import Model
 from support.servers import Sshd, running
 
-GRACE = Options(grace_days=3, max_delete=1.0, replace_pause=0.0, connections=2)
+GRACE = Model(grace_days=3, max_delete=1.0, replace_pause=0.0, connections=2)
 
 
 class Fault:
