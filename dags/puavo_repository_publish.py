@@ -23,8 +23,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from puavo_repository.errors import RepositoryError, TransientError
 from puavo_repository.progress import count
 from puavo_repository.publish.clean import clean as clean_remote
-from puavo_repository.publish.plan import PublishReport
-from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.publisher import Publisher, PublishReport
 from puavo_repository.publish.run import remember
 from puavo_repository.publish.switch import switch as switch_remote
 from puavo_repository.publish.upload import upload as upload_files

@@ -19,7 +19,7 @@ from puavo_repository.web.model import DRY_RUN, SUMMARY, seconds
 if TYPE_CHECKING:  # the scheduler loads each DAG again and again
     from puavo_repository.audit.report import AuditReport
     from puavo_repository.prepare.report import Report
-    from puavo_repository.publish.plan import PublishReport
+    from puavo_repository.publish.publisher import PublishReport
 
 logger = logging.getLogger("puavo_repository.summary")
 GLANCE = ""  # the title of the lines that come first, and large

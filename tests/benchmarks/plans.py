@@ -31,8 +31,8 @@ from puavo_repository.prepare.plan import look, make_plan
 from puavo_repository.prepare.report import report
 from puavo_repository.prepare.run import dry_run, prepare
 from puavo_repository.progress import NO_WATCHER
+from puavo_repository.publish.plan import FileState
 from puavo_repository.publish.plan import make_plan as make_plan_of_publishing
-from puavo_repository.publish.state import FileState
 from puavo_repository.publish.survey import survey
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.journal import Journal

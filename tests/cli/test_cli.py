@@ -18,7 +18,7 @@ import pytest
 from puavo_repository.cli import process
 from puavo_repository.cli.main import main
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.publish.plan import PublishReport
+from puavo_repository.publish.publisher import PublishReport
 from support.repository import (
     AMXA,
     COMMAND,

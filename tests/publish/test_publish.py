@@ -16,7 +16,7 @@ from puavo_repository.errors import LockedError, PublishError, StorageError
 from puavo_repository.mirror.files import locked
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish import run as publishing
-from puavo_repository.publish.state import sha256
+from puavo_repository.publish.plan import sha256
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree, _FolderFile

@@ -15,9 +15,8 @@ from puavo_repository import retry
 from puavo_repository.errors import ConnectionLostError
 from puavo_repository.progress import Progress, no_progress
 from puavo_repository.publish import send, transfer
-from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.plan import Transfer, sha256
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.state import sha256
 from puavo_repository.remote.folder import _FolderFile
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.sftp import session as sftp_session

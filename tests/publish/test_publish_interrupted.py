@@ -19,9 +19,8 @@ from puavo_repository.errors import (
 )
 from puavo_repository.progress import NO_WATCHER, Progress
 from puavo_repository.publish import clean, send, switch, transfer, upload
-from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.plan import Transfer, sha256
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.state import sha256
 from puavo_repository.remote.folder import _FolderFile
 from puavo_repository.remote.parts import Part
 from puavo_repository.remote.target import Target

@@ -6,11 +6,12 @@ import pytest
 
 from puavo_repository.mirror.description import Description, Recipes
 from puavo_repository.publish.plan import (
+    FileState,
     Plan,
+    RemoteState,
     Transfer,
     plan_transfers,
 )
-from puavo_repository.publish.state import FileState, RemoteState
 from puavo_repository.remote.journal import Journal
 
 SHA = "0" * 64

@@ -12,8 +12,7 @@ from puavo_repository.errors import (
     StorageRefusedError,
 )
 from puavo_repository.publish import upload
-from puavo_repository.publish.plan import PublishReport
-from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.publisher import Publisher, PublishReport
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from support.mirrors import (

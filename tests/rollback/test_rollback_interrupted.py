@@ -11,8 +11,8 @@ import pytest
 
 from puavo_repository.errors import StorageRefusedError
 from puavo_repository.publish import switch
+from puavo_repository.publish.plan import sha256
 from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.state import sha256
 from puavo_repository.remote import journal
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, write_whole

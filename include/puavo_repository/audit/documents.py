@@ -13,7 +13,7 @@ from puavo_repository.audit.steps import broken_rules
 from puavo_repository.errors import RepositoryError
 from puavo_repository.formats.metadata import described_files
 from puavo_repository.mirror.description import Description
-from puavo_repository.publish.state import CKSUMS, is_document, sha256
+from puavo_repository.publish.plan import CKSUMS, is_document, sha256
 from puavo_repository.publish.survey import listing
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock

@@ -20,9 +20,9 @@ from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.files import PART, Identity
 from puavo_repository.progress import NO_WATCHER, Watcher
+from puavo_repository.publish.plan import CKSUMS, sha256
 from puavo_repository.publish.publisher import Publisher, open_tree
 from puavo_repository.publish.run import publish_all
-from puavo_repository.publish.state import CKSUMS, sha256
 from puavo_repository.publish.survey import same_bytes, samples, sha256_of
 from puavo_repository.remote import journal
 from puavo_repository.remote.pool import Pool

@@ -8,8 +8,8 @@ from collections.abc import Set
 
 from puavo_repository.errors import MassDeleteError
 from puavo_repository.progress import count, format_bytes
+from puavo_repository.publish.plan import CKSUMS, FileState, RemoteState, Row, is_meta, is_part
 from puavo_repository.publish.publisher import LockedRemote, Publisher
-from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, is_meta, is_part
 from puavo_repository.publish.survey import sha256_of
 from puavo_repository.remote.journal import Moment
 from puavo_repository.remote.tree import Kind

@@ -7,17 +7,18 @@ another step saw decides what it does, so each can be done again at any time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from puavo_repository.errors import PublishError, RepositoryError
+from puavo_repository.errors import PublishError, RepositoryError, StorageError
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.records import FOLDER as STATE
-from puavo_repository.progress import NO_WATCHER, Watcher
-from puavo_repository.publish.plan import Plan, PublishReport, make_plan
-from puavo_repository.publish.state import RemoteState
+from puavo_repository.progress import NO_WATCHER, Watcher, format_bytes
+from puavo_repository.publish.plan import Plan, RemoteState, make_plan
 from puavo_repository.publish.survey import survey
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
@@ -31,10 +32,92 @@ from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, read_whole
 from puavo_repository.settings.model import Model
 
+logger = logging.getLogger(__name__)
+_NAMED = 10  # failures in an error at most
+
 
 def open_tree(target: Target) -> RemoteTree:
     """Connect to a target."""
     return SftpTree(target) if target.host else FolderTree(target)
+
+
+@dataclass
+class PublishReport:
+    """What publishing to one remote did, or would do; the steps fill it."""
+
+    target: str  # the remote's URL
+    dry_run: bool = False
+    plan: list[str] = field(default_factory=list)  # lines for people; the last one sums up
+    generation: int = 0  # the one that clients see now
+    uploaded: dict[str, int] = field(default_factory=dict)  # bytes of the files that travelled
+    assembled: dict[str, int] = field(default_factory=dict)  # of those made there from others
+    present: int = 0  # files that were there already
+    switched: list[str] = field(default_factory=list)  # metadata files written or removed
+    withdrawn: list[str] = field(default_factory=list)  # not described while they were replaced
+    waiting_for: dict[str, list[str]] = field(default_factory=dict)  # files, by metadata file
+    pruned: dict[str, int] = field(default_factory=dict)  # bytes of the files that were removed
+    waiting: list[str] = field(default_factory=list)  # unnamed files whose grace is not over
+    foreign: int = 0  # files there that are not ours
+    failed: dict[str, str] = field(default_factory=dict)  # why, by file or step
+    files: Mapping[str, str] | None = None  # sha256 of what clients see; None: nobody could look
+    bytes_sent: int = 0  # given to the connections
+    seconds: float = 0.0
+    transient: bool = False  # whether trying again later may help some file that failed
+
+    def saw(self, state: RemoteState, plan: Plan | None = None) -> None:
+        """Take note of what clients are told, as it was found just now, and what is to be done."""
+        self.generation, self.files = state.journal.generation, state.published()
+        if plan:
+            self.plan, self.present, self.foreign = plan.lines(), plan.present, plan.foreign
+
+    def left(self, state: RemoteState, plan: Plan) -> None:
+        """Take note of what is still to be done, as it was found just now."""
+        self.saw(state, plan)
+        if not self.dry_run:
+            missing = {item.path: "is not on the remote" for item in plan.transfers}
+            missing |= dict.fromkeys(plan.documents, "is not published")
+            self.failed = {**missing, **plan.problems, **self.failed}
+
+    def checked(self, problem: str = "not everything is published") -> None:
+        """Raise if something failed; the rest is done. The first failures are named, all logged.
+
+        It is a ``StorageError`` where trying again later may help some of it.
+        """
+        failed = [f"{subject}: {why}" for subject, why in self.failed.items()]
+        if not self.ok:
+            logger.error("%s: %s: %s", self.target, problem, "; ".join(failed))
+            kind = StorageError if self.transient else PublishError
+            raise kind(self.target, problem, found="; ".join(failed[:_NAMED]))
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything asked for is done."""
+        return not (self.failed or self.waiting_for)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, without what clients are told of: that is in the metadata."""
+        hidden = {"files", "transient"}
+        return {name: value for name, value in asdict(self).items() if name not in hidden}
+
+    def lines(self) -> list[str]:
+        """Return the report as lines for people."""
+        up, made = sum(self.uploaded.values()), sum(self.assembled.values())
+        done = (
+            f"generation {self.generation}, {len(self.uploaded)} uploaded ({format_bytes(up)}), "
+            f"{len(self.assembled)} assembled there ({format_bytes(made)}), {self.present} present"
+            f", {len(self.pruned)} removed; {format_bytes(self.bytes_sent)} sent in "
+            f"{self.seconds:.0f} s"
+        )
+        return [
+            f"{self.target}: {'nothing could be published' if self.files is None else done}",
+            *(f"{subject}: {problem}" for subject, problem in self.failed.items()),
+            *(f"{path} {waits}" for path, waits in self.waits().items()),
+        ]
+
+    def waits(self) -> dict[str, str]:
+        """Return what each metadata file that stays as it is waits for, in words."""
+        waits = self.waiting_for.items()
+        return {path: f"waits for {', '.join(files[:3])}" for path, files in waits}
 
 
 @dataclass(frozen=True)

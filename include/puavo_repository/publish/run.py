@@ -18,9 +18,8 @@ from puavo_repository.errors import MassDeleteError, RepositoryError
 from puavo_repository.mirror import published
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.clean import clean
-from puavo_repository.publish.plan import PublishReport
-from puavo_repository.publish.publisher import Publisher
-from puavo_repository.publish.state import is_part
+from puavo_repository.publish.plan import is_part
+from puavo_repository.publish.publisher import Publisher, PublishReport
 from puavo_repository.publish.switch import switch
 from puavo_repository.publish.upload import upload
 from puavo_repository.remote import lock

@@ -1,4 +1,4 @@
-"""What lies on a remote, compared with what is wanted there: the table of ``state`` is filled.
+"""What lies on a remote, compared with what is wanted there: the table of ``plan`` is filled.
 
 Each step begins with ``survey``, under the remote's lock, and acts on nothing older. Below it are
 the ways to tell a remote file from another by reading some of it back, or all.
@@ -19,7 +19,7 @@ from puavo_repository.formats import metadata
 from puavo_repository.mirror.description import Description
 from puavo_repository.mirror.published import mirror_id
 from puavo_repository.progress import Progress, no_progress
-from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, is_document, sha256
+from puavo_repository.publish.plan import CKSUMS, FileState, RemoteState, Row, is_document, sha256
 from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.tree import Kind, Range, RemoteStat, RemoteTree, read_whole
 from puavo_repository.settings.model import Model

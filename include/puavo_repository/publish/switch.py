@@ -25,9 +25,8 @@ from puavo_repository.errors import RepositoryError, StorageError
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.publish.clean import guard
-from puavo_repository.publish.plan import Transfer
+from puavo_repository.publish.plan import CKSUMS, FileState, RemoteState, Row, Transfer, sha256
 from puavo_repository.publish.publisher import LockedRemote, Publisher
-from puavo_repository.publish.state import CKSUMS, FileState, RemoteState, Row, sha256
 from puavo_repository.publish.survey import listing
 from puavo_repository.publish.transfer import proven_part, rename_into_place
 from puavo_repository.remote import journal

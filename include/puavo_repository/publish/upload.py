@@ -12,9 +12,8 @@ from functools import partial
 from puavo_repository import errors
 from puavo_repository.progress import format_bytes
 from puavo_repository.publish.clean import remove_unnamed
-from puavo_repository.publish.plan import Plan, Transfer
+from puavo_repository.publish.plan import RemoteState, Transfer
 from puavo_repository.publish.publisher import LockedRemote, Publisher
-from puavo_repository.publish.state import RemoteState
 from puavo_repository.publish.survey import survey
 from puavo_repository.publish.switch import Switch
 from puavo_repository.publish.transfer import transfer
@@ -34,9 +33,9 @@ def upload(publisher: Publisher) -> None:
     What could not be brought there is in the report. The others are there.
     """
     with publisher.step() as (remote, state):
+        if _bytes_missing(remote, state) > 0:
+            state = _make_room(remote, state)
         plan = publisher.plan(remote.tree, state)
-        if _bytes_missing(remote, state, plan) > 0:
-            state, plan = _make_room(remote, state)
         for folder in ("rdiffs", "meta"):
             remote.tree.make_folder(folder)
         for item in plan.transfers:
@@ -51,7 +50,7 @@ def upload(publisher: Publisher) -> None:
             remote.save()
 
 
-def _make_room(remote: LockedRemote, state: RemoteState) -> tuple[RemoteState, Plan]:
+def _make_room(remote: LockedRemote, state: RemoteState) -> RemoteState:
     """Remove what may go before anything is sent to a disk that is too small for both.
 
     First what no metadata names and whose grace is over; then the mirror's old files are taken
@@ -61,13 +60,11 @@ def _make_room(remote: LockedRemote, state: RemoteState) -> tuple[RemoteState, P
     logger.info("%s: too full for all that is new; room is made first", tree.name)
     remove_unnamed(remote, state)
     gone = state.published().keys() - state.kept()
-    still = _bytes_missing(remote, state, publisher.plan(tree, state))
-    if still > 0 and gone and publisher.only is None:
+    if gone and publisher.only is None and _bytes_missing(remote, state) > 0:
         Switch(remote, state).withdraw(gone)
         remove_unnamed(remote, state)
     state = survey(tree, state.local, remote.journal, publisher.options)
-    plan = publisher.plan(tree, state)
-    missing = _bytes_missing(remote, state, plan)
+    missing = _bytes_missing(remote, state)
     if missing > 0:
         free = tree.free_space() or 0
         raise errors.StorageRefusedError(
@@ -77,18 +74,19 @@ def _make_room(remote: LockedRemote, state: RemoteState) -> tuple[RemoteState, P
             found=format_bytes(free),
             remedy="Free some space there, or publish fewer images",
         )
-    return state, plan
+    return state
 
 
-def _bytes_missing(remote: LockedRemote, state: RemoteState, plan: Plan) -> int:
-    """Return how many bytes are missing on the server's disk for a plan, 0 or less for none.
+def _bytes_missing(remote: LockedRemote, state: RemoteState) -> int:
+    """Return how many bytes are missing on the server's disk for what is planned; 0 or less: none.
 
     The part of a file that is to be sent is gone on with, or removed first. Others only take room.
     """
-    need, free = sum(item.size for item in plan.transfers), remote.tree.free_space()
+    items, free = remote.publisher.plan(remote.tree, state).transfers, remote.tree.free_space()
+    need = sum(item.size for item in items)
     if not need or free is None:
         return 0
-    parts = filter(None, (remote.parts.known.get(item.path) for item in plan.transfers))
+    parts = filter(None, (remote.parts.known.get(item.path) for item in items))
     there = sum(found.size for part in parts if (found := state.row(part.name).found))
     return need - there + SPARE - free
 

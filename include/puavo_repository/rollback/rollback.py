@@ -22,9 +22,8 @@ from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror import published
 from puavo_repository.mirror.description import Description
 from puavo_repository.progress import count
-from puavo_repository.publish.plan import PublishReport
-from puavo_repository.publish.publisher import LockedRemote, Publisher
-from puavo_repository.publish.state import FileState, RemoteState, Row, is_meta, sha256
+from puavo_repository.publish.plan import FileState, RemoteState, Row, is_meta, sha256
+from puavo_repository.publish.publisher import LockedRemote, Publisher, PublishReport
 from puavo_repository.publish.survey import listed, sha256_of
 from puavo_repository.publish.switch import Switch
 from puavo_repository.remote import journal
