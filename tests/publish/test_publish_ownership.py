@@ -66,7 +66,7 @@ def test_a_remote_that_has_to_do_with_our_own_folders_is_refused(
     (images / "below").mkdir(parents=True)
     (images / image(1)).hardlink_to(mirror / image(1))
     before = [tree_of(folder) for folder in (images, mirror)]
-    how = NOW.model_copy(update={"own_folders": (images,)})
+    how = NOW.model_copy(update={"image_dir": images})
     places = [images, images / "below", tmp_path, mirror, mirror / "rdiffs"]
     for place in places:
         for target in (Target(path=str(place)), sshd.target(place)):
