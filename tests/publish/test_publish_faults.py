@@ -18,7 +18,7 @@ from puavo_repository.publish import send, transfer
 from puavo_repository.publish.plan import Transfer, sha256
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote.folder import _FolderFile
-from puavo_repository.remote.parts import Part
+from puavo_repository.remote.journal import Part
 from puavo_repository.remote.sftp import session as sftp_session
 from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.sftp import tree as sftp_tree

@@ -22,7 +22,7 @@ from puavo_repository.publish import clean, send, switch, transfer, upload
 from puavo_repository.publish.plan import Transfer, sha256
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote.folder import _FolderFile
-from puavo_repository.remote.parts import Part
+from puavo_repository.remote.journal import Part
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Range, RemoteTree
 from support.mirrors import (

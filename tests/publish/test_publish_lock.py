@@ -18,7 +18,7 @@ from puavo_repository.errors import (
 from puavo_repository.publish import transfer, upload
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import LockedRemote, Publisher
-from puavo_repository.remote import journal, parts
+from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree, _FolderFile
 from puavo_repository.remote.lock import PublisherLock
@@ -194,7 +194,7 @@ def test_the_lock_is_looked_at_before_each_write_that_others_rely_on(
             return "data" if (remote / path).exists() else ""
         if path.startswith(journal.GENERATIONS):
             return "generation"
-        kinds = {journal.PATH: "journal", parts.PATH: "parts", "CKSUMS": "CKSUMS"}
+        kinds = {journal.PATH: "journal", journal.PARTS: "parts", "CKSUMS": "CKSUMS"}
         return kinds.get(path, "metadata" if path.startswith("meta/puavo") else "")
 
     def noted(real: Callable[..., object]) -> Callable[..., object]:

@@ -23,9 +23,8 @@ from puavo_repository.publish.survey import survey
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
-from puavo_repository.remote.journal import Journal
+from puavo_repository.remote.journal import Journal, Parts
 from puavo_repository.remote.lock import PublisherLock
-from puavo_repository.remote.parts import Parts
 from puavo_repository.remote.pool import Bandwidth, Pool
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target

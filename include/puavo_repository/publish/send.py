@@ -16,7 +16,7 @@ from functools import partial
 from puavo_repository.errors import PublishError, RepositoryError
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import LockedRemote
-from puavo_repository.remote.parts import Part
+from puavo_repository.remote.journal import Part
 from puavo_repository.remote.tree import OpenMode, RemoteFile, RemoteTree
 
 logger = logging.getLogger(__name__)

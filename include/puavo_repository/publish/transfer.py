@@ -34,7 +34,7 @@ from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import LockedRemote
 from puavo_repository.publish.send import send
 from puavo_repository.publish.survey import check_local, every_range, same_bytes, samples
-from puavo_repository.remote.parts import Part, Parts
+from puavo_repository.remote.journal import Part, Parts
 from puavo_repository.remote.tree import Kind, Piece, RemoteTree
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ It lies on the remote itself, so that it survives the loss of the machine that p
     .puavo-publish/
         journal.json            this
         publisher.lock          held by the run that publishes (``lock``)
-        parts.json              what is on its way (``parts``)
+        parts.json              what is on its way, and how far
         generations/<n>.json    what generation n replaced
 
 A file is entered *before* it is sent: whatever happens, what we put there is known to be ours,
@@ -15,23 +15,25 @@ there, of now and of the generations before.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated, NamedTuple
 
 from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from puavo_repository.formats import jsonfile, metadata
+from puavo_repository.remote import lock
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole, write_whole
 
 logger = logging.getLogger(__name__)
 
-FOLDER = ".puavo-publish"
+FOLDER = lock.FOLDER
 PATH = f"{FOLDER}/journal.json"
 GENERATIONS = f"{FOLDER}/generations"
+PARTS = f"{FOLDER}/parts.json"
 LOST = b"lost"  # stands for a document that was not as we had published it any more
 _NO_TIME = -1  # seconds; no server has a file from before the epoch
 # What a document of ours may hold: whoever wrote it, its paths stay in the tree.
@@ -69,14 +71,14 @@ class Entry(NamedTuple):
 
 @dataclass
 class Journal:
-    """What we put on one remote mirror."""
+    """What we put on one remote mirror; its fields in this order are its JSON."""
 
     generation: Count = 0  # counts the changes of what clients see
     verified: bool = False  # whether that generation was found complete after it was made
-    files: dict[OwnPath, Entry] = field(default_factory=dict)  # by path
     # Files that a rollback took from clients, sha256 by path: not published again by themselves.
     rejected: dict[str, str] = field(default_factory=dict)
     mirror: str = ""  # id of the mirror it is published from; empty where nobody said so yet
+    files: dict[OwnPath, Entry] = field(default_factory=dict)  # by path
 
     def intend(self, path: str, size: int, sha256: str) -> None:
         """Enter a file that is about to be sent, unless it is known as ours with this content."""
@@ -114,16 +116,8 @@ class Journal:
     def render(self) -> bytes:
         """Return the document."""
         entries = sorted(self.files.items())
-        return jsonfile.dumps_sealed(
-            {
-                "version": 1,
-                "generation": self.generation,
-                "verified": self.verified,
-                "rejected": self.rejected,
-                "mirror": self.mirror,
-                "files": {path: entry[:-1] if entry.ours else entry for path, entry in entries},
-            }
-        )
+        files = {path: entry[:-1] if entry.ours else entry for path, entry in entries}
+        return jsonfile.dumps_sealed({"version": 1, **vars(self), "files": files})
 
     @classmethod
     def parse(cls, content: bytes) -> Journal:
@@ -165,7 +159,19 @@ class Generation:
     mirror: str = ""  # id of the mirror that it is published from
 
 
+@dataclass(frozen=True)
+class Part:
+    """A file that has not got its name yet."""
+
+    name: PartPath  # where it lies, hidden
+    size: Count  # of the whole file in bytes
+    sha256: str  # of the whole file
+    synced: Count = 0  # so many bytes from its begin are on the server's disk
+    proven: bool = False  # whether it is whole and proven, and waits until it may have its name
+
+
 _JOURNAL, _GENERATION = TypeAdapter(Journal), TypeAdapter(Generation)
+_PARTS = TypeAdapter(dict[OwnPath, Part])
 
 
 def load(tree: RemoteTree) -> Journal:
@@ -196,15 +202,12 @@ def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
     others put there. Nothing counts as proven: the next survey reads the files.
     """
     records = [record for n in kept if (record := load_generation(tree, n)) is not None]
-    journal = Journal(generation=kept[-1] if kept else 0)
-    others: frozenset[str] = frozenset()
+    journal, others = Journal(generation=kept[-1] if kept else 0), frozenset[str]()
     if records:
         last = records[-1]
         journal.rejected, journal.mirror, others = dict(last.rejected), last.mirror, last.others
     replaced = [(path, text) for record in records for path, text in record.replaced.items()]
-    documents = [
-        (path, text.encode("utf-8", "replace")) for path, text in replaced if text is not None
-    ]
+    documents = [(p, text.encode("utf-8", "replace")) for p, text in replaced if text is not None]
     ours = {path for record in records for path in (*record.replaced, *record.written)}
     for name, found in tree.list("meta").items():  # what clients see now comes last, and counts
         if found.kind is Kind.FILE and (path := f"meta/{name}") in ours:
@@ -251,4 +254,47 @@ def load_generation(tree: RemoteTree, number: int) -> Generation | None:
 def kept_generations(tree: RemoteTree) -> list[int]:
     """Return the numbers of the generations that there are records of, ascending."""
     stems = (name.removesuffix(".json") for name in tree.list(GENERATIONS))
-    return sorted(int(stem) for stem in stems if re.fullmatch("[0-9]{1,18}", stem))
+    return sorted(int(n) for n in stems if n.isascii() and n.isdigit() and len(n) < 19)
+
+
+class Parts:
+    """The parts on a remote whose lock is ours, by the paths that their files will have.
+
+    One is gone on with from where the server had put it on its disk when this was written, never
+    from its length: after a power cut a file may be long and have holes. A damaged record counts
+    as none: all is sent anew. For several threads; only ``put`` and ``forget`` change ``known``.
+    """
+
+    def __init__(self, tree: RemoteTree, held: lock.PublisherLock) -> None:
+        self._tree = tree
+        self._lock = held
+        self.known: dict[str, Part] = {}
+        with contextlib.suppress(ValueError, KeyError):
+            found = jsonfile.loads_sealed(read_whole(tree, PARTS) or b"")
+            self.known = _PARTS.validate_python(found["parts"])
+
+    def put(self, path: str, part: Part) -> None:
+        """Note how far a part is; a position that lies before the known one changes nothing."""
+        with self._lock.using:
+            known = self.known.get(path)
+            if known is not None and replace(known, synced=part.synced) == part:
+                part = replace(part, synced=max(known.synced, part.synced))
+            if part != known:
+                self.known[path] = part
+                self._save()
+
+    def forget(self, paths: Collection[str]) -> None:
+        """Forget parts that have their names, or are gone."""
+        with self._lock.using:
+            if gone := self.known.keys() & set(paths):
+                for path in gone:
+                    del self.known[path]
+                self._save()
+
+    def _save(self) -> None:
+        if not self.known:
+            self._lock.check()
+            self._tree.remove(PARTS)
+            return
+        parts = {"parts": _PARTS.dump_python(dict(sorted(self.known.items())))}
+        write_whole(self._tree, PARTS, jsonfile.dumps_sealed(parts), self._lock.check)

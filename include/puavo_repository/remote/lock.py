@@ -26,11 +26,11 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter
 
 from puavo_repository.errors import LockedError, RepositoryError
-from puavo_repository.remote.journal import FOLDER
 from puavo_repository.remote.tree import OpenMode, RemoteTree, read_whole
 
 logger = logging.getLogger(__name__)
 
+FOLDER = ".puavo-publish"
 PATH = f"{FOLDER}/publisher.lock"
 BEAT = 60.0  # seconds between two signs of life
 EXPIRY = 15 * 60  # seconds, on the server's clock, after which a silent holder counts as gone

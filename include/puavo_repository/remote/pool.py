@@ -15,9 +15,7 @@ from puavo_repository.errors import ConnectionLostError, StoppedError
 from puavo_repository.remote.tree import RemoteTree
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
-_WORD = re.compile(
-    r"(?:(\d{1,2})-(\d{1,2})=)?(\d{1,15}(?:\.\d+)?)([kmg]?)", re.ASCII | re.IGNORECASE
-)
+_WORD = re.compile(r"(?ai)(?:(\d{1,2})-(\d{1,2})=)?(\d{1,15}(?:\.\d+)?)([kmg]?)")
 _BURST = 0.25  # seconds of the rate that may pass at once
 _LONGEST_WAIT = 0.5  # seconds after which a waiting connection is looked at again
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -288,7 +288,7 @@ def write_whole(
 ) -> None:
     """Write a small file so that a reader finds the old content or the new, never a part.
 
-    ``check`` is called when all of it is on the disk, right before it gets its name; may raise.
+    ``check`` is called when all of it is on the disk, right before it gets its name.
     """
     folder, slash, name = path.rpartition("/")
     part = f"{folder}{slash}.{name}.part"
