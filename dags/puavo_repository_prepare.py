@@ -64,14 +64,14 @@ def puavo_repository_prepare() -> None:
     def discover() -> None:
         found = chosen()
         if not asked("dry_run"):
-            stages.clean.guard(found, look(found))
+            stages.describe.guard(found, look(found))
 
     @task
     def configure() -> dict[str, list[str]]:
         if asked("dry_run"):
             return {}
         with locked() as found:
-            removed = stages.clean.clean(found)
+            removed = stages.describe.clean(found)
             notes = stages.configure.configure(found, stages.discover.discover(found)).notes
         lists = {"removed": removed, "notes": notes}
         return {name: summary.short(lines, summary.OF_TWO) for name, lines in lists.items()}

@@ -9,8 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from puavo_repository.audit.report import AuditReport, Checked, Finding, Severity, records
-from puavo_repository.mirror import published
-from puavo_repository.mirror.published import Published
+from puavo_repository.mirror.records import Published, State
 from support.airflow_server import beside
 from support.repository import V1, Repository, name
 from support.sinks import Mail, Webhook, serving
@@ -152,7 +151,7 @@ def test_a_failed_publish_names_the_remote_and_what_it_could_not_do(
     repository.prepare()
     problems = {f"{name(V1)}": f"{name(V1)}: the server's disk is full. Make room there"}
     record = Published(quote("sftp://u@host/mirror", safe=""), problems=problems)
-    published.records(repository.mirror).put(record)
+    State(repository.mirror).remotes.put(record)
     places = {
         "PUAVO_REPOSITORY_IMAGE_DIR": str(repository.images),
         "PUAVO_REPOSITORY_MIRROR_DIR": str(repository.mirror),

@@ -31,7 +31,6 @@ from airflow.sdk.execution_time.xcom import XCom
 from puavo_repository import settings
 from puavo_repository.audit import report
 from puavo_repository.errors import RepositoryError
-from puavo_repository.mirror import published
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web.model import AUDIT, FAILURE, PREPARE, PUBLISH
 
@@ -161,7 +160,7 @@ def _recorded(dag_id: str) -> Iterator[str]:
     if dag_id == AUDIT and (audit := report.last(mirror.root)):
         yield from map(str, audit.findings)
     elif dag_id == PUBLISH:
-        for one in published.records(mirror.root):
+        for one in mirror.state.remotes:
             yield from (f"{one.address}: {why}" for why in one.problems.values())
     elif dag_id == PREPARE:
         yield from (failure.message for failure in mirror.state.failures)

@@ -23,9 +23,8 @@ from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ImageRecord, RdiffRecord
-from puavo_repository.prepare.clean import clean, guard
 from puavo_repository.prepare.configure import configure
-from puavo_repository.prepare.describe import describe
+from puavo_repository.prepare.describe import clean, describe, guard
 from puavo_repository.prepare.discover import discover
 from puavo_repository.prepare.plan import look, make_plan
 from puavo_repository.prepare.report import report

@@ -15,7 +15,6 @@ from pathlib import Path
 from puavo_repository import retry
 from puavo_repository.formats import metadata
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import REMOTES
 from puavo_repository.prepare.describe import describe
 from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.fingerprint import fingerprint
@@ -184,7 +183,7 @@ def differences(tree: Path, wanted: dict[str, bytes]) -> list[str]:
     lines = [f"{tree.name}: {path} is {states.get(path, 'different')}" for path in different]
     patterns = (".*.part", ".now.*", "publisher.lock*", "scratch/*")
     left = [path for pattern in patterns for path in tree.rglob(pattern)]
-    left = [path for path in left if path.parent.name != REMOTES]  # they go an hour later
+    left = [path for path in left if path.parent.name != "remotes"]  # they go an hour later
     return lines + [f"{tree.name}: {path.name} was left behind" for path in left]
 
 

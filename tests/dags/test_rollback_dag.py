@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from puavo_repository.mirror import published
+from puavo_repository.mirror.records import State
 from puavo_repository.remote.target import Target
 from puavo_repository.settings.model import Model
 from support.airflow_server import ROLLBACK, run_dag
@@ -51,7 +51,7 @@ def test_every_mirror_steps_back_and_a_bad_one_holds_nobody_back(
     for remote, good in zip(remotes, seen, strict=True):
         assert (remote / "meta" / f"{SERIES}.json").read_bytes() == good
         assert walk(remote) == []
-    for known in published.records(mirror):
+    for known in State(mirror).remotes:
         assert known.generation == 3
         assert known.restored == 1
         assert not known.problems

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +210,18 @@ def test_content_is_durable_before_its_name_and_the_name_before_the_end(
     part = steps[0].removeprefix("sync ").removesuffix(": x")
     assert re.fullmatch(r"\.f\.[0-9a-f]{8}\.part", part)
     assert steps == [f"sync {part}: x", "rename f", f"sync {tmp_path.name}: "]
+
+
+def test_who_waits_for_a_lock_gets_it_when_it_is_given_back(tmp_path: Path) -> None:
+    lock, got = tmp_path / "lock", threading.Event()
+
+    def wait() -> None:
+        with locked(lock, "the second", wait=True):
+            got.set()
+
+    second = threading.Thread(target=wait)
+    with locked(lock, "the first"):
+        second.start()
+        assert not got.wait(0.2)
+    assert got.wait(30)
+    second.join()

@@ -11,7 +11,7 @@ import pytest
 from puavo_repository.formats import jsonfile
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import fingerprint
-from puavo_repository.prepare.clean import remove_wrong_from_metadata
+from puavo_repository.prepare.describe import remove_wrong_from_metadata
 from support.repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
 
 SERIES = f"{AMXA}-amd64"

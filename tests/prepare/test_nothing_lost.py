@@ -18,8 +18,7 @@ from puavo_repository.delta.work import prove
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure, Records
-from puavo_repository.prepare.clean import clean
-from puavo_repository.prepare.describe import describe
+from puavo_repository.prepare.describe import clean, describe
 from puavo_repository.prepare.plan import DiffState
 from puavo_repository.prepare.run import dry_run
 from support.repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
@@ -326,7 +325,7 @@ def test_a_night_that_was_killed_in_the_middle_is_no_mass_removal(
         if step == "describe":
             patched.setattr(Mirror, "describe", killed)
         else:
-            patched.setattr("puavo_repository.prepare.clean._remove", killed)
+            patched.setattr("puavo_repository.prepare.describe._remove", killed)
         with pytest.raises(KilledError):
             repository.prepare()
     assert repository.prepare().ok

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from puavo_repository.audit.report import Finding, Severity
-from puavo_repository.mirror import published
+from puavo_repository.mirror import records
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web import model, page, view
@@ -45,7 +45,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 
 def left(root: Path, address: str = WWW, generation: int = 3, **what: Any) -> None:
-    published.remember(root, address, generation, **{"files": {}, "problems": {}, **what})
+    records.remember(root, address, generation, **{"files": {}, "problems": {}, **what})
 
 
 def publishing(state: str) -> Run:
@@ -133,7 +133,7 @@ def test_a_mirror_with_audit_errors_is_damaged(
 
 
 def test_a_mirror_out_of_reach_says_since_when(tmp_path: Path, files: dict[str, str]) -> None:
-    at = datetime.fromtimestamp(published.known(tmp_path, WWW).checked or 0, UTC)
+    at = datetime.fromtimestamp(records.known(tmp_path, WWW).checked or 0, UTC)
     text = f"unreachable; last seen {at:%Y-%m-%d %H:%M} UTC"
     left(tmp_path, files=None, problems={"connecting": "no answer. Start it"})
     found = look(tmp_path)

@@ -83,10 +83,7 @@ class Description:
 
 
 def take(mirror_dir: Path, holder: str) -> Description:
-    """Read the local mirror's description, also in the middle of a night: it is true there, too.
-
-    The lock is the one that is held while metadata is rewritten.
-    """
+    """Read the local mirror's description, also in the middle of a night: it is true there, too."""
     mirror = _mirror(mirror_dir)
     with mirror.metadata_locked(holder):
         contents = mirror.contents()
@@ -94,11 +91,7 @@ def take(mirror_dir: Path, holder: str) -> Description:
 
 
 def publishable(mirror_dir: Path) -> Description:
-    """Read the local mirror's description for publishing, while it is not being prepared.
-
-    Raises:
-        PublishError: It describes nothing, or something is damaged.
-    """
+    """Read the local mirror's description for publishing, while it is not being prepared."""
     mirror = _mirror(mirror_dir)
     with mirror.locked("publishing", shared=True), mirror.metadata_locked("publishing"):
         contents = mirror.contents()

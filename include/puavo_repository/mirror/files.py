@@ -39,11 +39,9 @@ _NEW_FILE, _NEW_FOLDER = 0o644, 0o755  # the most that a new one permits
 
 
 class Identity(NamedTuple):
-    """What tells that a file is still the one that was looked at.
+    """What tells that a file is still the one that was looked at."""
 
-    Neither inode nor device: two machines on one shared file system must agree.
-    """
-
+    # Neither inode nor device: two machines on one shared file system must agree.
     size: int  # bytes
     mtime: int  # time of last modification, ns
 
@@ -94,10 +92,7 @@ def rename_into_place(part: Path, path: Path) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a part file for writing; durable under its name when the block ends well.
-
-    When the block raises, what ``path`` held before is untouched.
-    """
+    """Open a part file for writing; durable under its name when, and only when, all went well."""
     with part_of(path) as part:
         with create(part) as stream:
             yield stream
@@ -164,16 +159,13 @@ def listed(folder: Path, pattern: str = "[!.]*") -> list[Path]:
 
 
 def exists(path: Path) -> bool:
-    """Tell whether there is anything under a name.
-
-    A link on the way to it is followed, and refused where it leads nowhere: its disk may not be
-    mounted.
-    """
+    """Tell whether there is anything under a name; a link on the way is followed, or refused."""
     with as_storage_error(path):
         with suppress(FileNotFoundError):
             path.stat()
             return True
         for link in (path, *path.parents):
+            # Where it leads nowhere, its disk may not be mounted.
             if link.is_symlink() and not os.path.exists(link):  # noqa: PTH110
                 raise StorageRefusedError(
                     path,
@@ -196,8 +188,7 @@ def sweep(folder: Path, older: float = 0.0) -> None:
 def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Hold a lock file, made where it is missing; the kernel drops it with the process.
 
-    ``holder`` says who holds it, in words for the person who finds it held. Where another process
-    holds it, ``wait`` for it to end, or raise a ``LockedError``.
+    Who finds it held is told of its ``holder`` in these words, or waits for its end.
     """
     make_folder(path.parent)
     with as_storage_error(path):

@@ -25,13 +25,7 @@ from puavo_repository.formats.metadata import DescribedFile, Document
 from puavo_repository.formats.names import ImageName, is_rdiff_name
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
-from puavo_repository.mirror.records import (
-    REMOTES,
-    ImageRecord,
-    RdiffRecord,
-    State,
-    WrittenRecord,
-)
+from puavo_repository.mirror.records import ImageRecord, RdiffRecord, State, WrittenRecord
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +47,9 @@ class Mirror:
 
     @contextmanager
     def locked(self, holder: str, *, shared: bool = False) -> Iterator[None]:
-        """Hold the mirror's lock; shared by steps that only read, or only add files of their own.
-
-        Who has it alone first removes what killed runs left behind.
-        """
+        """Hold the mirror's lock; shared by steps that only read, or add files of their own."""
         with as_storage_error(self.root), files.locked(self.state.lock, holder, shared=shared):
-            if not shared:
+            if not shared:  # what killed runs left behind goes
                 with suppress(OSError):  # it does not ignore all of them
                     # Images were unpacked there by an earlier version.
                     shutil.rmtree(self.state.folder / "scratch", ignore_errors=True)
@@ -67,7 +58,7 @@ class Mirror:
                 for folder in (self.root, self.meta, self.rdiffs, *ours):
                     files.sweep(folder)
                 # A publishing run writes these without the mirror's lock, in less than an hour.
-                files.sweep(self.state.folder / REMOTES, older=3600)
+                files.sweep(self.state.remotes.folder, older=3600)
             yield
 
     def documents(self) -> dict[str, Document]:
@@ -97,10 +88,7 @@ class Mirror:
             return self._write(documents)
 
     def remove_from_metadata(self, paths: Collection[str]) -> bool:
-        """Take files out of the metadata before (or because) their content changes.
-
-        Returns whether the metadata named any of them.
-        """
+        """Remove files from the metadata as their content changes; return whether any was there."""
         if not paths:
             return False
         with self.metadata_locked("rewriting metadata", shared=False):
@@ -109,10 +97,7 @@ class Mirror:
             return kept != present and self._write(kept)
 
     def wrong_files(self) -> set[str]:
-        """Return the described files that are missing, or have another size or identity.
-
-        Nothing is read, and what is not on record has no identity.
-        """
+        """Return the described files that are missing, or not of the size or identity on record."""
         wrong = set()
         for file in self.described():
             known: ImageRecord | RdiffRecord | None = self.state.images.get(file.name)
@@ -133,8 +118,7 @@ class Mirror:
     def refuse_foreign(self) -> None:
         """Refuse a folder with files of others, which metadata would replace.
 
-        A file that a run wrote is ours however damaged it is now; one without a record is ours if
-        it reads like a mirror's, such as an old one's.
+        What a run wrote is ours however damaged it is now, what reads like a mirror's as well.
         """
         written = self.state.written.get(_WRITTEN)
         for path, content in self.contents().items():
@@ -201,11 +185,7 @@ class Mirror:
 
 
 def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:
-    """Give an image its name in the mirror.
-
-    A hard link where that is possible, else a reflink, else a copy whose content is
-    compared with the record on the way.
-    """
+    """Give an image its name in the mirror: a hard link, a reflink, or a copy that is compared."""
     if mirror.has(record):
         return
     goal = mirror.root / record.name

@@ -9,7 +9,8 @@
         rdiffs/<rdiff>.json     RdiffRecord
         failures/<file>.json    Failure, until the same step succeeds
         description.json        WrittenRecord of metadata and CKSUMS
-        remotes/<address>.json  Published, see there
+        id                      by which a remote knows this mirror
+        remotes/<address>.json  Published: what counts is the journal there
         anchors/<image>         the delta engine's index of an image
 
 A record speaks of a file with one identity (size, mtime) or of content with one digest;
@@ -22,12 +23,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
+import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
+from urllib.parse import quote, unquote
 from weakref import WeakValueDictionary
 
 from pydantic import BeforeValidator, Field, TypeAdapter
@@ -42,7 +47,6 @@ from puavo_repository.mirror.files import Identity
 logger = logging.getLogger(__name__)
 
 FOLDER = ".puavo-repository"
-REMOTES = "remotes"
 ADOPTED = "adopted"  # in place of the engine of an rdiff that another system made
 
 _adapter: Any = cache(TypeAdapter)
@@ -135,6 +139,30 @@ class WrittenRecord(Record):
         return {"digests": dict(self.digests)}
 
 
+@dataclass(frozen=True)
+class Published(Record):
+    """What is known of one remote, named by its address; times are in seconds since the epoch."""
+
+    generation: int = 0  # counts the changes of what its clients see
+    changed: float | None = None  # when a run last found another generation there
+    verified: float | None = None  # when a run last found everything there
+    files: Mapping[str, str] = field(default_factory=dict)  # that clients see: sha256 by path
+    problems: Mapping[str, str] = field(default_factory=dict)  # of the last run, by file or step
+    restored: int | None = None  # generation that a rollback put back, while clients see it
+    checked: float | None = None  # when a run last looked at it
+    reached: bool = True  # by the last run
+
+    @property
+    def address(self) -> str:
+        """The remote's URL, or the id of its Airflow connection."""
+        return unquote(self.name)
+
+    @classmethod
+    def from_dict(cls, name: str, values: dict[str, Any]) -> Self:
+        """Read what ``to_dict`` returned, or returned before it had the last three values."""
+        return super().from_dict(name, {"checked": values["verified"], **values})
+
+
 R = TypeVar("R", bound=Record)
 
 # Records in use in this process, by their file as it was read: a run that looks again does not
@@ -207,6 +235,7 @@ class State:
         self.rdiffs = Records(self.folder / "rdiffs", RdiffRecord.from_dict)
         self.failures = Records(self.folder / "failures", Failure.from_dict)
         self.written = Records(self.folder, WrittenRecord.from_dict)
+        self.remotes = Records(self.folder / "remotes", Published.from_dict)
 
     @contextmanager
     def attempt(self, name: str, stage: str) -> Iterator[None]:
@@ -220,3 +249,52 @@ class State:
                 logger.warning("why this failed cannot be kept: %s", refused)
             raise
         self.failures.remove(name)
+
+
+def mirror_id(mirror: Path, *, make: bool) -> str:
+    """Return the random id by which a remote knows this mirror; empty where none is to be made."""
+    path = State(mirror).folder / "id"
+    found = files.read(path) or b""
+    if not re.fullmatch(rb"[0-9a-f]{32}\n", found):
+        if not make:
+            return ""
+        found = f"{secrets.token_hex(16)}\n".encode()
+        files.write(path, found)
+    return found.decode().strip()
+
+
+def known(mirror: Path, address: str) -> Published:
+    """Return what is known of a remote; of one that no run looked at yet, nothing."""
+    name = quote(address, safe="")
+    return State(mirror).remotes.get(name) or Published(name)
+
+
+def remember(
+    mirror: Path,
+    address: str,
+    generation: int,
+    *,
+    files: Mapping[str, str] | None,
+    problems: Mapping[str, str],
+    restored: int | None = None,
+) -> Published:
+    """Keep what a run left on a remote, whose ``address`` holds no password.
+
+    Its clients see ``generation``, 0 where there is none, and ``files``; where these are None it
+    could not be reached, and what was known stays. ``restored`` counts until they see another.
+    """
+    found = replace(known(mirror, address), problems=dict(problems), reached=files is not None)
+    if files is not None:
+        now = time.time()
+        same = generation == found.generation
+        found = replace(
+            found,
+            generation=generation,
+            changed=found.changed if same else now,
+            verified=found.verified if problems else now,
+            files=dict(files),
+            restored=found.restored if same and restored is None else restored,
+            checked=now,
+        )
+    State(mirror).remotes.put(found)
+    return found

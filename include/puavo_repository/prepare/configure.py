@@ -34,12 +34,7 @@ class Catalogue:
 
 
 def configure(settings: Settings, inventory: Inventory, *, dry_run: bool = False) -> Catalogue:
-    """Read the configuration and, unless it is to be left alone or not yet, write what changed.
-
-    Raises:
-        ConfigError: A file cannot be used; nothing was changed.
-        SettingsError: The folder cannot be written.
-    """
+    """Read the configuration and, unless it is to be left alone or not yet, write what changed."""
     folder = settings.puavo_os / "config" / "images"
     present = {path.stem: _read(path) for path in files.listed(folder, "[!.]*.json")}
     generated = not settings.no_config or not present

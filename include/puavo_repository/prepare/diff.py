@@ -11,14 +11,14 @@ from typing import TypeVar
 
 from puavo_repository.delta import contained
 from puavo_repository.delta.engine import Side, check_at_rest, identity_of
-from puavo_repository.errors import DeltaError, printable, storage_error
+from puavo_repository.errors import DeltaError, as_storage_error, printable
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED, RdiffRecord
 from puavo_repository.prepare.fingerprint import fingerprint
-from puavo_repository.prepare.plan import Pair, is_too_large
+from puavo_repository.prepare.plan import DiffState, Pair, state_of
 from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.settings import Settings
 
@@ -34,10 +34,6 @@ def diff(settings: Settings, pair: Pair, progress: Progress = no_progress) -> Rd
     is there and proven is left alone. One without a record, which the old system made, is proven
     and adopted. A larger one than the policy wants is recorded and not kept. ``progress`` is told
     of at most twice the bytes of the target: once for making, once for proving.
-
-    Raises:
-        RepositoryError: An image cannot be used or changed meanwhile, or the rdiff could not be
-            made or proven.
     """
     state = Mirror(settings.mirror_dir).state
     with state.attempt(pair.rdiff, "diff"):
@@ -55,17 +51,15 @@ class _Job:
         self._mirror = Mirror(settings.mirror_dir)
         self._path = self._mirror.rdiffs / pair.rdiff
         self._images = [settings.image_dir / name for name in (pair.source, pair.target)]
-        self._records = [fingerprint(settings, path.name) for path in self._images]
-        self._target_size = self._records[1].digests.size
+        self._source, self._target = (fingerprint(settings, path.name) for path in self._images)
         self._check_images()
 
     def known(self) -> RdiffRecord | None:
         """Return the record of it that still holds."""
         record = self._mirror.state.rdiffs.get(self._path.name)
-        if record is None or not record.leads(*self._records):
-            return None
-        present = record.identity is not None and self._mirror.has(record)
-        return record if present or self._is_too_large(record.digests) else None
+        state = state_of(record, self._source, self._target, self._settings)
+        lost = state is DiffState.PRESENT and record and not self._mirror.has(record)
+        return None if lost or state is DiffState.MISSING else record
 
     def adopt(self) -> RdiffRecord | None:
         """Prove it where another system made it; None if there is none, or it is not sound."""
@@ -75,12 +69,11 @@ class _Job:
         if Identity.at(self._path) is None or self._mirror.state.rdiffs.get(name) is not None:
             return None
         try:
-            digests = self._prove(adopt_rdiff, self._path)
+            with as_storage_error(self._path):
+                digests = self._prove(adopt_rdiff, self._path)
         except DeltaError as error:
             logger.warning("%s is not sound and will be made anew: %s", name, error)
             return None
-        except OSError as error:
-            raise storage_error(self._path, error) from error
         self._check_images()
         return self._record(digests, ADOPTED, Identity.at(self._path))
 
@@ -91,15 +84,16 @@ class _Job:
         started, path = time.monotonic(), self._path
         sides = [
             Side(image, self._mirror.state.anchors / image.name, str(record.identity))
-            for image, record in zip(self._images, self._records, strict=True)
+            for image, record in zip(self._images, (self._source, self._target), strict=True)
         ]
         engine = self._settings.delta_engine()
         with files.part_of(path) as part:
             doing, given = "while it made this rdiff", (engine, *sides, part)
             digests = contained.call(path, doing, write_rdiff, *given, progress=self._progress)
-            if self._is_too_large(digests):
+            record = self._record(digests, engine.name, None)
+            if state_of(record, self._source, self._target, self._settings) is DiffState.TOO_LARGE:
                 self._check_images()
-                return self._record(digests, engine.name, None)
+                return record
             try:
                 self._prove(prove, part)
             except DeltaError as error:
@@ -111,9 +105,9 @@ class _Job:
                 self._mirror.remove_from_metadata({f"rdiffs/{path.name}"})
                 self._mirror.state.rdiffs.remove(path.name)
             files.rename_into_place(part, path)
-        size, share = digests.size, 100 * digests.size / max(1, self._target_size)
+        share = 100 * digests.size / max(1, self._target.digests.size)
         took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
-        logger.info("%s: %s, %s", path.name, format_bytes(size), took)
+        logger.info("%s: %s, %s", path.name, format_bytes(digests.size), took)
         return self._record(digests, engine.name, Identity.at(path))
 
     def _prove(self, work: Callable[..., T], rdiff: Path) -> T:
@@ -121,12 +115,9 @@ class _Job:
         return contained.call(self._path, doing, work, *given, progress=self._progress)
 
     def _check_images(self) -> None:
-        for path, record in zip(self._images, self._records, strict=True):
+        for path, record in zip(self._images, (self._source, self._target), strict=True):
             check_at_rest(path, record.identity, identity_of(path), "after it was fingerprinted")
 
-    def _is_too_large(self, rdiff: Digests) -> bool:
-        return is_too_large(rdiff.size, self._target_size, self._settings)
-
     def _record(self, digests: Digests, engine: str, identity: Identity | None) -> RdiffRecord:
-        source, target = (record.digests.sha512 for record in self._records)
-        return RdiffRecord(self._path.name, source, target, digests, identity, engine, time.time())
+        contents = self._source.digests.sha512, self._target.digests.sha512
+        return RdiffRecord(self._path.name, *contents, digests, identity, engine, time.time())

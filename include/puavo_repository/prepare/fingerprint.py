@@ -55,13 +55,7 @@ def _unsquashfs() -> str:
 
 
 def fingerprint(settings: Settings, name: str, progress: Progress = no_progress) -> ImageRecord:
-    """Make the record of an image, and its index for the delta engine; keep both.
-
-    A record that still holds is returned as it is.
-
-    Raises:
-        RepositoryError: It is no whole image, changes, or cannot be read.
-    """
+    """Return the record of an image; where none holds, it and the delta engine's index are made."""
     state = Mirror(settings.mirror_dir).state
     path = settings.image_dir / name
     with state.attempt(name, "fingerprint"):
@@ -108,10 +102,8 @@ def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
 
 
 def _read_puavo_conf(image: Path) -> dict[str, Any]:
-    """Return the definitions inside an image, merged; nothing is unpacked to the disk.
-
-    An image says itself how many they are and how large: so they are listed before they are read.
-    """
+    """Return the definitions inside an image, merged; nothing is unpacked to the disk."""
+    # The image says how many they are and how large: so they are listed before they are read.
     too_many = f"there are more than {_MOST_FILES} files"
     lines = os.fsdecode(_unsquash(image, _LONGEST_LIST, too_many, "-ll", _FOLDER)).split("\n")
     if len(lines) > _MOST_FILES:

@@ -1,8 +1,7 @@
 """plan: what there is to do, as data; ``look`` gathers what is there, ``make_plan`` is pure.
 
-Before the images are fingerprinted it says which are new; after that, which rdiffs are really
-missing; at the end, what is proven and can be described. Every step looks anew: nothing is read
-but records, the configuration and names.
+Before the images are fingerprinted it says which are new; after that, which rdiffs are missing; at
+the end, what can be described. Nothing is read for it but records, the configuration and names.
 
 The policy counts images that can be used. One that was not read yet, or cannot be, is hoped for:
 what it would push out stays until it is whole, and what it needs stays until it is gone.
@@ -172,11 +171,12 @@ def look(settings: Settings) -> Plan:
 def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: Model) -> Plan:
     """Decide what to do; pure."""
     failures, there = list(inventory.failures), inventory.names
+    rdiffs: dict[str, Pair] = {}  # by name
     series = {
-        one.name: _plan_series(one, there, known, policy, failures) for one in catalogue.series
+        one.name: _plan_series(one, there, known, policy, rdiffs, failures)
+        for one in catalogue.series
     }
-    pairs = _pairs(series, failures)
-    wanted = {*chain.from_iterable(series.values()), *(pair.source for pair in pairs)}
+    wanted = {*chain.from_iterable(series.values()), *(pair.source for pair in rdiffs.values())}
     unread = {
         name
         for name in wanted & inventory.images.keys()
@@ -189,10 +189,15 @@ def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: 
     listed = {name for one in catalogue.series for name in one.images}
     used = {*listed, *(f"meta/{name}.json" for name, images in series.items() if images)}
     states = {}
-    for pair in pairs:
-        state = _state(pair, known, policy, waiting)
+    for name, pair in rdiffs.items():
+        source, target = known.images.get(pair.source), known.images.get(pair.target)
+        state = DiffState.WAITING
+        if source and target:
+            state = state_of(known.rdiffs.get(name), source, target, policy)
+        if state is DiffState.MISSING and not waiting.isdisjoint({pair.source, pair.target}):
+            state = DiffState.WAITING
         if state is not DiffState.TOO_LARGE:
-            used.add(f"rdiffs/{pair.rdiff}")
+            used.add(f"rdiffs/{name}")
         # No rdiff can be made now with an image that cannot be reached: what is there of it stays.
         if state not in _TO_DO or unreachable.isdisjoint({pair.source, pair.target}):
             states[pair] = state
@@ -212,7 +217,7 @@ def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: 
         states=states,
         fingerprints=tuple(sorted(unread)),
         stale=tuple(sorted(known.owned - used)),
-        named=frozenset({*wanted, *listed, *(pair.rdiff for pair in pairs)}),
+        named=frozenset({*wanted, *listed, *rdiffs}),
         failures=tuple(dict.fromkeys(failures)),
         space_needed=sum(
             int(policy.max_share * inventory.images[pair.target].size)
@@ -227,6 +232,7 @@ def _plan_series(
     there: Collection[str],
     known: Known,
     policy: Model,
+    rdiffs: dict[str, Pair],
     failures: list[Failure],
 ) -> Series:
     """Choose the rdiffs for the images that clients can have now, and for all hoped for."""
@@ -258,42 +264,31 @@ def _plan_series(
                 wanted.setdefault(source)
             else:
                 failures.append(_failure(source, f"'extra_rdiffs' of {where} {_ABSENT}"))
-        pairs[target] = tuple(Pair(source, target) for source in wanted if source != target)
+        found = [Pair(source, target) for source in wanted if source != target]
+        # The name of an rdiff lacks the prefix of its target, so that two may have the same.
+        for pair in found:
+            owner = rdiffs.setdefault(pair.rdiff, pair)
+            if owner != pair:
+                text = (
+                    f"the rdiffs from {pair.source} to {owner.target} and to {target} would have "
+                    "the same name; only the first is made. Remove one of them from 'extra_rdiffs'"
+                )
+                failures.append(_failure(pair.rdiff, text))
+        pairs[target] = tuple(found)
     return pairs
-
-
-def _pairs(series: Mapping[str, Series], failures: list[Failure]) -> list[Pair]:
-    """Return all pairs but those whose rdiff has another's name: it lacks the target's prefix."""
-    owners: dict[str, Pair] = {}
-    for pair in chain.from_iterable(chain.from_iterable(s.values()) for s in series.values()):
-        owner = owners.setdefault(pair.rdiff, pair)
-        if owner != pair:
-            text = (
-                f"the rdiffs from {pair.source} to {owner.target} and to {pair.target} would have "
-                "the same name; only the first is made. Remove one of them from 'extra_rdiffs'"
-            )
-            failures.append(_failure(pair.rdiff, text))
-    return list(owners.values())
 
 
 def _failure(name: str, text: str) -> Failure:
     return Failure(name, "plan", f"{name}: {text}")
 
 
-def _state(pair: Pair, known: Known, policy: Model, unread: Collection[str]) -> DiffState:
-    source, target = known.images.get(pair.source), known.images.get(pair.target)
-    if source is None or target is None:
-        return DiffState.WAITING
-    record = known.rdiffs.get(pair.rdiff)
-    if record is not None and record.leads(source, target):
-        if is_too_large(record.digests.size, target.digests.size, policy):
+def state_of(
+    rdiff: RdiffRecord | None, source: ImageRecord, target: ImageRecord, policy: Model
+) -> DiffState:
+    """Say by their records what there is to do for an rdiff between two images."""
+    if rdiff is not None and rdiff.leads(source, target):
+        if rdiff.digests.size > policy.max_share * target.digests.size:
             return DiffState.TOO_LARGE
-        if record.identity is not None:
+        if rdiff.identity is not None:
             return DiffState.PRESENT
-    waits = pair.source in unread or pair.target in unread
-    return DiffState.WAITING if waits else DiffState.MISSING
-
-
-def is_too_large(rdiff: int, target: int, policy: Model) -> bool:
-    """Tell whether an rdiff is not worth keeping beside its target; sizes in bytes."""
-    return rdiff > policy.max_share * target
+    return DiffState.MISSING

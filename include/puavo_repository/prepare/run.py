@@ -1,8 +1,7 @@
 """The night's work in one process, as the command does it.
 
-discover, configure, plan, fingerprint, diff, describe, report: the same stages as the tasks of
-the DAG, in the same order. Here the mapped ones run in threads; the heavy code below them runs
-without the GIL.
+The stages are the tasks of the DAG, in the same order. Here the mapped ones run in threads; the
+heavy code below them runs without the GIL.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import TypeVar
 from puavo_repository.errors import MassDeleteError, RepositoryError, SettingsError
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure
-from puavo_repository.prepare import clean, configure, describe, diff, discover, fingerprint
+from puavo_repository.prepare import configure, describe, diff, discover, fingerprint
 from puavo_repository.prepare.plan import DiffState, Plan, look
 from puavo_repository.prepare.report import Report, report
 from puavo_repository.progress import Progress, Watcher
@@ -37,7 +36,7 @@ def dry_run(settings: Settings) -> Plan:
     """Say what a run would do; nothing is written."""
     plan = look(settings)
     try:
-        clean.guard(settings, plan)
+        describe.guard(settings, plan)
     except MassDeleteError as error:
         refused = Failure.of(str(error.subject), "clean", error)
         return replace(plan, failures=(*plan.failures, refused))
@@ -47,18 +46,16 @@ def dry_run(settings: Settings) -> Plan:
 def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
     """Bring the mirror up to date; ``holder`` is who takes its lock.
 
-    Raises:
-        RepositoryError: The run could not be made at all. What fails for single images and
-            rdiffs is in the report.
+    What fails for single images and rdiffs is in the report.
     """
     begun = time.time()
     before = look(settings)  # held to the end: what does not change is not read again
-    clean.guard(settings, before)  # before even a folder is made
+    describe.guard(settings, before)  # before even a folder is made
     errors: list[str] = []
     told: set[str] = set()
     try:
         with Mirror(settings.mirror_dir).locked(holder):
-            removed = clean.clean(settings)
+            removed = describe.clean(settings)
             notes = configure.configure(settings, discover.discover(settings)).notes
             plan = look(settings)
             errors += [failure.message for failure in plan.failures]

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from puavo_repository.errors import MassDeleteError, RepositoryError
-from puavo_repository.mirror import published
+from puavo_repository.mirror import records
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.clean import clean
 from puavo_repository.publish.plan import is_part
@@ -94,7 +94,7 @@ def publish(publisher: Publisher) -> None:
 
 def remember(mirror_dir: Path, report: PublishReport) -> None:
     """Keep beside the mirror what was left on a remote, for those who look there."""
-    published.remember(
+    records.remember(
         mirror_dir,
         without_password(report.target),
         report.generation,

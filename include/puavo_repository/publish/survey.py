@@ -17,7 +17,7 @@ from pathlib import Path
 from puavo_repository.errors import PublishError, as_storage_error
 from puavo_repository.formats import metadata
 from puavo_repository.mirror.description import Description
-from puavo_repository.mirror.published import mirror_id
+from puavo_repository.mirror.records import mirror_id
 from puavo_repository.progress import Progress, no_progress
 from puavo_repository.publish.plan import CKSUMS, FileState, RemoteState, Row, is_document, sha256
 from puavo_repository.remote.journal import Journal

@@ -19,7 +19,7 @@ from typing import Any
 from puavo_repository.errors import PublishError, SettingsError
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile
-from puavo_repository.mirror import published
+from puavo_repository.mirror import records
 from puavo_repository.mirror.description import Description
 from puavo_repository.progress import count
 from puavo_repository.publish.plan import FileState, RemoteState, Row, is_meta, sha256
@@ -124,7 +124,7 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
 def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
     """Keep beside the mirror what a rollback left on a remote, whose address has no password."""
     now, before = done.generation, done.restored
-    published.remember(mirror_dir, address, now, files=done.files, problems={}, restored=before)
+    records.remember(mirror_dir, address, now, files=done.files, problems={}, restored=before)
 
 
 def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) -> RolledBack:

@@ -13,11 +13,9 @@ from puavo_repository.audit import report as audit_report
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
-from puavo_repository.mirror import published
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.published import Published
-from puavo_repository.mirror.records import Failure, RdiffRecord
+from puavo_repository.mirror.records import Failure, Published, RdiffRecord
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Reader:
             changed=written.mtime / 1e9 if written else None,
             failures={one.name: one for one in mirror.state.failures},
             too_large={one.name: one for one in rdiffs if one and one.identity is None},
-            remotes=tuple(published.records(root)),
+            remotes=tuple(mirror.state.remotes),
             audit=audit_report.records(root).get(audit_report.NAME),
         )
 

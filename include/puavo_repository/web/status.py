@@ -14,8 +14,7 @@ from urllib.parse import quote
 
 from puavo_repository.errors import SettingsError
 from puavo_repository.formats import metadata
-from puavo_repository.mirror.published import Published
-from puavo_repository.mirror.records import Failure
+from puavo_repository.mirror.records import Failure, Published
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.remote.target import parse_target, without_password
 from puavo_repository.web import model
