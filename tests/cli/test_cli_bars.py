@@ -5,13 +5,13 @@ import logging
 import pytest
 import rich.progress
 
-from puavo_repository.cli.terminal import Shown
+from puavo_repository.cli.terminal import TerminalWatcher
 from puavo_repository.progress import LoggedWatcher
 
 
 def test_a_stage_that_has_nothing_to_do_is_no_file_that_is_published() -> None:
     shown = rich.progress.Progress(disable=True)
-    watcher = Shown(shown)
+    watcher = TerminalWatcher(shown)
     watcher.begin("rdiffs", 0, 0)
     watcher.begin("rdiffs/x.rdiff", 5)
     told = [(task.description, task.fields["count"]) for task in shown.tasks]

@@ -35,7 +35,7 @@ def print_json(values: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(values, indent=2) + "\n")
 
 
-class Shown(LoggedWatcher):
+class TerminalWatcher(LoggedWatcher):
     """Tells each error once, when it happens: a report that names it again may come, or not.
 
     With bars, one a stage and one a file that is published, they say how far the work is; else
@@ -87,7 +87,7 @@ def shown() -> Iterator[Watcher]:
     if not console.is_terminal:
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        yield Shown()
+        yield TerminalWatcher()
         return
     handler = RichHandler(console=console, show_time=False, show_path=False)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
@@ -100,4 +100,4 @@ def shown() -> Iterator[Watcher]:
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, console=console, expand=True) as bars:
-        yield Shown(bars)
+        yield TerminalWatcher(bars)
