@@ -8,8 +8,6 @@ or soon will be, led to something wrong or cut off; each finding names the file,
 and found, and what to do.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -7,8 +7,6 @@ image or rdiff fails its own task; the rest goes on and is described, and the ru
 says what failed.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

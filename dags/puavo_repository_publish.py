@@ -9,8 +9,6 @@ repository at every moment, whatever is interrupted. Every task may be cleared: 
 what there is to do today.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Callable

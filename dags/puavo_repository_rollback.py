@@ -5,8 +5,6 @@ place; images and rdiffs stay as they are. What is taken from clients in this wa
 again before it is gone from the local mirror, or a run of publish allows it.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 from airflow.sdk import dag, get_current_context, task

@@ -4,8 +4,6 @@ Airflow mounts an application of a plugin without any authentication, so each of
 guarded: 401 for who is not logged in, 403 for who may not see the prepare DAG.
 """
 
-from __future__ import annotations
-
 from airflow.plugins_manager import AirflowPlugin
 
 from puavo_repository.web.app import create_app

@@ -4,8 +4,6 @@ These are dependencies of the page's routes: they run in the API server, with it
 change nothing.
 """
 
-from __future__ import annotations
-
 import itertools
 from typing import Annotated, Any
 

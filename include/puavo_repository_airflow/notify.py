@@ -12,8 +12,6 @@ keeps its error's text as the XCom ``failure`` of the run. Airflow forgets it wh
 again.
 """
 
-from __future__ import annotations
-
 import html
 import json
 import logging

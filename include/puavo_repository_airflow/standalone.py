@@ -7,8 +7,6 @@ click that meets the open transaction of a task in the same process would stop b
 gives up, and the click would be lost ("database is locked").
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -4,8 +4,6 @@ It is short, whatever the run did: Airflow's database is no place for lists of t
 All of them are in the logs, in the mirror's records and in its metadata.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,7 +64,7 @@ def planned(plan: Plan) -> None:
     keep(DRY_RUN, sections)
 
 
-def prepared(report: Report) -> None:
+def prepared(report: "Report") -> None:
     """Keep what a run of prepare did."""
     images = f"{count(report.images_read, 'image')} read"
     rdiffs = f"{count(report.rdiffs_made, 'rdiff')} made"
@@ -80,7 +78,7 @@ def prepared(report: Report) -> None:
     keep(f"{images}, {rdiffs}", sections)
 
 
-def step(done: PublishReport) -> dict[str, Any]:
+def step(done: "PublishReport") -> dict[str, Any]:
     """Return what one step did to a mirror, for the report on all of them."""
     files = {
         "sent": done.uploaded,
@@ -100,7 +98,9 @@ def step(done: PublishReport) -> dict[str, Any]:
     return {"sent": len(done.uploaded) + len(done.assembled), "lines": lines, "failed": failed}
 
 
-def published(reports: Sequence[PublishReport], steps: Sequence[Sequence[dict[str, Any]]]) -> None:
+def published(
+    reports: "Sequence[PublishReport]", steps: Sequence[Sequence[dict[str, Any]]]
+) -> None:
     """Keep what a run of publish left on each mirror, and what ``step`` said of its steps there."""
     sections = {}
     for one, done in zip(reports, steps, strict=True):
@@ -120,7 +120,7 @@ def published(reports: Sequence[PublishReport], steps: Sequence[Sequence[dict[st
     keep(DRY_RUN if dry else did, sections or {GLANCE: [NO_MIRROR]})
 
 
-def audited(report: AuditReport) -> None:
+def audited(report: "AuditReport") -> None:
     """Keep what an audit found."""
     found = count(len(report.findings), "finding")
     sections = {

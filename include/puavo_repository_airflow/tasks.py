@@ -1,7 +1,5 @@
 """What the DAGs have in common: how they are declared, their forms, remotes and mapped tasks."""
 
-from __future__ import annotations
-
 import logging
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -162,7 +160,7 @@ def target(mirror: str, here: settings.Settings) -> Target:
 
 
 @contextmanager
-def publisher(mirror: str) -> Iterator[Publisher]:
+def publisher(mirror: str) -> "Iterator[Publisher]":
     """Open a remote by its URL or connection id; secrets are looked up here, and stay here."""
     from puavo_repository.publish.publisher import Publisher
 

@@ -1,7 +1,5 @@
 """The page and its JSON API as a FastAPI application; who may see them is the caller's to say."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

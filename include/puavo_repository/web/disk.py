@@ -1,7 +1,5 @@
 """What the mirror's files say right now, read again only where a file has changed."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 The field descriptions are the API's documentation. All sizes are bytes, all moments are UTC.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple

@@ -5,8 +5,6 @@ coordinates are SVG user units; its colours are classes of the style sheet, so t
 the theme.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise

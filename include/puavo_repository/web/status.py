@@ -3,8 +3,6 @@
 The page, the API and messages all say what stands here. Pure: facts and the time come in.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

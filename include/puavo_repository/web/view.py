@@ -1,7 +1,5 @@
 """From the facts on disk and the DAGs' runs to what is shown. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
