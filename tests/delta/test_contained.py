@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +29,7 @@ from delta.crashing import (
     tell_pid_for_ever,
 )
 from puavo_repository.delta import contained
-from puavo_repository.errors import DeltaError, ImageError, PermanentError
+from puavo_repository.errors import DeltaError, ImageError, PermanentError, TransientError
 from support.repository import AMXA, FREE, ROOT, V1, V2, Repository, environment, name
 
 
@@ -144,6 +145,17 @@ def test_a_helper_that_somebody_killed_is_replaced(tmp_path: Path) -> None:
     parent = contained.call(tmp_path, "so", helper_of_this)
     os.kill(parent, signal.SIGKILL)
     time.sleep(0.1)
+    assert contained.call(tmp_path, "so", double, 2) == 4
+
+
+def test_a_helper_that_is_killed_with_an_order_is_an_error_that_may_pass(tmp_path: Path) -> None:
+    helper = contained.call(tmp_path, "so", helper_of_this)
+    os.kill(helper, signal.SIGSTOP)
+    killer = threading.Timer(0.5, os.kill, (helper, signal.SIGKILL))
+    killer.start()
+    with pytest.raises(TransientError, match="the delta engine was lost so"):
+        contained.call(tmp_path, "so", double, 2)
+    killer.join()
     assert contained.call(tmp_path, "so", double, 2) == 4
 
 

@@ -64,17 +64,15 @@ def call(
         with theirs:
             _helper.fork(theirs)
         try:
-            with suppress(BrokenPipeError):  # it is dead, and the answers say so
+            with suppress(ConnectionError):  # it is dead, and the answers say so
                 child.send((work, given))
-            kind, value = child.recv()
+            kind, value = _answer(child)
             while kind in {"progress", "log"}:
                 if kind == "progress":
                     progress(value)
                 elif (logger := logging.getLogger(value.name)).isEnabledFor(value.levelno):
                     logger.handle(value)
-                kind, value = child.recv()
-        except EOFError:
-            raise _death(subject, doing, None, _last_line(_helper.said)) from None
+                kind, value = _answer(child)
         except BaseException:
             with suppress(EOFError, OSError):  # it is gone
                 child.send(None)  # which ends it
@@ -85,6 +83,14 @@ def call(
         result: T = value
         return result
     raise _death(subject, doing, *value) if kind == "died" else value
+
+
+def _answer(child: Connection) -> Any:
+    """Return what a child tells next: of which kind, and what."""
+    try:
+        return child.recv()
+    except (EOFError, ConnectionResetError):  # the latter where it has not read its order
+        return "died", (None, _last_line(_helper.said))
 
 
 def _death(subject: Path, doing: str, status: int | None, said: str) -> RepositoryError:
