@@ -96,6 +96,19 @@ def test_a_part_with_other_content_is_not_gone_on_with(
     assert not list(remote.glob(".*.part"))
 
 
+def test_a_part_that_is_longer_than_its_file_is_begun_anew(
+    tmp_path: Path, remote: Path, folder: Target
+) -> None:
+    item = _large_file(tmp_path / "mirror", 1 << 20)
+    whole = (tmp_path / "mirror" / item.path).read_bytes()
+    with Publisher(tmp_path / "mirror", folder).hold() as before:
+        left = Part(item.part("0" * 16), item.size, item.sha256, synced=item.size)
+        (remote / left.name).write_bytes(whole + b"more")
+        before.parts.put(item.path, left)
+    send_one(item, tmp_path / "mirror", folder)
+    assert (remote / item.path).read_bytes() == whole
+
+
 def test_a_part_that_is_a_link_is_not_written_through(
     tmp_path: Path, remote: Path, folder: Target, sshd: Sshd
 ) -> None:
