@@ -23,7 +23,7 @@ from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
 from puavo_repository.delta.engine import Side
 from puavo_repository.delta.work import prove
 from puavo_repository.demo import make_demo_images
-from puavo_repository.formats.rdiff import Copy, commands
+from puavo_repository.formats.rdiff import commands
 
 _BLOCK = 1 << 15  # small blocks have many seams
 
@@ -85,9 +85,7 @@ def applied(rdiff: Path, source: bytes) -> bytes:
     """Apply an rdiff by what our own reader says of it."""
     data = rdiff.read_bytes()
     return b"".join(
-        (source if isinstance(command, Copy) else data)[
-            command.position : command.position + command.length
-        ]
+        (source if command.is_copy else data)[command.position : command.position + command.length]
         for command in commands(rdiff)
     )
 

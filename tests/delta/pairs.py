@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from puavo_repository.delta.engine import DeltaEngine, Side
-from puavo_repository.formats.rdiff import Copy, Literal, commands
+from puavo_repository.formats.rdiff import Command, commands
+
+Copy, Literal = partial(Command, True), partial(Command, False)
 
 
 def noise(seed: int, size: int) -> bytes:
@@ -41,13 +44,13 @@ class Pair:
     def rdiff(self) -> Path:
         return self.folder / "rdiff"
 
-    def make(self, engine: DeltaEngine) -> list[Copy | Literal]:
+    def make(self, engine: DeltaEngine) -> list[Command]:
         """Make the rdiff and check it."""
         with self.rdiff.open("wb") as stream:
             engine.delta(*self.sides, lambda block: ignore(stream.write(block)))
         return self.check()
 
-    def check(self) -> list[Copy | Literal]:
+    def check(self) -> list[Command]:
         """Demand that the real ``rdiff`` applies the rdiff; return its commands."""
         result = self.folder / "result"
         command = [
@@ -65,4 +68,4 @@ class Pair:
     @property
     def literal(self) -> int:
         """Bytes of the target that are in the rdiff itself."""
-        return sum(c.length for c in commands(self.rdiff) if isinstance(c, Literal))
+        return sum(c.length for c in commands(self.rdiff) if not c.is_copy)

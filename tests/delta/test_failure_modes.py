@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from delta.fuzz import check_all, real_images
-from delta.pairs import Pair, ignore, noise
+from delta.pairs import Copy, Pair, ignore, noise
 from puavo_repository.delta import anchors, matching
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.anchors import BLOCK, KEY, KEY_FACTORS, Anchors, BlockAnchors, find
 from puavo_repository.delta.engine import Side
 from puavo_repository.delta.machine import SELECT_FACTORS, WINDOW, Basis, buffer
 from puavo_repository.errors import ImageChangingError
-from puavo_repository.formats.rdiff import Copy
 
 ENGINE = AnchorEngine(threads=2)
 SIZE = 5_000_001  # more than a block

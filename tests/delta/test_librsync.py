@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from delta.pairs import Pair, noise
+from delta.pairs import Copy, Pair, noise
 from puavo_repository.delta import work
 from puavo_repository.delta.anchor_engine import AnchorEngine
 from puavo_repository.delta.librsync import LibrsyncEngine
 from puavo_repository.errors import ImageChangingError, ProofError, StorageError
-from puavo_repository.formats.rdiff import END, MAGIC, Copy
+from puavo_repository.formats.rdiff import END, MAGIC
 
 A, B = noise(1, 9_000_000), noise(2, 70_000)
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from delta.pairs import Pair, noise
+from delta.pairs import Copy, Literal, Pair, noise
 from puavo_repository.errors import DeltaError, StorageError
 from puavo_repository.formats import rdiff
-from puavo_repository.formats.rdiff import END, MAGIC, Copy, Literal, commands
+from puavo_repository.formats.rdiff import END, MAGIC, Command, commands
 
 SIZES = st.integers(1, 70_000) | st.integers(1, 300)
 POSITIONS = st.integers(0, 300) | st.integers(0, 1 << 40)
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @st.composite
-def encoded(draw: st.DrawFn) -> tuple[bytes, Copy | Literal]:
+def encoded(draw: st.DrawFn) -> tuple[bytes, Command]:
     """Any command, in any of the widths that hold it; a literal's position is 0 here."""
     size = draw(SIZES)
     fitting = [width for width in (1, 2, 4, 8) if size < 1 << 8 * width]
@@ -53,16 +53,14 @@ def encoded(draw: st.DrawFn) -> tuple[bytes, Copy | Literal]:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(st.lists(encoded(), max_size=30), st.sampled_from([1 << 20, 64, 17]))
-def test_every_width_is_read(
-    path: Path, stream: list[tuple[bytes, Copy | Literal]], window: int
-) -> None:
+def test_every_width_is_read(path: Path, stream: list[tuple[bytes, Command]], window: int) -> None:
     path.write_bytes(MAGIC + b"".join(data for data, _ in stream) + END)
-    expected: list[Copy | Literal] = []
+    expected: list[Command] = []
     at = len(MAGIC)
     for data, command in stream:
         at += len(data)
         expected.append(
-            command if isinstance(command, Copy) else Literal(at - command.length, command.length)
+            command if command.is_copy else Literal(at - command.length, command.length)
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rdiff, "_WINDOW", window)
@@ -76,7 +74,7 @@ def test_what_the_real_rdiff_writes_is_read(tmp_path: Path) -> None:
         subprocess.run(["rdiff", *step], cwd=tmp_path, check=True, timeout=60)
     found = list(commands(pair.rdiff))
     assert sum(command.length for command in found) == len(pair.target)
-    assert sum(c.length for c in found if isinstance(c, Copy)) > 490_000
+    assert sum(c.length for c in found if c.is_copy) > 490_000
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,27 +35,19 @@ _PROBLEMS = {
 }
 
 
-@dataclass(frozen=True)
-class Copy:
-    """Bytes of the source."""
+class Command(NamedTuple):
+    """Bytes of the source, or literal ones of the rdiff itself."""
 
+    is_copy: bool
     position: int
     length: int
 
 
-@dataclass(frozen=True)
-class Literal:
-    """Bytes of the rdiff itself."""
-
-    position: int
-    length: int
-
-
-def commands(path: Path) -> Iterator[Copy | Literal]:
+def commands(path: Path) -> Iterator[Command]:
     """Iterate over the commands of an rdiff one by one, as ``command_blocks`` does."""
     for block in command_blocks(path):
         for kind, position, length in block.tolist():
-            yield (Copy if kind == _COPY else Literal)(position, length)
+            yield Command(kind == _COPY, position, length)
 
 
 def command_blocks(path: Path) -> Iterator[Numbers]:

@@ -174,9 +174,10 @@ class _Attempt:
         seams = [0]  # and where the last range ends
 
         def pieces() -> Iterator[Piece]:
-            commands = rdiff.commands(local_rdiff)
-            files = ((item.base if isinstance(c, rdiff.Copy) else item.rdiff, c) for c in commands)
-            ranges = (Piece(path, c.position, c.length) for path, c in files)
+            ranges = (
+                Piece(item.base if is_copy else item.rdiff, position, length)
+                for is_copy, position, length in rdiff.commands(local_rdiff)
+            )
             last = Piece(item.base, 0, 0)
             for piece in chain(ranges, [Piece("", 0, 0)]):
                 if piece[:2] == (last.path, last.offset + last.length):  # they follow each other
