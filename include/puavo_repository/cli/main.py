@@ -1,4 +1,4 @@
-"""The command ``puavo-update-repository``: the night's work in one process, and its exit status."""
+"""The command ``puavo-update-repository``: its options, a night in one process, its exit status."""
 
 import argparse
 import os
@@ -6,14 +6,38 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 from puavo_repository import settings
-from puavo_repository.cli import options, process, terminal
+from puavo_repository.cli import process, terminal
 from puavo_repository.cli.terminal import PROGRAM, say
 from puavo_repository.errors import RepositoryError, SettingsError, as_storage_error
 from puavo_repository.prepare import run as prepare
 from puavo_repository.prepare.plan import Plan
 from puavo_repository.prepare.report import Report
+from puavo_repository.settings.model import about
+
+_UPLOAD = "publish afterwards: sftp://user@host[:port]/path or file:///path; may be repeated"
+_MIRROR = "a published mirror; may be repeated; default PUAVO_REPOSITORY_REMOTE"
+_DESCRIPTION = {
+    "": "Maintains a repository of all Puavo images from IMAGE_DIR in MIRROR_DIR: links, proven "
+    "rdiffs, checksums and metadata. No root is needed.",
+    "audit": "Reads the whole mirror again, compares published mirrors and what clients see by "
+    "https with it, and makes one update as a laptop does. Nothing is changed, unless repairs are "
+    "asked for.",
+    "rollback": "Clients of a published mirror get the metadata of an earlier generation again, "
+    "after a bad night. Images and rdiffs stay as they are. What is rolled back from is not "
+    "published again until it is gone from the local mirror, or "
+    "PUAVO_REPOSITORY_ALLOW_ROLLED_BACK=true allows it once.",
+}
+_EPILOG = {
+    "": "Exit status: 0 everything is done; 1 some image or rdiff failed, the rest is done; 2 bad "
+    "usage or settings. Settings come from defaults.mk, then from the environment "
+    "(PUAVO_REPOSITORY_*), then from these options. Two more commands: see "
+    f"{PROGRAM} audit --help, {PROGRAM} rollback --help.",
+    "audit": "Exit status: 0 no error; 1 clients are, or soon will be, led to something wrong or "
+    "cut off; 2 bad usage or settings.",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process.end_on_signals()
     try:
         with as_storage_error("a local file"):
-            asked = options.parser(word).parse_args(given)
+            asked = _parser(word).parse_args(given)
             # The SSH library is slow to load: a run that publishes nothing does without it.
             run = getattr(import_module("puavo_repository.cli.mirrors"), word) if word else _prepare
             status: int = run(asked)
@@ -70,3 +94,52 @@ def _prepare(asked: argparse.Namespace) -> int:
             planned = [f"would publish to {one.target}:", *(f"  {line}" for line in one.plan)]
             terminal.print_lines(planned if one.dry_run and one.plan else one.lines()[:1])
     return 0 if not done.failures and all(one.ok for one in published) else 1
+
+
+def _parser(word: str) -> argparse.ArgumentParser:
+    """Return the parser of a subcommand, or of the command itself where there is no word.
+
+    ``vars`` of what it reads is for ``settings.load``.
+    """
+    made = argparse.ArgumentParser(
+        prog=f"{PROGRAM} {word}".rstrip(),
+        usage="%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]",
+        description=_DESCRIPTION[word],
+        epilog=_EPILOG.get(word),
+    )
+    flag: dict[str, Any] = {"action": "store_true"}
+    several: dict[str, Any] = {"action": "append", "default": []}
+    _setting(made, "image_dir", nargs="?")
+    _setting(made, "mirror_dir", nargs="?")
+    _setting(made, "repository", "-r", "--repository", metavar="HOSTNAME")
+    _setting(made, "puavo_os", "-p", "--puavo-os", metavar="DIR")
+    made.add_argument("-u", "--upload", metavar="URL", help=_MIRROR if word else _UPLOAD, **several)
+    made.add_argument("--json", help="the report as JSON on stdout", **flag)
+    if word == "audit":
+        _setting(made, "audit_share", "--share", metavar="N")
+        _setting(made, "audit_https", "--no-https", action="store_false")
+        of_repair = "send wrong remote files again; remove wrong local rdiffs, to be made anew"
+        made.add_argument("--repair", help=of_repair, **flag)
+    elif word == "rollback":
+        of_to = "generation to roll back to; default: the last one with other metadata"
+        made.add_argument("--to", metavar="N", type=int, help=of_to)
+        of_series = "only this series; may be repeated"
+        made.add_argument("--series", metavar="NAME", help=of_series, **several)
+        made.add_argument("--list", help="show the generations, change nothing", **flag)
+    else:
+        _setting(made, "no_config", "-n", "--no-config", "--no-files", action="store_true")
+        made.add_argument("--dry-run", help="print the plan, change nothing", **flag)
+    return made
+
+
+def _setting(made: argparse.ArgumentParser, name: str, *flags: str, **more: Any) -> None:
+    """Add the option of a setting, with the help that the settings' model has for it."""
+    setting = about(name)
+    text = setting.text[0].lower() + setting.text[1:]  # as argparse writes its own
+    if more.get("action") == "store_false":
+        text = f"do not {text}"
+    default = setting.otherwise or setting.default
+    if default not in {"", "true", "false"}:
+        text += f"; default {default}"
+    more |= {"dest": name} if flags else {"metavar": setting.option}
+    made.add_argument(*(flags or [name]), default=None, help=text.replace("%", "%%"), **more)
