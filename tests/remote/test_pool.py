@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from puavo_repository import retry
@@ -17,6 +18,7 @@ from puavo_repository.errors import ConnectionLostError, StoppedError
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.pool import Pool, abort_all
 from puavo_repository.remote.sftp import session as sftp_session
+from puavo_repository.remote.sftp import tree as sftp_tree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import OpenMode, Piece, RemoteTree
@@ -252,6 +254,22 @@ def test_an_abort_right_before_an_assembly_has_its_connection_ends_it(
     tree.close()
     assert not tree.is_alive
     assert not beside.is_alive
+
+
+def test_a_close_while_an_assembly_connects_ends_it(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").write_bytes(bytes(100))
+    tree, connect = SftpTree(sshd.target(tmp_path)), sftp_tree.connect
+
+    def late(target: Target, *, compressed: bool) -> paramiko.Transport:
+        tree.close()
+        return connect(target, compressed=compressed)
+
+    monkeypatch.setattr(sftp_tree, "connect", late)
+    with pytest.raises(ConnectionLostError, match="was closed"):
+        tree.assemble("goal", [Piece("source", 0, 1)])
+    assert not (tmp_path / "goal").exists()
 
 
 def test_what_an_assembly_sends_is_counted(sshd: Sshd, tmp_path: Path) -> None:
