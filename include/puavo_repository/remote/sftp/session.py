@@ -194,8 +194,10 @@ class SftpSession:
         self._outbox += data
         if len(self._outbox) >= BATCH:
             self._send()
-            while self._pending and (self._inbox or self._channel.recv_ready()):
-                self._take_answer()
+            if self._channel.recv_ready():
+                self._receive(len(self._inbox) + 1)
+            while self._pending and 4 + int.from_bytes(self._inbox[:4], "big") <= len(self._inbox):
+                self._take_answer()  # those that came; the rest of one is not waited for
 
     def drain(self, patience: float | None = None) -> None:
         """Wait until nothing is under way; ``patience``: seconds, if that takes more than usual."""
@@ -219,7 +221,8 @@ class SftpSession:
         self._transport.close()
 
     def _take_answer(self) -> None:
-        self._send()
+        if self._outbox:
+            self._send()
         reply = self._packet()
         handler, size = self._pending.pop(reply.get_int(), (None, 0))
         self._owed -= size
