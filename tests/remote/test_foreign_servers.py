@@ -299,7 +299,12 @@ JOURNAL = {
     "rejected": {image(1): "b" * 64},
     "files": {image(1): ENTRY, "CKSUMS": ENTRY, "rdiffs/x.rdiff": ENTRY, "meta/x.json": ENTRY},
 }
-GENERATION = {"at": 5, "rejected": {}, "replaced": {"meta/x.json": "{}", "meta/y.json": None}}
+GENERATION = {
+    "at": 5,
+    "step_back": None,
+    "rejected": {},
+    "replaced": {"meta/x.json": "{}", "meta/y.json": None},
+}
 LOCK = {"token": "t", "host": "h", "machine": "m", "process": 1, "started": "1"}
 
 
@@ -338,6 +343,28 @@ def test_an_entry_that_is_cut_short_is_damage(entry: list[Any]) -> None:
     """Every version wrote four fields at least."""
     with pytest.raises(ValueError, match="not a journal"):
         journal.Journal.parse(jsonfile.dumps_sealed({**JOURNAL, "files": {"CKSUMS": entry}}))
+
+
+@pytest.mark.parametrize("path", ["../x.json", "x.img", "rdiffs/x", "meta/../x", "meta/.x"])
+def test_a_record_that_names_what_is_no_metadata_is_damage(tmp_path: Path, path: str) -> None:
+    tree = FolderTree(Target(path=str(tmp_path)))
+    (tmp_path / GENERATIONS).mkdir(parents=True)
+    for replaced, readable in (({"meta/x.json": "{}"}, True), ({path: "{}"}, False)):
+        content = jsonfile.dumps_sealed({**GENERATION, "replaced": replaced})
+        (tmp_path / GENERATIONS / "1.json").write_bytes(content)
+        assert (journal.load_generation(tree, 1) is not None) == readable
+
+
+@pytest.mark.parametrize("name", ["../.x.part", "x.part", ".x", "meta/../.x.part", image(1)])
+def test_a_part_that_is_none_of_ours_is_not_gone_on_with(tmp_path: Path, name: str) -> None:
+    tree = FolderTree(Target(path=str(tmp_path)))
+    tree.make_folder(journal.FOLDER)
+    for one, known in ((f".{image(1)}.part", True), (name, False)):
+        part = {"name": one, "size": 1, "sha256": "a" * 64, "synced": 1, "proven": False}
+        content = jsonfile.dumps_sealed({"parts": {image(1): part}})
+        (tmp_path / journal.PARTS).write_bytes(content)
+        parts = journal.Parts(tree, publisher_lock.PublisherLock(tree))
+        assert (image(1) in parts.known) == known
 
 
 @given(changed_json(LOCK))

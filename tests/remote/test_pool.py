@@ -18,6 +18,7 @@ from puavo_repository.errors import ConnectionLostError, StoppedError
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.pool import Pool, abort_all
 from puavo_repository.remote.sftp import session as sftp_session
+from puavo_repository.remote.sftp import ssh
 from puavo_repository.remote.sftp import tree as sftp_tree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
@@ -260,7 +261,7 @@ def test_a_close_while_an_assembly_connects_ends_it(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "source").write_bytes(bytes(100))
-    tree, connect = SftpTree(sshd.target(tmp_path)), sftp_tree.connect
+    tree, connect = SftpTree(sshd.target(tmp_path)), ssh.connect
 
     def late(target: Target, *, compressed: bool) -> paramiko.Transport:
         tree.close()
