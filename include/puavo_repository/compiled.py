@@ -6,8 +6,6 @@ this package that hold kernels: after any change all are compiled anew. It is al
 machine: several may share one file system, and Numba may mix up what two of them compile at once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import tempfile

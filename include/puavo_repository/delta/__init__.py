@@ -1,7 +1,5 @@
 """How an rdiff is made and proven: the engines by their names; see ``engine`` for the interface."""
 
-from __future__ import annotations
-
 from puavo_repository.delta.engine import DeltaEngine
 from puavo_repository.errors import SettingsError
 

@@ -11,8 +11,6 @@ than a list of anchors could be read. A block's commands depend on nothing but t
 the effort, so neither does the rdiff: whatever the threads do, it has the same bytes.
 """
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterator

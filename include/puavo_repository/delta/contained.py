@@ -9,8 +9,6 @@ which does the work, to say how that ended. None of them minds the signals that 
 process group: the caller does. They end when it closes its end of a connection, however it ends.
 """
 
-from __future__ import annotations
-
 import atexit
 import logging
 import os

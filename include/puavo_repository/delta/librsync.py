@@ -5,8 +5,6 @@ is driven by ``rs_job_iter`` over bounded buffers, without the GIL. Between the 
 signals, and progress is told.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 from functools import cache

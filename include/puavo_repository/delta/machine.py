@@ -12,8 +12,6 @@ read in windows that grow with the match: a false hit costs one small read, and 
 at the speed of the page cache.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

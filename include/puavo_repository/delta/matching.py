@@ -16,8 +16,6 @@ All work is bounded, whatever the images hold: a look-up visits one group and co
 reads.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from puavo_repository.compiled import Numbers, Word, array, inlined, kernel

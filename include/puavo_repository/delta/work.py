@@ -3,8 +3,6 @@
 An image is read; an rdiff is written, and proven by applying it as clients do.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

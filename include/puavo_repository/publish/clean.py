@@ -1,7 +1,5 @@
 """The step ``clean``: what we put there and no metadata names goes, late and never too much."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Set

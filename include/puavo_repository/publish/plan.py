@@ -3,8 +3,6 @@
 The table has a row a path. A survey fills it, and each step brings it up to date as it acts.
 """
 
-from __future__ import annotations
-
 import enum
 import hashlib
 import re

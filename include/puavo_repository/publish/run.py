@@ -6,8 +6,6 @@ tasks do the same steps, each with a ``Publisher`` of its own. A run that was in
 is simply started again: each step sees what is there.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Collection, Sequence

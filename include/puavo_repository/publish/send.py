@@ -6,8 +6,6 @@ acknowledged before that is safe, and it is noted how far that goes (``parts``).
 anywhere is gone on with from there.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

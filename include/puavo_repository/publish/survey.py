@@ -4,8 +4,6 @@ Each step begins with ``survey``, under the remote's lock, and acts on nothing o
 the ways to tell a remote file from another by reading some of it back, or all.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -14,8 +14,6 @@ Before each of these writes the remote's lock is looked at: whoever lost it writ
 metadata names any more is removed later (``clean``).
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection
 from contextlib import suppress

@@ -14,8 +14,6 @@ A new file claims a name that must be free: whoever slept while another publishe
 not put it over that one's.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import random

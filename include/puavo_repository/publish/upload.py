@@ -1,7 +1,5 @@
 """The step ``upload``: every file that is missing, small ones side by side, large ones in turn."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

@@ -7,8 +7,6 @@ nothing, so it may be repeated whenever something failed late. What it takes fro
 in the journal and not published again until the operator allows it, or it is no longer described.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
