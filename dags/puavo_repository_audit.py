@@ -18,13 +18,11 @@ from typing import Any
 
 from airflow.sdk import dag, get_current_context, task
 
-from puavo_repository.audit.audit import conclude, turns_before
+from puavo_repository.audit.audit import conclude, repair_local, repair_remote
 from puavo_repository.audit.clients import clients as audit_clients
 from puavo_repository.audit.local import local as audit_local
-from puavo_repository.audit.local import repair_local
 from puavo_repository.audit.remote import remote as audit_remote
-from puavo_repository.audit.remote import repair_remote
-from puavo_repository.audit.report import CHECKED, LOCAL, Checked, error
+from puavo_repository.audit.report import CHECKED, LOCAL, Checked, error, last
 from puavo_repository.errors import PermanentError
 from puavo_repository.progress import LoggedWatcher, count
 from puavo_repository.remote.target import without_password
@@ -55,13 +53,14 @@ def logged(found: Checked) -> dict[str, Any]:
 
 def checked(mirror: str) -> Checked:
     """Check one remote, and repair it where that is asked for."""
-    here, watcher = chosen(), LoggedWatcher()
+    here = chosen()
     target = tasks.target(mirror, here)
     # A connection's id is the mirror's name wherever it is shown.
     where = target.url if "://" in mirror else mirror
-    found = audit_remote(here, target, turns_before(here).get(where, 0), here, watcher)
+    turn = last(here.mirror_dir).turns.get(where, 0)
+    found = audit_remote(here, target, turn, LoggedWatcher())
     if asked("repair"):
-        found = repair_remote(here, target, found, here)
+        found = repair_remote(here, target, found)
     return replace(found, where=where)
 
 
@@ -88,10 +87,10 @@ def puavo_repository_audit() -> None:
     @task
     def local() -> dict[str, Any]:
         os.nice(10)
-        found = audit_local(chosen(), turns_before(chosen()).get(LOCAL, 0), LoggedWatcher())
+        here = chosen()
+        found = audit_local(here, last(here.mirror_dir).turns.get(LOCAL, 0), LoggedWatcher())
         if asked("repair"):
-            run = f"DAG run {get_current_context()['run_id']}"
-            found = repair_local(chosen(), found, run)
+            found = repair_local(here, found, f"DAG run {get_current_context()['run_id']}")
         return logged(found)
 
     @task(map_index_template="{{ label }}")
@@ -104,7 +103,7 @@ def puavo_repository_audit() -> None:
         here = chosen()
         if not here.audit_https:
             return None
-        turn = turns_before(here).get(here.repository, 0)
+        turn = last(here.mirror_dir).turns.get(here.repository, 0)
         return logged(audit_clients(here, turn, LoggedWatcher()))
 
     @task(trigger_rule="all_done")

@@ -155,8 +155,8 @@ def causes(dag_id: str, said: list[str]) -> list[str]:
 def _recorded(dag_id: str) -> Iterator[str]:
     """Yield what the last night, the last publish of each remote or the last audit left wrong."""
     mirror = Mirror(settings.load({}, images=False).mirror_dir)
-    if dag_id == AUDIT and (audit := report.last(mirror.root)):
-        yield from map(str, audit.findings)
+    if dag_id == AUDIT:
+        yield from map(str, report.last(mirror.root).findings)
     elif dag_id == PUBLISH:
         for one in mirror.state.remotes:
             yield from (f"{one.address}: {why}" for why in one.problems.values())

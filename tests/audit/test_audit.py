@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.audit import report, steps
-from puavo_repository.audit.audit import audit, turns_before
+from puavo_repository.audit.audit import audit
 from puavo_repository.audit.report import (
     CHECKED,
     AuditReport,
@@ -44,16 +44,15 @@ def test_a_sound_repository_has_no_finding_and_an_update_was_made(audited: Audit
 
 def test_the_report_is_kept_and_the_next_audit_has_the_next_turn(audited: Audited) -> None:
     settings = audited.settings(audit_https=False)
-    assert last(audited.mirror) is None
+    assert last(audited.mirror).turn == 0
     first = audit(settings, [])
     assert (audited.mirror / ".puavo-repository" / "audit.json").is_file()
     kept = last(audited.mirror)
-    assert kept is not None
     assert kept.to_dict() == first.to_dict()
     assert (first.turn, audit(settings, []).turn) == (1, 2)
-    assert turns_before(settings) == {"local": 2}
+    assert last(settings.mirror_dir).turns == {"local": 2}
     (audited.mirror / ".puavo-repository" / "audit.json").write_text("{}")
-    assert turns_before(settings) == {}
+    assert last(settings.mirror_dir).turns == {}
 
 
 def test_each_place_has_its_own_turns(
@@ -67,7 +66,7 @@ def test_each_place_has_its_own_turns(
     for target in [audited.target, other, audited.target, other]:
         read += audit(settings, [target]).counts.remote_read
     assert read == 10
-    assert turns_before(settings) == {"local": 4, audited.target.url: 2}
+    assert last(settings.mirror_dir).turns == {"local": 4, audited.target.url: 2}
 
 
 def test_any_few_audits_in_a_row_cover_everything() -> None:

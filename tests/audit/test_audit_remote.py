@@ -48,7 +48,7 @@ def target(request: pytest.FixtureRequest, audited: Audited, sshd: Sshd) -> Targ
 
 
 def audit(audited: Audited, target: Target | None = None, share: float = 1) -> Checked:
-    return remote(audited.settings(audit_share=share), target or audited.target, 0, KEEP)
+    return remote(audited.settings(audit_share=share), target or audited.target, 0)
 
 
 def test_a_sound_remote_has_no_finding_and_is_not_changed(audited: Audited, target: Target) -> None:
@@ -85,9 +85,7 @@ def test_each_file_is_read_in_full_in_its_turn(
     monkeypatch.setattr(steps, "FEW", 0)
     flip(audited.remote / NEW)
     (audited.mirror / NEW).unlink()
-    found = [
-        remote(audited.settings(audit_share=0.25), audited.target, turn, KEEP) for turn in range(4)
-    ]
+    found = [remote(audited.settings(audit_share=0.25), audited.target, turn) for turn in range(4)]
     assert sum(len(one.findings) for one in found) == 1
     assert sum(one.counts.remote_read for one in found) == 10 + 1, "the wrong one twice"
 
@@ -95,7 +93,7 @@ def test_each_file_is_read_in_full_in_its_turn(
 def test_a_small_mirror_is_read_in_full_each_time(audited: Audited) -> None:
     flip(audited.remote / NEW)
     for turn in range(3):
-        found = remote(audited.settings(audit_share=0.01), audited.target, turn, KEEP)
+        found = remote(audited.settings(audit_share=0.01), audited.target, turn)
         assert only(found).file == NEW
 
 
@@ -278,7 +276,7 @@ def test_somebody_who_publishes_meanwhile_is_no_finding(audited: Audited, target
     (repository.images / OLDEST).unlink()
     assert repository.prepare(repository=audited.url).ok
     watcher = Meanwhile(audited.publish)
-    assert said(remote(audited.settings(audit_share=1), target, 0, KEEP, watcher)) == []
+    assert said(remote(audited.settings(audit_share=1), target, 0, watcher)) == []
 
 
 def test_the_middle_of_a_publishing_run_is_no_finding(audited: Audited) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.audit.audit import audit
-from puavo_repository.audit.local import local, repair_local
-from puavo_repository.audit.remote import remote, repair_remote
+from puavo_repository.audit.audit import audit, repair_local, repair_remote
+from puavo_repository.audit.local import local
+from puavo_repository.audit.remote import remote
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.errors import StorageRefusedError, TransientError
 from puavo_repository.formats.metadata import Digests, entries
@@ -37,7 +37,7 @@ def target(request: pytest.FixtureRequest, audited: Audited, sshd: Sshd) -> Targ
 
 def run(audited: Audited, *targets: Target, repair: bool = True) -> AuditReport:
     settings = audited.settings(audit_share=1, audit_https=False)
-    return audit(settings, targets, options=KEEP, repair=repair)
+    return audit(settings, targets, repair=repair)
 
 
 def problems(report: AuditReport) -> list[str]:
@@ -119,7 +119,7 @@ def test_what_is_described_anew_while_it_is_read_is_not_sent(
 ) -> None:
     (audited.remote / NEW).unlink()
     settings, target = audited.settings(), audited.target
-    found = remote(settings, target, 0, KEEP)
+    found = remote(settings, target, 0)
     flip(audited.mirror / NEW)
     mirror, read = Mirror(audited.mirror), digest_file
 
@@ -131,7 +131,7 @@ def test_what_is_described_anew_while_it_is_read_is_not_sent(
         return read(path, progress)
 
     monkeypatch.setattr("puavo_repository.audit.local.digest_file", described_anew)
-    repaired = repair_remote(settings, target, found, KEEP)
+    repaired = repair_remote(settings, target, found)
     assert [note for note in repaired.notes if "the local one is not right either" in note]
     assert repaired.repaired == ()
 

@@ -50,7 +50,8 @@ class Audited:
 
     def settings(self, **options: Any) -> Settings:
         home = self.repository.root / "nginx"
-        given = {"repository": self.url, "ca_file": str(home / "certificate.pem")}
+        certificate = str(home / "certificate.pem")
+        given = {"repository": self.url, "ca_file": certificate, "replace_pause": 0.0}
         return self.repository.settings(**{**given, **options})
 
     @contextmanager

@@ -13,63 +13,61 @@ which one is right. What was repaired is looked at again before it is reported a
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from puavo_repository.audit import report
 from puavo_repository.audit.clients import clients
-from puavo_repository.audit.local import local, repair_local
-from puavo_repository.audit.remote import remote, repair_remote
+from puavo_repository.audit.local import LocalCheck, local
+from puavo_repository.audit.remote import RemoteCheck, remote
 from puavo_repository.audit.report import LOCAL, AuditReport, Checked, Counts, Finding
 from puavo_repository.errors import RepositoryError, as_storage_error
+from puavo_repository.mirror import files
+from puavo_repository.mirror.description import take
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import NO_WATCHER, Watcher
+from puavo_repository.publish.plan import CKSUMS, sha256
+from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.run import publish_all
 from puavo_repository.remote.target import Target
-from puavo_repository.settings import Model, Settings
+from puavo_repository.retry import with_retries
+from puavo_repository.settings import Settings
 
 
 def audit(
     settings: Settings,
     targets: Sequence[Target],
     *,
-    options: Model | None = None,
     repair: bool = False,
     holder: str = "an audit",
     watcher: Watcher = NO_WATCHER,
 ) -> AuditReport:
     """Audit everything, repair where that is asked for, and keep the report beside the mirror.
 
-    ``options`` say how to reach the remotes and to publish for repairs; ``holder`` is who takes
-    the mirror's lock for one.
+    ``holder`` is who takes the mirror's lock for a repair.
     """
-    begun, turns, options = time.time(), turns_before(settings), options or settings
+    begun, turns = time.time(), report.last(settings.mirror_dir).turns
     found = local(settings, turns.get(LOCAL, 0), watcher)
     checks = [repair_local(settings, found, holder) if repair else found]
     for target in targets:
-        found = remote(settings, target, turns.get(target.url, 0), options, watcher)
+        found = remote(settings, target, turns.get(target.url, 0), watcher)
         if repair:
-            found = repair_remote(settings, target, found, options, watcher)
+            found = repair_remote(settings, target, found, watcher)
         checks.append(found)
     if settings.audit_https:
         checks.append(clients(settings, turns.get(settings.repository, 0), watcher))
     return conclude(settings, begun, checks)
 
 
-def turns_before(settings: Settings) -> Mapping[str, int]:
-    """Return how often each place was checked in the audits until now, by its name."""
-    before = report.last(settings.mirror_dir)
-    return before.turns if before else {}
-
-
 def conclude(settings: Settings, begun: float, checks: Sequence[Checked]) -> AuditReport:
     """Put the checks of an audit together, and keep the report beside the mirror."""
-    root = settings.mirror_dir
-    before, turns = report.last(root), dict(turns_before(settings))
+    root, before = settings.mirror_dir, report.last(settings.mirror_dir)
+    turns = dict(before.turns)
     for check in checks:
         if check.counts != Counts():  # one that could not be made leaves its turn to the next
             turns[check.where] = turns.get(check.where, 0) + 1
-    number, seconds = before.turn + 1 if before else 1, time.time() - begun
-    done = AuditReport(report.NAME, begun, seconds, number, tuple(checks), turns)
+    seconds = time.time() - begun
+    done = AuditReport(report.NAME, begun, seconds, before.turn + 1, tuple(checks), turns)
     try:
         with as_storage_error(root):
             if Mirror(root).meta.is_dir():
@@ -78,3 +76,98 @@ def conclude(settings: Settings, begun: float, checks: Sequence[Checked]) -> Aud
         unkept = Checked(LOCAL, findings=(Finding.of(LOCAL, error),))
         return replace(done, checks=(*done.checks, unkept))
     return done
+
+
+def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
+    """Remove wrong local rdiffs and their description, so that the next run makes them anew.
+
+    ``found`` is what ``local.local`` found, and ``holder`` who takes the mirror's lock. Returns
+    the same with what was repaired as such; why something could not be is in the notes.
+    """
+    mirror, tree = Mirror(settings.mirror_dir), LocalCheck(settings)
+
+    def repair(paths: set[str], notes: list[str]) -> set[str]:
+        with mirror.locked(holder):
+            # Under the lock nobody makes it anew at the same time; somebody may have before.
+            for one in sorted(tree.look(0, paths)[1], key=lambda finding: finding.file):
+                if not one.repairable:  # it may be right: its proof was killed, say
+                    notes.append(f"not repaired: {replace(one, where=LOCAL)}")
+                    continue
+                name = one.file.removeprefix("rdiffs/")
+                mirror.remove_from_metadata({one.file})
+                mirror.state.rdiffs.remove(name)
+                files.remove(mirror.rdiffs / name)
+                notes.append(f"{one.file}: removed; the next run makes it anew")
+        return {one.file for one in tree.look(0, paths)[1]}
+
+    return _repaired(found, repair)
+
+
+def repair_remote(
+    settings: Settings, target: Target, found: Checked, watcher: Watcher = NO_WATCHER
+) -> Checked:
+    """Send again what is missing or wrong on a remote and right here, by publishing.
+
+    ``found`` is what ``remote.remote`` found; the result is as that of ``repair_local``.
+    """
+
+    def repair(paths: set[str], notes: list[str]) -> set[str]:
+        wanted = _right_here(settings, paths)
+        absent = sorted(paths - wanted.keys())
+        notes += [f"{path}: not sent again, the local one is not right either" for path in absent]
+        root = settings.mirror_dir
+
+        def force_recheck() -> None:
+            with Publisher(root, target, settings) as publisher, publisher.hold() as held:
+                for path, (size, digest) in wanted.items():
+                    held.journal.force_recheck(path, size, digest)
+                held.save()
+
+        if wanted:
+            with_retries(force_recheck)
+            # What lies there is not trusted: no image is made from it, its bytes travel. What else
+            # waits to be published goes on waiting: this is no night.
+            only = wanted.keys()
+            (report,) = publish_all(root, [target], settings, watcher=watcher, only=only)
+            notes += [f"while repairing: {line}" for line in report.lines()[1:]]
+        there = RemoteCheck(settings, target)
+        wrong = {one.file for one in there.check(0, paths).findings}
+        # What clients are not told of any more is not looked for, and not repaired either.
+        told = {CKSUMS, *there.seen.described.documents, *there.seen.described.files}
+        return wrong | (paths - told)
+
+    return _repaired(found, repair)
+
+
+def _right_here(settings: Settings, paths: set[str]) -> dict[str, tuple[int, str]]:
+    """Return size and sha256 of those files that are right here."""
+    local = take(settings.mirror_dir, "auditing")
+    wrong = {one.file for one in LocalCheck(settings).look(0, paths, prove=False)[1]}
+    now = take(settings.mirror_dir, "auditing").files  # a night withdraws what it changes
+    same = {path: file for path, file in local.files.items() if now.get(path) == file}
+    right = {p: (file.size, file.sha256) for p, file in same.items() if p not in wrong}
+    for path, content in {CKSUMS: local.cksums, **local.documents}.items():
+        if content is not None and path not in local.damaged:
+            right[path] = len(content), sha256(content)
+    return {path: right[path] for path in paths & right.keys()}
+
+
+def _repaired(found: Checked, repair: Callable[[set[str], list[str]], set[str]]) -> Checked:
+    """Repair what can be, and tell what is right again from what is not.
+
+    ``repair`` repairs some files, makes notes, and returns those that are still wrong.
+    """
+    mended, notes = [one for one in found.findings if one.repairable], list(found.notes)
+    paths = {one.file for one in mended}
+    try:
+        wrong = repair(paths, notes) if paths else set()
+    except RepositoryError as error:
+        wrong = paths
+        notes.append(f"not repaired: {error}")
+    mended = [one for one in mended if one.file not in wrong]
+    return replace(
+        found,
+        findings=tuple(one for one in found.findings if one not in mended),
+        repaired=tuple(replace(one, remedy="") for one in mended),
+        notes=tuple(notes),
+    )

@@ -12,16 +12,14 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from typing import Any
 
 from puavo_repository.audit import steps
-from puavo_repository.audit.canary import canary
-from puavo_repository.audit.https import CONNECTIONS, Answer, Https
+from puavo_repository.audit.https import CONNECTIONS, Answer, Https, canary
 from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
 from puavo_repository.errors import CertificateError, ConnectionLostError
 from puavo_repository.formats.metadata import DescribedFile, entries
@@ -53,7 +51,7 @@ def clients(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Che
     """Audit what clients see at ``settings.repository``; ``turn`` counts the audits."""
 
     def check() -> Checked:
-        with contextlib.closing(Https(settings.repository, settings.ca_file)) as https:
+        with Https(settings.repository, settings.ca_file) as https:
             return _Clients(settings, https, watcher).check(turn)
 
     return steps.attempted(settings.repository, check)
@@ -97,13 +95,11 @@ class _Clients:
 
     def _hidden(self) -> Iterator[Finding]:
         for path in (journal.PATH, f"{FOLDER}/metadata.lock"):
-            served = False
             with contextlib.suppress(ConnectionLostError):
-                served = self.https.head(f"{self.https.urlbase}/{path}").status == 200
-            if served:
-                problem = "is served: records of the publisher are nobody else's business"
-                remedy = "Have the web server deny hidden names, as deploy/nginx/mirror does"
-                yield warning(path, problem, "status 403 or 404", "status 200", remedy)
+                if self.https.ask(f"{self.https.urlbase}/{path}").status == 200:
+                    problem = "is served: records of the publisher are nobody else's business"
+                    remedy = "Have the web server deny hidden names, as deploy/nginx/mirror does"
+                    yield warning(path, problem, "status 403 or 404", "status 200", remedy)
 
     def _look_until_settled(self, turn: int) -> tuple[list[Finding], str]:
         local = take(self.settings.mirror_dir, "auditing")
@@ -122,10 +118,9 @@ class _Clients:
 
     def _documents(self, local: Description) -> tuple[Description, list[Finding]]:
         """Fetch the metadata of every series that the local mirror has."""
-        contents: dict[str, bytes] = {}
-        findings: list[Finding] = []
+        contents, findings = {}, []
         for path, ours in local.documents.items():
-            answer = self.https.get(f"{self.https.urlbase}/{path}", _LARGEST)
+            answer = self.https.ask(f"{self.https.urlbase}/{path}", _LARGEST)
             self.counts.append(Counts(urls=1))
             if answer.more:
                 findings.append(error(path, "is larger than any metadata", remedy=_AGAIN))
@@ -144,60 +139,46 @@ class _Clients:
     def _files(self, served: Description, local: Description) -> list[Finding]:
         """Ask for every address of every file, and compare some ranges with the local files."""
         self.lost, self.ranges_ignored, base = 0, False, self.https.urlbase
-        findings: list[Finding] = []
+        findings = []
         urls: dict[str, DescribedFile] = {}  # those in metadata, and those that laptops compute
         for name, document in served.parsed.items():
             elsewhere: list[str] = []
             for path, entry in entries(document):
                 given = entry.get("urls")
-                named = (
-                    [url for url in given if isinstance(url, str)]
-                    if isinstance(given, list)
-                    else []
-                )
+                named = [u for u in given if isinstance(u, str)] if isinstance(given, list) else []
                 elsewhere += [url for url in named if not _is_below(url, base)]
                 every = (f"{base}/{path}", *named)
                 urls |= {url: served.files[path] for url in every if _is_below(url, base)}
             if elsewhere:
                 problem = f"names {len(elsewhere)} addresses elsewhere"
                 findings.append(error(name, problem, f"{base}/…", elsewhere[0], _ELSEWHERE))
-        asked = list(islice(urls.items(), _MOST))
-        self.watcher.begin("clients", 0, len(asked))
-        heads = steps.side_by_side(partial(self._asked, self._head), asked, CONNECTIONS)
-        findings += [finding for finding in heads if finding]
+        urls = dict(islice(urls.items(), _MOST))
+        self.watcher.begin("clients", 0, len(urls))
+        ours = [f for f in served.files.values() if f.size and steps.is_local(f, local)]
+        some = random.SystemRandom().sample(ours, min(len(ours), _MOST_FILES))
+        compared = {f"{base}/{file.path}" for file in some}
+
+        def check(url: str) -> Finding | None:
+            if self.lost >= _PATIENCE:
+                return None
+            file = urls[url]
+            try:
+                found = self._head(url, file)
+                return self._compare(url, file) if url in compared and not found else found
+            except ConnectionLostError as lost:
+                self.lost += 1
+                return error(file.path, lost.problem, found=url, remedy=lost.remedy)
+
+        findings += [found for found in steps.side_by_side(check, urls, CONNECTIONS) if found]
         if self.lost >= _PATIENCE:
             findings.append(error("", "answers too little: no more addresses were asked"))
-            return findings
-        good = {
-            file.path: (url, file) for (url, file), bad in zip(asked, heads, strict=True) if not bad
-        }
-        ours = [one for one in good.values() if one[1].size and steps.is_local(one[1], local)]
-        if len(ours) > _MOST_FILES:
-            ours = random.SystemRandom().sample(ours, _MOST_FILES)
-        compared = steps.side_by_side(partial(self._asked, self._compare), ours, CONNECTIONS)
-        findings += [finding for finding in compared if finding]
         if self.ranges_ignored:
             problem = "the server ignores ranges: a download that broke off starts again"
             findings.append(warning("", problem, remedy="Serve the tree as static files"))
         return findings
 
-    def _asked(
-        self,
-        step: Callable[[str, DescribedFile], Finding | None],
-        item: tuple[str, DescribedFile],
-    ) -> Finding | None:
-        """Do a step for an address, unless too many had no answer."""
-        url, file = item
-        if self.lost >= _PATIENCE:
-            return None
-        try:
-            return step(url, file)
-        except ConnectionLostError as lost:
-            self.lost += 1
-            return error(file.path, lost.problem, found=url, remedy=lost.remedy)
-
     def _head(self, url: str, file: DescribedFile) -> Finding | None:
-        answer = self.https.head(url)
+        answer = self.https.ask(url)
         self.counts.append(Counts(urls=1))
         self.watcher.finish("clients")
         if refused := _refusal(file.path, answer, what=f" for {url}"):
@@ -213,10 +194,10 @@ class _Clients:
         """Compare a few ranges with the local file."""
         path, length = self.settings.mirror_dir / file.path, min(_RANGE, file.size)
         for _ in range(_RANGES):
-            if self.ranges_ignored or self.lost >= _PATIENCE:
+            if self.ranges_ignored:
                 return None
             offset = random.SystemRandom().randrange(file.size - length + 1)
-            answer = self.https.get(url, length, offset)
+            answer = self.https.ask(url, length, offset=offset)
             if answer.status == 200:
                 self.ranges_ignored = True
                 return None

@@ -1,4 +1,4 @@
-"""The mirror as clients reach it: one https client in which every wait ends.
+"""The mirror as clients reach it: an https client in which every wait ends, and one update by it.
 
 A server may be broken or mean harm: nothing of more than an agreed length is read, no redirect
 leads to another host, and nothing is asked for twice as long as its size allows.
@@ -6,16 +6,37 @@ leads to another host, and nothing is asked for twice as long as its size allows
 
 from __future__ import annotations
 
+import hashlib
+import io
 import ssl
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import httpx
 from cryptography import x509
 
-from puavo_repository.errors import CertificateError, ConnectionLostError, SettingsError
+from puavo_repository.audit.report import Finding, error, warning
+from puavo_repository.delta.librsync import patch
+from puavo_repository.errors import (
+    CertificateError,
+    ConnectionLostError,
+    DeltaError,
+    SettingsError,
+    StorageError,
+    StorageRefusedError,
+)
+from puavo_repository.formats.names import ImageName, rdiff_name
+from puavo_repository.mirror.description import Description
+from puavo_repository.mirror.digests import digest_file
+from puavo_repository.mirror.records import FOLDER
+from puavo_repository.progress import format_bytes, no_progress
 from puavo_repository.retry import with_retries
 
 TIMEOUT = 30.0  # seconds for each wait
@@ -33,6 +54,8 @@ _UNTRUSTED = (
     "the certificate is not trusted",
     "Serve the whole chain; an authority of your own belongs into PUAVO_REPOSITORY_CA_FILE",
 )
+Entry = dict[str, Any]  # of an image or rdiff in metadata
+_LARGEST = 2  # sizes of its image; no rdiff that is worth a fetch is larger
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "puavo-repository-audit"}
 
 
@@ -50,7 +73,7 @@ class Answer:
         return f"status {self.status}" + (f", a redirect to {self.leads}" if self.leads else "")
 
 
-class Https:
+class Https(httpx.Client):
     """Connections to the server of a mirror, used from several threads.
 
     ``ca_file`` has the certificates to trust, instead of the system's.
@@ -60,17 +83,11 @@ class Https:
         self.urlbase = urlbase
         try:
             context = ssl.create_default_context(cafile=ca_file or None)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError) as why:
             problem = f"{ca_file} cannot be used"
-            raise SettingsError("ca_file", problem, expected="certificates in PEM form") from error
+            raise SettingsError("ca_file", problem, expected="certificates in PEM form") from why
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-        self._client = httpx.Client(
-            verify=context, timeout=TIMEOUT, limits=limits, headers=_HEADERS
-        )
-
-    def close(self) -> None:
-        """Close every connection."""
-        self._client.close()
+        super().__init__(verify=context, timeout=TIMEOUT, limits=limits, headers=_HEADERS)
 
     def certificate_ends(self) -> float:
         """Return when the server's certificate ends, trusted or not, in seconds since the epoch."""
@@ -78,48 +95,36 @@ class Https:
         server = parts.hostname or "", parts.port or 443
 
         def ask() -> float:
-            try:
-                shown = ssl.get_server_certificate(server, timeout=TIMEOUT)
-                found = x509.load_pem_x509_certificate(shown.encode())
-            except (OSError, ValueError) as error:
-                raise self._error(error) from error
-            return found.not_valid_after_utc.timestamp()
+            with self._errors(OSError, ValueError):
+                shown = ssl.get_server_certificate(server, timeout=TIMEOUT).encode()
+                return x509.load_pem_x509_certificate(shown).not_valid_after_utc.timestamp()
 
         return with_retries(ask)
 
-    def head(self, url: str) -> Answer:
-        """Ask whether something is there, and how long it is."""
-        return with_retries(lambda: self.fetch(url, 0, method="HEAD"))
-
-    def get(self, url: str, limit: int, offset: int | None = None) -> Answer:
-        """Fetch at most ``limit`` bytes: of a document, or from an offset of a file as a range."""
-        return with_retries(lambda: self.fetch(url, limit, offset=offset))
-
-    def fetch(
-        self,
-        url: str,
-        limit: int,
-        sink: Callable[[bytes], object] | None = None,
-        *,
-        offset: int | None = None,
-        method: str = "GET",
+    def ask(
+        self, url: str, limit: int = 0, *, offset: int | None = None, into: IO[bytes] | None = None
     ) -> Answer:
-        """Do the same once and without retries, into a sink if there is one."""
-        status = 200 if offset is None else 206
+        """Fetch at most ``limit`` bytes, from an offset as a range; without it only ask for a head.
+
+        The bytes are in the answer, or in a file from its beginning.
+        """
+        method, status = "GET" if limit else "HEAD", 200 if offset is None else 206
         headers = {} if offset is None else {"Range": f"bytes={offset}-{offset + limit - 1}"}
-        try:
-            for _ in range(REDIRECTS):
-                with self._client.stream(method, url, headers=headers) as response:
-                    if response.next_request is None:
-                        if response.status_code == status and method == "GET":
-                            return _read(response, limit, sink)
-                        return Answer(response.status_code, response.headers)
-                    url = str(response.next_request.url)
-                    if not self._is_here(url):
-                        break
-            return Answer(response.status_code, leads=url)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._error(error) from error
+
+        def ask() -> Answer:
+            to = url
+            with self._errors(httpx.HTTPError, httpx.InvalidURL):
+                for _ in range(REDIRECTS):
+                    with self.stream(method, to, headers=headers) as response:
+                        if response.next_request is None:
+                            is_read = response.status_code == status and limit
+                            return _read(response, limit if is_read else 0, into)
+                        to = str(response.next_request.url)
+                        if not self._is_here(to):
+                            break
+            return Answer(response.status_code, leads=to)
+
+        return with_retries(ask)
 
     def _is_here(self, url: str) -> bool:
         """Say whether a redirect stays on the host; from http to https is no other place."""
@@ -127,33 +132,141 @@ class Https:
         upgraded = (base.scheme, to.scheme) == ("http", "https") and to.hostname == base.hostname
         return upgraded or (to.scheme, to.netloc) == (base.scheme, base.netloc)
 
-    def _error(self, error: Exception) -> CertificateError | ConnectionLostError:
-        """Put an error on its branch: the refusal of a certificate lies at its bottom."""
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                problem, remedy = _REFUSALS.get(cause.verify_code, _UNTRUSTED)
-                found = cause.verify_message
-                return CertificateError(self.urlbase, problem, found=found, remedy=remedy)
-            cause = cause.__cause__ or cause.__context__
-        late = isinstance(error, TimeoutError | httpx.TimeoutException)
-        return ConnectionLostError(
-            self.urlbase,
-            "did not answer in time" if late else "the connection could not be made, or broke",
-            found=str(error),
-            remedy="See whether the web server is well and can be reached from here",
-        )
+    @contextmanager
+    def _errors(self, *kinds: type[Exception]) -> Iterator[None]:
+        """Put errors on their branch: the refusal of a certificate lies at the bottom of one."""
+        try:
+            yield
+        except kinds as why:
+            cause: BaseException | None = why
+            while cause is not None:
+                if isinstance(cause, ssl.SSLCertVerificationError):
+                    problem, remedy = _REFUSALS.get(cause.verify_code, _UNTRUSTED)
+                    said = {"found": cause.verify_message, "remedy": remedy}
+                    raise CertificateError(self.urlbase, problem, **said) from why
+                cause = cause.__cause__ or cause.__context__
+            late = isinstance(why, TimeoutError | httpx.TimeoutException)
+            problem = "the connection could not be made, or broke"
+            problem = "did not answer in time" if late else problem
+            remedy = "See whether the web server is well and can be reached from here"
+            said = {"found": str(why), "remedy": remedy}
+            raise ConnectionLostError(self.urlbase, problem, **said) from why
 
 
-def _read(response: httpx.Response, limit: int, sink: Callable[[bytes], object] | None) -> Answer:
-    body, count = bytearray(), 0
+def _read(response: httpx.Response, limit: int, into: IO[bytes] | None) -> Answer:
+    """Read at most so many bytes of an answer; of none its head alone is there."""
+    file, count = io.BytesIO() if into is None else into, 0
+    file.seek(0)
+    file.truncate()
     end = time.monotonic() + TIMEOUT + limit / SLOWEST
-    for block in response.iter_raw():
-        taken = block[: limit - count]
-        count += len(taken)
-        (sink or body.extend)(taken)
-        if len(taken) < len(block):
-            return Answer(response.status_code, response.headers, bytes(body), more=True)
+    for block in response.iter_raw() if limit else ():
+        file.write(block[: limit - count])
+        count += len(block)
+        if count > limit:
+            break
         if time.monotonic() > end:
             raise httpx.ReadTimeout("too slow")
-    return Answer(response.status_code, response.headers, bytes(body))
+    body = file.getvalue() if isinstance(file, io.BytesIO) else b""
+    return Answer(response.status_code, response.headers, body, more=count > limit)
+
+
+def canary(
+    https: Https, served: Description, local: Description, turn: int
+) -> tuple[str, Finding | None]:
+    """Make one update of the series whose turn it is: of each of them, as audits are counted.
+
+    It is made as a laptop does: metadata, the rdiff by its name, applied, and compared.
+
+    Returns:
+        How it went, as a line for people, and what is wrong if something is.
+    """
+    offered = sorted(_updates(served), key=itemgetter(0))
+    if not offered:
+        return "canary: no series has an rdiff to its newest image from the one before", None
+    possible = [update for update in offered if _is_here(local, update[1])]
+    if not possible:
+        return "canary: the local mirror has none of the images that an update starts from", None
+    _, before, after, diff = possible[turn % len(possible)]
+    old, new, path = before["filename"], after["filename"], f"rdiffs/{diff['filename']}"
+    basis = local.root / old
+    try:
+        _make(https, basis, path, diff, after)
+    except (OSError, StorageError, StorageRefusedError) as why:
+        if not basis.is_file():
+            return f"canary: {old} was taken away by a night, so no update could be made", None
+        failed = "the update of a client could not be tried"
+        return f"canary: {failed}", warning(path, failed, found=str(why))
+    except DeltaError as why:
+        with suppress(OSError):
+            if digest_file(basis, no_progress).sha512 == before["sha512"]:
+                problem = f"the update from {old} to {new} fails: {why.problem}"
+                remedy = (
+                    "Audit the remote that is served here; see what lies between it and the clients"
+                )
+                finding = error(path, problem, why.expected, why.found, remedy)
+                return f"canary: the update from {old} to {new} FAILED", finding
+        return f"canary: {old} is wrong in the local mirror, so no update can start from it", None
+    return (
+        f"canary: {old} became {new} by an rdiff of {format_bytes(diff['size'])}, as on a laptop",
+        None,
+    )
+
+
+def _updates(served: Description) -> Iterator[tuple[str, Entry, Entry, Entry]]:
+    """Yield what laptops do after the last night: series, images that they have and want, rdiff."""
+    for document in served.parsed.values():
+        for series, content in document.items():
+            last = content["images"][-2:]
+            if len(last) == 2 and all(ImageName.parse(image["filename"]) for image in last):
+                old, new = last
+                name = rdiff_name(old["filename"], new["filename"])
+                diffs = (diff for diff in new.get("diffs", []) if diff["filename"] == name)
+                yield from ((series, old, new, diff) for diff in diffs)
+
+
+def _is_here(local: Description, image: Entry) -> bool:
+    file = local.files.get(image["filename"])
+    same = file is not None and file.digests.get("sha512") == image.get("sha512")
+    return same and (local.root / image["filename"]).is_file()
+
+
+def _make(https: Https, basis: Path, path: str, diff: Entry, image: Entry) -> None:
+    """Make an image from another by an rdiff; a ``DeltaError`` says what is wrong with it."""
+
+    def same(problem: str, expected: object, found: object) -> None:
+        if expected != found:
+            raise DeltaError(path, problem, expected=str(expected), found=str(found))
+
+    size, most = diff["size"], max(_LARGEST * basis.stat().st_size, 1 << 20)
+    if size > most:
+        problem, limit = "its rdiff is larger than any that is of use", f"at most {most} bytes"
+        raise DeltaError(path, problem, expected=limit, found=str(size))
+    # A file without a name: nothing is left behind, whatever happens.
+    with tempfile.TemporaryFile(dir=basis.parent / FOLDER) as file:
+        try:
+            answer = https.ask(f"{https.urlbase}/{path}", size, into=file)
+        except ConnectionLostError as why:
+            problem = f"its rdiff cannot be fetched: {why.problem}"
+            raise DeltaError(path, problem, found=why.found) from why
+        same("its rdiff is not served", "status 200", str(answer))
+        found = f"more than {size}" if answer.more else file.tell()
+        same("its rdiff has the wrong size", size, found)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha512").hexdigest()
+        same("its rdiff is damaged: the sha512 differs", diff.get("sha512"), digest)
+        made, count = hashlib.sha512(), 0
+
+        def take(block: memoryview) -> None:
+            nonlocal count
+            count += len(block)
+            if count > image["size"]:
+                raise DeltaError(path, "it gives more than the image has")
+            made.update(block)
+
+        try:
+            patch(basis, Path(f"/proc/self/fd/{file.fileno()}"), take)
+        except DeltaError as why:
+            problem = f"its rdiff cannot be applied: {why.problem}"
+            raise DeltaError(path, problem, found=why.found) from why
+    problem = "what its rdiff gives is not the image: the sha512 differs"
+    same(problem, image.get("sha512"), made.hexdigest())

@@ -8,147 +8,81 @@ found again is reported.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+import secrets
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from puavo_repository.audit import steps
-from puavo_repository.audit.documents import KINDS, View, of_documents, view
-from puavo_repository.audit.local import look_again
-from puavo_repository.audit.report import Checked, Counts, Finding, warning
-from puavo_repository.errors import PermanentError, PublishError
-from puavo_repository.formats.metadata import DescribedFile
+from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
+from puavo_repository.errors import PermanentError, PublishError, RepositoryError
+from puavo_repository.formats.metadata import DescribedFile, described_files
 from puavo_repository.mirror.description import Description, take
-from puavo_repository.mirror.files import PART, Identity
+from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import NO_WATCHER, Watcher
-from puavo_repository.publish.plan import CKSUMS, sha256
-from puavo_repository.publish.publisher import Publisher, open_tree
-from puavo_repository.publish.run import publish_all
-from puavo_repository.publish.survey import same_bytes, samples, sha256_of
+from puavo_repository.publish.plan import CKSUMS, is_document, sha256
+from puavo_repository.publish.publisher import open_tree
+from puavo_repository.publish.survey import listing, same_bytes, samples, sha256_of
 from puavo_repository.remote import journal
+from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.journal import Journal
 from puavo_repository.remote.pool import Pool
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Kind
+from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole
 from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
-from puavo_repository.settings.model import Model
 
-_LOOKS = 4  # times that findings are looked at while somebody publishes
 _CONNECTIONS = 4  # at most
+_SEE = "See who else writes there, then publish again"
+_OR_REPAIR = f"{_SEE} or let the audit repair it"
+_NOT_OURS = "It is not ours: see who wrote it there, and remove it or have it mended"
 
 
-def remote(
-    settings: Settings,
-    target: Target,
-    turn: int,
-    options: Model,
-    watcher: Watcher = NO_WATCHER,
-) -> Checked:
+def remote(settings: Settings, target: Target, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
     """Audit a remote tree; ``turn`` counts the audits. Nothing is changed there.
 
     The local mirror may lack files that the remote has, or be missing. ``audit_share`` says how
     many of the files there are read in full, of which the watcher is told.
     """
-
-    def check() -> Checked:
-        return _look(settings, target, turn, options, watcher)[1]
-
-    return steps.attempted(target.url, lambda: with_retries(check))
-
-
-def repair_remote(
-    settings: Settings,
-    target: Target,
-    found: Checked,
-    options: Model,
-    watcher: Watcher = NO_WATCHER,
-) -> Checked:
-    """Send again what is missing or wrong on a remote and right here, by publishing.
-
-    ``found`` is what ``remote`` found; the result is as that of ``local.repair_local``.
-    """
-    root = settings.mirror_dir
-
-    def repair(paths: set[str], notes: list[str]) -> set[str]:
-        wanted = _right_here(settings, paths)
-        absent = (path for path in sorted(paths) if path not in wanted)
-        notes += [f"{path}: not sent again, the local one is not right either" for path in absent]
-        if wanted:
-            # What lies there is not trusted: no image is made from it, its bytes travel. What
-            # else waits to be published goes on waiting: this is no night.
-            def force_recheck() -> None:
-                with Publisher(root, target, options) as publisher, publisher.hold() as held:
-                    for path, (size, digest) in wanted.items():
-                        held.journal.force_recheck(path, size, digest)
-                    held.save()
-
-            with_retries(force_recheck)
-            (report,) = publish_all(root, [target], options, watcher=watcher, only=wanted.keys())
-            notes += [f"while repairing: {line}" for line in report.lines()[1:]]
-        seen, again = _look(settings, target, 0, options, only=paths)
-        # What clients are not told of any more is not looked for, and not repaired either.
-        told = {CKSUMS, *seen.described.documents, *seen.described.files}
-        return {one.file for one in again.findings} | (paths - told)
-
-    return steps.repaired(found, repair)
-
-
-def _right_here(settings: Settings, paths: set[str]) -> dict[str, tuple[int, str]]:
-    """Return size and sha256 of those files that are right here."""
-    local = take(settings.mirror_dir, "auditing")
-    wrong = {one.file for one in look_again(settings, local, paths, 0)}
-    now = take(settings.mirror_dir, "auditing").files  # a night withdraws what it changes
-    same = {path: file for path, file in local.files.items() if now.get(path) == file}
-    right = {p: (file.size, file.sha256) for p, file in same.items() if p not in wrong}
-    for path, content in {CKSUMS: local.cksums, **local.documents}.items():
-        if content is not None and path not in local.damaged:
-            right[path] = len(content), sha256(content)
-    return {path: right[path] for path in paths & right.keys()}
-
-
-def _look(
-    settings: Settings,
-    target: Target,
-    turn: int,
-    options: Model,
-    watcher: Watcher = NO_WATCHER,
-    only: Collection[str] | None = None,
-) -> tuple[View, Checked]:
-    """Look at a remote, or ``only`` at these files, which are read in full."""
-    workers = min(_CONNECTIONS, options.connections)
-    with contextlib.closing(Pool(lambda: open_tree(target), workers)) as pool:
-        check = _Remote(settings, target.url, pool, watcher)
-        seen, findings = check.look(turn, only)
-        for _ in range(_LOOKS - 1):
-            if not findings:
-                break
-            before = seen.described.documents
-            seen, findings = check.look(turn, {finding.file for finding in findings})
-            if seen.described.documents == before:
-                break
-    busy = f"{target.url}: somebody publishes: what that changes is left to a later audit"
-    notes, counts = (busy,) if seen.publishing else (), sum(check.counts, Counts())
-    return seen, Checked(target.url, counts, tuple(findings), notes=notes)
+    check = RemoteCheck(settings, target, watcher).check
+    return steps.attempted(target.url, lambda: with_retries(lambda: check(turn)))
 
 
 @dataclass
-class _Remote:
-    """One audit of a remote."""
+class RemoteCheck:
+    """Looks at a remote."""
 
     settings: Settings
-    where: str  # its URL without password
-    pool: Pool
-    watcher: Watcher
+    target: Target
+    watcher: Watcher = NO_WATCHER
     counts: list[Counts] = field(default_factory=list)  # from several threads
 
-    def look(self, turn: int, only: Collection[str] | None) -> tuple[View, list[Finding]]:
+    def check(self, turn: int, only: Collection[str] | None = None) -> Checked:
         """Look at everything, or at some files and those in full."""
+        self.counts, url = [], self.target.url
+        workers = min(_CONNECTIONS, self.settings.connections)
+        with contextlib.closing(Pool(lambda: open_tree(self.target), workers)) as self.pool:
+            findings = steps.settled(partial(self._look, turn), only)
+        busy = f"{url}: somebody publishes: what that changes is left to a later audit"
+        notes, counts = (busy,) if self.seen.publishing else (), sum(self.counts, Counts())
+        return Checked(url, counts, tuple(findings), notes=notes)
+
+    def _look(
+        self, turn: int, only: Collection[str] | None
+    ) -> tuple[Mapping[str, bytes], list[Finding]]:
         with self.pool.tree() as tree:
             seen = self.seen = view(tree)
         local = None
         with contextlib.suppress(PublishError):
             local = take(self.settings.mirror_dir, "auditing")
         self.local = local or Description({})
-        findings = [*of_documents(seen, local), *self._strays()]
+        findings = list(of_documents(seen, local))
+        known = {CKSUMS, "meta", "rdiffs", journal.FOLDER, *seen.journal.files}
+        for one in (seen.described, self.local):
+            known |= {*one.files, *one.documents}
+        if not (seen.damage and seen.described.damaged):  # else nobody knows what was ours
+            findings += steps.strays(seen.listing, known, "the journal")
         files = list(seen.described.files.values())
         if only is None:
             self.counts.append(Counts(remote_files=len(files)))
@@ -176,10 +110,10 @@ class _Remote:
             try:
                 return self._content(file, whole=file.path in full)
             except PermanentError as error:
-                return Finding.of(self.where, error, file.path)
+                return Finding.of(self.target.url, error, file.path)
 
         wrong = steps.side_by_side(content, there.values(), self.pool.limit)
-        return seen, findings + [finding for finding in wrong if finding]
+        return seen.described.documents, findings + [finding for finding in wrong if finding]
 
     def _content(self, file: DescribedFile, *, whole: bool) -> Finding | None:
         """Read a file in full, or only if it does not have the bytes of the local one somewhere.
@@ -220,23 +154,126 @@ class _Remote:
             remedy = "The local mirror has another one by now: publish"
         return self.seen.wrong(file.path, problem, expected, found, remedy, repairable=same)
 
-    def _strays(self) -> Iterator[Finding]:
-        """Yield what lies there and neither metadata nor the journal knows; it is never removed."""
-        seen = self.seen
-        if seen.damage and seen.described.damaged:
-            return  # nobody knows what was ours
-        known = {CKSUMS, "meta", "rdiffs", journal.FOLDER, *seen.journal.files}
-        for one in (seen.described, self.local):
-            known |= {*one.files, *one.documents}
-        for path, found in sorted(seen.listing.items()):
-            name = path.rpartition("/")[2]
-            is_part = name.startswith(".") and name.endswith(PART) and found.kind is Kind.FILE
-            if path in known or (is_part and steps.is_being_made(name, found.mtime)):
-                continue
-            what = (
-                f"is {KINDS[found.kind]} that is not part of the mirror: neither metadata nor "
-                "the journal knows it"
-            )
-            if is_part:
-                what = "was left by a transfer that nobody continued"
-            yield warning(path, what, "", f"{found.size} bytes", steps.STRAY)
+
+@dataclass(frozen=True)
+class View:
+    """What lies on a remote at one moment."""
+
+    listing: dict[str, RemoteStat]  # everything in the folders of the mirror, by path
+    described: Description
+    journal: Journal  # what we put there; worked out anew where it cannot be read
+    damage: str  # why it cannot be read; empty where it can
+    publishing: bool  # whether somebody does at this moment
+    lost: int  # the last generation whose record should be there and cannot be read; 0 for none
+
+    def absent(self, path: str) -> str:
+        """Say why there is no plain file under a path; empty where there is one."""
+        there = self.listing.get(path)
+        if there is None:
+            return "is missing"
+        return "" if there.kind is Kind.FILE else f"is {steps.KINDS[there.kind]}, no plain file"
+
+    def wrong(
+        self, path: str, problem: str, expected: str, found: str, remedy: str, *, repairable: bool
+    ) -> Finding:
+        """Return what is wrong with a file; publishing does not replace a folder in its place."""
+        there = self.listing.get(path)
+        if there is not None and there.kind is Kind.FOLDER:
+            remedy, repairable = "Move it away there, then publish", False
+        return error(path, problem, expected, found, remedy, repairable=repairable)
+
+
+def view(tree: RemoteTree) -> View:
+    """Read everything but the files themselves. Nothing is changed, no lock is taken."""
+    # First the journal: what is entered in it is there, or on its way, in all that follows.
+    content = read_whole(tree, journal.PATH)
+    damage = "" if content is not None else "there is none"
+    try:
+        record = Journal.parse(content) if content is not None else Journal()
+    except ValueError as error:
+        record, damage = journal.load(tree), str(error)
+    found = listing(tree, record.files)
+    read = ((path, read_whole(tree, path)) for path in sorted(found) if is_document(path))
+    documents = {path: text for path, text in read if text is not None}
+    described = Description.of(documents, read_whole(tree, CKSUMS))
+    kept = journal.kept_generations(tree)
+    numbers = range(max(min(kept, default=record.generation), 1), record.generation + 1)
+    lost = [number for number in numbers if journal.load_generation(tree, number) is None]
+    publishing = False
+    if lock := tree.stat(publisher_lock.PATH):  # whoever died left it there, and it grows old
+        now = time.time()
+        # A file beside it tells the server's time. Where we may only read ours has to do.
+        with contextlib.suppress(RepositoryError):
+            now = publisher_lock.server_time(tree, secrets.token_hex(8)) or now
+        publishing = abs(now - lock.mtime) < publisher_lock.EXPIRY
+    return View(found, described, record, damage, publishing, max(lost, default=0))
+
+
+def of_documents(seen: View, local: Description | None) -> Iterator[Finding]:
+    """Yield what is wrong with a remote's journal, metadata and CKSUMS.
+
+    ``local`` is what the local mirror describes; None where there is no such thing.
+    """
+    if seen.damage:
+        problem, remedy = "the journal cannot be read", "Publish: it is worked out again"
+        yield warning(journal.PATH, problem, found=seen.damage, remedy=remedy)
+    elif not seen.journal.verified and not seen.publishing:
+        problem = "the last publishing run did not come to its end"
+        yield warning(journal.PATH, problem, remedy="Publish again")
+    if seen.lost and not seen.damage and not seen.publishing:
+        problem = "is missing or damaged: no rollback leads beyond it"
+        remedy = "See what happened there; what is published from now on can be gone back to"
+        yield warning(f"{journal.GENERATIONS}/{seen.lost}.json", problem, remedy=remedy)
+    if not any(map(is_document, [*seen.listing, *seen.journal.files])):
+        problem = "there is no metadata: clients find nothing here"
+        yield error("meta", problem, remedy="Publish the mirror, or correct the path")
+    findings = list(_of_metadata(seen, local.documents if local else {}))
+    yield from findings
+    wrong, theirs = {finding.file for finding in findings}, seen.described.documents
+    settled = not seen.publishing and theirs and not wrong
+    if settled and not seen.described.cksums_agree():  # it follows the metadata
+        problem = seen.absent(CKSUMS) or "does not say what the metadata there says"
+        remedy = _OR_REPAIR if local else _SEE
+        yield seen.wrong(CKSUMS, problem, "", "", remedy, repairable=local is not None)
+    if local is None:
+        return
+    for path, content in local.documents.items():
+        if path not in wrong and theirs.get(path) != content:
+            problem = "is not what the local mirror has: that is not published yet"
+            named = described_files(local.parsed.get(path, {}))
+            back = [f for f in named if seen.journal.rejected.get(f.path) == f.sha256]
+            found = f"a rollback, which took {len(back)} files of it from clients" if back else ""
+            remedy = "Take the bad image out and prepare again, then publish" if back else "Publish"
+            yield warning(path, problem, "", found, remedy)
+    for path in theirs:
+        if path not in local.documents and path not in wrong:
+            problem = "is of a series that the local mirror does not have any more"
+            yield warning(path, problem, remedy="Publish; or remove it there, if it was never ours")
+
+
+def _of_metadata(seen: View, ours: Mapping[str, bytes]) -> Iterator[Finding]:
+    described, entries = seen.described, seen.journal.files
+
+    def wrong(path: str, problem: str, found: str = "") -> Finding:
+        entry = entries.get(path)
+        # What was published is put back, not what waits to be published.
+        same = entry is not None and path in ours and entry.sha256 == sha256(ours[path])
+        remedy = _OR_REPAIR if same else _SEE if path in ours or entry else _NOT_OURS
+        return seen.wrong(path, problem, "", found, remedy, repairable=same)
+
+    entered = {path for path, entry in entries.items() if entry.mtime is not None}
+    for path in sorted(filter(is_document, entered | seen.listing.keys())):
+        content, absent = described.documents.get(path), seen.absent(path)
+        if absent:
+            if path in seen.listing or not seen.publishing:
+                yield wrong(path, absent)
+        elif path in described.damaged:
+            yield wrong(path, "is damaged", described.damaged[path])
+        elif content is None:
+            yield wrong(path, "cannot be read", f"{seen.listing[path].size} bytes")
+        elif path in entered and content != ours.get(path):
+            # In the middle of a change the journal is written last.
+            settled = seen.journal.verified and not seen.publishing
+            if settled and entries[path].sha256 != sha256(content):
+                yield wrong(path, "was changed on the server")
+    yield from (wrong(*broken) for broken in steps.broken_rules(described))

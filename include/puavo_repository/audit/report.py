@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from contextlib import suppress
+from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +82,7 @@ class Counts:
     urls: int = 0  # addresses that clients use which were asked for
 
     def __add__(self, other: Counts) -> Counts:
-        names = (one.name for one in fields(self))
-        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        return Counts(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,10 @@ CHECKED = TypeAdapter(Checked)
 class AuditReport(Record):
     """What a whole audit found."""
 
-    begun: float  # seconds since the epoch
-    seconds: float
-    turn: int  # counts the audits
-    checks: tuple[Checked, ...]  # the local tree, each remote, clients
+    begun: float = 0.0  # seconds since the epoch
+    seconds: float = 0.0
+    turn: int = 0  # counts the audits
+    checks: tuple[Checked, ...] = ()  # the local tree, each remote, clients
     turns: Mapping[str, int] = field(default_factory=dict)  # how often each place was checked
 
     @property
@@ -183,9 +184,8 @@ def records(mirror: Path) -> Records[AuditReport]:
     return Records(mirror / FOLDER, AuditReport.from_dict)
 
 
-def last(mirror: Path) -> AuditReport | None:
-    """Return the last audit's report; None where there is none, or none that can be read."""
-    try:
-        return records(mirror).get(NAME)
-    except RepositoryError:
-        return None  # keeping the next one will say why
+def last(mirror: Path) -> AuditReport:
+    """Return the last audit's report; an empty one where there is none that can be read."""
+    with suppress(RepositoryError):  # keeping the next one will say why
+        return records(mirror).get(NAME) or AuditReport(NAME)
+    return AuditReport(NAME)

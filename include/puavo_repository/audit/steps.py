@@ -1,4 +1,4 @@
-"""What the checks of an audit share: the rules of metadata, turns, work side by side, repairs.
+"""What the checks of an audit share: the rules of metadata, turns, work side by side.
 
 Of metadata the laptop client reads ``filename``, ``size`` and ``sha512`` and computes the names of
 rdiffs by itself; the bootserver client needs ``sha256``, ``size`` and ``urls`` everywhere, and for
@@ -11,26 +11,32 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from puavo_repository.audit.report import Checked, Finding
+from puavo_repository.audit.report import Checked, Finding, warning
 from puavo_repository.errors import RepositoryError, as_storage_error
 from puavo_repository.formats.metadata import DescribedFile, Document, described_files
 from puavo_repository.formats.names import ImageName, image_name, rdiff_name, source_image
 from puavo_repository.mirror.description import Description
 from puavo_repository.mirror.files import PART, Identity
+from puavo_repository.remote.tree import Kind, RemoteStat
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 DAY = 24 * 3600.0  # seconds
-STRAY = "Remove it if nobody needs it"
 FEW = 1 << 30  # bytes that are always looked at in full: it costs little
+KINDS = {
+    Kind.FILE: "a file",
+    Kind.FOLDER: "a folder",
+    Kind.LINK: "a link",
+    Kind.OTHER: "a pipe or device",
+}
 _DIGESTS = {"cksum": r"[0-9]{1,10}", "sha256": r"[0-9a-f]{64}", "sha512": r"[0-9a-f]{128}"}
+_LOOKS = 4  # times that findings are looked at while somebody is at work
 _MOST = 20  # problems of one document that are told
 
 
@@ -43,27 +49,6 @@ def attempted(where: str, check: Callable[[], Checked]) -> Checked:
         return Checked(where, findings=(Finding.of(where, error),))
 
 
-def repaired(found: Checked, repair: Callable[[set[str], list[str]], set[str]]) -> Checked:
-    """Repair what can be, and tell what is right again from what is not.
-
-    ``repair`` repairs some files, makes notes, and returns those that are still wrong.
-    """
-    mended, notes = [one for one in found.findings if one.repairable], list(found.notes)
-    paths = {one.file for one in mended}
-    try:
-        wrong = repair(paths, notes) if paths else set()
-    except RepositoryError as error:
-        wrong = paths
-        notes.append(f"not repaired: {error}")
-    mended = [one for one in mended if one.file not in wrong]
-    return replace(
-        found,
-        findings=tuple(one for one in found.findings if one not in mended),
-        repaired=tuple(replace(one, remedy="") for one in mended),
-        notes=tuple(notes),
-    )
-
-
 def broken_rules(described: Description) -> Iterator[tuple[str, str]]:
     """Yield what clients rely on in metadata, beyond what it takes to read it, and is not so.
 
@@ -73,8 +58,7 @@ def broken_rules(described: Description) -> Iterator[tuple[str, str]]:
         several = [f for f in described_files(document) if described.files[f.path] != f]
         problems = list(islice(_problems(document), _MOST))
         problems += [f"{file.path} is described in two ways" for file in several]
-        for problem in problems:
-            yield path, f"breaks what clients rely on: {problem}"
+        yield from ((path, f"breaks what clients rely on: {problem}") for problem in problems)
 
 
 def _problems(document: Document) -> Iterator[str]:
@@ -83,30 +67,25 @@ def _problems(document: Document) -> Iterator[str]:
             yield f"series {series} has keys beside images, which breaks every client"
         versions: set[str] = set()
         for image in content["images"]:
-            yield from _image_problems(image)
-            version = str(image.get("version"))
+            name, version = image["filename"], str(image.get("version"))
             if version in versions:
-                yield f"{image['filename']}: its version is there twice in series {series}"
+                yield f"{name}: its version is there twice in series {series}"
             versions.add(version)
-
-
-def _image_problems(image: dict[str, Any]) -> Iterator[str]:
-    name = image["filename"]
-    parsed = ImageName.parse(name)
-    if parsed is None:
-        yield f"{name} is no image's name"
-        return
-    yield from _entry_problems(image, parsed.number)
-    if image.get("id") != name.removesuffix(".img"):
-        yield f"{name}: its id is not its name without .img"
-    if not isinstance(image.get("puavo-conf"), dict):
-        yield f"{name} has no puavo-conf"
-    for diff in image.get("diffs", []):
-        source = source_image(diff["filename"])
-        if source and rdiff_name(source, name) == diff["filename"]:
-            yield from _entry_problems(diff, image_name(source).number)
-        else:
-            yield f"{diff['filename']} is not how clients call an rdiff to {name}"
+            parsed = ImageName.parse(name)
+            if parsed is None:
+                yield f"{name} is no image's name"
+                continue
+            yield from _entry_problems(image, parsed.number)
+            if image.get("id") != name.removesuffix(".img"):
+                yield f"{name}: its id is not its name without .img"
+            if not isinstance(image.get("puavo-conf"), dict):
+                yield f"{name} has no puavo-conf"
+            for diff in image.get("diffs", []):
+                source = source_image(diff["filename"])
+                if source and rdiff_name(source, name) == diff["filename"]:
+                    yield from _entry_problems(diff, image_name(source).number)
+                else:
+                    yield f"{diff['filename']} is not how clients call an rdiff to {name}"
 
 
 def _entry_problems(entry: dict[str, Any], version: str) -> Iterator[str]:
@@ -132,9 +111,22 @@ def is_local(file: DescribedFile, local: Description) -> bool:
     return identity is not None and identity.size == file.size
 
 
-def is_being_made(name: str, mtime: float) -> bool:
-    """Say whether this is a part that somebody works on, by its name and time (in seconds)."""
-    return name.startswith(".") and name.endswith(PART) and time.time() - mtime < DAY
+def strays(
+    listing: Mapping[str, RemoteStat], known: Collection[str], records: str
+) -> Iterator[Finding]:
+    """Yield what lies in a mirror and neither metadata nor its ``records`` know; to be named only.
+
+    ``known`` are the paths that they know. A part that somebody works on is none.
+    """
+    for path, found in sorted(listing.items()):
+        name = path.rpartition("/")[2]
+        is_part = name.startswith(".") and name.endswith(PART) and found.kind is Kind.FILE
+        if path in known or (is_part and time.time() - found.mtime < DAY):
+            continue
+        nobody = f"neither metadata nor {records} knows it"
+        what = f"is {KINDS[found.kind]} that is not part of the mirror: {nobody}"
+        what = "was left by work that nobody continued" if is_part else what
+        yield warning(path, what, "", f"{found.size} bytes", "Remove it if nobody needs it")
 
 
 def due(files: Collection[DescribedFile], turn: int, share: float) -> set[str]:
@@ -151,6 +143,27 @@ def due(files: Collection[DescribedFile], turn: int, share: float) -> set[str]:
     return {
         p for p, name in names.items() if (int.from_bytes(name[:8], "big") - turn) % rounds == 0
     }
+
+
+def settled(
+    look: Callable[[Collection[str] | None], tuple[Mapping[str, bytes], list[Finding]]],
+    only: Collection[str] | None = None,
+) -> list[Finding]:
+    """Look at a place until what is found counts: somebody may be at work there, and has no lock.
+
+    ``look`` looks at everything (None) or at some files alone. It returns the metadata that it read
+    first, and what is wrong with it. What is found is looked at again, with the metadata of then,
+    and counts if it is found again, at the latest when the metadata is still the same.
+    """
+    documents, findings = look(only)
+    for _ in range(_LOOKS - 1):
+        if not findings:
+            break
+        before = documents
+        documents, findings = look({finding.file for finding in findings})
+        if documents == before:
+            break
+    return findings
 
 
 def side_by_side(step: Callable[[T], R], work: Iterable[T], workers: int) -> list[R]:

@@ -9,7 +9,7 @@ in the journal and not published again until the operator allows it, or it is no
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class RolledBack:
 def steps(publisher: Publisher, series: Collection[str] = ()) -> list[Step]:
     """Return the generations that are kept, the current one first; of some series or of all."""
     with publisher.pool.tree() as tree:
-        record, found = journal.load(tree), []
+        record, found, there = journal.load(tree), [], set[str]()
         state = listed(tree, Description({}), record)
         for number, made, past in _history(tree, record):
             past.check_digests()
@@ -87,13 +87,13 @@ def steps(publisher: Publisher, series: Collection[str] = ()) -> list[Step]:
                 for name, content in document.items()
                 if content["images"]
             }
-            there = [_is_in_place(state.row(file.path), file) for file in past.files.values()]
+            there |= newest.keys()
+            newest = {name: newest.get(name, "") for name in series} or newest
             at, lost = made.at if made else None, len(past.damaged)
-            found.append(Step(number, at, newest, there.count(False), lost))
-        _check_series(tree.name, series, {name for step in found for name in step.newest})
-    if not series:
-        return found
-    return [replace(s, newest={name: s.newest.get(name, "") for name in series}) for s in found]
+            in_place = [_is_in_place(state.row(file.path), file) for file in past.files.values()]
+            found.append(Step(number, at, newest, in_place.count(False), lost))
+        _check_series(tree.name, series, there)
+    return found
 
 
 def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()) -> RolledBack:
@@ -132,7 +132,7 @@ def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) ->
     asked = tuple(sorted(f"meta/{name}.json" for name in series))
     if to is None and last and last.series == asked:
         to = last.restores
-    number, past = _chosen(remote, now, before, to, asked)
+    number, past = _chosen(remote, now, before, to, set(asked))
     past.check_digests()
     there, state = now.documents, listed(tree, past, record)
     changing = {p for p in {*there, *past.documents} if there.get(p) != past.documents.get(p)}
@@ -186,11 +186,7 @@ def _history(tree: RemoteTree, record: journal.Journal) -> Iterator[Past]:
 
 
 def _chosen(
-    remote: LockedRemote,
-    now: Description,
-    before: Sequence[Past],
-    to: int | None,
-    asked: Collection[str],
+    remote: LockedRemote, now: Description, before: Sequence[Past], to: int | None, asked: set[str]
 ) -> tuple[int, Description]:
     """Return the number of a generation, and what clients shall see: that of now for other series.
 
@@ -199,7 +195,7 @@ def _chosen(
     name, rejected = remote.tree.name, remote.journal.rejected.items()
     every = {*now.documents, *(path for _, _, past in before for path in past.documents)}
     _check_series(name, map(_series, asked), set(map(_series, every)))
-    only = set(asked) or every
+    only = asked or every
     for number, _made, past in before:
         documents = {path: text for path, text in now.documents.items() if path not in only}
         documents |= {path: text for path, text in past.documents.items() if path in only}
@@ -255,10 +251,9 @@ def _check_in_place(
 
     What the journal is not sure of is read whole. What stays as it is, is another's business.
     """
-    described, missing = state.local, []
-    parsed = (described.parsed.get(path, {}) for path in changing)
+    missing, parsed = [], (state.local.parsed.get(path, {}) for path in changing)
     named = {file.path for document in parsed for file in metadata.described_files(document)}
-    for file in described.files.values():
+    for file in state.local.files.values():
         row = state.row(file.path)
         there = _is_in_place(row, file) if file.path in named else True
         if there is None and sha256_of(tree, file.path, file.size) == file.sha256:
