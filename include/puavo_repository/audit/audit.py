@@ -10,8 +10,6 @@ A local image is never touched and a stray file never removed: nobody but the op
 which one is right. What was repaired is looked at again before it is reported as repaired.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Somebody may publish meanwhile: where something is wrong and the metadata that i
 changed since, all of it is looked at again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -4,8 +4,6 @@ A server may be broken or mean harm: nothing of more than an agreed length is re
 leads to another host, and nothing is asked for twice as long as its size allows.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import ssl

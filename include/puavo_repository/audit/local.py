@@ -5,8 +5,6 @@ description before it changes a file, so what is found counts only where the sam
 before the file was read and after (``steps.settled``).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress

@@ -1,11 +1,8 @@
 """A remote tree: its metadata against the journal, its files against its metadata and ours.
 
 No lock is taken there and nothing is changed, so somebody may publish meanwhile. Whatever is
-found is therefore looked at again, with the metadata and the journal of then, and only what is
-found again is reported.
+found is therefore looked at again, with the metadata and the journal of then (``steps.settled``).
 """
-
-from __future__ import annotations
 
 import contextlib
 import secrets

@@ -1,7 +1,5 @@
 """What an audit found, for people and for programs, and where the last one's report is kept."""
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import TypeAdapter
 
@@ -51,7 +49,7 @@ class Finding:
             object.__setattr__(self, one, cut)
 
     @classmethod
-    def of(cls, where: str, error: RepositoryError, file: str = "") -> Finding:
+    def of(cls, where: str, error: RepositoryError, file: str = "") -> Self:
         """Return what an error means that kept something from being checked."""
         about = "" if error.subject in {where, file} else f"{error.subject}: "
         problem = f"could not be checked: {about}{error.problem}"
@@ -81,8 +79,8 @@ class Counts:
     ranges: int = 0  # compared, on remotes and by https
     urls: int = 0  # addresses that clients use which were asked for
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*map(add, astuple(self), astuple(other)))
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ rdiffs by itself; the bootserver client needs ``sha256``, ``size`` and ``urls`` 
 images ``id`` and a ``version`` that is unique in the series.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re
@@ -149,11 +147,11 @@ def settled(
     look: Callable[[Collection[str] | None], tuple[Mapping[str, bytes], list[Finding]]],
     only: Collection[str] | None = None,
 ) -> list[Finding]:
-    """Look at a place until what is found counts: somebody may be at work there, and has no lock.
+    """Look at a place until what is found counts: no lock is taken, so somebody may be at work.
 
     ``look`` looks at everything (None) or at some files alone. It returns the metadata that it read
-    first, and what is wrong with it. What is found is looked at again, with the metadata of then,
-    and counts if it is found again, at the latest when the metadata is still the same.
+    first, and what is wrong. That is looked at again, with the metadata of then, until the metadata
+    is the same as before; only what is found each time counts.
     """
     documents, findings = look(only)
     for _ in range(_LOOKS - 1):
