@@ -14,6 +14,7 @@ from puavo_repository.errors import (
     ImageError,
     RepositoryError,
     SettingsError,
+    StorageError,
     StorageRefusedError,
 )
 from puavo_repository.formats.metadata import DescribedFile
@@ -291,3 +292,20 @@ def test_a_file_in_place_of_the_definitions_is_refused(
     image = repository.images / IMAGE
     subprocess.run(["mksquashfs", tmp_path / "tree", image, "-quiet", "-no-progress"], check=True)
     assert "not a plain folder" in refused(repository)
+
+
+def test_a_list_of_definitions_without_end_is_cut_off(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.add(IMAGE)
+    monkeypatch.setattr(stage, "_LONGEST_LIST", 100)
+    assert "more than 4096" in refused(repository)
+
+
+def test_a_disk_that_fails_below_unsquashfs_is_not_called_a_damaged_image(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.add(IMAGE)
+    done = subprocess.CompletedProcess("", 1, b"", b"read_bytes: read failed: Input/output error")
+    instead(monkeypatch, stage, subprocess, run=lambda *_, **__: done)
+    assert "Input/output error" in refused(repository, StorageError)

@@ -14,8 +14,6 @@ from puavo_repository.formats.metadata import Digests
 BLOCK_SIZE = 1 << 20  # bytes; large enough that Python's part in the work vanishes
 _DEPTH = 4  # blocks that a slow consumer may lie behind; bounds the memory
 
-Consumer = Callable[[memoryview], None]
-
 
 def digest_file(path: Path, progress: Callable[[int], None]) -> Digests:
     """Read a file once, not through a link, and return its size and checksums."""
@@ -34,7 +32,7 @@ class Digester:
     manager it ends them. Others may get the same blocks, such as an engine's indexer.
     """
 
-    def __init__(self, others: Sequence[Consumer] = ()) -> None:
+    def __init__(self, others: Sequence[Callable[[memoryview], None]] = ()) -> None:
         # Compiled code, and slow to load: a run without news must not wait for it.
         from puavo_repository.formats.cksum import PosixCksum
 

@@ -56,15 +56,14 @@ class Report:
 
     def series_lines(self) -> list[str]:
         """Return what is on offer, a line for people each series."""
-        lines = []
-        for one in self.series:
-            update = "the whole image" if one["update"] is None else format_bytes(one["update"])
-            lines.append(
-                f"{one['name']}: {count(one['images'], 'image')}, newest {one['newest']} "
-                f"({format_bytes(one['newest_size'])}), {count(one['rdiffs'], 'rdiff')}; "
-                f"update: {update}, a client saves {one['saving']:.1%}"
-            )
-        return lines
+        whole = "the whole image"
+        return [
+            f"{one['name']}: {count(one['images'], 'image')}, newest {one['newest']} "
+            f"({format_bytes(one['newest_size'])}), {count(one['rdiffs'], 'rdiff')}; update: "
+            f"{whole if one['update'] is None else format_bytes(one['update'])}, "
+            f"a client saves {one['saving']:.1%}"
+            for one in self.series
+        ]
 
     def lines(self) -> list[str]:
         """Return the report as lines for people; the last one sums up."""
@@ -97,11 +96,8 @@ def report(
     What was read or made since it had ``begun``, in seconds since 1970, is its work.
     """
     mirror = Mirror(settings.mirror_dir)
-    offered = [
-        (name, one["images"])
-        for document in mirror.documents().values()
-        for name, one in document.items()
-    ]
+    documents = mirror.documents().values()
+    offered = [(name, one["images"]) for document in documents for name, one in document.items()]
     rdiffs = (
         {  # source and target are versions
             "series": series,
@@ -136,10 +132,7 @@ def report(
 
 
 def _series_line(name: str, images: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sum up a series; ``update`` is the bytes to the newest image from the one before it.
-
-    None where that is the whole image. ``saving`` is the share of it that a client saves.
-    """
+    """Sum up a series; ``update`` is the bytes to its newest image, None for the whole of it."""
     newest = images[-1]
     before = images[-2]["version"] if len(images) > 1 else None
     update = next((d["size"] for d in newest["diffs"] if d["version"] == before), None)
@@ -150,6 +143,7 @@ def _series_line(name: str, images: list[dict[str, Any]]) -> dict[str, Any]:
         "newest_size": newest["size"],
         "rdiffs": sum(len(image["diffs"]) for image in images),
         "update": update,
+        # The share of the whole image.
         "saving": round(1 - update / max(1, newest["size"]), 6) if update is not None else 0.0,
     }
 
