@@ -185,23 +185,15 @@ class Records(Generic[R]):
     def get(self, name: str) -> R | None:
         """Return the record of a file; None if there is none, or none that can be read."""
         path = self._path(name)
-        with as_storage_error(path), suppress(FileNotFoundError):
+        with as_storage_error(path), suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             known: R | None = _in_use.get(_key(path, path.stat()))
             if known is None:
                 with path.open("rb") as stream:
                     key = _key(path, os.fstat(stream.fileno()))
-                    known = self.parse(name, stream.read())
-                if known is not None:
-                    _in_use[key] = known
+                    known = self._from_dict(name, jsonfile.loads_sealed(stream.read()))
+                _in_use[key] = known
             return known
         return None
-
-    def parse(self, name: str, content: bytes) -> R | None:
-        """Return the record of a file that is in these bytes; None if it cannot be read."""
-        try:
-            return self._from_dict(name, jsonfile.loads_sealed(content))
-        except (ValueError, KeyError, TypeError):
-            return None
 
     def put(self, record: R) -> None:
         """Keep a record."""
