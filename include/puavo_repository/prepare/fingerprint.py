@@ -103,24 +103,21 @@ def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
 
 def _read_puavo_conf(image: Path) -> dict[str, Any]:
     """Return the definitions inside an image, merged; nothing is unpacked to the disk."""
-    # The image says how many they are and how large: so they are listed before they are read.
+    # An image may hold any number of any size, so that both are bounded.
     too_many = f"there are more than {_MOST_FILES} files"
     lines = os.fsdecode(_unsquash(image, _LONGEST_LIST, too_many, "-ll", _FOLDER)).split("\n")
     if len(lines) > _MOST_FILES:
         raise _unusable(image, too_many)
-    total, sizes = 0, {}
+    sizes = {}
     for kind, size, path in (found.groups() for found in map(_LISTED.fullmatch, lines) if found):
         folder, _, name = path.rpartition("/")
         if path == _FOLDER and kind != "d":
             raise _unusable(image, f"{_FOLDER} is not a plain folder")
-        total += int(size) if kind == "-" else 0
         if folder == _FOLDER and name.endswith(".json") and not name.startswith("."):
             if kind != "-":
                 raise _unusable(image, f"{name}: it is not a plain file")
             sizes[path] = int(size)
     too_large = f"its files are together larger than {_MOST_BYTES >> 20} MiB"
-    if total > _MOST_BYTES:
-        raise _unusable(image, too_large)
     merged: dict[str, Any] = {}
     owners: dict[str, str] = {}
     read = io.BytesIO(_unsquash(image, _MOST_BYTES, too_large, "-cat", *sorted(sizes)))
