@@ -25,6 +25,7 @@ from puavo_repository.remote.tree import (
     OpenMode,
     Piece,
     Range,
+    RemoteStat,
     RemoteTree,
     read_whole,
     write_whole,
@@ -201,6 +202,19 @@ def test_links_are_never_followed(tree: RemoteTree, root: Path, tmp_path: Path) 
     tree.remove("file")
     assert sorted(path.name for path in outside.rglob("*")) == ["deep", "empty", "file", "precious"]
     assert (outside / "precious").read_bytes() == b"precious"
+
+
+def test_a_link_that_is_put_there_meanwhile_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").symlink_to(tmp_path / "precious")
+    tree = FolderTree(Target(path=str(tmp_path / "tree")))
+    monkeypatch.setattr(tree, "_stat", lambda _path: RemoteStat(Kind.FILE, 8, 0))
+    for mode in (OpenMode.READ, OpenMode.WRITE):
+        with pytest.raises(StorageRefusedError, match="link"):
+            tree.open("file", mode)
 
 
 def test_a_missing_root_is_named(tmp_path: Path, sshd: Sshd) -> None:
