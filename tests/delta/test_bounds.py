@@ -19,7 +19,7 @@ from puavo_repository.compiled import Bytes, Numbers, array
 from puavo_repository.delta import anchor_engine, anchors
 from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
 from puavo_repository.delta.anchors import BLOCK, CELL, MOST, find, find_anchors
-from puavo_repository.delta.machine import WINDOW, Basis, buffer
+from puavo_repository.delta.machine import WINDOW, Basis, buffer, equal
 from puavo_repository.delta.matching import (
     HEAD,
     REGION,
@@ -99,6 +99,23 @@ def block_of(data: bytes) -> Bytes:
     found = buffer(HEAD + len(data))
     found[HEAD : HEAD + len(data)] = np.frombuffer(data, np.uint8)
     return found
+
+
+@pytest.mark.parametrize(("start", "stop", "back"), [(0, 1000, False), (3000, 4000, True)])
+def test_bytes_around_a_region_in_memory_are_not_taken_for_the_source(
+    tmp_path: Path, start: int, stop: int, *, back: bool
+) -> None:
+    """Where a region ends, its buffer holds what an earlier one left there."""
+    target = block_of(noise(1, 4000))
+    source = bytearray(noise(2, 4000))
+    source[start:stop] = target[HEAD + start : HEAD + stop].tobytes()
+    (tmp_path / "source").write_bytes(source)
+    window, place = buffer(WINDOW), target.ctypes.data + HEAD  # as if all were there
+    with (tmp_path / "source").open("rb") as stream:
+        basis = Basis(stream.fileno(), 4000, window.ctypes.data, place + start, start, stop)
+        position = stop - 1 if back else start
+        found = equal(basis, position, place + position, 4000, back)
+    assert found == (position - start if back else stop - start)
 
 
 def fill_anchors() -> None:
