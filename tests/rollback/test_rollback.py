@@ -22,6 +22,7 @@ from support.mirrors import (
     KEEP,
     SERIES,
     add_image,
+    content,
     documents,
     image,
     journal_of,
@@ -213,6 +214,19 @@ def test_only_so_many_generations_are_kept(mirror: Path, remote: Path, target: T
     assert found[1].newest == {SERIES: "20260106120000"}
     with pytest.raises(SettingsError, match="one of those that are kept: 4, 3"):
         roll_back(mirror, target, 1)
+
+
+def test_a_step_back_takes_a_large_series_away_without_asking(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    seen = nights(mirror, folder, remote, 1)
+    large = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
+    (mirror / large).write_bytes(content(9, 3_000_000))
+    prepare(mirror, [large], series=OTHER)
+    assert publish(mirror, folder, KEEP).ok
+    with Publisher(mirror, folder, Model(replace_pause=0.0)) as publisher:
+        assert rollback.roll_back(publisher, 1).restored == 1
+    assert documents(remote) == seen[0]
 
 
 def test_a_first_generation_has_no_way_back(mirror: Path, target: Target) -> None:
