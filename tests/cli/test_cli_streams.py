@@ -22,7 +22,13 @@ def shell(repository: Repository, redirection: str, *options: str) -> tuple[int,
 
 @pytest.mark.parametrize(
     ("redirection", "broken"),
-    [(">&-", False), ("2>&-", True), ("<&- >&- 2>&-", True), ("2>&1 | true", True)],
+    [
+        (">&-", False),
+        ("2>&-", True),
+        ("<&- >&- 2>&-", True),
+        ("2>&1 | true", True),
+        ("| true", False),
+    ],
 )
 def test_a_stream_that_nobody_reads_changes_nothing(
     repository: Repository, redirection: str, broken: bool
@@ -45,3 +51,25 @@ def test_a_report_that_cannot_be_written_is_an_error(repository: Repository) -> 
     assert "standard output: No space left on device" in said
     assert "Traceback" not in said
     assert "Exception" not in said
+
+
+def test_a_signal_that_another_thread_gets_ends_the_main_one_at_once() -> None:
+    code = """
+import os, signal, threading, time
+from puavo_repository.cli import process
+process.end_on_signals()
+def get_it():
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(60)
+threading.Timer(0.5, get_it).start()
+begun = time.monotonic()
+try:
+    threading.Event().wait(30)
+except KeyboardInterrupt:
+    print("ended" if time.monotonic() - begun < 20 else "late", flush=True)
+os._exit(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "ended\n", done.stderr
