@@ -179,7 +179,7 @@ def test_nothing_is_left_of_a_command_that_is_ended(
         stderr=subprocess.PIPE,
         process_group=0,
     )
-    until(lambda: len(children_of(process.pid)) >= 3)  # what forks, what watches, what works
+    until(lambda: len(children_of(process.pid)) >= 2)  # what forks, what works
     family = children_of(process.pid)
     assert {os.getpgid(pid) for pid in family} == {process.pid}
     # As a terminal and Airflow do it: all of the group, but for the kill, which strikes one alone.
