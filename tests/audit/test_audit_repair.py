@@ -114,13 +114,14 @@ def test_what_is_wrong_here_as_well_is_not_sent(audited: Audited) -> None:
     assert tree_of(audited.remote) == before
 
 
+@pytest.mark.parametrize("harm", [flip, Path.exists], ids=["wrong", "right until then"])
 def test_what_is_described_anew_while_it_is_read_is_not_sent(
-    audited: Audited, monkeypatch: pytest.MonkeyPatch
+    audited: Audited, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], object]
 ) -> None:
     (audited.remote / NEW).unlink()
     settings, target = audited.settings(), audited.target
     found = remote(settings, target, 0)
-    flip(audited.mirror / NEW)
+    harm(audited.mirror / NEW)
     mirror, read = Mirror(audited.mirror), digest_file
 
     def described_anew(path: Path, progress: Progress) -> Digests:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from puavo_repository import retry
+from puavo_repository.audit import clients as audit_clients
 from puavo_repository.audit import https as audit_https
 from puavo_repository.audit.clients import clients
 from puavo_repository.audit.report import Checked
@@ -262,6 +263,28 @@ def test_a_server_that_drips_is_given_up(
     found = local_http(behave)
     assert time.monotonic() - begun < 20
     assert "did not answer in time" in found.findings[-1].problem
+
+
+def test_a_document_without_end_is_cut_off(
+    local_http: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_clients, "_LARGEST", 1000)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+
+    def behave(handler: Handler) -> bool:
+        if not handler.path.startswith("/meta/"):
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(1 << 40))
+        handler.end_headers()
+        handler.close_connection = True
+        with contextlib.suppress(OSError):
+            for _ in range(400):
+                handler.wfile.write(bytes(1 << 16))
+        return True
+
+    found = local_http(behave)
+    assert "is larger than any metadata" in {one.problem for one in found.findings}
 
 
 def test_a_server_that_is_not_there_is_one_finding(audited: Audited) -> None:
