@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import dag, get_current_context, task
+from airflow.sdk import CronTriggerTimetable, dag, get_current_context, task
 
 from puavo_repository.audit.audit import conclude, repair_local, repair_remote
 from puavo_repository.audit.clients import clients as audit_clients
@@ -76,9 +76,14 @@ def every_check(mirrors: list[str] | None) -> Iterator[Checked]:
         yield Checked("audit", findings=(finding,))
 
 
+def _schedule() -> CronTriggerTimetable | None:
+    """Return when it runs; the first one waits for its hour, also where that came just now."""
+    cron = usable().audit_schedule
+    return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta()) if cron else None
+
+
 @dag(
-    # Without a start date the first one waits for its hour.
-    schedule=usable().audit_schedule or None,
+    schedule=_schedule(),
     **tasks.common(__doc__, PARAMS, 2, timedelta(minutes=5), timedelta(hours=24)),
 )
 def puavo_repository_audit() -> None:

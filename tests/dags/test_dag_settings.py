@@ -28,13 +28,35 @@ for name, value in json.loads(sys.argv[2]).items():
     found[name] = {
         "errors": list(bag.import_errors.values()),
         "dags": {
-            name: [str(dag.schedule), sorted({t.retries for t in dag.tasks})]
+            name: [
+                str(getattr(dag.schedule, "expression", dag.schedule)),
+                sorted({t.retries for t in dag.tasks}),
+            ]
             for name, dag in bag.dags.items()
         },
     }
     del os.environ["PUAVO_REPOSITORY_" + name]
 print("RESULT " + json.dumps(found))
 """
+
+# When the first run of an audit comes whose hour was just now, as the scheduler finds it.
+FIRST = """
+import json, sys
+from datetime import UTC, datetime
+from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.timetables.base import TimeRestriction
+dag = DagBag(sys.argv[1]).dags["puavo_repository_audit"]
+table = DagSerialization.from_dict(DagSerialization.to_dict(dag)).timetable
+now, always = datetime.now(UTC), TimeRestriction(None, None, catchup=False)
+first = table.next_dagrun_info(last_automated_data_interval=None, restriction=always)
+print("RESULT " + json.dumps({"waits": first.run_after > now}))
+"""
+
+
+def test_the_first_audit_waits_for_its_hour(airflow: dict[str, str]) -> None:
+    every_minute = {"PUAVO_REPOSITORY_AUDIT_SCHEDULE": "* * * * *"}
+    assert beside(airflow, FIRST, str(ROOT / "dags"), **every_minute)["waits"]
 
 
 def test_the_dags_are_there_whatever_a_setting_says(airflow: dict[str, str]) -> None:
@@ -48,7 +70,7 @@ def test_the_dags_are_there_whatever_a_setting_says(airflow: dict[str, str]) -> 
     assert good["JOBS"]["dags"][PREPARE] == ["30 1 * * *", [3]]
     assert good["JOBS"]["dags"][AUDIT] == ["0 12 * * 0", [2]]
     assert good["SCHEDULE"]["dags"][PREPARE][0] == "None"
-    assert good["AUDIT_SCHEDULE"]["dags"][AUDIT][0] == "@daily"
+    assert good["AUDIT_SCHEDULE"]["dags"][AUDIT][0] == "0 0 * * *"
     assert good["RETRIES"]["dags"][PREPARE][1] == [0]
 
 
