@@ -78,15 +78,18 @@ def load(
         found = _complete(given.model_copy(update=others))
     if found.image_dir is None or found.mirror_dir is None:
         raise SettingsError("IMAGE_DIR", "is not set", remedy="Give the folder with the images")
-    if images and not found.image_dir.is_dir():
-        problem = "there is no such folder"
-        raise SettingsError(found.image_dir, problem, expected="a folder of images")
-    _check_apart(found.image_dir, found.mirror_dir)
     # Another mirror of these images does not rewrite the configuration of their own.
     no_config = found.no_config or (borrowed and not configured)
     values = {**found.model_dump(exclude_unset=True), "no_config": no_config}
-    called = {"repository": "images_urlbase in defaults.mk"}  # all else is checked already
-    return _checked(Settings, {**values, "configured": configured}, called)
+    # All else is checked already; a folder that was not given may be a link.
+    called = {name: about(name).option for name in FOLDERS}
+    called["repository"] = "images_urlbase in defaults.mk"
+    chosen = _checked(Settings, {**values, "configured": configured}, called)
+    if images and not chosen.image_dir.is_dir():
+        problem = "there is no such folder"
+        raise SettingsError(chosen.image_dir, problem, expected="a folder of images")
+    _check_apart(chosen.image_dir, chosen.mirror_dir)
+    return chosen
 
 
 def _complete(given: Model) -> Model:
