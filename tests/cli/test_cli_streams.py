@@ -44,6 +44,17 @@ def test_a_stream_that_nobody_reads_changes_nothing(
     assert [image["filename"] for image in repository.meta()] == [name(V1)]
 
 
+def test_nothing_else_gets_the_number_of_a_stream_that_was_closed() -> None:
+    code = """
+import os, sys
+from puavo_repository.cli import main, mirrors, process
+process.protect_streams()
+sys.exit(any(os.readlink(f"/proc/self/fd/{number}") != os.devnull for number in range(3)))
+"""
+    line = f"{shlex.join([sys.executable, '-c', code])} <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", line], env=environment(), check=False).returncode == 0
+
+
 def test_a_report_that_cannot_be_written_is_an_error(repository: Repository) -> None:
     repository.add(name(V1))
     status, said = shell(repository, ">/dev/full", "--json")

@@ -127,7 +127,7 @@ class _Helper:
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self.said = os.memfd_create("puavo-repository")  # what it writes to its standard error
+        self.said = -1  # what it writes to its standard error
 
     def fork(self, connection: Connection) -> None:
         """Have a child forked that gets a connection."""
@@ -149,6 +149,8 @@ class _Helper:
     def _start(self) -> socket.socket:
         code = "from puavo_repository.delta import contained; contained.main()"
         path = os.pathsep.join(str(folder) for folder in sys.path)
+        if self.said < 0:  # not before: it might get the number of a stream that was closed
+            self.said = os.memfd_create("puavo-repository")
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
