@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import logging
 import os
 import signal
@@ -29,6 +30,7 @@ from puavo_repository.remote.sftp import tree as sftp_tree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target, parse_target
 from puavo_repository.remote.tree import OpenMode
+from support.instead import instead
 from support.servers import Proxy, Sshd, free_port, make_key, running, tool
 
 SILENCE = 2.0  # seconds: a loaded machine's server is not silent for as long
@@ -81,6 +83,56 @@ def test_a_key_may_be_given_as_text(sshd: Sshd, tmp_path: Path) -> None:
         sshd.target(tmp_path), key_file="", private_key=sshd.client_key.read_text()
     )
     SftpTree(target).close()
+
+
+DSA = """-----BEGIN PRIVATE KEY-----
+MIIBSwIBADCCASsGByqGSM44BAEwggEeAoGBAOiEyvRg2z0l23UzRio6wsAJozi6XTHHtL
+9CR338oyc8y+HEqnpYH5d8hhdXcFFhzrBGYSDXi76jX/AMyReTmCunTE5jkyW8r6sG9n6y
+rl7z8wPp9Xn4w4oMeKExSdVSUZidFystXwh8RxwkaViXkWqt8d4e4RfBmuo9mZSV2ho5Ah
+UAtkSJ8RVg60105cLmS5xeOrMMQ/cCgYBQtNcXYWPPh1oiNfktWR19jChekvmqQD6pWK0x
+5jZvA1XTvMlNwuCACz4ymnGwMXG6eVrNT7Ny6rK/FjwfWAGPtoyngZ2gxLoW7y/QcoaQiR
+U2CYJKUZmBOsOzwCGyyiYwngaBbPBiDEQ1OSvez8tIbpKXWsaUb/AMjUACmf6M2AQXAhUA
+hmmzSZHsTHjQJremA5wXZq6atlY=
+-----END PRIVATE KEY-----
+"""
+# What ssh-keygen writes for a security key: how to ask the device, no key.
+SECURITY_KEY = """-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAASgAAABpzay1zc2
+gtZWQyNTUxOUBvcGVuc3NoLmNvbQAAACABAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB
+AQEBAQAAAARzc2g6AAAAcAAAAAUAAAAFAAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY2
+9tAAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAAAABHNzaDoBAAAAEGho
+aGhoaGhoaGhoaGhoaGgAAAAAAAAAAWM=
+-----END OPENSSH PRIVATE KEY-----
+"""
+
+
+@pytest.mark.parametrize("text", [DSA, SECURITY_KEY, "nonsense"])
+def test_a_kind_of_key_that_is_not_used_is_skipped_or_told(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    target = dataclasses.replace(sshd.target(tmp_path), key_file="")
+    other = tmp_path / "other"
+    other.write_text(text)
+    for named in (
+        dataclasses.replace(target, key_file=str(other)),
+        dataclasses.replace(target, private_key=text),
+    ):
+        with pytest.raises(LoginError, match=r"private key .* as ssh-keygen makes it"):
+            SftpTree(named)
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setattr(ssh, "DEFAULT_KEYS", (str(other), str(sshd.client_key)))
+    SftpTree(target).close()
+
+
+def test_a_user_without_a_name_is_told(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234567")
+
+    instead(monkeypatch, ssh, getpass, getuser=nobody)
+    with pytest.raises(LoginError, match="sftp://user@host"):
+        SftpTree(sshd.target(tmp_path))
 
 
 def test_no_secret_is_shown(sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -239,7 +239,11 @@ def _shown(key: paramiko.PKey) -> str:
 
 def _log_in(transport: paramiko.Transport, target: Target) -> None:
     """Try the key that was named, else those of the agent and of ``~/.ssh``; then the password."""
-    user, keys = target.user or getpass.getuser(), []
+    try:
+        user, keys = target.user or getpass.getuser(), []
+    except (KeyError, OSError) as error:  # as in a container that runs as any number
+        problem, remedy = "the user that runs this has no name", "Name one: sftp://user@host/path"
+        raise LoginError(target.url, problem, remedy=remedy) from error
     if target.private_key or target.key_file:
         keys.append(_load_key(target))
     else:
@@ -247,8 +251,8 @@ def _log_in(transport: paramiko.Transport, target: Target) -> None:
         for path in DEFAULT_KEYS:
             try:
                 keys.append(paramiko.PKey.from_path(path))
-            except (OSError, RuntimeError, ValueError, TypeError, paramiko.SSHException):
-                logger.debug("%s: missing, locked or no key; skipped", path)
+            except Exception:  # noqa: BLE001 - as for ``_key``; one of a security key (sk) too
+                logger.debug("%s: missing, locked or no key for us; skipped", path)
     methods = [functools.partial(transport.auth_publickey, user, key) for key in keys]
     if target.password:
         methods.append(functools.partial(transport.auth_password, user, target.password))
@@ -271,6 +275,7 @@ def _log_in(transport: paramiko.Transport, target: Target) -> None:
 
 def _load_key(target: Target) -> paramiko.PKey:
     password = target.password or None
+    remedy = "Name a readable ed25519, ECDSA or RSA key, as ssh-keygen makes it"
     try:
         if target.key_file:
             # The stubs say str, the code needs bytes.
@@ -281,9 +286,10 @@ def _load_key(target: Target) -> paramiko.PKey:
                 return kind.from_private_key(io.StringIO(target.private_key), password)
             except paramiko.PasswordRequiredException:
                 raise
-            except (paramiko.SSHException, ValueError):
+            except Exception:  # noqa: BLE001, S112 - as for ``_key``; another kind may fit
                 continue
-    except (OSError, ValueError, TypeError, paramiko.SSHException) as error:
+    except Exception as error:  # as for ``_key``
         # The text of such an error names the file or the key's form, never the key.
-        raise LoginError(target.url, f"the private key cannot be read: {error}") from error
-    raise LoginError(target.url, "the private key is in no form that is known")
+        problem = f"the private key cannot be read: {str(error) or type(error).__name__}"
+        raise LoginError(target.url, problem, remedy=remedy) from error
+    raise LoginError(target.url, "the private key is in no form that is known", remedy=remedy)
