@@ -48,7 +48,8 @@ def test_digests_are_those_of_the_standard_programs(repository: Repository) -> N
 
 def test_definitions_of_all_files_are_merged(repository: Repository) -> None:
     repository.add(
-        IMAGE, definitions={"b.json": '{"b": {"default": "ä"}}', "a.json": '{"a": 1}', "x.txt": "{"}
+        IMAGE,
+        definitions={"b.json": '{"b": {"default": "ä"}}', "[a]*.json": '{"a": 1}', "x.txt": "{"},
     )
     record = fingerprint(repository.settings(), IMAGE)
     assert list(record.puavo_conf.items()) == [("a", 1), ("b", {"default": "ä"})]

@@ -144,11 +144,12 @@ def _read_puavo_conf(image: Path) -> dict[str, Any]:
 
 def _unsquash(image: Path, most: int, too_much: str, option: str, *paths: str) -> bytes:
     """Return what ``unsquashfs`` writes, which is refused where it is more than so many bytes."""
-    command = ["prlimit", f"--fsize={most}", _unsquashfs(), "-strict-errors", "-processors", "1"]
+    command = ["prlimit", f"--fsize={most}", _unsquashfs(), "-strict-errors", "-no-wildcards"]
+    command += ["-processors", "1", option, str(image.absolute()), *paths]
     with os.fdopen(os.memfd_create("unsquashfs"), "r+b") as written:
         try:
             done = subprocess.run(
-                [*command, option, str(image.absolute()), *paths],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=subprocess.PIPE,
