@@ -12,6 +12,7 @@ from puavo_repository.errors import (
     PublishError,
 )
 from puavo_repository.remote import journal
+from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from support.mirrors import (
     KEEP,
@@ -20,6 +21,7 @@ from support.mirrors import (
     add_image,
     content,
     image,
+    journal_of,
     make_mirror,
     prepare,
     publish,
@@ -136,3 +138,19 @@ def test_metadata_of_others_stays_with_what_it_names(
         assert publish(mirror, folder, NOW).ok
     assert (remote / "meta" / f"{OTHER}.json").exists()
     assert (remote / theirs).read_bytes() == b"theirs"
+
+
+def test_metadata_that_the_journal_has_no_digest_of_is_no_way_back(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    """Only a server that means harm has such a journal."""
+    assert publish(mirror, folder, NOW).ok
+    known = journal_of(folder)
+    known.files[f"meta/{OTHER}.json"] = journal.Entry(0, "", None, None)
+    (remote / journal.PATH).write_bytes(known.render())
+    (remote / "meta" / f"{OTHER}.json").write_text("{}")
+    assert publish(mirror, folder, NOW).ok
+    assert not (remote / "meta" / f"{OTHER}.json").exists()
+    record = journal.load_generation(FolderTree(folder), 2)
+    assert record is not None
+    assert record.replaced[f"meta/{OTHER}.json"] == journal.LOST.decode()

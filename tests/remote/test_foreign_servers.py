@@ -384,6 +384,11 @@ def test_a_lock_is_understood_or_nobodys(content: bytes) -> None:
     past=jsonfile.dumps_sealed({**GENERATION, "replaced": {"../outside.json": "{}"}}),
     lock=None,
 )
+@example(
+    own=jsonfile.dumps_sealed({**JOURNAL, "generation": 1}),
+    past=jsonfile.dumps_sealed({**GENERATION, "at": 1 << 62}),
+    lock=None,
+)
 def test_a_hostile_journal_leads_nowhere(
     mirror: Path, own: bytes, past: bytes, lock: bytes | None
 ) -> None:
@@ -397,7 +402,9 @@ def test_a_hostile_journal_leads_nowhere(
             path.write_bytes(lock)
             os.utime(path, (1, 1))
         target = Target(path=str(remote))
-        with suppress(RepositoryError):  # and nothing else
+        with Publisher(mirror, target, NOW) as publisher, suppress(RepositoryError):  # and no other
+            assert "\n".join(map(str, rollback.steps(publisher)))
+        with suppress(RepositoryError):
             publish(mirror, target, NOW)
             with Publisher(mirror, target, NOW) as publisher:
                 rollback.steps(publisher)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.lock import PATH, Holder, PublisherLock, server_time
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import OpenMode, RemoteFile
-from support.instead import have_time
+from support.instead import have_time, instead
 from support.servers import elsewhere
 
 
@@ -48,6 +49,15 @@ def test_a_token_is_what_counts_and_no_other_step_has_it(tree: FolderTree, tmp_p
     (tmp_path / PATH).write_text(json.dumps({**written, "host": "renamed", "process": 1}))
     first.check()
     assert Holder.this_process().token != Holder.this_process().token
+
+
+def test_a_host_may_have_any_name(tree: FolderTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, publisher_lock, socket, gethostname=lambda: "höst\udcff")
+    one = PublisherLock(tree)
+    one.acquire()
+    one.check()
+    with pytest.raises(LockedError, match=r"on höst"):
+        lock_of(tree, "second").acquire()
 
 
 def test_a_holder_that_died_here_does_not_hold_it_up(tree: FolderTree) -> None:

@@ -146,8 +146,8 @@ class Switch:
         content, row = read_whole(self._tree, path), self._state.row(path)
         found = "" if content is None else sha256(content)
         if row.entry is not None and found not in {row.entry.sha256, written}:
-            same = row.sha256 == row.entry.sha256  # as ours
-            content = self._state.local.documents[path] if same else journal.LOST
+            ours = self._state.local.documents if row.sha256 == row.entry.sha256 else {}
+            content = ours.get(path, journal.LOST)
         return None if content is None else content.decode("utf-8", "replace")
 
     def _absent(self, row: Row) -> set[str]:

@@ -146,7 +146,8 @@ class Generation:
     """The record of one generation."""
 
     number: int
-    at: Time  # when it was published, since the epoch on the publisher's clock
+    # When it was published, since the epoch on the publisher's clock; before the year 10000.
+    at: Annotated[Time, Field(lt=253_402_300_800)]
     restored: Annotated[Restored | None, Field(alias="step_back")]  # what a rollback puts back
     rejected: Mapping[str, str]  # the journal's since then
     # The metadata before it, by path, as far as it changed; None where there was none.

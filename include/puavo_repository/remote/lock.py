@@ -54,7 +54,7 @@ class Holder:
     def this_process(cls) -> Holder:
         """Return a holder for one step of this process."""
         token, process = secrets.token_hex(8), os.getpid()
-        return cls(token, socket.gethostname(), _machine(), process, _started(process))
+        return cls(token, _host(), _machine(), process, _started(process))
 
     def is_gone(self) -> bool:
         """Say whether this is a process of this machine that has ended, or retired."""
@@ -72,10 +72,14 @@ class Holder:
 _HOLDER = TypeAdapter(Holder)
 
 
+def _host() -> str:
+    return socket.gethostname().encode(errors="backslashreplace").decode()  # whatever it is
+
+
 def _machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()} {socket.gethostname()}"
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()} {_host()}"
     except OSError:
         return secrets.token_hex(8)  # nobody's: such a lock only expires
 
