@@ -1,19 +1,12 @@
-"""Airflow, imported once: a process that forks another for each piece of code that it is given.
-
-It reads an order a line, as JSON, and answers each with a line when the code has ended.
-"""
+"""Airflow, imported once, for ``forks``."""
 
 from __future__ import annotations
 
 import gc
-import json
 import os
-import sys
 import tempfile
-import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
 
 from airflow import settings
 from airflow.dag_processing.bundles.manager import DagBundlesManager
@@ -58,18 +51,7 @@ small()
 """
 
 
-def main(answers: int) -> None:
-    """Do what is asked for until nobody asks any more."""
-    _warm_up()
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            _run(json.loads(line))
-        os.waitpid(child, 0)
-        os.write(answers, b"\n")
-
-
-def _warm_up() -> None:
+def warm_up() -> None:
     """Run a small DAG: what is made at its first use is there for all that are forked then.
 
     That is the API that a DAG's tasks ask, and what SQLAlchemy makes of models and statements;
@@ -92,22 +74,8 @@ def _warm_up() -> None:
     database.write_bytes(before)
 
 
-def _run(order: dict[str, Any]) -> NoReturn:
-    for number, path in enumerate(order["streams"], 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-    os.environ.update(order["environment"])
-    sys.argv[1:] = order["arguments"]
-    if "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" in order["environment"]:
+def in_child() -> None:
+    """Use another database, where one is named."""
+    if "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" in os.environ:
         settings.configure_vars()  # type: ignore[no-untyped-call]
         settings.configure_orm()  # type: ignore[no-untyped-call]
-    try:
-        exec(order["code"], {"__name__": "__main__"})
-    except BaseException:  # noqa: BLE001 - told, whatever it is
-        traceback.print_exc()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

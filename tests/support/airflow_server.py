@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
-import select
 import signal
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from support.forks import Forks
 from support.repository import ROOT, environment
 from support.servers import free_port
 
@@ -59,40 +58,6 @@ def migrated(home: Path, **more: str) -> dict[str, str]:
     return airflow_environment(home, **more)
 
 
-class Forks:
-    """An Airflow that was imported once, see ``airflow_forks``.
-
-    Args:
-        airflow: Its environment; Airflow reads most of its own settings when it is imported.
-    """
-
-    def __init__(self, airflow: dict[str, str]) -> None:
-        self._home = Path(airflow["AIRFLOW_HOME"])
-        self._answers, theirs = os.pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.airflow_forks", str(theirs)],
-            env={**airflow, "PYTHONPATH": f"{airflow['PYTHONPATH']}:{ROOT / 'tests'}"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=(self._home / "forks.log").open("wb"),
-            pass_fds=[theirs],
-            text=True,
-        )
-        os.close(theirs)
-
-    def run(self, code: str, arguments: tuple[str, ...], environment: dict[str, str]) -> list[str]:
-        """Run code in a process of its own; return what it wrote to stdout and to stderr."""
-        streams = [self._home / f"{name}-{secrets.token_hex(8)}" for name in ("out", "err")]
-        order = {"code": code, "arguments": arguments, "environment": environment}
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({**order, "streams": list(map(str, streams))}) + "\n")
-        self._process.stdin.flush()
-        ready, _, _ = select.select([self._answers], [], [], 240)
-        assert ready, "it hangs"
-        assert os.read(self._answers, 100), (self._home / "forks.log").read_text()[-6000:]
-        return [stream.read_text(errors="replace") for stream in streams]
-
-
 _forks: dict[str, Forks] = {}
 
 
@@ -104,8 +69,9 @@ def beside(airflow: dict[str, str], code: str, *arguments: str, **more: str) -> 
     """
     home = airflow["AIRFLOW_HOME"]
     if home not in _forks:
-        _forks[home] = Forks(airflow)
-    out, err = _forks[home].run(code, arguments, more)
+        _forks[home] = Forks("support.airflow_forks", airflow)
+    done = _forks[home].run(code, list(arguments), {**airflow, **more})
+    out, err = done.stdout, done.stderr
     results = [line for line in out.splitlines() if line.startswith("RESULT ")]
     assert results, out[-3000:] + err[-6000:]
     return {**json.loads(results[-1].removeprefix("RESULT ")), "log": out + err}

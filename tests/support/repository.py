@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from puavo_repository.prepare import run as prepare
 from puavo_repository.prepare.report import Report
 from puavo_repository.progress import NO_WATCHER
 from puavo_repository.settings import Settings
+from support.forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
+MAIN = "from puavo_repository.cli.main import main; raise SystemExit(main())"
 COMMAND = [sys.executable, "-m", "puavo_repository.cli"]
 
 AMXA = "puavo-os-amxa-buster"
@@ -135,9 +138,22 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(command: Sequence[str | Path], **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program of the project; exit status and output are the caller's."""
+    """Run a program of the project; exit status and output are the caller's.
+
+    The command itself is not started anew each time: half a minute of the suite. What is about
+    its start or its end does that by itself.
+    """
+    if list(command[:3]) == COMMAND:
+        folder = str(more.get("cwd", Path.cwd()))
+        given = [str(word) for word in command[3:]]
+        return _command().run(MAIN, given, more.get("env", environment()), folder)
     usual = {"env": environment(), "timeout": 120, "check": False}
     return subprocess.run(command, capture_output=True, text=True, **{**usual, **more})
+
+
+@cache
+def _command() -> Forks:
+    return Forks("support.command_forks", environment())
 
 
 def check_mirror(mirror: Path, *, at_rest: bool = True) -> int:
