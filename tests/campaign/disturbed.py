@@ -217,6 +217,12 @@ def run(
     return Run(status, struck, max(steps, default=0), "\n".join(unexpected), "\n".join(said))
 
 
+def before(step: Callable[..., object], *arguments: object) -> None:
+    """Do what comes before a fault: what is missing after it would else count as the fault's."""
+    done = run(step, *arguments)
+    assert not done.unexpected, done.unexpected
+
+
 def injected(*logs: Path) -> tuple[bool, int]:
     """Return from the logs of ``strace`` whether a call failed, and the calls of the busiest."""
     lines = [line for log in logs for line in log.read_text().splitlines()]

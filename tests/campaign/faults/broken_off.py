@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 
-from campaign.disturbed import Kill, Run, run
+from campaign.disturbed import Kill, Run, before, run
 from campaign.faults.fault import GRACE, Fault, OfPrepare, OfPublish, OverSftp
 from campaign.nights import KEPT, prepare, publish, publish_after_all, step_back
 from puavo_repository.mirror.mirror import Mirror
@@ -60,8 +60,8 @@ class KillRollback(Killed, OfPublish):
             self.nights.add()
             for old in self.nights.series()[:-KEPT]:
                 old.unlink()
-            run(prepare, self.nights.repository)
-            run(publish, self.nights.mirror, self.target, GRACE)
+            before(prepare, self.nights.repository)
+            before(publish, self.nights.mirror, self.target, GRACE)
 
     @property
     def step(self) -> Callable[..., Run]:
@@ -137,7 +137,7 @@ class Together(OverSftp):
     def fall(self) -> None:
         self.nights.fall()
         if self.chance.random() < 0.5:
-            run(prepare, self.nights.repository)
+            before(prepare, self.nights.repository)
 
     def strike(self) -> Run:
         steps = [self.step, self.step, partial(run, prepare, self.nights.repository)]

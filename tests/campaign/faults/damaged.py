@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from campaign.disturbed import Kill, Run, run
+from campaign.disturbed import Kill, Run, before
 from campaign.faults.fault import Fault, OfPrepare, OfPublish
 from campaign.nights import prepare
 from puavo_repository.mirror.mirror import Mirror
@@ -160,7 +160,7 @@ class DamagedBeforePublish(OfRemote):
         return Run(done.status, damaged.struck, unexpected=done.unexpected + trace)
 
     def mend(self) -> Run:
-        run(prepare, self.nights.repository)
+        before(prepare, self.nights.repository)
         return super().mend()
 
 

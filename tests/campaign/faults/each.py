@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from campaign.disturbed import Kill, Run, run
+from campaign.disturbed import Kill, Run, before
 from campaign.faults.broken_off import KillRollback
 from campaign.faults.fault import Fault, OfPrepare, OfPublish
 from campaign.nights import KEPT, prepare
@@ -47,7 +47,7 @@ class EachStepOfPublish(EachStep, OfPublish):
 
     def fall(self) -> None:
         self.one_night()
-        run(prepare, self.nights.repository)
+        before(prepare, self.nights.repository)
 
 
 class EachStepOfRollback(EachStep, KillRollback):

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from campaign.disturbed import Run, run
+from campaign.disturbed import Run, before, run
 from campaign.nights import AT_ONCE, Nights, Watch, prepare, publish
 from puavo_repository.remote.target import Target
 from puavo_repository.settings.model import Model
@@ -102,7 +102,7 @@ class OfPublish(Fault):
 
     def fall(self) -> None:
         super().fall()
-        run(prepare, self.nights.repository)
+        before(prepare, self.nights.repository)
 
     def mend(self) -> Run:
         return run(publish, self.nights.mirror, self.target)

@@ -11,7 +11,7 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from campaign.disturbed import PATIENCE, STEPS, Kill, Run, run
+from campaign.disturbed import PATIENCE, STEPS, Kill, Run, before, run
 from campaign.faults.fault import GRACE, OfPublish
 from campaign.nights import (
     KEPT,
@@ -46,8 +46,8 @@ class Between(OfPublish):
         self._wrong: list[str] = []
         for _ in range(1 if self.nights.remote.joinpath("CKSUMS").exists() else 2):
             self._next()
-            run(prepare, self.nights.repository)
-            run(publish, self.nights.mirror, self.target, GRACE)
+            before(prepare, self.nights.repository)
+            before(publish, self.nights.mirror, self.target, GRACE)
         self._next()
 
     def _next(self) -> None:
@@ -149,7 +149,7 @@ class LockStolen(OfPublish):
         self.nights.add()
         for old in self.nights.series()[:-KEPT]:
             old.unlink()
-        run(prepare, self.nights.repository)
+        before(prepare, self.nights.repository)
 
     def strike(self) -> Run:
         self._wrong = ""

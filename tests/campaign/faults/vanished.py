@@ -9,7 +9,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from campaign.disturbed import Run, run
+from campaign.disturbed import Run, before, run
 from campaign.faults.fault import OfPrepare, OfPublish
 from campaign.nights import KEPT, prepare, told
 from puavo_repository.mirror.records import FOLDER as STATE
@@ -112,7 +112,7 @@ class StateCleared(OfPublish):
         self.nights.add()
         for old in self.nights.series()[:-KEPT]:
             old.unlink()
-        run(prepare, self.nights.repository)
+        before(prepare, self.nights.repository)
 
     def strike(self) -> Run:
         clear: Callable[[], object] = self.chance.choice((self._mirror, self._journal, self._notes))
