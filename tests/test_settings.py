@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from puavo_repository import settings
-from puavo_repository.delta.anchor_engine import AnchorEngine
+from puavo_repository.delta import AnchorEngine
 from puavo_repository.errors import SettingsError
 from puavo_repository.settings import Model, table
 from puavo_repository.settings.model import about

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
+from puavo_repository.delta import AnchorEngine
+from puavo_repository.delta.anchor_engine import EFFORTS
 from puavo_repository.delta.anchors import KEY_FACTORS
 from puavo_repository.delta.engine import Side
 from puavo_repository.delta.machine import SELECT_FACTORS

@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from puavo_repository.cli import main as cli
-from puavo_repository.delta.anchor_engine import AnchorEngine
+from puavo_repository.delta import AnchorEngine
 from puavo_repository.delta.anchors import Anchors
 from puavo_repository.delta.engine import Side, Sink
 from puavo_repository.errors import ImageError

@@ -18,8 +18,8 @@ from pathlib import Path
 from unittest import mock
 
 from delta.guarded import guard_pages, in_child
-from puavo_repository.delta import anchor_engine, anchors
-from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
+from puavo_repository.delta import AnchorEngine, anchor_engine, anchors
+from puavo_repository.delta.anchor_engine import EFFORTS
 from puavo_repository.delta.engine import Side
 from puavo_repository.delta.work import prove
 from puavo_repository.demo import make_demo_images

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from delta.pairs import Copy, Pair, noise
-from puavo_repository.delta import engine_named
-from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
+from puavo_repository.delta import AnchorEngine, engine_named
+from puavo_repository.delta.anchor_engine import EFFORTS
 from puavo_repository.delta.anchors import BLOCK
 from puavo_repository.delta.engine import Side
 from puavo_repository.errors import ImageChangingError, SettingsError

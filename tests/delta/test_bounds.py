@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from delta.guarded import guard_pages, guarded, in_child
 from delta.pairs import Pair, noise
 from puavo_repository.compiled import Bytes, Numbers, array
-from puavo_repository.delta import anchor_engine, anchors
-from puavo_repository.delta.anchor_engine import EFFORTS, AnchorEngine
+from puavo_repository.delta import AnchorEngine, anchor_engine, anchors
+from puavo_repository.delta.anchor_engine import EFFORTS
 from puavo_repository.delta.anchors import BLOCK, CELL, MOST, find, find_anchors
 from puavo_repository.delta.machine import WINDOW, Basis, buffer, equal
 from puavo_repository.delta.matching import (

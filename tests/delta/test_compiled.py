@@ -20,7 +20,8 @@ from puavo_repository import compiled
 _MEASURE = """
 import re, sys, threading
 from pathlib import Path
-from puavo_repository.delta.anchor_engine import AnchorEngine
+from puavo_repository.delta import AnchorEngine
+
 from puavo_repository.delta.engine import Side
 
 def anonymous():

@@ -11,8 +11,8 @@ import pytest
 
 from delta.fuzz import check_all, real_images
 from delta.pairs import Copy, Pair, ignore, noise
-from puavo_repository.delta import anchors, matching
-from puavo_repository.delta.anchor_engine import AnchorEngine
+from puavo_repository.delta import AnchorEngine, anchors, matching
+from puavo_repository.delta.anchor_engine import spacing_of
 from puavo_repository.delta.anchors import BLOCK, KEY, KEY_FACTORS, Anchors, BlockAnchors, find
 from puavo_repository.delta.engine import Side
 from puavo_repository.delta.machine import SELECT_FACTORS, WINDOW, Basis, buffer
@@ -62,8 +62,8 @@ def test_offsets_beyond_four_gigabytes_are_written_in_eight_bytes(tmp_path: Path
     blocks = [BlockAnchors(first, none, none) for first in range(0, 1 << 32, BLOCK)]
     last = buffer(BLOCK)
     last[5 : 5 + len(UNIT)] = np.frombuffer(UNIT, np.uint8)
-    kept = Anchors(ENGINE.spacing(size), 1 << 30)
-    for block in [*blocks, find(last, 1 << 32, size, ENGINE.spacing(size))]:
+    kept = Anchors(spacing_of(ENGINE.name, ENGINE.memory, size), 1 << 30)
+    for block in [*blocks, find(last, 1 << 32, size, spacing_of(ENGINE.name, ENGINE.memory, size))]:
         kept.add(block)
     kept.save(tmp_path / "anchors", "large", size)
     source = Side(tmp_path / "source", tmp_path / "anchors", "large")

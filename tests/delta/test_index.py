@@ -11,15 +11,15 @@ import pytest
 
 from delta.pairs import Pair, noise
 from puavo_repository.compiled import Numbers
-from puavo_repository.delta import anchor_engine, anchors, matching
-from puavo_repository.delta.anchor_engine import AnchorEngine
+from puavo_repository.delta import AnchorEngine, anchor_engine, anchors, matching
+from puavo_repository.delta.anchor_engine import spacing_of
 from puavo_repository.delta.anchors import BLOCK, Anchors, BlockAnchors
 from puavo_repository.delta.engine import Side
 from puavo_repository.delta.matching import table_for
 
 ENGINE = AnchorEngine(threads=2)
 DATA = noise(1, BLOCK + 300_000)
-SPACING = ENGINE.spacing(len(DATA))
+SPACING = spacing_of(ENGINE.name, ENGINE.memory, len(DATA))
 
 
 @pytest.fixture
@@ -126,7 +126,9 @@ def test_runs_and_periods_stay_within_the_memory_too(
     tmp_path: Path, data: bytes, *, kept: bool
 ) -> None:
     engine = AnchorEngine(threads=2, memory=1 << 20)
-    assert engine.spacing(len(data)) == 512  # of ordinary data, as many as the memory holds
+    assert (
+        spacing_of(engine.name, engine.memory, len(data)) == 512
+    )  # of ordinary data, as many as the memory holds
     made: list[int] = []
 
     def watched(table_for: Callable[[int], Numbers]) -> Callable[[int], Numbers]:
@@ -155,8 +157,8 @@ def test_runs_and_periods_stay_within_the_memory_too(
 def test_larger_images_get_fewer_anchors_within_the_budget() -> None:
     for size in (0, 10**9, 9 * 10**9, 10**12):
         engine = AnchorEngine(memory=256 << 20)
-        spacing = engine.spacing(size)
+        spacing = spacing_of(engine.name, engine.memory, size)
         assert 20 * size // spacing <= engine.memory or spacing * 8 == BLOCK
-    assert AnchorEngine().spacing(1_500_000_000) == 512
-    assert AnchorEngine().spacing(9_000_000_000) == 1024
-    assert np.log2(AnchorEngine().spacing(10**12)) % 1 == 0
+    assert spacing_of(AnchorEngine().name, AnchorEngine().memory, 1_500_000_000) == 512
+    assert spacing_of(AnchorEngine().name, AnchorEngine().memory, 9_000_000_000) == 1024
+    assert np.log2(spacing_of(AnchorEngine().name, AnchorEngine().memory, 10**12)) % 1 == 0

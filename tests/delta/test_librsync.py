@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from delta.pairs import Copy, Pair, noise
-from puavo_repository.delta import work
-from puavo_repository.delta.anchor_engine import AnchorEngine
+from puavo_repository.delta import AnchorEngine, work
 from puavo_repository.delta.librsync import LibrsyncEngine
 from puavo_repository.errors import ImageChangingError, ProofError, StorageError
 from puavo_repository.formats.rdiff import END, MAGIC

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from puavo_repository.delta import contained
-from puavo_repository.delta.anchor_engine import AnchorEngine
+from puavo_repository.delta import AnchorEngine, contained
 from puavo_repository.delta.work import prove
 from puavo_repository.errors import ImageChangingError, ProofError, StorageRefusedError
 from puavo_repository.mirror.mirror import Mirror

@@ -13,6 +13,7 @@ from functools import partial
 
 from puavo_repository.audit import steps
 from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, error, warning
+from puavo_repository.delta import contained, work
 from puavo_repository.errors import DeltaError, RepositoryError
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.formats.names import source_image
@@ -128,8 +129,6 @@ class LocalCheck:
         return None
 
     def _prove(self, path: str, source: str, target: str) -> Finding | None:
-        from puavo_repository.delta import contained, work  # compiled code, slow to load
-
         # An image that only extra rdiffs start from is not in the mirror.
         places = (self.root / source, self.settings.image_dir / source)
         rdiff = self.root / path

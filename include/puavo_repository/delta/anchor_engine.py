@@ -11,11 +11,9 @@ than a list of anchors could be read. A block's commands depend on nothing but t
 the effort, so neither does the rdiff: whatever the threads do, it has the same bytes.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -28,7 +26,7 @@ from puavo_repository.delta.engine import Image, Side, Sink
 from puavo_repository.delta.machine import WINDOW, Basis, buffer
 from puavo_repository.delta.matching import HEAD
 from puavo_repository.formats.rdiff import Part, encode, joined, out_size
-from puavo_repository.progress import Progress, no_progress
+from puavo_repository.progress import Progress
 
 T = TypeVar("T")
 
@@ -37,56 +35,50 @@ _COPIES = BLOCK // 64  # in a block at most; what more could be found stays lite
 EFFORTS = {"anchors:fast": (512, 0), "anchors": (512, 12), "anchors:small": (256, 3)}
 
 
-@dataclass(frozen=True)
-class AnchorEngine:
-    """The engine of this project."""
+def spacing_of(effort: str, memory: int, size: int) -> int:
+    """Return the spacing of the anchors of an image of ``size`` bytes."""
+    spacing, _ = EFFORTS[effort]
+    while spacing * CELL < BLOCK and size // spacing > matching.most_anchors(memory):
+        spacing *= 2
+    return spacing
 
-    name: str = "anchors"  # one of ``EFFORTS``
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # of one ``delta``
-    memory: int = 256 << 20  # bytes for the anchors of a source; larger images get fewer
 
-    def spacing(self, size: int) -> int:
-        """Return the spacing of the anchors of an image of ``size`` bytes."""
-        spacing, _ = EFFORTS[self.name]
-        while spacing * CELL < BLOCK and size // spacing > matching.most_anchors(self.memory):
-            spacing *= 2
-        return spacing
+def anchors_of(effort: str, memory: int, size: int) -> Anchors:
+    """Return what finds the anchors of an image of ``size`` bytes."""
+    return Anchors(spacing_of(effort, memory, size), matching.most_anchors(memory))
 
-    def indexer(self, size: int) -> Anchors:
-        """Return what finds the anchors of an image of ``size`` bytes."""
-        return Anchors(self.spacing(size), matching.most_anchors(self.memory))
 
-    def delta(
-        self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
-    ) -> None:
-        """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
-        with (
-            Image.open(source.path) as basis,
-            Image.open(target.path) as image,
-            _Threads(self.threads) as threads,
-        ):
-            spacing = self.spacing(basis.size)
-            anchors = self.indexer(basis.size)
-            for block in _anchors(threads, source, basis, spacing, progress):
-                anchors.add(block)
-            table = matching.table_for(anchors.count)
+def delta(
+    effort: str, width: int, memory: int, source: Side, target: Side, sink: Sink, progress: Progress
+) -> None:
+    """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
+    with (
+        Image.open(source.path) as basis,
+        Image.open(target.path) as image,
+        _Threads(width) as threads,
+    ):
+        spacing = spacing_of(effort, memory, basis.size)
+        anchors = anchors_of(effort, memory, basis.size)
+        for block in _anchors(threads, source, basis, spacing, progress):
+            anchors.add(block)
+        table = matching.table_for(anchors.count)
 
-            def fill(part: int) -> None:
-                for block in anchors.blocks:
-                    matching.insert(*block, table, part, self.threads)
+        def fill(part: int) -> None:
+            for block in anchors.blocks:
+                matching.insert(*block, table, part, width)
 
-            list(threads.map(fill, range(self.threads)))
-            match = partial(_match, basis, image, table, spacing, EFFORTS[self.name][1])
+        list(threads.map(fill, range(width)))
+        match = partial(_match, basis, image, table, spacing, EFFORTS[effort][1])
 
-            def parts() -> Iterator[Part]:
-                for size, parts in threads.blocks(match, image.size):
-                    yield from parts
-                    progress(size)
+        def parts() -> Iterator[Part]:
+            for size, parts in threads.blocks(match, image.size):
+                yield from parts
+                progress(size)
 
-            for command in joined(parts()):
-                sink(command)
-            basis.check_unchanged()
-            image.check_unchanged()
+        for command in joined(parts()):
+            sink(command)
+        basis.check_unchanged()
+        image.check_unchanged()
 
 
 class _Workspace:

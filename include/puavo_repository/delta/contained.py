@@ -199,13 +199,13 @@ def main() -> None:
 
 def _load() -> None:
     """Load all compiled code by making an rdiff: what is forked has it then."""
-    from puavo_repository.delta import anchor_engine, engine, work
+    from puavo_repository.delta import AnchorEngine, engine, work
 
     with tempfile.TemporaryDirectory() as folder:
         image, rdiff = Path(folder, "image"), Path(folder, "rdiff")
         image.write_bytes(bytes(range(256)) * 40)
         side = engine.Side(image)
-        work.write_rdiff(anchor_engine.AnchorEngine(threads=1), side, side, rdiff, no_progress)
+        work.write_rdiff(AnchorEngine(threads=1), side, side, rdiff, no_progress)
         work.prove(image, image, rdiff)
 
 

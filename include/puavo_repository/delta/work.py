@@ -10,7 +10,6 @@ from puavo_repository.delta.engine import DeltaEngine, Image, Side, check_at_res
 from puavo_repository.delta.librsync import patch
 from puavo_repository.errors import DeltaError, ProofError, as_storage_error
 from puavo_repository.formats.metadata import Digests
-from puavo_repository.formats.rdiff import command_blocks
 from puavo_repository.mirror import files
 from puavo_repository.mirror.digests import BLOCK_SIZE, Digester, digest_file
 from puavo_repository.mirror.files import Identity
@@ -82,6 +81,8 @@ def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progr
         ImageChangingError: It does not, and one of the images was written to meanwhile.
         StorageError, StorageRefusedError: A file cannot be read.
     """
+    from puavo_repository.formats.rdiff import command_blocks  # compiled code, slow to load
+
     position = 0
 
     def compare(block: memoryview) -> None:

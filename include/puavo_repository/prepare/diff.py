@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from puavo_repository.delta import contained
 from puavo_repository.delta.engine import Side, check_at_rest, identity_of
+from puavo_repository.delta.work import adopt_rdiff, prove, write_rdiff
 from puavo_repository.errors import DeltaError, as_storage_error, printable
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
@@ -63,8 +64,6 @@ class _Job:
 
     def adopt(self) -> RdiffRecord | None:
         """Prove it where another system made it; None if there is none, or it is not sound."""
-        from puavo_repository.delta.work import adopt_rdiff  # compiled code, slow to load
-
         name = self._path.name
         if Identity.at(self._path) is None or self._mirror.state.rdiffs.get(name) is not None:
             return None
@@ -79,8 +78,6 @@ class _Job:
 
     def make(self) -> RdiffRecord:
         """Make it and, unless it is too large, prove it and give it its name."""
-        from puavo_repository.delta.work import prove, write_rdiff
-
         started, path = time.monotonic(), self._path
         sides = [
             Side(image, self._mirror.state.anchors / image.name, str(record.identity))

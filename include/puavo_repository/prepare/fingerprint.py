@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from puavo_repository.delta import contained, librsync
 from puavo_repository.delta.engine import check_at_rest, identity_of
+from puavo_repository.delta.work import read_image
 from puavo_repository.errors import ImageError, SettingsError, storage_error
 from puavo_repository.formats import jsonfile, squashfs
 from puavo_repository.mirror.files import Identity
@@ -68,8 +69,6 @@ def fingerprint(settings: Settings, name: str, progress: Progress = no_progress)
 
 
 def _read(settings: Settings, anchors: Path, path: Path, progress: Progress) -> ImageRecord:
-    from puavo_repository.delta.work import read_image  # compiled code, slow to load
-
     started = time.monotonic()
     try:
         with path.open("rb", buffering=0) as image:
