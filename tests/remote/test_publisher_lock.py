@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -49,6 +50,32 @@ def test_a_token_is_what_counts_and_no_other_step_has_it(tree: FolderTree, tmp_p
     (tmp_path / PATH).write_text(json.dumps({**written, "host": "renamed", "process": 1}))
     first.check()
     assert Holder.this_process().token != Holder.this_process().token
+
+
+def test_who_asks_waits_for_who_uses_the_connection(tree: FolderTree) -> None:
+    """The threads of a step save, send and look at the lock over the same one."""
+    one = PublisherLock(tree)
+    one.acquire()
+    asking = threading.Thread(target=one.check, daemon=True)
+    with one.using:
+        asking.start()
+        asking.join(0.2)
+        assert asking.is_alive()
+    asking.join(10)
+    assert not asking.is_alive()
+
+
+def test_a_lock_that_could_not_be_given_back_holds_up_no_later_step(
+    tree: FolderTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> FolderTree:
+        raise ConnectionLostError(tree.name, "the network is down")
+
+    monkeypatch.setattr(tree, "another", nowhere)
+    with PublisherLock(tree).held():
+        tree.close()
+    assert (tmp_path / PATH).exists()
+    PublisherLock(FolderTree(Target(path=str(tmp_path)))).acquire()
 
 
 def test_a_host_may_have_any_name(tree: FolderTree, monkeypatch: pytest.MonkeyPatch) -> None:
