@@ -111,8 +111,9 @@ airflow: export AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS := 20
 airflow: setup $(DEMO)
 	@exec python -m puavo_repository_airflow.standalone
 
-# Airflow and the browser stay with one worker, see tests/conftest.py.
-WORKERS ?= 2
+# One more than cores: many tests wait for something. Airflow and the browser stay with one
+# worker, see tests/conftest.py.
+WORKERS ?= 3
 test: test-setup
 	ruff format --check .
 	ruff check .

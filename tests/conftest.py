@@ -37,25 +37,35 @@ settings.register_profile("long", max_examples=5_000, deadline=None)  # of `make
 settings.register_profile("short", deadline=None)
 settings.load_profile("short")
 
-# Of what runs in parallel, only one worker has these, one test after the other: they need every
-# core for themselves, or their fixtures take longer than their tests.
+# Of what runs in parallel, only one worker has these, one test after the other: their fixtures
+# take longer than their tests. They take the longest, so they begin first, in this order.
 TOGETHER = {
+    "tests/end_to_end/test_ui.py": "ui",
     "tests/dags/": "airflow",
     "tests/test_notify.py": "airflow",
-    "tests/end_to_end/test_ui.py": "ui",
-    "tests/web/test_browser.py": "browser",
     "tests/web/test_plugin.py": "airflow",
+    "tests/web/test_browser.py": "browser",
     "tests/audit/": "audit",
     "tests/cli/test_cli_audit.py": "audit",
 }
+
+
+def _group(nodeid: str) -> str:
+    """Return the group of a test, or itself where it is of none."""
+    return next((group for place, group in TOGETHER.items() if nodeid.startswith(place)), nodeid)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = list(TOGETHER.values())
+    groups = {item: _group(item.nodeid) for item in items}
+    items.sort(key=lambda item: order.index(groups[item]) if groups[item] in order else len(order))
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Others go to whoever is free, one by one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        groups = [group for place, group in TOGETHER.items() if nodeid.startswith(place)]
-        return groups[0] if groups else nodeid
+        return _group(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
