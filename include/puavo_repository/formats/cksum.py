@@ -5,8 +5,6 @@ reversed in compiled code, and ISA-L's CRC, which takes the processor's own inst
 does the rest; neither holds the GIL.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from isal import isal_zlib
 

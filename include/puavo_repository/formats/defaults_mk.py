@@ -5,8 +5,6 @@ variables that the same file set before. Every other line is kept as it is. No l
 those that read make files run them, or do not write them back.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

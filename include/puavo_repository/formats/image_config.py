@@ -5,8 +5,6 @@ Two shapes, also mixed in one file: a list of image names, or an object with ``i
 the object is carried along.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -8,8 +8,6 @@ library does it: those that sign or frame data hide it from a person's eye, and 
 schema.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

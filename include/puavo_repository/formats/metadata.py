@@ -5,8 +5,6 @@ with jq as ``.[][][]``. Documents stay plain JSON values, so that what an older 
 beside our keys survives a partial rewrite.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass

@@ -6,8 +6,6 @@ a literal of that many bytes; 0x41 to 0x44 a literal with its length in 1, 2, 4 
 0x45 to 0x54 a copy, position and length in 1, 2, 4 or 8 bytes each.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from itertools import chain

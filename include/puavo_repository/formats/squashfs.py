@@ -3,8 +3,6 @@
 Source of the format: Linux, ``fs/squashfs/squashfs_fs.h``, ``struct squashfs_super_block``.
 """
 
-from __future__ import annotations
-
 import struct
 
 SUPERBLOCK_SIZE = 96  # bytes

@@ -5,8 +5,6 @@ file that metadata describes is replaced by one with other content, its descript
 removed (``remove_from_metadata``); it is described again when the new file is in place.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

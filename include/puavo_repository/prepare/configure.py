@@ -4,8 +4,6 @@ The files are all read before any is written: one that cannot be used stops the 
 nothing changed.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Mapping

@@ -7,8 +7,6 @@ A run begins with ``clean``, before it writes anything: on a full disk, what the
 removed makes room for what is new. Neither ever removes too much at once (``guard``).
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 from collections import Counter

@@ -1,7 +1,5 @@
 """diff: one rdiff, made, proven by applying it, and only then given its name."""
 
-from __future__ import annotations
-
 import logging
 import os
 import time

@@ -1,7 +1,5 @@
 """discover: which images lie in the image directory. Names and sizes only; nothing is read."""
 
-from __future__ import annotations
-
 import errno
 import stat
 from collections import defaultdict

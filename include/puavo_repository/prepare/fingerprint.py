@@ -4,8 +4,6 @@ Beside its checksums that is its index for the delta engine, and the ``puavo-con
 inside it, which ``unsquashfs`` reads without root.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import logging

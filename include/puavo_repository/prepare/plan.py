@@ -7,8 +7,6 @@ The policy counts images that can be used. One that was not read yet, or cannot 
 what it would push out stays until it is whole, and what it needs stays until it is gone.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace

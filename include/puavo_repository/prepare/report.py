@@ -1,7 +1,5 @@
 """report: what a run did, for people and for programs."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass

@@ -4,8 +4,6 @@ The stages are the tasks of the DAG, in the same order. Here the mapped ones run
 heavy code below them runs without the GIL.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Where a mirror is published to, and with which key: an URL, or what a connection holds."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import unicodedata

@@ -8,8 +8,6 @@ answers to its pipelined writes. Here each request has a handler, answers are ta
 and what is under way is bounded, whatever the file's size.
 """
 
-from __future__ import annotations
-
 import contextlib
 import struct
 import threading

@@ -7,8 +7,6 @@ compressed), ``TCP_NODELAY``, keep-alive, and ``known_hosts`` as OpenSSH reads i
 stops at a line that it cannot read.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import functools
