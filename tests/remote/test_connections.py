@@ -311,3 +311,22 @@ def test_a_connection_with_a_round_trip_reports_it(sshd: Sshd, tmp_path: Path) -
         tree = SftpTree(sshd.target(tmp_path, proxy.port))
         assert tree.round_trip >= 0.1
         tree.close()
+
+
+@pytest.mark.parametrize("size", [1, 200])
+def test_what_is_under_way_is_bounded(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """An image of hundreds of thousands of ranges would else fill the memory."""
+    monkeypatch.setattr(sftp_session, "REQUESTS_UNDER_WAY", 16)
+    monkeypatch.setattr(sftp_session, "UNDER_WAY", 1000)
+    monkeypatch.setattr(sftp_session, "BATCH", 1 << 20)  # answers are taken where they must be
+    tree, most = SftpTree(sshd.target(tmp_path)), []
+    with tree.open("file", OpenMode.CREATE) as file:
+        for number in range(100):
+            file.write(number * size, bytes([number]) * size)
+            most.append((len(tree._session._pending), tree._session._owed))
+    tree.close()
+    assert max(most) <= (16, 1000)
+    assert max(owed for _, owed in most) <= 1000
+    assert (tmp_path / "file").read_bytes() == b"".join(bytes([n]) * size for n in range(100))
