@@ -276,6 +276,23 @@ def test_a_listing_without_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         tree.list("")
 
 
+def test_answers_without_names_end_a_listing(tmp_path: Path) -> None:
+    empty = 0
+
+    def meddle(_number: int, packet: bytes) -> bytes:
+        nonlocal empty
+        is_end = packet[0] == sftp.CMD_STATUS and packet[5:9] == b"\0\0\0\1"
+        if (packet[0] == sftp.CMD_NAME and b"one" in packet) or (is_end and empty < 100):
+            empty += 1
+            return whole(b"\x68" + packet[1:5] + bytes(4))
+        return whole(packet)
+
+    (tmp_path / "one").touch()
+    with meddled(meddle):
+        assert SftpTree(Target(path=str(tmp_path), host="meddled")).list("") == {}
+    assert empty == 1
+
+
 def test_a_folder_with_many_foreign_files_is_listed(tmp_path: Path) -> None:
     with long_listing(tmp_path, 150_000) as tree:
         assert len(tree.list("")) == 150_000

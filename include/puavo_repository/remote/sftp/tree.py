@@ -128,9 +128,9 @@ class SftpTree(RemoteTree):
         size = 0
         while True:
             reply = self._session.request(sftp.CMD_READDIR, handle, sftp.CMD_NAME, END)
-            if reply.kind != sftp.CMD_NAME:
-                break
-            for _ in range(reply.get_int()):
+            if reply.kind != sftp.CMD_NAME or not (count := reply.get_int()):
+                break  # without names as OpenSSH's client does: such answers may have no end
+            for _ in range(count):
                 name, _line_for_people = reply.get_binary(), reply.get_binary()
                 size += RECORD + len(name)
                 if not name or b"/" in name or b"\0" in name or size > LARGEST_LISTING:
