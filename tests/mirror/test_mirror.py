@@ -4,11 +4,13 @@ import errno
 import fcntl
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from puavo_repository.errors import ImageChangingError
+from puavo_repository.mirror import files
 from puavo_repository.mirror import mirror as mirror_module
 from puavo_repository.mirror.mirror import Mirror, place
 from puavo_repository.prepare.fingerprint import fingerprint
@@ -124,3 +126,21 @@ def test_a_copy_that_is_not_what_was_fingerprinted_gets_no_name(
     assert not (mirror.root / ONE).exists()
     place(mirror, repository.images / ONE, record)
     assert (mirror.root / ONE).read_bytes() == (repository.images / ONE).read_bytes()
+
+
+def test_no_image_is_described_while_another_takes_its_place(
+    repository: Repository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository.images / ONE).unlink()
+    repository.add(ONE, size=70_000)
+    record, seen = fingerprint(repository.settings(), ONE), []
+    rename = files.rename_into_place
+
+    def renamed(part: Path, path: Path) -> None:
+        seen.append((path.name, described(mirror)))
+        rename(part, path)
+
+    monkeypatch.setattr(files, "rename_into_place", renamed)
+    place(mirror, repository.images / ONE, record)
+    assert (ONE, {TWO}) in seen
+    assert (mirror.root / ONE).samefile(repository.images / ONE)
