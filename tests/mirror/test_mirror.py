@@ -144,3 +144,36 @@ def test_no_image_is_described_while_another_takes_its_place(
     place(mirror, repository.images / ONE, record)
     assert (ONE, {TWO}) in seen
     assert (mirror.root / ONE).samefile(repository.images / ONE)
+
+
+def test_a_copy_is_durable_before_its_name(
+    repository: Repository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mirror.root / ONE).unlink()
+    done, rename = [], files.rename_into_place
+
+    def synced(descriptor: int) -> None:
+        done.append("synced")
+        os.fsync(descriptor)
+
+    def named(part: Path, path: Path) -> None:
+        done.append("named")
+        rename(part, path)
+
+    instead(monkeypatch, mirror_module, os, link=_refuse, fsync=synced)
+    monkeypatch.setattr(files, "rename_into_place", named)
+    place(mirror, repository.images / ONE, fingerprint(repository.settings(), ONE))
+    assert done[:2] == ["synced", "named"]
+
+
+def test_a_reflink_of_an_image_that_changes_meanwhile_gets_no_name(
+    repository: Repository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mirror.root / ONE).unlink()
+    instead(monkeypatch, mirror_module, os, link=_refuse)
+    touched = lambda *_: os.utime(repository.images / ONE)  # noqa: E731
+    instead(monkeypatch, mirror_module, fcntl, ioctl=touched)
+    record = fingerprint(repository.settings(), ONE)
+    with pytest.raises(ImageChangingError):
+        place(mirror, repository.images / ONE, record)
+    assert not (mirror.root / ONE).exists()
