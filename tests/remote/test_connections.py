@@ -65,6 +65,19 @@ def test_known_hosts_is_looked_up_by_name_and_port(sshd: Sshd, tmp_path: Path) -
     SftpTree(target).close()
 
 
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_a_server_with_several_host_keys_is_asked_for_the_known_one(
+    tmp_path: Path, kind: str
+) -> None:
+    key = tmp_path / "another_key"
+    command = [tool("ssh-keygen"), "-q", "-t", kind, "-N", "", "-f", str(key)]
+    subprocess.run(command, check=True)
+    with running(Sshd(tmp_path / "sshd", more=f"HostKey {key}")) as server:
+        known = key.with_suffix(".pub").read_text()
+        SftpTree(dataclasses.replace(server.target(tmp_path), host_key=known)).close()
+        SftpTree(server.target(tmp_path)).close()
+
+
 def test_a_host_key_that_is_none_is_named(sshd: Sshd, tmp_path: Path) -> None:
     with pytest.raises(HostKeyError, match="is no key"):
         SftpTree(dataclasses.replace(sshd.target(tmp_path), host_key="nonsense"))
