@@ -70,6 +70,20 @@ def test_what_is_written_is_there_and_listed(tree: RemoteTree, root: Path) -> No
     assert tree.sent >= len(data)
 
 
+def test_of_two_that_want_a_name_one_gets_it(tree: RemoteTree, root: Path) -> None:
+    for name in ("first", "second"):
+        (root / name).write_text(name)
+    tree.rename_exclusive("first", "goal")
+    with pytest.raises((StorageError, StorageRefusedError)):
+        tree.rename_exclusive("second", "goal")
+    with pytest.raises((StorageError, StorageRefusedError)):
+        tree.open("goal", OpenMode.CREATE)
+    there = {path.name: path.read_text() for path in root.iterdir()}
+    assert there == {"goal": "first", "second": "second"}
+    tree.rename("second", "goal")
+    assert {path.name: path.read_text() for path in root.iterdir()} == {"goal": "second"}
+
+
 def test_ranges_come_back_in_order_and_short_at_the_end(tree: RemoteTree, root: Path) -> None:
     data = os.urandom(1_200_000)
     (root / "file").write_bytes(data)
