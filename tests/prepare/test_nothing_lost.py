@@ -16,6 +16,7 @@ import pytest
 from puavo_repository.delta import contained
 from puavo_repository.delta.work import prove
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
+from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure, Records
 from puavo_repository.prepare.describe import clean, describe
@@ -113,8 +114,18 @@ def test_a_broken_newcomer_takes_nobody_s_place(repository: Repository) -> None:
     assert public(repository.mirror) == before
 
 
-def test_clients_are_led_to_nothing_that_cleaning_removes(seeded: Repository) -> None:
+def test_clients_are_led_to_nothing_that_cleaning_removes(
+    seeded: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (seeded.images / name(V1)).unlink()
+    remove = files.remove
+
+    def removed(path: Path) -> bool:
+        done = remove(path)
+        assert not Mirror(seeded.mirror).wrong_files(), f"{path} is gone and still described"
+        return done
+
+    monkeypatch.setattr(files, "remove", removed)
     assert name(V1) in clean(seeded.settings())
     assert offered(seeded) == [name(V2), name(V3), name(V4)]
     assert seeded.check() == 6
