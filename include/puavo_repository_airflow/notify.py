@@ -62,6 +62,9 @@ def tell(context: Mapping[str, Any], event: str = "failed") -> None:
         raise UndeliveredError(f"{subject}: could not be sent {'; '.join(undelivered)}")
 
 
+Notifier = tell  # as Airflow's database has it with runs of a version before: it imports the name
+
+
 def on_failure() -> list[Callable[[Mapping[str, Any]], None]]:
     """Return what to call when a run failed: nothing where nothing is configured."""
     return [tell] if ways() else []
