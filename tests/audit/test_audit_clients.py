@@ -145,6 +145,19 @@ def test_an_old_image_that_is_wrong_here_is_not_blamed_on_the_server(audited: Au
     assert f"{OLD} is wrong in the local mirror" in found.notes[0]
 
 
+def test_no_update_starts_from_an_image_that_nobody_gives_a_digest(audited: Audited) -> None:
+    for root in (audited.mirror, audited.remote):
+        path = root / DOCUMENT
+        document = json.loads(path.read_bytes())
+        del document[SERIES]["images"][-2]["sha512"]
+        path.write_text(json.dumps(document))
+    (audited.remote / RDIFF).unlink()
+    with audited.served():
+        found = audit(audited)
+    assert any(f"{OLD} has no usable sha512" in one.problem for one in found.findings)
+    assert "none of the images that an update starts from" in found.notes[0]
+
+
 def test_older_metadata_is_a_warning_that_names_the_first_difference(audited: Audited) -> None:
     audited.repository.add(name(V4))
     assert audited.repository.prepare(repository=audited.url).ok
