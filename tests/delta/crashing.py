@@ -104,6 +104,24 @@ def tell_pid_for_ever(progress: Progress) -> None:
     time.sleep(1000)
 
 
+def tell_pid_and_much(progress: Progress) -> bytes:
+    time.sleep(0.2)
+    progress(os.getpid())
+    return bytes(10_000_000)
+
+
+def count_for_ever(progress: Progress) -> None:
+    while True:
+        progress(1)
+        time.sleep(0.05)
+
+
+def die_with_helper(_progress: Progress) -> None:
+    time.sleep(3)
+    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def helper_of_this(_progress: Progress) -> int:
     """Return the process that forked this one."""
     return os.getppid()

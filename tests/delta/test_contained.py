@@ -19,13 +19,16 @@ import pytest
 
 from delta.crashing import (
     MARK,
+    count_for_ever,
     count_to,
     die,
+    die_with_helper,
     double,
     fail,
     helper_of_this,
     raise_what_cannot_be_told,
     run_out_of_space,
+    tell_pid_and_much,
     tell_pid_for_ever,
 )
 from puavo_repository.delta import contained
@@ -139,6 +142,51 @@ def test_who_watches_may_stop_it_and_it_is_gone_then(tmp_path: Path) -> None:
         contained.call(tmp_path, "so", tell_pid_for_ever, progress=stop)
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+def begun(tmp_path: Path, work: Callable[..., None], until: threading.Event) -> threading.Thread:
+    """Have something done beside until it is said that this suffices."""
+
+    def watched(_done: int) -> None:
+        if until.is_set():
+            raise InterruptedError
+
+    def call() -> None:
+        with suppress(InterruptedError, TransientError):
+            contained.call(tmp_path, "so", work, progress=watched)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    time.sleep(1)
+    return thread
+
+
+def test_what_ends_waits_for_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contained.call(tmp_path, "so", double, 2)
+    monkeypatch.setattr(contained, "_PATIENCE", 60)
+    first, both = threading.Event(), threading.Event()
+    stopped = begun(tmp_path, count_for_ever, first)
+    lost = begun(tmp_path, die_with_helper, first)  # its helper cannot say how it died
+    later = begun(tmp_path, count_for_ever, both)
+    try:
+        first.set()
+        for thread in (stopped, lost):
+            thread.join(20)
+            assert not thread.is_alive()
+        assert later.is_alive()
+    finally:
+        both.set()
+        later.join()
+
+
+def test_an_answer_that_breaks_off_is_an_error_that_may_pass(tmp_path: Path) -> None:
+    def kill(done: int) -> None:
+        if done:
+            time.sleep(0.5)  # it is amid the answer
+            os.kill(done, signal.SIGKILL)
+
+    with pytest.raises(TransientError, match="the delta engine was lost so"):
+        contained.call(tmp_path, "so", tell_pid_and_much, progress=kill)
 
 
 def test_a_helper_that_somebody_killed_is_replaced(tmp_path: Path) -> None:

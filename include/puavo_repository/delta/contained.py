@@ -89,7 +89,7 @@ def _answer(child: Connection) -> Any:
     """Return what a child tells next: of which kind, and what."""
     try:
         return child.recv()
-    except (EOFError, ConnectionResetError):  # the latter where it has not read its order
+    except (EOFError, OSError):  # the latter amid an answer, or where it has not read its order
         return "died", (None, _last_line(_helper.said))
 
 
@@ -187,6 +187,9 @@ def main() -> None:
                     child = os.fork()
                     if child == 0:
                         calls.close()
+                        for other in ready.get_map().values():  # or none ended before this one
+                            if other.data:
+                                other.data[1].close()
                         os.dup2(said, 2)
                         _work(caller)
                         os._exit(0)
