@@ -11,6 +11,7 @@ import pytest
 from puavo_repository.delta import AnchorEngine, contained
 from puavo_repository.delta.work import prove
 from puavo_repository.errors import ImageChangingError, ProofError, StorageRefusedError
+from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED
 from puavo_repository.prepare.diff import diff
@@ -218,3 +219,22 @@ def test_an_image_that_changes_while_the_rdiff_is_made_is_left_for_later(
         diff(settings, PAIR)
     assert os.listdir(rdiff_path(settings).parent) == []
     assert Mirror(settings.mirror_dir).state.rdiffs.get(PAIR.rdiff) is None
+
+
+def test_no_rdiff_is_described_or_on_record_while_another_takes_its_place(
+    repository: Repository, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.prepare()
+    (repository.images / PAIR.source).unlink()
+    repository.add(PAIR.source, size=70_000)
+    mirror, seen, rename = Mirror(repository.mirror), [], files.rename_into_place
+
+    def renamed(part: Path, path: Path) -> None:
+        if path.name == PAIR.rdiff:
+            described = {file.name for file in mirror.described()}
+            seen.append((path.name in described, mirror.state.rdiffs.get(path.name)))
+        rename(part, path)
+
+    monkeypatch.setattr(files, "rename_into_place", renamed)
+    diff(settings, PAIR)
+    assert (False, None) in seen
