@@ -21,6 +21,7 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import (
+    LARGEST_DOCUMENT,
     Kind,
     OpenMode,
     Piece,
@@ -318,3 +319,19 @@ def test_everybody_may_read_what_is_made_and_nobody_else_write_it(
         os.umask(before)
     modes = {str(p.relative_to(root)): stat.S_IMODE(p.stat().st_mode) for p in root.rglob("*")}
     assert modes == {"meta": 0o755, "meta/f": 0o644, ".left.part": 0o644}
+
+
+def test_a_document_that_is_too_large_is_not_read(tree: RemoteTree, root: Path) -> None:
+    (root / "large").touch()
+    os.truncate(root / "large", LARGEST_DOCUMENT + 1)
+    assert read_whole(tree, "large") is None
+
+
+def test_what_is_assembled_is_put_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    instead(monkeypatch, folder, os, fsync=synced.append)
+    (tmp_path / "source").write_bytes(b"source")
+    FolderTree(Target(path=str(tmp_path))).assemble("goal", [Piece("source", 0, 6)])
+    assert len(synced) == 1
