@@ -238,3 +238,10 @@ def test_no_rdiff_is_described_or_on_record_while_another_takes_its_place(
     monkeypatch.setattr(files, "rename_into_place", renamed)
     diff(settings, PAIR)
     assert (False, None) in seen
+
+
+def test_an_rdiff_that_was_lost_is_made_again(settings: Settings) -> None:
+    path = Mirror(settings.mirror_dir).rdiffs / diff(settings, PAIR).name
+    path.unlink()
+    diff(settings, PAIR)
+    assert path.is_file()
