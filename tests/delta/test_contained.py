@@ -192,7 +192,7 @@ def test_an_answer_that_breaks_off_is_an_error_that_may_pass(tmp_path: Path) -> 
 def test_a_helper_that_somebody_killed_is_replaced(tmp_path: Path) -> None:
     parent = contained.call(tmp_path, "so", helper_of_this)
     os.kill(parent, signal.SIGKILL)
-    time.sleep(0.1)
+    until(lambda: ") Z " in Path(f"/proc/{parent}/stat").read_text())
     assert contained.call(tmp_path, "so", double, 2) == 4
 
 
