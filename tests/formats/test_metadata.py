@@ -103,3 +103,9 @@ def test_cksums_lists_each_file_once_sorted_by_name() -> None:
     )
     assert found == b"1 10 a\n3 30 a-c\n2 20 b\n"
     assert metadata.render_cksums([]) == b""
+
+
+@pytest.mark.parametrize("cksum", ["\\ud800", "1\\n2 3 other", "1 2"])
+def test_a_checksum_that_is_no_word_is_as_good_as_none(cksum: str) -> None:
+    text = f'{{"s": {{"images": [{{"filename": "a", "size": 1, "cksum": "{cksum}"}}]}}}}'
+    assert metadata.render_cksums([metadata.parse(text.encode())]) == b" 1 a\n"

@@ -131,7 +131,8 @@ def entries(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:
 def described_files(document: Document) -> Iterator[DescribedFile]:
     """Iterate over the same as files."""
     for path, entry in entries(document):
-        digests = {key: entry[key] for key in DIGESTS if isinstance(entry.get(key), str)}
+        values = {key: entry.get(key) for key in DIGESTS}  # a line break would forge CKSUMS
+        digests = {k: v for k, v in values.items() if isinstance(v, str) and is_plain_name(v)}
         yield DescribedFile(path, entry["size"], digests)
 
 
