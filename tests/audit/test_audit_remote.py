@@ -51,6 +51,16 @@ def audit(audited: Audited, target: Target | None = None, share: float = 1) -> C
     return remote(audited.settings(audit_share=share), target or audited.target, 0)
 
 
+def test_without_journal_and_metadata_nothing_is_called_a_stranger(audited: Audited) -> None:
+    """Whoever believed that would remove the images that clients have, where no mirror is left."""
+    shutil.rmtree(audited.mirror)
+    (audited.remote / journal.PATH).unlink()
+    flip(audited.remote / DOCUMENT, 0)
+    found = {(one.file, one.problem) for one in audit(audited).findings}
+    assert (DOCUMENT, "is damaged") in found
+    assert not [file for file, problem in found if "not part of the mirror" in problem]
+
+
 def test_a_sound_remote_has_no_finding_and_is_not_changed(audited: Audited, target: Target) -> None:
     def shape() -> dict[Path, tuple[int, int, int]]:
         found = {path: path.stat() for path in audited.remote.rglob("*")}
