@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from puavo_repository.errors import ConfigError
-from puavo_repository.formats import image_config
+from puavo_repository.formats import image_config, names
 from puavo_repository.formats.image_config import SeriesConfig
 
 PATH = Path("/puavo-os/config/images/buster.json")
@@ -61,6 +61,24 @@ def test_bad_input_names_the_file_and_what_was_expected(value: Any, says: str) -
         parse(value)
     assert str(PATH) in str(caught.value)
     assert says in str(caught.value)
+
+
+def test_no_name_is_longer_than_what_is_made_of_it_can_be() -> None:
+    def image(length: int) -> str:
+        return "x" * (length - len(A)) + A
+
+    longest_series, longest_image = "s" * names.LONGEST_SERIES, image(names.LONGEST_IMAGE)
+    assert parse({longest_series: [longest_image]})[0].images == (longest_image,)
+    with pytest.raises(ConfigError, match="cannot be a file name"):
+        parse({f"{longest_series}s": []})
+    with pytest.raises(ConfigError, match="that is too long"):
+        parse({SERIES: [image(names.LONGEST_IMAGE + 1)]})
+
+
+def test_a_series_without_images_stays_for_what_an_operator_wrote_there() -> None:
+    present = parse({SERIES: {"images": [A], "comment": "ours"}})
+    kept = image_config.generate(present, "buster", {})
+    assert [(one.images, one.others) for one in kept] == [((), {"comment": "ours"})]
 
 
 def test_text_that_is_not_utf8_is_refused() -> None:
