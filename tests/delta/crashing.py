@@ -92,6 +92,15 @@ def raise_what_cannot_be_told(_progress: Progress) -> None:
     raise UnspeakableError
 
 
+class HalfToldError(Exception):
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} {other}")
+
+
+def raise_what_cannot_be_made_again(_progress: Progress) -> None:
+    raise HalfToldError("one", "other")
+
+
 def count_to(number: int, progress: Progress) -> None:
     for _ in range(number):
         progress(1)

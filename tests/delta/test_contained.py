@@ -26,6 +26,7 @@ from delta.crashing import (
     double,
     fail,
     helper_of_this,
+    raise_what_cannot_be_made_again,
     raise_what_cannot_be_told,
     run_out_of_space,
     tell_pid_and_much,
@@ -121,6 +122,9 @@ def test_what_is_raised_there_is_raised_here_with_all_its_parts(tmp_path: Path) 
     assert "in run_out_of_space" in system.value.__notes__[0]
     with pytest.raises(RuntimeError, match="Unspeakable"):
         contained.call(tmp_path, "so", raise_what_cannot_be_told)
+    with pytest.raises(RuntimeError, match="HalfTold") as half:
+        contained.call(tmp_path, "so", raise_what_cannot_be_made_again)
+    assert "in raise_what_cannot_be_made_again" in half.value.__notes__[0]
 
 
 def test_progress_and_log_come_from_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ import atexit
 import gc
 import logging
 import os
+import pickle
 import selectors
 import signal
 import socket
@@ -255,6 +256,7 @@ def _work(caller: Connection) -> None:
         for told_as in (error, RuntimeError(repr(error))):
             if not isinstance(error, RepositoryError):
                 told_as.add_note(trace)  # where it came from
-            with suppress(Exception):  # it cannot be pickled
+            with suppress(Exception):  # it cannot be pickled, or made again of that
+                pickle.loads(pickle.dumps(told_as))  # noqa: S301 - our own
                 tell("raised", told_as)
                 return
