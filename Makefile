@@ -111,14 +111,13 @@ airflow: export AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS := 20
 airflow: setup $(DEMO)
 	@exec python -m puavo_repository_airflow.standalone
 
-# One more than cores: many tests wait for something. Airflow and the browser stay with one
+# More than cores: many tests wait for something. Airflow and the browser stay with one
 # worker, see tests/conftest.py.
-WORKERS ?= 3
+WORKERS ?= 4
 test: test-setup
 	ruff format --check .
 	ruff check .
-	mypy
-	python -m pytest -n $(WORKERS)
+	mypy & types=$$!; python -m pytest -n $(WORKERS); tests=$$?; wait $$types && exit $$tests
 
 # With the newest Python that Airflow supports; uv brings it where the system has none.
 test-newest:

@@ -27,6 +27,7 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
+    "--force-prefers-reduced-motion",  # what moves is drawn without a graphics card
     "--window-size=1400,1300",
 )
 IGNORED = (NoSuchElementException, StaleElementReferenceException)
