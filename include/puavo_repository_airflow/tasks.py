@@ -17,7 +17,7 @@ from puavo_repository.remote.target import Target, target_of_connection
 from puavo_repository.settings.model import Model, about
 from puavo_repository_airflow import notify
 
-if TYPE_CHECKING:  # it loads the SSH library, which is slow
+if TYPE_CHECKING:  # the prepare DAG has no need of it
     from puavo_repository.publish.publisher import Publisher
 
 logger = logging.getLogger(__name__)

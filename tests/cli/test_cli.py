@@ -110,6 +110,14 @@ def test_a_dry_run_says_what_it_would_do_and_changes_nothing(repository: Reposit
     ]
 
 
+def test_who_only_names_the_steps_loads_no_ssh_library() -> None:
+    """As the scheduler does, which loads each DAG again and again."""
+    rooms = "audit.audit", "publish.run", "rollback.rollback"
+    code = "import sys; " + "; ".join(f"import puavo_repository.{room}" for room in rooms)
+    done = run([sys.executable, "-c", f"{code}; assert 'paramiko' not in sys.modules"])
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_run_without_news_loads_nothing_slow(repository: Repository) -> None:
     repository.add(name(V1))
     repository.prepare()

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with as_storage_error("a local file"):
             asked = _parser(word).parse_args(given)
-            # The SSH library is slow to load: a run that publishes nothing does without it.
+            # A run that publishes nothing does without what the others load.
             run = getattr(import_module("puavo_repository.cli.mirrors"), word) if word else _prepare
             status: int = run(asked)
             sys.stdout.flush()

@@ -26,7 +26,6 @@ from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.journal import Journal, Parts
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.pool import Bandwidth, Pool
-from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree, read_whole
 from puavo_repository.settings.model import Model
@@ -37,7 +36,11 @@ _NAMED = 10  # failures in an error at most
 
 def open_tree(target: Target) -> RemoteTree:
     """Connect to a target."""
-    return SftpTree(target) if target.host else FolderTree(target)
+    if not target.host:
+        return FolderTree(target)
+    from puavo_repository.remote.sftp.tree import SftpTree  # the SSH library is slow to load
+
+    return SftpTree(target)
 
 
 @dataclass
