@@ -89,7 +89,7 @@ def _schedule() -> CronTriggerTimetable | None:
 def puavo_repository_audit() -> None:
     """Look at everything again."""
 
-    @task
+    @task(queue=tasks.COMPUTE)
     def local() -> dict[str, Any]:
         os.nice(10)
         here = chosen()
@@ -98,7 +98,7 @@ def puavo_repository_audit() -> None:
             found = repair_local(here, found, f"DAG run {get_current_context()['run_id']}")
         return logged(found)
 
-    @task(map_index_template="{{ label }}")
+    @task(map_index_template="{{ label }}", queue=tasks.TRANSFER)
     def remote(mirror: str) -> dict[str, Any]:
         tasks.label(without_password(mirror))
         return logged(checked(mirror))

@@ -88,9 +88,9 @@ def puavo_repository_prepare() -> None:
             made = look(found)
         if made.has_work:
             stages.fingerprint.check_tools()
-        return tasks.parts(made.fingerprints)
+        return tasks.parts(made.to_read)
 
-    @task(map_index_template="{{ label }}")
+    @task(map_index_template="{{ label }}", queue=tasks.COMPUTE)
     def fingerprint(part: str) -> None:
         tasks.label(part)
         with locked(shared=True) as found:
@@ -101,10 +101,10 @@ def puavo_repository_prepare() -> None:
     @task(trigger_rule="all_done_min_one_success")
     def pairs() -> list[str]:
         with locked() as found:
-            missing = look(found).pairs(DiffState.MISSING)
+            missing = look(found).to_make
         return tasks.parts([pair.rdiff for pair in missing])
 
-    @task(map_index_template="{{ label }}")
+    @task(map_index_template="{{ label }}", queue=tasks.COMPUTE)
     def diff(part: str) -> None:
         tasks.label(part)
         with locked(shared=True) as found:

@@ -91,7 +91,7 @@ def concluded(mirror: str, done: list[dict[str, Any]]) -> PublishReport:
 def puavo_repository_publish() -> None:
     """Bring every remote mirror up to date with the local one."""
 
-    @task(map_index_template="{{ label }}")
+    @task(map_index_template="{{ label }}", queue=tasks.TRANSFER)
     def upload(mirror: str) -> None:
         def step(remote: Publisher) -> None:
             report = remote.report

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PREPARED = sdk.Asset("puavo-repository-prepared")
+# Of Celery's workers: what keeps cores busy, and what sends. All else is of the default queue.
+# LocalExecutor takes no notice of queues.
+COMPUTE, TRANSFER = "compute", "transfer"
 MAPPED_TASKS = 400  # of one step; beyond, a task takes several files. Each is rows in the database
 _SCHEMA = Model.model_json_schema()["properties"]
 
@@ -175,8 +178,8 @@ def publisher(mirror: str) -> "Iterator[Publisher]":
 def parts(names: Sequence[str]) -> list[str]:
     """Return what to map tasks over: names or, of too many, as many parts as there may be tasks.
 
-    No name at all gives one task with nothing to do: a skipped one would take with it everything
-    that follows.
+    Airflow starts them in this order: what takes longest comes first. No name at all gives one
+    task with nothing to do: a skipped one would take with it everything that follows.
     """
     if len(names) <= MAPPED_TASKS:
         return list(names) or [""]

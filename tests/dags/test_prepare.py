@@ -40,6 +40,8 @@ dags = {
         "catchup": dag.catchup,
         "params": sorted(dag.params.keys()),
         "retries": sorted({t.retries for t in dag.tasks}),
+        "queues": {t.task_id: t.queue for t in dag.tasks if t.queue != "default"},
+        "pools": sorted({t.pool for t in dag.tasks}),
         "mapped": sorted(t.task_id for t in dag.tasks if t.is_mapped),
         "retried": {
             type(error).__name__: sorted(
@@ -186,6 +188,20 @@ def test_the_dag_reads_as_designed(airflow: dict[str, str]) -> None:
         "LockedError": ["default"],
     }
     assert {"image_dir", "mirror_dir", "no_config", "targets", "sources"} <= set(dag["params"])
+
+
+def test_what_keeps_cores_busy_and_what_sends_have_queues_of_their_own(
+    airflow: dict[str, str],
+) -> None:
+    """And no task needs a pool that somebody has to make."""
+    dags = beside(airflow, INSPECT, str(ROOT / "dags"))["dags"]
+    assert {name.rpartition("_")[2]: dag["queues"] for name, dag in dags.items()} == {
+        "prepare": {"fingerprint": "compute", "diff": "compute"},
+        "publish": {"publish.upload": "transfer"},
+        "audit": {"local": "compute", "remote": "transfer"},
+        "rollback": {},
+    }
+    assert {pool for dag in dags.values() for pool in dag["pools"]} == {"default_pool"}
 
 
 def test_command_and_dag_leave_the_same_mirror(airflow: dict[str, str], tmp_path: Path) -> None:

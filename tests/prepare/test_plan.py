@@ -151,6 +151,16 @@ def test_only_unknown_images_are_read() -> None:
     assert plan((ONE, TWO, THREE), Known(known(ONE, THREE))).fingerprints == (TWO,)
 
 
+def test_what_takes_longest_comes_first() -> None:
+    sizes = {ONE: 1000, TWO: 3000, THREE: 3000}
+    found = Inventory({name: Identity(size, 1) for name, size in sizes.items()})
+    policy, asked = Model(sources="older"), catalogue(*sizes)
+    assert make_plan(found, asked, Known(), policy).to_read == [TWO, THREE, ONE]
+    read = {name: replace(one, identity=found.images[name]) for name, one in known(*sizes).items()}
+    pairs = [Pair(ONE, THREE), Pair(ONE, TWO), Pair(TWO, THREE)]
+    assert make_plan(found, asked, Known(read), policy).to_make == pairs
+
+
 def test_what_nothing_names_is_stale() -> None:
     kept = {ONE, TWO, f"rdiffs/{Pair(ONE, TWO).rdiff}", f"meta/{SERIES}.json"}
     gone = {FIVE, f"rdiffs/{Pair(FIVE, TWO).rdiff}", "meta/old.json"}

@@ -54,11 +54,10 @@ class Pair:
         """The file name that clients compute."""
         return rdiff_name(self.source, self.target)
 
-    @property
-    def time_apart(self) -> int:
-        """The more, the longer it takes to make."""
+    def work(self, sizes: Mapping[str, int]) -> int:
+        """Return how long it takes to make, in no unit: more time between two images, more news."""
         source, target = image_name(self.source).number, image_name(self.target).number
-        return abs(int(source) - int(target))
+        return sizes.get(self.target, 0) * abs(int(source) - int(target))
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,17 @@ class Plan:
     def pairs(self, *states: DiffState) -> list[Pair]:
         """Return the rdiffs in any of these states."""
         return [pair for pair, state in self.states.items() if state in states]
+
+    @property
+    def to_read(self) -> list[str]:
+        """Return the images to read, the largest first: none is begun alone at the end."""
+        return sorted(self.fingerprints, key=lambda name: -self.inventory.images[name].size)
+
+    @property
+    def to_make(self) -> list[Pair]:
+        """Return the rdiffs that can be made now, those first that take longest."""
+        sizes = {name: image.size for name, image in self.inventory.images.items()}
+        return sorted(self.pairs(DiffState.MISSING), key=lambda pair: -pair.work(sizes))
 
     @property
     def has_work(self) -> bool:

@@ -17,7 +17,7 @@ from puavo_repository.errors import MassDeleteError, RepositoryError, SettingsEr
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure
 from puavo_repository.prepare import configure, describe, diff, discover, fingerprint
-from puavo_repository.prepare.plan import DiffState, Plan, look
+from puavo_repository.prepare.plan import Plan, look
 from puavo_repository.prepare.report import Report, report
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.settings import Settings
@@ -60,13 +60,11 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
             if plan.has_work:
                 fingerprint.check_tools()
             sizes = {name: image.size for name, image in plan.inventory.images.items()}
-            images = {name: sizes[name] for name in plan.fingerprints}
+            images = {name: sizes[name] for name in plan.to_read}
             workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
             read = partial(fingerprint.fingerprint, settings)
             _each("fingerprint", images, read, workers, watcher, errors)
-            pairs = (look(settings) if images else plan).pairs(DiffState.MISSING)
-            # More time between two images takes longer: those first, none alone at the end.
-            pairs.sort(key=lambda pair: pair.time_apart, reverse=True)
+            pairs = (look(settings) if images else plan).to_make
             work = {pair: 2 * sizes.get(pair.target, 0) for pair in pairs}
             workers = settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1
             _each("diff", work, partial(diff.diff, settings), workers, watcher, errors)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from puavo_repository.cores import cores
 from puavo_repository.delta import engine_named
 from puavo_repository.delta.engine import DeltaEngine
 from puavo_repository.errors import SettingsError, as_storage_error
@@ -47,7 +48,7 @@ class Settings(Model):
     @property
     def cores(self) -> int:
         """How many cores to keep busy, at least one."""
-        return self.jobs or len(os.sched_getaffinity(0))
+        return self.jobs or cores()
 
     def delta_engine(self) -> DeltaEngine:
         """Return what makes the rdiffs."""

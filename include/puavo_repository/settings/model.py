@@ -142,7 +142,7 @@ class Model(BaseModel):
     engine: Engine = _which("anchors", expected=f"one of {', '.join(ENGINES)}")
     """What makes the rdiffs; every client can apply them all"""
 
-    jobs: int = _how(0, ge=0, le=4096, otherwise="all cores")
+    jobs: int = _how(0, ge=0, le=4096, otherwise="all cores that this process may use")
     """Cores to keep busy; 0 for all"""
     memory: int = _how(256, unit="megabytes", ge=1)
     """Memory that the index of a source image may take; larger images get a sparser one"""
