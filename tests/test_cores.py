@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository import cores
+from support.instead import instead
 from support.repository import environment
 
 _GROUPS = Path("/sys/fs/cgroup/cpu")
@@ -74,7 +75,7 @@ def test_the_limit_of_version_2_counts(
     mounts = f"31 23 0:28 / /sys rw - sysfs sysfs rw\n41 31 0:38 {root} {top} rw - cgroup2 c rw\n"
     (process / "mountinfo").write_text(mounts)
     monkeypatch.setattr(cores, "_PROCESS", process)
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: range(8))
+    instead(monkeypatch, cores, os, sched_getaffinity=lambda _: range(8))
     assert cores.cores() == expected
 
 
