@@ -1,5 +1,5 @@
-# make run | test | airflow | setup | test-newest | test-install | benchmark | campaign | fuzz |
-# dependencies | lock: see README.md
+# make run | test | airflow | distributed | setup | test-newest | test-install | benchmark |
+# campaign | fuzz | dependencies | lock: see README.md
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -24,29 +24,29 @@ MIRROR_DIR ?=
 REPOSITORY ?=
 REMOTE ?=
 ifeq ($(IMAGE_DIR),)
-run airflow: export PUAVO_REPOSITORY_IMAGE_DIR := $(CURDIR)/demo/images
-run airflow: export PUAVO_REPOSITORY_MIRROR_DIR := $(CURDIR)/demo/mirror
-run airflow: export PUAVO_REPOSITORY_PUAVO_OS := $(CURDIR)/demo/puavo-os
-run airflow: export PUAVO_REPOSITORY_REMOTE := $(or $(REMOTE),file://$(CURDIR)/demo/published)
+run airflow distributed: export PUAVO_REPOSITORY_IMAGE_DIR := $(CURDIR)/demo/images
+run airflow distributed: export PUAVO_REPOSITORY_MIRROR_DIR := $(CURDIR)/demo/mirror
+run airflow distributed: export PUAVO_REPOSITORY_PUAVO_OS := $(CURDIR)/demo/puavo-os
+run airflow distributed: export PUAVO_REPOSITORY_REMOTE := $(or $(REMOTE),file://$(CURDIR)/demo/published)
 # The first run is for the person who looks on to start.
-airflow: export PUAVO_REPOSITORY_SCHEDULE :=
+airflow distributed: export PUAVO_REPOSITORY_SCHEDULE :=
 # Nobody serves the demo by https.
-airflow: export PUAVO_REPOSITORY_AUDIT_HTTPS := false
+airflow distributed: export PUAVO_REPOSITORY_AUDIT_HTTPS := false
 DEMO := demo
 else
-run airflow: export PUAVO_REPOSITORY_IMAGE_DIR := $(IMAGE_DIR)
-run airflow: export PUAVO_REPOSITORY_MIRROR_DIR := $(MIRROR_DIR)
-run airflow: export PUAVO_REPOSITORY_REMOTE := $(REMOTE)
+run airflow distributed: export PUAVO_REPOSITORY_IMAGE_DIR := $(IMAGE_DIR)
+run airflow distributed: export PUAVO_REPOSITORY_MIRROR_DIR := $(MIRROR_DIR)
+run airflow distributed: export PUAVO_REPOSITORY_REMOTE := $(REMOTE)
 endif
-run airflow: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
+run airflow distributed: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
 # Nobody waits for a retry here, and nothing of the run is needed afterwards: the embedded
 # database is made for it alone.
 run: export PUAVO_REPOSITORY_RETRIES := 0
 run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
 run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
 
-.PHONY: setup run test test-newest campaign fuzz benchmark airflow dependencies lock demo packages test-packages \
-    test-setup test-install
+.PHONY: setup run test test-newest campaign fuzz benchmark airflow distributed dependencies lock demo packages \
+    distributed-packages test-packages test-setup test-install
 .DEFAULT_GOAL := run
 
 setup: packages $(VENV)/.complete
@@ -82,7 +82,10 @@ $(VENV)/.complete-dev: requirements-dev.txt $(VENV)/.complete
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 
-test-packages: packages
+distributed-packages: packages
+	$(call need,$(call packages_for,distributed))
+
+test-packages: distributed-packages
 	$(call need,$(call packages_for,test))
 
 demo: setup
@@ -110,6 +113,13 @@ airflow: export AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION := False
 airflow: export AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS := 20
 airflow: setup $(DEMO)
 	@exec python -m puavo_repository_airflow.standalone
+
+# The same on several machines, which are made on this one: PostgreSQL, Redis and WORKERS machines
+# with Celery workers; as root. docs/distributed.md tells of real ones.
+distributed: WORKERS := 2
+distributed: export AIRFLOW_HOME := $(CURDIR)/.airflow/distributed
+distributed: setup distributed-packages $(DEMO)
+	@PYTHONPATH=include:tests exec python -m support.distributed $(WORKERS)
 
 # More than cores: many tests wait for something. Airflow and the browser stay with one
 # worker, see tests/conftest.py.

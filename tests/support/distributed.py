@@ -1,0 +1,276 @@
+"""Airflow on several machines, each of them on this one: ``make distributed``.
+
+PostgreSQL, Redis, the API server, scheduler, DAG processor and triggerer are on a machine that
+shares this one's network, so that a browser here reaches the UI; each worker has a machine of its
+own. The settings are those of ``deploy/``, with other addresses, folders and secrets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.machines import Machine, Network, end, network
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+QUEUES = {"compute": 1, "transfer,default": 8}  # and tasks side by side on a machine
+_OURS = ("PUAVO_REPOSITORY_", "AIRFLOW_CONN_")  # what is handed on of the environment
+PATIENCE = 180  # seconds until everything has to be up
+_POSTGRES = "/var/lib/postgresql"  # PostgreSQL's user may not enter just any folder
+
+
+def as_systemd(text: str) -> dict[str, str]:
+    """Parse an EnvironmentFile; refuse the forms of it that the wrapper does not read."""
+    found = {}
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        assert equals, line
+        assert re.fullmatch(r"[A-Z][A-Z0-9_]*", name), line
+        quoted = re.fullmatch(r"""(["'])(.*)\1""", value)
+        assert quoted or not re.search(r"""["'#\s]""", value), line
+        assert "\\" not in value, line
+        assert not (quoted and quoted[1] in quoted[2]), line
+        found[name] = quoted[2] if quoted else value
+    return found
+
+
+def shipped(address: str, password: str, more: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of each machine: as ``deploy/`` has it, with addresses of ours."""
+    text = "\n".join(
+        (ROOT / "deploy" / name).read_text()
+        for name in ("puavo-repository.env", "puavo-repository-machines.env")
+    )
+    text = re.sub(r"CHANGE_ME_\d", password, text).replace("10.0.0.1", address)
+    text = text.replace("/opt/puavo-repository", str(ROOT))
+    airflow = {name: value for name, value in as_systemd(text).items() if "AIRFLOW__" in name}
+    bin_first = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {"PYTHONPATH": str(ROOT / "include"), "PATH": bin_first, **airflow, **more}
+
+
+@dataclass
+class Cluster:
+    """All of it; each part may be stopped and started again by its name."""
+
+    network: Network
+    central: Machine
+    env: dict[str, str]  # of every machine
+    workers: list[Machine] = field(default_factory=list)
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Return the address of the UI."""
+        return self.env["AIRFLOW__API__BASE_URL"]
+
+    @property
+    def password(self) -> str:
+        """Return the password of ``admin``."""
+        file = self.central.home / "simple_auth_manager_passwords.json.generated"
+        return str(json.loads(file.read_text())["admin"])
+
+    def environment(self, machine: Machine) -> dict[str, str]:
+        """Return the environment of a machine: its home is its own, compiled code among it."""
+        home = str(machine.home)
+        return {**self.env, "HOME": home, "AIRFLOW_HOME": home, "TMPDIR": home}
+
+    def log(self, name: str) -> Path:
+        """Return where the output of a part is."""
+        return self.network.folder / f"{name}.log"
+
+    def start(self, machine: Machine, name: str, *command: str, **more: str) -> None:
+        """Start a part on a machine."""
+        with self.log(name).open("ab") as output:
+            env = {**self.environment(machine), **more}
+            self.running[name] = machine.start(command, env, output)
+
+    def stop(self, name: str) -> None:
+        """Stop a part and all that it started."""
+        end(self.running.pop(name))
+
+    def start_airflow(self, part: str, *options: str) -> None:
+        """Start a part of Airflow beside the database."""
+        self.start(self.central, part, "airflow", part, *options)
+
+    def start_postgresql(self, *options: str) -> None:
+        """Start PostgreSQL, whose folder it makes the first time."""
+        data, address = self.central.home / "postgresql", self.central.address
+        programs = str(max(Path("/usr/lib/postgresql").glob("*/bin")))
+        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        if new := not data.exists():
+            data.mkdir()
+            (data / "password").write_text(self.env["PASSWORD"])
+            for path in (data, data / "password"):
+                shutil.chown(path, "postgres", "postgres")
+            self.central.run("mount", "--bind", str(data), _POSTGRES)
+            setting_up = ["-U", "puavo-repository", "--auth=scram-sha-256", "--no-sync"]
+            setting_up += [f"--pwfile={_POSTGRES}/password", "-D", f"{_POSTGRES}/data"]
+            self.central.run(*user, f"{programs}/initdb", *setting_up)
+            hba = data / "data" / "pg_hba.conf"
+            hba.write_text("host all all samenet scram-sha-256\n")
+        settings = [f"listen_addresses={address}", "unix_socket_directories=", *options]
+        also = [word for one in settings for word in ("-c", one)]
+        command = [*user, f"{programs}/postgres", "-D", f"{_POSTGRES}/data", *also]
+        self.start(self.central, "postgresql", *command)
+        self.listens(5432)
+        if new:
+            create = ["createdb", "-h", address, "-U", "puavo-repository", "puavo-repository"]
+            self.central.run("env", f"PGPASSWORD={self.env['PASSWORD']}", *create)
+
+    def start_redis(self) -> None:
+        """Start Redis, with what it had when it ended."""
+        data = self.central.home / "redis"
+        data.mkdir(exist_ok=True)
+        options = ["--bind", self.central.address, "--requirepass", self.env["PASSWORD"]]
+        options += ["--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec"]
+        self.start(self.central, "redis", "redis-server", *options)
+        self.listens(6379)
+
+    def add_worker(self) -> Machine:
+        """Start a machine with its workers."""
+        number = len(self.workers) + 1
+        machine = self.network.machine(f"worker{number}")
+        self.workers.append(machine)
+        self.start_workers(machine)
+        return machine
+
+    def start_workers(self, machine: Machine, queues: Mapping[str, int] = QUEUES) -> None:
+        """Start the workers of a machine and the server of its logs, as its units do."""
+        for queue, places in queues.items():
+            name = f"{machine.name}-{queue.split(',')[0]}"
+            worker = ["airflow", "celery", "worker", "--skip-serve-logs", "--queues", queue]
+            worker += ["--concurrency", str(places), "--celery-hostname", name]
+            self.start(machine, name, *worker)
+        logs = f"{machine.name}-logs"
+        self.start(machine, logs, sys.executable, "-m", "airflow.utils.serve_logs.core")
+
+    def listens(self, port: int, patience: float = PATIENCE) -> None:
+        """Wait until a part beside the database answers."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            with suppress(OSError), socket.create_connection((self.central.address, port), 5):
+                return
+            self._all_run()
+            time.sleep(0.1)
+        raise TimeoutError(f"nothing listens on port {port}; see {self.network.folder}")
+
+    def migrate(self) -> None:
+        """Make Airflow's tables."""
+        self.start(self.central, "migrate", "airflow", "db", "migrate")
+        if self.running.pop("migrate").wait():
+            raise RuntimeError(f"the database could not be made: see {self.log('migrate')}")
+
+    def comes_up(self) -> None:
+        """Wait until all of Airflow is at work, and every worker has reported to the broker."""
+        deadline, health = time.monotonic() + PATIENCE, f"{self.url}/api/v2/monitor/health"
+        waiting = [name for name in self.running if name.startswith("worker")]
+        waiting = [name for name in waiting if not name.endswith("-logs")]
+        while time.monotonic() < deadline:
+            self._all_run()
+            with suppress(OSError, ValueError), urllib.request.urlopen(health, timeout=5) as answer:
+                states = json.load(answer).values()
+                healthy = all((one or {}).get("status") == "healthy" for one in states)
+                waiting = [one for one in waiting if b" ready." not in self.log(one).read_bytes()]
+                if healthy and not waiting:
+                    return
+            time.sleep(0.5)
+        raise TimeoutError(f"Airflow did not come up: see {self.network.folder}/*.log")
+
+    def _all_run(self) -> None:
+        for name, process in self.running.items():
+            if process.poll() is not None:
+                raise RuntimeError(f"{name} ended: see {self.log(name)}")
+
+
+@contextmanager
+def cluster(folder: Path, shared: Sequence[Path], **more: str) -> Iterator[Cluster]:
+    """Make the machine for all but the workers, with PostgreSQL, Redis and Airflow's tables.
+
+    Args:
+        folder: Where the machines have their homes.
+        shared: The folders that all of them share.
+        more: Settings beside those of ``deploy/``.
+    """
+    with network(folder, shared) as found:
+        password = secrets.token_hex(16)
+        central = found.here("scheduler")
+        env = shipped(central.address, password, {"PASSWORD": password, **more})
+        made = Cluster(found, central, env)
+        try:
+            made.start_postgresql()
+            made.start_redis()
+            made.migrate()
+            yield made
+        finally:
+            for machine in found.machines:
+                machine.power_off()
+            for process in made.running.values():
+                process.wait()
+
+
+def main() -> int:
+    """Run all of it until somebody ends it; arguments: the number of workers."""
+    folder = Path(os.environ["AIRFLOW_HOME"])
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    ours = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
+    print(f"Starting PostgreSQL, Redis and Airflow; their output is in {folder}", flush=True)
+    try:
+        with cluster(folder, _shared(ours), **ours) as made:
+            for _ in range(int(sys.argv[1])):
+                made.add_worker()
+            for part in PARTS:
+                made.start_airflow(part)
+            made.comes_up()
+            _tell(made)
+            while True:
+                time.sleep(5)
+    except KeyboardInterrupt:
+        print("Stopping all of it", flush=True)
+        return 0
+    except (PermissionError, RuntimeError, TimeoutError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _shared(ours: Mapping[str, str]) -> list[Path]:
+    """Return the folders that the workers share: those of the settings, made where missing."""
+    names = ("IMAGE_DIR", "MIRROR_DIR", "PUAVO_OS", "REMOTE")
+    given = [ours.get(f"PUAVO_REPOSITORY_{name}", "").removeprefix("file://") for name in names]
+    folders = [Path(value) for value in given if value.startswith("/")]
+    for one in folders:
+        one.mkdir(parents=True, exist_ok=True)
+    return folders
+
+
+def _tell(made: Cluster) -> None:
+    workers = ", ".join(f"{worker.name} ({worker.address})" for worker in made.workers)
+    print(
+        f"\n  Airflow is up:  {made.url}\n"
+        f"  The repository: {made.url}/plugin/puavo-repository\n"
+        f"  Log in as       admin\n"
+        f"  with password   {made.password}\n"
+        f"  Workers         {workers}\n\n"
+        "  Ctrl-C ends it.\n",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""Machines on this machine: each with its own network, host name, mounts and processes.
+
+A machine is a set of Linux namespaces that its first process holds. Power is cut by killing that
+process: the kernel ends all others, and network and mounts go with them. They all end with the
+program that made them, too, however that ends. Needs root.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+# The first process: it tells that everything is mounted, and buries what dies in its machine.
+_INIT = """
+set -eu
+hostname {name}
+mount --make-rprivate /
+mount --bind {hosts} /etc/hosts
+for folder in {folders}; do mount --bind "$folder" "$folder"; done
+echo ready
+exec 1>&-
+while :; do sleep 3600; done
+"""
+
+
+@dataclass
+class Machine:
+    """One of them; ``address`` is the one that others reach it by."""
+
+    name: str
+    address: str
+    home: Path
+    port: str = ""  # its plug in the network's bridge; none where it is on this machine's network
+    init: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Return the number of its first process."""
+        assert self.init is not None, f"{self.name} is off"
+        children = Path(f"/proc/{self.init.pid}/task/{self.init.pid}/children").read_text()
+        return int(children.split()[0])
+
+    def inside(self, *command: str) -> list[str]:
+        """Return the command that runs a command on this machine."""
+        kinds = ["--mount", "--uts", "--pid", *(["--net"] if self.port else [])]
+        return ["nsenter", "--target", str(self.pid), *kinds, "--", *command]
+
+    def run(self, *command: str) -> str:
+        """Run a command on this machine; return what it prints."""
+        inside = self.inside(*command)
+        return subprocess.run(inside, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    def start(
+        self, command: Sequence[str], env: Mapping[str, str], output: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """Start a program on this machine, in a session of its own, which ends as a whole."""
+        return subprocess.Popen(
+            self.inside(*command),
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+    def power_off(self) -> None:
+        """Cut its power: every process ends at once."""
+        if self.init is not None:
+            with suppress(ProcessLookupError, IndexError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.init.wait()
+            self.init = None
+
+    def freeze(self) -> None:
+        """Stop all of its processes where they are."""
+        self._signal("STOP")
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._signal("CONT")
+
+    def _signal(self, name: str) -> None:
+        # From inside, this reaches all but the first process and the one that sends it.
+        self.run("sh", "-c", f"kill -{name} -1")
+
+    def unplug(self) -> None:
+        """Cut its network off: nothing arrives, and nobody is told."""
+        _ip("link", "set", self.port, "down")
+
+    def plug(self) -> None:
+        """Connect its network again."""
+        _ip("link", "set", self.port, "up")
+
+
+@dataclass
+class Network:
+    """Machines that reach each other and this one, and nothing else."""
+
+    number: int
+    folder: Path
+    shared: list[Path]  # folders that every machine mounts at the same place
+    machines: list[Machine] = field(default_factory=list)
+
+    @property
+    def bridge(self) -> str:
+        return f"pri-{self.number}"
+
+    @property
+    def prefix(self) -> str:
+        """Return the start of all addresses: of a block that no real network uses (RFC 2544)."""
+        return f"198.18.{self.number}"
+
+    def here(self, name: str) -> Machine:
+        """Start a machine on the network of this one, whose address on the bridge it has."""
+        return self._started(Machine(name, f"{self.prefix}.1", self.folder / name))
+
+    def machine(self, name: str) -> Machine:
+        """Start a machine with a network of its own."""
+        number = len(self.machines) + 1
+        port, address = f"{self.bridge}-{number}", f"{self.prefix}.{number}"
+        return self._started(Machine(name, address, self.folder / name, port))
+
+    def _started(self, machine: Machine) -> Machine:
+        self.machines.append(machine)
+        self.power_on(machine)
+        return machine
+
+    def power_on(self, machine: Machine) -> None:
+        """Start a machine, the first time or after its power was cut."""
+        machine.home.mkdir(parents=True, exist_ok=True)
+        hosts = machine.home / "hosts"
+        hosts.write_text(f"127.0.0.1 localhost\n{machine.address} {machine.name}\n")
+        folders = " ".join(shlex.quote(str(folder)) for folder in self.shared)
+        script = _INIT.format(
+            name=machine.name, hosts=shlex.quote(str(hosts)), folders=folders or "''"
+        ).replace("in ''", "in")
+        apart = ["unshare", "--fork", "--kill-child", "--pid", "--mount-proc", "--uts"]
+        apart += ["--net"] if machine.port else []
+        machine.init = subprocess.Popen(
+            ["setpriv", "--pdeathsig=KILL", *apart, "sh", "-c", script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert machine.init.stdout is not None
+        if machine.init.stdout.readline() != "ready\n":
+            raise RuntimeError(f"{machine.name} does not start: {machine.init.communicate()[1]}")
+        if machine.port:
+            self._connect(machine)
+
+    def _connect(self, machine: Machine) -> None:
+        with suppress(subprocess.CalledProcessError):
+            _ip("link", "del", machine.port)  # of before the power was cut
+        peer = ["peer", "name", "eth0", "netns", str(machine.pid)]
+        _ip("link", "add", machine.port, "type", "veth", *peer)
+        _ip("link", "set", machine.port, "master", self.bridge, "up")
+        machine.run("ip", "addr", "add", f"{machine.address}/24", "dev", "eth0")
+        for name in ("lo", "eth0"):
+            machine.run("ip", "link", "set", name, "up")
+
+
+@contextmanager
+def network(folder: Path, shared: Sequence[Path] = ()) -> Iterator[Network]:
+    """Make a network; end it with all machines that were started in it.
+
+    Args:
+        folder: Where each machine has its home.
+        shared: Folders that are mounted on each of them.
+    """
+    if os.geteuid() != 0:
+        raise PermissionError("machines of their own need root: sudo make distributed")
+    number, lock = _free()
+    found = Network(number, folder, list(shared))
+    try:
+        with suppress(subprocess.CalledProcessError):
+            _ip("link", "del", found.bridge)  # of a program that was killed
+        _ip("link", "add", found.bridge, "type", "bridge")
+        _ip("addr", "add", f"{found.prefix}.1/24", "dev", found.bridge)
+        _ip("link", "set", found.bridge, "up")
+        yield found
+    finally:
+        for machine in reversed(found.machines):
+            machine.power_off()
+        with suppress(subprocess.CalledProcessError):
+            _ip("link", "del", found.bridge)
+        lock.close()
+
+
+def end(process: subprocess.Popen[bytes], grace: float = 20) -> None:
+    """End a program with all that it started, by force after some seconds."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + grace
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
+    process.wait()
+
+
+def _free() -> tuple[int, IO[str]]:
+    """Return the number of a network that no other program has, and what keeps it so."""
+    for number in range(256):
+        lock = Path(f"/run/lock/puavo-network-{number}").open("w")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return number, lock
+    raise RuntimeError("256 networks are in use already")
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
