@@ -3,7 +3,10 @@
 Numba keeps the code of a function until the file that it is in changes, but builds in what the
 function uses from other files. So the folder for kept code carries a digest of all sources of
 this package that hold kernels: after any change all are compiled anew. It is also a digest of the
-machine: several may share one file system, and Numba may mix up what two of them compile at once.
+machine: several may share one file system.
+
+Where two processes compile at once, Numba may mix up code that one of them compiled for some kinds
+of arguments and the other for others. So each kernel is called with one kind only.
 """
 
 import hashlib

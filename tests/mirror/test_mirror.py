@@ -134,13 +134,13 @@ def test_no_image_is_described_while_another_takes_its_place(
     (repository.images / ONE).unlink()
     repository.add(ONE, size=70_000)
     record, seen = fingerprint(repository.settings(), ONE), []
-    rename = files.rename_into_place
+    claim = files.claim
 
-    def renamed(part: Path, path: Path) -> None:
+    def named(part: Path, path: Path, before: files.Seen | None) -> None:
         seen.append((path.name, described(mirror)))
-        rename(part, path)
+        claim(part, path, before)
 
-    monkeypatch.setattr(files, "rename_into_place", renamed)
+    monkeypatch.setattr(files, "claim", named)
     place(mirror, repository.images / ONE, record)
     assert (ONE, {TWO}) in seen
     assert (mirror.root / ONE).samefile(repository.images / ONE)
@@ -150,18 +150,18 @@ def test_a_copy_is_durable_before_its_name(
     repository: Repository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (mirror.root / ONE).unlink()
-    done, rename = [], files.rename_into_place
+    done, claim = [], files.claim
 
     def synced(descriptor: int) -> None:
         done.append("synced")
         os.fsync(descriptor)
 
-    def named(part: Path, path: Path) -> None:
+    def named(part: Path, path: Path, before: files.Seen | None) -> None:
         done.append("named")
-        rename(part, path)
+        claim(part, path, before)
 
     instead(monkeypatch, mirror_module, os, link=_refuse, fsync=synced)
-    monkeypatch.setattr(files, "rename_into_place", named)
+    monkeypatch.setattr(files, "claim", named)
     place(mirror, repository.images / ONE, fingerprint(repository.settings(), ONE))
     assert done[:2] == ["synced", "named"]
 

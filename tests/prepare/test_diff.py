@@ -227,15 +227,15 @@ def test_no_rdiff_is_described_or_on_record_while_another_takes_its_place(
     repository.prepare()
     (repository.images / PAIR.source).unlink()
     repository.add(PAIR.source, size=70_000)
-    mirror, seen, rename = Mirror(repository.mirror), [], files.rename_into_place
+    mirror, seen, claim = Mirror(repository.mirror), [], files.claim
 
-    def renamed(part: Path, path: Path) -> None:
+    def named(part: Path, path: Path, before: files.Seen | None) -> None:
         if path.name == PAIR.rdiff:
             described = {file.name for file in mirror.described()}
             seen.append((path.name in described, mirror.state.rdiffs.get(path.name)))
-        rename(part, path)
+        claim(part, path, before)
 
-    monkeypatch.setattr(files, "rename_into_place", renamed)
+    monkeypatch.setattr(files, "claim", named)
     diff(settings, PAIR)
     assert (False, None) in seen
 

@@ -33,7 +33,8 @@ class PosixCksum:
         return int(f"{self._after(length):032b}"[::-1], 2)
 
     def _after(self, piece: bytes | memoryview) -> int:
-        reverse_bits(np.frombuffer(piece, np.uint8), self._reversed)
+        # Read only, whatever the caller may do to it: the kernel is compiled once.
+        reverse_bits(np.frombuffer(memoryview(piece).toreadonly(), np.uint8), self._reversed)
         return isal_zlib.crc32(self._reversed[: len(piece)].data, self._crc)
 
 

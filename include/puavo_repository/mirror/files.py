@@ -14,6 +14,7 @@ Whatever the umask, only the owner may write what is made here; a web server may
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import fnmatch
 import json
@@ -29,13 +30,20 @@ from typing import BinaryIO, NamedTuple
 
 from puavo_repository.errors import (
     LockedError,
+    StorageError,
     StorageRefusedError,
     as_storage_error,
     storage_error,
 )
 
 PART = ".part"
+NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 _NEW_FILE, _NEW_FOLDER = 0o644, 0o755  # the most that a new one permits
+_held: dict[Path, bytes] = {}  # what this process wrote into each lock that it alone holds
+
+
+Seen = tuple[int, int, int]
+"""What lies under a name for one process: inode, size in bytes, and time of modification in ns."""
 
 
 class Identity(NamedTuple):
@@ -90,15 +98,60 @@ def rename_into_place(part: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+def seen(path: Path) -> Seen | None:
+    """Return what lies under a name, for ``claim``; None where it is free."""
+    with as_storage_error(path), suppress(FileNotFoundError):
+        found = path.lstat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+    return None
+
+
+def check_same(path: Path, before: Seen | None) -> None:
+    """Raise a ``StorageError`` unless what lies under a name is still what was seen before."""
+    if seen(path) != before:
+        raise StorageError(
+            path,
+            "another process put a file there meanwhile, which stays",
+            remedy="Run again: it is looked at then",
+        )
+
+
+def claim(part: Path, path: Path, before: Seen | None) -> None:
+    """Give a file that is whole and durable a name, if that is free or of what was seen before.
+
+    So who was cut off, or asleep, while another process did the same work, does not put an older
+    result over its own, whatever became of the lock.
+    """
+    check_same(path, before)
+    if before is not None or not _link(part, path):
+        part.rename(path)
+    sync_folder(path.parent)
+
+
+def _link(part: Path, path: Path) -> bool:
+    """Give a file a second name that is free, as no rename can; False where there are no links."""
+    try:
+        os.link(part, path)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        return False
+    return True
+
+
 @contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a part file for writing; durable under its name when, and only when, all went well."""
+def new_file(path: Path, *, claimed: bool = False) -> Iterator[BinaryIO]:
+    """Open a part file for writing; durable under its name when, and only when, all went well.
+
+    Where it is ``claimed``, of two processes that do that at once only one can.
+    """
+    before = seen(path) if claimed else None
     with part_of(path) as part:
         with create(part) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        rename_into_place(part, path)
+        claim(part, path, before) if claimed else rename_into_place(part, path)
 
 
 def write(path: Path, content: bytes) -> bool:
@@ -205,17 +258,37 @@ def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False)
                     remedy="Wait for it to end, or stop it; its lock goes with it",
                 ) from None
         who = {"holder": holder, "process": os.getpid(), "host": socket.gethostname()}
-        # The lock is the kernel's; the name is for people, and a full disk may not take it.
+        content = json.dumps({**who, "token": secrets.token_hex(8)}).encode()
+        # The lock is the kernel's, and a full disk may not take this.
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(who).encode(), 0)
+            os.pwrite(descriptor, content, 0)
+            os.fsync(descriptor)  # for other machines
+            if not shared:
+                _held[path] = content
         try:
             yield
         finally:
+            _held.pop(path, None)
             # A run without news changes no byte of the mirror, so nobody is named any more.
             with suppress(OSError):  # others share the lock, and the last of them will
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.ftruncate(descriptor, 0)
+
+
+def check_held(path: Path) -> None:
+    """Raise a ``LockedError`` where a lock that this process alone held is lost.
+
+    A network file system drops it when it hears nothing of this machine, which may have been cut
+    off or asleep, and tells it nothing. Who took the lock then has written its own name there.
+    """
+    mine = _held.get(path)
+    if mine is not None and read(path) != mine:
+        raise LockedError(
+            path.parent.parent,
+            "another run has taken over, because this machine was cut off or asleep",
+            remedy="Nothing more was written. Run again when the other one is done",
+        )
 
 
 def _holder(descriptor: int) -> str:

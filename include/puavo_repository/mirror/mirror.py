@@ -5,7 +5,6 @@ file that metadata describes is replaced by one with other content, its descript
 removed (``remove_from_metadata``); it is described again when the new file is in place.
 """
 
-import errno
 import fcntl
 import hashlib
 import logging
@@ -30,7 +29,6 @@ logger = logging.getLogger(__name__)
 _WRITTEN = "description"  # name of the record of what was written
 _ABSENT = ""
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
-_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class Mirror:
@@ -52,12 +50,22 @@ class Mirror:
                     # Images were unpacked there by an earlier version.
                     shutil.rmtree(self.state.folder / "scratch", ignore_errors=True)
                 kept = (self.state.images, self.state.rdiffs, self.state.failures)
-                ours = (self.state.folder, self.state.anchors, *(one.folder for one in kept))
+                ours = (self.state.anchors, *(one.folder for one in kept))
                 for folder in (self.root, self.meta, self.rdiffs, *ours):
                     files.sweep(folder)
-                # A publishing run writes these without the mirror's lock, in less than an hour.
-                files.sweep(self.state.remotes.folder, older=3600)
+                # Runs of publish and audit write here without the mirror's lock, in less than an
+                # hour, whatever the clocks of two machines say.
+                for folder in (self.state.folder, self.state.remotes.folder):
+                    files.sweep(folder, older=3600)
             yield
+
+    def check(self) -> None:
+        """Raise a ``LockedError`` where this process alone held the mirror, and does no more.
+
+        It is called right before each write that clients rely on.
+        """
+        files.check_held(self.state.lock)
+        files.check_held(self.state.metadata_lock)
 
     def documents(self) -> dict[str, Document]:
         """Return the metadata of every series, by file name; of a damaged file, none."""
@@ -169,8 +177,10 @@ class Mirror:
         if present != wanted:
             self._record_written(present, wanted)
             for path, content in wanted.items():
+                self.check()
                 files.write(self.root / path, content)
             for path in present.keys() - wanted.keys():
+                self.check()
                 files.remove(self.root / path)
         self._record_written(wanted)
         return present != wanted
@@ -187,7 +197,8 @@ def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:
     if mirror.has(record):
         return
     goal = mirror.root / record.name
-    if Identity.at(goal) is not None:
+    before = files.seen(goal)
+    if before is not None:
         mirror.remove_from_metadata({record.name})
     copied = False
     with files.part_of(goal) as part:
@@ -195,12 +206,12 @@ def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:
             os.link(image.resolve(), part)
             _check(image, same=Identity.at(part) == record.identity)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if error.errno not in files.NO_LINK:
                 raise
             _copy(image, part, record)
             copied = True
         copy = Identity.at(part)
-        files.rename_into_place(part, goal)
+        files.claim(part, goal, before)
     if copied:
         mirror.state.images.put(replace(record, copy=copy))
 

@@ -250,8 +250,13 @@ def mirror_id(mirror: Path, *, make: bool) -> str:
     if not re.fullmatch(rb"[0-9a-f]{32}\n", found):
         if not make:
             return ""
-        found = f"{secrets.token_hex(16)}\n".encode()
-        files.write(path, found)
+        try:
+            with files.new_file(path, claimed=True) as stream:
+                stream.write(f"{secrets.token_hex(16)}\n".encode())
+        except RepositoryError:
+            if files.read(path) == found:  # else another publisher was faster
+                raise
+        return mirror_id(mirror, make=False)
     return found.decode().strip()
 
 

@@ -226,4 +226,5 @@ def remove_stale(mirror: Mirror, plan: Plan) -> tuple[str, ...]:
 
 
 def _remove(mirror: Mirror, path: str) -> bool:
+    mirror.check()
     return files.remove(mirror.root / path)

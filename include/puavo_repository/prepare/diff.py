@@ -1,7 +1,6 @@
 """diff: one rdiff, made, proven by applying it, and only then given its name."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +76,7 @@ class _Job:
     def make(self) -> RdiffRecord:
         """Make it and, unless it is too large, prove it and give it its name."""
         started, path = time.monotonic(), self._path
+        before = files.seen(path)
         sides = [
             Side(image, self._mirror.state.anchors / image.name, str(record.identity))
             for image, record in zip(self._images, (self._source, self._target), strict=True)
@@ -96,10 +96,11 @@ class _Job:
                 error.subject = printable(path)  # not its part, which is gone
                 raise
             self._check_images()
-            if os.path.lexists(path):
+            if before is not None:
+                files.check_same(path, before)
                 self._mirror.remove_from_metadata({f"rdiffs/{path.name}"})
                 self._mirror.state.rdiffs.remove(path.name)
-            files.rename_into_place(part, path)
+            files.claim(part, path, before)
         share = 100 * digests.size / max(1, self._target.digests.size)
         took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
         logger.info("%s: %s, %s", path.name, format_bytes(digests.size), took)

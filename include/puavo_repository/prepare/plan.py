@@ -154,6 +154,8 @@ class Plan:
 def look(settings: Settings) -> Plan:
     """Look at images, configuration and mirror, and plan; nothing is written."""
     inventory, mirror = discover(settings), Mirror(settings.mirror_dir)
+    # First, as to open a folder is what shows a network file system's client what others did.
+    owned = frozenset(mirror.owned())
     catalogue, there = configure(settings, inventory, dry_run=True), inventory.names
     images = {
         record.name: record
@@ -166,7 +168,7 @@ def look(settings: Settings) -> Plan:
         for record in mirror.state.rdiffs
         if record.identity is None or mirror.has(record)
     }
-    known = Known(images, rdiffs, frozenset(mirror.owned()))
+    known = Known(images, rdiffs, owned)
     plan = make_plan(inventory, catalogue, known, settings)
     folder = next(one for one in (mirror.root, *mirror.root.parents) if files.exists(one))
     with as_storage_error(mirror.root):

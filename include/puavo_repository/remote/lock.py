@@ -1,10 +1,11 @@
 """One publisher a remote mirror at a time, agreed on over nothing but a server's files.
 
 A lock file names its holder by a token that no other step ever has. It is written under another
-name and then renamed to its own, which must be free. Its holder rewrites it every minute. It is
-taken over when its holder is a process of this machine that is gone, or when nobody rewrote it for
-a quarter of an hour. Both times are the server's: the lock's own, and that of a file made just
-now, so that no clock but the server's counts.
+name and then renamed to its own, which must be free. Its holder rewrites it three times a minute.
+It is taken over when its holder is a process of this machine that is gone, or when nobody rewrote
+it for two minutes: by then Airflow knows as well that a worker is lost. Both times are the
+server's: the lock's own, and that of a file made just now, so that no clock but the server's
+counts.
 
 A holder may be asleep while its lock is taken over. So ``check`` asks the server before each write
 that others rely on, and whoever is not sure of the lock writes nothing. Correctness does not rest
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER = ".puavo-publish"
 PATH = f"{FOLDER}/publisher.lock"
-BEAT = 60.0  # seconds between two signs of life
-EXPIRY = 15 * 60  # seconds, on the server's clock, after which a silent holder counts as gone
+BEAT = 20.0  # seconds between two signs of life
+EXPIRY = 2 * 60  # seconds, on the server's clock, after which a silent holder counts as gone
 _NOW = ".now."  # begins the name of a file by which the server tells the time
 _retired: set[str] = set()  # tokens of this process that do not publish any more
 
