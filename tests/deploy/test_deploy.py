@@ -15,30 +15,15 @@ import pytest
 
 from puavo_repository import settings
 from puavo_repository.settings import ENVIRONMENT, Model
+from support.distributed import WORKER_PARTS, as_systemd
 from support.repository import ROOT
 
 DEPLOY = ROOT / "deploy"
 FILE = DEPLOY / "puavo-repository.env"
+MACHINES = DEPLOY / "puavo-repository-machines.env"
 UNITS = DEPLOY / "systemd"
 # What systemd itself brings, and the units refer to.
 SYSTEM = ["basic", "sysinit", "shutdown", "network-online", "multi-user"]
-
-
-def as_systemd(text: str) -> dict[str, str]:
-    """Parse an EnvironmentFile; refuse the forms of it that the wrapper does not read."""
-    found = {}
-    for line in text.splitlines():
-        if not line or line.startswith("#"):
-            continue
-        name, equals, value = line.partition("=")
-        assert equals, line
-        assert re.fullmatch(r"[A-Z][A-Z0-9_]*", name), line
-        quoted = re.fullmatch(r"""(["'])(.*)\1""", value)
-        assert quoted or not re.search(r"""["'#\s]""", value), line
-        assert "\\" not in value, line
-        assert not (quoted and quoted[1] in quoted[2]), line
-        found[name] = quoted[2] if quoted else value
-    return found
 
 
 def uncommented() -> str:
@@ -53,17 +38,23 @@ def test_every_setting_of_the_file_exists_and_is_taken(tmp_path: Path) -> None:
     assert ours <= {f"{ENVIRONMENT}{name.upper()}" for name in Model.model_fields}
     given[f"{ENVIRONMENT}IMAGE_DIR"] = str(tmp_path)
     assert settings.load({}, given).remote
+    several = as_systemd(MACHINES.read_text())
+    assert settings.load({}, {**given, **several}).puavo_os == Path("/srv/puavo-os")
     for name in ("AIRFLOW_CONN_SMTP_DEFAULT", "AIRFLOW_CONN_CHAT"):
         assert json.loads(given[name])["password"]
 
 
-def test_every_option_of_airflow_in_the_file_exists() -> None:
+@pytest.mark.parametrize("file", [FILE, MACHINES], ids=["one machine", "several"])
+def test_every_option_of_airflow_in_the_file_exists(file: Path) -> None:
     from airflow.configuration import conf
 
-    for name in as_systemd(FILE.read_text()):
+    # Celery hands these on to Redis' client; the scheduler reads that one, and nobody tells of it.
+    more = {"socket_timeout", "socket_connect_timeout", "socket_keepalive"}
+    more |= {"num_stuck_in_queued_retries"}
+    for name in as_systemd(file.read_text()):
         if name.startswith("AIRFLOW__"):
             section, option = name.lower().split("__")[1:]
-            assert option in conf.configuration_description[section]["options"], name
+            assert option in {*conf.configuration_description[section]["options"], *more}, name
 
 
 def test_systemd_reads_the_units(tmp_path: Path) -> None:
@@ -78,20 +69,27 @@ def test_systemd_reads_the_units(tmp_path: Path) -> None:
         (tmp_path / program[1:]).write_text("#!/bin/sh\n")
         (tmp_path / program[1:]).chmod(0o755)
     names = [path.name for path in UNITS.iterdir() if path.is_file()]
-    assert len(names) == 5
+    assert len(names) == 9
     verify = ["systemd-analyze", "verify", f"--root={tmp_path}", *names]
     done = subprocess.run(verify, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_the_target_starts_every_part_and_waits_for_it() -> None:
-    target = read(UNITS / "puavo-repository.target")
+def listed(target: str, word: str) -> set[str]:
+    """Return the services that a target names with a word."""
+    lines = re.findall(rf"^{word}=(.+)$", read(UNITS / f"{target}.target"), re.MULTILINE)
+    return set(" ".join(lines).split())
+
+
+def test_each_target_starts_every_part_of_its_own() -> None:
     services = {path.name for path in UNITS.glob("*.service")}
+    workers = listed("puavo-repository-worker", "Wants")
+    assert workers == {f"puavo-repository-{part}.service" for part in WORKER_PARTS}
+    for name in workers:
+        assert "PartOf=puavo-repository-worker.target\n" in read(UNITS / name)
     for word in ("Wants", "After"):
-        assert (
-            set(" ".join(re.findall(rf"^{word}=(.+)$", target, re.MULTILINE)).split()) == services
-        )
-    for name in services - {"puavo-repository-api-server.service"}:
+        assert listed("puavo-repository", word) == services - workers
+    for name in services - workers - {"puavo-repository-api-server.service"}:
         assert "After=puavo-repository-api-server.service\n" in read(UNITS / name)
     assert "ExecStartPost=/usr/bin/curl" in read(UNITS / "puavo-repository-api-server.service")
 
@@ -106,9 +104,9 @@ def wrapper(tmp_path: Path) -> Path:
     for command in (program / "puavo-update-repository", program / ".venv/bin/airflow"):
         command.write_text('#!/bin/sh\necho "$0 $*"\nexec env -0\n')
         command.chmod(0o755)
-    (tmp_path / "env").write_text(text.replace("/opt/puavo-repository", str(program)))
+    (tmp_path / "env.env").write_text(text.replace("/opt/puavo-repository", str(program)))
     changed = read(DEPLOY / "wrapper").replace("/opt/puavo-repository", str(program))
-    changed = changed.replace("/etc/puavo-repository.env", str(tmp_path / "env"))
+    changed = changed.replace("/etc/puavo-repository", str(tmp_path / "env"))
     for name in ("puavo-airflow", "puavo-update-repository"):
         (tmp_path / name).write_text(changed.replace("user=puavo-repository", f"user={user}"))
         (tmp_path / name).chmod(0o755)
@@ -130,7 +128,7 @@ def run(command: Path, *arguments: str, **more: str) -> tuple[str, Mapping[str, 
 
 
 def test_the_wrapper_reads_the_file_as_systemd_does(wrapper: Path) -> None:
-    expected = as_systemd((wrapper.parent / "env").read_text())
+    expected = as_systemd((wrapper.parent / "env.env").read_text())
     for name, program in (
         (wrapper.name, f"{wrapper.parent}/program/puavo-update-repository"),
         ("puavo-airflow", f"{wrapper.parent}/program/.venv/bin/airflow"),
@@ -141,11 +139,21 @@ def test_the_wrapper_reads_the_file_as_systemd_does(wrapper: Path) -> None:
 
 
 def test_nothing_in_the_file_is_run_or_expanded(wrapper: Path) -> None:
-    with (wrapper.parent / "env").open("a") as file:
+    with (wrapper.parent / "env.env").open("a") as file:
         file.write("PUAVO_REPOSITORY_KNOWN_HOSTS=$(touch ran) `touch ran` $HOME; touch ran")
     _, environment = run(wrapper)
     assert environment["PUAVO_REPOSITORY_KNOWN_HOSTS"].startswith("$(touch ran) `touch")
     assert not (wrapper.parent / "ran").exists()
+
+
+def test_what_several_machines_share_wins_over_the_file_of_each(wrapper: Path) -> None:
+    shared = {"AIRFLOW__CORE__EXECUTOR": "CeleryExecutor", "PUAVO_REPOSITORY_PUAVO_OS": "/srv/os"}
+    lines = [f"{name}={value}" for name, value in shared.items()]
+    (wrapper.parent / "env-machines.env").write_text("\n".join(lines))
+    _, environment = run(wrapper)
+    assert shared.items() <= environment.items()
+    _, environment = run(wrapper, PUAVO_REPOSITORY_PUAVO_OS="/given")
+    assert environment["PUAVO_REPOSITORY_PUAVO_OS"] == "/given"
 
 
 def test_a_setting_before_the_command_wins_over_the_file(wrapper: Path) -> None:
@@ -162,7 +170,7 @@ def test_root_becomes_the_user_and_others_are_sent_away(wrapper: Path) -> None:
         folder.chmod(0o755)
         command = folder / wrapper.name
         text = re.sub(r"^user=.*$", "user=nobody", wrapper.read_text(), flags=re.MULTILINE)
-        text = text.replace(str(wrapper.parent / "env"), "/dev/null")
+        text = text.replace(str(wrapper.parent / "env.env"), "/dev/null")
         command.write_text(
             re.sub(r"^exec \"\$program.*$", "id -un; env -0", text, flags=re.MULTILINE)
         )

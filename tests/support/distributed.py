@@ -26,8 +26,9 @@ from pathlib import Path
 from support.machines import Machine, Network, end, network
 
 ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
 PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
-QUEUES = {"compute": 1, "transfer,default": 8}  # and tasks side by side on a machine
+WORKER_PARTS = ("compute", "transfer", "logs")
 _OURS = ("PUAVO_REPOSITORY_", "AIRFLOW_CONN_")  # what is handed on of the environment
 PATIENCE = 180  # seconds until everything has to be up
 _POSTGRES = "/var/lib/postgresql"  # PostgreSQL's user may not enter just any folder
@@ -50,17 +51,27 @@ def as_systemd(text: str) -> dict[str, str]:
     return found
 
 
-def shipped(address: str, password: str, more: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of each machine: as ``deploy/`` has it, with addresses of ours."""
-    text = "\n".join(
-        (ROOT / "deploy" / name).read_text()
-        for name in ("puavo-repository.env", "puavo-repository-machines.env")
-    )
-    text = re.sub(r"CHANGE_ME_\d", password, text).replace("10.0.0.1", address)
-    text = text.replace("/opt/puavo-repository", str(ROOT))
-    airflow = {name: value for name, value in as_systemd(text).items() if "AIRFLOW__" in name}
-    bin_first = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {"PYTHONPATH": str(ROOT / "include"), "PATH": bin_first, **airflow, **more}
+def shipped(name: str, address: str, password: str) -> str:
+    """Return a file of ``deploy/`` with an address, secrets and folders of ours."""
+    text = re.sub(r"CHANGE_ME_\d", password, (DEPLOY / name).read_text())
+    return text.replace("10.0.0.1", address).replace("/opt/puavo-repository", str(ROOT))
+
+
+def environment(address: str, password: str) -> dict[str, str]:
+    """Return what ``deploy/`` sets for Airflow on every machine."""
+    found = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for name in ("puavo-repository.env", "puavo-repository-machines.env"):
+        given = as_systemd(shipped(name, address, password))
+        found |= {one: value for one, value in given.items() if one.startswith("AIRFLOW__")}
+    return {**found, "PYTHONPATH": str(ROOT / "include")}
+
+
+def of_unit(part: str, host: str) -> list[str]:
+    """Return the command of a unit of ``deploy/``."""
+    unit = (DEPLOY / "systemd" / f"puavo-repository-{part}.service").read_text()
+    command = re.search(r"^ExecStart=\S+/bin/(.+)$", unit, re.MULTILINE)
+    assert command, part
+    return command[1].replace("%H", host).split()
 
 
 @dataclass
@@ -103,9 +114,9 @@ class Cluster:
         """Stop a part and all that it started."""
         end(self.running.pop(name))
 
-    def start_airflow(self, part: str, *options: str) -> None:
+    def start_airflow(self, part: str) -> None:
         """Start a part of Airflow beside the database."""
-        self.start(self.central, part, "airflow", part, *options)
+        self.start(self.central, part, *of_unit(part, self.central.name))
 
     def start_postgresql(self, *options: str) -> None:
         """Start PostgreSQL, whose folder it makes the first time."""
@@ -121,10 +132,11 @@ class Cluster:
             setting_up = ["-U", "puavo-repository", "--auth=scram-sha-256", "--no-sync"]
             setting_up += [f"--pwfile={_POSTGRES}/password", "-D", f"{_POSTGRES}/data"]
             self.central.run(*user, f"{programs}/initdb", *setting_up)
-            hba = data / "data" / "pg_hba.conf"
-            hba.write_text("host all all samenet scram-sha-256\n")
-        settings = [f"listen_addresses={address}", "unix_socket_directories=", *options]
-        also = [word for one in settings for word in ("-c", one)]
+            (data / "data/pg_hba.conf").write_text("host all all samenet scram-sha-256\n")
+            with (data / "data/postgresql.conf").open("a") as settings:
+                settings.write(shipped("postgresql.conf", address, ""))
+                settings.write(f"listen_addresses = '{address}'\nunix_socket_directories = ''\n")
+        also = [word for one in options for word in ("-c", one)]
         command = [*user, f"{programs}/postgres", "-D", f"{_POSTGRES}/data", *also]
         self.start(self.central, "postgresql", *command)
         self.listens(5432)
@@ -136,9 +148,10 @@ class Cluster:
         """Start Redis, with what it had when it ended."""
         data = self.central.home / "redis"
         data.mkdir(exist_ok=True)
-        options = ["--bind", self.central.address, "--requirepass", self.env["PASSWORD"]]
-        options += ["--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec"]
-        self.start(self.central, "redis", "redis-server", *options)
+        address = self.central.address
+        text = shipped("redis.conf", address, self.env["PASSWORD"])
+        (data / "redis.conf").write_text(f"{text}\nbind {address}\ndir {data}\n")
+        self.start(self.central, "redis", "redis-server", str(data / "redis.conf"))
         self.listens(6379)
 
     def add_worker(self) -> Machine:
@@ -149,15 +162,10 @@ class Cluster:
         self.start_workers(machine)
         return machine
 
-    def start_workers(self, machine: Machine, queues: Mapping[str, int] = QUEUES) -> None:
-        """Start the workers of a machine and the server of its logs, as its units do."""
-        for queue, places in queues.items():
-            name = f"{machine.name}-{queue.split(',')[0]}"
-            worker = ["airflow", "celery", "worker", "--skip-serve-logs", "--queues", queue]
-            worker += ["--concurrency", str(places), "--celery-hostname", name]
-            self.start(machine, name, *worker)
-        logs = f"{machine.name}-logs"
-        self.start(machine, logs, sys.executable, "-m", "airflow.utils.serve_logs.core")
+    def start_workers(self, machine: Machine) -> None:
+        """Start the workers of a machine and the server of its logs."""
+        for part in WORKER_PARTS:
+            self.start(machine, f"{machine.name}-{part}", *of_unit(part, machine.name))
 
     def listens(self, port: int, patience: float = PATIENCE) -> None:
         """Wait until a part beside the database answers."""
@@ -172,8 +180,13 @@ class Cluster:
     def migrate(self) -> None:
         """Make Airflow's tables."""
         self.start(self.central, "migrate", "airflow", "db", "migrate")
-        if self.running.pop("migrate").wait():
-            raise RuntimeError(f"the database could not be made: see {self.log('migrate')}")
+        self.ended("migrate")
+
+    def ended(self, name: str) -> None:
+        """Wait until a part ends, as it should."""
+        if self.running.pop(name).wait():
+            said = self.log(name).read_text()[-3000:]
+            raise RuntimeError(f"{name} failed; the end of {self.log(name)}:\n{said}")
 
     def comes_up(self) -> None:
         """Wait until all of Airflow is at work, and every worker has reported to the broker."""
@@ -199,7 +212,7 @@ class Cluster:
 
 @contextmanager
 def cluster(folder: Path, shared: Sequence[Path], **more: str) -> Iterator[Cluster]:
-    """Make the machine for all but the workers, with PostgreSQL, Redis and Airflow's tables.
+    """Make the machine for all but the workers, with PostgreSQL and Redis.
 
     Args:
         folder: Where the machines have their homes.
@@ -209,12 +222,11 @@ def cluster(folder: Path, shared: Sequence[Path], **more: str) -> Iterator[Clust
     with network(folder, shared) as found:
         password = secrets.token_hex(16)
         central = found.here("scheduler")
-        env = shipped(central.address, password, {"PASSWORD": password, **more})
+        env = {**environment(central.address, password), "PASSWORD": password, **more}
         made = Cluster(found, central, env)
         try:
             made.start_postgresql()
             made.start_redis()
-            made.migrate()
             yield made
         finally:
             for machine in found.machines:
@@ -233,6 +245,7 @@ def main() -> int:
     print(f"Starting PostgreSQL, Redis and Airflow; their output is in {folder}", flush=True)
     try:
         with cluster(folder, _shared(ours), **ours) as made:
+            made.migrate()
             for _ in range(int(sys.argv[1])):
                 made.add_worker()
             for part in PARTS:

@@ -73,8 +73,11 @@ class Machine:
         )
 
     def power_off(self) -> None:
-        """Cut its power: every process ends at once."""
+        """Cut its power: every process ends at once, and nobody hears of it."""
         if self.init is not None:
+            if self.port:  # first, or the kernel would say farewell for its connections
+                with suppress(subprocess.CalledProcessError):
+                    _ip("link", "del", self.port)
             with suppress(ProcessLookupError, IndexError):
                 os.kill(self.pid, signal.SIGKILL)
             self.init.wait()
@@ -159,8 +162,6 @@ class Network:
             self._connect(machine)
 
     def _connect(self, machine: Machine) -> None:
-        with suppress(subprocess.CalledProcessError):
-            _ip("link", "del", machine.port)  # of before the power was cut
         peer = ["peer", "name", "eth0", "netns", str(machine.pid)]
         _ip("link", "add", machine.port, "type", "veth", *peer)
         _ip("link", "set", machine.port, "master", self.bridge, "up")
