@@ -41,6 +41,7 @@ settings.load_profile("short")
 # take longer than their tests. They take the longest, so they begin first, in this order.
 TOGETHER = {
     "tests/end_to_end/test_ui.py": "ui",
+    "tests/end_to_end/test_distributed.py": "distributed",
     "tests/dags/": "airflow",
     "tests/test_notify.py": "airflow",
     "tests/web/test_plugin.py": "airflow",

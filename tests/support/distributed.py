@@ -173,7 +173,7 @@ class Cluster:
         while time.monotonic() < deadline:
             with suppress(OSError), socket.create_connection((self.central.address, port), 5):
                 return
-            self._all_run()
+            self.check()
             time.sleep(0.1)
         raise TimeoutError(f"nothing listens on port {port}; see {self.network.folder}")
 
@@ -194,7 +194,7 @@ class Cluster:
         waiting = [name for name in self.running if name.startswith("worker")]
         waiting = [name for name in waiting if not name.endswith("-logs")]
         while time.monotonic() < deadline:
-            self._all_run()
+            self.check()
             with suppress(OSError, ValueError), urllib.request.urlopen(health, timeout=5) as answer:
                 states = json.load(answer).values()
                 healthy = all((one or {}).get("status") == "healthy" for one in states)
@@ -204,7 +204,8 @@ class Cluster:
             time.sleep(0.5)
         raise TimeoutError(f"Airflow did not come up: see {self.network.folder}/*.log")
 
-    def _all_run(self) -> None:
+    def check(self) -> None:
+        """Raise a ``RuntimeError`` if a part is not running any more."""
         for name, process in self.running.items():
             if process.poll() is not None:
                 raise RuntimeError(f"{name} ended: see {self.log(name)}")
@@ -224,15 +225,9 @@ def cluster(folder: Path, shared: Sequence[Path], **more: str) -> Iterator[Clust
         central = found.here("scheduler")
         env = {**environment(central.address, password), "PASSWORD": password, **more}
         made = Cluster(found, central, env)
-        try:
-            made.start_postgresql()
-            made.start_redis()
-            yield made
-        finally:
-            for machine in found.machines:
-                machine.power_off()
-            for process in made.running.values():
-                process.wait()
+        made.start_postgresql()
+        made.start_redis()
+        yield made
 
 
 def main() -> int:

@@ -41,6 +41,7 @@ class Machine:
     home: Path
     port: str = ""  # its plug in the network's bridge; none where it is on this machine's network
     init: subprocess.Popen[str] | None = None
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def pid(self) -> int:
@@ -63,7 +64,7 @@ class Machine:
         self, command: Sequence[str], env: Mapping[str, str], output: IO[bytes]
     ) -> subprocess.Popen[bytes]:
         """Start a program on this machine, in a session of its own, which ends as a whole."""
-        return subprocess.Popen(
+        program = subprocess.Popen(
             self.inside(*command),
             env=env,
             stdin=subprocess.DEVNULL,
@@ -71,6 +72,8 @@ class Machine:
             stderr=output,
             start_new_session=True,
         )
+        self.started.append(program)
+        return program
 
     def power_off(self) -> None:
         """Cut its power: every process ends at once, and nobody hears of it."""
@@ -80,6 +83,10 @@ class Machine:
                     _ip("link", "del", self.port)
             with suppress(ProcessLookupError, IndexError):
                 os.kill(self.pid, signal.SIGKILL)
+            for program in self.started:  # out here, and stopped where the machine was frozen
+                program.kill()
+                program.wait()
+            self.started.clear()
             self.init.wait()
             self.init = None
 
@@ -90,6 +97,8 @@ class Machine:
     def thaw(self) -> None:
         """Let them go on."""
         self._signal("CONT")
+        for program in self.started:
+            program.send_signal(signal.SIGCONT)
 
     def _signal(self, name: str) -> None:
         # From inside, this reaches all but the first process and the one that sends it.
@@ -128,7 +137,7 @@ class Network:
 
     def machine(self, name: str) -> Machine:
         """Start a machine with a network of its own."""
-        number = len(self.machines) + 1
+        number = 2 + sum(bool(one.port) for one in self.machines)
         port, address = f"{self.bridge}-{number}", f"{self.prefix}.{number}"
         return self._started(Machine(name, address, self.folder / name, port))
 
