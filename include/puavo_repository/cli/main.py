@@ -25,16 +25,20 @@ _DESCRIPTION = {
     "audit": "Reads the whole mirror again, compares published mirrors and what clients see by "
     "https with it, and makes one update as a laptop does. Nothing is changed, unless repairs are "
     "asked for.",
+    "usage": "Reads what is new in the logs of the servers that clients fetch from, and shows what "
+    "they fetch, what rdiffs save, how far the fleet is, and which rdiffs are missing or of no "
+    "use. Of clients only counts are kept.",
     "rollback": "Clients of a published mirror get the metadata of an earlier generation again, "
     "after a bad night. Images and rdiffs stay as they are. What is rolled back from is not "
     "published again until it is gone from the local mirror, or "
     "PUAVO_REPOSITORY_ALLOW_ROLLED_BACK=true allows it once.",
 }
+_MODULES = {"audit": "mirrors", "rollback": "mirrors", "usage": "usage"}  # by subcommand
 _EPILOG = {
     "": "Exit status: 0 everything is done; 1 some image or rdiff failed, the rest is done; 2 bad "
     "usage or settings. Settings come from defaults.mk, then from the environment "
-    "(PUAVO_REPOSITORY_*), then from these options. Two more commands: see "
-    f"{PROGRAM} audit --help, {PROGRAM} rollback --help.",
+    "(PUAVO_REPOSITORY_*), then from these options. More commands: see "
+    f"{PROGRAM} audit --help, {PROGRAM} rollback --help, {PROGRAM} usage --help.",
     "audit": "Exit status: 0 no error; 1 clients are, or soon will be, led to something wrong or "
     "cut off; 2 bad usage or settings.",
 }
@@ -48,14 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2 for bad usage or settings, 130 when it was interrupted.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    word = given.pop(0) if given[:1] in (["audit"], ["rollback"]) else ""
+    word = given.pop(0) if given[:1] and given[0] in _MODULES else ""
     process.protect_streams()
     process.end_on_signals()
     try:
         with as_storage_error("a local file"):
             asked = _parser(word).parse_args(given)
             # A run that publishes nothing does without what the others load.
-            run = getattr(import_module("puavo_repository.cli.mirrors"), word) if word else _prepare
+            module = f"puavo_repository.cli.{_MODULES.get(word)}"
+            run = getattr(import_module(module), word) if word else _prepare
             status: int = run(asked)
             sys.stdout.flush()
             return status
@@ -113,13 +118,18 @@ def _parser(word: str) -> argparse.ArgumentParser:
     _setting(made, "mirror_dir", nargs="?")
     _setting(made, "repository", "-r", "--repository", metavar="HOSTNAME")
     _setting(made, "puavo_os", "-p", "--puavo-os", metavar="DIR")
-    made.add_argument("-u", "--upload", metavar="URL", help=_MIRROR if word else _UPLOAD, **several)
+    if word != "usage":
+        help_upload = _MIRROR if word else _UPLOAD
+        made.add_argument("-u", "--upload", metavar="URL", help=help_upload, **several)
     made.add_argument("--json", help="the report as JSON on stdout", **flag)
     if word == "audit":
         _setting(made, "audit_share", "--share", metavar="N")
         _setting(made, "audit_https", "--no-https", action="store_false")
         of_repair = "send wrong remote files again; remove wrong local rdiffs, to be made anew"
         made.add_argument("--repair", help=of_repair, **flag)
+    elif word == "usage":
+        _setting(made, "usage_logs", "--log", metavar="PATH", action="append")
+        _setting(made, "usage_demand", "--demand", metavar="FILE")
     elif word == "rollback":
         of_to = "generation to roll back to; default: the last one with other metadata"
         made.add_argument("--to", metavar="N", type=int, help=of_to)

@@ -82,6 +82,8 @@ Rates = Annotated[str, BeforeValidator(_rates)]
 ConnectionId = Annotated[str, Field(pattern=r"^[\w.:-]{1,250}\Z")]
 Address = Annotated[str, Field(pattern=r"^[^@\s<>]+@[^@\s<>]+\Z")]
 Remote = Annotated[str, Field(pattern=r"^((sftp|file)://.*|[\w.:-]{1,250})\Z")]
+Log = Annotated[str, Field(pattern=r"^(sftp://[^/]+|[\w.:-]{1,250}:)?/.*[^/]\Z")]
+Demand = Annotated[str, Field(pattern=r"^(|/.*[^/]|[\w.:-]{1,250})\Z")]
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,16 @@ def _setting(section: str, default: Any, *, ge: Any = None, le: Any = None, **ab
 _where, _which, _how = (partial(_setting, name) for name in ("where", "which rdiffs", "how"))
 _publishing, _audit = (partial(_setting, name) for name in ("publishing", "audit"))
 _when, _tell = (partial(_setting, name) for name in ("when", "notifications"))
+_usage = partial(_setting, "usage")
 _FOLDER, _FILE = "the path of a folder", "the path of a file"
 _CRON = "five fields such as 30 1 * * *, or @daily"
 _REMOTES = "sftp:// or file:// URLs, or ids of Airflow connections, spaces between"
 _OS = "/puavo-os, or IMAGE_DIR/puavo-os where that is missing"
+_LOGS = (
+    "paths with * for rotated files: /var/log/nginx/access.log*, sftp://user@host/path*, or "
+    "CONNECTION:/path* of an Airflow connection; spaces between"
+)
+_DEMAND = "the path of a file, or the id of an Airflow connection to puavo-rest"
 _KEYS = "the SSH agent and ~/.ssh/id_*"
 _RETRIES = "3, publishing 5, audit 2"
 
@@ -184,10 +192,19 @@ class Model(BaseModel):
     ca_file: Text = _audit("", expected=_FILE, otherwise="the system's")
     """Certificates to trust there, of an authority of your own"""
 
+    usage_logs: Annotated[tuple[Log, ...], _words(r"\s")] = _usage(
+        (), expected=_LOGS, option="--log", secret=True
+    )
+    """Logs of the servers that clients fetch from: nginx, Apache or rsyncd"""
+    usage_demand: Demand = _usage("", expected=_DEMAND, option="--demand")
+    """Where to learn which images clients have and want: JSON or CSV, or Puavo itself"""
+
     schedule: Cron = _when("30 1 * * *", expected=_CRON, may_be_empty=True)
     """When the prepare DAG runs; empty for only by hand"""
     audit_schedule: Cron = _when("0 12 * * 0", expected=_CRON, may_be_empty=True)
     """When the audit DAG runs; empty for only by hand"""
+    usage_schedule: Cron = _when("0 5 * * *", expected=_CRON, may_be_empty=True)
+    """When the usage DAG runs; empty for only by hand"""
     retries: int | None = _when(None, ge=0, le=100, otherwise=_RETRIES)
     """How often a task is tried again"""
     deadline: float = _when(0, unit="hours", ge=0, le=8760)

@@ -1,0 +1,50 @@
+"""``usage`` of the command."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from puavo_repository.formats.names import rdiff_name
+from support.fleet import built, line, offer
+from support.repository import Repository
+
+OLD, NEW = built(0), built(1)
+
+
+@pytest.fixture
+def log(repository: Repository) -> str:
+    rdiff = rdiff_name(OLD, NEW)
+    offer(repository.mirror, {OLD: 50_000_000, NEW: 50_000_000}, {(OLD, NEW): 2_000_000})
+    path = repository.root / "access.log"
+    path.write_text(
+        "".join(line(f"rdiffs/{rdiff}", 2_000_000, address=f"::{n}") for n in range(30))
+        + "".join(line(NEW, 50_000_000, address=f"::{n}") for n in range(3))
+    )
+    return str(path)
+
+
+def test_usage_reads_logs_and_shows_figures(repository: Repository, log: str) -> None:
+    done = repository.command("usage", "--log", log)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert " ".join(lines[1].split()) == "2026-03-01 60.0 MB 150.0 MB 0 B 0 B 1.44 GB 30"
+    assert "puavo-os-amxa-buster-amd64: 33 clients" in done.stdout
+    again = repository.command("usage", "--json", "--log", log)
+    (day,) = json.loads(again.stdout)["days"]
+    assert (day["rdiffs"], day["saved"], day["clients"]) == (60_000_000, 1_440_000_000, 30)
+
+
+def test_usage_says_what_is_missing(repository: Repository, log: str) -> None:
+    done = repository.command("usage")
+    assert done.returncode == 2
+    assert "PUAVO_REPOSITORY_USAGE_LOGS: no log is named" in done.stderr
+    done = repository.command("usage", "--log", f"{log}.nothing")
+    assert done.returncode == 2
+    assert "no such file is there" in done.stderr
+    done = repository.command("usage", "--log", "relative.log")
+    assert done.returncode == 2
+    assert "--log" in done.stderr
+    done = repository.command("usage", "--log", "my-server:/var/log/nginx/access.log*")
+    assert "only the DAGs can use" in done.stderr

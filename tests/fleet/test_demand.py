@@ -1,0 +1,172 @@
+"""Which images clients have and want: files, and puavo-rest as its source has it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from puavo_repository.errors import (
+    ConnectionLostError,
+    LoginError,
+    PermanentError,
+    SettingsError,
+)
+from puavo_repository.fleet import fold
+from puavo_repository.fleet.demand import from_file, from_puavo
+from support.fleet import built, offer
+from support.repository import Repository
+
+OLD, NEW = built(0), built(1)
+ID = OLD.removesuffix(".img")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{OLD},{NEW},12\n{NEW},{NEW},3\n",
+        f"\ufeffsource,target,clients\r\n{ID},{NEW},10\r\n\r\n{OLD}, {NEW} ,2\r\n{NEW},{NEW},3",
+        json.dumps([[OLD, NEW, 12], [NEW, NEW, 3]]),
+        json.dumps(
+            [
+                {"source": OLD, "target": NEW, "clients": 12},
+                {"source": NEW, "target": NEW, "clients": "3"},
+            ]
+        ),
+    ],
+)
+def test_a_file_is_csv_or_json(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "demand"
+    path.write_text(text)
+    assert from_file(path) == {(OLD, NEW): 12, (NEW, NEW): 3}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{OLD},{NEW}",
+        f"{OLD},{NEW},-3",
+        f"{OLD},{NEW},many",
+        f"a,b,c\n{OLD},nothing.img,3",
+        "{}x",
+        '{"a": 1}',
+        "[1]",
+        "[" * 100_000,
+        '[{"source": 3}]',
+        f"{OLD},{NEW},99999999999999999999",
+    ],
+)
+def test_what_is_no_demand_is_refused_with_what_was_expected(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "demand"
+    path.write_text(text)
+    with pytest.raises(PermanentError, match=r"demand: this is no file of demand .*OLD\.img"):
+        from_file(path)
+
+
+@given(st.binary(max_size=200))
+def test_no_file_breaks_it(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "demand"
+    path.write_bytes(content)
+    with contextlib.suppress(PermanentError):
+        from_file(path)
+
+
+DEVICES: list[dict[str, Any]] = [
+    *[{"current_image": ID, "preferred_image": NEW.removesuffix(".img")}] * 5,
+    {"current_image": ID},  # nothing is preferred: it stays
+    {"current_image": ID, "preferred_image": None},
+    {"preferred_image": ID},  # never started
+    {"current_image": ID, "object_classes": ["top", "puavoNetbootDevice"]},
+    {"current_image": "../../etc", "preferred_image": ID},
+]
+
+
+class PuavoRest(ThreadingHTTPServer):
+    """Answers ``GET /v3/devices`` as rest/resources/devices.rb of puavo-web: a list of objects
+    with the attributes that were asked for, for those who log in.
+    """
+
+    body: bytes = json.dumps([{"object_classes": ["puavoLocalbootDevice"], **d} for d in DEVICES])\
+        .encode()  # fmt: skip
+    status = 200
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Answers(BaseHTTPRequestHandler):
+    server: PuavoRest
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        login = base64.b64encode(b"service:secret").decode()
+        status = self.server.status
+        if self.headers["Authorization"] != f"Basic {login}":
+            status = 401
+        elif url.path != "/v3/devices" or "hostname" in parse_qs(url.query)["attributes"][0]:
+            status = 404
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def puavo() -> Iterator[PuavoRest]:
+    server = PuavoRest()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_puavo_tells_what_its_devices_have_and_want(puavo: PuavoRest) -> None:
+    assert from_puavo(puavo.url, "service", "secret") == {(OLD, NEW): 5, (OLD, OLD): 2}
+
+
+def test_a_server_that_is_none_of_puavo_is_told_apart(puavo: PuavoRest) -> None:
+    with pytest.raises(LoginError, match="Correct login"):
+        from_puavo(puavo.url, "service", "wrong")
+    for body in (b"<html>", b'{"error": 1}', b"[3]", b""):
+        puavo.body = body
+        with pytest.raises(SettingsError, match="does not answer like puavo-rest"):
+            from_puavo(puavo.url, "service", "secret")
+    puavo.status = 503
+    with pytest.raises(ConnectionLostError, match="503"):
+        from_puavo(puavo.url, "service", "secret")
+    puavo.server_close()
+    with pytest.raises(ConnectionLostError):
+        from_puavo(puavo.url, "service", "secret")
+
+
+def test_demand_is_what_counts_for_the_shares(repository: Repository) -> None:
+    offer(repository.mirror, {OLD: 1000, NEW: 1000})
+    path = repository.root / "demand.csv"
+    path.write_text(f"{OLD},{NEW},30\n{NEW},{NEW},10\n{built(7)},{NEW},60\n")
+    chosen = repository.settings(usage_demand=str(path))
+    found = fold.demand_of_file(chosen)
+    assert found is not None
+    (note,) = fold.keep_demand(chosen, found)
+    assert note == f"demand names 1 images that were never on offer here: {built(7)}"
+    (series,) = fold.figures(chosen).series
+    assert [(one.image, one.share, one.off) for one in series.shares] == [
+        (built(7), 0.6, 0),
+        (NEW, 0.1, 0),
+        (OLD, 0.3, 0),
+    ]
