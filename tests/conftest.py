@@ -18,6 +18,7 @@ from support import audits
 from support.airflow_server import migrated
 from support.audits import Audited
 from support.mirrors import make_mirror
+from support.puavo import PuavoRest
 from support.repository import ROOT, Repository
 from support.servers import Sshd, running
 
@@ -123,6 +124,14 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Audited:
 def audited(original: Audited, tmp_path: Path) -> Audited:
     """Return one of its own for a test."""
     return audits.copy(original, tmp_path / "audited")
+
+
+@pytest.fixture
+def puavo() -> Iterator[PuavoRest]:
+    server = PuavoRest()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from puavo_repository.web.model import DRY_RUN, SUMMARY, seconds
 
 if TYPE_CHECKING:  # the scheduler loads each DAG again and again
     from puavo_repository.audit.report import AuditReport
+    from puavo_repository.fleet.usage import Usage
     from puavo_repository.prepare.report import Report
     from puavo_repository.publish.publisher import PublishReport
 
@@ -130,3 +131,11 @@ def audited(report: "AuditReport") -> None:
         "Looked at": [*report.looked_at, *report.notes],
     }
     keep(found, sections)
+
+
+def used(found: "Usage", read: Sequence[str]) -> None:
+    """Keep what clients fetch."""
+    last = found.total()
+    fetched = format_bytes(last.rdiffs + last.images + last.rsync)
+    glance = [f"{fetched} in 30 days", f"{format_bytes(last.saved)} saved"]
+    keep(f"clients fetched {fetched} in 30 days", {GLANCE: glance, "Read": read})

@@ -154,12 +154,15 @@ def named(mirrors: list[str] | None) -> list[str]:
 
 def target(mirror: str, here: settings.Settings) -> Target:
     """Return the remote that an URL or a connection id names."""
-    if "://" in mirror:
-        return here.target(mirror)
-    found = sdk.Connection.get(mirror)
+    return here.target(mirror) if "://" in mirror else target_of(mirror)
+
+
+def target_of(connection: str, **other: Any) -> Target:
+    """Return the remote that a connection's id names; ``other`` stands in for its extra."""
+    found = sdk.Connection.get(connection)
     names = "host", "port", "login", "password"
     there = {name: getattr(found, name) for name in names}
-    return target_of_connection(mirror, **there, extra=found.extra_dejson)
+    return target_of_connection(connection, **there, extra={**found.extra_dejson, **other})
 
 
 @contextmanager

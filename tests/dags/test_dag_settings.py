@@ -6,12 +6,14 @@ import json
 
 import pytest
 
-from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, beside, run_dag
+from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, USAGE, beside, run_dag
 from support.repository import ROOT, Repository
 
 BAD = {
     "SCHEDULE": "30 25 * * *",
     "AUDIT_SCHEDULE": "weekly",
+    "USAGE_SCHEDULE": "each morning",
+    "USAGE_LOGS": "access.log",
     "RETRIES": "3 # at most",
     "DEADLINE": "6   # hours",
     "NOTIFY_EMAIL": "school",
@@ -62,6 +64,7 @@ def test_the_first_audit_waits_for_its_hour(airflow: dict[str, str]) -> None:
 def test_the_dags_are_there_whatever_a_setting_says(airflow: dict[str, str]) -> None:
 
     usual = {"JOBS": "1", "SCHEDULE": "", "AUDIT_SCHEDULE": "@daily", "RETRIES": "0"}
+    usual["USAGE_LOGS"] = "/var/log/nginx/access.log*"
     found = beside(airflow, IMPORTS, str(ROOT / "dags"), json.dumps(BAD))
     good = beside(airflow, IMPORTS, str(ROOT / "dags"), json.dumps(usual))
     for name in BAD:
@@ -70,18 +73,20 @@ def test_the_dags_are_there_whatever_a_setting_says(airflow: dict[str, str]) -> 
     assert good["JOBS"]["dags"][PREPARE] == ["30 1 * * *", [3]]
     assert good["JOBS"]["dags"][AUDIT] == ["0 12 * * 0", [2]]
     assert good["SCHEDULE"]["dags"][PREPARE][0] == "None"
+    assert good["JOBS"]["dags"][USAGE] == ["None", [3]]  # there is nothing to read
+    assert good["USAGE_LOGS"]["dags"][USAGE] == ["0 5 * * *", [3]]
     assert good["AUDIT_SCHEDULE"]["dags"][AUDIT][0] == "0 0 * * *"
     assert good["RETRIES"]["dags"][PREPARE][1] == [0]
 
 
-@pytest.mark.parametrize("dag_id", [PREPARE, PUBLISH, AUDIT, ROLLBACK])
+@pytest.mark.parametrize("dag_id", [PREPARE, PUBLISH, AUDIT, USAGE, ROLLBACK])
 def test_the_run_says_which_setting_cannot_be_used(
     airflow: dict[str, str], repository: Repository, dag_id: str
 ) -> None:
     found = run_dag(
         airflow,
         dag_id,
-        {"mirrors": [f"file://{repository.root}"]} if dag_id != PREPARE else {},
+        {"mirrors": [f"file://{repository.root}"]} if dag_id not in (PREPARE, USAGE) else {},
         PUAVO_REPOSITORY_IMAGE_DIR=str(repository.images),
         PUAVO_REPOSITORY_DEADLINE=BAD["DEADLINE"],
     )

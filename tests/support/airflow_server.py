@@ -25,6 +25,7 @@ from support.servers import free_port
 
 PREPARE, PUBLISH = "puavo_repository_prepare", "puavo_repository_publish"
 AUDIT, ROLLBACK = "puavo_repository_audit", "puavo_repository_rollback"
+USAGE = "puavo_repository_usage"
 
 
 def airflow_environment(home: Path, **more: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from puavo_repository.web.model import Repository
-from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, beside, migrated
+from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, USAGE, beside, migrated
 from web.mirrors import make_mirror
 
 # Runs in a process of its own.
@@ -106,6 +106,7 @@ DAGS = {
     PREPARE: {"next_dagrun_create_after": None, "is_paused": False},
     PUBLISH: {"is_paused": False},
     AUDIT: {"is_paused": False},
+    USAGE: {"is_paused": False},
     ROLLBACK: {"is_paused": True},
 }
 BACK = {

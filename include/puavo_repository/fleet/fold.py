@@ -8,7 +8,8 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from puavo_repository.errors import RepositoryError, SettingsError
-from puavo_repository.fleet import demand, usage
+from puavo_repository.fleet import usage
+from puavo_repository.fleet.demand import Demand, from_file
 from puavo_repository.fleet.history import History
 from puavo_repository.fleet.logs import Connect, Folded, fold
 from puavo_repository.fleet.store import Store, today
@@ -36,7 +37,7 @@ def fold_logs(settings: Settings, connect: Connect) -> Folded:
     return done
 
 
-def keep_demand(settings: Settings, found: demand.Demand) -> list[str]:
+def keep_demand(settings: Settings, found: Demand) -> list[str]:
     """Keep how many clients have and want which images; return what there is to say of it."""
     with Store(settings.mirror_dir) as store:
         store.describe(Mirror(settings.mirror_dir).documents().values(), today())
@@ -49,10 +50,10 @@ def keep_demand(settings: Settings, found: demand.Demand) -> list[str]:
     return [f"demand names {len(unknown)} images that were never on offer here: {names}"]
 
 
-def demand_of_file(settings: Settings) -> demand.Demand | None:
+def demand_of_file(settings: Settings) -> Demand | None:
     """Return the demand in the file that the settings name; None where they name none."""
     named = settings.usage_demand
-    return demand.from_file(Path(named)) if named.startswith("/") else None
+    return from_file(Path(named)) if named.startswith("/") else None
 
 
 def figures(settings: Settings, notes: Sequence[str] = ()) -> Usage:
