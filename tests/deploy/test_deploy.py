@@ -186,6 +186,30 @@ def test_root_becomes_the_user_and_others_are_sent_away(wrapper: Path) -> None:
         shutil.rmtree(folder)
 
 
+def test_the_document_gives_several_machines_the_same_secrets(tmp_path: Path) -> None:
+    document = (ROOT / "docs" / "distributed.md").read_text()
+    typed = re.search(r"^cd /etc\n(.*?)^systemctl", document, re.MULTILINE | re.DOTALL)
+    assert typed is not None
+    postgres = "postgresql/15/main/conf.d/puavo-repository.conf"
+    places = {"redis.conf": "redis/puavo-repository.conf", "postgresql.conf": postgres}
+    for name, place in {**places, MACHINES.name: MACHINES.name}.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(DEPLOY / name, tmp_path / place)
+    command = ["sh", "-eu", "-c", typed[1].replace("ADDRESS", "10.9.8.7")]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    found = as_systemd(read(tmp_path / MACHINES.name))
+    passwords = [found[f"AIRFLOW__{name}"].split(":")[2].split("@") for name in (
+        "CELERY__BROKER_URL", "DATABASE__SQL_ALCHEMY_CONN", "CELERY__RESULT_BACKEND")]  # fmt: skip
+    broker, database, results = (password for password, _ in passwords)
+    assert f"requirepass {broker}\n" in read(tmp_path / places["redis.conf"])
+    secrets = [found["AIRFLOW__API__SECRET_KEY"], found["AIRFLOW__API_AUTH__JWT_SECRET"]]
+    assert database == results
+    assert len({broker, database, *secrets}) == 4
+    assert all(re.fullmatch("[0-9a-f]{64}", one) for one in (broker, database, *secrets))
+    for place in (*places.values(), MACHINES.name):
+        assert not re.search(r"^[^#]*10\.0\.0\.1", read(tmp_path / place), re.MULTILINE)
+
+
 @pytest.mark.parametrize("site", ["mirror", "ui"])
 def test_nginx_reads_the_sites(site: str, tmp_path: Path) -> None:
     certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test"]

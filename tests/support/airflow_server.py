@@ -110,7 +110,7 @@ class Airflow:
 
     url: str
     password: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[Any]
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Call the REST API as admin."""
