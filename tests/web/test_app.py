@@ -13,6 +13,7 @@ from fastapi import FastAPI, Header, HTTPException, Query
 from fastapi.testclient import TestClient
 
 from puavo_repository.errors import SettingsError
+from puavo_repository.fleet import usage
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web.app import Looker, Place, create_app
 from puavo_repository.web.model import PREPARE, Dag, Repository, Run, Summary
@@ -30,6 +31,7 @@ PATHS = [
     "/api/v1/health",
     "/api/v1/repository",
     "/api/v1/series/puavo-os-class00-bookworm-amd64",
+    "/api/v1/usage",
     "/api/openapi.json",
 ]
 
@@ -56,6 +58,7 @@ def client(mirror: Any) -> TestClient:
 @pytest.fixture
 def good(tmp_path: Path) -> TestClient:
     make_mirror(tmp_path)
+    usage.records(tmp_path).put(usage.Usage(usage.NAME))
     found = client(lambda: (tmp_path, ()))
     found.headers["token"] = "good"
     return found

@@ -97,16 +97,18 @@ class Fleet:
         self.series: dict[str, Population] = defaultdict(Population)
         self.steps: list[Step] = []
         known, whole = _arrivals(history.rows)
-        self._begin(known)
-        for day in sorted(known.keys() | whole.keys()):
-            self._day(day, known.get(day, {}), whole.get(day, {}))
+        self._begin(known, whole)
+        for day in sorted(known):
+            self._day(day, known[day], whole[day])
         self._exactly(history.demand)
 
-    def _begin(self, known: Mapping[str, "Known"]) -> None:
+    def _begin(self, known: Mapping[str, "Known"], whole: Mapping[str, Mapping[str, int]]) -> None:
         """Give each image those clients that must have had it before the first day."""
         balance: dict[str, int] = defaultdict(int)
         lowest: dict[str, int] = defaultdict(int)
         for day in sorted(known):
+            for target, clients in whole[day].items():
+                balance[target] += clients
             for (source, target, _), clients in known[day].items():
                 balance[target] += clients
                 balance[source] -= clients

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from puavo_repository.errors import RepositoryError, as_storage_error
+from puavo_repository.fleet.usage import Usage
 from puavo_repository.mirror.records import Failure
 from puavo_repository.web import page, view
 from puavo_repository.web.disk import Disk, Reader
@@ -150,6 +151,13 @@ def create_app(
             if one.name == name:
                 return one
         raise HTTPException(404, f"no series {name}")
+
+    @app.get("/api/v1/usage", tags=["usage"], responses={404: {}})
+    def usage(seen: Look = Depends(look)) -> Usage:
+        """Tell what clients fetch, by the logs of the servers: a year of days, and the fleet."""
+        if seen.found.usage is None:
+            raise HTTPException(404, "no log was read yet")
+        return seen.found.usage
 
     @app.get("/api/openapi.json", include_in_schema=False)
     def description(request: Request) -> dict[str, Any]:

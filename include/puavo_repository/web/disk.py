@@ -9,6 +9,8 @@ from pathlib import Path
 
 from puavo_repository.audit import report as audit_report
 from puavo_repository.audit.report import AuditReport
+from puavo_repository.fleet import usage
+from puavo_repository.fleet.usage import Usage
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror.files import Identity
@@ -30,6 +32,7 @@ class Disk:
     too_large: Mapping[str, RdiffRecord] = field(default_factory=dict)  # rdiffs that were not kept
     remotes: tuple[Published, ...] = ()  # what the last publishing runs left there
     audit: AuditReport | None = None  # the last one
+    usage: Usage | None = None  # what clients fetch, as of the last fold
 
 
 class Reader:
@@ -69,6 +72,7 @@ class Reader:
             too_large={one.name: one for one in rdiffs if one and one.identity is None},
             remotes=tuple(mirror.state.remotes),
             audit=audit_report.records(root).get(audit_report.NAME),
+            usage=usage.last(root),
         )
 
     def _read_metadata(self) -> dict[str, Document | str]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from puavo_repository.audit.report import Severity
+from puavo_repository.fleet.usage import Usage
 
 PREPARE = "puavo_repository_prepare"
 PUBLISH = "puavo_repository_publish"
@@ -233,6 +234,7 @@ class Repository(Shown):
     summary: Summary
     series: list[Series]
     runs: list[Run] = Field(description="Last runs of the DAGs, newest first")
+    usage: Usage | None = Field(description="What clients fetch; None where no log was read")
 
 
 class Health(Shown):

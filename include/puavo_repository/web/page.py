@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from puavo_repository.fleet.usage import Usage
+from puavo_repository.formats.names import image_name
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.web import model, status
 from puavo_repository.web.model import Repository, Run, Series, seconds
@@ -139,6 +141,30 @@ def durations(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
     return Figure(marks, across=across, up=up)
 
 
+def fetched(usage: Usage | None) -> Figure | None:
+    """Draw a column a day, or a week: what clients fetched in rdiffs, whole images and by rsync."""
+    days = usage.days if usage else ()
+    size = 1 if len(days) <= 60 else 7
+    parts = [days[start : start + size] for start in range(0, len(days), size)]
+    kinds = "rdiffs", "images", "rsync"
+    sums = [[sum(getattr(day, kind) for day in part) for kind in kinds] for part in parts]
+    most = max(map(sum, sums), default=0)
+    if not most:
+        return None
+    top, step = _round_up(most), min((RIGHT - LEFT) / len(parts), 60)
+    marks = []
+    for index, (part, counts) in enumerate(zip(parts, sums, strict=True)):
+        x, y = round(LEFT + index * step + step * 0.15, 1), float(GROUND)
+        for colour, (kind, amount) in enumerate(zip(kinds, counts, strict=True)):
+            height = amount / top * (GROUND - TOP)
+            y -= height
+            label = f"{kind} {format_bytes(amount)}, from {part[0].day}"
+            marks.append(Mark(x, round(y, 1), label, colour, round(step * 0.7, 1), height))
+    across = [(float(LEFT), days[0].day), (float(RIGHT), days[-1].day)]
+    up = [(_height(share), format_bytes(top * share)) for share in (0, 0.5, 1)]
+    return Figure([mark for mark in marks if mark.height], across=across, up=up)
+
+
 def heat(share: float) -> int:
     """Return the step, 0 (saves all) to 9 (saves nothing), that an rdiff's share falls in."""
     return min(9, max(0, int(share * 10)))
@@ -177,7 +203,14 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     auto_reload=False,
 )
-_FILTERS = count, heat, matrix, model.percent, model.version, moment, seconds, timeline
+
+
+def of_image(name: str) -> str:
+    """Render the version in an image's name."""
+    return model.version(image_name(name).number)
+
+
+_FILTERS = count, heat, matrix, model.percent, model.version, moment, of_image, seconds, timeline
 _ENVIRONMENT.filters |= {one.__name__: one for one in _FILTERS} | {"size": format_bytes}
 _ENVIRONMENT.globals |= {"WIDTH": WIDTH, "LEFT": LEFT, "RIGHT": RIGHT, "GROUND": GROUND}
 _ENVIRONMENT.globals |= {"model": model, "status": status, "refresh": lambda: REFRESH}
@@ -198,6 +231,8 @@ def render(found: Repository) -> str:
         sizes=sizes_over_time(found.series),
         savings=savings(found.series),
         durations=durations(prepares, stages),
+        usage=found.usage,
+        fetched=fetched(found.usage),
         stages=stages,
     )
 

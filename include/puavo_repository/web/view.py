@@ -50,7 +50,7 @@ def repository(
         remotes=mirrors,
         audit=model.Audit.model_validate(disk.audit) if disk.audit else None,
     )
-    return Repository(summary=summary, series=series, runs=list(runs))
+    return Repository(summary=summary, series=series, runs=list(runs), usage=disk.usage)
 
 
 def _series(name: str, entries: list[dict[str, Any]], disk: Disk) -> Series:

@@ -1,0 +1,105 @@
+"""The figures that are made of the counts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from puavo_repository.fleet import fold, logs, store, usage
+from puavo_repository.fleet.usage import Share, Unused, Usage, Wanted
+from puavo_repository.formats.names import rdiff_name
+from puavo_repository.settings import Settings
+from support.fleet import DAY, SERIES, built, line, offer
+from support.repository import Repository
+
+FIRST, SECOND, THIRD = (built(number) for number in (0, 10, 20))
+SIZE = 1000
+RDIFFS = {(FIRST, SECOND): 100, (SECOND, THIRD): 200, (THIRD, SECOND): 300}
+
+
+@pytest.fixture(autouse=True)
+def at_day_40(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (store, fold, logs):
+        monkeypatch.setattr(module, "today", lambda: (DAY + timedelta(40)).isoformat())
+
+
+@pytest.fixture
+def chosen(repository: Repository) -> Settings:
+    offer(repository.mirror, dict.fromkeys((FIRST, SECOND, THIRD), SIZE), RDIFFS)
+    return repository.settings(usage_logs=[str(repository.root / "access.log")])
+
+
+def figures(chosen: Settings, *lines: str) -> Usage:
+    Path(chosen.usage_logs[0]).write_text("".join(lines))
+    fold.fold_logs(chosen, chosen.target)
+    return fold.figures(chosen)
+
+
+def fetched(source: str, target: str, clients: int, day: int) -> str:
+    path = f"rdiffs/{rdiff_name(source, target)}"
+    size = RDIFFS[source, target]
+    return "".join(line(path, size, address=f"::{n}", day=day) for n in range(clients))
+
+
+def whole(image: str, clients: int, day: int) -> str:
+    return "".join(line(image, SIZE, address=f"::1:{n}", day=day) for n in range(clients))
+
+
+def test_the_fleet_moves_as_clients_fetch(chosen: Settings) -> None:
+    found = figures(
+        chosen,
+        fetched(FIRST, SECOND, 90, 11),  # so 90 had the first before the log began
+        fetched(SECOND, THIRD, 80, 21),
+        whole(THIRD, 10, 23),  # from the first, or new: no rdiff leads from there
+        fetched(SECOND, THIRD, 10, 26),
+    )
+    (series,) = found.series
+    assert (series.name, series.clients) == (SERIES, 100)
+    assert [(one.image, one.share, one.nearly_all) for one in series.shares] == [(THIRD, 1.0, 3)]
+    assert [(one.rdiffs, one.images, one.saved, one.clients) for one in found.days] == [
+        (9000, 0, 90 * 900, 90),
+        (16000, 0, 80 * 800, 80),
+        (0, 10_000, 0, 10),
+        (2000, 0, 10 * 800, 10),
+    ]
+    assert found.total().saved == 90 * 900 + 90 * 800
+    assert fold.figures(chosen) == found
+    assert usage.last(chosen.mirror_dir) == found
+
+
+def test_whole_images_count_for_those_who_had_no_way(chosen: Settings) -> None:
+    back = f"rdiffs/{rdiff_name(FIRST, THIRD)}"
+    found = figures(
+        chosen,
+        whole(FIRST, 60, 12),
+        whole(SECOND, 40, 12),
+        "".join(line(back, 0, status=404, address=f"::{n}", day=21) for n in range(10)),
+        whole(THIRD, 30, 21),
+    )
+    assert found.wanted == (Wanted(FIRST, THIRD, 30, 30_000),)
+    (series,) = found.series
+    assert series.shares == (
+        Share(THIRD, 30, 0.3, 0.0, None),
+        Share(SECOND, 40, 0.4, 0.0, None),
+        Share(FIRST, 30, 0.3, 0.0, 12),
+    )
+
+
+def test_rdiffs_that_nobody_fetched_in_a_month_are_named_once_the_logs_tell(
+    chosen: Settings,
+) -> None:
+    assert figures(chosen, fetched(FIRST, SECOND, 1, 35)).unused == ()
+    found = figures(chosen, fetched(SECOND, THIRD, 1, 5), fetched(SECOND, THIRD, 1, 30))
+    back = rdiff_name(THIRD, SECOND)
+    assert found.unused == (Unused(back, 300, (DAY + timedelta(10)).isoformat()),)
+    assert found.unused_bytes == 300
+
+
+def test_a_new_rdiff_was_on_offer_only_since_it_was_described(chosen: Settings) -> None:
+    figures(chosen, whole(FIRST, 50, 12))
+    both = {**RDIFFS, (FIRST, THIRD): 150}
+    offer(chosen.mirror_dir, dict.fromkeys((FIRST, SECOND, THIRD), SIZE), both)
+    found = figures(chosen, whole(FIRST, 50, 12), whole(THIRD, 20, 30))
+    assert found.wanted == (Wanted(FIRST, THIRD, 20, 20_000),)
