@@ -310,6 +310,7 @@ def _called_here(
     work: Callable[..., Any],
     *given: Any,
     progress: Progress = no_progress,
+    remedy: str = "",
 ) -> Any:
     """Stand for ``contained.call``: what happens to a run happens to this work too, and the helper
     that forks its processes need not be started, which takes a second.

@@ -33,12 +33,18 @@ _DESCRIPTION = {
     "published again until it is gone from the local mirror, or "
     "PUAVO_REPOSITORY_ALLOW_ROLLED_BACK=true allows it once.",
 }
-_MODULES = {"audit": "mirrors", "rollback": "mirrors", "usage": "usage"}  # by subcommand
+_MODULES = {  # by subcommand
+    "audit": "mirrors",
+    "rollback": "mirrors",
+    "usage": "usage",
+    "explain": "explain",
+}
 _EPILOG = {
     "": "Exit status: 0 everything is done; 1 some image or rdiff failed, the rest is done; 2 bad "
     "usage or settings. Settings come from defaults.mk, then from the environment "
     "(PUAVO_REPOSITORY_*), then from these options. More commands: see "
-    f"{PROGRAM} audit --help, {PROGRAM} rollback --help, {PROGRAM} usage --help.",
+    f"{PROGRAM} audit --help, {PROGRAM} rollback --help, {PROGRAM} usage --help, "
+    f"{PROGRAM} explain --help.",
     "audit": "Exit status: 0 no error; 1 clients are, or soon will be, led to something wrong or "
     "cut off; 2 bad usage or settings.",
 }
@@ -106,6 +112,8 @@ def _parser(word: str) -> argparse.ArgumentParser:
 
     ``vars`` of what it reads is for ``settings.load``.
     """
+    if word == "explain":
+        return import_module("puavo_repository.cli.explain").parser()  # type: ignore[no-any-return]
     made = argparse.ArgumentParser(
         prog=f"{PROGRAM} {word}".rstrip(),
         usage="%(prog)s [OPTIONS] IMAGE_DIR [MIRROR_DIR]",

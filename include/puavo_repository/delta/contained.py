@@ -41,10 +41,19 @@ T = TypeVar("T")
 _PATIENCE = 5.0  # seconds for a child that is not wanted any more to be gone
 _INTERVAL = 0.1  # seconds between two tellings of progress
 _LONGEST_LINE = 300  # characters of what a dead process said
+_REMEDY = (
+    "Everything else is done. Report this with the names of both images, and have the rdiffs made "
+    "by PUAVO_REPOSITORY_ENGINE=librsync meanwhile"
+)
 
 
 def call(
-    subject: Path, doing: str, work: Callable[..., T], *given: Any, progress: Progress = no_progress
+    subject: Path,
+    doing: str,
+    work: Callable[..., T],
+    *given: Any,
+    progress: Progress = no_progress,
+    remedy: str = _REMEDY,
 ) -> T:
     """Call a function of a module in a process of its own.
 
@@ -54,6 +63,7 @@ def call(
         work: The function; its last argument is a ``Progress``.
         given: Its other arguments; they are pickled, as the result is.
         progress: Told some times a second, in this thread. It may raise to stop the work.
+        remedy: What to do where it dies by its own fault.
 
     Raises:
         DeltaError: The process died.
@@ -83,7 +93,7 @@ def call(
     if kind == "returned":
         result: T = value
         return result
-    raise _death(subject, doing, *value) if kind == "died" else value
+    raise _death(subject, doing, remedy, *value) if kind == "died" else value
 
 
 def _answer(child: Connection) -> Any:
@@ -94,7 +104,9 @@ def _answer(child: Connection) -> Any:
         return "died", (None, _last_line(_helper.said))
 
 
-def _death(subject: Path, doing: str, status: int | None, said: str) -> RepositoryError:
+def _death(
+    subject: Path, doing: str, remedy: str, status: int | None, said: str
+) -> RepositoryError:
     how = "was lost" if status is None else f"ended (exit status {status})"
     if status is not None and status < 0:
         how = f"died (signal {signal.Signals(-status).name})"
@@ -103,8 +115,6 @@ def _death(subject: Path, doing: str, status: int | None, said: str) -> Reposito
         remedy = "Most often the machine's memory did not suffice: give it more, or set a "
         remedy += "smaller PUAVO_REPOSITORY_MEMORY, and run again"
         return TransientError(subject, problem, found=said, remedy=remedy)
-    remedy = "Everything else is done. Report this with the names of both images, and have the "
-    remedy += "rdiffs made by PUAVO_REPOSITORY_ENGINE=librsync meanwhile"
     return DeltaError(subject, problem, found=said, remedy=remedy)
 
 

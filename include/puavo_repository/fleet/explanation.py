@@ -1,0 +1,137 @@
+"""What an rdiff's bytes are, as data: by cause, Debian package, folder and file. Pure."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from puavo_repository.progress import count
+
+_DEPTH = 3  # levels of the folders that are told of
+
+
+class Cause(StrEnum):
+    """Why bytes are in an rdiff."""
+
+    NEW = "new file"
+    CHANGED = "changed content"
+    PACKED = "same content, packed differently"  # its fragment has other neighbours, say
+    TABLES = "tables"  # of inodes, folders, …
+    PADDING = "padding"  # or a part that nothing refers to
+    COMMANDS = "commands of the rdiff"
+
+
+class Item(NamedTuple):
+    """What has some bytes of an rdiff: a file by its path in the image, or a part of no file."""
+
+    name: str
+    size: int  # bytes of the rdiff
+    cause: Cause
+    package: str = ""  # of Debian; empty for what is of none
+    shared: int = 0  # of its bytes, those in a fragment block
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        return self.name.startswith("/")
+
+    @property
+    def group(self) -> str:
+        """Its package."""
+        return self.package or ("(no package)" if self.is_file else f"({self.cause.value})")
+
+    @property
+    def folder(self) -> str:
+        """Its folder, of at most three levels."""
+        if not self.is_file:
+            return f"({self.cause.value})"
+        return "/".join(self.name.split("/")[:-1][: _DEPTH + 1]) or "/"
+
+
+VIEWS: Mapping[str, Callable[[Item], str]] = {
+    "cause": lambda item: item.cause.value,
+    "package": lambda item: item.group,
+    "folder": lambda item: item.folder,
+    "file": lambda item: item.name,
+}
+
+
+class Row(NamedTuple):
+    """One line of a view."""
+
+    name: str
+    size: int
+    items: tuple[Item, ...]
+
+    def note(self, view: str) -> str:
+        """Return what else there is to say of it."""
+        one = self.items[0]
+        if view == "file" and len(self.items) == 1:
+            return ", ".join(filter(None, (one.cause.value, one.package))) if one.is_file else ""
+        return count(sum(item.is_file for item in self.items), "file") if one.is_file else ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An rdiff's bytes; those of all items are its size."""
+
+    rdiff: str
+    source: str
+    target: str
+    size: int
+    target_size: int
+    items: Sequence[Item]
+
+    def rows(self, view: str, share: float = 1.0) -> list[Row]:
+        """Return the groups of a view, largest first, until they are so much of the whole.
+
+        One more row has the others, so that all of them are the size of the rdiff.
+        """
+        groups: dict[str, list[Item]] = defaultdict(list)
+        for item in self.items:
+            groups[VIEWS[view](item)].append(item)
+        rows = [
+            Row(name, sum(i.size for i in group), tuple(group)) for name, group in groups.items()
+        ]
+        rows.sort(key=lambda row: (-row.size, row.name))
+        share = 1.0 if view == "cause" else share
+        shown, reached = 0, 0
+        while shown < len(rows) and reached < share * self.size:
+            reached += rows[shown].size
+            shown += 1
+        others = tuple(item for row in rows[shown:] for item in row.items)
+        if others:
+            name = f"({len(rows) - shown} others)"
+            return [*rows[:shown], Row(name, self.size - reached, others)]
+        return rows
+
+    def to_dict(self, share: float) -> dict[str, Any]:
+        """Return plain values, for a program; each view adds up to ``size``."""
+        return {
+            "rdiff": self.rdiff,
+            "source": self.source,
+            "target": self.target,
+            "size": self.size,
+            "target_size": self.target_size,
+            "by": {view: list(map(_plain, self.rows(view, share))) for view in VIEWS},
+        }
+
+    def lines(self, share: float) -> Iterator[str]:
+        """Yield the views as tables for people."""
+        part = self.size / self.target_size if self.target_size else 0
+        yield f"{self.rdiff}: {self.size:,} bytes, {part:.1%} of {self.target}"
+        for view in VIEWS:
+            yield ""
+            yield f"by {view}"
+            for row in self.rows(view, share):
+                note = row.note(view)
+                line = f"{row.size:>15,} {row.size / self.size:>6.1%}  {row.name}"
+                yield f"{line}: {note}" if note else line
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    values: dict[str, Any] = {"name": row.name, "size": row.size, "count": len(row.items)}
+    if len(row.items) == 1:
+        values |= {"cause": row.items[0].cause.value, "package": row.items[0].package}
+    return values
