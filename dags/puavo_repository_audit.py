@@ -84,7 +84,7 @@ def _schedule() -> CronTriggerTimetable | None:
 
 @dag(
     schedule=_schedule(),
-    **tasks.common(__doc__, PARAMS, 2, timedelta(minutes=5), timedelta(hours=24)),
+    **tasks.common(__doc__, PARAMS, 3, timedelta(seconds=30), timedelta(hours=24)),
 )
 def puavo_repository_audit() -> None:
     """Look at everything again."""

@@ -53,7 +53,7 @@ def locked(*, shared: bool = False) -> Iterator[Settings]:
     schedule=settings.usable().schedule or None,
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     deadline=notify.deadline(),
-    **tasks.common(__doc__, PARAMS, 3, timedelta(minutes=1), timedelta(hours=12)),
+    **tasks.common(__doc__, PARAMS, 4, timedelta(seconds=20), timedelta(hours=12)),
 )
 def puavo_repository_prepare() -> None:
     """Bring the local mirror up to date with the image directory."""

@@ -38,8 +38,9 @@ def common(
     """Return what all DAGs are declared with, what people read of one and its form among it.
 
     A task is tried again so many times, unless the environment says otherwise (`make run` waits
-    for nobody), each time after three times the ``delay``, and not where that cannot help. What
-    it failed of at last is kept for the message about its run.
+    for nobody), and not where that cannot help. The first ``delay`` (Airflow takes up to twice as
+    long) is for a task whose worker was lost, each later one is three times as long. What it failed
+    of at last is kept for the message about its run.
     """
     given = settings.usable().retries
     permanent = sdk.RetryRule(

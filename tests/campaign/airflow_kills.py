@@ -40,7 +40,7 @@ class AirflowKilled(Fault):
         nights, self._schedulers = self.nights, list[subprocess.Popen[bytes]]()
         with running_airflow(
             self.log.parent / "airflow",
-            PUAVO_REPOSITORY_RETRIES="3",
+            PUAVO_REPOSITORY_RETRIES="4",
             PUAVO_REPOSITORY_IMAGE_DIR=str(nights.repository.images),
             PUAVO_REPOSITORY_MIRROR_DIR=str(nights.mirror),
             PUAVO_REPOSITORY_PUAVO_OS=str(nights.repository.puavo_os),

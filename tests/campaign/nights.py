@@ -194,13 +194,15 @@ class Watch:
         trees: The trees.
         patient: Whether clients that have read the metadata a moment ago must still find all of
             it. A local mirror and one without grace promise it only for the metadata of now.
+        pause: Seconds between two walks.
     """
 
-    def __init__(self, *trees: Path, patient: bool = False) -> None:
+    def __init__(self, *trees: Path, patient: bool = False, pause: float = 0.005) -> None:
         self.wrong: list[str] = []
         self.walks = 0
         self._trees = trees
         self._patient = patient
+        self._pause = pause
         self._open = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -225,7 +227,7 @@ class Watch:
         return [f"a watcher saw: {line}" for line in dict.fromkeys(found)]
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.005):
+        while not self._ended.wait(self._pause):
             with self._open:
                 for tree in self._trees:
                     self.wrong += self._look(tree)

@@ -98,7 +98,7 @@ class Cluster:
     def environment(self, machine: Machine) -> dict[str, str]:
         """Return the environment of a machine: its home is its own, compiled code among it."""
         home = str(machine.home)
-        return {**self.env, "HOME": home, "AIRFLOW_HOME": home, "TMPDIR": home}
+        return {**self.env, "HOME": home, "AIRFLOW_HOME": home, "TMPDIR": home, **machine.env}
 
     def log(self, name: str) -> Path:
         """Return where the output of a part is."""
@@ -154,10 +154,11 @@ class Cluster:
         self.start(self.central, "redis", "redis-server", str(data / "redis.conf"))
         self.listens(6379)
 
-    def add_worker(self) -> Machine:
-        """Start a machine with its workers."""
+    def add_worker(self, env: Mapping[str, str] | None = None) -> Machine:
+        """Start a machine with its workers, which have an environment beside that of all."""
         number = len(self.workers) + 1
         machine = self.network.machine(f"worker{number}")
+        machine.env.update(env or {})
         self.workers.append(machine)
         self.start_workers(machine)
         return machine

@@ -41,6 +41,7 @@ class Machine:
     home: Path
     port: str = ""  # its plug in the network's bridge; none where it is on this machine's network
     init: subprocess.Popen[str] | None = None
+    env: dict[str, str] = field(default_factory=dict)  # of what runs there
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property

@@ -120,7 +120,7 @@ _LOGS = (
 )
 _DEMAND = "the path of a file, or the id of an Airflow connection to puavo-rest"
 _KEYS = "the SSH agent and ~/.ssh/id_*"
-_RETRIES = "3, publishing 5, audit 2"
+_RETRIES = "4, publishing 5, audit 3"
 
 
 class Model(BaseModel):
