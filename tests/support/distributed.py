@@ -96,7 +96,7 @@ class Cluster:
         return str(json.loads(file.read_text())["admin"])
 
     def environment(self, machine: Machine) -> dict[str, str]:
-        """Return the environment of a machine: its home is its own, compiled code among it."""
+        """Return the environment of a machine, whose home is its own: its logs are there."""
         home = str(machine.home)
         return {**self.env, "HOME": home, "AIRFLOW_HOME": home, "TMPDIR": home, **machine.env}
 
