@@ -84,7 +84,7 @@ def start(root: Path, part: str) -> None:
         command = ["chroot", str(root), "puavo-airflow", *airflow[1].split()]
         subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd="/")
     if after:
-        inside(root, "set -a; AIRFLOW__API__PORT=8080\n" + after[1])
+        inside(root, "set -a; AIRFLOW__API__HOST=127.0.0.1 AIRFLOW__API__PORT=8080\n" + after[1])
 
 
 def states(root: Path, dag: str) -> list[str]:

@@ -91,7 +91,9 @@ def test_each_target_starts_every_part_of_its_own() -> None:
         assert listed("puavo-repository", word) == services - workers
     for name in services - workers - {"puavo-repository-api-server.service"}:
         assert "After=puavo-repository-api-server.service\n" in read(UNITS / name)
-    assert "ExecStartPost=/usr/bin/curl" in read(UNITS / "puavo-repository-api-server.service")
+    api_server = read(UNITS / "puavo-repository-api-server.service")
+    assert "ExecStartPost=/usr/bin/curl" in api_server
+    assert "http://${AIRFLOW__API__HOST}:${AIRFLOW__API__PORT}/" in api_server
 
 
 @pytest.fixture
