@@ -43,8 +43,11 @@ def main() -> int:
     started: list[subprocess.Popen[bytes]] = []
     try:
         with log.open("wb") as output:
-            # The database and the secrets that both servers share are made here.
-            subprocess.run(["airflow", "db", "migrate"], stdout=output, stderr=output, check=False)
+            if not (home / "airflow.cfg").exists():
+                # The secrets that both servers share are made here, with the first database;
+                # whatever comes later, such as another Airflow, `standalone` sees to itself.
+                migrate = ["airflow", "db", "migrate"]
+                subprocess.run(migrate, stdout=output, stderr=output, check=False)
             # Each in a session of its own, which ends as a whole.
             started.append(_start(output, "standalone"))
             started.append(_start(output, "api-server", "--apps", "execution", "--port", port))

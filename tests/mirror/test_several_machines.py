@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository import compiled
 from puavo_repository.errors import LockedError, StorageError
 from puavo_repository.formats.cksum import PosixCksum, reverse_bits
 from puavo_repository.mirror import files, records
@@ -269,4 +268,3 @@ def test_two_processes_that_compile_at_once_mix_up_nothing() -> None:
     for block in (b"read only", bytearray(b"writable")):
         cksum.update(memoryview(block))
     assert len(reverse_bits.signatures) == 1
-    assert not list(Path(compiled._CACHE).rglob("*.2.nbc"))
