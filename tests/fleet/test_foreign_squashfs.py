@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import lzma
+import os
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 
 from fleet.packing import PLAIN, pack, tree, whole
 from puavo_repository.errors import DeltaError, ImageError
+from puavo_repository.fleet import explain
 from puavo_repository.fleet.decompress import decompressor
 from puavo_repository.fleet.explain import examine
+from puavo_repository.fleet.squashfs import Squashfs
 from support.foreign import changed_bytes, examples
 
 FILES = {f"usr/lib/{n}": bytes([n]) * (n * 3_000) for n in range(12)} | {"loop/x": b"x"}
@@ -81,6 +84,32 @@ def test_a_folder_that_is_in_itself_is_refused(tmp_path: Path) -> None:
         examine(
             whole(tmp_path / "image", tmp_path / "rdiff"), tmp_path / "image", tmp_path / "image"
         )
+
+
+@pytest.mark.parametrize("what", ["time", "memory"])
+def test_what_takes_too_much_ends_as_an_error(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits are those of a process: a fork gets them, and meets them."""
+    (tmp_path / "image").write_bytes(image("plain"))
+
+    def too_much(image: Squashfs) -> Iterator[tuple[str, int]]:
+        while True:
+            yield "/x" * (100_000 if what == "memory" else 0), next(walk(image))[1]
+
+    walk = Squashfs.walk
+    monkeypatch.setattr(explain, "_SECONDS", 1)
+    monkeypatch.setattr(explain, "_MEMORY", 100 << 20 if what == "memory" else 1 << 30)
+    monkeypatch.setattr(Squashfs, "walk", too_much)
+    child = os.fork()
+    if not child:
+        try:
+            files = tmp_path / "rdiff", tmp_path / "image", tmp_path / "image"
+            explain._limited(whole(files[1], files[0]), *files[1:], print)
+        except ImageError as error:
+            os._exit(7 if (what == "time") == ("processor" in str(error)) else 8)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 @pytest.mark.parametrize(("kind", "pack"), [(1, zlib.compress), (4, lzma.compress)])

@@ -12,6 +12,7 @@ from puavo_repository.delta.engine import Side
 from puavo_repository.delta.work import write_rdiff
 from puavo_repository.errors import SettingsError
 from puavo_repository.fleet import explain as explaining
+from puavo_repository.fleet.advice import advise
 
 _DESCRIPTION = (
     "Tells which files, folders, Debian packages and causes the bytes of an rdiff come from; each "
@@ -26,7 +27,10 @@ def explain(asked: argparse.Namespace) -> int:
     with _subjects([Path(path) for path in asked.paths]) as subjects:
         found = explaining.explain(*subjects)
     if asked.json:
-        print_json(found.to_dict(asked.share / 100))
+        advice = [one._asdict() for one in advise(found)]
+        print_json({**found.to_dict(asked.share / 100), "advice": advice})
+    elif asked.advice:
+        print_lines(map(str, advise(found)))
     else:
         print_lines(found.lines(asked.share / 100))
     return 0
@@ -43,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("paths", nargs="+", metavar="FILE", help=of_paths)
     of_share = "list the largest, until they are so much of the rdiff; default %(default)s %%"
     made.add_argument("--share", metavar="PERCENT", type=float, default=90, help=of_share)
+    of_advice = "only what makes it larger than it need be, and what to do"
+    made.add_argument("--advice", help=of_advice, action="store_true")
     made.add_argument("--json", help="the same as JSON on stdout", action="store_true")
     return made
 

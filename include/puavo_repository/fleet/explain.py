@@ -16,15 +16,18 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from puavo_repository.delta import contained
 from puavo_repository.errors import DeltaError, SettingsError, as_storage_error
+from puavo_repository.fleet.advice import kernel_of
 from puavo_repository.fleet.explanation import Cause, Explanation, Item
 from puavo_repository.fleet.same import same_content
 from puavo_repository.fleet.squashfs import PADDING, RAW, Squashfs, opened
@@ -35,7 +38,7 @@ from puavo_repository.progress import Progress
 Numbers = NDArray[np.int64]
 
 _OWNERS, _LARGEST_LIST = "/var/lib/dpkg/info/", 16 << 20
-_MEMORY, _SECONDS = 1 << 30, 300  # bytes of addresses, processor time: of the process that reads
+_MEMORY, _SECONDS = 1 << 30, 120  # bytes of addresses, processor time: of the process that reads
 _REMEDY = "Report this with the names of the rdiff and both images"
 _GIVE = "Give all three: explain RDIFF OLD NEW"
 
@@ -78,9 +81,14 @@ def explain(rdiff: Path, source: Path, target: Path) -> Explanation:
 
 def _limited(rdiff: Path, source: Path, target: Path, _progress: Progress) -> Explanation:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for limit, most in ((resource.RLIMIT_AS, used + _MEMORY), (resource.RLIMIT_CPU, _SECONDS)):
-        resource.setrlimit(limit, (most, most))
+    resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, 2 * _SECONDS))
+    signal.signal(signal.SIGXCPU, _end)
     return examine(rdiff, source, target)
+
+
+def _end(_number: int, _frame: object) -> NoReturn:
+    raise ValueError(f"it takes more than {_SECONDS} s of a processor")
 
 
 def examine(rdiff: Path, source: Path, target: Path) -> Explanation:
@@ -100,7 +108,8 @@ def examine(rdiff: Path, source: Path, target: Path) -> Explanation:
     items.append(Item("commands of the rdiff", own, Cause.COMMANDS))
     items.append(Item(PADDING, size - sum(one.size for one in items), Cause.PADDING))
     kept = [one for one in items if one.size]
-    return Explanation(rdiff.name, source.name, target.name, size, new.size, kept)
+    kernels = sorted({kernel for path in layout.paths if (kernel := kernel_of(path))})
+    return Explanation(rdiff.name, source.name, target.name, size, new.size, kept, kernels)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ class Explanation:
     size: int
     target_size: int
     items: Sequence[Item]
+    kernels: Sequence[str] = ()  # versions of those in the target
 
     def rows(self, view: str, share: float = 1.0) -> list[Row]:
         """Return the groups of a view, largest first, until they are so much of the whole.
