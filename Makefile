@@ -143,6 +143,7 @@ test-newest:
 campaign: test-setup
 	PYTHONPATH=include:tests nice python -m campaign.run
 	PYTHONPATH=include:tests nice python -m campaign.machine --examples 40 --steps 30
+	PYTHONPATH=include:tests nice python -m campaign.fleet
 
 # The faults of several machines, in runs of 200 images in 20 series, which take hours; as root.
 # ONLY names some of them, see tests/campaign/distributed.py.

@@ -18,7 +18,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare.describe import describe
 from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.fingerprint import fingerprint
-from puavo_repository.prepare.plan import Pair
+from puavo_repository.prepare.policy import Pair
 from puavo_repository.publish import clean, send, switch, upload
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all

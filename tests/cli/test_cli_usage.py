@@ -31,8 +31,12 @@ def test_usage_reads_logs_and_shows_figures(repository: Repository, log: str) ->
     lines = done.stdout.splitlines()
     assert " ".join(lines[1].split()) == "2026-03-01 60.0 MB 150.0 MB 0 B 0 B 1.44 GB 30"
     assert "puavo-os-amxa-buster-amd64: 33 clients" in done.stdout
-    again = repository.command("usage", "--json", "--log", log)
+    assert "policy" not in done.stdout
+    again = repository.command("usage", "--json", "--policies", "--days", "30", "--log", log)
     (day,) = json.loads(again.stdout)["days"]
+    assert [one["policy"] for one in json.loads(again.stdout)["policies"]][-1] == "demand 0.99"
+    table = repository.command("usage", "--policies", "--log", log).stdout
+    assert "What each policy would have made and saved in the last 90 days:" in table
     assert (day["rdiffs"], day["saved"], day["clients"]) == (60_000_000, 1_440_000_000, 30)
 
 

@@ -73,8 +73,8 @@ def test_whole_images_count_for_those_who_had_no_way(chosen: Settings) -> None:
     back = f"rdiffs/{rdiff_name(FIRST, THIRD)}"
     found = figures(
         chosen,
-        whole(FIRST, 60, 12),
-        whole(SECOND, 40, 12),
+        whole(FIRST, 100, 11),
+        fetched(FIRST, SECOND, 40, 12),
         "".join(line(back, 0, status=404, address=f"::{n}", day=21) for n in range(10)),
         whole(THIRD, 30, 21),
     )
@@ -83,8 +83,27 @@ def test_whole_images_count_for_those_who_had_no_way(chosen: Settings) -> None:
     assert series.shares == (
         Share(THIRD, 30, 0.3, 0.0, None),
         Share(SECOND, 40, 0.4, 0.0, None),
-        Share(FIRST, 30, 0.3, 0.0, 12),
+        Share(FIRST, 30, 0.3, 0.0, 11),
     )
+
+
+def test_a_client_that_gives_an_rdiff_up_is_seen_to_fetch_the_image_instead(
+    chosen: Settings,
+) -> None:
+    broken = f"rdiffs/{rdiff_name(FIRST, SECOND)}"
+    found = figures(
+        chosen,
+        whole(FIRST, 10, 11),
+        whole(THIRD, 10, 21),  # no rdiff leads to it: from the first
+        whole(FIRST, 10, 22),  # and new ones, or back
+        line(broken, 40, address="::1", day=23),
+        line(SECOND, SIZE, address="::1", day=23),
+        line(SECOND, SIZE, address="::2", day=23),  # another one, from who knows where
+    )
+    with store.Store(chosen.mirror_dir) as opened:
+        sql = "SELECT name, downloads FROM counts, files WHERE file = id AND via = 'given up'"
+        assert opened.rows(sql) == [(rdiff_name(FIRST, SECOND), 1)]
+    assert sum(share.clients for share in found.series[0].shares) == found.series[0].clients
 
 
 def test_rdiffs_that_nobody_fetched_in_a_month_are_named_once_the_logs_tell(

@@ -20,7 +20,8 @@ from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror, place
 from puavo_repository.mirror.records import mirror_id
 from puavo_repository.prepare.describe import remove_stale
-from puavo_repository.prepare.plan import DiffState, Pair, look
+from puavo_repository.prepare.plan import DiffState, look
+from puavo_repository.prepare.policy import Pair
 from support.instead import instead
 from support.repository import V1, V2, Repository, environment, name, public, snapshot
 
@@ -51,7 +52,7 @@ def asleep():
 LATE_DIFF = """
 from puavo_repository.prepare import diff
 from puavo_repository.prepare.describe import remove_stale
-from puavo_repository.prepare.plan import Pair
+from puavo_repository.prepare.policy import Pair
 check = diff._Job._check_images
 calls = []
 def last_look(job):

@@ -16,7 +16,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED
 from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.fingerprint import fingerprint
-from puavo_repository.prepare.plan import Pair
+from puavo_repository.prepare.policy import Pair
 from puavo_repository.settings import Settings
 from support.repository import V1, V2, Repository, name
 

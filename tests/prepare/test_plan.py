@@ -13,7 +13,8 @@ from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import ImageRecord, RdiffRecord
 from puavo_repository.prepare.configure import Catalogue
 from puavo_repository.prepare.discover import Inventory
-from puavo_repository.prepare.plan import DiffState, Known, Pair, Plan, make_plan
+from puavo_repository.prepare.plan import DiffState, Plan, make_plan
+from puavo_repository.prepare.policy import Known, Pair
 from puavo_repository.settings import Model
 
 SERIES = "a-os-b-buster-amd64"

@@ -138,6 +138,10 @@ def _parser(word: str) -> argparse.ArgumentParser:
     elif word == "usage":
         _setting(made, "usage_logs", "--log", metavar="PATH", action="append")
         _setting(made, "usage_demand", "--demand", metavar="FILE")
+        of_policies = "show what each policy of rdiffs would have cost and saved"
+        made.add_argument("--policies", help=of_policies, **flag)
+        of_days = "days that --policies looks back; default %(default)s"
+        made.add_argument("--days", metavar="N", type=int, default=90, help=of_days)
     elif word == "rollback":
         of_to = "generation to roll back to; default: the last one with other metadata"
         made.add_argument("--to", metavar="N", type=int, help=of_to)

@@ -1,11 +1,13 @@
 """``usage`` of the command: what clients fetch, by the logs of the servers."""
 
 import argparse
+from dataclasses import asdict
 
 from puavo_repository import settings
 from puavo_repository.cli.terminal import print_json, print_lines, shown
 from puavo_repository.errors import SettingsError
 from puavo_repository.fleet import fold
+from puavo_repository.fleet.policies import lines
 from puavo_repository.remote.target import Target
 
 
@@ -30,8 +32,10 @@ def usage(asked: argparse.Namespace) -> int:
         elif chosen.usage_demand:
             notes.append(f"demand of connection {chosen.usage_demand}: as the DAG last asked it")
         found = fold.figures(chosen, notes)
+        outcomes = fold.policies(chosen, asked.days) if asked.policies else []
     if asked.json:
-        print_json(found.to_dict())
+        print_json({**found.to_dict(), "policies": [asdict(one) for one in outcomes]})
     else:
         print_lines(found.lines())
+        print_lines(lines(outcomes, asked.days) if asked.policies else [])
     return 0

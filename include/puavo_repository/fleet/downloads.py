@@ -17,7 +17,7 @@ from datetime import date, timedelta
 from typing import Any, Self
 
 from puavo_repository.fleet.requests import BOT, HTTPS, RSYNC, Request
-from puavo_repository.fleet.store import MISSING, File, Store
+from puavo_repository.fleet.store import GIVEN_UP, MISSING, File, Store
 
 _KEPT_DAYS = 7  # of what is unfinished
 _GIVEN = {200, 206, 304, 416}  # answers to a client that has, or gets, what it asked for
@@ -74,6 +74,8 @@ class Downloads:
             file = self._store.file(request.name)
             file.last = max(file.last, request.day)
             whole = self._finishes(today, who, file, request)
+            if whole and not file.target and request.via == HTTPS:
+                self._in_place_of_an_rdiff(today, who, request)
             count = self._counts[request.day, file.id, request.via]
             count[0] += whole
             count[1] += request.sent
@@ -86,6 +88,15 @@ class Downloads:
         if file is not None and (who, file.id) not in today.parts:
             today.parts[who, file.id] = [0]
             self._counts[request.day, file.id, MISSING][0] += 1
+
+    def _in_place_of_an_rdiff(self, today: OpenDay, who: str, request: Request) -> None:
+        """Count the rdiff that a client gave up on the same day, before it fetched the image."""
+        for file in self._store.leading_to(request.name):
+            parts = today.parts.get((who, file.id), [])
+            if len(parts) > 1:
+                parts.pop()
+                self._counts[request.day, file.id, GIVEN_UP][0] += 1
+                return
 
     def _finishes(self, today: OpenDay, who: str, file: File, request: Request) -> bool:
         """Tell whether a download comes to its end with this answer."""

@@ -4,17 +4,20 @@ Each step looks for itself and may be repeated at any time: what was read once i
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
 from puavo_repository.errors import RepositoryError, SettingsError
 from puavo_repository.fleet import usage
 from puavo_repository.fleet.demand import Demand, from_file
-from puavo_repository.fleet.history import History
+from puavo_repository.fleet.history import Fleet, History
 from puavo_repository.fleet.logs import Connect, Folded, fold
+from puavo_repository.fleet.policies import Outcome, Replay
 from puavo_repository.fleet.store import Store, today
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.prepare import demand
 from puavo_repository.settings import Settings
 
 
@@ -57,15 +60,28 @@ def demand_of_file(settings: Settings) -> Demand | None:
 
 
 def figures(settings: Settings, notes: Sequence[str] = ()) -> Usage:
-    """Work the figures of the last year out, and keep them beside the mirror."""
+    """Work the figures of the last year out, and what to expect; keep both beside the mirror."""
+    history = _history(settings)
+    found, fleet = Usage.of(history, today(), tuple(notes))
+    usage.records(settings.mirror_dir).put(found)
+    wanted = tuple((*both, float(clients)) for both, clients in sorted(history.demand.items()))
+    expected = replace(Replay(history, fleet).expected(today()), wanted=wanted)
+    demand.records(settings.mirror_dir).put(expected)
+    return found
+
+
+def policies(settings: Settings, days: int) -> list[Outcome]:
+    """Say what each policy would have cost and saved in the last days."""
+    history = _history(settings)
+    return list(Replay(history, Fleet(history)).outcomes(today(), days, settings))
+
+
+def _history(settings: Settings) -> History:
     since = (date.fromisoformat(today()) - timedelta(usage.YEAR)).isoformat()
     with Store(settings.mirror_dir) as store:
         store.describe(Mirror(settings.mirror_dir).documents().values(), today())
         store.keep_files()
-        history = History.of(store, since)
-    found, _ = Usage.of(history, today(), tuple(notes))
-    usage.records(settings.mirror_dir).put(found)
-    return found
+        return History.of(store, since)
 
 
 def check_set_up(settings: Settings) -> None:

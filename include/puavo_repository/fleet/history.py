@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from puavo_repository.fleet.requests import HTTPS, RSYNC
-from puavo_repository.fleet.store import MISSING, File, Store
+from puavo_repository.fleet.store import GIVEN_UP, MISSING, File, Store
 from puavo_repository.formats.names import image_name, rdiff_name
 
 NEARLY_ALL = 0.9  # of a series' clients
@@ -129,20 +129,25 @@ class Fleet:
             self._reached(day, self.series[series])
 
     def _sources(self, day: str, target: str, clients: float) -> Iterator[tuple[str, float, float]]:
-        """Yield which images clients can have had that fetched a whole one: part and variance."""
-        there = self._of(target).clients
-        others = {
+        """Yield which images clients can have had that fetched a whole one: part and variance.
+
+        Those from which no rdiff led come first; of the others some had no room for both files.
+        """
+        there = {
             image: count
-            for image, count in there.items()
-            if image != target and count > 0 and not self._history.offered(image, target, day)
+            for image, count in self._of(target).clients.items()
+            if image != target and count > 0
         }
-        total = sum(others.values())
-        told = min(clients, total)
-        for image, count in others.items():
-            share = count / total
-            yield image, told * share, told * share * (1 - share)
-        if clients > told:
-            yield "", clients - told, 0.0
+        led = {image for image in there if self._history.offered(image, target, day)}
+        for group in (there.keys() - led, led):
+            total = sum(there[image] for image in group)
+            told = min(clients, total)
+            clients -= told
+            for image in group if told else ():
+                share = there[image] / total
+                yield image, told * share, told * share * (1 - share)
+        if clients:
+            yield "", clients, 0.0
 
     def _step(self, step: Step, spread: float = 0.0) -> None:
         self.steps.append(step)
@@ -195,7 +200,7 @@ def _arrivals(
         images: dict[str, int] = defaultdict(int)
         vain: list[tuple[str, str, int]] = []
         for _, file, via, downloads, _ in group:
-            if via == MISSING:
+            if via in (MISSING, GIVEN_UP):
                 vain.append((file.source, file.target, downloads))
             elif via in (HTTPS, RSYNC) and downloads and file.target:
                 steps[file.source, file.target, False] += downloads

@@ -27,6 +27,7 @@ from puavo_repository.mirror.records import State
 
 NAME = "usage.sqlite"
 MISSING = "missing"  # in place of a way: the rdiff was asked for, and is not there
+GIVEN_UP = "given up"  # the same: the whole image was fetched instead, by the same client
 VERSION = 1
 _PATIENCE = 600.0  # seconds that one fold waits for another
 _TABLES = """
@@ -70,6 +71,7 @@ class Store:
     def __init__(self, mirror: Path) -> None:
         self.path = State(mirror).folder / NAME
         self.files: dict[str, File] = {}
+        self._leading: dict[str, list[File]] = defaultdict(list)  # rdiffs by their target
 
     def __enter__(self) -> Self:
         try:
@@ -104,7 +106,7 @@ class Store:
         self._db.execute(f"PRAGMA user_version = {VERSION}")
         self._is_new = version == 0
         for values in self._db.execute("SELECT * FROM files"):
-            self.files[values[1]] = File(*values)
+            self._add(File(*values))
 
     def _fail(self, error: sqlite3.Error) -> None:
         with suppress(AttributeError):
@@ -139,8 +141,16 @@ class Store:
             day = _day_of(target or name)
             sql = "INSERT INTO files VALUES (NULL, ?, 0, ?, 0, ?, ?) RETURNING id"
             ((number,),) = self._db.execute(sql, (name, target, day, day)).fetchall()
-            self.files[name] = File(number, name, 0, target, described=False, first=day, last=day)
+            self._add(File(number, name, 0, target, described=False, first=day, last=day))
         return self.files[name]
+
+    def _add(self, file: File) -> None:
+        self.files[file.name] = file
+        self._leading[file.target].append(file)
+
+    def leading_to(self, image: str) -> list[File]:
+        """Return the rdiffs that lead to an image."""
+        return self._leading[image]
 
     def _target(self, rdiff: str) -> str:
         """Return the image that an rdiff leads to, by its name alone; empty for an image."""

@@ -11,7 +11,7 @@ from typing import Self
 from puavo_repository.errors import RepositoryError
 from puavo_repository.fleet.history import Fleet, History
 from puavo_repository.fleet.requests import BOT, HTTPS, RSYNC
-from puavo_repository.fleet.store import MISSING
+from puavo_repository.fleet.store import GIVEN_UP, MISSING
 from puavo_repository.formats.names import image_name
 from puavo_repository.mirror.records import FOLDER, Record, Records
 from puavo_repository.progress import count, format_bytes
@@ -157,7 +157,7 @@ def _before(day: str, days: int) -> str:
 def _days(history: History) -> Iterator[Day]:
     sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for day, file, via, downloads, sent in history.rows:
-        if via == MISSING:
+        if via in (MISSING, GIVEN_UP):
             continue
         kind = {BOT: "bots", RSYNC: "rsync", HTTPS: "rdiffs" if file.target else "images"}[via]
         sums[day][kind] += sent
@@ -204,7 +204,8 @@ def _wanted(fleet: Fleet, history: History, since: str) -> list[Wanted]:
     """Return the steps that were made by whole images, the most bytes first."""
     steps: dict[tuple[str, str], float] = defaultdict(float)
     for step in fleet.steps:
-        if step.whole and step.source and step.day > since:
+        both = step.source, step.target
+        if step.whole and step.source and step.day > since and not history.offered(*both, step.day):
             steps[step.source, step.target] += step.clients
     found = [
         Wanted(source, target, round(clients), round(clients * history.size(target)))

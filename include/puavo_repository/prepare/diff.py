@@ -16,7 +16,8 @@ from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED, RdiffRecord
 from puavo_repository.prepare.fingerprint import fingerprint
-from puavo_repository.prepare.plan import DiffState, Pair, state_of
+from puavo_repository.prepare.plan import DiffState, state_of
+from puavo_repository.prepare.policy import Pair
 from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.settings import Settings
 

@@ -8,20 +8,20 @@ what it would push out stays until it is whole, and what it needs stays until it
 """
 
 import shutil
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from itertools import chain
 from typing import Any
 
 from puavo_repository.errors import as_storage_error
-from puavo_repository.formats.image_config import SeriesConfig
-from puavo_repository.formats.names import image_name, rdiff_name
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure, ImageRecord, RdiffRecord
+from puavo_repository.prepare import demand
 from puavo_repository.prepare.configure import Catalogue, configure
 from puavo_repository.prepare.discover import Inventory, discover
+from puavo_repository.prepare.policy import Known, Pair, Series, choose_pairs
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.settings import Model, Settings
 
@@ -36,46 +36,6 @@ class DiffState(Enum):
 
 
 _TO_DO = (DiffState.MISSING, DiffState.WAITING)
-_ABSENT = (
-    "names this image, but it is not in the image directory. Put it there, or remove it from the "
-    "configuration"
-)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An rdiff by the images that it leads from and to."""
-
-    source: str
-    target: str
-
-    @property
-    def rdiff(self) -> str:
-        """The file name that clients compute."""
-        return rdiff_name(self.source, self.target)
-
-    def work(self, sizes: Mapping[str, int]) -> int:
-        """Return how long it takes to make, in no unit: more time between two images, more news."""
-        source, target = image_name(self.source).number, image_name(self.target).number
-        return sizes.get(self.target, 0) * abs(int(source) - int(target))
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known before planning: records that still hold, and what lies in the mirror.
-
-    An image's holds while the file that was read is still in the image directory, or, where that
-    was replaced or cannot be reached, in the mirror; an rdiff's while its file is the proven one.
-    """
-
-    images: Mapping[str, ImageRecord] = field(default_factory=dict)
-    rdiffs: Mapping[str, RdiffRecord] = field(default_factory=dict)
-    owned: frozenset[str] = frozenset()  # as Mirror.owned says
-
-
-Series = Mapping[str, tuple[Pair, ...]]
-"""Images of a series in the order of the configuration, to their rdiffs in the order of their
-sources there, extra ones last."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +128,9 @@ def look(settings: Settings) -> Plan:
         for record in mirror.state.rdiffs
         if record.identity is None or mirror.has(record)
     }
-    known = Known(images, rdiffs, owned)
+    by_demand = settings.sources == demand.DEMAND
+    expected = demand.records(mirror.root).get(demand.DEMAND) if by_demand else None
+    known = Known(images, rdiffs, owned, expected)
     plan = make_plan(inventory, catalogue, known, settings)
     folder = next(one for one in (mirror.root, *mirror.root.parents) if files.exists(one))
     with as_storage_error(mirror.root):
@@ -180,10 +142,10 @@ def look(settings: Settings) -> Plan:
 
 def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: Model) -> Plan:
     """Decide what to do; pure."""
-    failures, there = list(inventory.failures), inventory.names
+    failures = list(inventory.failures)
     rdiffs: dict[str, Pair] = {}  # by name
     series = {
-        one.name: _plan_series(one, there, known, policy, rdiffs, failures)
+        one.name: choose_pairs(one, inventory, known, policy, rdiffs, failures)
         for one in catalogue.series
     }
     wanted = {*chain.from_iterable(series.values()), *(pair.source for pair in rdiffs.values())}
@@ -235,61 +197,6 @@ def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: 
             if state in _TO_DO
         ),
     )
-
-
-def _plan_series(
-    config: SeriesConfig,
-    there: Collection[str],
-    known: Known,
-    policy: Model,
-    rdiffs: dict[str, Pair],
-    failures: list[Failure],
-) -> Series:
-    """Choose the rdiffs for the images that clients can have now, and for all hoped for."""
-    where = f"series {config.name}"
-    versions: dict[str, str] = {}
-    for name in dict.fromkeys(config.images):
-        version = image_name(name).number
-        if name not in there:
-            failures.append(_failure(name, f"{where} {_ABSENT}"))
-        elif versions.setdefault(version, name) != name:
-            text = (
-                f"{where} has version {version} twice (the other is {versions[version]}); clients "
-                "tell images of a series by their version alone. Remove one of them from the "
-                "series, or give it another version"
-            )
-            failures.append(_failure(name, text))
-    images = list(versions.values())
-    order = {name: index for index, name in enumerate(images)}
-    sources: dict[str, set[str]] = {name: set() for name in images}
-    for some in (images, [name for name in images if name in known.images]):
-        for place in range(max(0, len(some) - policy.targets), len(some)):
-            chosen = policy.sources_of(place, len(some))
-            sources[some[place]].update(some[index] for index in chosen)
-    pairs: dict[str, tuple[Pair, ...]] = {}
-    for target in images:
-        wanted = dict.fromkeys(sorted(sources[target], key=order.__getitem__))
-        for source in config.extra_rdiffs.get(target, ()):
-            if source in there:
-                wanted.setdefault(source)
-            else:
-                failures.append(_failure(source, f"'extra_rdiffs' of {where} {_ABSENT}"))
-        found = [Pair(source, target) for source in wanted if source != target]
-        # The name of an rdiff lacks the prefix of its target, so that two may have the same.
-        for pair in found:
-            owner = rdiffs.setdefault(pair.rdiff, pair)
-            if owner != pair:
-                text = (
-                    f"the rdiffs from {pair.source} to {owner.target} and to {target} would have "
-                    "the same name; only the first is made. Remove one of them from 'extra_rdiffs'"
-                )
-                failures.append(_failure(pair.rdiff, text))
-        pairs[target] = tuple(found)
-    return pairs
-
-
-def _failure(name: str, text: str) -> Failure:
-    return Failure(name, "plan", f"{name}: {text}")
 
 
 def state_of(

@@ -75,7 +75,7 @@ def _words(separators: str) -> BeforeValidator:
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Text = Annotated[str, BeforeValidator(str)]
 Url = Annotated[str, AfterValidator(_url)]
-Sources = Annotated[str, Field(pattern=r"^(all|older|nearest:[0-9]{1,9})\Z")]
+Sources = Annotated[str, Field(pattern=r"^(all|older|nearest:[0-9]{1,9}|demand)\Z")]
 Engine = Annotated[str, Field(pattern=rf"^({'|'.join(ENGINES)})\Z")]
 Cron = Annotated[str, AfterValidator(_cron)]
 Rates = Annotated[str, BeforeValidator(_rates)]
@@ -143,8 +143,11 @@ class Model(BaseModel):
 
     targets: int = _which(3, ge=0)
     """How many of a series' last images get rdiffs to them; 0 makes none"""
-    sources: Sources = _which("all", expected="all, older or nearest:N")
-    """From which images of the series rdiffs are made"""
+    sources: Sources = _which("all", expected="all, older, nearest:N or demand")
+    """From which images of the series rdiffs are made; demand: those that clients need by their
+    logs, and all where nothing is known of them"""
+    coverage: float = _which(0.95, unit="share", ge=0, le=1)
+    """How much of what rdiffs can save those by demand are to save"""
     max_share: float = _which(0.9, unit="share", ge=0, le=10)
     """Largest rdiff worth keeping, as a share of its image; clients fetch the image instead"""
     engine: Engine = _which("anchors", expected=f"one of {', '.join(ENGINES)}")
@@ -223,7 +226,7 @@ class Model(BaseModel):
         """Return which images of ``count``, oldest first, are sources for that at ``target``."""
         if self.sources == "older":
             return list(range(target))
-        if self.sources == "all":
+        if self.sources in ("all", "demand"):
             return [index for index in range(count) if index != target]
         number = int(self.sources.removeprefix("nearest:"))
         near = range(max(0, target - number), min(count, target + number + 1))

@@ -1,0 +1,138 @@
+"""Which rdiffs there are to be: for each image of a series, from which others. Pure.
+
+The policy of the settings counts images that can be used; those of the configuration come on top.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from puavo_repository.formats.image_config import SeriesConfig
+from puavo_repository.formats.names import image_name, rdiff_name
+from puavo_repository.mirror.records import Failure, ImageRecord, RdiffRecord
+from puavo_repository.prepare import demand
+from puavo_repository.prepare.discover import Inventory
+from puavo_repository.settings import Model
+
+_ABSENT = (
+    "names this image, but it is not in the image directory. Put it there, or remove it from the "
+    "configuration"
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An rdiff by the images that it leads from and to."""
+
+    source: str
+    target: str
+
+    @property
+    def rdiff(self) -> str:
+        """The file name that clients compute."""
+        return rdiff_name(self.source, self.target)
+
+    def work(self, sizes: Mapping[str, int]) -> int:
+        """Return how long it takes to make, in no unit: more time between two images, more news."""
+        source, target = image_name(self.source).number, image_name(self.target).number
+        return sizes.get(self.target, 0) * abs(int(source) - int(target))
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known before planning: records that still hold, and what lies in the mirror.
+
+    An image's holds while the file that was read is still in the image directory, or, where that
+    was replaced or cannot be reached, in the mirror; an rdiff's while its file is the proven one.
+    """
+
+    images: Mapping[str, ImageRecord] = field(default_factory=dict)
+    rdiffs: Mapping[str, RdiffRecord] = field(default_factory=dict)
+    owned: frozenset[str] = frozenset()  # as Mirror.owned says
+    expected: demand.Expected | None = None  # steps of clients, where the policy asks for them
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of every rdiff that was made, kept or not."""
+        return {name: rdiff.digests.size for name, rdiff in self.rdiffs.items()}
+
+    @cached_property
+    def present(self) -> frozenset[str]:
+        """The rdiffs that are kept."""
+        return frozenset(n for n, rdiff in self.rdiffs.items() if rdiff.identity is not None)
+
+
+Series = Mapping[str, tuple[Pair, ...]]
+"""Images of a series in the order of the configuration, to their rdiffs in the order of their
+sources there, extra ones last."""
+
+
+def choose_pairs(
+    config: SeriesConfig,
+    inventory: Inventory,
+    known: Known,
+    policy: Model,
+    rdiffs: dict[str, Pair],
+    failures: list[Failure],
+) -> Series:
+    """Choose the rdiffs for the images that clients can have now, and for all hoped for."""
+    where, there = f"series {config.name}", inventory.names
+    versions: dict[str, str] = {}
+    for name in dict.fromkeys(config.images):
+        version = image_name(name).number
+        if name not in there:
+            failures.append(_failure(name, f"{where} {_ABSENT}"))
+        elif versions.setdefault(version, name) != name:
+            text = (
+                f"{where} has version {version} twice (the other is {versions[version]}); clients "
+                "tell images of a series by their version alone. Remove one of them from the "
+                "series, or give it another version"
+            )
+            failures.append(_failure(name, text))
+    images = list(versions.values())
+    order = {name: index for index, name in enumerate(images)}
+    sources: dict[str, set[str]] = {name: set() for name in images}
+    for some in (images, [name for name in images if name in known.images]):
+        for source, target in _chosen(config.name, some, inventory, known, policy):
+            sources[target].add(source)
+    pairs: dict[str, tuple[Pair, ...]] = {}
+    for target in images:
+        wanted = dict.fromkeys(sorted(sources[target], key=order.__getitem__))
+        for source in config.extra_rdiffs.get(target, ()):
+            if source in there:
+                wanted.setdefault(source)
+            else:
+                failures.append(_failure(source, f"'extra_rdiffs' of {where} {_ABSENT}"))
+        found = [Pair(source, target) for source in wanted if source != target]
+        # The name of an rdiff lacks the prefix of its target, so that two may have the same.
+        for pair in found:
+            owner = rdiffs.setdefault(pair.rdiff, pair)
+            if owner != pair:
+                text = (
+                    f"the rdiffs from {pair.source} to {owner.target} and to {target} would have "
+                    "the same name; only the first is made. Remove one of them from 'extra_rdiffs'"
+                )
+                failures.append(_failure(pair.rdiff, text))
+        pairs[target] = tuple(found)
+    return pairs
+
+
+def _chosen(
+    series: str, images: list[str], inventory: Inventory, known: Known, policy: Model
+) -> Iterable[tuple[str, str]]:
+    """Return source and target of the rdiffs that the policy wants."""
+    if policy.sources == demand.DEMAND and known.expected is not None:
+        there = {name: image.size for name, image in inventory.images.items()}
+        steps = known.expected.of(series, images)
+        sizes = demand.Sizes(there, known.sizes)
+        coverage, targets = policy.coverage, policy.targets
+        every = ((source, target) for target in images[-targets:] for source in images)
+        present = {both for both in every if rdiff_name(*both) in known.present}
+        return demand.choose(steps, images, sizes, coverage, targets=targets, present=present)
+    last = range(max(0, len(images) - policy.targets), len(images))
+    wanted = ((policy.sources_of(place, len(images)), images[place]) for place in last)
+    return [(images[source], target) for sources, target in wanted for source in sources]
+
+
+def _failure(name: str, text: str) -> Failure:
+    return Failure(name, "plan", f"{name}: {text}")
