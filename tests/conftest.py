@@ -26,7 +26,8 @@ from support.servers import Sshd, running
 # it, each run of the campaign loads compiled code anew.
 os.environ["PYTHONPATH"] = f"{ROOT / 'include'}:{ROOT / 'tests'}"
 
-# Decides which of the alike faults are tried; workers of pytest-xdist inherit it.
+# Decides which of the alike faults, and of the ways to reach a remote, are tried; workers of
+# pytest-xdist inherit it.
 os.environ.setdefault("SUITE_SEED", str(random.SystemRandom().randrange(1 << 30)))
 
 # Thousands of fsyncs need no disk; a machine with little memory has one all the same.
@@ -57,10 +58,36 @@ def _group(nodeid: str) -> str:
     return next((group for place, group in TOGETHER.items() if nodeid.startswith(place)), nodeid)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("every_way"):
+        _draw_ways(config, items)
     order = list(TOGETHER.values())
     groups = {item: _group(item.nodeid) for item in items}
     items.sort(key=lambda item: order.index(groups[item]) if groups[item] in order else len(order))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "have each test for all ways to reach a remote, not for one that is drawn"
+    parser.addoption("--every-way", action="store_true", help=text)
+
+
+def _draw_ways(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a test that is for several ways to reach a remote, keep one; the others another time.
+
+    What each way has to keep is in tests/remote, for all of them; ``make campaign`` has all.
+    """
+    ways: dict[tuple[str, ...], list[pytest.Item]] = {}
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if "target" in params and not item.nodeid.startswith("tests/remote/"):
+            others = (f"{name}={value!r}" for name, value in params.items() if name != "target")
+            ways.setdefault((item.nodeid.split("[")[0], *others), []).append(item)
+    dropped: set[pytest.Item] = set()
+    for name, alike in ways.items():
+        kept = random.Random(f"{os.environ['SUITE_SEED']} {name}").choice(alike)
+        dropped.update(item for item in alike if item is not kept)
+    config.hook.pytest_deselected(items=list(dropped))
+    items[:] = [item for item in items if item not in dropped]
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
@@ -76,7 +103,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 
 
 def pytest_report_header() -> str:
-    return f"SUITE_SEED={os.environ['SUITE_SEED']} draws the same faults again"
+    return f"SUITE_SEED={os.environ['SUITE_SEED']} draws the same faults and ways again"
 
 
 @pytest.fixture
