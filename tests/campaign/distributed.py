@@ -46,6 +46,7 @@ TASKS = {
 }
 SILENCE = 150  # seconds without a sign of life; Airflow gives a task up after 120
 LEASE = 90  # seconds until a file server drops the locks of a machine that it hears nothing of
+RESTART = 10.0  # seconds until systemd starts a service again
 PATIENCE = 1500.0  # seconds until a run has to have ended
 FASTEST = 5.0  # seconds of a task's running before it is struck without its lock
 POLICY = {"targets": 1, "sources": "nearest:2"}
@@ -116,10 +117,15 @@ class Story:
         return Airflow(self.cluster.url, self.cluster.password, self.cluster.running[PARTS[0]])
 
     def revive(self) -> None:
-        """Start again what ended, as its unit says."""
-        for part in PARTS:
-            if self.cluster.running[part].poll() is not None:
-                self.cluster.start_airflow(part)
+        """Start again what ended, some seconds later, as its unit says."""
+        found = self.cluster
+        services = {"postgresql": found.start_postgresql, "redis": found.start_redis}
+        parts = {part: partial(found.start_airflow, part) for part in PARTS}
+        for part, start in (services | parts).items():
+            if found.running[part].poll() is not None:
+                time.sleep(RESTART)
+                with suppress(RuntimeError):  # another one ended as well
+                    start()
 
     def trigger(self, dag: str) -> str:
         """Start a run; return the path of it."""
@@ -232,13 +238,8 @@ def restarted(story: Story, part: str, task: str) -> float:
     """Kill a service and start it again, as its unit does, while tasks run."""
     machine, tasks = story.caught(task)
     machine.thaw()
-    struck, found = time.monotonic(), story.cluster
-    os.killpg(found.running.pop(part).pid, signal.SIGKILL)
-    starts: dict[str, Callable[[], None]] = {
-        "redis": found.start_redis,
-        "postgresql": found.start_postgresql,
-    }
-    starts.get(part, partial(found.start_airflow, part))()
+    struck = time.monotonic()
+    os.killpg(story.cluster.running[part].pid, signal.SIGKILL)
     return story.recovered(tasks, struck)
 
 
