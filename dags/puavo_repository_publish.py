@@ -58,7 +58,11 @@ def follow(mirror: str, step: Callable[[Publisher], object]) -> None:
             report.failed = {"publishing": problem, **report.failed}
         raise
     finally:
-        get_current_context()["ti"].xcom_push("did", summary.step(report))
+        ti = get_current_context()["ti"]
+        # A worker that was cut off may come back after another one has done this.
+        kept = tasks.returned(ti.task_id, ti.map_index, "did") or {}
+        if kept.get("try", 0) <= ti.try_number:
+            ti.xcom_push("did", {"try": ti.try_number, **summary.step(report)})
 
 
 def after_upload(mirror: str, step: Callable[[Publisher], object]) -> None:
