@@ -78,9 +78,9 @@ def _draw_ways(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
     ways: dict[tuple[str, ...], list[pytest.Item]] = {}
     for item in items:
-        params = getattr(getattr(item, "callspec", None), "params", {})
+        params = getattr(getattr(item, "callspec", None), "indices", {})
         if "target" in params and not item.nodeid.startswith("tests/remote/"):
-            others = (f"{name}={value!r}" for name, value in params.items() if name != "target")
+            others = (f"{name}={index}" for name, index in params.items() if name != "target")
             ways.setdefault((item.nodeid.split("[")[0], *others), []).append(item)
     dropped: set[pytest.Item] = set()
     for name, alike in ways.items():
