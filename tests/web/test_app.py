@@ -29,6 +29,7 @@ PATHS = [
     "/static/icon.svg",
     "/api/v1/summary",
     "/api/v1/health",
+    "/api/v1/metrics",
     "/api/v1/repository",
     "/api/v1/series/puavo-os-class00-bookworm-amd64",
     "/api/v1/usage",

@@ -1,7 +1,9 @@
 """The page and its JSON API as a FastAPI application; who may see them is the caller's to say."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -10,14 +12,14 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from puavo_repository.errors import RepositoryError, as_storage_error
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.mirror.records import Failure
-from puavo_repository.web import page, view
+from puavo_repository.web import metrics, page, view
 from puavo_repository.web.disk import Disk, Reader
 from puavo_repository.web.model import Dag, Health, Repository, Run, Series, Summary
 
@@ -138,6 +140,14 @@ def create_app(
         response.status_code = 200 if found.ok else 503
         reasons = [f"{one.name}: {one.message}. {one.remedy}" for one in found.problems]
         return Health(ok=found.ok, status=found.status, reasons=reasons)
+
+    @app.get("/api/v1/metrics", tags=["monitoring"], response_class=PlainTextResponse)
+    def prometheus(seen: Look = Depends(look)) -> Response:
+        """Tell the same as metrics, in the format of Prometheus."""
+        free = None
+        with suppress(OSError):
+            free = shutil.disk_usage(seen.found.summary.mirror).free
+        return Response(metrics.render(seen.found, free), media_type=metrics.TYPE)
 
     @app.get("/api/v1/repository", tags=["repository"])
     def repository(seen: Look = Depends(look)) -> Repository:
