@@ -250,7 +250,8 @@ def second_run(story: Story, task: str) -> float:
     struck, repository = time.monotonic(), story.repository
     command = [sys.executable, "-m", "puavo_repository.cli"]
     command += repository.arguments("--upload", f"file://{story.remote}")
-    subprocess.run(command, env=environment(), capture_output=True, check=False)
+    ours = {n: v for n, v in story.cluster.env.items() if n.startswith("PUAVO_REPOSITORY_")}
+    subprocess.run(command, env=environment(**ours), capture_output=True, check=False)
     return story.recovered(tasks, struck)
 
 

@@ -224,8 +224,8 @@ def test_a_dead_publishers_lock_goes_although_there_is_nothing_to_do(
     dead.retire()
     assert publish(mirror, target, GUARDED).ok
     assert not lock.exists()
-    for debris in (f"{lock.name}.{dead.token}", ".journal.json.part"):
-        on_the_way = lock.with_name(debris)
+    for debris in (f"{lock.name}.{dead.token}", ".journal.json.part", "generations/.1.json.part"):
+        on_the_way = lock.parent / debris
         on_the_way.touch()
         assert publish(mirror, target, GUARDED).ok
         assert not on_the_way.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from puavo_repository.errors import StorageError, StorageRefusedError
+from puavo_repository.errors import LockedError, StorageError, StorageRefusedError
 from puavo_repository.mirror import files
 from puavo_repository.progress import no_progress
 from puavo_repository.remote import folder
@@ -83,6 +84,18 @@ def test_of_two_that_want_a_name_one_gets_it(tree: RemoteTree, root: Path) -> No
     assert there == {"goal": "first", "second": "second"}
     tree.rename("second", "goal")
     assert {path.name: path.read_text() for path in root.iterdir()} == {"goal": "second"}
+
+
+def test_who_lost_the_lock_spoils_no_document_of_who_has_it(tree: RemoteTree, root: Path) -> None:
+    def lost() -> None:
+        raise LockedError("lock", "lost")
+
+    def meanwhile() -> None:  # one that was asleep goes on with the same document
+        with pytest.raises(LockedError):
+            write_whole(tree, "document", b"of another night", lost)
+
+    write_whole(tree, "document", b"right", meanwhile)
+    assert {path.name: path.read_bytes() for path in root.iterdir()} == {"document": b"right"}
 
 
 def test_ranges_come_back_in_order_and_short_at_the_end(tree: RemoteTree, root: Path) -> None:
@@ -171,7 +184,8 @@ def test_names_in_a_local_folder_are_put_on_its_disk(
     tree.make_folder("meta")
     write_whole(tree, "meta/f", b"x")
     root = str(tmp_path.resolve())
-    assert synced == [root, f"{root}/meta/.f.part", f"{root}/meta"]
+    assert (synced[0], synced[2]) == (root, f"{root}/meta")
+    assert re.fullmatch(rf"{root}/meta/\.f\.[0-9a-f]{{16}}\.part", synced[1])
 
 
 def test_create_refuses_what_is_there_and_change_what_is_not(tree: RemoteTree, root: Path) -> None:

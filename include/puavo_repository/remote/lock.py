@@ -238,8 +238,9 @@ def lock_debris(tree: RemoteTree) -> list[str]:
     """Return the lock, and the files of whoever had it or died on the way to it."""
     lock = PATH.rpartition("/")[2]
     return [
-        f"{FOLDER}/{name}"
-        for name in tree.list(FOLDER)
+        f"{folder}/{name}"
+        for folder in (FOLDER, f"{FOLDER}/generations")
+        for name in tree.list(folder)
         # A part is a record whose writer died before the record had its name.
         if name.startswith((lock, _NOW)) or (name.startswith(".") and name.endswith(".part"))
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -288,13 +289,18 @@ def write_whole(
 ) -> None:
     """Write a small file so that a reader finds the old content or the new, never a part.
 
-    ``check`` is called when all of it is on the disk, right before it gets its name.
+    ``check`` is called when all is on the disk, right before it gets its name. Each try has a part
+    of its own: who lost the lock may write the same.
     """
     folder, slash, name = path.rpartition("/")
-    part = f"{folder}{slash}.{name}.part"
-    tree.remove(part)
-    with tree.open(part, OpenMode.CREATE) as file:
-        file.write(0, content)
-        file.sync()
-    check()
-    tree.rename(part, path)
+    part = f"{folder}{slash}.{name}.{secrets.token_hex(8)}.part"
+    try:
+        with tree.open(part, OpenMode.CREATE) as file:
+            file.write(0, content)
+            file.sync()
+        check()
+        tree.rename(part, path)
+    except RepositoryError:
+        with contextlib.suppress(RepositoryError):
+            tree.remove(part)
+        raise
