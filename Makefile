@@ -83,7 +83,7 @@ $(VENV)/.complete-dev: requirements-dev.txt $(VENV)/.complete
 	@touch $@
 
 distributed-packages: packages
-	$(call need,$(call packages_for,distributed))
+	$(call need,$(call packages_for,distributed) $(if $(filter kernels,$(MACHINES)),$(call packages_for,kernels)))
 
 test-packages: distributed-packages
 	$(call need,$(call packages_for,test))
@@ -115,11 +115,13 @@ airflow: setup $(DEMO)
 	@exec python -m puavo_repository_airflow.standalone
 
 # The same on several machines, which are made on this one: PostgreSQL, Redis and WORKERS machines
-# with Celery workers; as root. docs/distributed.md tells of real ones.
+# with Celery workers; as root. docs/distributed.md tells of real ones. With MACHINES=kernels each has
+# a Linux of its own (user-mode-linux), with its own clock, and the folders by NFS; slower.
+MACHINES ?= namespaces
 distributed: WORKERS := 2
 distributed: export AIRFLOW_HOME := $(CURDIR)/.airflow/distributed
 distributed: setup distributed-packages $(DEMO)
-	@PYTHONPATH=include:tests exec python -m support.distributed $(WORKERS)
+	@PYTHONPATH=include:tests exec python -m support.distributed $(WORKERS) $(MACHINES)
 
 # More than cores: many tests wait for something. Airflow and the browser stay with one
 # worker, see tests/conftest.py.

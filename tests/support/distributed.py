@@ -23,14 +23,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support.kernels import Kernel, ganesha
 from support.machines import Machine, Network, end, network
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+KINDS = {"namespaces": Machine, "kernels": Kernel}
 WORKER_PARTS = ("compute", "transfer", "logs")
 _OURS = ("PUAVO_REPOSITORY_", "AIRFLOW_CONN_")  # what is handed on of the environment
-PATIENCE = 180  # seconds until everything has to be up
+PATIENCE = 600  # seconds until everything has to be up; with kernels it takes minutes
 _POSTGRES = "/var/lib/postgresql"  # PostgreSQL's user may not enter just any folder
 
 
@@ -154,6 +156,12 @@ class Cluster:
         self.start(self.central, "redis", "redis-server", str(data / "redis.conf"))
         self.listens(6379)
 
+    def start_nfs(self) -> None:
+        """Start the server of the shared folders."""
+        command = ganesha(self.central.home / "nfs", self.central.address, self.network.shared)
+        self.start(self.central, "nfs", *command)
+        self.listens(2049)
+
     def add_worker(self, env: Mapping[str, str] | None = None) -> Machine:
         """Start a machine with its workers, which have an environment beside that of all."""
         number = len(self.workers) + 1
@@ -213,26 +221,31 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path, shared: Sequence[Path], **more: str) -> Iterator[Cluster]:
+def cluster(
+    folder: Path, shared: Sequence[Path], kind: type[Machine] = Machine, /, **more: str
+) -> Iterator[Cluster]:
     """Make the machine for all but the workers, with PostgreSQL and Redis.
 
     Args:
         folder: Where the machines have their homes.
         shared: The folders that all of them share.
+        kind: What the workers' machines are; a ``Kernel`` gets the folders by NFS.
         more: Settings beside those of ``deploy/``.
     """
-    with network(folder, shared) as found:
+    with network(folder, shared, kind) as found:
         password = secrets.token_hex(16)
         central = found.here("scheduler")
         env = {**environment(central.address, password), "PASSWORD": password, **more}
         made = Cluster(found, central, env)
         made.start_postgresql()
         made.start_redis()
+        if kind is Kernel:
+            made.start_nfs()
         yield made
 
 
 def main() -> int:
-    """Run all of it until somebody ends it; arguments: the number of workers."""
+    """Run all of it until somebody ends it; arguments: how many machines, and of which kind."""
     folder = Path(os.environ["AIRFLOW_HOME"])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -240,7 +253,7 @@ def main() -> int:
     ours = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
     print(f"Starting PostgreSQL, Redis and Airflow; their output is in {folder}", flush=True)
     try:
-        with cluster(folder, _shared(ours), **ours) as made:
+        with cluster(folder, _shared(ours), KINDS[sys.argv[2]], **ours) as made:
             made.migrate()
             for _ in range(int(sys.argv[1])):
                 made.add_worker()
@@ -265,7 +278,9 @@ def _shared(ours: Mapping[str, str]) -> list[Path]:
     folders = [Path(value) for value in given if value.startswith("/")]
     for one in folders:
         one.mkdir(parents=True, exist_ok=True)
-    return folders
+    # One file system, where they lie side by side: images are hard links in the mirror.
+    common = Path(os.path.commonpath(folders))
+    return folders if common == Path("/") else [common]
 
 
 def _tell(made: Cluster) -> None:

@@ -76,20 +76,58 @@ class Machine:
         self.started.append(program)
         return program
 
+    def hosts(self) -> Path:
+        """Return a file for /etc/hosts, by which it finds its own address."""
+        file = self.home / "hosts"
+        file.write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
+        return file
+
+    def power_on(self, shared: Sequence[Path], bridge: str) -> None:
+        """Start it, in a bridge's network, with folders that it shares with others."""
+        folders = " ".join(shlex.quote(str(folder)) for folder in shared) or "''"
+        script = _INIT.format(
+            name=self.name, hosts=shlex.quote(str(self.hosts())), folders=folders
+        ).replace("in ''", "in")
+        apart = ["unshare", "--fork", "--kill-child", "--pid", "--mount-proc", "--uts"]
+        apart += ["--net"] if self.port else []
+        self.init = subprocess.Popen(
+            ["setpriv", "--pdeathsig=KILL", *apart, "sh", "-c", script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.init.stdout is not None
+        if self.init.stdout.readline() != "ready\n":
+            raise RuntimeError(f"{self.name} does not start: {self.init.communicate()[1]}")
+        if self.port:
+            self._connect(bridge)
+
+    def _connect(self, bridge: str) -> None:
+        ip("link", "add", self.port, "type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
+        ip("link", "set", self.port, "master", bridge, "up")
+        self.run("ip", "addr", "add", f"{self.address}/24", "dev", "eth0")
+        for name in ("lo", "eth0"):
+            self.run("ip", "link", "set", name, "up")
+
     def power_off(self) -> None:
         """Cut its power: every process ends at once, and nobody hears of it."""
         if self.init is not None:
             if self.port:  # first, or the kernel would say farewell for its connections
                 with suppress(subprocess.CalledProcessError):
-                    _ip("link", "del", self.port)
+                    ip("link", "del", self.port)
             with suppress(ProcessLookupError, IndexError):
                 os.kill(self.pid, signal.SIGKILL)
-            for program in self.started:  # out here, and stopped where the machine was frozen
-                program.kill()
-                program.wait()
-            self.started.clear()
+            self.end_started()
             self.init.wait()
             self.init = None
+
+    def end_started(self) -> None:
+        """End what stands for its programs out here, also where it is stopped."""
+        for program in self.started:
+            program.kill()
+            program.wait()
+        self.started.clear()
 
     def freeze(self) -> None:
         """Stop all of its processes where they are."""
@@ -107,11 +145,11 @@ class Machine:
 
     def unplug(self) -> None:
         """Cut its network off: nothing arrives, and nobody is told."""
-        _ip("link", "set", self.port, "down")
+        ip("link", "set", self.port, "down")
 
     def plug(self) -> None:
         """Connect its network again."""
-        _ip("link", "set", self.port, "up")
+        ip("link", "set", self.port, "up")
 
 
 @dataclass
@@ -121,6 +159,7 @@ class Network:
     number: int
     folder: Path
     shared: list[Path]  # folders that every machine mounts at the same place
+    kind: type[Machine] = Machine  # of those with a network of their own
     machines: list[Machine] = field(default_factory=list)
 
     @property
@@ -140,7 +179,7 @@ class Network:
         """Start a machine with a network of its own."""
         number = 2 + sum(bool(one.port) for one in self.machines)
         port, address = f"{self.bridge}-{number}", f"{self.prefix}.{number}"
-        return self._started(Machine(name, address, self.folder / name, port))
+        return self._started(self.kind(name, address, self.folder / name, port))
 
     def _started(self, machine: Machine) -> Machine:
         self.machines.append(machine)
@@ -150,60 +189,36 @@ class Network:
     def power_on(self, machine: Machine) -> None:
         """Start a machine, the first time or after its power was cut."""
         machine.home.mkdir(parents=True, exist_ok=True)
-        hosts = machine.home / "hosts"
-        hosts.write_text(f"127.0.0.1 localhost\n{machine.address} {machine.name}\n")
-        folders = " ".join(shlex.quote(str(folder)) for folder in self.shared)
-        script = _INIT.format(
-            name=machine.name, hosts=shlex.quote(str(hosts)), folders=folders or "''"
-        ).replace("in ''", "in")
-        apart = ["unshare", "--fork", "--kill-child", "--pid", "--mount-proc", "--uts"]
-        apart += ["--net"] if machine.port else []
-        machine.init = subprocess.Popen(
-            ["setpriv", "--pdeathsig=KILL", *apart, "sh", "-c", script],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert machine.init.stdout is not None
-        if machine.init.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{machine.name} does not start: {machine.init.communicate()[1]}")
-        if machine.port:
-            self._connect(machine)
-
-    def _connect(self, machine: Machine) -> None:
-        peer = ["peer", "name", "eth0", "netns", str(machine.pid)]
-        _ip("link", "add", machine.port, "type", "veth", *peer)
-        _ip("link", "set", machine.port, "master", self.bridge, "up")
-        machine.run("ip", "addr", "add", f"{machine.address}/24", "dev", "eth0")
-        for name in ("lo", "eth0"):
-            machine.run("ip", "link", "set", name, "up")
+        machine.power_on(self.shared, self.bridge)
 
 
 @contextmanager
-def network(folder: Path, shared: Sequence[Path] = ()) -> Iterator[Network]:
+def network(
+    folder: Path, shared: Sequence[Path] = (), kind: type[Machine] = Machine
+) -> Iterator[Network]:
     """Make a network; end it with all machines that were started in it.
 
     Args:
         folder: Where each machine has its home.
         shared: Folders that are mounted on each of them.
+        kind: What the machines are.
     """
     if os.geteuid() != 0:
         raise PermissionError("machines of their own need root: sudo make distributed")
     number, lock = _free()
-    found = Network(number, folder, list(shared))
+    found = Network(number, folder, list(shared), kind)
     try:
         with suppress(subprocess.CalledProcessError):
-            _ip("link", "del", found.bridge)  # of a program that was killed
-        _ip("link", "add", found.bridge, "type", "bridge")
-        _ip("addr", "add", f"{found.prefix}.1/24", "dev", found.bridge)
-        _ip("link", "set", found.bridge, "up")
+            ip("link", "del", found.bridge)  # of a program that was killed
+        ip("link", "add", found.bridge, "type", "bridge")
+        ip("addr", "add", f"{found.prefix}.1/24", "dev", found.bridge)
+        ip("link", "set", found.bridge, "up")
         yield found
     finally:
         for machine in reversed(found.machines):
             machine.power_off()
         with suppress(subprocess.CalledProcessError):
-            _ip("link", "del", found.bridge)
+            ip("link", "del", found.bridge)
         lock.close()
 
 
@@ -233,5 +248,6 @@ def _free() -> tuple[int, IO[str]]:
     raise RuntimeError("256 networks are in use already")
 
 
-def _ip(*arguments: str) -> None:
+def ip(*arguments: str) -> None:
+    """Run ``ip``."""
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
