@@ -1,5 +1,5 @@
 # make run | test | airflow | distributed | setup | test-newest | test-install | benchmark |
-# campaign | campaign-distributed | fuzz | dependencies | lock: see README.md
+# benchmark-distributed | campaign | campaign-distributed | fuzz | dependencies | lock: see README.md
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -45,8 +45,9 @@ run: export PUAVO_REPOSITORY_RETRIES := 0
 run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
 run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
 
-.PHONY: setup run test test-newest campaign campaign-distributed fuzz benchmark airflow distributed dependencies lock demo packages \
-    distributed-packages test-packages test-setup test-install
+.PHONY: setup run test test-newest campaign campaign-distributed fuzz benchmark benchmark-distributed \
+    airflow distributed dependencies lock demo packages distributed-packages test-packages test-setup \
+    test-install
 .DEFAULT_GOAL := run
 
 setup: packages $(VENV)/.complete
@@ -167,6 +168,11 @@ benchmark: test-setup
 	@images=("$(DIR)"/*.img); \
 	    PYTHONPATH=include:tests python tests/benchmarks/sftp.py "$${images[-2]}" "$${images[-1]}"
 	@PYTHONPATH=include:tests python tests/benchmarks/plans.py
+
+# A worker on one core beside two with a core each; DIR as there. As root, on a machine at rest.
+benchmark-distributed: test-setup
+	@[ -n "$(DIR)" ] || { echo "usage: make benchmark-distributed DIR=folder-with-images" >&2; exit 2; }
+	@PYTHONPATH=include:tests python -m benchmarks.machines "$(DIR)"
 
 # Known vulnerabilities of what is pinned; asks the network, and fails where one
 # package could not be looked up.

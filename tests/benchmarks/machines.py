@@ -2,10 +2,10 @@
 
 Usage, as root, with include and tests in PYTHONPATH: python -m benchmarks.machines IMAGE_DIR
 
-The whole prepare of 12 images, with the settings of ``deploy/``: IMAGE_DIR holds three images of
-one series, which are prepared under the names of four. With one core everything is on that core,
-PostgreSQL, Redis, scheduler and API server among it; with two, each worker has one of its own and
-the rest takes part of both. So what is compared is one core with two, all counted.
+The whole prepare of 12 images, with the settings of ``deploy/``: IMAGE_DIR holds two or three of
+one series, which are prepared under the names of six or four. With one core everything is on that
+core, PostgreSQL, Redis, scheduler and API server among it; with two, each worker has one of its own
+and the rest takes part of both. So what is compared is one core with two, all counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from support.airflow_server import PREPARE, Airflow
 from support.distributed import PARTS, Cluster, cluster, of_unit
 from support.repository import Repository
 
-SERIES = 4
+IMAGES = 12
 PATIENCE = 3600  # seconds for one run
 MAPPED = ("fingerprint", "diff")
 
@@ -43,7 +43,7 @@ class Figures:
 def repository(images: list[Path], root: Path) -> Repository:
     """Return a repository that has the images under the names of several series."""
     found = Repository(root)
-    for number in range(SERIES):
+    for number in range(IMAGES // len(images)):
         for image in images:
             system, rest = image.name.split("-os-", 1)
             os.link(image, found.images / f"{system}-os-s{number}{rest}")
@@ -114,7 +114,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory(dir=asked.images, prefix=".machines-") as folder:
                 done.append(prepare(images, workers, Path(folder)))
     one, two = (min(done, key=lambda found: found.whole) for done in runs.values())
-    print(f"| {SERIES * len(images)} images | one core | two workers, a core each | ratio |")
+    print(f"| {IMAGES} images | one core | two workers, a core each | ratio |")
     print("|---|---|---|---|")
     rows = [("the whole run", one.whole, two.whole)]
     rows += [(f"{stage}, all tasks", one.stages[stage], two.stages[stage]) for stage in MAPPED]
