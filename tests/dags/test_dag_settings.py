@@ -70,8 +70,8 @@ def test_the_dags_are_there_whatever_a_setting_says(airflow: dict[str, str]) -> 
     for name in BAD:
         assert found[name]["errors"] == [], name
         assert found[name]["dags"] == good["JOBS"]["dags"], name
-    assert good["JOBS"]["dags"][PREPARE] == ["30 1 * * *", [3]]
-    assert good["JOBS"]["dags"][AUDIT] == ["0 12 * * 0", [2]]
+    assert good["JOBS"]["dags"][PREPARE] == ["30 1 * * *", [4]]
+    assert good["JOBS"]["dags"][AUDIT] == ["0 12 * * 0", [3]]
     assert good["SCHEDULE"]["dags"][PREPARE][0] == "None"
     assert good["JOBS"]["dags"][USAGE] == ["None", [3]]  # there is nothing to read
     assert good["USAGE_LOGS"]["dags"][USAGE] == ["0 5 * * *", [3]]
