@@ -21,9 +21,11 @@ from puavo_repository.web.status import PATIENCE
 from web.mirrors import fail, make_mirror
 from web.test_view import NIGHT, run
 
+ABSENT = "/rdiffs/none.rdiff"  # test_explainer.py has those that are there
 PATHS = [
     "/",
     "/runs/?dag_id=d&run_id=r",
+    ABSENT,
     "/static/page.css",
     "/static/page.js",
     "/static/icon.svg",
@@ -70,7 +72,7 @@ def test_every_route_is_guarded_and_says_what_it_may_load(good: TestClient, path
     assert good.get(path, headers={"token": ""}).status_code == 401
     assert good.get(path, headers={"token": "other"}).status_code == 403
     answer = good.get(path)
-    assert answer.status_code == 200
+    assert answer.status_code == (404 if path == ABSENT else 200)
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "unsafe" not in answer.headers["content-security-policy"]
 
@@ -137,7 +139,7 @@ def test_the_description_names_every_field_of_the_summary(good: TestClient) -> N
 @pytest.mark.parametrize("path", PATHS)
 def test_head_is_answered_as_get(good: TestClient, path: str) -> None:
     got, headed = good.get(path), good.head(path)
-    assert headed.status_code == got.status_code == 200
+    assert headed.status_code == got.status_code == (404 if path == ABSENT else 200)
     assert headed.headers["content-length"] == got.headers["content-length"]
     assert headed.headers["content-type"] == got.headers["content-type"]
     assert good.head(path, headers={"token": ""}).status_code == 401

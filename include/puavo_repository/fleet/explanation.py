@@ -84,9 +84,10 @@ class Explanation:
     items: Sequence[Item]
     kernels: Sequence[str] = ()  # versions of those in the target
 
-    def rows(self, view: str, share: float = 1.0) -> list[Row]:
+    def rows(self, view: str, share: float = 1.0, most: int | None = None) -> list[Row]:
         """Return the groups of a view, largest first, until they are so much of the whole.
 
+        At most so many, where that is given.
         One more row has the others, so that all of them are the size of the rdiff.
         """
         groups: dict[str, list[Item]] = defaultdict(list)
@@ -98,7 +99,7 @@ class Explanation:
         rows.sort(key=lambda row: (-row.size, row.name))
         share = 1.0 if view == "cause" else share
         shown, reached = 0, 0
-        while shown < len(rows) and reached < share * self.size:
+        while shown < len(rows[:most]) and reached < share * self.size:
             reached += rows[shown].size
             shown += 1
         others = tuple(item for row in rows[shown:] for item in row.items)

@@ -21,6 +21,7 @@ from puavo_repository.fleet.usage import Usage
 from puavo_repository.mirror.records import Failure
 from puavo_repository.web import metrics, page, view
 from puavo_repository.web.disk import Disk, Reader
+from puavo_repository.web.explainer import Explainer
 from puavo_repository.web.model import Dag, Health, Repository, Run, Series, Summary
 
 # Nothing comes from another host, and no other site may frame this.
@@ -108,7 +109,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    looker = Looker(place)
+    looker, explainer = Looker(place), Explainer(lambda: place()[0])
 
     def look(found: tuple[list[Run], list[Dag]] = Depends(known)) -> Look:
         return looker.look(*found)
@@ -120,6 +121,11 @@ def create_app(
     @app.get("/runs/", response_class=HTMLResponse, include_in_schema=False)
     def show_run(dag_id: str, run_id: str, left: Any = Depends(document)) -> HTMLResponse:
         return HTMLResponse(page.render_run(dag_id, run_id, left))
+
+    @app.get("/rdiffs/{name}", response_class=HTMLResponse, include_in_schema=False)
+    def show_rdiff(name: str) -> HTMLResponse:
+        status, text = explainer.answer(name)
+        return HTMLResponse(text, status)
 
     @app.get("/static/{name}", include_in_schema=False)
     def static(name: str) -> Response:

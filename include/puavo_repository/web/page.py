@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from puavo_repository.errors import printable
+from puavo_repository.fleet.advice import advise
+from puavo_repository.fleet.explanation import VIEWS, Explanation
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.formats.names import image_name
 from puavo_repository.progress import count, format_bytes
@@ -249,6 +252,19 @@ def render_run(dag_id: str, run_id: str, document: Mapping[str, Any]) -> str:
         run_id=run_id,
         summary=document.get("summary") or {"did": "", "sections": []},
         failures=document.get("failure", []),
+    )
+
+
+def render_explanation(name: str, found: Explanation | str) -> str:
+    """Render why an rdiff is so large, or in words why that is not known."""
+    problem = found if isinstance(found, str) else ""
+    return _ENVIRONMENT.get_template("explanation.html").render(
+        up="../",
+        name=printable(name),
+        problem=problem,
+        found=found,
+        views=list(VIEWS),
+        advice=advise(found) if isinstance(found, Explanation) else [],
     )
 
 
