@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.errors import RepositoryError, SettingsError
-from puavo_repository.fleet import fold, logs
+from puavo_repository.fleet import fold, logs, requests
 from puavo_repository.fleet.downloads import Downloads
 from puavo_repository.fleet.store import NAME, Store
 from puavo_repository.formats.names import rdiff_name
@@ -155,18 +155,20 @@ def test_a_log_that_is_emptied_while_it_is_read_is_read_again(
     chosen: Settings, log: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(log, *[line(PATH, SIZE)] * 30)
-    taken = Downloads.take
+    taken, emptied = Downloads.take, []
 
     def take(self: Downloads, request: object) -> None:
-        if log.stat().st_size > 1000:
+        if not emptied:
+            emptied.append(log)
             copy_and_truncate(log)
-            write(log, line(PATH, SIZE, time="12:00:01"))
+            write(log, *[line(PATH, SIZE, time="12:00:01")] * 60)  # beyond where it is read
         taken(self, request)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Downloads, "take", take)
+    monkeypatch.setattr(requests, "BLOCK", 256)
     read(chosen)
     read(chosen)
-    assert total(repository.mirror) == {RDIFF: (31, 31 * SIZE)}
+    assert total(repository.mirror) == {RDIFF: (90, 90 * SIZE)}
 
 
 def test_a_fold_that_is_killed_counts_nothing_twice(
