@@ -7,7 +7,7 @@ import json
 import pytest
 
 from puavo_repository.formats.names import rdiff_name
-from support.fleet import built, line, offer
+from support.fleet import DAY, built, line, offer
 from support.repository import Repository
 
 OLD, NEW = built(0), built(1)
@@ -29,7 +29,7 @@ def test_usage_reads_logs_and_shows_figures(repository: Repository, log: str) ->
     done = repository.command("usage", "--log", log)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert " ".join(lines[1].split()) == "2026-03-01 60.0 MB 150.0 MB 0 B 0 B 1.44 GB 30"
+    assert " ".join(lines[1].split()) == f"{DAY} 60.0 MB 150.0 MB 0 B 0 B 1.44 GB 30"
     assert "puavo-os-amxa-buster-amd64: 33 clients" in done.stdout
     assert "policy" not in done.stdout
     again = repository.command("usage", "--json", "--policies", "--days", "30", "--log", log)

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from puavo_repository.formats.names import rdiff_name
 from puavo_repository.mirror.records import State
 from puavo_repository.remote.target import Target
 from puavo_repository.settings import Settings
-from support.fleet import built, counted, line, offer, total
+from support.fleet import DAY, built, counted, line, offer, total
 from support.repository import Repository
 from support.servers import Sshd
 
@@ -155,7 +156,7 @@ def test_a_log_that_is_emptied_while_it_is_read_is_read_again(
     chosen: Settings, log: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(log, *[line(PATH, SIZE)] * 30)
-    taken, emptied = Downloads.take, []
+    taken, emptied = Downloads.take, list[Path]()
 
     def take(self: Downloads, request: object) -> None:
         if not emptied:
@@ -209,7 +210,7 @@ def test_no_address_and_no_hash_of_one_stays(
     assert not any(secret.encode() in kept for secret in secrets)
     assert not any(address.encode() in kept for address in addresses)
     with Store(repository.mirror) as opened:
-        assert opened.rows("SELECT * FROM clients") == [("2026-03-01", 50)]
+        assert opened.rows("SELECT * FROM clients") == [(str(DAY), 50)]
         assert len(opened.rows("SELECT day, file, bytes FROM unfinished")) == 50
 
 
@@ -221,7 +222,7 @@ def test_lines_that_are_late_count_on_their_own_day(
     )
     read(chosen)
     days = {day: count for (day, _, _), count in counted(repository.mirror).items()}
-    assert days == {"2026-03-01": (2, 2000), "2026-03-02": (1, 1000)}
+    assert days == {str(DAY): (2, 2000), str(DAY + timedelta(1)): (1, 1000)}
 
 
 def test_a_damaged_archive_is_read_up_to_there(

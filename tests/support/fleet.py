@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import date, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from puavo_repository.formats import metadata
 from puavo_repository.formats.names import image_name, rdiff_name
 from support.repository import AMXA, name
 
-DAY = date(2026, 3, 1)
+DAY = datetime.now(UTC).date() - timedelta(90)  # figures tell of the last year
 SERIES = f"{AMXA}-amd64"
 
 

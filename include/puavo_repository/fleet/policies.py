@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from puavo_repository.fleet.history import Fleet, History
 from puavo_repository.formats.names import image_name
-from puavo_repository.prepare.demand import DEMAND, Expected, Pair, Sizes, choose
+from puavo_repository.prepare.demand import DEMAND, Ends, Expected, Sizes, choose
 from puavo_repository.progress import format_bytes
 from puavo_repository.settings import Model
 
@@ -101,13 +101,13 @@ class Replay:
             yield self._outcome(name, today, days, policy.model_copy(update=how))
 
     def _outcome(self, name: str, today: str, days: int, policy: Model) -> Outcome:
-        made: dict[Pair, float] = {}
+        made: dict[Ends, float] = {}
         disk: dict[str, float] = defaultdict(float)  # by day
         saved = most = 0.0
         for series in self.series:
             before: tuple[str, ...] = ()
-            chosen: Mapping[Pair, float] = {}
-            every: Mapping[Pair, float] = {}
+            chosen: Mapping[Ends, float] = {}
+            every: Mapping[Ends, float] = {}
             for day in (_before(today, back) for back in range(days, -1, -1)):
                 there = self.on_offer(series, day)
                 if there != before:
@@ -125,7 +125,7 @@ class Replay:
         total, top = int(sum(made.values())), int(max(disk.values(), default=0))
         return Outcome(name, len(made), total, read, top, int(saved), round(share, 4))
 
-    def _every(self, images: Sequence[str], policy: Model) -> Mapping[Pair, float]:
+    def _every(self, images: Sequence[str], policy: Model) -> Mapping[Ends, float]:
         """Return the bytes of every rdiff that any policy can make."""
         last = images[max(0, len(images) - policy.targets) :]
         pairs = [(source, target) for target in last for source in images if source != target]
@@ -137,9 +137,9 @@ class Replay:
         day: str,
         images: Sequence[str],
         policy: Model,
-        every: Mapping[Pair, float],
-        present: Collection[Pair],
-    ) -> dict[Pair, float]:
+        every: Mapping[Ends, float],
+        present: Collection[Ends],
+    ) -> dict[Ends, float]:
         """Return what the policy would offer, with the bytes of each."""
         expected = self._steps(day) if policy.sources == DEMAND else Expected(DEMAND)
         if expected.steps:

@@ -22,7 +22,7 @@ from puavo_repository.mirror.records import FOLDER, Record, Records
 
 DEMAND = "demand"  # the policy, and the name of the record
 _UNKNOWN = 0.3  # share of an rdiff in its image, where none of the series was ever made
-Pair = tuple[str, str]  # source and target
+Ends = tuple[str, str]  # source and target
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Expected(Record):
     steps: tuple[tuple[str, int, int, float], ...] = ()
     wanted: tuple[tuple[str, str, float], ...] = ()  # source, target and clients, as Puavo has it
 
-    def of(self, series: str, images: Sequence[str]) -> Mapping[Pair, float]:
+    def of(self, series: str, images: Sequence[str]) -> Mapping[Ends, float]:
         """Return the clients that will make each step between images, oldest first."""
-        found: dict[Pair, float] = defaultdict(float)
+        found: dict[Ends, float] = defaultdict(float)
         for name, age, lag, clients in self.steps:
             # A target gets older: what is made at a higher age is still to come.
             for newer in range(age + 1) if name == series else ():
@@ -63,11 +63,11 @@ class Sizes:
     images: Mapping[str, int]
     rdiffs: Mapping[str, int]
 
-    def of(self, images: Sequence[str], pairs: Collection[Pair]) -> Mapping[Pair, float]:
+    def of(self, images: Sequence[str], pairs: Collection[Ends]) -> Mapping[Ends, float]:
         """Return the bytes of each rdiff; what was never made is predicted from its neighbours."""
         place = {image: index for index, image in enumerate(images)}
         shares: dict[int, list[float]] = defaultdict(list)  # by how far apart the two are
-        made: dict[Pair, float] = {}
+        made: dict[Ends, float] = {}
         for source, target in pairs:
             if size := self.rdiffs.get(rdiff_name(source, target)):
                 made[source, target] = size
@@ -86,14 +86,14 @@ class Sizes:
 
 
 def choose(
-    expected: Mapping[Pair, float],
+    expected: Mapping[Ends, float],
     images: Sequence[str],
     sizes: Sizes,
     coverage: float,
     *,
     targets: int,
-    present: Collection[Pair] = frozenset(),
-) -> set[Pair]:
+    present: Collection[Ends] = frozenset(),
+) -> set[Ends]:
     """Choose the rdiffs of a series, whose images are in order, to one of its last ``targets``.
 
     ``present`` are those that are there.
