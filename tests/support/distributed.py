@@ -138,6 +138,8 @@ class Cluster:
             with (data / "data/postgresql.conf").open("a") as settings:
                 settings.write(shipped("postgresql.conf", address, ""))
                 settings.write(f"listen_addresses = '{address}'\nunix_socket_directories = ''\n")
+                # Not in /dev/shm, where its power may be cut and it cannot tidy up.
+                settings.write("dynamic_shared_memory_type = mmap\n")
         also = [word for one in options for word in ("-c", one)]
         command = [*user, f"{programs}/postgres", "-D", f"{_POSTGRES}/data", *also]
         self.start(self.central, "postgresql", *command)
