@@ -31,6 +31,7 @@ DEPLOY = ROOT / "deploy"
 PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 KINDS = {"namespaces": Machine, "kernels": Kernel}
 WORKER_PARTS = ("compute", "transfer", "logs")
+_FOLDERS = [f"PUAVO_REPOSITORY_{name}" for name in ("IMAGE_DIR", "MIRROR_DIR", "PUAVO_OS")]
 _OURS = ("PUAVO_REPOSITORY_", "AIRFLOW_CONN_")  # what is handed on of the environment
 PATIENCE = 600  # seconds until everything has to be up; with kernels it takes minutes
 _POSTGRES = "/var/lib/postgresql"  # PostgreSQL's user may not enter just any folder
@@ -248,11 +249,14 @@ def cluster(
 
 def main() -> int:
     """Run all of it until somebody ends it; arguments: how many machines, and of which kind."""
+    if sys.argv[2] not in KINDS:
+        print(f"error: MACHINES={sys.argv[2]}: one of {', '.join(KINDS)}", file=sys.stderr)
+        return 2
     folder = Path(os.environ["AIRFLOW_HOME"])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    ours = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
+    ours = _given()
     print(f"Starting PostgreSQL, Redis and Airflow; their output is in {folder}", flush=True)
     try:
         with cluster(folder, _shared(ours), KINDS[sys.argv[2]], **ours) as made:
@@ -273,13 +277,25 @@ def main() -> int:
         return 1
 
 
+def _given() -> dict[str, str]:
+    """Return what the environment sets for the machines; their folders are absolute."""
+    found = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
+    for name in _FOLDERS:
+        if found.get(name):
+            found[name] = str(Path(found[name]).resolve())
+    return found
+
+
 def _shared(ours: Mapping[str, str]) -> list[Path]:
-    """Return the folders that the workers share: those of the settings, made where missing."""
-    names = ("IMAGE_DIR", "MIRROR_DIR", "PUAVO_OS", "REMOTE")
-    given = [ours.get(f"PUAVO_REPOSITORY_{name}", "").removeprefix("file://") for name in names]
-    folders = [Path(value) for value in given if value.startswith("/")]
-    for one in folders:
-        one.mkdir(parents=True, exist_ok=True)
+    """Return the folders that the workers share; of the settings' those that runs make are made."""
+    images, *made = [ours.get(name, "") for name in _FOLDERS]
+    remotes = ours.get("PUAVO_REPOSITORY_REMOTE", "").split()
+    there = [images, *(one[len("file://") :] for one in remotes if one.startswith("file://"))]
+    for one in filter(None, made):
+        Path(one).mkdir(parents=True, exist_ok=True)
+    folders = [Path(one) for one in (*there, *made) if one]
+    if missing := [str(one) for one in folders if not one.is_dir()]:
+        raise RuntimeError(f"there is no such folder: {', '.join(missing)}")
     # One file system, where they lie side by side: images are hard links in the mirror.
     common = Path(os.path.commonpath(folders))
     return folders if common == Path("/") else [common]
