@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +26,7 @@ from support.repository import Repository
 
 IMAGES = 12
 PATIENCE = 3600  # seconds for one run
+POLLING = 10  # seconds; when it ended is told by Airflow
 MAPPED = ("fingerprint", "diff")
 
 
@@ -67,6 +70,19 @@ def _time(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+def ended(airflow: Airflow) -> dict[str, Any]:
+    """Wait for the run; it is asked for seldom, which takes time of what is measured."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        time.sleep(POLLING)
+        with suppress(OSError):  # on a busy core it may take too long
+            (run,) = airflow.runs(PREPARE)
+            if run["state"] in {"success", "failed"}:
+                found: dict[str, Any] = run
+                return found
+    raise TimeoutError(f"the run takes longer than {PATIENCE} s")
+
+
 def start(found: Cluster, workers: int) -> Airflow:
     """Start everything; each worker is pinned to a core."""
     found.migrate()
@@ -95,7 +111,7 @@ def prepare(images: list[Path], workers: int, folder: Path) -> Figures:
     with cluster(folder / "machines", [folder], **settings) as found:
         airflow = start(found, workers)
         airflow.trigger(PREPARE)
-        (run,) = airflow.ended(PREPARE, patience=PATIENCE)
+        run = ended(airflow)
         if run["state"] != "success":
             raise RuntimeError(f"the run failed; see {found.network.folder}")
         return figures(airflow, run)
