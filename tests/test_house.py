@@ -79,6 +79,11 @@ def test_no_module_needs_itself() -> None:
     list(TopologicalSorter(graph).static_order())
 
 
+def test_a_module_can_be_read_at_once() -> None:
+    lines = {path: path.read_text().count("\n") for path in modules().values()}
+    assert {path.name: count for path, count in lines.items() if count > 300} == {}
+
+
 def test_what_airflow_runs_is_imported_by_nothing_below_it() -> None:
     for module, path in modules().items():
         if room(module) != "airflow":

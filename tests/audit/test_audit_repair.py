@@ -19,10 +19,10 @@ from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.files import locked
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import Progress
-from puavo_repository.publish.publisher import open_tree
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.lock import PublisherLock
+from puavo_repository.remote.pool import open_tree
 from puavo_repository.remote.target import Target
 from support.audits import DOCUMENT, KEEP, NEW, OLD, RDIFF, Audited, flip, said
 from support.mirrors import publish, tree_of, walk

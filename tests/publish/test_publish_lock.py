@@ -20,10 +20,11 @@ from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.folder import FolderTree, _FolderFile
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import RemoteTree, read_whole
+from puavo_repository.remote.tree import RemoteTree
 from puavo_repository.rollback import rollback
 from support.mirrors import (
     KEEP,

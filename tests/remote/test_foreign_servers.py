@@ -29,6 +29,7 @@ from puavo_repository.formats import jsonfile
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.sftp import session as sftp_session
@@ -36,7 +37,7 @@ from puavo_repository.remote.sftp import tree as sftp_tree
 from puavo_repository.remote.sftp.session import LARGEST_REPLY
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Kind, read_whole
+from puavo_repository.remote.tree import Kind
 from puavo_repository.rollback import rollback
 from puavo_repository.settings.model import Model
 from support.foreign import NAMES, changed_bytes, changed_json, changed_values, examples

@@ -18,20 +18,11 @@ from puavo_repository.errors import LockedError, StorageError, StorageRefusedErr
 from puavo_repository.mirror import files
 from puavo_repository.progress import no_progress
 from puavo_repository.remote import folder
+from puavo_repository.remote.documents import LARGEST_DOCUMENT, read_whole, write_whole
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import (
-    LARGEST_DOCUMENT,
-    Kind,
-    OpenMode,
-    Piece,
-    Range,
-    RemoteStat,
-    RemoteTree,
-    read_whole,
-    write_whole,
-)
+from puavo_repository.remote.tree import Kind, OpenMode, Piece, Range, RemoteStat, RemoteTree
 from support.instead import instead
 from support.servers import Sshd, running
 

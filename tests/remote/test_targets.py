@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from puavo_repository.errors import SettingsError
+from puavo_repository.remote.documents import write_whole
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.sftp.tree import SftpTree
 from puavo_repository.remote.target import (
@@ -19,7 +20,7 @@ from puavo_repository.remote.target import (
     target_of_connection,
     without_password,
 )
-from puavo_repository.remote.tree import RemoteTree, write_whole
+from puavo_repository.remote.tree import RemoteTree
 from support.servers import Sshd
 
 SECRET = "hunter2"

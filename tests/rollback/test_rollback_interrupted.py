@@ -14,8 +14,9 @@ from puavo_repository.publish import switch
 from puavo_repository.publish.plan import sha256
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote import journal
+from puavo_repository.remote.documents import write_whole
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import RemoteTree, write_whole
+from puavo_repository.remote.tree import RemoteTree
 from puavo_repository.rollback import rollback
 from rollback.nights import nights, roll_back
 from support.mirrors import (

@@ -17,9 +17,10 @@ from puavo_repository.formats.names import image_name, rdiff_name
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish import run
 from puavo_repository.publish.plan import Transfer
-from puavo_repository.publish.publisher import Publisher, PublishReport, open_tree
+from puavo_repository.publish.publisher import Publisher, PublishReport
 from puavo_repository.publish.transfer import transfer
 from puavo_repository.remote import journal
+from puavo_repository.remote.pool import open_tree
 from puavo_repository.remote.target import Target
 from puavo_repository.settings.model import Model
 from support.servers import tool

@@ -19,14 +19,14 @@ from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.plan import CKSUMS, is_document, sha256
-from puavo_repository.publish.publisher import open_tree
 from puavo_repository.publish.survey import listing, same_bytes, samples, sha256_of
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.journal import Journal
-from puavo_repository.remote.pool import Pool
+from puavo_repository.remote.pool import Pool, open_tree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole
+from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
 from puavo_repository.retry import with_retries
 from puavo_repository.settings import Settings
 

@@ -1,4 +1,4 @@
-"""Why an rdiff is large: each byte of it by file, folder, Debian package and cause.
+"""Why an rdiff is large: each byte of it by cause, file, folder and package of Debian.
 
 1. The rdiff's LITERAL commands say which bytes of the target it brings (``_Literals``).
 2. The target says what lies there: blocks of a file, a fragment block, a table (``_Layout``). What

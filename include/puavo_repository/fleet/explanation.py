@@ -1,4 +1,4 @@
-"""What an rdiff's bytes are, as data: by cause, Debian package, folder and file. Pure."""
+"""What an rdiff's bytes are, as data: by cause, package of Debian, folder and file. Pure."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence

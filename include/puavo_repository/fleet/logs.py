@@ -23,7 +23,7 @@ from puavo_repository.fleet.downloads import Downloads
 from puavo_repository.fleet.requests import Reader, blocks
 from puavo_repository.fleet.store import Store, today
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.publish.publisher import open_tree
+from puavo_repository.remote.pool import open_tree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Kind, OpenMode, Range, RemoteTree
 from puavo_repository.settings import Settings

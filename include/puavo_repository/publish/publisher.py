@@ -22,25 +22,16 @@ from puavo_repository.publish.plan import Plan, RemoteState, make_plan
 from puavo_repository.publish.survey import survey
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
-from puavo_repository.remote.folder import FolderTree
+from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.journal import Journal, Parts
 from puavo_repository.remote.lock import PublisherLock
-from puavo_repository.remote.pool import Bandwidth, Pool
+from puavo_repository.remote.pool import Bandwidth, Pool, open_tree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import RemoteTree, read_whole
+from puavo_repository.remote.tree import RemoteTree
 from puavo_repository.settings.model import Model
 
 logger = logging.getLogger(__name__)
 _NAMED = 10  # failures in an error at most
-
-
-def open_tree(target: Target) -> RemoteTree:
-    """Connect to a target."""
-    if not target.host:
-        return FolderTree(target)
-    from puavo_repository.remote.sftp.tree import SftpTree  # the SSH library is slow to load
-
-    return SftpTree(target)
 
 
 @dataclass

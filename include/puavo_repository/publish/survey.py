@@ -18,8 +18,9 @@ from puavo_repository.mirror.description import Description
 from puavo_repository.mirror.records import mirror_id
 from puavo_repository.progress import Progress, no_progress
 from puavo_repository.publish.plan import CKSUMS, FileState, RemoteState, Row, is_document, sha256
+from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.journal import Journal
-from puavo_repository.remote.tree import Kind, Range, RemoteStat, RemoteTree, read_whole
+from puavo_repository.remote.tree import Kind, Range, RemoteStat, RemoteTree
 from puavo_repository.settings.model import Model
 
 logger = logging.getLogger(__name__)

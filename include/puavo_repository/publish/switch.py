@@ -28,7 +28,8 @@ from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.publish.survey import listing
 from puavo_repository.publish.transfer import proven_part, rename_into_place
 from puavo_repository.remote import journal
-from puavo_repository.remote.tree import RemoteTree, read_whole, write_whole
+from puavo_repository.remote.documents import read_whole, write_whole
+from puavo_repository.remote.tree import RemoteTree
 
 logger = logging.getLogger(__name__)
 

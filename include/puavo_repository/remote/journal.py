@@ -26,7 +26,8 @@ from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from puavo_repository.formats import jsonfile, metadata
 from puavo_repository.remote import lock
-from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree, read_whole, write_whole
+from puavo_repository.remote.documents import read_whole, write_whole
+from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
 
 logger = logging.getLogger(__name__)
 
@@ -136,8 +137,7 @@ class Restored:
     """What makes a generation a rollback."""
 
     restores: Count  # the generation whose metadata it puts back
-    # The metadata files that were asked for; empty for all. Who asks for the same again gets the
-    # same, not one generation more.
+    # The metadata files that were asked for; empty for all. The same again is no new generation.
     series: tuple[MetaPath, ...] = ()
 
 
@@ -217,8 +217,7 @@ def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
         journal.files[path] = Entry(len(content), hashlib.sha256(content).hexdigest(), None, None)
         try:
             for file in metadata.described_files(metadata.parse(content)):
-                digest = file.digests.get("sha256", "")
-                is_ours = file.path not in others
+                digest, is_ours = file.digests.get("sha256", ""), file.path not in others
                 journal.files[file.path] = Entry(file.size, digest, None, None, is_ours)
         except ValueError as error:
             logger.warning("%s/%s is damaged: %s", tree.name, path, error)
@@ -246,8 +245,8 @@ def load_generation(tree: RemoteTree, number: int) -> Generation | None:
     """Read the record of a generation; None where there is none, or none that can be read."""
     content = read_whole(tree, f"{GENERATIONS}/{number}.json")
     try:
-        values = {**jsonfile.loads_sealed(content or b""), "number": number}
-        return _GENERATION.validate_python(values)
+        values = jsonfile.loads_sealed(content or b"")
+        return _GENERATION.validate_python({**values, "number": number})
     except ValueError:
         return None
 

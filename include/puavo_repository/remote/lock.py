@@ -27,7 +27,8 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter
 
 from puavo_repository.errors import LockedError, RepositoryError
-from puavo_repository.remote.tree import OpenMode, RemoteTree, read_whole
+from puavo_repository.remote.documents import read_whole
+from puavo_repository.remote.tree import OpenMode, RemoteTree
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from puavo_repository.errors import ConnectionLostError, StoppedError
+from puavo_repository.remote.folder import FolderTree
+from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
@@ -19,6 +21,15 @@ _WORD = re.compile(r"(?ai)(?:(\d{1,2})-(\d{1,2})=)?(\d{1,15}(?:\.\d+)?)([kmg]?)"
 _BURST = 0.25  # seconds of the rate that may pass at once
 _LONGEST_WAIT = 0.5  # seconds after which a waiting connection is looked at again
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def open_tree(target: Target) -> RemoteTree:
+    """Connect to a target."""
+    if not target.host:
+        return FolderTree(target)
+    from puavo_repository.remote.sftp.tree import SftpTree  # the SSH library is slow to load
+
+    return SftpTree(target)
 
 
 class Pool:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from typing import NamedTuple, Self
@@ -18,7 +17,6 @@ from puavo_repository.errors import RepositoryError, StorageRefusedError
 from puavo_repository.progress import Progress, no_progress
 from puavo_repository.remote.target import Target
 
-LARGEST_DOCUMENT = 64 << 20  # bytes; one of ours is never that large
 Data = bytes | memoryview
 
 
@@ -274,33 +272,3 @@ class RemoteTree(ABC):
     def _make_folder(self, path: str) -> None: ...
     @abstractmethod
     def _remove_folder(self, path: str) -> None: ...
-
-
-def read_whole(tree: RemoteTree, path: str) -> bytes | None:
-    """Return a document's content, or None where there is no such file, or too large a one."""
-    found = tree.stat(path)
-    if found is None or found.kind is not Kind.FILE or found.size > LARGEST_DOCUMENT:
-        return None
-    return b"".join(tree.read(path, [Range(0, found.size)]))
-
-
-def write_whole(
-    tree: RemoteTree, path: str, content: bytes, check: Callable[[], object] = lambda: None
-) -> None:
-    """Write a small file so that a reader finds the old content or the new, never a part.
-
-    ``check`` is called when all is on the disk, right before it gets its name. Each try has a part
-    of its own: who lost the lock may write the same.
-    """
-    folder, slash, name = path.rpartition("/")
-    part = f"{folder}{slash}.{name}.{secrets.token_hex(8)}.part"
-    try:
-        with tree.open(part, OpenMode.CREATE) as file:
-            file.write(0, content)
-            file.sync()
-        check()
-        tree.rename(part, path)
-    except RepositoryError:
-        with contextlib.suppress(RepositoryError):
-            tree.remove(part)
-        raise

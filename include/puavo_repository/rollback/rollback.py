@@ -25,7 +25,8 @@ from puavo_repository.publish.publisher import LockedRemote, Publisher, PublishR
 from puavo_repository.publish.survey import listed, sha256_of
 from puavo_repository.publish.switch import Switch
 from puavo_repository.remote import journal
-from puavo_repository.remote.tree import RemoteTree, read_whole
+from puavo_repository.remote.documents import read_whole
+from puavo_repository.remote.tree import RemoteTree
 
 logger = logging.getLogger(__name__)
 
