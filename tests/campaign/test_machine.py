@@ -29,4 +29,4 @@ def test_a_run_that_is_killed_at_any_step_is_mended(
 
 def test_whatever_happens_in_any_order_nothing_is_lost() -> None:
     hypothesis.seed(SEED)(Repositories)
-    run_state_machine_as_test(Repositories, settings=settings(3, 12))
+    run_state_machine_as_test(Repositories, settings=settings(2, 10))

@@ -39,13 +39,13 @@ def test_a_connection_lost_at_any_stage_is_made_again(
     chance = random.Random(5)
     with Proxy(sshd.port) as proxy:
         target = sshd.target(remote, proxy.port)
-        for _ in range(12):
+        for _ in range(8):
             proxy.cut_after = proxy.sent + chance.randrange(150_000)
             found = publish(tmp_path / "mirror", target, KEEP)
             assert found.ok, found.failed
             assert walk(remote) == []
             names = add_image(tmp_path / "mirror", names, keep=4, seed=chance.randrange(1 << 30))
-        assert proxy.connections > 24
+        assert proxy.connections > 16
 
 
 def test_a_stalled_server_fails_in_time_and_the_retry_goes_on(
@@ -69,11 +69,11 @@ def test_an_interrupted_upload_goes_on_where_it_was(
     tmp_path: Path, remote: Path, sshd: Sshd, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(send, "LONG_TRIP", 0.0)
-    item = _large_file(tmp_path / "mirror", 160 << 20)
+    item = _large_file(tmp_path / "mirror", 128 << 20)
     options = Model(connections=connections)
     with Proxy(sshd.port) as proxy:
         target = sshd.target(remote, proxy.port)
-        proxy.cut_after = 120 << 20
+        proxy.cut_after = 100 << 20
         with pytest.raises(ConnectionLostError):
             send_one(item, tmp_path / "mirror", target, options)
         send_one(item, tmp_path / "mirror", target, options)

@@ -138,7 +138,7 @@ MISCHIEF = (
 )
 
 
-@examples(0.7)
+@examples(0.5)
 @given(
     kind=st.sampled_from(MISCHIEF),
     first=st.integers(0, 60),
