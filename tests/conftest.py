@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,13 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     return Scheduling(config, log)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have the kernels compiled once, not by each worker at the same time."""
+    if getattr(session.config.option, "numprocesses", None):
+        code = "from delta.fuzz import check_all; check_all(range(1))"
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def pytest_report_header() -> str:
