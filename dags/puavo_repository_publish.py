@@ -45,8 +45,9 @@ def did(step: str, mirror: int) -> dict[str, Any]:
 
 def follow(mirror: str, step: Callable[[Publisher], object]) -> None:
     """Do one step on a mirror; what it did is kept for the report, whether it went well or not."""
-    report = PublishReport(without_password(mirror))
+    report, ti = PublishReport(without_password(mirror)), get_current_context()["ti"]
     tasks.label(report.target)
+    ti.xcom_push("did", {"try": ti.try_number})  # of an earlier one nothing counts any more
     try:
         with tasks.publisher(mirror) as remote:
             remote.report = report
@@ -58,7 +59,6 @@ def follow(mirror: str, step: Callable[[Publisher], object]) -> None:
             report.failed = {"publishing": problem, **report.failed}
         raise
     finally:
-        ti = get_current_context()["ti"]
         # A worker that was cut off may come back after another one has done this.
         kept = tasks.returned(ti.task_id, ti.map_index, "did") or {}
         if kept.get("try", 0) <= ti.try_number:
