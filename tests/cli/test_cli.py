@@ -118,6 +118,13 @@ def test_who_only_names_the_steps_loads_no_ssh_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(("module", "slow"), [("web.app", "numpy"), ("fleet.fold", "httpx")])
+def test_what_airflow_loads_again_and_again_is_light(module: str, slow: str) -> None:
+    code = f"import sys, puavo_repository.{module}; assert {slow!r} not in sys.modules"
+    done = run([sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_run_without_news_loads_nothing_slow(repository: Repository) -> None:
     repository.add(name(V1))
     repository.prepare()

@@ -8,8 +8,8 @@ from threading import Event, Thread
 import pytest
 
 from puavo_repository.errors import ImageError, StorageError
+from puavo_repository.fleet import explain as module
 from puavo_repository.fleet.explanation import Cause, Explanation, Item
-from puavo_repository.web import explainer as module
 from puavo_repository.web import page
 from puavo_repository.web.explainer import Explainer
 from web.mirrors import make_mirror

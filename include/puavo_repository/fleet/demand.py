@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from puavo_repository.errors import (
     ConnectionLostError,
     LoginError,
@@ -77,6 +75,8 @@ def _image(name: Any) -> str:
 
 def from_puavo(url: str, login: str, password: str, ca_file: str = "") -> Demand:
     """Ask puavo-rest for the images of all devices."""
+    import httpx  # slow to load, and a DAG is read again and again
+
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
         with httpx.Client(verify=context, timeout=_TIMEOUT, auth=(login, password)) as client:

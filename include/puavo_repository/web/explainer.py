@@ -5,7 +5,6 @@ from pathlib import Path
 from threading import Lock
 
 from puavo_repository.errors import PermanentError, RepositoryError
-from puavo_repository.fleet.explain import explain, images_of
 from puavo_repository.formats.names import is_rdiff_name
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
@@ -31,6 +30,9 @@ class Explainer:
 
     def answer(self, name: str) -> Answer:
         """Return the page of an rdiff, or why there is none."""
+        # NumPy, which each process of Airflow would load with the plugin.
+        from puavo_repository.fleet.explain import explain, images_of
+
         try:
             rdiff = Mirror(self._mirror()).rdiffs / name
             identity = Identity.at(rdiff) if is_rdiff_name(name) else None
