@@ -12,7 +12,8 @@ from airflow.sdk import get_current_context
 
 from puavo_repository.prepare.plan import DiffState, Plan
 from puavo_repository.progress import count, format_bytes
-from puavo_repository.web.model import DRY_RUN, SUMMARY, seconds
+from puavo_repository.web.model import DRY_RUN, SUMMARY
+from puavo_repository.web.words import seconds
 
 if TYPE_CHECKING:  # the scheduler loads each DAG again and again
     from puavo_repository.audit.report import AuditReport

@@ -1,9 +1,9 @@
-"""What the page shows and the API serves, and moments, shares and durations in words. Pure.
+"""What the page shows and the API serves. Pure.
 
 The field descriptions are the API's documentation. All sizes are bytes, all moments are UTC.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -18,8 +18,7 @@ AUDIT = "puavo_repository_audit"
 ROLLBACK = "puavo_repository_rollback"
 USAGE = "puavo_repository_usage"
 DAGS = (PREPARE, PUBLISH, AUDIT, USAGE, ROLLBACK)
-FAILURE = "failure"  # the XCom in which a task that failed says why
-SUMMARY = "summary"  # the one in which a run says what it did
+FAILURE, SUMMARY = "failure", "summary"  # XComs: why a task failed, what a run did
 DRY_RUN = "dry run"  # what such a run did
 
 
@@ -86,6 +85,14 @@ class Series(Shown):
     saving: float = Field(description="What that client saves, as a share of the newest image")
 
 
+class Retry(Shown):
+    """Failed tasks of one run, which Airflow can be asked to do again."""
+
+    dag_id: str
+    run_id: str
+    task_ids: list[str]
+
+
 class Problem(Shown):
     """Something that is not as it should be, and the way out."""
 
@@ -94,6 +101,25 @@ class Problem(Shown):
     message: str = Field(description="What happened")
     remedy: str = Field(description="What to do")
     permanent: bool = Field(description="Whether running again cannot help")
+    log: str = Field(default="", description="Where in the Airflow UI its log is, from its root")
+    retry: Retry | None = Field(default=None, description="What to run again; None: nothing can be")
+
+
+class Progress(Shown):
+    """How far something is that goes on right now."""
+
+    what: str = Field(description="The file or the stage that it is at")
+    done: int
+    total: int = Field(description="0 where that is not known")
+    unit: str = Field(description="bytes or files")
+    seconds_left: float | None = Field(description="About how long; None where that is not known")
+
+
+class Space(Shown):
+    """What a disk has left."""
+
+    free: int = Field(description="Bytes, as of the last look")
+    days: float | None = Field(description="How long it lasts as it fills now; None: it does not")
 
 
 class State(StrEnum):
@@ -123,6 +149,10 @@ class Remote(Shown):
     checked: datetime | None = Field(description="When a run last looked at it")
     pending: list[str] = Field(description="Files of the local mirror that are not there yet")
     pending_bytes: int = Field(description="Their bytes")
+    address: str = Field(default="", description="URL that clients use; empty where not configured")
+    audited: datetime | None = Field(default=None, description="When an audit last looked at it")
+    space: Space | None = Field(default=None, description="None where the server does not tell")
+    progress: Progress | None = Field(default=None, description="Of what is sent right now")
 
 
 class Finding(Shown):
@@ -156,8 +186,10 @@ class Stage(Shown):
     name: str
     state: str
     seconds: float = Field(description="From the start of its first task to the end of its last")
-    tasks: int
+    tasks: int = Field(description="All of them, those that did not start yet among them")
     failed: int
+    done: int = Field(default=0, description="Tasks that have ended")
+    seconds_left: float | None = Field(default=None, description="About; None where not known")
 
 
 class Run(Shown):
@@ -196,6 +228,22 @@ class Run(Shown):
         return (self.ended - self.started).total_seconds()
 
 
+class Alerts(Shown):
+    """Who is told when something fails, and when that last happened."""
+
+    ways: list[str] = Field(description="In words, without addresses; empty: nobody is told")
+    last: datetime | None = Field(description="When the last one went out")
+    subject: str = Field(description="What it said")
+    problem: str = Field(description="Why it could not be sent; empty where it was")
+
+
+class Ignored(Shown):
+    """A file in the image directory that looks like an image, but is none."""
+
+    name: str
+    why: str
+
+
 class Dag(NamedTuple):
     """What Airflow knows of a DAG."""
 
@@ -226,6 +274,13 @@ class Summary(Shown):
     next_run: datetime | None = Field(description="When prepare is to run next by its schedule")
     remotes: list[Remote]
     audit: Audit | None = Field(description="The last audit; None before the first")
+    address: str = Field(default="", description="URL that clients use for all of it")
+    schedule: str = Field(default="", description="When prepare runs, as cron has it; UTC")
+    paused: list[str] = Field(default=[], description="DAGs of ours that are paused")
+    active: dict[str, str] = Field(default={}, description="Run that waits or goes on, by its DAG")
+    space: Space | None = Field(default=None, description="Of the disk of the local mirror")
+    alerts: Alerts | None = Field(default=None, description="None where that is not known")
+    ignored: list[Ignored] = Field(default=[], description="Named like images, and left alone")
 
 
 class Repository(Shown):
@@ -240,46 +295,6 @@ class Repository(Shown):
 class Health(Shown):
     """Whether all is well, and what is not."""
 
-    ok: bool = Field(description="As in the summary")
-    status: str = Field(description="The same in words, as the page says it")
+    ok: bool
+    status: str
     reasons: list[str] = Field(description="What is wrong and what to do, a sentence or two each")
-
-
-def when(moment: datetime | None) -> str:
-    """Render a moment."""
-    return f"{moment:%Y-%m-%d %H:%M} UTC" if moment else "never"
-
-
-def percent(share: float) -> str:
-    """Render a share."""
-    return f"{share:.1%}" if share < 0.9995 else "100%"
-
-
-def seconds(value: float) -> str:
-    """Render a duration."""
-    if value < 10:
-        return f"{value:.1f} s"
-    if value < 120:
-        return f"{value:.0f} s"
-    if value < 7200:
-        return f"{value / 60:.0f} min"
-    return f"{value / 3600:.1f} h"
-
-
-def built(number: str) -> datetime | None:
-    """Return the moment that a version names."""
-    try:
-        return datetime.strptime(number, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-
-
-def version(number: str) -> str:
-    """Render a version as the moment that it names."""
-    found = built(number)
-    return f"{found:%Y-%m-%d %H:%M}" if found else number
-
-
-def moment(since: float | None) -> datetime | None:
-    """Return the moment so many seconds after the epoch."""
-    return datetime.fromtimestamp(since, UTC) if since else None

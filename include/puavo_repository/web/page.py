@@ -20,8 +20,9 @@ from puavo_repository.fleet.explanation import VIEWS, Explanation
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.formats.names import image_name
 from puavo_repository.progress import count, format_bytes
-from puavo_repository.web import model, status
-from puavo_repository.web.model import Repository, Run, Series, seconds
+from puavo_repository.web import model, status, words
+from puavo_repository.web.model import Repository, Run, Series
+from puavo_repository.web.words import seconds
 
 REFRESH = 10  # seconds between two looks of a page that is open
 STATIC = Path(__file__).with_name("static")
@@ -34,7 +35,7 @@ def moment(at: datetime | None) -> Markup:
     if at is None:
         return Markup("never")
     return Markup('<time datetime="{}">{}</time>').format(
-        at.isoformat(timespec="seconds"), model.when(at)
+        at.isoformat(timespec="seconds"), words.when(at)
     )
 
 
@@ -210,10 +211,10 @@ _ENVIRONMENT = Environment(
 
 def of_image(name: str) -> str:
     """Render the version in an image's name."""
-    return model.version(image_name(name).number)
+    return words.version(image_name(name).number)
 
 
-_FILTERS = count, heat, matrix, model.percent, model.version, moment, of_image, seconds, timeline
+_FILTERS = count, heat, matrix, words.percent, words.version, moment, of_image, seconds, timeline
 _ENVIRONMENT.filters |= {one.__name__: one for one in _FILTERS} | {"size": format_bytes}
 _ENVIRONMENT.globals |= {"WIDTH": WIDTH, "LEFT": LEFT, "RIGHT": RIGHT, "GROUND": GROUND}
 _ENVIRONMENT.globals |= {"model": model, "status": status, "refresh": lambda: REFRESH}

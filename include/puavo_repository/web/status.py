@@ -17,7 +17,8 @@ from puavo_repository.progress import count, format_bytes
 from puavo_repository.remote.target import parse_target, without_password
 from puavo_repository.web import model
 from puavo_repository.web.disk import Disk
-from puavo_repository.web.model import Dag, Problem, Remote, Run, Series, State, moment, when
+from puavo_repository.web.model import Dag, Problem, Remote, Run, Series, State
+from puavo_repository.web.words import moment, when
 
 UP_TO_DATE = "Everything is up to date"
 PATIENCE = timedelta(minutes=15)  # for Airflow to start what is due

@@ -7,7 +7,8 @@ from typing import Any
 from puavo_repository.formats.names import ImageName, rdiff_name
 from puavo_repository.web import model, status
 from puavo_repository.web.disk import Disk
-from puavo_repository.web.model import Dag, Rdiff, RdiffState, Repository, Run, Series, moment
+from puavo_repository.web.model import Dag, Rdiff, RdiffState, Repository, Run, Series
+from puavo_repository.web.words import built, moment
 
 
 def repository(
@@ -58,7 +59,7 @@ def _series(name: str, entries: list[dict[str, Any]], disk: Disk) -> Series:
         model.Image(
             filename=entry["filename"],
             version=str(entry.get("version", "")),
-            built=model.built(str(entry.get("version", ""))),
+            built=built(str(entry.get("version", ""))),
             size=entry["size"],
             present=disk.sizes.get(entry["filename"]) == entry["size"],
             digests=_digests(entry),
