@@ -15,7 +15,8 @@ from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import Failure, WrittenRecord
 from puavo_repository.web import model, view
 from puavo_repository.web.disk import Reader
-from puavo_repository.web.model import DRY_RUN, RdiffState, Repository, Run, Stage
+from puavo_repository.web.model import DRY_RUN, Repository, Run, Stage
+from puavo_repository.web.offered import RdiffState
 from puavo_repository.web.status import problem as problem_of
 from web.mirrors import (
     IMAGE_SIZE,

@@ -22,7 +22,8 @@ from puavo_repository.mirror.records import Failure
 from puavo_repository.web import metrics, page, view
 from puavo_repository.web.disk import Disk, Reader
 from puavo_repository.web.explainer import Explainer
-from puavo_repository.web.model import Dag, Health, Repository, Run, Series, Summary
+from puavo_repository.web.model import Dag, Health, Repository, Run, Summary
+from puavo_repository.web.offered import Series
 
 # Nothing comes from another host, and no other site may frame this.
 HEADERS = {

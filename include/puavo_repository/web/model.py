@@ -7,90 +7,32 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from puavo_repository.audit.report import Severity
 from puavo_repository.fleet.usage import Usage
+from puavo_repository.web.offered import Series, Shown
 
 PREPARE = "puavo_repository_prepare"
 PUBLISH = "puavo_repository_publish"
 AUDIT = "puavo_repository_audit"
 ROLLBACK = "puavo_repository_rollback"
 USAGE = "puavo_repository_usage"
+ALERT = "puavo_repository_alert"  # a test: it fails on purpose, and tells nothing of the repository
 DAGS = (PREPARE, PUBLISH, AUDIT, USAGE, ROLLBACK)
 FAILURE, SUMMARY = "failure", "summary"  # XComs: why a task failed, what a run did
 DRY_RUN = "dry run"  # what such a run did
 
 
-class Shown(BaseModel):
-    """Base of everything that is shown."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", from_attributes=True, populate_by_name=True
-    )
-
-
-class Digests(Shown):
-    """Checksums of a file, as the metadata gives them; empty where it does not."""
-
-    cksum: str = Field(description="POSIX cksum, decimal")
-    sha256: str
-    sha512: str
-
-
-class RdiffState(StrEnum):
-    """What is known of an rdiff."""
-
-    OFFERED = "offered"
-    TOO_LARGE = "too large"
-    FAILED = "failed"
-    MISSING = "missing"
-
-
-class Rdiff(Shown):
-    """The rdiff from one image to another."""
-
-    filename: str
-    state: RdiffState = Field(description="too large: not kept; missing: not there with its size")
-    source: str = Field(description="Version of the image that a client has, digits alone")
-    target: str = Field(description="Version of the image that it gets")
-    size: int = Field(description="Bytes; 0 where it could not be made")
-    share: float = Field(description="Its size as a share of the target image")
-    digests: Digests | None = Field(description="None where it is not offered")
-
-
-class Image(Shown):
-    """One image on offer."""
-
-    filename: str
-    version: str = Field(description="Digits alone, as clients compare it")
-    built: datetime | None = Field(description="The moment that its version names")
-    size: int
-    present: bool = Field(description="Whether it lies in the mirror with this size")
-    digests: Digests
-    rdiffs: list[Rdiff] = Field(description="Rdiffs that lead to it")
-
-    def offered_from(self, version: str) -> Rdiff | None:
-        """Return the rdiff from another image to this one, where it is on offer."""
-        offered = (r for r in self.rdiffs if r.state is RdiffState.OFFERED)
-        return next((r for r in offered if r.source == version), None)
-
-
-class Series(Shown):
-    """One series on offer, oldest image first."""
-
-    name: str
-    images: list[Image]
-    update: int | None = Field(description="Bytes from the last image but one; None for all of it")
-    saving: float = Field(description="What that client saves, as a share of the newest image")
-
-
 class Retry(Shown):
-    """Failed tasks of one run, which Airflow can be asked to do again."""
+    """Failed tasks of one run, which Airflow can be asked to do again, with all that follows them.
+
+    It is the body of ``clearTaskInstances`` with ``include_downstream`` and not ``only_failed``.
+    """
 
     dag_id: str
     run_id: str
-    task_ids: list[str]
+    task_ids: list[tuple[str, int]] = Field(description="Each with its map index; -1 for none")
 
 
 class Problem(Shown):
@@ -192,6 +134,15 @@ class Stage(Shown):
     seconds_left: float | None = Field(default=None, description="About; None where not known")
 
 
+class FailedTask(Shown):
+    """A task that failed."""
+
+    task_id: str
+    map_index: int = Field(description="-1 where it is not mapped")
+    label: str = Field(description="What it worked on, where it is mapped")
+    log: str = Field(description="Where in the Airflow UI its log is, from its root")
+
+
 class Run(Shown):
     """One run of a DAG."""
 
@@ -208,7 +159,10 @@ class Run(Shown):
     )
     error: str = Field(default="", description="What it failed of")
     did: str = Field(default="", description="What it did, in a few words")
-    stages: list[Stage] = []
+    stages: list[Stage] = Field(default=[], description="In the order in which they began")
+    failed: list[FailedTask] = Field(
+        default=[], description="Of the last run that ended and counts; not more than some hundred"
+    )
 
     @property
     def active(self) -> bool:
@@ -280,6 +234,7 @@ class Summary(Shown):
     active: dict[str, str] = Field(default={}, description="Run that waits or goes on, by its DAG")
     space: Space | None = Field(default=None, description="Of the disk of the local mirror")
     alerts: Alerts | None = Field(default=None, description="None where that is not known")
+    progress: list[Progress] = Field(default=[], description="What is prepared right now")
     ignored: list[Ignored] = Field(default=[], description="Named like images, and left alone")
 
 

@@ -21,7 +21,8 @@ from puavo_repository.fleet.usage import Usage
 from puavo_repository.formats.names import image_name
 from puavo_repository.progress import count, format_bytes
 from puavo_repository.web import model, status, words
-from puavo_repository.web.model import Repository, Run, Series
+from puavo_repository.web.model import Repository, Run
+from puavo_repository.web.offered import Series
 from puavo_repository.web.words import seconds
 
 REFRESH = 10  # seconds between two looks of a page that is open

@@ -17,7 +17,8 @@ from puavo_repository.progress import count, format_bytes
 from puavo_repository.remote.target import parse_target, without_password
 from puavo_repository.web import model
 from puavo_repository.web.disk import Disk
-from puavo_repository.web.model import Dag, Problem, Remote, Run, Series, State
+from puavo_repository.web.model import Dag, Problem, Remote, Run, State
+from puavo_repository.web.offered import RdiffState, Series
 from puavo_repository.web.words import moment, when
 
 UP_TO_DATE = "Everything is up to date"
@@ -167,7 +168,7 @@ def _local(disk: Disk, series: Sequence[Series]) -> Iterator[Problem]:
         message = f"The metadata of {one.name} names it, but it is not present with its size"
         for image in one.images:
             lost = [] if image.present else [image.filename]
-            lost += [r.filename for r in image.rdiffs if r.state is model.RdiffState.MISSING]
+            lost += [r.filename for r in image.rdiffs if r.state is RdiffState.MISSING]
             for name in lost:
                 yield _problem(name, "mirror", message, "Run prepare: it is made or linked again")
 

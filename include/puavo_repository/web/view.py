@@ -7,7 +7,8 @@ from typing import Any
 from puavo_repository.formats.names import ImageName, rdiff_name
 from puavo_repository.web import model, status
 from puavo_repository.web.disk import Disk
-from puavo_repository.web.model import Dag, Rdiff, RdiffState, Repository, Run, Series
+from puavo_repository.web.model import Dag, Repository, Run
+from puavo_repository.web.offered import Digests, Image, Rdiff, RdiffState, Series
 from puavo_repository.web.words import built, moment
 
 
@@ -56,7 +57,7 @@ def repository(
 
 def _series(name: str, entries: list[dict[str, Any]], disk: Disk) -> Series:
     images = [
-        model.Image(
+        Image(
             filename=entry["filename"],
             version=str(entry.get("version", "")),
             built=built(str(entry.get("version", ""))),
@@ -112,5 +113,5 @@ def _rdiffs(image: dict[str, Any], others: list[dict[str, Any]], disk: Disk) -> 
             )
 
 
-def _digests(entry: dict[str, Any]) -> model.Digests:
-    return model.Digests(**{kind: str(entry.get(kind, "")) for kind in model.Digests.model_fields})
+def _digests(entry: dict[str, Any]) -> Digests:
+    return Digests(**{kind: str(entry.get(kind, "")) for kind in Digests.model_fields})
