@@ -115,18 +115,34 @@ def repository(repository: Repository) -> Repository:
     return repository
 
 
-@pytest.mark.parametrize("remade", [False, True])
-def test_a_late_rdiff_takes_no_other_place(repository: Repository, remade: bool) -> None:
+@pytest.fixture(params=[False, True])
+def pair(repository: Repository, request: pytest.FixtureRequest) -> Pair:
+    """Return a pair that is to be made; its name is free, or its rdiff is of another image."""
     pair = Pair(ONE, TWO)
     repository.prepare()
-    if remade:  # else its name is free when it is begun
+    if request.param:
         repository.images.joinpath(ONE).unlink()
         repository.add(ONE, size=70_000)
     else:
         Mirror(repository.mirror).remove_from_metadata({f"rdiffs/{pair.rdiff}"})
         repository.mirror.joinpath("rdiffs", pair.rdiff).unlink()
+    return pair
+
+
+def test_a_late_rdiff_that_is_the_same_is_done(repository: Repository, pair: Pair) -> None:
+    with another_machine(repository, LATE_DIFF, ONE, TWO) as other:
+        assert repository.prepare().ok
+        before = snapshot(repository.mirror)
+        assert wakes(other) == f"{pair.rdiff}\n"
+    record = f".puavo-repository/rdiffs/{pair.rdiff}.json"  # it has the time
+    after = snapshot(repository.mirror)
+    assert {path for path in after if after[path] != before.get(path)} <= {record}
+    assert repository.check() == 2
+
+
+def test_a_late_rdiff_takes_no_other_place(repository: Repository, pair: Pair) -> None:
     # Another engine, so that its bytes differ.
-    with another_machine(repository, LATE_DIFF, *map(str, (ONE, TWO)), engine="librsync") as other:
+    with another_machine(repository, LATE_DIFF, ONE, TWO, engine="librsync") as other:
         assert repository.prepare().ok
         before = snapshot(repository.mirror)
         assert "another process put a file there meanwhile" in wakes(other)

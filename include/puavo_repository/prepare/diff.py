@@ -1,5 +1,6 @@
 """diff: one rdiff, made, proven by applying it, and only then given its name."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -9,10 +10,10 @@ from typing import TypeVar
 from puavo_repository.delta import contained
 from puavo_repository.delta.engine import Side, check_at_rest, identity_of
 from puavo_repository.delta.work import adopt_rdiff, prove, write_rdiff
-from puavo_repository.errors import DeltaError, as_storage_error, printable
+from puavo_repository.errors import DeltaError, StorageError, as_storage_error, printable
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
-from puavo_repository.mirror.files import Identity
+from puavo_repository.mirror.files import Identity, Seen
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED, RdiffRecord
 from puavo_repository.prepare.fingerprint import fingerprint
@@ -97,15 +98,25 @@ class _Job:
                 error.subject = printable(path)  # not its part, which is gone
                 raise
             self._check_images()
+            self._give_name(part, before, digests.sha512)
+        share = 100 * digests.size / max(1, self._target.digests.size)
+        took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
+        logger.info("%s: %s, %s", path.name, format_bytes(digests.size), took)
+        return self._record(digests, engine.name, Identity.at(path))
+
+    def _give_name(self, part: Path, before: Seen | None, sha512: str) -> None:
+        """Give it its name; where another machine made the very same meanwhile, that one stays."""
+        path = self._path
+        try:
             if before is not None:
                 files.check_same(path, before)
                 self._mirror.remove_from_metadata({f"rdiffs/{path.name}"})
                 self._mirror.state.rdiffs.remove(path.name)
             files.claim(part, path, before)
-        share = 100 * digests.size / max(1, self._target.digests.size)
-        took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
-        logger.info("%s: %s, %s", path.name, format_bytes(digests.size), took)
-        return self._record(digests, engine.name, Identity.at(path))
+        except (OSError, StorageError):
+            if files.seen(path) in {before, None} or _sha512(path) != sha512:
+                raise
+            files.sync_folder(path.parent)
 
     def _prove(self, work: Callable[..., T], rdiff: Path) -> T:
         doing, given = "while it proved this rdiff", (*self._images, rdiff)
@@ -118,3 +129,8 @@ class _Job:
     def _record(self, digests: Digests, engine: str, identity: Identity | None) -> RdiffRecord:
         contents = self._source.digests.sha512, self._target.digests.sha512
         return RdiffRecord(self._path.name, *contents, digests, identity, engine, time.time())
+
+
+def _sha512(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha512").hexdigest()
