@@ -151,10 +151,15 @@ campaign: test-setup
 	PYTHONPATH=include:tests nice python -m campaign.fleet
 
 # The faults of several machines, in runs of 200 images in 20 series, which take hours; as root.
-# ONLY names some of them, see tests/campaign/distributed.py.
+# ONLY names some of them, see tests/campaign/distributed.py; MACHINES as above, IMAGES of each of
+# SERIES fewer where each machine has a Linux of its own.
 ONLY ?=
+SERIES ?= 20
+IMAGES ?= 10
 campaign-distributed: test-setup
-	PYTHONPATH=include:tests python -m campaign.distributed $(if $(ONLY),--fault $(ONLY))
+	$(call need,$(call packages_for,campaign))
+	PYTHONPATH=include:tests python -m campaign.distributed --machines $(MACHINES) \
+	    --series $(SERIES) --images $(IMAGES) $(if $(ONLY),--fault $(ONLY))
 
 fuzz: test-setup
 	PYTHONPATH=include:tests python tests/delta/fuzz.py 10000

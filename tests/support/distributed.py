@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.kernels import Kernel, ganesha
-from support.machines import Machine, Network, end, network
+from support.machines import Machine, Network, end, network, storage_address
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -161,9 +161,10 @@ class Cluster:
 
     def start_nfs(self) -> None:
         """Start the server of the shared folders."""
-        command = ganesha(self.central.home / "nfs", self.central.address, self.network.shared)
+        address = storage_address(self.central.address)
+        command = ganesha(self.central.home / "nfs", address, self.network.shared)
         self.start(self.central, "nfs", *command)
-        self.listens(2049)
+        self.listens(2049, address)
 
     def add_worker(self, env: Mapping[str, str] | None = None) -> Machine:
         """Start a machine with its workers, which have an environment beside that of all."""
@@ -179,11 +180,14 @@ class Cluster:
         for part in WORKER_PARTS:
             self.start(machine, f"{machine.name}-{part}", *of_unit(part, machine.name))
 
-    def listens(self, port: int, patience: float = PATIENCE) -> None:
+    def listens(self, port: int, address: str = "") -> None:
         """Wait until a part beside the database answers."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection((self.central.address, port), 5):
+            with (
+                suppress(OSError),
+                socket.create_connection((address or self.central.address, port), 5),
+            ):
                 return
             self.check()
             time.sleep(0.1)

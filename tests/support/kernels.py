@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from support import agent
-from support.machines import Machine, ip
+from support.machines import Machine, cut, ip, storage_address, storage_bridge
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = "2500M"
@@ -36,13 +36,13 @@ mount -t tmpfs tmpfs /dev/shm || {{ mkdir -p /dev/shm; mount -t tmpfs tmpfs /dev
 hostname {name}
 mount --bind {hosts} /etc/hosts
 ip addr add {address}/24 dev vec0
-ip link set lo up
-ip link set vec0 up
+ip addr add {storage}/24 dev vec1
+for line in lo vec0 vec1; do ip link set $line up; done
 mkdir -p /run/lib
 ln -s /usr/lib/uml/modules /run/lib/modules
 modprobe -d /run nfsv4
 for folder in {folders}; do
-    mount -i -t nfs4 -o {options},addr={server},clientaddr={address} {server}:$folder $folder
+    mount -i -t nfs4 -o {options},addr={server},clientaddr={storage} {server}:$folder $folder
 done
 exec {python} {agent}
 """
@@ -84,7 +84,17 @@ def ganesha(state: Path, address: str, shared: Sequence[Path]) -> list[str]:
 
 
 class Kernel(Machine):
-    """One of them."""
+    """One of them. Its disk comes over a line of its own, so that either can be cut alone."""
+
+    @property
+    def _plugs(self) -> dict[str, str]:
+        """Return what it has in the network's bridge, and in the one for disks."""
+        bridge, number = self.port.rsplit("-", 1)
+        return {self.port: bridge, f"{storage_bridge(bridge)}-{number}": storage_bridge(bridge)}
+
+    @property
+    def _disk(self) -> str:
+        return list(self._plugs)[1]
 
     def inside(self, *command: str) -> list[str]:
         """Return the command that runs a command on this machine."""
@@ -92,7 +102,7 @@ class Kernel(Machine):
 
     def power_on(self, shared: Sequence[Path], bridge: str) -> None:
         """Start its kernel, and wait until it has everything mounted."""
-        server = f"{self.address.rpartition('.')[0]}.1"
+        storage = storage_address(self.address)
         script = self.home / "init"
         script.write_text(
             _INIT.format(
@@ -100,7 +110,8 @@ class Kernel(Machine):
                 name=self.name,
                 hosts=shlex.quote(str(self.hosts())),
                 address=self.address,
-                server=server,
+                storage=storage,
+                server=f"{storage.rpartition('.')[0]}.1",
                 folders=" ".join(shlex.quote(str(folder)) for folder in shared),
                 options=options(),
                 python=sys.executable,
@@ -108,11 +119,15 @@ class Kernel(Machine):
             )
         )
         script.chmod(0o755)
-        ip("tuntap", "add", "dev", self.port, "mode", "tap")
-        ip("link", "set", self.port, "master", bridge, "up")
+        for port, line in self._plugs.items():
+            ip("tuntap", "add", "dev", port, "mode", "tap")
+            ip("link", "set", port, "master", line, "up")
         command = ["setpriv", "--pdeathsig=KILL", "linux.uml", f"mem={MEMORY}", "root=/dev/root"]
         command += ["rootfstype=hostfs", "rootflags=/", "rw", f"init={script}", "con=null"]
-        command += [f"vec0:transport=tap,ifname={self.port},depth=128,gro=1"]
+        command += [
+            f"vec{number}:transport=tap,ifname={port},depth=128,gro=1"
+            for number, port in enumerate(self._plugs)
+        ]
         with (self.home / "kernel.log").open("ab") as log:
             self.init = subprocess.Popen(
                 command,
@@ -135,8 +150,9 @@ class Kernel(Machine):
     def power_off(self) -> None:
         """Cut its power: every process ends at once, and nobody hears of it."""
         if self.init is not None:
-            with suppress(subprocess.CalledProcessError):
-                ip("link", "del", self.port)
+            for port in self._plugs:
+                with suppress(subprocess.CalledProcessError):
+                    ip("link", "del", port)
             with suppress(ProcessLookupError):
                 os.killpg(self.init.pid, signal.SIGKILL)
             self.end_started()
@@ -152,3 +168,11 @@ class Kernel(Machine):
         """Let it go on."""
         assert self.init is not None
         self.init.send_signal(signal.SIGCONT)
+
+    def detach(self) -> None:
+        """Take its disk away: nothing reaches the file server, which is waited for (``hard``)."""
+        cut(self._disk)
+
+    def attach(self) -> None:
+        """Give it back."""
+        cut(self._disk, again=True)

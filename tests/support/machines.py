@@ -145,11 +145,55 @@ class Machine:
 
     def unplug(self) -> None:
         """Cut its network off: nothing arrives, and nobody is told."""
-        ip("link", "set", self.port, "down")
+        cut(self.port)
 
     def plug(self) -> None:
         """Connect its network again."""
-        ip("link", "set", self.port, "up")
+        cut(self.port, again=True)
+
+
+class Attached(Machine):
+    """One whose disk can be taken alone: bindfs brings the shared folders, with locks.
+
+    Where that program stands still, whatever asks for a file waits, as it does for a file server
+    that is mounted ``hard``. All else goes on, also other threads of the same process.
+    """
+
+    disks: tuple[subprocess.Popen[bytes], ...] = ()
+
+    def power_on(self, shared: Sequence[Path], bridge: str) -> None:
+        """Start it, and wait until it has everything mounted."""
+        super().power_on((), bridge)
+        # It is none of the machine's processes: that one's are frozen without it.
+        enter = ["setpriv", "--pdeathsig=KILL", "nsenter", "--target", str(self.pid), "--mount"]
+        serve = ["bindfs", "-f", "--multithreaded", "--enable-lock-forwarding", "-o", "nonempty"]
+        with (self.home / "disk.log").open("ab") as log:
+            self.disks = tuple(
+                subprocess.Popen([*enter, "--", *serve, one, one], stdout=log, stderr=log)
+                for one in shared
+            )
+        mounts, deadline = Path(f"/proc/{self.pid}/mounts"), time.monotonic() + 10
+        while mounts.read_text().count(" fuse ") < len(shared):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} has no disk: see {self.home}/disk.log")
+            time.sleep(0.01)
+
+    def end_started(self) -> None:
+        """End what stands for its disks as well, first: what waits for them could not end."""
+        for disk in self.disks:
+            disk.kill()
+            disk.wait()
+        super().end_started()
+
+    def detach(self) -> None:
+        """Take its disk away."""
+        for disk in self.disks:
+            disk.send_signal(signal.SIGSTOP)
+
+    def attach(self) -> None:
+        """Give it back."""
+        for disk in self.disks:
+            disk.send_signal(signal.SIGCONT)
 
 
 @dataclass
@@ -170,6 +214,14 @@ class Network:
     def prefix(self) -> str:
         """Return the start of all addresses: of a block that no real network uses (RFC 2544)."""
         return f"198.18.{self.number}"
+
+    @property
+    def lines(self) -> dict[str, str]:
+        """Return the bridges with the address that this machine has on each: also one for disks."""
+        return {
+            self.bridge: f"{self.prefix}.1",
+            storage_bridge(self.bridge): storage_address(f"{self.prefix}.1"),
+        }
 
     def here(self, name: str) -> Machine:
         """Start a machine on the network of this one, whose address on the bridge it has."""
@@ -208,17 +260,19 @@ def network(
     number, lock = _free()
     found = Network(number, folder, list(shared), kind)
     try:
-        with suppress(subprocess.CalledProcessError):
-            ip("link", "del", found.bridge)  # of a program that was killed
-        ip("link", "add", found.bridge, "type", "bridge")
-        ip("addr", "add", f"{found.prefix}.1/24", "dev", found.bridge)
-        ip("link", "set", found.bridge, "up")
+        for bridge, address in found.lines.items():
+            with suppress(subprocess.CalledProcessError):
+                ip("link", "del", bridge)  # of a program that was killed
+            ip("link", "add", bridge, "type", "bridge")
+            ip("addr", "add", f"{address}/24", "dev", bridge)
+            ip("link", "set", bridge, "up")
         yield found
     finally:
         for machine in reversed(found.machines):
             machine.power_off()
-        with suppress(subprocess.CalledProcessError):
-            ip("link", "del", found.bridge)
+        for bridge in found.lines:
+            with suppress(subprocess.CalledProcessError):
+                ip("link", "del", bridge)
         lock.close()
 
 
@@ -246,6 +300,22 @@ def _free() -> tuple[int, IO[str]]:
             continue
         return number, lock
     raise RuntimeError("256 networks are in use already")
+
+
+def storage_bridge(bridge: str) -> str:
+    """Return the bridge over which a file server is reached, beside a network's own."""
+    return f"{bridge}-disk"
+
+
+def storage_address(address: str) -> str:
+    """Return the address there of who has this one in the network; RFC 2544's block has both."""
+    return address.replace("198.18.", "198.19.", 1)
+
+
+def cut(port: str, *, again: bool = False) -> None:
+    """Have a bridge drop all that comes and goes by a port, or none of it again."""
+    state = "3" if again else "0"  # forwarding, disabled: include/uapi/linux/if_bridge.h
+    subprocess.run(["bridge", "link", "set", "dev", port, "state", state], check=True)
 
 
 def ip(*arguments: str) -> None:
