@@ -49,7 +49,7 @@ TOGETHER = {
     "tests/dags/": "airflow",
     "tests/test_notify.py": "airflow",
     "tests/web/test_plugin.py": "airflow",
-    "tests/web/test_browser.py": "browser",
+    "tests/web/test_browser": "browser",
     "tests/audit/": "audit",
     "tests/cli/test_cli_audit.py": "audit",
 }

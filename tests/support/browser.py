@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -102,6 +103,20 @@ class Browser:
                     found.add(url.netloc)
         return found
 
+    def barriers(self, *rules: str) -> list[str]:
+        """Return what axe-core holds against the page: by these rules, or by all that it has."""
+        axe = resources.files("selenium_axe_python") / "axe-core" / "axe.min.js"
+        self.driver.execute_script(axe.read_text())
+        every = {"rules": {"target-size": {"enabled": True}}}  # of WCAG 2.2, which it leaves out
+        only = {"runOnly": {"type": "rule", "values": list(rules)}}
+        run = "axe.run(document, arguments[0]).then(arguments[1])"
+        found = self.driver.execute_async_script(run, only if rules else every)["violations"]
+        return [
+            f"{one['id']}: {node['target']} {node['failureSummary']}"
+            for one in found
+            for node in one["nodes"]
+        ]
+
     def complaints(self) -> list[str]:
         """Return what the browser's console holds against the page."""
         log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
@@ -117,6 +132,7 @@ def browser(folder: Path) -> Iterator[Browser]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = Service("/usr/bin/chromedriver", env={**os.environ, "HOME": str(folder)})
     driver = webdriver.Chrome(options=options, service=service)
+    driver.set_script_timeout(PATIENCE)
     try:
         yield Browser(driver)
     finally:

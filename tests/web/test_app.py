@@ -21,10 +21,12 @@ from puavo_repository.web.status import PATIENCE
 from web.mirrors import fail, make_mirror
 from web.test_view import NIGHT, run
 
+SERIES = "puavo-os-class00-bookworm-amd64"
 ABSENT = "/rdiffs/none.rdiff"  # test_explainer.py has those that are there
 PATHS = [
     "/",
     "/runs/?dag_id=d&run_id=r",
+    f"/series/{SERIES}/",
     ABSENT,
     "/static/page.css",
     "/static/page.js",
@@ -33,7 +35,7 @@ PATHS = [
     "/api/v1/health",
     "/api/v1/metrics",
     "/api/v1/repository",
-    "/api/v1/series/puavo-os-class00-bookworm-amd64",
+    f"/api/v1/series/{SERIES}",
     "/api/v1/usage",
     "/api/openapi.json",
 ]
@@ -97,7 +99,8 @@ def test_the_api_serves_what_the_page_shows(good: TestClient, tmp_path: Path) ->
     assert found.summary.ok
     assert found.summary.last_success is not None
     series = good.get(f"/api/v1/series/{found.series[0].name}").json()
-    assert series["images"][0]["digests"]["sha512"] in good.get("/").text
+    assert series["images"][0]["digests"]["sha512"] in good.get(f"/series/{SERIES}/").text
+    assert good.get("/series/none/").status_code == 404
     assert good.get("/api/v1/series/none").status_code == 404
     assert good.get("/static/..%2Fmodel.py").status_code == 404
 

@@ -70,7 +70,8 @@ def test_names_from_files_cannot_become_markup(tmp_path: Path) -> None:
     fail(mirror, "x.img", evil)
     html = rendered(tmp_path, run("success", did=evil))
     found = Elements(html)
-    assert [tag for tag, _ in found.found if tag == "script"] == ["script"]
+    scripts = [attributes for tag, attributes in found.found if tag == "script"]
+    assert all(set(one) in ({"src", "defer"}, {"type", "id"}) for one in scripts)
     assert not [attrs for _, attrs in found.found if any(a.startswith("on") for a in attrs)]
     assert evil in found.text
 
@@ -80,10 +81,10 @@ def test_nothing_comes_from_another_host_and_no_style_is_inline(tmp_path: Path) 
     html = rendered(tmp_path, run("success", stages=stages(1, 2)))
     for tag, attributes in Elements(html).found:
         assert "style" not in attributes, tag
-        for name in ("src", "href"):
-            assert "//" not in (attributes.get(name) or ""), tag
+        assert "//" not in (attributes.get("src") or ""), tag
+        assert tag == "a" or "//" not in (attributes.get("href") or ""), "a link loads nothing"
     for static in page.STATIC.iterdir():
-        text = static.read_text().replace("http://www.w3.org/2000/svg", "")
+        text = re.sub(r"http://www\.w3\.org/(2000/svg|1999/xhtml)", "", static.read_text())
         assert not re.search(r"https?://|@import|url\(", text), static
 
 
@@ -117,7 +118,8 @@ def test_the_matrix_tells_what_a_client_fetches(tmp_path: Path) -> None:
     (stranger,) = table["strangers"]
     assert stranger == "20010101000000"
     assert states_from(table, stranger)["20200301120000"] == "offered"
-    text = Elements(rendered(tmp_path)).text
+    found = view.repository(Reader(tmp_path).read())
+    text = Elements(page.render_series(found.series[0], found)).text
     assert "400.0 MB10.0%" in text
     assert "not in this series" in text
     assert "too large" in text
@@ -127,44 +129,6 @@ def states_from(table: Any, source: str) -> dict[str, str | None]:
     """Return what leads from one version to each target."""
     found = {t.version: table["rdiffs"].get((source, t.version)) for t in table["targets"]}
     return {target: rdiff and rdiff.state.value for target, rdiff in found.items()}
-
-
-def test_figures_stay_in_their_frames(tmp_path: Path) -> None:
-    make_mirror(tmp_path, series=3, images=5, share=0.2)
-    found = view.repository(Reader(tmp_path).read())
-    runs = [run("success", hours=n, stages=stages(3, 1, n)) for n in range(30)]
-    drawn = [
-        page.sizes_over_time(found.series),
-        page.savings(found.series),
-        page.durations(runs, STAGES),
-        page.timeline(found.series[0]),
-    ]
-    for figure in drawn:
-        assert figure is not None
-        for mark in figure.marks:
-            assert 0 <= mark.x <= mark.x + mark.width <= page.WIDTH
-            assert 0 <= round(mark.y, 1) <= mark.y + mark.height <= figure.height + 0.1
-
-
-def test_a_column_is_as_high_as_its_run_was_long(tmp_path: Path) -> None:
-    figure = page.durations([run("success", stages=stages(50, 150))], STAGES)
-    assert figure is not None
-    first, second = figure.marks
-    assert second.height == 3 * first.height
-    assert second.y + second.height == first.y or abs(second.y + second.height - first.y) < 0.2
-    assert page.durations([run("running")], STAGES) is None
-
-
-def test_saving_is_coloured_by_steps() -> None:
-    assert [page.heat(share) for share in (0, 0.05, 0.1, 0.55, 0.9, 1, 7)] == [
-        0,
-        0,
-        1,
-        5,
-        9,
-        9,
-        9,
-    ]
 
 
 def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet() -> None:

@@ -1,5 +1,6 @@
 """The page and its JSON API as a FastAPI application; who may see them is the caller's to say."""
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,6 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_STATIC = {path.name for path in page.STATIC.iterdir()}
 
 
 Place = tuple[Path, Sequence[str]]
@@ -116,8 +116,12 @@ def create_app(
         return looker.look(*found)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def show(seen: Look = Depends(look)) -> HTMLResponse:
-        return HTMLResponse(seen.page)
+    def show(request: Request, seen: Look = Depends(look)) -> Response:
+        return answered(request, seen.page)
+
+    @app.get("/series/{name}/", response_class=HTMLResponse, include_in_schema=False)
+    def show_series(name: str, request: Request, seen: Look = Depends(look)) -> Response:
+        return answered(request, page.render_series(series(name, seen), seen.found))
 
     @app.get("/runs/", response_class=HTMLResponse, include_in_schema=False)
     def show_run(dag_id: str, run_id: str, left: Any = Depends(document)) -> HTMLResponse:
@@ -129,11 +133,13 @@ def create_app(
         return HTMLResponse(text, status)
 
     @app.get("/static/{name}", include_in_schema=False)
-    def static(name: str) -> Response:
-        if name not in _STATIC:
+    def static(name: str, v: str = "") -> Response:
+        if name not in page.FILES:
             raise HTTPException(404)
-        path = page.STATIC / name
-        return Response(path.read_bytes(), media_type=_TYPES[path.suffix])
+        current = page.static(name) == f"static/{name}?v={v}"
+        for_long = {"Cache-Control": "private, max-age=31536000, immutable"} if current else {}
+        kind = _TYPES[Path(name).suffix]
+        return Response(page.FILES[name], media_type=kind, headers=for_long)
 
     @app.get("/api/v1/summary", tags=["monitoring"])
     def summary(seen: Look = Depends(look)) -> Summary:
@@ -183,7 +189,8 @@ def create_app(
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Callable[..., Any]) -> Response:
         response: Response = await call_next(request)
-        response.headers.update(HEADERS)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
         return response
 
     @app.exception_handler(AnyHTTPException)
@@ -198,6 +205,14 @@ def create_app(
 
     app.add_middleware(head_as_get)
     return app
+
+
+def answered(request: Request, text: str) -> Response:
+    """Answer with a page, or that it is the one that was sent before: pages that are open ask."""
+    tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+    if request.headers.get("if-none-match", "").removeprefix("W/") == tag:
+        return Response(status_code=304, headers={"ETag": tag})
+    return HTMLResponse(text, headers={"ETag": tag})
 
 
 def head_as_get(app: ASGIApp) -> ASGIApp:

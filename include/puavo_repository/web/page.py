@@ -1,15 +1,18 @@
-"""The page as HTML, and the geometry of its figures, which the template draws as SVG. Pure.
+"""The page as HTML. Pure.
 
-Everything is escaped by the template engine, and nothing comes from elsewhere. A figure's
-coordinates are SVG user units; its colours are classes of the style sheet, so that it follows
-the theme.
+Everything is escaped by the template engine, and nothing comes from elsewhere. What is long (the
+images and rdiffs of a series) has a page of its own, which the script fetches when somebody opens
+it; so the page stays small, however large the repository is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from itertools import pairwise
+import json
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,27 +20,82 @@ from markupsafe import Markup
 from puavo_repository.errors import printable
 from puavo_repository.fleet.advice import advise
 from puavo_repository.fleet.explanation import VIEWS, Explanation
-from puavo_repository.fleet.usage import Usage
 from puavo_repository.formats.names import image_name
-from puavo_repository.progress import count, format_bytes
-from puavo_repository.web import model, status, words
-from puavo_repository.web.model import Repository, Run
-from puavo_repository.web.offered import Series
+from puavo_repository.progress import format_bytes
+from puavo_repository.web import figures, model, status, words
+from puavo_repository.web.model import Problem, Repository, Run
+from puavo_repository.web.offered import RdiffState, Series
 from puavo_repository.web.words import seconds
 
-REFRESH = 10  # seconds between two looks of a page that is open
+REFRESH = 10.0  # seconds between two looks of a page that is open
+SOON = 2.5  # the same while something runs
+RUNS, PROBLEMS = 8, 50  # shown at first sight, and at most
 STATIC = Path(__file__).with_name("static")
-WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, GROUND = 56, WIDTH - 12, 12, HEIGHT - 26  # edges of what is drawn
 
 
-def moment(at: datetime | None) -> Markup:
-    """Render a moment; the page's script says how long ago that is."""
+FILES = {path.name: path.read_bytes() for path in STATIC.iterdir()}
+
+
+def static(name: str) -> str:
+    """Return the address of a static file: another content has another address."""
+    return f"static/{name}?v={zlib.crc32(FILES[name]):08x}"
+
+
+def moment(at: datetime | None, show: str = "ago") -> Markup:
+    """Render a moment; the page's script says how long ago that is, or the ``clock`` here."""
     if at is None:
-        return Markup("never")
-    return Markup('<time datetime="{}">{}</time>').format(
-        at.isoformat(timespec="seconds"), words.when(at)
+        return Markup()
+    text = words.when(at) if show == "ago" else f"{at:%H:%M} UTC"
+    return Markup('<time datetime="{}" data-show="{}">{}</time>').format(
+        at.isoformat(timespec="seconds"), show, text
     )
+
+
+def rhythm(cron: str, near: datetime | None) -> tuple[str, datetime] | None:
+    """Return whether a schedule is of every day or week, and one of its moments.
+
+    None where it is another one, which is best shown as it is.
+    """
+    found = re.fullmatch(r"(\d+) (\d+) \* \* (\*|\d)", cron)
+    if found is None:
+        return None
+    minute, hour, weekday = found.groups()
+    at = (near or datetime.now(UTC)).replace(hour=int(hour), minute=int(minute), second=0)
+    if weekday == "*":
+        return "day", at
+    return "week", at + timedelta(days=(int(weekday) - 1 - at.weekday()) % 7)
+
+
+def next_run_id(runs: Sequence[Run], dag_id: str) -> str:
+    """Return the id of the run that comes after the newest one that the page shows.
+
+    Who presses a button twice, or in two windows, asks for the same run twice: Airflow refuses the
+    second. The form of an id is Airflow's, and its length stays bounded.
+    """
+    last = next((run.run_id for run in runs if run.dag_id == dag_id), "none")
+    found = re.fullmatch(r"page__(\d+)__after_(.*)", last)
+    number, first = (int(found[1]), found[2]) if found else (0, last)
+    return f"page__{number + 1}__after_{re.sub(r'[^A-Za-z0-9_.~:+-]', '-', first)[:150]}"
+
+
+def client_lines(series: str, address: str) -> dict[str, str]:
+    """Return what makes clients use a series: keys of puavo-conf, and their values as JSON.
+
+    From Puavo OS (``parts/core/puavo-conf/definitions/puavo-image.json``): servers are host names
+    with spaces between, asked by https; URLs are a JSON array. Puavo Web takes texts alone.
+    """
+    parts = urlsplit(address)
+    server = (parts.netloc + parts.path).rstrip("/")
+    urls = json.dumps([f"{address.rstrip('/')}/meta/{series}.json"])
+    return {
+        "puavo.image.servers": json.dumps(server),
+        "puavo.image.series.urls": json.dumps(urls),
+    }
+
+
+def key(text: str) -> str:
+    """Return what is short and the same for the same text: part of an element's id."""
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def matrix(series: Series) -> dict[str, Any]:
@@ -53,151 +111,20 @@ def matrix(series: Series) -> dict[str, Any]:
     return {"targets": targets, "rdiffs": rdiffs, "strangers": list(strangers)}
 
 
-class Mark(NamedTuple):
-    """One thing in a figure: a dot at (x, y), or a bar from there."""
-
-    x: float
-    y: float
-    label: str
-    kind: int = 0
-    width: float = 0.0
-    height: float = 0.0
-
-
-class Figure(NamedTuple):
-    """Marks with their axes."""
-
-    marks: Sequence[Mark]
-    paths: Sequence[str] = ()  # lines through dots, as ``points`` of a polyline
-    across: Sequence[tuple[float, str]] = ()  # places on the horizontal axis, and their names
-    up: Sequence[tuple[float, str]] = ()  # on the vertical one
-    height: float = HEIGHT  # of the whole figure
+def troubled(series: Series, problems: Sequence[Problem]) -> bool:
+    """Tell whether something is wrong with a series."""
+    rdiffs = [rdiff for image in series.images for rdiff in image.rdiffs]
+    wrong = {RdiffState.FAILED, RdiffState.MISSING}
+    names = {f"meta/{series.name}.json", *(image.filename for image in series.images)}
+    names |= {rdiff.filename for rdiff in rdiffs}
+    return any(rdiff.state in wrong for rdiff in rdiffs) or any(
+        problem.name.removeprefix("rdiffs/") in names for problem in problems
+    )
 
 
-def timeline(series: Series) -> Figure | None:
-    """Place the images of a series on the time between the first and the last."""
-    dated = [(image.built, image) for image in series.images if image.built is not None]
-    if not dated:
-        return None
-    x, ticks = _time([at for at, _ in dated], 10, WIDTH - 10)
-    newest = series.images[-1]
-    marks = [Mark(x(at), 18, one.filename, kind=int(one is newest)) for at, one in dated]
-    return Figure(marks, across=ticks, height=44)
-
-
-def sizes_over_time(series: Sequence[Series]) -> Figure | None:
-    """Place every update, from one image to the next, by its date and its share of the image."""
-    lines = [
-        [
-            (image.built, r.share, f"{one.name} {image.version}: {r.share:.1%} of the image")
-            for before, image in pairwise(one.images)
-            if image.built and (r := image.offered_from(before.version))
-        ]
-        for one in series
-    ]
-    updates = [update for line in lines for update in line]
-    if not updates:
-        return None
-    x, ticks = _time([at for at, _, _ in updates], LEFT, RIGHT)
-    top = _round_up(max(share for _, share, _ in updates))
-    up = [(_height(part), f"{top * part:.0%}") for part in (0, 0.5, 1)]
-    placed = [
-        [Mark(x(at), round(_height(share / top), 1), label) for at, share, label in line]
-        for line in lines
-    ]
-    paths = [" ".join(f"{mark.x},{mark.y}" for mark in line) for line in placed if len(line) > 1]
-    return Figure([mark for line in placed for mark in line], paths, ticks, up)
-
-
-def savings(series: Sequence[Series]) -> Figure | None:
-    """Draw a bar a series: what a client saves that goes from the last image but one."""
-    row, left, right = 20, 250, 60
-    marks: list[Mark] = []
-    figures = []
-    for one in series:
-        if len(one.images) < 2:
-            continue
-        width, y = max(one.saving, 0) * (WIDTH - left - right), len(marks) * row + 4
-        marks.append(Mark(left, y, one.name, heat(1 - one.saving), round(width, 1), row - 8))
-        figures.append((left + width + 6, f"{one.saving:.1%}"))
-    return Figure(marks, across=figures, height=len(marks) * row + 4) if marks else None
-
-
-def durations(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
-    """Draw a column a run of one DAG, newest first; the stages from the bottom to the top."""
-    chosen = [run for run in reversed(runs) if run.stages][-20:]
-    longest = max((sum(stage.seconds for stage in run.stages) for run in chosen), default=0)
-    if not longest:
-        return None
-    top = _round_up(longest)
-    step = min((RIGHT - LEFT) / len(chosen), 60)
-    marks, across = [], []
-    for index, run in enumerate(chosen):
-        x, y = LEFT + index * step + step * 0.15, float(GROUND)
-        for stage in sorted(run.stages, key=lambda stage: names.index(stage.name)):
-            height = stage.seconds / top * (GROUND - TOP)
-            y -= height
-            label = f"{stage.name} {seconds(stage.seconds)}, {run.run_id}"
-            place, colour = round(x, 1), names.index(stage.name)
-            marks.append(Mark(place, round(y, 1), label, colour, round(step * 0.7, 1), height))
-        if run.started and (index in (0, len(chosen) - 1) or len(chosen) < 8):
-            across.append((x + step * 0.35, f"{run.started:%m-%d}"))
-    up = [(_height(part), seconds(top * part)) for part in (0, 0.5, 1)]
-    return Figure(marks, across=across, up=up)
-
-
-def fetched(usage: Usage | None) -> Figure | None:
-    """Draw a column a day, or a week: what clients fetched in rdiffs, whole images and by rsync."""
-    days = usage.days if usage else ()
-    size = 1 if len(days) <= 60 else 7
-    parts = [days[start : start + size] for start in range(0, len(days), size)]
-    kinds = "rdiffs", "images", "rsync"
-    sums = [[sum(getattr(day, kind) for day in part) for kind in kinds] for part in parts]
-    most = max(map(sum, sums), default=0)
-    if not most:
-        return None
-    top, step = _round_up(most), min((RIGHT - LEFT) / len(parts), 60)
-    marks = []
-    for index, (part, counts) in enumerate(zip(parts, sums, strict=True)):
-        x, y = round(LEFT + index * step + step * 0.15, 1), float(GROUND)
-        for colour, (kind, amount) in enumerate(zip(kinds, counts, strict=True)):
-            height = amount / top * (GROUND - TOP)
-            y -= height
-            label = f"{kind} {format_bytes(amount)}, from {part[0].day}"
-            marks.append(Mark(x, round(y, 1), label, colour, round(step * 0.7, 1), height))
-    across = [(float(LEFT), days[0].day), (float(RIGHT), days[-1].day)]
-    up = [(_height(share), format_bytes(top * share)) for share in (0, 0.5, 1)]
-    return Figure([mark for mark in marks if mark.height], across=across, up=up)
-
-
-def heat(share: float) -> int:
-    """Return the step, 0 (saves all) to 9 (saves nothing), that an rdiff's share falls in."""
-    return min(9, max(0, int(share * 10)))
-
-
-def _height(part: float) -> float:
-    """Return where a part of the vertical axis ends."""
-    return GROUND - part * (GROUND - TOP)
-
-
-def _time(
-    moments: Sequence[datetime], left: float, right: float
-) -> tuple[Callable[[datetime], float], list[tuple[float, str]]]:
-    """Return what places moments between two edges, and the ticks of the first and the last."""
-    first, last = min(moments), max(moments)
-    span = (last - first).total_seconds()
-
-    def x(moment: datetime) -> float:
-        part = (moment - first).total_seconds() / span if span else 0.5
-        return round(left + part * (right - left), 1)
-
-    return x, [(x(moment), f"{moment:%Y-%m-%d}") for moment in dict.fromkeys((first, last))]
-
-
-def _round_up(value: float) -> float:
-    """Return the next 1, 2 or 5 times a power of ten."""
-    steps = (part * 10.0**power for power in range(-7, 20) for part in (1, 2, 5))
-    return next(step for step in steps if step >= value * 0.999)
+def of_image(name: str) -> str:
+    """Render the version in an image's name."""
+    return words.version(image_name(name).number)
 
 
 _ENVIRONMENT = Environment(
@@ -207,18 +134,28 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
     auto_reload=False,
+    extensions=["jinja2.ext.i18n"],
 )
-
-
-def of_image(name: str) -> str:
-    """Render the version in an image's name."""
-    return words.version(image_name(name).number)
-
-
-_FILTERS = count, heat, matrix, words.percent, words.version, moment, of_image, seconds, timeline
-_ENVIRONMENT.filters |= {one.__name__: one for one in _FILTERS} | {"size": format_bytes}
-_ENVIRONMENT.globals |= {"WIDTH": WIDTH, "LEFT": LEFT, "RIGHT": RIGHT, "GROUND": GROUND}
-_ENVIRONMENT.globals |= {"model": model, "status": status, "refresh": lambda: REFRESH}
+_ENVIRONMENT.install_null_translations(newstyle=True)  # type: ignore[attr-defined]
+_FILTERS = (
+    figures.heat,
+    key,
+    matrix,
+    words.percent,
+    words.version,
+    moment,
+    of_image,
+    rhythm,
+    seconds,
+    troubled,
+)
+_ENVIRONMENT.filters |= {one.__name__: one for one in _FILTERS}
+_ENVIRONMENT.filters |= {"size": format_bytes, "timeline": figures.timeline}
+_EDGES = "WIDTH", "LEFT", "RIGHT", "GROUND"
+_ENVIRONMENT.globals |= {name: getattr(figures, name) for name in _EDGES}
+_ENVIRONMENT.globals |= {"model": model, "status": status, "static": static}
+_ENVIRONMENT.globals |= {"RUNS": RUNS, "PROBLEMS": PROBLEMS}
+_ENVIRONMENT.globals["refresh"] = lambda active: min(SOON, REFRESH) if active else REFRESH
 
 
 def render(found: Repository) -> str:
@@ -232,13 +169,21 @@ def render(found: Repository) -> str:
         summary=found.summary,
         series=found.series,
         runs=found.runs,
+        next_ids={dag_id: next_run_id(found.runs, dag_id) for dag_id in (*model.DAGS, model.ALERT)},
         latest=next((run for run in prepares if run.counts), None),
-        sizes=sizes_over_time(found.series),
-        savings=savings(found.series),
-        durations=durations(prepares, stages),
+        sizes=figures.sizes_over_time(found.series),
+        savings=figures.savings(found.series),
+        durations=figures.durations(prepares, stages),
         usage=found.usage,
-        fetched=fetched(found.usage),
+        fetched=figures.fetched(found.usage),
         stages=stages,
+    )
+
+
+def render_series(one: Series, found: Repository) -> str:
+    """Render all that is known of a series: its images, and its rdiffs."""
+    return _ENVIRONMENT.get_template("one_series.html").render(
+        up="../../", one=one, address=found.summary.address, lines=client_lines
     )
 
 

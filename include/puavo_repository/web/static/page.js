@@ -1,11 +1,21 @@
-// The page works without this; with it, it follows Airflow's theme, says how long ago things
-// were, copies digests, shows what changes without being loaded again, and says so when it can no
-// longer know: what is shown as good is good now.
+// The page works without its scripts; with them it follows Airflow's theme, says how long ago
+// things were, shows what changes without being loaded again, and says so when it can no longer
+// know: what is shown as good is good now. What changes is merged into the page (idiomorph), so
+// that focus, scroll, what is open or typed, and a click half made stay as they are.
 "use strict";
 
-const REFRESH = 1000 * document.documentElement.dataset.refresh; // ms, while somebody looks
-const IN_BACKGROUND = 6; // times as long
-const OLD = 3; // refreshes that may be missed
+const IN_BACKGROUND = 3; // times as long between two looks
+const OLD = 3; // looks that may be missed
+const HELD = 3000; // ms for which the button of the mouse may hold up what is new
+const WORDS = JSON.parse(document.getElementById("words").textContent);
+const LANGUAGE = document.documentElement.lang;
+
+const main = () => document.getElementById("page");
+
+// A sentence of the page's language, with what is missing in it.
+function say(name, values = {}) {
+  return WORDS[name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
+}
 
 // Airflow's own page, when this one is shown inside it.
 function around() {
@@ -32,139 +42,167 @@ function ago(moment) {
   const seconds = (new Date(moment) - Date.now()) / 1000;
   const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
   const [unit, length] = units.find(([, one]) => Math.abs(seconds) >= one) ?? units[3];
-  return new Intl.RelativeTimeFormat("en", { numeric: "auto" })
+  return new Intl.RelativeTimeFormat(LANGUAGE, { numeric: "auto" })
     .format(Math.trunc(seconds / length), unit);
 }
 
-function tell() {
-  for (const time of document.querySelectorAll("time")) {
-    time.title ||= `${time.textContent}, here ${new Date(time.dateTime).toLocaleString()}`;
-    time.textContent = ago(time.dateTime);
+const SHOWN = {
+  ago,
+  clock: (at) => at.toLocaleTimeString(LANGUAGE, { hour: "2-digit", minute: "2-digit" }),
+  weekday: (at) =>
+    at.toLocaleString(LANGUAGE, { weekday: "long", hour: "2-digit", minute: "2-digit" }),
+};
+
+// Moments in words, in the reader's own time; the exact one, and UTC, when one points at it.
+function tell(root) {
+  for (const time of root.querySelectorAll("time")) {
+    const at = new Date(time.dateTime);
+    time.title ||= `${at.toLocaleString(LANGUAGE)} (${time.textContent})`;
+    time.textContent = SHOWN[time.dataset.show](at);
   }
 }
 
-async function copy(button) {
-  const text = button.dataset.copy;
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch { // not allowed on plain http
-    const area = document.body.appendChild(document.createElement("textarea"));
-    area.value = text;
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
-  button.classList.add("done");
-  setTimeout(() => button.classList.remove("done"), 1500);
-}
-
-// A frame may not lead its parent elsewhere, but the parent may follow a link of its own.
-function leave(href) {
-  const outer = around() ?? document;
-  const link = outer.createElement("a");
-  link.href = href;
-  outer.body.appendChild(link);
-  link.click();
-  link.remove();
-}
-
-// The reader's own permissions decide: Airflow refuses whom it has to refuse.
-async function run(button) {
-  button.disabled = true;
-  try {
-    const answer = await fetch(`../api/v2/dags/${button.dataset.run}/dagRuns`, {
-      method: "POST",
-      credentials: "same-origin",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ logical_date: null }),
-    });
-    button.textContent = answer.ok ? "Started" : `Refused (${answer.status})`;
-    if (answer.ok) await refresh();
-  } catch {
-    button.textContent = "Not started: connection lost";
-  }
-}
-
-let shown = document.querySelector("main").outerHTML; // before times become "2 hours ago"
+let etag = null; // of what is shown
 let title = document.title;
 let icon = document.querySelector("link[rel=icon]").getAttribute("href");
 let known = Date.now(); // when the server last said what is shown
 let asked = 0;
 let asking = false;
 let trouble = ""; // why it says nothing
+let waiting = null; // what is to be shown when the button of the mouse is let go
+let pressed = 0; // since when it is
+let again = false; // whether to ask once more when this answer is there
 
 function period() {
-  return document.hidden ? IN_BACKGROUND * REFRESH : REFRESH;
+  return 1000 * main().dataset.refresh * (document.hidden ? IN_BACKGROUND : 1);
 }
 
-// What the server says now, as a document. Throws what people are told.
-async function ask() {
+// What the server says now as a document, or null for what it said before. Throws what people are
+// told.
+async function ask(url, before = null) {
   let answer, text;
   try {
-    answer = await fetch(location.href, {
+    answer = await fetch(url, {
       credentials: "same-origin",
       redirect: "manual", // to a login
       cache: "no-store",
+      headers: before ? { "If-None-Match": before } : {},
       signal: AbortSignal.timeout(20000),
     });
     text = await answer.text();
   } catch {
-    throw "connection lost";
+    throw say("lost");
   }
-  if (answer.type === "opaqueredirect" || answer.status === 401) throw "logged out";
-  if (answer.status === 403) throw "no permission to see it any more";
-  if (!answer.ok) throw `the server answers ${answer.status}`;
+  if (answer.type === "opaqueredirect" || answer.status === 401) throw say("out");
+  if (answer.status === 403) throw say("denied");
+  if (answer.status === 304) return null;
   const fresh = new DOMParser().parseFromString(text, "text/html");
-  if (!fresh.querySelector("main#page")) throw "logged out"; // somebody else's page
+  if (!fresh.querySelector("main#page")) { // somebody else's page; ours may say that it has nothing
+    throw answer.ok ? say("out") : say("status", { status: answer.status });
+  }
+  fresh.etag = answer.headers.get("ETag");
   return fresh;
 }
 
 async function refresh() {
-  if (asking) return;
+  if (asking) {
+    again = true; // what is under way may have been asked before something was done
+    return;
+  }
   asking = true;
+  again = false;
   asked = Date.now();
   try {
-    const fresh = await ask();
+    const fresh = await ask(location.href, etag);
     known = Date.now();
     trouble = "";
-    show(fresh);
+    if (fresh) show(fresh);
   } catch (why) {
     trouble = `${why}`;
   } finally {
     asking = false;
     mark();
   }
+  if (again) await refresh();
+}
+
+// Another version of the program has another script: then all of it is loaded anew.
+function replaced(fresh) {
+  const scripts = (page) => [...page.querySelectorAll("script[src], link[rel=stylesheet]")]
+    .map((one) => one.getAttribute("src") ?? one.getAttribute("href")).join();
+  return scripts(fresh) !== scripts(document);
 }
 
 function show(fresh) {
-  const main = fresh.querySelector("main");
+  if (Date.now() - pressed < HELD) {
+    waiting = fresh; // or the button that is pressed may be another one when it is let go
+    return;
+  }
+  if (replaced(fresh)) return location.reload();
+  etag = fresh.etag;
   title = fresh.title;
   icon = fresh.querySelector("link[rel=icon]").getAttribute("href");
-  if (main.outerHTML === shown) return;
-  shown = main.outerHTML;
-  const open = new Map(
-    [...document.querySelectorAll("details")].map((one) => [one.id, one.open]));
-  for (const one of main.querySelectorAll("details")) {
-    if (open.has(one.id)) one.open = open.get(one.id);
+  merge(main(), fresh.querySelector("main"));
+  document.dispatchEvent(new Event("merged"));
+}
+
+// What the reader did stays: sections that are open, what they wrote, what a button answered.
+const KEPT = "[data-keep], [data-busy], [data-loaded]";
+
+function merge(old, fresh) {
+  const before = told(old);
+  const focus = document.activeElement;
+  const place = focus.closest("section[id], main");
+  const height = focus.getBoundingClientRect().top;
+  tell(fresh);
+  arrange(fresh); // see series.js
+  Idiomorph.morph(old, fresh, {
+    callbacks: {
+      beforeNodeMorphed: (node) => !node.matches?.(KEPT),
+      beforeAttributeUpdated: (name, node) => !(name === "open" && node.localName === "details"),
+    },
+  });
+  if (place && document.activeElement === document.body) {
+    const next = place.isConnected ? place : main(); // what had the focus is gone
+    next.tabIndex = -1;
+    next.focus({ preventScroll: true });
   }
-  document.querySelector("main").replaceWith(main);
-  tell();
+  if (place && focus.isConnected && height > 0 && height < window.innerHeight) {
+    window.scrollBy(0, focus.getBoundingClientRect().top - height); // where it was
+  }
+  announce(before, told(old));
+}
+
+const told = (root) => new Map(
+  [...root.querySelectorAll("[data-say]")].map((one) => [one.id, one.dataset.say]));
+
+// To those who cannot see it: what stands otherwise now, and not the whole page.
+function announce(before, now) {
+  const news = [...now].filter(([id, text]) => text && before.get(id) !== text);
+  if (news.length) {
+    document.getElementById("said").textContent = news.map(([, text]) => text).join(". ");
+  }
 }
 
 // Says whether what is shown is known to be so now: in the page, its title and its icon.
 function mark() {
-  const why = trouble || (Date.now() - known > OLD * period() ? "no answer" : "");
+  const why = trouble || (Date.now() - known > OLD * period() ? say("silent") : "");
   const banner = document.getElementById("stale");
   document.documentElement.classList.toggle("stale", why !== "");
   banner.hidden = why === "";
   if (why) {
     const at = new Date(known);
-    banner.textContent = `As of ${at.toLocaleString()} (${ago(at)}): ${why}. `;
-    if (why === "logged out") {
-      const login = banner.appendChild(document.createElement("a"));
-      [login.href, login.target, login.textContent] = ["../", "_top", "Log in"];
+    const text = say("as_of", { when: at.toLocaleString(LANGUAGE), why });
+    if (banner.dataset.why !== why) { // said once, and not with each second that goes by
+      banner.replaceChildren(text);
+      if (why === say("out")) {
+        const login = document.createElement("a");
+        [login.href, login.target, login.textContent] = [`${document.body.dataset.up}../`, "_top", say("login")];
+        banner.append(" ", login);
+      }
     }
   }
+  banner.dataset.why = why;
   name(why ? `${why} – ${title}` : title);
   const wanted = why ? icon.replace(/icon(-\w+)?\.svg/, "icon-unknown.svg") : icon;
   const link = document.querySelector("link[rel=icon]");
@@ -172,7 +210,7 @@ function mark() {
 }
 
 // Inside Airflow's page, the tab has its title.
-const before = around()?.title;
+const earlier = around()?.title;
 
 function name(text) {
   document.title = text;
@@ -191,30 +229,38 @@ function returned() {
   refresh();
 }
 
-document.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-copy]");
-  if (button) copy(button);
-  const start = event.target.closest("button[data-run]");
-  if (start) run(start);
-  const link = event.target.closest("a[target=_top]");
-  if (link && around()) {
-    event.preventDefault();
-    leave(link.href);
-  }
-});
-
-theme();
-const outer = around();
-if (outer) {
-  new MutationObserver(theme).observe(outer.documentElement, { attributeFilter: ["class"] });
+function released() {
+  pressed = 0;
+  const fresh = waiting;
+  waiting = null;
+  if (fresh) setTimeout(() => show(fresh)); // after the click that this makes
 }
-window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
-tell();
-setInterval(tell, 30000);
-returned();
-setInterval(tick, REFRESH / 2);
-document.addEventListener("visibilitychange", () => document.hidden || returned());
-window.addEventListener("pageshow", (event) => event.persisted && returned());
-window.addEventListener("pagehide", () => {
-  if (around()) around().title = before;
-});
+
+function start() {
+  theme();
+  const outer = around();
+  if (outer) {
+    new MutationObserver(theme).observe(outer.documentElement, { attributeFilter: ["class"] });
+  }
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
+  tell(document);
+  returned();
+  setInterval(() => tell(document), 30000);
+  setInterval(tick, 1000 * Math.min(1, main().dataset.refresh / 2));
+  document.addEventListener("pointerdown", () => { pressed = Date.now(); });
+  for (const end of ["pointerup", "pointercancel", "dragend", "blur"]) {
+    window.addEventListener(end, released);
+  }
+  document.addEventListener("visibilitychange", () => document.hidden || returned());
+  window.addEventListener("pageshow", (event) => event.persisted && returned());
+  window.addEventListener("online", returned);
+  window.addEventListener("offline", () => {
+    trouble = say("lost");
+    mark();
+  });
+  window.addEventListener("pagehide", () => {
+    if (around()) around().title = earlier;
+  });
+}
+
+document.addEventListener("DOMContentLoaded", start); // when all scripts are there

@@ -1,0 +1,110 @@
+// What the reader can do: copy, and ask Airflow for something, with their own permissions.
+"use strict";
+
+async function copy(button) {
+  const text = button.dataset.copy;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // not allowed on plain http
+    const area = document.body.appendChild(document.createElement("textarea"));
+    area.value = text;
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+    button.focus();
+  }
+  button.classList.add("done");
+  document.getElementById("said").textContent = say("copied");
+  setTimeout(() => button.classList.remove("done"), 1500);
+}
+
+// A frame may not lead its parent elsewhere, but the parent may follow a link of its own.
+function leave(link) {
+  const outer = around();
+  const copied = outer.createElement("a");
+  copied.href = link.href;
+  copied.rel = link.rel;
+  if (link.target !== "_top") copied.target = link.target;
+  outer.body.appendChild(copied);
+  copied.click();
+  copied.remove();
+}
+
+const SAID = 120000; // ms for which an answer stays
+
+// Airflow's answer in a sentence beside the button; it stays while the page goes on.
+function tellBeside(button, text, bad = false, link = null) {
+  const place = button.closest(".actions").querySelector(".answer");
+  const words = document.createTextNode(text);
+  place.replaceChildren(words);
+  place.classList.toggle("bad", bad);
+  setTimeout(() => words.isConnected && place.replaceChildren(), SAID);
+  if (link) {
+    const there = document.createElement("a");
+    [there.href, there.textContent] = link;
+    place.append(" ", there);
+  }
+}
+
+async function refusal(answer) {
+  const known = { 401: "logged_out", 403: "may_not", 404: "absent", 409: "taken" }[answer.status];
+  if (known) return say(known);
+  const detail = await answer.json().then((found) => found.detail, () => "");
+  return say("refused", {
+    status: answer.status, detail: typeof detail === "string" ? detail : JSON.stringify(detail),
+  });
+}
+
+async function act(button) {
+  const { method, path, body, done, opens, result, link } = button.dataset;
+  button.dataset.busy = "";
+  button.setAttribute("aria-disabled", "true");
+  try {
+    const answer = await fetch(new URL(`${document.body.dataset.up}../api/v2/${path}`, location), {
+      method,
+      body,
+      credentials: "same-origin",
+      headers: { "Content-Type": "application/json" },
+    });
+    const run = encodeURIComponent(JSON.parse(body).dag_run_id);
+    if (!answer.ok) {
+      tellBeside(button, await refusal(answer), answer.status !== 409);
+    } else {
+      tellBeside(button, done, false, result && [result + run, link]);
+      if (opens) location.assign(opens + run);
+    }
+  } catch {
+    tellBeside(button, say("not_sent"), true);
+  }
+  delete button.dataset.busy;
+  button.removeAttribute("aria-disabled");
+  await refresh();
+}
+
+// Asks first where clients will see something else.
+function confirmed(button) {
+  const { confirm, yes } = button.dataset;
+  if (!confirm) return act(button);
+  const dialog = document.getElementById("confirm");
+  const agree = document.getElementById("yes");
+  document.getElementById("question").textContent = confirm;
+  agree.textContent = yes;
+  dialog.onclick = (event) => {
+    if (!event.target.closest("button")) return;
+    dialog.close();
+    if (event.target === agree) act(button);
+  };
+  dialog.showModal();
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button?.getAttribute("aria-disabled") === "true") return;
+  if (button?.dataset.copy) copy(button);
+  if (button?.dataset.path) confirmed(button);
+  const link = event.target.closest("a[target]");
+  if (link && around()) {
+    event.preventDefault();
+    leave(link);
+  }
+});
