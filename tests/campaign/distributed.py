@@ -174,6 +174,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, help="an empty folder, which stays, with all logs")
     parser.add_argument("--fault", nargs="+", choices=FAULTS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: all machines end
     rows = []
     with (
         tempfile.TemporaryDirectory(prefix="distributed-") as temporary,

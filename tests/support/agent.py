@@ -33,7 +33,9 @@ def serve() -> None:
 
 def _run(asked: socket.socket) -> None:
     lines = asked.makefile("rb")
-    command, env = json.loads(lines.readline())
+    if not (line := lines.readline()):
+        return  # somebody looked whether the machine is up
+    command, env = json.loads(line)
     try:
         program = subprocess.Popen(
             command,
