@@ -1,5 +1,6 @@
 # make run | test | airflow | distributed | setup | test-newest | test-install | benchmark |
-# benchmark-distributed | campaign | campaign-distributed | fuzz | dependencies | lock: see README.md
+# benchmark-distributed | campaign | campaign-distributed | fuzz | dependencies | lock | catalogs:
+# see README.md
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -46,7 +47,7 @@ run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
 run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
 
 .PHONY: setup run test test-newest campaign campaign-distributed fuzz benchmark benchmark-distributed \
-    airflow distributed dependencies lock demo packages distributed-packages test-packages test-setup \
+    airflow distributed dependencies lock catalogs demo packages distributed-packages test-packages test-setup \
     test-install
 .DEFAULT_GOAL := run
 
@@ -191,6 +192,11 @@ LOCK := uv pip compile --universal --python-version 3.11 --no-header --no-annota
 lock:
 	$(LOCK) pyproject.toml --output-file requirements.txt
 	$(LOCK) --group test --constraint requirements.txt --output-file requirements-dev.txt
+
+# Brings what people read into the catalogs of the languages, for translators. A sentence that has
+# changed is a new one: its old translation goes.
+catalogs: test-setup
+	PYTHONPATH=include:tests python -m support.catalogs
 
 # docs/install.md, word by word, in two fresh Debian roots below DIR; as root, with debootstrap.
 test-install:

@@ -89,6 +89,13 @@ class Browser:
         """Choose light or dark, as Airflow's user menu keeps it."""
         self.driver.execute_script(f"localStorage.setItem('theme', '{name}')")
 
+    def reader(self, languages: str, zone: str) -> None:
+        """Be the browser of somebody with these languages, best first, in a time zone."""
+        agent = self.driver.execute_script("return navigator.userAgent")
+        override = {"userAgent": agent, "acceptLanguage": languages}
+        self.driver.execute_cdp_cmd("Emulation.setUserAgentOverride", override)
+        self.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": zone})
+
     def colour(self, css: str, name: str) -> str:
         return self.find(css).value_of_css_property(name)
 

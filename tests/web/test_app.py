@@ -14,8 +14,9 @@ from fastapi.testclient import TestClient
 
 from puavo_repository.errors import SettingsError
 from puavo_repository.fleet import usage
+from puavo_repository.language import spoken
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.web.app import Looker, Place, create_app
+from puavo_repository.web.app import COOKIES, Looker, Place, create_app
 from puavo_repository.web.model import PREPARE, Dag, Repository, Run, Summary
 from puavo_repository.web.status import PATIENCE
 from web.mirrors import fail, make_mirror
@@ -184,6 +185,21 @@ def test_health_is_503_with_reasons_until_all_is_well(good: TestClient, tmp_path
     assert good.get("/api/v1/summary").status_code == 200, "readers always get it"
 
 
+def test_the_page_is_in_the_readers_language_and_the_api_in_english(good: TestClient) -> None:
+    good.headers["accept-language"] = "de-CH"
+    assert '<html lang="de"' in good.get("/").text
+    assert "Alles ist aktuell" in good.get("/").text
+    chosen, airflow = COOKIES
+    good.cookies.set(airflow, "fr")
+    assert "Tout est à jour" in good.get("/").text
+    good.cookies.set(chosen, "fi")
+    assert "Kaikki on ajan tasalla" in good.get("/").text
+    assert "Cookie" in good.get("/").headers["vary"]
+    refused = good.get("/", headers={"token": "", "accept": "text/html"})
+    assert '<html lang="fi"' in refused.text
+    assert good.get("/api/v1/summary").json()["status"] == "Everything is up to date"
+
+
 def test_what_is_kept_of_a_look_gets_old_by_the_clock_alone(tmp_path: Path) -> None:
     make_mirror(tmp_path, images=1)
     clock = [NIGHT.timestamp()]
@@ -197,23 +213,28 @@ def test_what_is_kept_of_a_look_gets_old_by_the_clock_alone(tmp_path: Path) -> N
 
 
 def test_nobody_is_shown_what_another_may_see(tmp_path: Path) -> None:
-    """Two users with different rights to DAGs, many times at once."""
+    """Users with different rights to DAGs and of different languages, many times at once."""
     make_mirror(tmp_path, images=1)
     looker = Looker(lambda: (tmp_path, ()))
-    seen = {who: [run("success").model_copy(update={"run_id": who})] for who in ("vera", "otto")}
+    users = {"vera": "de", "otto": "fi", "emma": "fi"}
+    seen = {who: [run("success").model_copy(update={"run_id": who})] for who in users}
     wrong: list[str] = []
 
     def ask(who: str) -> None:
-        for _ in range(300):
-            look = looker.look(seen[who], [])
-            if look.found.runs != seen[who] or f"runs/{who}" not in look.page:
+        for _ in range(200):
+            with spoken(users[who]):
+                look = looker.look(seen[who], [])
+                html = look.page
+            if look.found.runs != seen[who] or f"runs/{who}" not in html:
                 wrong.append(who)
+            if f'lang="{users[who]}"' not in html:
+                wrong.append(users[who])
 
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(4) as threads:
-            list(threads.map(ask, ["vera", "otto", "vera", "otto"]))
+            list(threads.map(ask, ["vera", "otto", "emma", "vera"]))
     finally:
         sys.setswitchinterval(usual)
     assert wrong == []

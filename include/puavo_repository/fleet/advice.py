@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from puavo_repository.fleet.explanation import Cause, Explanation, Item
-from puavo_repository.progress import count, format_bytes
+from puavo_repository.language import _, counted, gettext, gettext_noop, size
 
 _KERNEL = re.compile(
     r"(?:(?:/usr)?/lib/modules/|/boot/(?:vmlinuz|initrd\.img|config|System\.map)-)([^/]+)"
@@ -29,8 +29,13 @@ class Advice(NamedTuple):
     remedy: str
 
     def __str__(self) -> str:
-        files = count(self.files, "file")
-        return f"{format_bytes(self.size)} for {self.name} ({files}): {self.remedy}"
+        said = {"size": size(self.size), "cause": self.name, "remedy": self.remedy}
+        return counted(
+            "%(size)s for %(cause)s (%(num)s file): %(remedy)s",
+            "%(size)s for %(cause)s (%(num)s files): %(remedy)s",
+            self.files,
+            **said,
+        )
 
 
 class _Rule(NamedTuple):
@@ -49,30 +54,44 @@ def _same(item: Item) -> bool:
 
 
 _RULES = (
-    _Rule("initramfs", _under(r"/boot/initrd\.img-"), "Build it reproducibly (SOURCE_DATE_EPOCH)"),
     _Rule(
-        "caches",
+        gettext_noop("initramfs"),
+        _under(r"/boot/initrd\.img-"),
+        gettext_noop("Build it reproducibly (SOURCE_DATE_EPOCH)"),
+    ),
+    _Rule(
+        gettext_noop("caches"),
         _under(r"/var/cache/|/var/lib/apt/lists/|/root/\.cache/|/(?:var/)?tmp/|/var/backups/"),
-        "Empty these folders before the image is packed",
+        gettext_noop("Empty these folders before the image is packed"),
     ),
-    _Rule("logs", _under(r"/var/log/"), "Empty /var/log before the image is packed"),
     _Rule(
-        "compiled Python",
+        gettext_noop("logs"),
+        _under(r"/var/log/"),
+        gettext_noop("Empty /var/log before the image is packed"),
+    ),
+    _Rule(
+        gettext_noop("compiled Python"),
         _under(r".*\.pyc$"),
-        "Leave it out, or make it with python3 -m compileall --invalidation-mode unchecked-hash: "
-        "by default it holds the time of its source",
+        gettext_noop(
+            "Leave it out, or make it with python3 -m compileall --invalidation-mode "
+            "unchecked-hash: by default it holds the time of its source"
+        ),
     ),
     _Rule(
-        "fragment neighbours",
+        gettext_noop("fragment neighbours"),
         lambda item: item.shared if _same(item) else 0,
-        "These files are the same, only other small files beside them changed: -no-fragments keeps "
-        "them apart, in a larger image",
+        gettext_noop(
+            "These files are the same, only other small files beside them changed: "
+            "-no-fragments keeps them apart, in a larger image"
+        ),
     ),
     _Rule(
-        "other packing",
+        gettext_noop("other packing"),
         lambda item: item.size - item.shared if _same(item) else 0,
-        "These files are the same: pack all images of a series with one version of mksquashfs, "
-        "the same compressor, block size and options",
+        gettext_noop(
+            "These files are the same: pack all images of a series with one version of mksquashfs, "
+            "the same compressor, block size and options"
+        ),
     ),
 )
 
@@ -87,7 +106,10 @@ def advise(found: Explanation) -> list[Advice]:
             if cost := min(left, rule.cost(item)):
                 costs[rule].append(cost)
                 left -= cost
-    advice = (Advice(rule.name, sum(all_), len(all_), rule.remedy) for rule, all_ in costs.items())
+    advice = (
+        Advice(gettext(rule.name), sum(all_), len(all_), gettext(rule.remedy))
+        for rule, all_ in costs.items()
+    )
     return sorted((one for one in advice if one.size), key=lambda one: (-one.size, one.name))
 
 
@@ -108,7 +130,8 @@ def _old_kernels(kernels: Sequence[str]) -> _Rule:
         kernel = kernel_of(item.name)
         return item.size if kernel and kernel not in newest.values() else 0
 
-    return _Rule("old kernels", cost, f"Purge the packages of {old}: a newer one is there")
+    remedy = _("Purge the packages of %(versions)s: a newer one is there", versions=old)
+    return _Rule(gettext_noop("old kernels"), cost, remedy)
 
 
 def _order(version: str) -> list[int]:

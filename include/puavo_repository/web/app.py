@@ -11,12 +11,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from puavo_repository import language
 from puavo_repository.errors import RepositoryError, as_storage_error
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.mirror.records import Failure
@@ -34,7 +35,10 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-cache",
+    "Vary": "Cookie, Accept-Language",
 }
+COOKIES = "puavo_repository_language", "puavo_repository_airflow_language"
+"""What was chosen on the page, and in Airflow; the page's script sets them."""
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -59,18 +63,19 @@ class Look:
 class Looker:
     """Looks at the mirror; a set-up that cannot be used is shown like any other problem.
 
-    The last look is kept, and counts only for who would see exactly the same: users may see the
-    runs of different DAGs. It is replaced as a whole, because requests are served side by side.
+    The last look in each language is kept, and counts only for who would see exactly the same:
+    users may see the runs of different DAGs. It is replaced as a whole, because requests are served
+    side by side.
     """
 
     def __init__(self, place: Callable[[], Place], clock: Callable[[], float] = time.time) -> None:
         self._place, self._clock = place, clock
         self._reader = lru_cache(maxsize=1)(Reader)
-        self._last: Look | None = None
+        self._last: dict[str, Look] = {}
 
     def look(self, runs: list[Run], dags: list[Dag]) -> Look:
         """Return what is to be shown now; the same object while nothing has changed."""
-        now, last = self._clock(), self._last
+        now, last = self._clock(), self._last.get(language.current())
         try:
             mirror, remotes = self._place()
             with as_storage_error(mirror):
@@ -81,8 +86,20 @@ class Looker:
         seen = (disk, remotes, runs, dags, int(now // 60))  # a minute is as exact as it has to be
         if last is None or last.seen != seen:
             at = datetime.fromtimestamp(now, UTC)
-            last = self._last = Look(seen, view.repository(disk, runs, dags, remotes, at))
+            last = Look(seen, view.repository(disk, runs, dags, remotes, at))
+            self._last[language.current()] = last
         return last
+
+
+def language_of(request: Request) -> str:
+    """Return the language of a page: as chosen on it, in Airflow, or in the browser."""
+    cookies = (request.cookies.get(name, "") for name in COOKIES)
+    return language.choose(*cookies, accepted=request.headers.get("accept-language", ""))
+
+
+async def speak(request: Request) -> None:
+    """Have the rest of a request in the reader's language: a dependency of what people read."""
+    language.speak(language_of(request))
 
 
 def create_app(
@@ -115,19 +132,22 @@ def create_app(
     def look(found: tuple[list[Run], list[Dag]] = Depends(known)) -> Look:
         return looker.look(*found)
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    # The others are in English.
+    pages = APIRouter(dependencies=[Depends(speak)], include_in_schema=False)
+
+    @pages.get("/", response_class=HTMLResponse)
     def show(request: Request, seen: Look = Depends(look)) -> Response:
         return answered(request, seen.page)
 
-    @app.get("/series/{name}/", response_class=HTMLResponse, include_in_schema=False)
+    @pages.get("/series/{name}/", response_class=HTMLResponse)
     def show_series(name: str, request: Request, seen: Look = Depends(look)) -> Response:
         return answered(request, page.render_series(series(name, seen), seen.found))
 
-    @app.get("/runs/", response_class=HTMLResponse, include_in_schema=False)
+    @pages.get("/runs/", response_class=HTMLResponse)
     def show_run(dag_id: str, run_id: str, left: Any = Depends(document)) -> HTMLResponse:
         return HTMLResponse(page.render_run(dag_id, run_id, left))
 
-    @app.get("/rdiffs/{name}", response_class=HTMLResponse, include_in_schema=False)
+    @pages.get("/rdiffs/{name}", response_class=HTMLResponse)
     def show_rdiff(name: str) -> HTMLResponse:
         status, text = explainer.answer(name)
         return HTMLResponse(text, status)
@@ -199,10 +219,12 @@ def create_app(
         if error.status_code == 401:
             error.headers = {**(error.headers or {}), "WWW-Authenticate": "Bearer"}
         if "text/html" in request.headers.get("accept", ""):
-            text = page.render_refused(error.status_code, str(error.detail))
+            with language.spoken(language_of(request)):
+                text = page.render_refused(error.status_code, str(error.detail))
             return HTMLResponse(text, error.status_code, error.headers)
         return await http_exception_handler(request, error)
 
+    app.include_router(pages)
     app.add_middleware(head_as_get)
     return app
 

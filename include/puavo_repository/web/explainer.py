@@ -4,14 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
+from puavo_repository import language
 from puavo_repository.errors import PermanentError, RepositoryError
 from puavo_repository.formats.names import is_rdiff_name
+from puavo_repository.language import gettext, gettext_noop
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web import page
 
 _KEPT = 16
-_BUSY = "Another rdiff is being explained, which takes some seconds. This page asks again by itself"
+_BUSY = gettext_noop(
+    "Another rdiff is being explained, which takes some seconds. This page asks again by itself"
+)
 
 Answer = tuple[int, str]
 """The status, and the page."""
@@ -26,7 +30,7 @@ class Explainer:
     def __init__(self, mirror: Callable[[], Path]) -> None:
         self._mirror = mirror
         self._busy = Lock()
-        self._kept: dict[tuple[str, Identity], Answer] = {}
+        self._kept: dict[tuple[str, Identity, str], Answer] = {}
 
     def answer(self, name: str) -> Answer:
         """Return the page of an rdiff, or why there is none."""
@@ -37,11 +41,13 @@ class Explainer:
             rdiff = Mirror(self._mirror()).rdiffs / name
             identity = Identity.at(rdiff) if is_rdiff_name(name) else None
             if identity is None:
-                return 404, page.render_explanation(name, "There is no such rdiff in the mirror")
-            if (known := self._kept.get((name, identity))) is not None:
+                problem = gettext("There is no such rdiff in the mirror")
+                return 404, page.render_explanation(name, problem)
+            key = name, identity, language.current()
+            if (known := self._kept.get(key)) is not None:
                 return known
             if not self._busy.acquire(blocking=False):
-                return 503, page.render_explanation(name, _BUSY)
+                return 503, page.render_explanation(name, gettext(_BUSY))
             try:
                 found = 200, page.render_explanation(name, explain(rdiff, *images_of(rdiff)))
             except PermanentError as error:
@@ -50,5 +56,5 @@ class Explainer:
                 self._busy.release()
         except RepositoryError as error:  # may pass by itself
             return 503, page.render_explanation(name, str(error))
-        self._kept = dict([*self._kept.items(), ((name, identity), found)][-_KEPT:])
+        self._kept = dict([*self._kept.items(), (key, found)][-_KEPT:])
         return found

@@ -12,12 +12,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from puavo_repository.fleet.usage import Usage
-from puavo_repository.progress import format_bytes
+from puavo_repository.language import _, gettext_noop, percent, size
 from puavo_repository.web.model import Run
 from puavo_repository.web.offered import Series
-from puavo_repository.web.words import seconds
+from puavo_repository.web.words import day, seconds
 
 WIDTH, HEIGHT = 640, 220
+FETCHED = gettext_noop("rdiffs"), gettext_noop("whole images"), gettext_noop("by rsync")
 LEFT, RIGHT, TOP, GROUND = 56, WIDTH - 12, 12, HEIGHT - 26  # edges of what is drawn
 
 
@@ -57,7 +58,7 @@ def sizes_over_time(series: Sequence[Series]) -> Figure | None:
     """Place every update, from one image to the next, by its date and its share of the image."""
     lines = [
         [
-            (image.built, r.share, f"{one.name} {image.version}: {r.share:.1%} of the image")
+            (image.built, r.share, _label(one.name, image.version, r.share))
             for before, image in pairwise(one.images)
             if image.built and (r := image.offered_from(before.version))
         ]
@@ -68,13 +69,18 @@ def sizes_over_time(series: Sequence[Series]) -> Figure | None:
         return None
     x, ticks = _time([at for at, _, _ in updates], LEFT, RIGHT)
     top = _round_up(max(share for _, share, _ in updates))
-    up = [(_height(part), f"{top * part:.0%}") for part in (0, 0.5, 1)]
+    up = [(_height(part), percent(top * part, 0)) for part in (0, 0.5, 1)]
     placed = [
         [Mark(x(at), round(_height(share / top), 1), label) for at, share, label in line]
         for line in lines
     ]
     paths = [" ".join(f"{mark.x},{mark.y}" for mark in line) for line in placed if len(line) > 1]
     return Figure([mark for line in placed for mark in line], paths, ticks, up)
+
+
+def _label(series: str, version: str, share: float) -> str:
+    found = _("%(share)s of the image", share=percent(share))
+    return f"{series} {version}: {found}"
 
 
 def savings(series: Sequence[Series]) -> Figure | None:
@@ -87,7 +93,7 @@ def savings(series: Sequence[Series]) -> Figure | None:
             continue
         width, y = max(one.saving, 0) * (WIDTH - left - right), len(marks) * row + 4
         marks.append(Mark(left, y, one.name, heat(1 - one.saving), round(width, 1), row - 8))
-        figures.append((left + width + 6, f"{one.saving:.1%}"))
+        figures.append((left + width + 6, percent(one.saving)))
     return Figure(marks, across=figures, height=len(marks) * row + 4) if marks else None
 
 
@@ -109,7 +115,7 @@ def durations(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
             place, colour = round(x, 1), names.index(stage.name)
             marks.append(Mark(place, round(y, 1), label, colour, round(step * 0.7, 1), height))
         if run.started and (index in (0, len(chosen) - 1) or len(chosen) < 8):
-            across.append((x + step * 0.35, f"{run.started:%m-%d}"))
+            across.append((x + step * 0.35, day(run.started)))
     up = [(_height(part), seconds(top * part)) for part in (0, 0.5, 1)]
     return Figure(marks, across=across, up=up)
 
@@ -117,8 +123,8 @@ def durations(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
 def fetched(usage: Usage | None) -> Figure | None:
     """Draw a column a day, or a week: what clients fetched in rdiffs, whole images and by rsync."""
     days = usage.days if usage else ()
-    size = 1 if len(days) <= 60 else 7
-    parts = [days[start : start + size] for start in range(0, len(days), size)]
+    span = 1 if len(days) <= 60 else 7
+    parts = [days[start : start + span] for start in range(0, len(days), span)]
     kinds = "rdiffs", "images", "rsync"
     sums = [[sum(getattr(day, kind) for day in part) for kind in kinds] for part in parts]
     most = max(map(sum, sums), default=0)
@@ -128,13 +134,13 @@ def fetched(usage: Usage | None) -> Figure | None:
     marks = []
     for index, (part, counts) in enumerate(zip(parts, sums, strict=True)):
         x, y = round(LEFT + index * step + step * 0.15, 1), float(GROUND)
-        for colour, (kind, amount) in enumerate(zip(kinds, counts, strict=True)):
+        for colour, amount in enumerate(counts):
             height = amount / top * (GROUND - TOP)
             y -= height
-            label = f"{kind} {format_bytes(amount)}, from {part[0].day}"
+            label = f"{_(FETCHED[colour])}: {size(amount)}, {part[0].day}"
             marks.append(Mark(x, round(y, 1), label, colour, round(step * 0.7, 1), height))
     across = [(float(LEFT), days[0].day), (float(RIGHT), days[-1].day)]
-    up = [(_height(share), format_bytes(top * share)) for share in (0, 0.5, 1)]
+    up = [(_height(share), size(top * share)) for share in (0, 0.5, 1)]
     return Figure([mark for mark in marks if mark.height], across=across, up=up)
 
 
@@ -159,7 +165,7 @@ def _time(
         part = (moment - first).total_seconds() / span if span else 0.5
         return round(left + part * (right - left), 1)
 
-    return x, [(x(moment), f"{moment:%Y-%m-%d}") for moment in dict.fromkeys((first, last))]
+    return x, [(x(moment), day(moment)) for moment in dict.fromkeys((first, last))]
 
 
 def _round_up(value: float) -> float:

@@ -17,20 +17,23 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from puavo_repository import language
 from puavo_repository.errors import printable
 from puavo_repository.fleet.advice import advise
 from puavo_repository.fleet.explanation import VIEWS, Explanation
 from puavo_repository.formats.names import image_name
-from puavo_repository.progress import format_bytes
+from puavo_repository.language import gettext, ngettext, percent, size
 from puavo_repository.web import figures, model, status, words
 from puavo_repository.web.model import Problem, Repository, Run
 from puavo_repository.web.offered import RdiffState, Series
-from puavo_repository.web.words import seconds
+from puavo_repository.web.words import seconds, version
 
 REFRESH = 10.0  # seconds between two looks of a page that is open
 SOON = 2.5  # the same while something runs
 RUNS, PROBLEMS = 8, 50  # shown at first sight, and at most
 STATIC = Path(__file__).with_name("static")
+_TIME = Markup('<time datetime="{at}" data-show="{show}">{text}</time>')
+_WHEN = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d UTC)")  # as ``words.when`` has them
 
 
 FILES = {path.name: path.read_bytes() for path in STATIC.iterdir()}
@@ -45,10 +48,17 @@ def moment(at: datetime | None, show: str = "ago") -> Markup:
     """Render a moment; the page's script says how long ago that is, or the ``clock`` here."""
     if at is None:
         return Markup()
-    text = words.when(at) if show == "ago" else f"{at:%H:%M} UTC"
-    return Markup('<time datetime="{}" data-show="{}">{}</time>').format(
-        at.isoformat(timespec="seconds"), show, text
-    )
+    text = f"{at:%H:%M} UTC" if show == "clock" else words.written(at)
+    return _TIME.format(at=at.isoformat(timespec="seconds"), show=show, text=text)
+
+
+def told(sentence: str) -> Markup:
+    """Render a sentence; the page's script shows its moments in the reader's own time."""
+    parts = _WHEN.split(sentence)
+    for index in range(1, len(parts), 2):
+        at = datetime.strptime(parts[index], "%Y-%m-%d %H:%M UTC").replace(tzinfo=UTC)
+        parts[index] = moment(at, "moment")
+    return Markup("").join(parts)
 
 
 def rhythm(cron: str, near: datetime | None) -> tuple[str, datetime] | None:
@@ -124,7 +134,7 @@ def troubled(series: Series, problems: Sequence[Problem]) -> bool:
 
 def of_image(name: str) -> str:
     """Render the version in an image's name."""
-    return words.version(image_name(name).number)
+    return version(image_name(name).number)
 
 
 _ENVIRONMENT = Environment(
@@ -136,24 +146,28 @@ _ENVIRONMENT = Environment(
     auto_reload=False,
     extensions=["jinja2.ext.i18n"],
 )
-_ENVIRONMENT.install_null_translations(newstyle=True)  # type: ignore[attr-defined]
+_ENVIRONMENT.install_gettext_callables(gettext, ngettext, newstyle=True)  # type: ignore[attr-defined]
 _FILTERS = (
     figures.heat,
     key,
     matrix,
-    words.percent,
-    words.version,
     moment,
     of_image,
+    percent,
     rhythm,
     seconds,
+    size,
+    told,
     troubled,
+    version,
 )
 _ENVIRONMENT.filters |= {one.__name__: one for one in _FILTERS}
-_ENVIRONMENT.filters |= {"size": format_bytes, "timeline": figures.timeline}
+_ENVIRONMENT.filters |= {"timeline": figures.timeline, "translated": gettext}
+_ENVIRONMENT.globals["FETCHED"] = figures.FETCHED
 _EDGES = "WIDTH", "LEFT", "RIGHT", "GROUND"
 _ENVIRONMENT.globals |= {name: getattr(figures, name) for name in _EDGES}
 _ENVIRONMENT.globals |= {"model": model, "status": status, "static": static}
+_ENVIRONMENT.globals |= {"language": language}
 _ENVIRONMENT.globals |= {"RUNS": RUNS, "PROBLEMS": PROBLEMS}
 _ENVIRONMENT.globals["refresh"] = lambda active: min(SOON, REFRESH) if active else REFRESH
 

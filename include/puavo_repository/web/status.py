@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from puavo_repository.errors import SettingsError
 from puavo_repository.formats import metadata
+from puavo_repository.language import _, counted, gettext_noop, size
 from puavo_repository.mirror.records import Failure, Published
-from puavo_repository.progress import count, format_bytes
 from puavo_repository.remote.target import parse_target, without_password
 from puavo_repository.web import model
 from puavo_repository.web.disk import Disk
@@ -21,7 +21,7 @@ from puavo_repository.web.model import Dag, Problem, Remote, Run, State
 from puavo_repository.web.offered import RdiffState, Series
 from puavo_repository.web.words import moment, when
 
-UP_TO_DATE = "Everything is up to date"
+UP_TO_DATE = gettext_noop("Everything is up to date")
 PATIENCE = timedelta(minutes=15)  # for Airflow to start what is due
 
 
@@ -29,8 +29,14 @@ def headline(problems: Sequence[Problem], mirrors: Sequence[Remote]) -> str:
     """Return how all of it stands, in a few words."""
     waiting = sum(one.configured and one.state is not State.UP_TO_DATE for one in mirrors)
     if waiting and not problems:
-        return f"{count(waiting, 'mirror')} {'is' if waiting == 1 else 'are'} not up to date yet"
-    return count(len(problems), "problem") if problems else UP_TO_DATE
+        return counted(
+            "%(num)s mirror is not up to date yet",
+            "%(num)s mirrors are not up to date yet",
+            waiting,
+        )
+    if problems:
+        return counted("%(num)s problem", "%(num)s problems", len(problems))
+    return _(UP_TO_DATE)
 
 
 def mirrors(
@@ -54,15 +60,19 @@ def mirrors(
     found = []
     for key, record in known.items():
         pending = sorted({path for path, _ in described - record.files.items()})
-        size = sum(disk.sizes.get(path, 0) for path in pending)
-        amount = f"{count(len(pending), 'file')} ({format_bytes(size)})" if pending else ""
-        state, more, remedy = _judged(
-            record, amount, errors[key], soon=soon, paused=paused, publishing=active and not paused
+        total = sum(disk.sizes.get(path, 0) for path in pending)
+        state, said, remedy = _judged(
+            record,
+            _amount(len(pending), total) if pending else "",
+            errors[key],
+            soon=soon,
+            paused=paused,
+            publishing=active and not paused,
         )
         one = Remote(
             name=record.address,
             state=state,
-            status=state + more,
+            status=said,
             remedy=remedy,
             configured=not chosen or key in chosen,
             generation=record.generation,
@@ -70,7 +80,7 @@ def mirrors(
             verified=moment(record.verified),
             checked=moment(record.checked),
             pending=pending,
-            pending_bytes=size,
+            pending_bytes=total,
         )
         found.append(one)
     return sorted(found, key=lambda one: (not one.configured, one.name))
@@ -83,34 +93,44 @@ def _normal(address: str) -> str:
     return address
 
 
+def _amount(files: int, total: int) -> str:
+    return counted("%(num)s file (%(size)s)", "%(num)s files (%(size)s)", files, size=size(total))
+
+
 def _judged(
     record: Published, pending: str, errors: int, *, soon: bool, paused: bool, publishing: bool
 ) -> tuple[State, str, str]:
-    """Return how a mirror stands, what else its status says, and what to do about it."""
-    remedy = "" if soon and not record.problems else "Run publish"
+    """Return how a mirror stands, the same in words, and what to do about it."""
+    remedy = "" if soon and not record.problems else _("Run publish")
     if not record.reached:
-        text = f"; last seen {when(moment(record.checked))}"
-        return State.UNREACHABLE, text, "See the log of the last publishing run"
+        text = _("unreachable; last seen %(when)s", when=when(moment(record.checked)))
+        return State.UNREACHABLE, text, _("See the log of the last publishing run")
     if errors:
-        text = f": {count(errors, 'error')} in the last audit"
-        return State.DAMAGED, text, "Do what the findings of the audit say"
+        text = counted(
+            "damaged: %(num)s error in the last audit",
+            "damaged: %(num)s errors in the last audit",
+            errors,
+        )
+        return State.DAMAGED, text, _("Do what the findings of the audit say")
     if record.restored is not None:
-        text = f": clients see generation {record.restored} again"
-        remedy = "Take the bad image out of the image directory and prepare; publishing goes on"
+        text = _("rolled back: clients see generation %(number)s again", number=record.restored)
+        remedy = _("Take the bad image out of the image directory and prepare; publishing goes on")
         return State.ROLLED_BACK, text, remedy
     if publishing and (pending or record.problems):
-        return State.PUBLISHING, f": {pending or '0 files (0 B)'} to go", ""
+        text = _("publishing: %(amount)s to go", amount=pending or _amount(0, 0))
+        return State.PUBLISHING, text, ""
     if paused and pending:
-        remedy = "Unpause the DAG that publishes, in the Airflow UI"
-        return State.PAUSED, f": {pending} to be published", remedy
+        text = _("paused: %(amount)s to be published", amount=pending)
+        return State.PAUSED, text, _("Unpause the DAG that publishes, in the Airflow UI")
     if record.checked is None:
         behind = pending or record.problems
-        return State.UNKNOWN, ": no run has looked at it yet", remedy if behind else ""
+        text = _("unknown: no run has looked at it yet")
+        return State.UNKNOWN, text, remedy if behind else ""
     if pending:
-        return State.BEHIND, f": {pending} to be published", remedy
+        return State.BEHIND, _("behind: %(amount)s to be published", amount=pending), remedy
     if record.problems:
-        return State.BEHIND, ": the last run could not do everything", remedy
-    return State.UP_TO_DATE, "", ""
+        return State.BEHIND, _("behind: the last run could not do everything"), remedy
+    return State.UP_TO_DATE, _("up to date"), ""
 
 
 def find_problems(
@@ -126,7 +146,7 @@ def find_problems(
     yield from _published(disk, mirrors)
     for found in disk.audit.errors if disk.audit else ():
         message = str(replace(found, file="", remedy=""))
-        remedy = found.remedy or "See the log of the audit"
+        remedy = found.remedy or _("See the log of the audit")
         yield _problem(found.file or found.where, "audit", message, remedy, permanent=True)
     yield from _failed(runs)
     for dag in dags:
@@ -136,12 +156,12 @@ def find_problems(
 
 def problem(failure: Failure) -> Problem:
     """Return what a failure says, its way out apart: the last sentence of its message."""
-    message, _, remedy = failure.message.rpartition(". ")
+    message, _dot, remedy = failure.message.rpartition(". ")
     subject, colon, rest = message.partition(f"{failure.name}: ")
     if colon and " " not in subject:  # it begins with the file's path
         message = rest
     if not message:
-        message, remedy = remedy, "See the log of the task in the last run"
+        message, remedy = remedy, _("See the log of the task in the last run")
     return _problem(failure.name, failure.stage, message, remedy, permanent=failure.permanent)
 
 
@@ -155,22 +175,26 @@ def _local(disk: Disk, series: Sequence[Series]) -> Iterator[Problem]:
     """Yield what is wrong with the local mirror, down to described files that are not present."""
     root = str(disk.root)
     if not disk.exists:
-        remedy = "Run prepare: it makes the mirror from the image directory"
-        yield _problem(root, "mirror", "There is no such folder yet", remedy)
+        remedy = _("Run prepare: it makes the mirror from the image directory")
+        yield _problem(root, "mirror", _("There is no such folder yet"), remedy)
     for name, why in disk.damaged.items():
-        message = f"This metadata cannot be read: {why}"
-        yield _problem(f"meta/{name}", "mirror", message, "Run prepare: it is made anew")
+        message = _("This metadata cannot be read: %(why)s", why=why)
+        yield _problem(f"meta/{name}", "mirror", message, _("Run prepare: it is made anew"))
     yield from map(problem, disk.failures.values())
     if disk.exists and not (series or disk.damaged or disk.failures):
-        remedy = "Put images into the image directory, and run prepare"
-        yield _problem(root, "mirror", "It offers no image yet", remedy)
+        remedy = _("Put images into the image directory, and run prepare")
+        yield _problem(root, "mirror", _("It offers no image yet"), remedy)
     for one in series:
-        message = f"The metadata of {one.name} names it, but it is not present with its size"
+        message = _(
+            "The metadata of %(series)s names it, but it is not present with its size",
+            series=one.name,
+        )
         for image in one.images:
             lost = [] if image.present else [image.filename]
             lost += [r.filename for r in image.rdiffs if r.state is RdiffState.MISSING]
             for name in lost:
-                yield _problem(name, "mirror", message, "Run prepare: it is made or linked again")
+                remedy = _("Run prepare: it is made or linked again")
+                yield _problem(name, "mirror", message, remedy)
 
 
 def _published(disk: Disk, mirrors: Sequence[Remote]) -> Iterator[Problem]:
@@ -192,9 +216,10 @@ def _failed(runs: Sequence[Run]) -> Iterator[Problem]:
         last = next((run for run in ended if run.dag_id == dag_id), None)
         if last is not None and last.state == "failed":
             stages = ", ".join(stage.name for stage in last.stages if stage.failed)
-            reason = f": {last.error}" if last.error else ""
-            message = f"The last run failed{f' in {stages}' if stages else ''}{reason}"
-            remedy = "Fix the problem, then run it again; what is done is kept"
+            where = _("The last run failed in %(stages)s", stages=stages)
+            message = where if stages else _("The last run failed")
+            message += f": {last.error}" if last.error else ""
+            remedy = _("Fix the problem, then run it again; what is done is kept")
             yield _problem(dag_id, "run", message, remedy)
 
 
@@ -204,21 +229,23 @@ def _late(dag: Dag, runs: Sequence[Run], now: datetime) -> tuple[str, str] | Non
     A run that failed is not this one's business.
     """
     if not dag.loaded:
-        return "Airflow cannot load this DAG", "Read the import error in the Airflow UI"
+        return _("Airflow cannot load this DAG"), _("Read the import error in the Airflow UI")
     active = [run for run in runs if run.dag_id == dag.dag_id and run.active]
     waiting = [run.queued for run in active if run.queued and not run.started]
     due = dag.due if dag.due and now - dag.due > PATIENCE else None
-    last = f"the last good run ended {when(dag.succeeded)}"
+    last = _("the last good run ended %(when)s", when=when(dag.succeeded))
     if dag.paused and (due or waiting):
-        waits = f"a run was due {when(due)}" if due else "a run waits to start"
-        return f"It is paused, and {waits}; {last}", "Unpause it in the Airflow UI"
+        text = _("It is paused, and a run waits to start")
+        text = _("It is paused, and a run was due %(when)s", when=when(due)) if due else text
+        return f"{text}; {last}", _("Unpause it in the Airflow UI")
     if due and active:
-        text = f"A run has not ended, and the next one was due {when(due)}; {last}"
-        return text, "Look at the run's tasks, and mark it failed where it hangs"
+        text = _("A run has not ended, and the next one was due %(when)s", when=when(due))
+        remedy = _("Look at the run's tasks, and mark it failed where it hangs")
+        return f"{text}; {last}", remedy
     if due:
-        text = f"No run has started that was due {when(due)}; {last}"
-        return text, "See whether Airflow's scheduler and DAG processor run"
+        text = _("No run has started that was due %(when)s", when=when(due))
+        return f"{text}; {last}", _("See whether Airflow's scheduler and DAG processor run")
     if waiting and len(waiting) == len(active) and now - min(waiting) > PATIENCE:
-        since = f"A run waits to start since {when(min(waiting))}"
-        return since, "See whether Airflow's scheduler runs"
+        since = _("A run waits to start since %(when)s", when=when(min(waiting)))
+        return since, _("See whether Airflow's scheduler runs")
     return None

@@ -8,7 +8,6 @@ const IN_BACKGROUND = 3; // times as long between two looks
 const OLD = 3; // looks that may be missed
 const HELD = 3000; // ms for which the button of the mouse may hold up what is new
 const WORDS = JSON.parse(document.getElementById("words").textContent);
-const LANGUAGE = document.documentElement.lang;
 
 const main = () => document.getElementById("page");
 
@@ -48,16 +47,17 @@ function ago(moment) {
 
 const SHOWN = {
   ago,
-  clock: (at) => at.toLocaleTimeString(LANGUAGE, { hour: "2-digit", minute: "2-digit" }),
+  moment: (at) => at.toLocaleString(LOCALE, { dateStyle: "medium", timeStyle: "short" }),
+  clock: (at) => at.toLocaleTimeString(LOCALE, { hour: "2-digit", minute: "2-digit" }),
   weekday: (at) =>
-    at.toLocaleString(LANGUAGE, { weekday: "long", hour: "2-digit", minute: "2-digit" }),
+    at.toLocaleString(LOCALE, { weekday: "long", hour: "2-digit", minute: "2-digit" }),
 };
 
 // Moments in words, in the reader's own time; the exact one, and UTC, when one points at it.
 function tell(root) {
   for (const time of root.querySelectorAll("time")) {
     const at = new Date(time.dateTime);
-    time.title ||= `${at.toLocaleString(LANGUAGE)} (${time.textContent})`;
+    time.title ||= `${SHOWN.moment(at)} (${time.textContent})`;
     time.textContent = SHOWN[time.dataset.show](at);
   }
 }
@@ -192,7 +192,7 @@ function mark() {
   banner.hidden = why === "";
   if (why) {
     const at = new Date(known);
-    const text = say("as_of", { when: at.toLocaleString(LANGUAGE), why });
+    const text = say("as_of", { when: SHOWN.moment(at), why });
     if (banner.dataset.why !== why) { // said once, and not with each second that goes by
       banner.replaceChildren(text);
       if (why === say("out")) {

@@ -1,0 +1,58 @@
+"""What people read, taken from the code, and the catalogs of the languages: ``make catalogs``."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+from typing import Any
+
+from babel.messages.catalog import Catalog
+from babel.messages.frontend import CommandLineInterface
+from babel.messages.pofile import read_po, write_po
+
+from puavo_repository.language import LOCALES, NAMES, SOURCE, catalog
+from support.repository import ROOT
+
+TRANSLATED = [name for name in NAMES if name != SOURCE]
+# What of a catalog's header says nothing, or changes each time.
+_SILENT = re.compile(
+    r'^"(Project-Id-Version|Report-Msgid-Bugs-To|POT-Creation-Date|PO-Revision-Date|Last-Translator'
+    r"|Language-Team|Generated-By): .*\n",
+    re.MULTILINE,
+)
+
+
+def extracted() -> Catalog:
+    """Return all that is to be translated; ``pyproject.toml`` says where that is."""
+    with tempfile.NamedTemporaryFile() as found:
+        arguments = (
+            *("--mapping", str(ROOT / "pyproject.toml"), "--output-file", found.name),
+            *("--keywords", "gettext_noop counted:1,2", "--add-location", "file"),
+            os.path.relpath(ROOT / "include/puavo_repository"),
+        )
+        command: Any = CommandLineInterface()
+        command.run(["pybabel", "--quiet", "extract", *arguments])
+        return read_po(found)
+
+
+def write(language: str, found: Catalog) -> None:
+    """Write a catalog, sorted and without what changes each time."""
+    text = io.BytesIO()
+    write_po(text, found, width=0, sort_by_file=True, ignore_obsolete=True)
+    path = LOCALES / language / "LC_MESSAGES" / "messages.po"
+    path.write_text(_SILENT.sub("", text.getvalue().decode()))
+
+
+def update() -> None:
+    """Bring it into the catalogs. What has changed is new: its old translation goes."""
+    template = extracted()
+    for language in TRANSLATED:
+        found = catalog(language)
+        found.update(template, no_fuzzy_matching=True)
+        write(language, found)
+
+
+if __name__ == "__main__":
+    update()
