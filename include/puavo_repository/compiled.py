@@ -74,6 +74,11 @@ def inlined(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True)(function)
 
 
+def callback(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function that a C library calls; it has the ``address``, and must not raise."""
+    return numba.cfunc(signature, cache=bool(_CACHE))
+
+
 def llvm_intrinsic(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """Make a function of kernels from one that emits LLVM code for its one or two arguments."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from puavo_repository.delta import AnchorEngine, contained
-from puavo_repository.delta.work import prove
+from puavo_repository.delta.work import prove, prove_rdiff
 from puavo_repository.errors import ImageChangingError, ProofError, StorageRefusedError
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
@@ -154,7 +154,7 @@ def test_an_image_that_changes_meanwhile_is_left_for_later(
     call = contained.call
 
     def change(*arguments: Any, **more: Any) -> Any:
-        if prove in arguments:
+        if prove_rdiff in arguments:
             return repository.add(PAIR.target, size=70_000)
         return call(*arguments, **more)
 
@@ -245,3 +245,24 @@ def test_an_rdiff_that_was_lost_is_made_again(settings: Settings) -> None:
     path.unlink()
     diff(settings, PAIR)
     assert path.is_file()
+
+
+def test_an_rdiff_is_durable_before_it_gets_its_name_and_its_digests_are_of_what_was_proven(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    claim = files.claim
+
+    def named(part: Path, path: Path, seen: files.Seen | None) -> None:
+        done.append(f"named {part.name}")
+        claim(part, path, seen)
+
+    sync = "puavo_repository.prepare.diff._sync"
+    monkeypatch.setattr(sync, lambda path: done.append(f"synced {path.name}"))
+    monkeypatch.setattr(files, "claim", named)
+    record = diff(settings, PAIR)
+    assert [text.split()[0] for text in done] == ["synced", "named"]
+    assert len({text.split()[1] for text in done}) == 1
+    content = rdiff_path(settings).read_bytes()
+    assert record.digests.sha512 == hashlib.sha512(content).hexdigest()
+    assert record.digests.size == len(content)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from puavo_repository.delta import contained
-from puavo_repository.delta.work import prove
+from puavo_repository.delta.work import prove_rdiff
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
@@ -374,7 +374,7 @@ def test_an_rdiff_that_waits_for_a_changed_image_is_no_failure_but_in_the_log(
     call = contained.call
 
     def change(*arguments: Any, **more: Any) -> Any:
-        if prove in arguments:
+        if prove_rdiff in arguments:
             return repository.add(name(V1), size=70_000)
         return call(*arguments, **more)
 

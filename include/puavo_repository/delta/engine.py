@@ -26,6 +26,10 @@ Sink = Callable[[memoryview], None]
 reuse the buffer; blocks of some megabytes keep it off the critical path."""
 
 
+def no_sink(_block: memoryview) -> None:
+    """No-op sink."""
+
+
 @dataclass(frozen=True)
 class Side:
     """One side of a pair: an image, and where its anchors are kept if it has any."""

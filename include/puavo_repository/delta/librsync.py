@@ -6,11 +6,10 @@ signals, and progress is told.
 """
 
 import ctypes
-import os
 from functools import cache
 from pathlib import Path
 
-from puavo_repository.delta.engine import Image, Side, Sink
+from puavo_repository.delta.engine import Image, Side, Sink, no_sink
 from puavo_repository.errors import DeltaError, SettingsError, StorageError
 from puavo_repository.progress import Progress, no_progress
 
@@ -35,7 +34,7 @@ class _Buffers(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL:
-    """Load the library, and the C library with it, with the types of what is called.
+    """Load the library, with the types of what is called.
 
     Raises:
         SettingsError: It is not installed.
@@ -57,8 +56,6 @@ def library() -> ctypes.CDLL:
         ("rs_job_free", ctypes.c_int, pointer),
         ("rs_strerror", ctypes.c_char_p, ctypes.c_int),
         ("rs_trace_set_level", None, ctypes.c_int),
-        ("fdopen", pointer, ctypes.c_int, ctypes.c_char_p),
-        ("fclose", ctypes.c_int, pointer),
     ):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
@@ -103,7 +100,7 @@ class LibrsyncEngine:
 
         try:
             with Image.open(source.path) as image:
-                _run(lib.rs_sig_begin(_BLOCK, 0, _BLAKE2_SIGNATURE), image, load, no_progress)
+                _run(lib.rs_sig_begin(_BLOCK, 0, _BLAKE2_SIGNATURE), image, load)
                 load(memoryview(b""))
                 image.check_unchanged()
             _check(lib.rs_build_hash_table(signature), source.path)
@@ -116,40 +113,43 @@ class LibrsyncEngine:
                 lib.rs_free_sumset(signature)
 
 
-def patch(source: Path, rdiff: Path, sink: Sink) -> None:
+def patch(source: Path, rdiff: Path, sink: Sink, given: Sink = no_sink) -> None:
     """Apply an rdiff to ``source`` as clients do; the result goes to ``sink``.
+
+    ``given`` gets the bytes of the rdiff, each once, as librsync does.
 
     Raises:
         DeltaError: The rdiff is damaged, or not made for a source like this.
     """
-    lib = library()
-    copy = ctypes.cast(lib.rs_file_copy_cb, ctypes.c_void_p)
+    from puavo_repository.delta.reader import Source  # compiled code, slow to load
+
     with Image.open(rdiff) as delta, Image.open(source) as basis:
-        stream = lib.fdopen(os.dup(basis.descriptor), b"rb")
-        try:
-            used = _run(lib.rs_patch_begin(copy, stream), delta, sink, no_progress)
-        finally:
-            lib.fclose(stream)
+        reader = Source(basis.descriptor)
+        job = library().rs_patch_begin(reader.callback, reader.argument)
+        used = _run(job, delta, sink, given=given)
         if delta.bytes_at(used, 1):
             raise DeltaError(rdiff, "something follows after the end of this rdiff")
 
 
-def _run(job: int, source: Image, sink: Sink, progress: Progress) -> int:
+def _run(
+    job: int, source: Image, sink: Sink, progress: Progress = no_progress, given: Sink = no_sink
+) -> int:
     """Run a job to its end: from a file to a sink; returns the bytes of the file that it used."""
-    given, out = memoryview(bytearray(_BUFFER)), memoryview(bytearray(_BUFFER))
-    into, start = _address_of(given), _address_of(out)
+    read, out = memoryview(bytearray(_BUFFER)), memoryview(bytearray(_BUFFER))
+    into, start = _address_of(read), _address_of(out)
     buffers = _Buffers(into, 0, 0, start, len(out))
     position, result = 0, _BLOCKED
     try:
         while result == _BLOCKED:
             if buffers.avail_in == 0 and not buffers.eof_in:
-                length = source.read_into(given, position)
+                length = source.read_into(read, position)
                 position += length
+                given(read[:length])
                 buffers.next_in, buffers.avail_in, buffers.eof_in = into, length, length == 0
                 progress(length)
             result = library().rs_job_iter(job, ctypes.byref(buffers))
             written = len(out) - buffers.avail_out
-            if written and (result != _BLOCKED or buffers.avail_out < len(out) // 2):
+            if written and (result != _BLOCKED or buffers.avail_out == 0):
                 sink(out[:written])
                 buffers.next_out, buffers.avail_out = start, len(out)
     finally:

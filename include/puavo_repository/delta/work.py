@@ -3,17 +3,28 @@
 An image is read; an rdiff is written, and proven by applying it as clients do.
 """
 
+import ctypes
 import os
 from pathlib import Path
 
-from puavo_repository.delta.engine import DeltaEngine, Image, Side, check_at_rest
+from puavo_repository.delta.engine import (
+    DeltaEngine,
+    Image,
+    Side,
+    Sink,
+    check_at_rest,
+    no_sink,
+)
 from puavo_repository.delta.librsync import patch
 from puavo_repository.errors import DeltaError, ProofError, as_storage_error
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
-from puavo_repository.mirror.digests import BLOCK_SIZE, Digester, digest_file
+from puavo_repository.mirror.digests import BLOCK_SIZE, Digester
 from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import Progress, no_progress
+
+_SYNC_FILE_RANGE_WRITE = 2  # see sync_file_range(2)
+_WRITE_BACK = 8 << 20  # bytes of an rdiff that go to the disk together
 
 
 def read_image(
@@ -43,38 +54,51 @@ def read_image(
 
 def write_rdiff(
     engine: DeltaEngine, source: Side, target: Side, part: Path, progress: Progress
-) -> Digests:
-    """Write an rdiff to ``part``, digested in the same pass, and make it durable.
+) -> int:
+    """Write an rdiff to ``part`` and return its size; it goes to the disk meanwhile.
 
     Raises:
         DeltaError, ImageChangingError: See ``DeltaEngine.delta``.
         OSError: It cannot be written.
     """
-    with files.create(part, buffering=0) as stream, Digester() as digester:
+    size = begun = 0
+    with files.create(part, buffering=0) as stream:
 
         def sink(block: memoryview) -> None:
-            owned = bytes(block)
-            digester.update(owned)
-            rest = memoryview(owned)
-            while rest:
-                rest = rest[os.write(stream.fileno(), rest) :]
+            nonlocal size, begun
+            while block:
+                written = os.write(stream.fileno(), block)
+                block, size = block[written:], size + written
+            if size - begun >= _WRITE_BACK:
+                _begin_write_back(stream.fileno(), begun, size - begun)
+                begun = size
 
         engine.delta(source, target, sink, progress)
-        digests = digester.digests()
-        os.fsync(stream.fileno())
-    return digests
+        _begin_write_back(stream.fileno(), begun, size - begun)
+    return size
 
 
-def adopt_rdiff(source: Path, target: Path, rdiff: Path, progress: Progress) -> Digests:
-    """Prove an rdiff that another system made; returns its size and checksums."""
-    prove(source, target, rdiff, progress)
-    return digest_file(rdiff, no_progress)
+def _begin_write_back(descriptor: int, start: int, length: int) -> None:
+    """Have what was written to a file go to the disk; ``fsync`` waits for the rest of it."""
+    offset, flags = ctypes.c_int64, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+    ctypes.CDLL(None).sync_file_range(descriptor, offset(start), offset(length), flags)
 
 
-def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progress) -> None:
+def prove_rdiff(source: Path, target: Path, rdiff: Path, progress: Progress) -> Digests:
+    """Prove an rdiff, as ``prove`` does; returns size and checksums of what was proven."""
+    with Digester() as digester:
+        prove(source, target, rdiff, progress, lambda block: digester.update(bytes(block)))
+        return digester.digests()
+
+
+def prove(
+    source: Path, target: Path, rdiff: Path, progress: Progress = no_progress,
+    given: Sink = no_sink,
+) -> None:  # fmt: skip
     """Prove an rdiff: applied with librsync to ``source``, it gives ``target`` byte for byte.
 
-    ``progress`` is told of the bytes of the target that were compared.
+    ``progress`` is told of the bytes of the target that were compared; ``given`` gets the bytes
+    of the rdiff, each once.
 
     Raises:
         ProofError: It does not; the text says where.
@@ -83,11 +107,13 @@ def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progr
     """
     from puavo_repository.formats.rdiff import command_blocks  # compiled code, slow to load
 
-    position = 0
+    position, wanted = 0, bytearray()
 
     def compare(block: memoryview) -> None:
-        nonlocal position
-        wanted = image.bytes_at(position, len(block))
+        nonlocal position, wanted
+        if len(wanted) != len(block):
+            wanted = bytearray(len(block))
+        del wanted[image.read_into(memoryview(wanted), position) :]
         if wanted != block:  # one comparison of memory, as ``wanted`` is a bytearray
             pairs = enumerate(zip(bytes(block), wanted, strict=False))
             same = next((i for i, (a, b) in pairs if a != b), len(wanted))
@@ -100,7 +126,7 @@ def prove(source: Path, target: Path, rdiff: Path, progress: Progress = no_progr
         try:
             for _ in command_blocks(rdiff):
                 pass  # only commands that clients can read
-            patch(source, rdiff, compare)
+            patch(source, rdiff, compare, given)
             if image.bytes_at(position, 1):
                 problem = f"applied, it does not give all of {target.name}"
                 expected, found = f"{image.size} bytes", f"{position} bytes"

@@ -2,14 +2,13 @@
 
 import hashlib
 import logging
+import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from puavo_repository.delta import contained
 from puavo_repository.delta.engine import Side, check_at_rest, identity_of
-from puavo_repository.delta.work import adopt_rdiff, prove, write_rdiff
+from puavo_repository.delta.work import prove_rdiff, write_rdiff
 from puavo_repository.errors import DeltaError, StorageError, as_storage_error, printable
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
@@ -23,8 +22,6 @@ from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 def diff(settings: Settings, pair: Pair, progress: Progress = no_progress) -> RdiffRecord:
@@ -68,7 +65,7 @@ class _Job:
             return None
         try:
             with as_storage_error(self._path):
-                digests = self._prove(adopt_rdiff, self._path)
+                digests = self._prove(self._path)
         except DeltaError as error:
             logger.warning("%s is not sound and will be made anew: %s", name, error)
             return None
@@ -86,18 +83,19 @@ class _Job:
         engine = self._settings.delta_engine()
         with files.part_of(path) as part:
             doing, given = "while it made this rdiff", (engine, *sides, part)
-            digests = contained.call(path, doing, write_rdiff, *given, progress=self._progress)
-            record = self._record(digests, engine.name, None)
+            size = contained.call(path, doing, write_rdiff, *given, progress=self._progress)
+            record = self._record(Digests(size, "", "", ""), engine.name, None)
             if state_of(record, self._source, self._target, self._settings) is DiffState.TOO_LARGE:
                 self._check_images()
                 return record
             try:
-                self._prove(prove, part)
+                digests = self._prove(part)
             except DeltaError as error:
                 self._check_images()  # one that changed is the cause, and that may pass
                 error.subject = printable(path)  # not its part, which is gone
                 raise
             self._check_images()
+            _sync(part)
             self._give_name(part, before, digests.sha512)
         share = 100 * digests.size / max(1, self._target.digests.size)
         took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
@@ -118,9 +116,9 @@ class _Job:
                 raise
             files.sync_folder(path.parent)
 
-    def _prove(self, work: Callable[..., T], rdiff: Path) -> T:
+    def _prove(self, rdiff: Path) -> Digests:
         doing, given = "while it proved this rdiff", (*self._images, rdiff)
-        return contained.call(self._path, doing, work, *given, progress=self._progress)
+        return contained.call(self._path, doing, prove_rdiff, *given, progress=self._progress)
 
     def _check_images(self) -> None:
         for path, record in zip(self._images, (self._source, self._target), strict=True):
@@ -129,6 +127,11 @@ class _Job:
     def _record(self, digests: Digests, engine: str, identity: Identity | None) -> RdiffRecord:
         contents = self._source.digests.sha512, self._target.digests.sha512
         return RdiffRecord(self._path.name, *contents, digests, identity, engine, time.time())
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _sha512(path: Path) -> str:
