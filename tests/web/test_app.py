@@ -18,6 +18,7 @@ from puavo_repository.language import spoken
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web.app import COOKIES, Looker, Place, create_app
 from puavo_repository.web.model import PREPARE, Dag, Repository, Run, Summary
+from puavo_repository.web.page import static
 from puavo_repository.web.status import PATIENCE
 from web.mirrors import fail, make_mirror
 from web.test_view import NIGHT, run
@@ -238,3 +239,22 @@ def test_nobody_is_shown_what_another_may_see(tmp_path: Path) -> None:
     finally:
         sys.setswitchinterval(usual)
     assert wrong == []
+
+
+def test_a_page_that_is_shown_already_is_not_sent_again(good: TestClient, tmp_path: Path) -> None:
+    for path in ("/", f"/series/{SERIES}/"):
+        tag = good.get(path).headers["etag"]
+        for known in (tag, f"W/{tag}"):  # a server in between may have packed it
+            again = good.get(path, headers={"If-None-Match": known})
+            assert (again.status_code, again.content) == (304, b"")
+        assert good.get(path, headers={"If-None-Match": tag, "token": ""}).status_code == 401
+    fail(Mirror(tmp_path), "bad.img", "bad.img: it is broken. Copy it again")
+    assert good.get("/", headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_a_browser_keeps_a_static_file_by_its_version_alone(good: TestClient) -> None:
+    address = static("page.css")
+    assert f'"{address}"' in good.get("/").text
+    assert "immutable" in good.get(address).headers["cache-control"]
+    for other in ("/static/page.css", "/static/page.css?v=00000000"):
+        assert good.get(other).headers["cache-control"] == "no-cache"

@@ -113,3 +113,19 @@ def test_a_tab_that_comes_to_the_front_is_refreshed_at_once(
         chromium.driver.close()
         chromium.driver.switch_to.window(first)
         chromium.find("#right", "1 problem")
+
+
+def test_a_browser_without_network_says_so_before_it_asks(
+    chromium: Browser, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "REFRESH", 3600)
+    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    command = "Network.emulateNetworkConditions"
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        chromium.driver.execute_cdp_cmd("Network.enable", {})
+        chromium.driver.execute_cdp_cmd(command, {"offline": True, **network})
+        chromium.find("#stale", "connection lost")
+        chromium.driver.execute_cdp_cmd(command, {"offline": False, **network})
+        chromium.gone("#stale")

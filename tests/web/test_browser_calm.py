@@ -81,7 +81,7 @@ def test_a_change_is_said_once_to_who_cannot_see_it(chromium: Browser, site: Sit
             ".textContent)).observe(document.getElementById('said'), {childList: true})"
         )
         site.show(samples.busy(site.root))
-        chromium.find("#night", "running")
+        chromium.find("#night", "Preparing now")
         chromium.driver.execute_async_script("setTimeout(arguments[0], 700)")
         (text,) = script("return window.said")
     assert "1 mirror is not up to date yet" in text

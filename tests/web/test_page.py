@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.web import page, view
 from puavo_repository.web.disk import Reader
-from puavo_repository.web.model import DRY_RUN, Stage
+from puavo_repository.web.model import AUDIT, DRY_RUN, PREPARE, Stage
+from web import samples
 from web.mirrors import (
     IMAGE_SIZE,
     edit_metadata,
@@ -19,7 +23,8 @@ from web.mirrors import (
     make_mirror,
     too_large,
 )
-from web.test_view import run
+from web.samples import PROBLEMS
+from web.test_view import NIGHT, run
 
 STAGES = ["discover", "configure", "dry_run", "plan", "fingerprint", "pairs", "diff", "describe"]
 
@@ -151,3 +156,57 @@ def test_a_run_shows_its_plan_its_report_or_that_there_is_none_yet() -> None:
     nothing = Elements(page.render_run("dag", "<run>", {})).text
     assert "Nothing to show" in nothing
     assert "<run>" in nothing
+
+
+def test_what_others_wrote_is_as_they_gave_it() -> None:
+    said, _, library = (page.STATIC / "idiomorph.min.js").read_text().partition("\n")
+    assert hashlib.sha256(library.encode()).hexdigest() in said
+
+
+def test_the_id_of_the_next_run_is_the_same_for_all_who_see_the_same() -> None:
+    night = run("success").model_copy(update={"run_id": "scheduled__2026-01-02T01:30:00+00:00/Ä"})
+    first = page.next_run_id([night], PREPARE)
+    assert first == "page__1__after_scheduled__2026-01-02T01:30:00+00:00--"
+    again = night.model_copy(update={"run_id": first})
+    assert page.next_run_id([again, night], PREPARE) == first.replace("__1__", "__2__")
+    assert page.next_run_id([again, night], AUDIT) == "page__1__after_none"
+    long = night.model_copy(update={"run_id": "x" * 250})
+    assert len(page.next_run_id([long], PREPARE)) < 200
+
+
+@pytest.mark.parametrize(
+    ("cron", "kind", "at"),
+    [
+        ("30 1 * * *", "day", "2026-01-02 01:30"),
+        ("0 12 * * 0", "week", "2026-01-04 12:00"),
+        ("0 12 * * 5", "week", "2026-01-02 12:00"),
+    ],
+)
+def test_a_usual_schedule_is_told_in_words(cron: str, kind: str, at: str) -> None:
+    found = page.rhythm(cron, NIGHT)
+    assert found is not None
+    assert (found[0], f"{found[1]:%Y-%m-%d %H:%M}") == (kind, at)
+
+
+def test_another_schedule_is_told_as_it_is() -> None:
+    assert page.rhythm("*/5 1-3 * * *", NIGHT) is None
+    assert page.rhythm("", NIGHT) is None
+
+
+def test_a_series_has_a_problem_where_one_of_its_files_has(tmp_path: Path) -> None:
+    mirror = make_mirror(tmp_path, series=2)
+    (mirror.rdiffs / rdiff_name(*image_names(1, 2))).unlink()
+    found = view.repository(Reader(tmp_path).read())
+    assert [page.troubled(one, []) for one in found.series] == [False, True]
+    problem = PROBLEMS[0].model_copy(update={"name": image_names(0, 1)[0]})
+    assert page.troubled(found.series[0], [problem])
+    assert not page.troubled(found.series[0], PROBLEMS)
+
+
+def test_a_list_without_end_is_shown_in_part(tmp_path: Path) -> None:
+    make_mirror(tmp_path, images=2)
+    many = [PROBLEMS[1].model_copy(update={"name": f"m{n}"}) for n in range(page.PROBLEMS + 7)]
+    text = Elements(page.render(samples.good(tmp_path, problems=many, ok=False))).text
+    assert "57 problems, and what to do" in text
+    assert "and 7 more: api/v1/summary has all of them" in text
+    assert text.count("Take the bad image out") == page.PROBLEMS
