@@ -33,7 +33,7 @@ logger = logging.getLogger("puavo_repository.publish")
 STEPS = ("upload", "switch", "clean")
 PARAMS = {
     "dry_run": tasks.DRY_RUN,
-    **tasks.fields("allow_mass_delete", "bandwidth", "allow_rolled_back"),
+    **tasks.fields("allow_mass_delete", "bandwidth", "allow_rolled_back", "allow_other_mirror"),
     **tasks.MIRRORS,
 }
 

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from puavo_repository import settings
 from puavo_repository.errors import RepositoryError, SettingsError
 from puavo_repository.progress import count
+from puavo_repository.remote.target import without_password
 from puavo_repository.settings import Settings
 from puavo_repository.web.app import Place
 from puavo_repository.web.model import DAGS, FAILURE, PREPARE, SUMMARY, Dag, Run, Stage
@@ -125,7 +126,8 @@ def _counts(run: DagRun, here: Settings | None) -> bool:
     folders = {name: getattr(asked, name) for name in settings.FOLDERS}
     if given.get("dry_run") or any(v and v != getattr(here, n, None) for n, v in folders.items()):
         return False
-    return set(map(str, given.get("mirrors", ()))) <= set(here.remote if here else ())
+    ours = {name for one in (here.remote if here else ()) for name in (one, without_password(one))}
+    return set(map(str, given.get("mirrors", ()))) <= ours
 
 
 def _run(run: DagRun, session: Session, here: Settings | None) -> Run:

@@ -13,7 +13,7 @@ from airflow.sdk import Param, get_current_context
 from puavo_repository import errors, settings
 from puavo_repository.errors import PermanentError
 from puavo_repository.progress import LoggedWatcher
-from puavo_repository.remote.target import Target, target_of_connection
+from puavo_repository.remote.target import Target, target_of_connection, without_password
 from puavo_repository.settings.model import Model, about
 from puavo_repository_airflow import notify
 
@@ -136,7 +136,9 @@ def remotes() -> list[str]:
         SettingsError: A setting of this installation cannot be used, whichever it is.
     """
     configured = chosen(images=False).remote
-    return list(get_current_context()["params"]["mirrors"] or configured)
+    shown = {without_password(one): one for one in configured}  # as the page names them
+    asked_for = get_current_context()["params"]["mirrors"] or configured
+    return [shown.get(one, one) for one in asked_for]
 
 
 @sdk.task
@@ -171,11 +173,8 @@ def publisher(mirror: str) -> "Iterator[Publisher]":
     """Open a remote by its URL or connection id; secrets are looked up here, and stay here."""
     from puavo_repository.publish.publisher import Publisher
 
-    params, here = get_current_context()["params"], chosen(images=False)
-    # Whoever names the mirror with this very run means it.
-    meant = here.allow_other_mirror or bool(params["mirrors"])
-    how = here.model_copy(update={"allow_other_mirror": meant})
-    with Publisher(here.mirror_dir, target(mirror, here), how, LoggedWatcher()) as found:
+    here = chosen(images=False)
+    with Publisher(here.mirror_dir, target(mirror, here), here, LoggedWatcher()) as found:
         yield found
 
 

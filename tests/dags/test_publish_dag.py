@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from puavo_repository.remote.target import parse_target
 from support.airflow_server import PUBLISH, beside, run_dag
 from support.mirrors import add_image, make_mirror, prepare, tree_of, walk
 from support.mirrors import publish as publish_directly
@@ -69,6 +70,15 @@ dag.tasks.returned = lambda *_: kept[-1]
 go(1, meanwhile=lambda: go(2))
 go(3)
 print("RESULT " + json.dumps({"tries": [one["try"] for one in kept]}))
+"""
+NAMED = """
+import json
+from types import SimpleNamespace
+from puavo_repository_airflow import tasks
+mirrors = ["sftp://m@www/srv", "file:///other"]
+tasks.get_current_context = lambda: {"params": {"mirrors": mirrors}}
+tasks.chosen = lambda images: SimpleNamespace(remote=("sftp://m@www:22/srv/", "file:///one"))
+print("RESULT " + json.dumps({"remotes": tasks.remotes()}))
 """
 
 
@@ -148,6 +158,24 @@ def test_a_file_that_cannot_be_sent_holds_back_only_what_names_it(
     there = {path.name for path in (tmp_path / "remote" / "meta").glob("*.json")}
     assert there == {"puavo-os-other-bookworm-amd64.json"}
     assert walk(tmp_path / "remote") == []
+
+
+def test_who_names_a_mirror_does_not_take_it_from_another(
+    airflow: dict[str, str], mirror: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "remote").mkdir()
+    publish_directly(mirror, parse_target(f"file://{tmp_path}/remote"))
+    other, name = tmp_path / "others" / "mirror", "puavo-os-o-bookworm-2026-01-01-120000-amd64.img"
+    other.mkdir(parents=True)
+    (other / name).write_bytes(b"another series")
+    prepare(other, [name], series="puavo-os-o-bookworm-amd64")
+    found = publish(airflow, other, [f"file://{tmp_path}/remote"])
+    assert found["state"] == "failed"
+    assert "another mirror is published there" in found["log"]
+
+
+def test_a_mirror_may_be_named_as_the_page_does(airflow: dict[str, str]) -> None:
+    assert beside(airflow, NAMED)["remotes"] == ["sftp://m@www:22/srv/", "file:///other"]
 
 
 def test_a_night_over_an_airflow_connection(
