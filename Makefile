@@ -1,6 +1,6 @@
 # make run | test | airflow | distributed | setup | test-newest | test-install | benchmark |
-# benchmark-distributed | campaign | campaign-distributed | fuzz | dependencies | lock | catalogs:
-# see README.md
+# benchmark-distributed | campaign | campaign-distributed | fuzz | screenshots | dependencies |
+# lock | catalogs: see README.md
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -47,7 +47,7 @@ run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
 run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
 
 .PHONY: setup run test test-newest campaign campaign-distributed fuzz benchmark benchmark-distributed \
-    airflow distributed dependencies lock catalogs demo packages distributed-packages test-packages test-setup \
+    airflow distributed screenshots dependencies lock catalogs demo packages distributed-packages test-packages test-setup \
     test-install
 .DEFAULT_GOAL := run
 
@@ -179,6 +179,10 @@ benchmark: test-setup
 benchmark-distributed: test-setup
 	@[ -n "$(DIR)" ] || { echo "usage: make benchmark-distributed DIR=folder-with-images" >&2; exit 2; }
 	@PYTHONPATH=include:tests python -m benchmarks.machines "$(DIR)"
+
+# The pictures of the page in docs/screenshots, of sample data.
+screenshots: test-setup
+	PYTHONPATH=include:tests python -m support.screenshots
 
 # Known vulnerabilities of what is pinned; asks the network, and fails where one
 # package could not be looked up.

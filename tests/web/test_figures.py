@@ -17,7 +17,6 @@ def test_figures_stay_in_their_frames(tmp_path: Path) -> None:
     runs = [run("success", hours=n, stages=stages(3, 1, n)) for n in range(30)]
     drawn = [
         figures.sizes_over_time(found.series),
-        figures.savings(found.series),
         figures.durations(runs, STAGES),
         figures.timeline(found.series[0]),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -172,6 +173,15 @@ def test_the_id_of_the_next_run_is_the_same_for_all_who_see_the_same() -> None:
     assert page.next_run_id([again, night], AUDIT) == "page__1__after_none"
     long = night.model_copy(update={"run_id": "x" * 250})
     assert len(page.next_run_id([long], PREPARE)) < 200
+
+
+def test_a_test_alert_may_be_sent_again_and_again(tmp_path: Path) -> None:
+    """The page does not show its runs, so it knows of no last one."""
+    make_mirror(tmp_path, images=1)
+    buttons = Elements(page.render(samples.good(tmp_path))).found
+    bodies = {a["id"]: json.loads(a["data-body"] or "") for _, a in buttons if "data-body" in a}
+    assert "dag_run_id" not in bodies["test-alert"]
+    assert "dag_run_id" in bodies["prepare"]
 
 
 @pytest.mark.parametrize(

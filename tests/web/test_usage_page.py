@@ -68,6 +68,7 @@ def test_the_page_and_the_api_show_the_figures(tmp_path: Path) -> None:
     assert "puavo-os-<b>" in page.text
     assert "10.0% ± 2.0%" in page.text
     assert "and 2 older" in page.text
+    assert "9 of 10 had the newest" in page.text
     assert "30.0 GB in rdiffs" in page.text
     heights = [a["height"] for tag, a in page.within("usage") if tag == "rect" and a.get("x")]
     assert len(heights) == 90

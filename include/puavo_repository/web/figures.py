@@ -83,20 +83,6 @@ def _label(series: str, version: str, share: float) -> str:
     return f"{series} {version}: {found}"
 
 
-def savings(series: Sequence[Series]) -> Figure | None:
-    """Draw a bar a series: what a client saves that goes from the last image but one."""
-    row, left, right = 20, 250, 60
-    marks: list[Mark] = []
-    figures = []
-    for one in series:
-        if len(one.images) < 2:
-            continue
-        width, y = max(one.saving, 0) * (WIDTH - left - right), len(marks) * row + 4
-        marks.append(Mark(left, y, one.name, heat(1 - one.saving), round(width, 1), row - 8))
-        figures.append((left + width + 6, percent(one.saving)))
-    return Figure(marks, across=figures, height=len(marks) * row + 4) if marks else None
-
-
 def durations(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
     """Draw a column a run of one DAG, newest first; the stages from the bottom to the top."""
     chosen = [run for run in reversed(runs) if run.stages][-20:]
