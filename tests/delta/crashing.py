@@ -15,8 +15,8 @@ from unittest import mock
 
 from puavo_repository.cli import main as cli
 from puavo_repository.delta import AnchorEngine
-from puavo_repository.delta.anchors import Anchors
-from puavo_repository.delta.engine import Side, Sink
+from puavo_repository.delta.engine import Between, Side, Sink
+from puavo_repository.delta.index import Indexer
 from puavo_repository.errors import ImageError
 from puavo_repository.progress import Progress, no_progress
 from puavo_repository.settings import Settings
@@ -24,7 +24,7 @@ from puavo_repository.settings import Settings
 VICTIM, MARK = "-amxa-", b"this image kills"
 
 
-class _CrashingIndexer(Anchors):
+class _CrashingIndexer(Indexer):
     """Dies of an image that has ``MARK`` in it."""
 
     def update(self, block: memoryview) -> None:
@@ -44,13 +44,19 @@ class Crashing:
 
     how: str
     name: str = "crashing"
+    mark: str = "crashing"
     threads: int = 1
 
-    def indexer(self, size: int) -> Anchors | None:
+    def indexer(self, size: int) -> Indexer | None:
         return _CrashingIndexer(512, 1) if self.how == "index" else None
 
     def delta(
-        self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
+        self,
+        source: Side,
+        target: Side,
+        sink: Sink,
+        progress: Progress = no_progress,
+        _between: Between | None = None,
     ) -> None:
         if VICTIM in source.path.name and self.how != "index":
             sink(memoryview(b"half an rdiff"))

@@ -12,15 +12,16 @@ import random
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import BinaryIO
 from unittest import mock
 
 from delta.guarded import guard_pages, in_child
-from puavo_repository.delta import AnchorEngine, anchor_engine, anchors
+from puavo_repository.delta import AnchorEngine, anchor_engine, anchors, index, shared
 from puavo_repository.delta.anchor_engine import EFFORTS
-from puavo_repository.delta.engine import Side
+from puavo_repository.delta.engine import Between, DeltaEngine, Side
 from puavo_repository.delta.work import prove
 from puavo_repository.demo import make_demo_images
 from puavo_repository.formats.rdiff import commands
@@ -91,37 +92,66 @@ def applied(rdiff: Path, source: bytes) -> bytes:
 
 
 def check(seed: int) -> None:
-    """Make and prove the rdiff of one random pair."""
+    """Make and prove the rdiffs of a random pair, and of one that goes over its target."""
     os.write(2, b"seed %d\n" % seed)  # shown if the process ends with it
     noise = random.Random(seed)
     old = basis(noise)
     new = noise.choice([*[edited] * 7, with_holes, lambda *_: basis(noise)])(noise, old)
+    newer = edited(noise, new)
     block = noise.choice([_BLOCK, anchors.BLOCK])
-    copies = noise.choice([1, 30, block // 64, anchor_engine._COPIES])  # rows that may get full
+    shortest = noise.choice([anchor_engine._SHORTEST, 1000, block])  # copies may get few
     engine = AnchorEngine(noise.choice(list(EFFORTS)), threads=noise.choice([1, 2]))
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        source, target, rdiff = (Path(folder, name) for name in ("source", "target", "rdiff"))
-        source.write_bytes(old)
-        target.write_bytes(new)
-        with (
-            rdiff.open("wb") as stream,
-            mock.patch.object(anchors, "BLOCK", block),
-            mock.patch.object(anchor_engine, "BLOCK", block),
-            mock.patch.object(anchor_engine, "_COPIES", copies),
-            guard_pages(at_end=noise.random() < 0.8),
-        ):
-            engine.delta(Side(source), Side(target), lambda data: _ignore(stream.write(data)))
+    with (
+        tempfile.TemporaryDirectory(prefix="fuzz-") as place,
+        mock.patch.object(anchors, "BLOCK", block),
+        mock.patch.object(shared, "BLOCK", block),
+        mock.patch.object(anchor_engine, "BLOCK", block),
+        mock.patch.object(anchor_engine, "_SHORTEST", shortest),
+        mock.patch.object(index, "_NEAR", noise.choice([index._NEAR, 2])),
+    ):
+        folder = Path(place)
+        source, target, last = (folder / name for name in ("source", "target", "last"))
+        for path, content in ((source, old), (target, new), (last, newer)):
+            path.write_bytes(content)
         try:
+            with guard_pages(at_end=noise.random() < 0.8):
+                first, whole, second = (
+                    make(engine, *both)
+                    for both in ((source, target), (source, last), (target, last))
+                )
+                between = Between(kept(engine, target), len(new), first, second)
+                shared_rdiff = make(engine, source, last, between)
             with guard_pages(at_end=True):
-                prove(source, target, rdiff)
-            assert applied(rdiff, old) == new
-            assert rdiff.stat().st_size <= len(new) + 6 * (len(new) // block + 1) + 5
+                prove(source, target, first)
+            assert applied(first, old) == new
+            assert first.stat().st_size <= len(new) + 6 * (len(new) // (block // 32) + 1) + 5
+            assert applied(whole, old) == newer
+            assert shared_rdiff.read_bytes() == whole.read_bytes()
         except Exception as error:
             raise AssertionError(f"the pair of seed {seed} fails") from error
 
 
-def _ignore(_count: int) -> None:
-    """Make a sink of a function that returns a count."""
+def kept(engine: AnchorEngine, image: Path) -> Side:
+    """Return an image with its index kept beside it."""
+    place = image.with_suffix(".index")
+    if not place.exists():
+        indexer, content = engine.indexer(image.stat().st_size), image.read_bytes()
+        indexer.update(memoryview(content))
+        indexer.save(place, "fuzz", len(content))
+    return Side(image, place, "fuzz")
+
+
+def make(engine: DeltaEngine, source: Path, target: Path, between: Between | None = None) -> Path:
+    """Make an rdiff, of which the target's index is kept and the source's is not."""
+    rdiff = source.with_name(f"{source.name}-{target.name}{'-shared' if between else ''}")
+    side = kept(engine, target) if isinstance(engine, AnchorEngine) else Side(target)
+    with rdiff.open("wb") as stream:
+        engine.delta(Side(source), side, partial(_write, stream), between=between)
+    return rdiff
+
+
+def _write(stream: BinaryIO, block: memoryview) -> None:
+    stream.write(block)
 
 
 def check_all(seeds: range) -> int:

@@ -19,18 +19,11 @@ from puavo_repository.compiled import Bytes, Numbers, array
 from puavo_repository.delta import AnchorEngine, anchor_engine, anchors
 from puavo_repository.delta.anchor_engine import EFFORTS
 from puavo_repository.delta.anchors import BLOCK, CELL, MOST, find, find_anchors
+from puavo_repository.delta.index import add_borders, insert, table_for
 from puavo_repository.delta.machine import WINDOW, Basis, buffer, equal
-from puavo_repository.delta.matching import (
-    HEAD,
-    REGION,
-    SLOTS,
-    insert,
-    match_dense,
-    match_sparse,
-    table_for,
-)
+from puavo_repository.delta.matching import HEAD, REGION, SLOTS, match_dense, match_sparse
 from puavo_repository.formats.cksum import PosixCksum, reverse_bits
-from puavo_repository.formats.rdiff import encode, joined, out_size, parse, put_copy
+from puavo_repository.formats.rdiff import COLUMNS, encode, joined, out_size, parse, put_copy
 
 Found = tuple[bytes, bytes, Numbers, list["Canaries"]]
 _CANARY = -7
@@ -157,9 +150,22 @@ def fill_commands() -> None:
 
 
 def fill_rows_of_an_rdiff() -> None:
-    data, rows = array(1 << 10, np.uint8), array((1 << 9, 3), np.int64)
+    data, rows = array(1 << 10, np.uint8), array((1 << 9, len(COLUMNS)), np.int64)
     data[:] = 1
-    assert parse(data, len(data), 0, rows) == (len(rows), len(data), 0)
+    assert parse(data, len(data), 0, 0, rows) == (len(rows), len(data), 0)
+
+
+def fill_borders() -> None:
+    """A border at every place where one may be, and one that must be."""
+    size, least, most = 10_000, 100, 400
+    for step in (1, least, 399, 401, size - 1):
+        offsets = np.arange(step, size, step, dtype=np.uint32)
+        room = size // least + 2
+        borders, keys = array(room, np.int64), array(room, np.uint32)
+        count = add_borders(0, offsets, offsets, 1 << 32, least, most, borders, keys, 0)
+        found = np.diff(borders[:count], prepend=0)
+        assert (found <= most).all()
+        assert count >= (size - most) // most
 
 
 def fill_reversed_bits() -> None:
@@ -195,6 +201,7 @@ def test_no_kernel_leaves_its_arrays_when_they_are_full(tmp_path: Path, *, at_en
             fill_sparse(tmp_path)
             fill_commands()
             fill_rows_of_an_rdiff()
+            fill_borders()
             fill_reversed_bits()
 
     in_child(fill)
@@ -211,17 +218,17 @@ TARGETS = st.one_of(
 @given(
     source=st.one_of(st.just(noise(1, 70_000)), TARGETS),
     target=TARGETS,
-    rows=st.integers(1, 400),
+    shortest=st.integers(64, 1 << 15),
     effort=st.sampled_from([*EFFORTS]),
 )
 def test_whatever_fills_the_arrays_gives_a_right_rdiff(
-    tmp_path: Path, source: bytes, target: bytes, rows: int, effort: str
+    tmp_path: Path, source: bytes, target: bytes, shortest: int, effort: str
 ) -> None:
     pair = Pair(tmp_path, source, target)
 
     def make() -> None:
         with (
-            mock.patch.object(anchor_engine, "_COPIES", rows),
+            mock.patch.object(anchor_engine, "_SHORTEST", shortest),
             mock.patch.object(anchor_engine, "BLOCK", 1 << 15),
             mock.patch.object(anchors, "BLOCK", 1 << 15),
             guard_pages(at_end=True),

@@ -11,10 +11,11 @@ import pytest
 
 from delta.fuzz import check_all, real_images
 from delta.pairs import Copy, Pair, ignore, noise
-from puavo_repository.delta import AnchorEngine, anchors, matching
+from puavo_repository.delta import AnchorEngine, anchors, index, matching
 from puavo_repository.delta.anchor_engine import spacing_of
-from puavo_repository.delta.anchors import BLOCK, KEY, KEY_FACTORS, Anchors, BlockAnchors, find
+from puavo_repository.delta.anchors import BLOCK, KEY, KEY_FACTORS, BlockAnchors, find
 from puavo_repository.delta.engine import Side
+from puavo_repository.delta.index import Indexer
 from puavo_repository.delta.machine import SELECT_FACTORS, WINDOW, Basis, buffer
 from puavo_repository.errors import ImageChangingError
 
@@ -62,7 +63,7 @@ def test_offsets_beyond_four_gigabytes_are_written_in_eight_bytes(tmp_path: Path
     blocks = [BlockAnchors(first, none, none) for first in range(0, 1 << 32, BLOCK)]
     last = buffer(BLOCK)
     last[5 : 5 + len(UNIT)] = np.frombuffer(UNIT, np.uint8)
-    kept = Anchors(spacing_of(ENGINE.name, ENGINE.memory, size), 1 << 30)
+    kept = Indexer(spacing_of(ENGINE.name, ENGINE.memory, size), 1 << 30)
     for block in [*blocks, find(last, 1 << 32, size, spacing_of(ENGINE.name, ENGINE.memory, size))]:
         kept.add(block)
     kept.save(tmp_path / "anchors", "large", size)
@@ -93,9 +94,9 @@ def test_a_flood_of_equal_keys_is_bounded_in_the_list_the_table_and_the_comparis
     equal = found.keys == found.keys[0]
     assert equal.mean() > 0.9  # but for some that became anchors by chance
 
-    table = matching.table_for(len(found.keys))
-    matching.insert(0, found.keys[equal], found.offsets[equal], table, 0, 1)
-    assert np.count_nonzero(table) == matching.CANDIDATES
+    table = index.table_for(len(found.keys))
+    index.insert(0, found.keys[equal], found.offsets[equal], table, 0, 1)
+    assert np.count_nonzero(table) == index.CANDIDATES
 
     target = buffer(matching.HEAD + len(flood))
     target[matching.HEAD : matching.HEAD + len(flood)] = np.frombuffer(
@@ -106,17 +107,20 @@ def test_a_flood_of_equal_keys_is_bounded_in_the_list_the_table_and_the_comparis
         basis = Basis(source.fileno(), len(flood), window.ctypes.data)
         block = target.ctypes.data + matching.HEAD, 0, 0, len(flood)
         made = matching.longest(basis, *block, table, best)
-    assert (made, best[2]) == (matching.CANDIDATES, 0)
+    assert (made, best[2]) == (index.CANDIDATES, 0)
 
 
-def test_every_block_has_an_allowance_of_comparisons(
+def test_every_segment_has_an_allowance_of_comparisons(
     tmp_path: Path,
 ) -> None:
     """A target of matches that each need a comparison, many more than the allowance."""
     unit = np.frombuffer(noise(3, BLOCK // 2), np.uint8).reshape(-1, 64)
     pair = Pair(tmp_path, unit.tobytes(), np.random.default_rng(4).permutation(unit).tobytes())
     found = pair.make(AnchorEngine("anchors:fast", threads=1))
-    assert len(found) <= 2 * matching.COMPARISONS + 2
+    size = len(pair.target)
+    segments = len(range(0, size, 1 << 17))
+    most = segments * matching.FEWEST + size // matching.EACH
+    assert len(found) <= 2 * most + segments
 
 
 @pytest.mark.parametrize("victim", ["source", "target"])

@@ -11,40 +11,44 @@ import pytest
 
 from delta.pairs import Pair, noise
 from puavo_repository.compiled import Numbers
-from puavo_repository.delta import AnchorEngine, anchor_engine, anchors, matching
+from puavo_repository.delta import AnchorEngine, anchor_engine, index
 from puavo_repository.delta.anchor_engine import spacing_of
-from puavo_repository.delta.anchors import BLOCK, Anchors, BlockAnchors
+from puavo_repository.delta.anchors import BLOCK
 from puavo_repository.delta.engine import Side
-from puavo_repository.delta.matching import table_for
+from puavo_repository.delta.index import Index, Indexer
 
 ENGINE = AnchorEngine(threads=2)
 DATA = noise(1, BLOCK + 300_000)
 SPACING = spacing_of(ENGINE.name, ENGINE.memory, len(DATA))
 
 
+def keep(path: Path, data: bytes, identity: str) -> Path:
+    indexer = Indexer(SPACING, 1 << 30)
+    indexer.update(memoryview(data))
+    indexer.save(path, identity, len(data))
+    return path
+
+
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
-    indexer = Anchors(SPACING, 1 << 30)
-    indexer.update(memoryview(DATA))
-    indexer.save(tmp_path / "anchors", "image 1", len(DATA))
-    return tmp_path / "anchors"
+    return keep(tmp_path / "anchors", DATA, "image 1")
 
 
 def load(
     path: Path, identity: str = "image 1", size: int = len(DATA), spacing: int = SPACING
-) -> list[BlockAnchors]:
-    return anchors.load(path, identity, size, spacing)
+) -> Index | None:
+    return index.load(path, identity, size, spacing, table=True)
 
 
-def count(blocks: list[BlockAnchors]) -> int:
-    return sum(len(block.keys) for block in blocks)
+def count(found: Index) -> int:
+    return int(np.count_nonzero(found.table))
 
 
 @pytest.mark.parametrize("size", [0, 31, 32, 4096, BLOCK, BLOCK + 31, BLOCK + 33, BLOCK + 128])
 @pytest.mark.parametrize("step", [1_000_003, 3 * BLOCK])
 def test_the_stream_s_blocks_do_not_matter(tmp_path: Path, size: int, step: int) -> None:
     data = DATA[:size]
-    whole, parts = Anchors(SPACING, 1 << 30), Anchors(SPACING, 1 << 30)
+    whole, parts = Indexer(SPACING, 1 << 30), Indexer(SPACING, 1 << 30)
     whole.update(memoryview(data))
     for start in range(0, size, step):
         parts.update(memoryview(data)[start : start + step])
@@ -52,12 +56,16 @@ def test_the_stream_s_blocks_do_not_matter(tmp_path: Path, size: int, step: int)
     parts.save(tmp_path / "parts", "x", size)
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
     found = load(tmp_path / "whole", "x", size)
+    assert found
+    assert found.borders.tolist()[-1:] == [size][: size > 0]
     assert (count(found) == 0) == (size < 32)
 
 
 def test_what_was_saved_is_loaded(kept: Path) -> None:
     found = load(kept)
-    assert [block.first for block in found] == [0, BLOCK]
+    assert found
+    assert (np.diff(found.borders, prepend=0) > 0).all()
+    assert len(found.borders) == len(found.keys) > 1
     assert count(found) == pytest.approx(len(DATA) / SPACING, rel=0.1)
 
 
@@ -70,7 +78,8 @@ def test_kept_anchors_spare_the_search(kept: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(anchor_engine, "find", never)
     out = bytearray()
     source, target = pair.sides
-    ENGINE.delta(Side(source.path, kept, "image 1"), target, out.extend)
+    indexed = Side(target.path, keep(kept.with_name("other"), pair.target, "image 2"), "image 2")
+    ENGINE.delta(Side(source.path, kept, "image 1"), indexed, out.extend)
     assert len(out) < 50
     with pytest.raises(AssertionError):
         ENGINE.delta(source, target, out.extend)
@@ -89,21 +98,33 @@ def flipped(data: bytes, at: int) -> bytes:
         lambda data: data[:20],
         lambda data: data[:-1],
         lambda data: data + b"x",
-        lambda data: b"PuavoAn0" + data[8:],
+        lambda data: b"PuavoAn1" + data[8:],
         *(lambda data, at=at: flipped(data, at) for at in (0, 9, 13, 17, 25, 29, 33, 41, 5000, -1)),
     ],
 )
 def test_damaged_anchors_are_none(kept: Path, damage: Callable[[bytes], bytes]) -> None:
     kept.write_bytes(damage(kept.read_bytes()))
-    assert load(kept) == []
+    assert load(kept) is None
 
 
 def test_anchors_of_another_image_are_none(kept: Path) -> None:
-    assert load(kept, "image 2") == []
-    assert load(kept, size=len(DATA) + 1) == []
-    assert load(kept, spacing=2 * SPACING) == []
-    assert load(kept.with_name("missing")) == []
-    assert load(kept.parent) == []  # a folder
+    assert load(kept, "image 2") is None
+    assert load(kept, size=len(DATA) + 1) is None
+    assert load(kept, spacing=2 * SPACING) is None
+    assert load(kept.with_name("missing")) is None
+    assert load(kept.parent) is None  # a folder
+
+
+def test_equal_content_has_equal_segments_wherever_it_lies() -> None:
+    found = []
+    for before in (b"", noise(2, 12_345)):
+        indexer = Indexer(SPACING, 1 << 30)
+        indexer.update(memoryview(before + DATA))
+        size = len(before + DATA)
+        indexer.finish(size)
+        borders = index.index_of(indexer, size, parts=0).borders
+        found.append({*(borders - len(before)).tolist()})
+    assert len(found[0] & found[1]) > 0.8 * len(found[0])
 
 
 def test_with_damaged_anchors_the_rdiff_is_the_same(kept: Path) -> None:
@@ -148,10 +169,10 @@ def test_runs_and_periods_stay_within_the_memory_too(
         assert (tmp_path / "anchors").stat().st_size < engine.memory
         source = Side(source.path, tmp_path / "anchors", "it")
     out = bytearray()
-    with mock.patch.object(matching, "table_for", watched(table_for)):
+    with mock.patch.object(index, "table_for", watched(index.table_for)):
         engine.delta(source, target, out.extend)
-    assert made[0] <= engine.memory
-    assert len(out) < 100
+    assert kept or made[0] <= engine.memory
+    assert len(out) < 2000  # a copy for each segment at most
 
 
 def test_larger_images_get_fewer_anchors_within_the_budget() -> None:

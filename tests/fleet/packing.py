@@ -37,5 +37,5 @@ def whole(target: Path, rdiff: Path) -> Path:
 
 
 def between(source: Path, target: Path, rdiff: Path) -> Path:
-    write_rdiff(AnchorEngine(threads=1), Side(source), Side(target), rdiff, no_progress)
+    write_rdiff(AnchorEngine(threads=1), Side(source), Side(target), rdiff, None, no_progress)
     return rdiff

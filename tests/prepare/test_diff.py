@@ -3,14 +3,15 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from puavo_repository.delta import AnchorEngine, contained
-from puavo_repository.delta.work import prove, prove_rdiff
-from puavo_repository.errors import ImageChangingError, ProofError, StorageRefusedError
+from puavo_repository.delta.work import prove, prove_rdiff, write_rdiff
+from puavo_repository.errors import DeltaError, ImageChangingError, ProofError, StorageRefusedError
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED
@@ -18,7 +19,7 @@ from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.policy import Pair
 from puavo_repository.settings import Settings
-from support.repository import V1, V2, Repository, name
+from support.repository import V1, V2, V3, Repository, name
 
 PAIR = Pair(name(V1), name(V2))
 
@@ -26,9 +27,10 @@ PAIR = Pair(name(V1), name(V2))
 class Liar:
     """Makes a sound rdiff that gives the source instead of the target."""
 
-    name, threads = "liar", 1
+    name = mark = "liar"
+    threads = 1
 
-    def delta(self, source: Any, target: Any, sink: Any, progress: Any) -> None:
+    def delta(self, source: Any, target: Any, sink: Any, *_: Any) -> None:
         size = source.path.stat().st_size
         command = b"\x50" + bytes(4) + size.to_bytes(8, "big")
         sink(memoryview(bytes.fromhex("72730236") + command + b"\x00"))
@@ -37,9 +39,10 @@ class Liar:
 class FullDisk:
     """Finds no space for the rdiff."""
 
-    name, threads = "full disk", 1
+    name = mark = "full disk"
+    threads = 1
 
-    def delta(self, source: Any, target: Any, sink: Any, progress: Any) -> None:
+    def delta(self, source: Any, target: Any, sink: Any, *_: Any) -> None:
         sink(memoryview(b"some bytes"))
         raise OSError(28, "No space left on device")
 
@@ -47,10 +50,11 @@ class FullDisk:
 class Slow:
     """Has an image written to before it is done."""
 
-    name, threads = "slow", 1
+    name = mark = "slow"
+    threads = 1
 
-    def delta(self, source: Any, target: Any, sink: Any, progress: Any) -> None:
-        AnchorEngine().delta(source, target, sink, progress)
+    def delta(self, source: Any, target: Any, sink: Any, *_: Any) -> None:
+        AnchorEngine().delta(source, target, sink)
         os.utime(source.path, (1, 1))
 
 
@@ -266,3 +270,66 @@ def test_an_rdiff_is_durable_before_it_gets_its_name_and_its_digests_are_of_what
     content = rdiff_path(settings).read_bytes()
     assert record.digests.sha512 == hashlib.sha512(content).hexdigest()
     assert record.digests.size == len(content)
+
+
+@pytest.fixture
+def over(repository: Repository, settings: Settings) -> Pair:
+    """Have rdiffs from an image to the next, and from that to a third; return the pair of both."""
+    third = repository.add(name(V3)).name
+    for pair in (PAIR, Pair(PAIR.target, third)):
+        diff(settings, pair)
+    return Pair(PAIR.source, third, before=PAIR.target)
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, fail: bool) -> list[Any]:
+    """Note what each rdiff is made with of the image between; where there is one it may fail."""
+    given: list[Any] = []
+    call = contained.call
+
+    def noted(*arguments: Any, **more: Any) -> Any:
+        if write_rdiff in arguments:
+            given.append(arguments[-1])
+            if fail and given[-1]:
+                raise DeltaError("an rdiff", "it is damaged")
+        return call(*arguments, **more)
+
+    monkeypatch.setattr(contained, "call", noted)
+    return given
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_what_goes_over_the_image_before_uses_its_rdiffs_and_does_without_them_where_that_fails(
+    settings: Settings, over: Pair, monkeypatch: pytest.MonkeyPatch, *, fail: bool
+) -> None:
+    given = watched(monkeypatch, fail)
+    first, second = PAIR.rdiff, Pair(PAIR.target, over.target).rdiff
+    diff(settings, over)
+    assert (given[0].first.name, given[0].second.name) == (first, second)
+    assert given[1:] == [None] * fail
+    whole = (Mirror(settings.mirror_dir).rdiffs / over.rdiff).read_bytes()
+    (Mirror(settings.mirror_dir).rdiffs / over.rdiff).unlink()
+    diff(settings, Pair(over.source, over.target))
+    assert (Mirror(settings.mirror_dir).rdiffs / over.rdiff).read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda mirror, first, _: mirror.state.rdiffs.put(replace(first, engine="anchors")),
+        lambda mirror, first, _: mirror.state.rdiffs.put(replace(first, source="another")),
+        lambda mirror, _, second: mirror.state.rdiffs.put(replace(second, target="another")),
+        lambda mirror, first, _: (mirror.rdiffs / first.name).unlink(),
+        lambda mirror, _, second: mirror.state.rdiffs.put(replace(second, identity=None)),
+        lambda mirror, _1, _2: mirror.state.images.remove(PAIR.target),
+    ],
+    ids=["older engine", "other source", "other target", "lost", "not kept", "image not known"],
+)
+def test_rdiffs_over_another_image_are_used_only_where_all_is_known_of_them(
+    settings: Settings, over: Pair, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    mirror = Mirror(settings.mirror_dir)
+    names = PAIR.rdiff, Pair(PAIR.target, over.target).rdiff
+    change(mirror, *map(mirror.state.rdiffs.get, names))
+    given = watched(monkeypatch, fail=False)
+    diff(settings, over)
+    assert given == [None]

@@ -152,14 +152,17 @@ def test_only_unknown_images_are_read() -> None:
     assert plan((ONE, TWO, THREE), Known(known(ONE, THREE))).fingerprints == (TWO,)
 
 
-def test_what_takes_longest_comes_first() -> None:
+def test_last_steps_come_first_then_what_takes_longest_then_what_goes_over_them() -> None:
     sizes = {ONE: 1000, TWO: 3000, THREE: 3000}
     found = Inventory({name: Identity(size, 1) for name, size in sizes.items()})
-    policy, asked = Model(sources="older"), catalogue(*sizes)
+    policy, asked = Model(), catalogue(*sizes)
     assert make_plan(found, asked, Known(), policy).to_read == [TWO, THREE, ONE]
     read = {name: replace(one, identity=found.images[name]) for name, one in known(*sizes).items()}
-    pairs = [Pair(ONE, THREE), Pair(ONE, TWO), Pair(TWO, THREE)]
-    assert make_plan(found, asked, Known(read), policy).to_make == pairs
+    made = make_plan(found, asked, Known(read), policy).to_make
+    last = [Pair(ONE, TWO), Pair(TWO, THREE)]
+    back = [Pair(THREE, TWO), Pair(THREE, ONE), Pair(TWO, ONE)]
+    assert made == [*last, *back, Pair(ONE, THREE)]
+    assert [pair.before for pair in made] == [ONE, TWO, "", "", "", TWO]
 
 
 def test_what_nothing_names_is_stale() -> None:

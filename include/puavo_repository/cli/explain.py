@@ -65,7 +65,7 @@ def _subjects(paths: list[Path]) -> Iterator[tuple[Path, Path, Path]]:
             part = Path(folder, f"{paths[0].stem} to {paths[1].stem}")
             sides = (Side(path) for path in paths)
             doing = "while it made the rdiff between them"
-            contained.call(paths[1], doing, write_rdiff, AnchorEngine(), *sides, part)
+            contained.call(paths[1], doing, write_rdiff, AnchorEngine(), *sides, part, None)
             yield part, paths[0], paths[1]
     else:
         problem = f"{len(paths)} files are given"

@@ -1,36 +1,41 @@
 """The anchor engine: an rdiff in about the time of reading two images.
 
-1. The anchors of the source are loaded, or found in one read of it, blocks side by side.
-2. They are put into a table (``insert``).
-3. The target is read block by block, side by side: ``match_sparse`` finds copies by the table,
-   ``match_dense`` looks into the gaps between them, ``encode`` makes the commands.
-4. The blocks' commands are joined in order and go to the sink.
+1. The index of the source and the borders of the target's segments are loaded, or found in one
+   read of each, blocks side by side.
+2. What an earlier rdiff says of a segment is taken from there (``shared``).
+3. The other segments are searched, side by side: ``match`` finds copies by the source's table,
+   ``encode`` makes the commands.
+4. The commands are joined in the order of the target and go to the sink.
 
-The target's own anchors are not needed: it is searched only where nothing matches yet, faster
-than a list of anchors could be read. A block's commands depend on nothing but the two images and
-the effort, so neither does the rdiff: whatever the threads do, it has the same bytes.
+The commands of a segment depend on nothing but its bytes, the source and the effort, so neither
+does the rdiff: whatever the threads do, and whatever earlier rdiffs there are, it has the same
+bytes.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from puavo_repository.compiled import Numbers, array
-from puavo_repository.delta import matching
-from puavo_repository.delta.anchors import BLOCK, CELL, KEY, MOST, Anchors, BlockAnchors, find, load
-from puavo_repository.delta.engine import Image, Side, Sink
+from puavo_repository.delta import index, matching
+from puavo_repository.delta.anchors import BLOCK, CELL, KEY, MOST, BlockAnchors, find
+from puavo_repository.delta.engine import Between, Image, Side, Sink
+from puavo_repository.delta.index import Index, Indexer
 from puavo_repository.delta.machine import WINDOW, Basis, buffer
 from puavo_repository.delta.matching import HEAD
+from puavo_repository.delta.shared import Run, runs
 from puavo_repository.formats.rdiff import Part, encode, joined, out_size
 from puavo_repository.progress import Progress
 
 T = TypeVar("T")
 
-_COPIES = BLOCK // 64  # in a block at most; what more could be found stays literal
+_SHORTEST = 64  # bytes of a segment for each copy; what more could be found stays literal
+_ROWS = BLOCK // 32  # for the copies of a block, and the ends of its segments
 # How hard to search: bytes an anchor on average, of the sparse and the dense level; 0: without.
 EFFORTS = {"anchors:fast": (512, 0), "anchors": (512, 12), "anchors:small": (256, 3)}
 
@@ -38,41 +43,50 @@ EFFORTS = {"anchors:fast": (512, 0), "anchors": (512, 12), "anchors:small": (256
 def spacing_of(effort: str, memory: int, size: int) -> int:
     """Return the spacing of the anchors of an image of ``size`` bytes."""
     spacing, _ = EFFORTS[effort]
-    while spacing * CELL < BLOCK and size // spacing > matching.most_anchors(memory):
+    while spacing * CELL < BLOCK and size // spacing > index.most_anchors(memory):
         spacing *= 2
     return spacing
 
 
-def anchors_of(effort: str, memory: int, size: int) -> Anchors:
-    """Return what finds the anchors of an image of ``size`` bytes."""
-    return Anchors(spacing_of(effort, memory, size), matching.most_anchors(memory))
+def indexer_of(effort: str, memory: int, size: int) -> Indexer:
+    """Return what makes the index of an image of ``size`` bytes."""
+    return Indexer(spacing_of(effort, memory, size), index.most_anchors(memory))
 
 
 def delta(
-    effort: str, width: int, memory: int, source: Side, target: Side, sink: Sink, progress: Progress
-) -> None:
+    effort: str, width: int, memory: int, source: Side, target: Side, sink: Sink,
+    progress: Progress, between: Between | None,
+) -> None:  # fmt: skip
     """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
     with (
         Image.open(source.path) as basis,
         Image.open(target.path) as image,
+        Image.open(between.first) if between else nullcontext() as earlier,
         _Threads(width) as threads,
     ):
-        spacing = spacing_of(effort, memory, basis.size)
-        anchors = anchors_of(effort, memory, basis.size)
-        for block in _anchors(threads, source, basis, spacing, progress):
-            anchors.add(block)
-        table = matching.table_for(anchors.count)
+        known = partial(_index, threads, effort, memory, progress)
+        of_source, of_target = known(source, basis, table=True), known(target, image)
+        borders, chosen = index.segments(of_source, of_target)
+        found: list[Run] = []
+        if between and chosen and (other := _load(effort, memory, between.image, between.size)):
+            theirs, chosen = index.segments(of_source, other)
+            found = runs(between, theirs, borders) if chosen else []
+        spacing, dense = spacing_of(effort, memory, basis.size), EFFORTS[effort][1]
+        search = partial(_search, basis, image, of_source.table, spacing, dense)
 
-        def fill(part: int) -> None:
-            for block in anchors.blocks:
-                matching.insert(*block, table, part, width)
-
-        list(threads.map(fill, range(width)))
-        match = partial(_match, basis, image, table, spacing, EFFORTS[effort][1])
+        def jobs() -> Iterator[Job[tuple[int, list[Part]]]]:
+            done = 0
+            for run in [*found, Run(len(borders), len(borders), 0, [])]:
+                for start, ends in _together(borders, done, run.first):
+                    yield partial(search, start, ends)
+                if earlier is not None:
+                    yield from (partial(_taken, earlier, part) for part in run.parts)
+                yield lambda _scratch, size=run.size: (size, [])  # type: ignore[misc]
+                done = run.stop
 
         def parts() -> Iterator[Part]:
-            for size, parts in threads.blocks(match, image.size):
-                yield from parts
+            for size, some in threads.each(jobs()):
+                yield from some
                 progress(size)
 
         for command in joined(parts()):
@@ -86,13 +100,20 @@ class _Workspace:
 
     def __init__(self) -> None:
         self.data = buffer(HEAD + BLOCK)
-        self.out = array(out_size(BLOCK, _COPIES), np.uint8)
+        self.out = array(out_size(BLOCK, _ROWS), np.uint8)
         self.window = buffer(WINDOW)
         self.region = buffer(HEAD + matching.REGION)
-        self.chosen = array(MOST, np.int64)
-        self.sparse = array((_COPIES, 3), np.int64)
-        self.copies = array((_COPIES, 3), np.int64)
-        self.slots = array(matching.SLOTS, np.uint64)
+        self.copies = array((_ROWS, 3), np.int64)
+        rows = 1 + BLOCK // _SHORTEST
+        self.scratch = (
+            array(MOST, np.int64),
+            array(matching.SLOTS, np.uint64),
+            array((rows, 3), np.int64),
+            array((rows, 3), np.int64),
+        )
+
+
+Job = Callable[[_Workspace], T]
 
 
 class _Threads(ThreadPoolExecutor):
@@ -100,69 +121,96 @@ class _Threads(ThreadPoolExecutor):
 
     def __init__(self, width: int) -> None:
         super().__init__(width, "delta")
+        self.width = width
         self._workspaces = [_Workspace() for _ in range(width + 1)]
 
-    def blocks(self, work: Callable[[_Workspace, int], T], size: int) -> Iterator[T]:
-        """Do some work on each block of an image, ahead by as many as there are workspaces.
+    def each(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
+        """Do jobs side by side, ahead by as many as there are workspaces.
 
         The results come in order. What they have in their workspace holds until the next one.
         """
         running: deque[Future[T]] = deque()
-        for number, start in enumerate(range(0, size, BLOCK)):
+        for number, job in enumerate(jobs):
             if len(running) == len(self._workspaces):
                 yield running.popleft().result()
-            workspace = self._workspaces[number % len(self._workspaces)]
-            running.append(self.submit(work, workspace, start))
+            running.append(self.submit(job, self._workspaces[number % len(self._workspaces)]))
         while running:
             yield running.popleft().result()
 
 
-def _anchors(
-    threads: _Threads, side: Side, image: Image, spacing: int, progress: Progress
-) -> Iterator[BlockAnchors]:
-    """Load the anchors of an image, or find them."""
-    if side.anchors and (kept := load(side.anchors, side.identity, image.size, spacing)):
-        yield from kept
-        return
+def _load(effort: str, memory: int, side: Side, size: int, *, table: bool = False) -> Index | None:
+    """Load the kept index of an image, if it has one."""
+    if side.anchors is None:
+        return None
+    spacing = spacing_of(effort, memory, size)
+    return index.load(side.anchors, side.identity, size, spacing, table=table)
 
-    def found(scratch: _Workspace, start: int) -> BlockAnchors:
+
+def _index(
+    threads: _Threads, effort: str, memory: int, progress: Progress, side: Side, image: Image,
+    *, table: bool = False,
+) -> Index:  # fmt: skip
+    """Load the index of an image, or make it."""
+    if kept := _load(effort, memory, side, image.size, table=table):
+        return kept
+    anchors = indexer_of(effort, memory, image.size)
+
+    def found(start: int, scratch: _Workspace) -> BlockAnchors:
         image.read(scratch.data[: image.size - start].data, start)
-        return find(scratch.data, start, image.size, spacing)
+        return find(scratch.data, start, image.size, anchors.spacing)
 
-    for block in threads.blocks(found, image.size - KEY + 1):
-        yield block
+    starts = range(0, image.size - KEY + 1, BLOCK)
+    for block in threads.each(partial(found, start) for start in starts):
+        anchors.add(block)
         progress(0)
+    return index.index_of(anchors, image.size, threads.map, threads.width * table)
 
 
-def _match(
-    source: Image, target: Image, table: Numbers, spacing: int, dense: int, scratch: _Workspace,
-    start: int,
+def _together(borders: Numbers, first: int, stop: int) -> Iterator[tuple[int, Numbers]]:
+    """Yield where segments begin that are searched together, and where each ends from there."""
+    while first < stop:
+        start = int(borders[first - 1]) if first else 0
+        after = int(np.searchsorted(borders[:stop], start + BLOCK, "right"))
+        yield start, borders[first:after] - start
+        first = after
+
+
+def _search(
+    source: Image, target: Image, table: Numbers, spacing: int, dense: int, start: int,
+    ends: Numbers, scratch: _Workspace,
 ) -> tuple[int, list[Part]]:  # fmt: skip
-    """Find and encode the copies of a block of the target; returns its size and its parts.
+    """Find and encode the copies of segments of the target; returns their size and their parts.
 
-    A copy that it begins or ends with is a part of its own: it may go on in the next block.
+    A copy that they begin or end with is a part of its own: it may go on before or behind.
     """
-    size = min(BLOCK, target.size - start)
+    size = int(ends[-1])
     target.read(scratch.data[HEAD : HEAD + size].data, start)
     buffers = scratch.window.ctypes.data, scratch.region.ctypes.data + HEAD
     basis = Basis(source.descriptor, source.size, *buffers)
-    block = basis, scratch.data.ctypes.data + HEAD, size
-    found = scratch.sparse
-    count = matching.match_sparse(*block, table, spacing, scratch.chosen, found)
-    if count >= 0 and dense:
-        sparse, found = found[:count], scratch.copies
-        count = matching.match_dense(*block, sparse, dense, scratch.slots, found)
+    given = basis, scratch.data.ctypes.data + HEAD, ends, table, spacing, dense, _SHORTEST
+    count = matching.match(*given, scratch.scratch, scratch.copies)
     if count < 0:
         raise source.changed()
-    copies = found[:count]
+    copies = scratch.copies[:count]
     begin, end = 0, size
     first: list[Part] = []
     last: list[Part] = []
-    if len(copies) and copies[0, 0] == 0:
+    if copies[0, 0] == 0:
         first, begin = [(int(copies[0, 1]), int(copies[0, 2]))], int(copies[0, 2])
         copies = copies[1:]
-    if len(copies) and copies[-1, 0] + copies[-1, 2] == size:
+    if len(copies) and copies[-1, 0] + copies[-1, 2] == size and copies[-1, 2]:
         last, end = [(int(copies[-1, 1]), int(copies[-1, 2]))], int(copies[-1, 0])
         copies = copies[:-1]
     length = encode(scratch.data[HEAD:], begin, end, copies, scratch.out)
     return size, [*first, *([scratch.out[:length].data] if length else []), *last]
+
+
+def _taken(
+    rdiff: Image, part: range | tuple[int, int], scratch: _Workspace
+) -> tuple[int, list[Part]]:
+    """Return a part of an earlier rdiff: a copy, or commands that lie in a range of it."""
+    if isinstance(part, tuple):
+        return 0, [part]
+    out = scratch.out[: len(part)].data
+    rdiff.read(out, part.start)
+    return 0, [out]

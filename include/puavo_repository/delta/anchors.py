@@ -8,28 +8,17 @@ that rolls from byte to byte: 16 positions are hashed in one vector.
 Content of low entropy (runs, short periods) has windows that always or never hit. So an image is
 cut into cells of ``CELL * spacing`` bytes: one without a hit gives its first lowest hash, which is
 the same window wherever such a period lies, and one with too many gives the first ones only.
-
-A kept list is a header (``_HEADER``), the identity of the image, the number of anchors of each
-block (uint32), all keys (uint32) and all offsets (uint32), little-endian. It is 8 bytes an anchor,
-1/64 of an image at the usual spacing of 512 bytes.
 """
 
 from __future__ import annotations
 
-import logging
-import struct
-import zlib
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from puavo_repository.compiled import Bytes, Numbers, Word, array, inlined, kernel
 from puavo_repository.delta import machine
-from puavo_repository.mirror import files
-
-logger = logging.getLogger(__name__)
 
 BLOCK = 4 << 20  # bytes of an image that are looked at together; a multiple of every cell
 KEY = 32  # bytes that the key of an anchor covers
@@ -38,8 +27,6 @@ KEY_FACTORS = np.array(  # odd, from xxHash's primes and splitmix64
 )
 CELL = 8  # spacings in a cell
 MOST = 4 * CELL  # anchors in a cell
-_MAGIC = b"PuavoAn1"  # its last digit is the version: of this format, and of what an anchor is
-_HEADER = struct.Struct("<8sIIQII")  # magic, CRC-32 of the rest, spacing, image, blocks, identity
 
 
 class BlockAnchors(NamedTuple):
@@ -67,7 +54,7 @@ class Anchors:
     def __init__(self, spacing: int, most: int) -> None:
         self.blocks: list[BlockAnchors] = []
         self.count = 0
-        self._spacing, self._most, self._each = spacing, most, MOST
+        self.spacing, self._most, self._each = spacing, most, MOST
         self._filled = self._first = 0  # bytes in the buffer, and their position in the image
 
     @cached_property
@@ -77,12 +64,12 @@ class Anchors:
     def add(self, block: BlockAnchors) -> None:
         """Take the anchors of the next block."""
         if self._each < MOST:
-            block = block.thinned(CELL * self._spacing, self._each)
+            block = block.thinned(CELL * self.spacing, self._each)
         self.blocks.append(block)
         self.count += len(block.keys)
         while self.count > self._most and self._each > 1:
             self._each //= 2
-            self.blocks = [one.thinned(CELL * self._spacing, self._each) for one in self.blocks]
+            self.blocks = [one.thinned(CELL * self.spacing, self._each) for one in self.blocks]
             self.count = sum(len(one.keys) for one in self.blocks)
         self._first = block.first + BLOCK
 
@@ -97,60 +84,16 @@ class Anchors:
             if self._filled == len(self._buffer):
                 self._find(self._first + self._filled)
 
-    def save(self, path: Path, identity: str, size: int) -> None:
-        """Keep them (atomically), tied to the identity of the image, which has ``size`` bytes."""
+    def finish(self, size: int) -> None:
+        """Find those in the bytes that are left of an image of ``size`` bytes."""
         while self._first + KEY <= size:
             self._find(size)
-        name = np.frombuffer(_padded(identity), "<u4")
-        counts = np.array([len(block.keys) for block in self.blocks], "<u4")
-        keys, offsets = [b.keys for b in self.blocks], [b.offsets for b in self.blocks]
-        body = np.concatenate([name, counts, *keys, *offsets], dtype="<u4").data
-        fields = self._spacing, size, len(self.blocks), name.nbytes
-        crc = zlib.crc32(body, zlib.crc32(_HEADER.pack(_MAGIC, 0, *fields)))
-        with files.new_file(path) as stream:
-            stream.writelines([_HEADER.pack(_MAGIC, crc, *fields), body])
 
     def _find(self, size: int) -> None:
         """Find the anchors of the block in the buffer; what follows it moves to the front."""
-        self.add(find(self._buffer, self._first, size, self._spacing))
+        self.add(find(self._buffer, self._first, size, self.spacing))
         self._buffer[: machine.SLACK] = self._buffer[BLOCK:]
         self._filled = max(0, self._filled - BLOCK)
-
-
-def load(path: Path, identity: str, size: int, spacing: int) -> list[BlockAnchors]:
-    """Return kept anchors, block by block; none unless they are sound and for this image."""
-    try:
-        return _parse(np.fromfile(path, np.uint8), _padded(identity), size, spacing)
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        logger.warning("%s is not used, the image is read instead: %s", path, error)
-        return []
-
-
-def _parse(data: Bytes, name: bytes, size: int, spacing: int) -> list[BlockAnchors]:
-    body = data[_HEADER.size :]
-    if len(body) < len(name):
-        raise ValueError("it is truncated")
-    magic, crc, *found = _HEADER.unpack(data[: _HEADER.size].tobytes())
-    if magic != _MAGIC:
-        raise ValueError("it is of another version")
-    if crc != zlib.crc32(body.data, zlib.crc32(_HEADER.pack(magic, 0, *found))):
-        raise ValueError("it is damaged")
-    *kind, blocks, length = found
-    if (kind, body[:length].tobytes()) != ([spacing, size], name):
-        raise ValueError("it is of another image, or its anchors were chosen otherwise")
-    numbers = body[length:].view("<u4")
-    ends = numbers[:blocks].cumsum(dtype=np.int64)[:-1]
-    keys, offsets = numbers[blocks:].reshape(2, -1)
-    pieces = zip(np.split(keys, ends), np.split(offsets, ends), strict=True)
-    return [BlockAnchors(i * BLOCK, *piece) for i, piece in enumerate(pieces)]
-
-
-def _padded(identity: str) -> bytes:
-    """Return an identity as bytes, filled up so that the numbers after it are aligned."""
-    name = identity.encode()
-    return name.ljust(-(-len(name) // 8) * 8)
 
 
 def find(data: Bytes, first: int, size: int, spacing: int) -> BlockAnchors:

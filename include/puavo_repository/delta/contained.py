@@ -219,7 +219,7 @@ def _load() -> None:
         image, rdiff = Path(folder, "image"), Path(folder, "rdiff")
         image.write_bytes(bytes(range(256)) * 40)
         side = engine.Side(image)
-        work.write_rdiff(AnchorEngine(threads=1), side, side, rdiff, no_progress)
+        work.write_rdiff(AnchorEngine(threads=1), side, side, rdiff, None, no_progress)
         work.prove(image, image, rdiff)
 
 

@@ -19,7 +19,7 @@ from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from puavo_repository.delta.anchors import Anchors  # compiled code, slow to load
+    from puavo_repository.delta.index import Indexer  # compiled code, slow to load
 
 Sink = Callable[[memoryview], None]
 """Takes the next bytes of the rdiff. They are used up when it returns, so that the caller may
@@ -32,11 +32,25 @@ def no_sink(_block: memoryview) -> None:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a pair: an image, and where its anchors are kept if it has any."""
+    """One side of a pair: an image, and where its index is kept if it has one."""
 
     path: Path
-    anchors: Path | None = None  # damaged, missing or foreign ones are as good as none
-    identity: str = ""  # of the image that they have to be saved for
+    anchors: Path | None = None  # a damaged, missing or foreign one is as good as none
+    identity: str = ""  # of the image that it has to be saved for
+
+
+@dataclass(frozen=True)
+class Between:
+    """An image between a source and a target, and rdiffs that lead over it.
+
+    What an engine found for the one it need not search again for the other, where both images
+    have the same content. It changes no byte of what it makes.
+    """
+
+    image: Side
+    size: int  # bytes of the image
+    first: Path  # rdiff from the source to it, made by the same engine: see its ``mark``
+    second: Path  # rdiff from it to the target, whoever made that
 
 
 class DeltaEngine(Protocol):
@@ -47,18 +61,28 @@ class DeltaEngine(Protocol):
         """Its name, as ``engine_named`` takes it."""
 
     @property
+    def mark(self) -> str:
+        """What tells that an rdiff between two images has just the bytes that it would make."""
+
+    @property
     def threads(self) -> int:
         """Cores that one call to ``delta`` keeps busy."""
 
-    def indexer(self, size: int) -> Anchors | None:
+    def indexer(self, size: int) -> Indexer | None:
         """Return what takes an image of ``size`` bytes when it is digested; None if not needed."""
 
     def delta(
-        self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
+        self,
+        source: Side,
+        target: Side,
+        sink: Sink,
+        progress: Progress = no_progress,
+        between: Between | None = None,
     ) -> None:
         """Write an rdiff that turns ``source`` into ``target`` into ``sink``.
 
-        ``progress`` is told of the bytes of the target in the calling thread.
+        What is known of an image ``between`` saves work. ``progress`` is told of the bytes of the
+        target in the calling thread.
 
         Raises:
             DeltaError: The engine cannot do it.

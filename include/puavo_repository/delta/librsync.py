@@ -9,7 +9,7 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-from puavo_repository.delta.engine import Image, Side, Sink, no_sink
+from puavo_repository.delta.engine import Between, Image, Side, Sink, no_sink
 from puavo_repository.errors import DeltaError, SettingsError, StorageError
 from puavo_repository.progress import Progress, no_progress
 
@@ -78,14 +78,19 @@ class LibrsyncEngine:
     1.4 GB with blocks of 128 bytes.
     """
 
-    name = "librsync"
+    name = mark = "librsync"
     threads = 1
 
     def indexer(self, size: int) -> None:
         """Return None: a signature is made for each delta."""
 
     def delta(
-        self, source: Side, target: Side, sink: Sink, progress: Progress = no_progress
+        self,
+        source: Side,
+        target: Side,
+        sink: Sink,
+        progress: Progress = no_progress,
+        between: Between | None = None,  # noqa: ARG002 - it has no use for that
     ) -> None:
         """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
         lib, signature = library(), ctypes.c_void_p()

@@ -1,8 +1,7 @@
-"""Matching: which bytes of a block of the target are in the source, on two levels.
+"""Matching: which bytes of a segment of the target are in the source, on two levels.
 
-Sparse: the anchors of the whole source stand in a table: open addressing, linear probing within a
-group of ``GROUP`` slots, so that threads can fill it side by side. At each anchor of the target
-that is found there the bytes are compared, forwards and backwards, and the longest of few
+Sparse: the anchors of the whole source stand in a table (see ``index``). At each anchor of the
+target that is found there the bytes are compared, forwards and backwards, and the longest of few
 candidates becomes a copy; the anchors that it covers are passed over unseen.
 
 Dense: the compressed blocks of a changed file lie between unchanged ones. So what is left of a gap
@@ -12,86 +11,31 @@ There a slot is simply overwritten (as in LZ4): the newest region matters, and o
 help.
 
 All work is bounded, whatever the images hold: a look-up visits one group and compares
-``CANDIDATES`` slots of it, and a block has an allowance of comparisons, of learned bytes, and of
-reads.
+``CANDIDATES`` slots of it, and a segment has an allowance of comparisons, of learned bytes, and
+of reads.
+
+What is found in a segment depends on its bytes and the source alone: not on what lies around it,
+so that it is the same wherever in a target it lies.
 """
 
 import numpy as np
 
-from puavo_repository.compiled import Numbers, Word, array, inlined, kernel
+from puavo_repository.compiled import Numbers, Word, inlined, kernel
 from puavo_repository.delta import machine
 from puavo_repository.delta.anchors import CELL, KEY, choose, key_of, threshold
+from puavo_repository.delta.index import GROUP, PLACE, next_slot, slot_of
 from puavo_repository.delta.machine import SHORT, Basis, equal, trailing_zeros
 
 HEAD = 64  # bytes before a block in its buffer: backward compares may look at them
-GROUP = 64  # slots; a power of two
-CANDIDATES = 4  # equal keys that the table keeps, and that a look-up compares
 ENOUGH = 1 << 16  # bytes; a match as long as this is taken without looking for a longer one
-COMPARISONS = 1 << 13  # in one block, at most
-_FEWEST = 1 << 10  # slots of the smallest table
+FEWEST = 1 << 8  # comparisons, and strays, that any segment may make
+EACH = 1 << 8  # bytes of a segment that allow one more
 
 DENSE_KEY = 16  # bytes that a key covers there; a copy of fewer saves next to nothing
 PAD = 1 << 14  # bytes of the source around a region
 SLOTS = 1 << 17
 REGION = 4 << 20  # bytes of the largest region
-LEARN = 16 << 20  # bytes of regions that one block may learn
-STRAYS = 1 << 14  # reads for comparing beyond the region that one block may make
-
-PLACE = np.uint64((1 << 40) - 1)  # of a slot: 24 bits of the key above 40 of the position + 1
-
-
-def table_for(anchors: int) -> Numbers:
-    """Return an empty table for that many anchors, uint64[a power of two]."""
-    slots = _FEWEST
-    while slots * 3 < anchors * 4:
-        slots *= 2
-    return array(slots, np.uint64)
-
-
-def most_anchors(memory: int) -> int:
-    """Return how many anchors fit into so many bytes: 8 bytes each, and their table."""
-    tables = (1 << bits for bits in range(_FEWEST.bit_length() - 1, 40))
-    return max(min(slots * 3 // 4, memory // 8 - slots) for slots in tables)
-
-
-@inlined
-def slot_of(table: Numbers, key: Word) -> Word:
-    """Return where the search for a 64-bit key begins: its top bits."""
-    return np.int64(key >> np.uint64(64 - trailing_zeros(np.uint64(len(table)))))
-
-
-@inlined
-def next_slot(slot: int) -> int:
-    """Return the slot after another one in its group, round and round."""
-    return (slot & ~(GROUP - 1)) | ((slot + 1) & (GROUP - 1))
-
-
-@kernel
-def insert(
-    first: int, keys: Numbers, offsets: Numbers, table: Numbers, part: int, parts: int
-) -> None:
-    """Put the anchors of a block, which is at ``first``, into the table.
-
-    Each of ``parts`` threads fills a ``part`` of the groups of slots, and passes over the anchors
-    of the others.
-    """
-    for i in range(len(keys)):
-        key = np.uint64(keys[i])
-        slot = slot_of(table, key << np.uint64(32))
-        if slot // GROUP % parts != part:
-            continue
-        tag = key << np.uint64(40)
-        equals = 0
-        for _ in range(GROUP):
-            found = table[slot]
-            if found == 0:
-                table[slot] = tag | np.uint64(first + offsets[i] + 1)
-                break
-            if (found ^ tag) <= PLACE:
-                equals += 1
-                if equals == CANDIDATES:
-                    break
-            slot = next_slot(slot)
+LEARN = 4  # bytes of regions for each byte of a segment that it may learn, beside one region
 
 
 @inlined
@@ -100,7 +44,7 @@ def longest(
 ) -> int:
     """Find the longest match around one anchor; returns the comparisons made, or ``SHORT``.
 
-    It goes to ``best``: position in the block, position in the source, length; or length 0.
+    It goes to ``best``: position in the segment, position in the source, length; or length 0.
     """
     best[2] = 0
     comparisons = 0
@@ -136,14 +80,14 @@ def match_sparse(
     basis: Basis, address: int, length: int, table: Numbers, spacing: int, chosen: Numbers,
     copies: Numbers,
 ) -> int:  # fmt: skip
-    """Find copies for a block of the target; returns how many, or ``SHORT``.
+    """Find copies for a segment of the target; returns how many, or ``SHORT``.
 
-    The block has ``length`` bytes at ``address``, with ``HEAD`` bytes before it and slack behind.
+    The segment has ``length`` bytes at ``address``, with ``HEAD`` bytes before it and slack behind.
     ``table`` and ``spacing`` are of the source's anchors, ``chosen`` is scratch. ``copies`` takes
-    rows of (position in the block, position in the source, length), ascending.
+    rows of (position in the segment, position in the source, length), ascending.
     """
     best = np.zeros(3, np.int64)
-    allowance = COMPARISONS
+    allowance = FEWEST + length // EACH
     cell = CELL * spacing
     stop = length - KEY + 1
     count = done = at = 0
@@ -263,13 +207,13 @@ def match_dense(
 ) -> int:  # fmt: skip
     """Find further copies, in the gaps between those in ``sparse``; returns how many, or ``SHORT``.
 
-    The block is as for ``match_sparse``. ``table`` is scratch, uint64[``SLOTS``]. ``copies`` takes
-    all copies, those of ``sparse`` among them; it has as many rows at least as that.
+    The segment is as for ``match_sparse``. ``table`` is scratch, uint64[``SLOTS``]. ``copies``
+    takes all copies, those of ``sparse`` among them; it has as many rows at least as that.
     """
     limit = threshold(spacing)
-    table[:] = 0
-    allowance = LEARN
-    strays = np.full(1, STRAYS)
+    allowance = REGION + LEARN * length
+    strays = np.full(1, FEWEST + length // EACH)  # reads for comparing beyond the region
+    cleared = False
     held = holding(basis, 0, 0)
     count = done = 0
     for i in range(len(sparse) + 1):
@@ -279,6 +223,9 @@ def match_dense(
             if not held.start <= start <= held.stop or stop - held.start > REGION:
                 held = holding(basis, start, start)
             fresh, size = held.stop, stop - held.stop
+            if not cleared:
+                table[:] = 0
+                cleared = True
             if size > 0:
                 place = basis.place + fresh - held.start
                 if not machine.read(basis.descriptor, place, size, fresh):
@@ -296,3 +243,47 @@ def match_dense(
             count += 1
             done = until + sparse[i, 2]
     return count
+
+
+@kernel
+def match(
+    basis: Basis, address: int, ends: Numbers, table: Numbers, spacing: int, dense: int,
+    shortest: int, scratch: tuple[Numbers, Numbers, Numbers, Numbers], copies: Numbers,
+) -> int:  # fmt: skip
+    """Find copies for segments that follow each other; returns how many, or ``SHORT``.
+
+    They begin at ``address`` and have their ``ends`` from there. Each may have a copy for
+    ``shortest`` bytes, what more could be found stays literal. ``copies`` takes rows as for one
+    segment, but with positions from ``address``; one of no length ends a literal where a segment
+    ends.
+    """
+    chosen, slots, sparse, both = scratch
+    count = start = 0
+    for end in ends:
+        place, length = address + start, end - start
+        rows = 1 + length // shortest
+        found = sparse
+        made = match_sparse(basis, place, length, table, spacing, chosen, sparse[:rows])
+        if made > 0 and dense > 0:
+            found = both
+            made = match_dense(basis, place, length, sparse[:made], dense, slots, both[:rows])
+        if made < 0:
+            return SHORT
+        for i in range(made):
+            count = add_copy(copies, count, start + found[i, 0], found[i, 1], found[i, 2])
+        if made == 0 or found[made - 1, 0] + found[made - 1, 2] < length:
+            count = add_copy(copies, count, end, 0, 0)
+        start = end
+    return count
+
+
+@inlined
+def add_copy(copies: Numbers, count: int, at: int, position: int, length: int) -> int:
+    """Add a copy, or make the last one longer where it goes on; returns how many there are."""
+    if count > 0 and length > 0:
+        before = copies[count - 1]
+        if before[0] + before[2] == at and before[1] + before[2] == position and before[2] > 0:
+            before[2] += length
+            return count
+    copies[count, 0], copies[count, 1], copies[count, 2] = at, position, length
+    return count + 1

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from puavo_repository.delta.engine import (
+    Between,
     DeltaEngine,
     Image,
     Side,
@@ -53,8 +54,9 @@ def read_image(
 
 
 def write_rdiff(
-    engine: DeltaEngine, source: Side, target: Side, part: Path, progress: Progress
-) -> int:
+    engine: DeltaEngine, source: Side, target: Side, part: Path, between: Between | None,
+    progress: Progress,
+) -> int:  # fmt: skip
     """Write an rdiff to ``part`` and return its size; it goes to the disk meanwhile.
 
     Raises:
@@ -73,7 +75,7 @@ def write_rdiff(
                 _begin_write_back(stream.fileno(), begun, size - begun)
                 begun = size
 
-        engine.delta(source, target, sink, progress)
+        engine.delta(source, target, sink, progress, between)
         _begin_write_back(stream.fileno(), begun, size - begun)
     return size
 

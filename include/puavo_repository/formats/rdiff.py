@@ -20,7 +20,10 @@ from puavo_repository.errors import DeltaError, as_storage_error
 MAGIC = bytes.fromhex("72730236")
 END = b"\x00"
 
-_COPY, _LITERAL = 1, 0  # kinds of commands
+COPY, LITERAL = 1, 0  # kinds of commands
+# Columns of commands: kind; position of a copy in the source, or of a literal's bytes in the rdiff;
+# length in bytes; position in the target; where the command begins and ends in the rdiff.
+KIND, POSITION, LENGTH, TARGET, BEGIN, END_AT = COLUMNS = range(6)
 _WINDOW = 1 << 20  # bytes of an rdiff that are read at a time
 _LONGEST_SHORT, _FIRST_LITERAL, _FIRST_COPY, _RESERVED = 0x40, 0x41, 0x45, 0x55
 _LONGEST_COPY, _LONGEST_HEAD = 17, 9  # bytes of the longest commands, literals without theirs
@@ -44,14 +47,14 @@ class Command(NamedTuple):
 def commands(path: Path) -> Iterator[Command]:
     """Iterate over the commands of an rdiff one by one, as ``command_blocks`` does."""
     for block in command_blocks(path):
-        for kind, position, length in block.tolist():
-            yield Command(kind == _COPY, position, length)
+        for kind, position, length in block[:, :TARGET].tolist():
+            yield Command(kind == COPY, position, length)
 
 
 def command_blocks(path: Path) -> Iterator[Numbers]:
     """Iterate over the commands of an rdiff, many at a time, in order of the target's bytes.
 
-    Each is a row (kind, position, length). Bounded memory: a block has at most half a million
+    Each is a row with the columns above. Bounded memory: a block has at most half a million
     commands. Literals are not read.
 
     Raises:
@@ -59,18 +62,19 @@ def command_blocks(path: Path) -> Iterator[Numbers]:
             (an unknown one, or one of length zero), or something follows its end.
     """
     data = array(_WINDOW, np.uint8)
-    rows = array((_WINDOW // 2, 3), np.int64)  # a command takes two bytes at least
+    rows = array((_WINDOW // 2, len(COLUMNS)), np.int64)  # a command takes two bytes at least
     with as_storage_error(path), path.open("rb", buffering=0) as stream:
         if stream.read(len(MAGIC)) != MAGIC:
             raise DeltaError(path, "this is not an rdiff", expected=MAGIC.hex(" "))
-        at, status = len(MAGIC), _GOES_ON
+        at, target, status = len(MAGIC), 0, _GOES_ON
         while status == _GOES_ON:
             length = os.preadv(stream.fileno(), [data.data], at)
-            count, used, status = parse(data, length, at, rows)
+            count, used, status = parse(data, length, at, target, rows)
             if not used and status == _GOES_ON:
                 raise DeltaError(path, "this rdiff is truncated", found=f"its end at byte {at}")
             yield rows[:count].copy()
             at += used
+            target = int(rows[count - 1, TARGET] + rows[count - 1, LENGTH]) if count else target
         if status != _ENDED:
             raise DeltaError(path, _PROBLEMS[status], found=f"at byte {at}")
         if at < os.fstat(stream.fileno()).st_size:
@@ -87,10 +91,13 @@ def number(data: Bytes, at: int, width: int) -> Word:
 
 
 @kernel
-def parse(data: Bytes, length: int, position: int, rows: Numbers) -> tuple[int, int, int]:
+def parse(
+    data: Bytes, length: int, position: int, target: int, rows: Numbers
+) -> tuple[int, int, int]:
     """Parse into rows the commands whose heads lie wholly in a window of an rdiff.
 
-    The window has ``length`` bytes and begins at ``position``. Returns the number of commands,
+    The window has ``length`` bytes and begins at ``position`` of the rdiff, and the commands in
+    it at ``target`` of the target. Returns the number of commands,
     the bytes used (the last literal may end far behind the window), and how it goes on.
     """
     count = at = 0
@@ -114,9 +121,11 @@ def parse(data: Bytes, length: int, position: int, rows: Numbers) -> tuple[int, 
             return count, at, _EMPTY
         if not (0 <= start < _LARGEST and 0 <= size < _LARGEST):
             return count, at, _HUGE
-        rows[count, 0], rows[count, 1], rows[count, 2] = _COPY if first else _LITERAL, start, size
-        count += 1
+        rows[count, 0], rows[count, 1], rows[count, 2] = COPY if first else LITERAL, start, size
+        rows[count, 3], rows[count, 4] = target, position + at
+        count, target = count + 1, target + size
         at += head if first else head + size
+        rows[count - 1, 5] = position + at
     return count, at, _GOES_ON
 
 
@@ -152,6 +161,7 @@ def encode(data: Bytes, start: int, stop: int, copies: Numbers, out: Bytes) -> i
     """Encode ``data[start:stop]`` of a block to ``out`` (see ``out_size``); returns the length.
 
     ``copies`` are those within: rows of (position in ``data``, position in the source, length).
+    One of no length only ends a literal.
     """
     at = 0
     for i in range(len(copies) + 1):
@@ -168,7 +178,8 @@ def encode(data: Bytes, start: int, stop: int, copies: Numbers, out: Bytes) -> i
             out[at : at + length] = data[start:until]
             at += length
         if i < len(copies):
-            at = put_copy(out, at, copies[i, 1], copies[i, 2])
+            if copies[i, 2] > 0:
+                at = put_copy(out, at, copies[i, 1], copies[i, 2])
             start = until + copies[i, 2]
     return at
 

@@ -7,14 +7,21 @@ import time
 from pathlib import Path
 
 from puavo_repository.delta import contained
-from puavo_repository.delta.engine import Side, check_at_rest, identity_of
+from puavo_repository.delta.engine import (
+    Between,
+    DeltaEngine,
+    Side,
+    check_at_rest,
+    identity_of,
+)
 from puavo_repository.delta.work import prove_rdiff, write_rdiff
 from puavo_repository.errors import DeltaError, StorageError, as_storage_error, printable
 from puavo_repository.formats.metadata import Digests
+from puavo_repository.formats.names import rdiff_name
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity, Seen
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import ADOPTED, RdiffRecord
+from puavo_repository.mirror.records import ADOPTED, ImageRecord, RdiffRecord
 from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.plan import DiffState, state_of
 from puavo_repository.prepare.policy import Pair
@@ -44,7 +51,7 @@ class _Job:
     """One rdiff to be had, between two images as they were fingerprinted."""
 
     def __init__(self, settings: Settings, pair: Pair, progress: Progress) -> None:
-        self._settings, self._progress = settings, progress
+        self._settings, self._progress, self._pair = settings, progress, pair
         self._mirror = Mirror(settings.mirror_dir)
         self._path = self._mirror.rdiffs / pair.rdiff
         self._images = [settings.image_dir / name for name in (pair.source, pair.target)]
@@ -74,17 +81,26 @@ class _Job:
 
     def make(self) -> RdiffRecord:
         """Make it and, unless it is too large, prove it and give it its name."""
+        engine = self._settings.delta_engine()
+        between = self._between(engine)
+        if between is not None:
+            try:
+                return self._made(engine, between)
+            except DeltaError as error:
+                self._check_images()
+                logger.warning(
+                    "%s: over %s it failed: %s", self._path.name, self._pair.before, error
+                )
+        return self._made(engine, None)
+
+    def _made(self, engine: DeltaEngine, between: Between | None) -> RdiffRecord:
         started, path = time.monotonic(), self._path
         before = files.seen(path)
-        sides = [
-            Side(image, self._mirror.state.anchors / image.name, str(record.identity))
-            for image, record in zip(self._images, (self._source, self._target), strict=True)
-        ]
-        engine = self._settings.delta_engine()
+        sides = [self._side(record) for record in (self._source, self._target)]
         with files.part_of(path) as part:
-            doing, given = "while it made this rdiff", (engine, *sides, part)
+            doing, given = "while it made this rdiff", (engine, *sides, part, between)
             size = contained.call(path, doing, write_rdiff, *given, progress=self._progress)
-            record = self._record(Digests(size, "", "", ""), engine.name, None)
+            record = self._record(Digests(size, "", "", ""), engine.mark, None)
             if state_of(record, self._source, self._target, self._settings) is DiffState.TOO_LARGE:
                 self._check_images()
                 return record
@@ -100,7 +116,28 @@ class _Job:
         share = 100 * digests.size / max(1, self._target.digests.size)
         took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
         logger.info("%s: %s, %s", path.name, format_bytes(digests.size), took)
-        return self._record(digests, engine.name, Identity.at(path))
+        return self._record(digests, engine.mark, Identity.at(path))
+
+    def _side(self, record: ImageRecord) -> Side:
+        image = self._settings.image_dir / record.name
+        return Side(image, self._mirror.state.anchors / record.name, str(record.identity))
+
+    def _between(self, engine: DeltaEngine) -> Between | None:
+        """Return what is known of the image before the target, if there are rdiffs over it."""
+        state, name = self._mirror.state, self._pair.before
+        image = state.images.get(name) if name and name != self._pair.source else None
+        if image is None:
+            return None
+        first = state.rdiffs.get(rdiff_name(self._pair.source, name))
+        second = state.rdiffs.get(rdiff_name(name, self._pair.target))
+        if not (first and first.engine == engine.mark and first.leads(self._source, image)):
+            return None
+        if not (second and second.leads(image, self._target)):
+            return None
+        if not all(one.identity and self._mirror.has(one) for one in (first, second)):
+            return None
+        rdiffs = (self._mirror.rdiffs / record.name for record in (first, second))
+        return Between(self._side(image), image.digests.size, *rdiffs)
 
     def _give_name(self, part: Path, before: Seen | None, sha512: str) -> None:
         """Give it its name; where another machine made the very same meanwhile, that one stays."""

@@ -65,9 +65,9 @@ class Plan:
 
     @property
     def to_make(self) -> list[Pair]:
-        """Return the rdiffs that can be made now, those first that take longest."""
+        """Return the rdiffs that can be made now, in the order in which they are best made."""
         sizes = {name: image.size for name, image in self.inventory.images.items()}
-        return sorted(self.pairs(DiffState.MISSING), key=lambda pair: -pair.work(sizes))
+        return sorted(self.pairs(DiffState.MISSING), key=lambda pair: pair.turn(sizes))
 
     @property
     def has_work(self) -> bool:

@@ -26,16 +26,26 @@ class Pair:
 
     source: str
     target: str
+    # The image before the target, where the source is older, or that very one: what was found for
+    # the way to it need not be searched again.
+    before: str = field(default="", compare=False)
 
     @property
     def rdiff(self) -> str:
         """The file name that clients compute."""
         return rdiff_name(self.source, self.target)
 
-    def work(self, sizes: Mapping[str, int]) -> int:
-        """Return how long it takes to make, in no unit: more time between two images, more news."""
-        source, target = image_name(self.source).number, image_name(self.target).number
-        return sizes.get(self.target, 0) * abs(int(source) - int(target))
+    def turn(self, sizes: Mapping[str, int]) -> tuple[int, int]:
+        """Return what sorts pairs: first the last step to a target, which others go as well.
+
+        Then, of those that need no other, what takes longest: more time between two images is
+        more news. The rest follows by its targets.
+        """
+        source, target = (int(image_name(name).number) for name in (self.source, self.target))
+        work = -sizes.get(self.target, 0) * abs(source - target)
+        return (
+            (0, work) if self.before == self.source else (2, target) if self.before else (1, work)
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,13 @@ def choose_pairs(
                 wanted.setdefault(source)
             else:
                 failures.append(_failure(source, f"'extra_rdiffs' of {where} {_ABSENT}"))
-        found = [Pair(source, target) for source in wanted if source != target]
+        before = images[order[target] - 1] if order[target] else ""
+        older = {source for source in wanted if order.get(source, len(order)) < order[target]}
+        found = [
+            Pair(source, target, before if source in older else "")
+            for source in wanted
+            if source != target
+        ]
         # The name of an rdiff lacks the prefix of its target, so that two may have the same.
         for pair in found:
             owner = rdiffs.setdefault(pair.rdiff, pair)

@@ -1,0 +1,234 @@
+"""The index of an image: its anchors in a table, and the borders of its segments.
+
+It depends on the image alone, is made while the image is read, and serves every pair: the table
+where the image is the source, the borders where it is the target.
+
+The table has open addressing, and linear probing within a group of ``GROUP`` slots, so that
+threads can fill it side by side.
+
+A target is searched segment by segment, each by itself. A segment ends at an anchor with a low
+key, so equal content has equal segments wherever it lies, and what was found for a segment of one
+image holds for the same segment of another (see ``shared``). The keys also tell how much two
+images have in common. Where that is nearly all, the search is short without that, and segments of
+``anchors.BLOCK`` give a smaller rdiff: they have fewer edges, where less is known around a gap.
+
+A kept index is a header (``_HEADER``), the identity of the image, the borders (int64), their keys
+(uint32) and the table (uint64), little-endian. At the usual spacing of 512 bytes it is 1/48 to
+1/24 of an image.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from isal import isal_zlib
+
+from puavo_repository.compiled import Numbers, Word, array, inlined, kernel
+from puavo_repository.delta import anchors
+from puavo_repository.delta.anchors import Anchors
+from puavo_repository.delta.machine import trailing_zeros
+from puavo_repository.mirror import files
+
+logger = logging.getLogger(__name__)
+
+GROUP = 64  # slots; a power of two
+CANDIDATES = 4  # equal keys that the table keeps, and that a look-up compares
+PLACE = np.uint64((1 << 40) - 1)  # of a slot: 24 bits of the key above 40 of the position + 1
+_FEWEST = 1 << 10  # slots of the smallest table
+_NEAR = 0.95  # share of the borders that two images have in common if they are nearly the same
+_SEGMENTS = 2  # in ``anchors.BLOCK`` on average
+
+_MAGIC = b"PuavoAn2"  # its last digit is the version: of this format, and of what an anchor is
+# Magic, CRC-32 of header, identity and borders, CRC-32 of the table, spacing, image, borders,
+# identity.
+_HEADER = struct.Struct("<8sIIIQII")
+
+
+class Index(NamedTuple):
+    """What is known of the content of an image."""
+
+    borders: Numbers  # where its segments end, ascending, int64[n]
+    keys: Numbers  # of the anchors there, uint32[n]; 0 where there is none
+    table: Numbers  # uint64[a power of two]
+
+
+class Indexer(Anchors):
+    """Takes the bytes of an image, and keeps its index."""
+
+    def save(self, path: Path, identity: str, size: int) -> None:
+        """Keep it (atomically), tied to the identity of the image, which has ``size`` bytes."""
+        self.finish(size)
+        borders, keys, table = index_of(self, size)
+        name = _padded(identity)
+        head = name + borders.tobytes() + keys.tobytes()
+        fields = isal_zlib.crc32(table.data), self.spacing, size, len(borders), len(name)
+        crc = isal_zlib.crc32(_HEADER.pack(_MAGIC, 0, *fields) + head)
+        with files.new_file(path) as stream:
+            stream.writelines([_HEADER.pack(_MAGIC, crc, *fields), head, table.data])
+
+
+def load(path: Path, identity: str, size: int, spacing: int, *, table: bool) -> Index | None:
+    """Return a kept index, without its ``table`` or with it; None unless it is for this image."""
+    try:
+        with path.open("rb", buffering=0) as stream:
+            borders, keys, crc = _read_borders(stream, _padded(identity), size, spacing)
+            return Index(borders, keys, _read_table(stream, crc) if table else array(0, np.uint64))
+    except (OSError, ValueError, struct.error) as why:
+        logger.debug("no index at %s can be used: %s", path, why)
+        return None
+
+
+def _read_borders(
+    stream: BinaryIO, name: bytes, size: int, spacing: int
+) -> tuple[Numbers, Numbers, int]:
+    """Return the borders in a kept index, their keys, and the CRC of the table that follows."""
+    magic, crc, crc_of_table, *kind, count, length = _HEADER.unpack(stream.read(_HEADER.size))
+    if magic != _MAGIC:
+        raise ValueError("it is of another version")
+    if kind != [spacing, size] or length != len(name) or count > size + 1:
+        raise ValueError("it is of another image, or its anchors were chosen otherwise")
+    body = stream.read(length + 12 * count)
+    fields = crc_of_table, *kind, count, length
+    if crc != isal_zlib.crc32(_HEADER.pack(magic, 0, *fields) + body) or body[:length] != name:
+        raise ValueError("it is damaged, or of another image")
+    borders = np.frombuffer(body, "<i8", count, length)
+    return borders, np.frombuffer(body, "<u4", count, length + 8 * count), crc_of_table
+
+
+def _read_table(stream: BinaryIO, crc: int) -> Numbers:
+    """Return the table at the end of a kept index."""
+    table = np.fromfile(stream, "<u8")
+    if stream.read(1) or len(table).bit_count() != 1 or crc != isal_zlib.crc32(table.data):
+        raise ValueError("its table is damaged")
+    return table
+
+
+def _padded(identity: str) -> bytes:
+    """Return an identity as bytes, filled up so that the numbers after it are aligned."""
+    name = identity.encode()
+    return name.ljust(-(-len(name) // 8) * 8)
+
+
+def segments(source: Index, target: Index) -> tuple[Numbers, bool]:
+    """Return where the segments of a target end, and whether its content chose that."""
+    chosen = target.keys[target.keys > 0]
+    if np.isin(chosen, source.keys).sum() < _NEAR * len(chosen):
+        return target.borders, True
+    size = int(target.borders[-1]) if len(target.borders) else 0
+    return np.append(np.arange(anchors.BLOCK, size, anchors.BLOCK), [size][: size > 0]), False
+
+
+def index_of(
+    found: Anchors, size: int, do: Callable[..., Iterable[None]] = map, parts: int = 1
+) -> Index:
+    """Return the index of an image of which all anchors were found.
+
+    The table is filled in so many parts, which may be at the same time; none: there is no table.
+    """
+    table = table_for(found.count) if parts else array(0, np.uint64)
+
+    def fill(part: int) -> None:
+        for block in found.blocks:
+            insert(*block, table, part, parts)
+
+    for _ in do(fill, range(parts)):
+        pass
+    return Index(*borders_of(found, size), table)
+
+
+def borders_of(found: Anchors, size: int) -> tuple[Numbers, Numbers]:
+    """Return borders and keys of an image of which all anchors were found."""
+    mean = anchors.BLOCK // _SEGMENTS
+    limit = (1 << 32) * found.spacing // mean
+    least, most = mean // 4, anchors.BLOCK
+    borders, keys = array(size // least + 2, np.int64), array(size // least + 2, np.uint32)
+    count = 0
+    for block in found.blocks:
+        count = add_borders(*block, limit, least, most, borders, keys, count)
+    last = int(borders[count - 1]) if count else 0
+    rest = [*range(last + most, size, most), size] if size > last else []
+    keys = keys[: count + len(rest)]
+    return np.concatenate([borders[:count], np.array(rest, np.int64)]), keys.copy()
+
+
+@kernel
+def add_borders(
+    first: int, keys: Numbers, offsets: Numbers, limit: int, least: int, most: int,
+    borders: Numbers, chosen: Numbers, count: int,
+) -> int:  # fmt: skip
+    """Add the borders that the anchors of a block make; returns how many there are by then.
+
+    A segment has ``least`` bytes or more, and ``most`` or fewer.
+    """
+    last = borders[count - 1] if count else 0
+    for i in range(len(keys)):
+        position = first + np.int64(offsets[i])
+        if keys[i] < limit and position - last >= least:
+            while position - last > most:
+                last += most
+                borders[count] = last
+                count += 1
+            if position > last:
+                last = position
+                borders[count], chosen[count] = last, keys[i]
+                count += 1
+    return count
+
+
+def table_for(anchors: int) -> Numbers:
+    """Return an empty table for that many anchors, uint64[a power of two]."""
+    slots = _FEWEST
+    while slots * 3 < anchors * 4:
+        slots *= 2
+    return array(slots, np.uint64)
+
+
+def most_anchors(memory: int) -> int:
+    """Return how many anchors fit into so many bytes: 8 bytes each, and their table."""
+    tables = (1 << bits for bits in range(_FEWEST.bit_length() - 1, 40))
+    return max(min(slots * 3 // 4, memory // 8 - slots) for slots in tables)
+
+
+@inlined
+def slot_of(table: Numbers, key: Word) -> Word:
+    """Return where the search for a 64-bit key begins: its top bits."""
+    return np.int64(key >> np.uint64(64 - trailing_zeros(np.uint64(len(table)))))
+
+
+@inlined
+def next_slot(slot: int) -> int:
+    """Return the slot after another one in its group, round and round."""
+    return (slot & ~(GROUP - 1)) | ((slot + 1) & (GROUP - 1))
+
+
+@kernel
+def insert(
+    first: int, keys: Numbers, offsets: Numbers, table: Numbers, part: int, parts: int
+) -> None:
+    """Put the anchors of a block, which is at ``first``, into the table.
+
+    Each of ``parts`` threads fills a ``part`` of the groups of slots, and passes over the anchors
+    of the others.
+    """
+    for i in range(len(keys)):
+        key = np.uint64(keys[i])
+        slot = slot_of(table, key << np.uint64(32))
+        if slot // GROUP % parts != part:
+            continue
+        tag = key << np.uint64(40)
+        equals = 0
+        for _ in range(GROUP):
+            found = table[slot]
+            if found == 0:
+                table[slot] = tag | np.uint64(first + offsets[i] + 1)
+                break
+            if (found ^ tag) <= PLACE:
+                equals += 1
+                if equals == CANDIDATES:
+                    break
+            slot = next_slot(slot)
