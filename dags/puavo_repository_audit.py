@@ -24,6 +24,7 @@ from puavo_repository.audit.local import local as audit_local
 from puavo_repository.audit.remote import remote as audit_remote
 from puavo_repository.audit.report import CHECKED, LOCAL, Checked, error, last
 from puavo_repository.errors import PermanentError
+from puavo_repository.language import gettext_noop
 from puavo_repository.progress import LoggedWatcher, count
 from puavo_repository.remote.target import without_password
 from puavo_repository.settings import usable
@@ -33,10 +34,12 @@ from puavo_repository_airflow.tasks import asked, begun, chosen
 logger = logging.getLogger("puavo_repository.audit")
 PARAMS = {
     "repair": tasks.flag(
-        "Repair what is safe to repair",
-        "A file on a mirror that is missing or wrong, and right here, is sent again; a wrong rdiff "
-        "here is withdrawn, and made anew by the next run of prepare. Images here are never "
-        "touched, and files that nobody described never removed",
+        gettext_noop("Repair what is safe to repair"),
+        gettext_noop(
+            "A file on a mirror that is missing or wrong, and right here, is sent again; a wrong "
+            "rdiff here is withdrawn, and made anew by the next run of prepare. Images here are "
+            "never touched, and files that nobody described never removed"
+        ),
     ),
     **tasks.fields("audit_share", "audit_https", "repository"),
     **tasks.MIRRORS,

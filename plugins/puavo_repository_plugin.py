@@ -7,7 +7,7 @@ guarded: 401 for who is not logged in, 403 for who may not see the prepare DAG.
 from airflow.plugins_manager import AirflowPlugin
 
 from puavo_repository.web.app import create_app
-from puavo_repository_airflow.facts import GUARD, document, known, place
+from puavo_repository_airflow.facts import GUARD, choices, document, known, place, schemas
 
 _PAGE = {"name": "Puavo repository", "href": "puavo-repository/"}
 
@@ -18,7 +18,7 @@ class PuavoRepositoryPlugin(AirflowPlugin):
     name = "puavo_repository"
     fastapi_apps = [  # noqa: RUF012 - as Airflow declares it
         {
-            "app": create_app(place, GUARD, known, document),
+            "app": create_app(place, GUARD, known, document, choices, schemas),
             "url_prefix": "/puavo-repository",
             "name": "Puavo repository",
         }

@@ -14,6 +14,7 @@ from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import GetUserDep, get_user, requires_access_dag
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
+from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance as Task
 from airflow.models.xcom import XComModel
 from fastapi import Depends, HTTPException, Request
@@ -27,7 +28,21 @@ from puavo_repository.progress import count
 from puavo_repository.remote.target import without_password
 from puavo_repository.settings import Settings
 from puavo_repository.web.app import Place
-from puavo_repository.web.model import DAGS, FAILURE, PREPARE, SUMMARY, Dag, Run, Stage
+from puavo_repository.web.generations import Choices, Generations
+from puavo_repository.web.model import (
+    AUDIT,
+    DAGS,
+    FAILURE,
+    GENERATIONS,
+    PREPARE,
+    PUBLISH,
+    ROLLBACK,
+    SUMMARY,
+    Dag,
+    Run,
+    Stage,
+)
+from puavo_repository.web.options import Schemas
 
 RUNS_SHOWN = 15  # of each DAG
 RUNS_READ = 300  # of each DAG, in search of the last good one
@@ -95,6 +110,32 @@ def document(
     if dag_id not in DAGS:
         raise HTTPException(404, "not one of the repository's DAGs")
     return _left(dag_id, run_id, session)
+
+
+def choices(
+    session: SessionDep,
+    run_id: str = "",
+    _: None = Depends(requires_access_dag("GET", DagAccessEntity.XCOM, ROLLBACK)),
+) -> Choices:
+    """Return what the dry run of a rollback found; nothing where none is named."""
+    query = XComModel.get_many(run_id=run_id, dag_ids=ROLLBACK, key=GENERATIONS)
+    rows: Any = session.scalars(query) if run_id else ()
+    found = [Generations.model_validate(XComModel.deserialize_value(row)) for row in rows]
+    failures = _left(ROLLBACK, run_id, session)[FAILURE] if run_id else []
+    return Choices(mirrors=found, failures=failures)
+
+
+def schemas(
+    dag_id: str,
+    session: SessionDep,
+    _: None = Depends(requires_access_dag("POST", DagAccessEntity.RUN)),
+) -> Schemas:
+    """Return the fields of a DAG's form; who may not start it is refused."""
+    serialized: Any = SerializedDagModel
+    found = serialized.get(dag_id, session) if dag_id in (PREPARE, PUBLISH, AUDIT) else None
+    if found is None:
+        raise HTTPException(404, "no such form")
+    return {name: param.schema for name, param in found.dag.params.items()}
 
 
 def _left(dag_id: str, run_id: str, session: Session) -> dict[str, Any]:

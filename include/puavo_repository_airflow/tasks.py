@@ -12,6 +12,7 @@ from airflow.sdk import Param, get_current_context
 
 from puavo_repository import errors, settings
 from puavo_repository.errors import PermanentError
+from puavo_repository.language import gettext_noop
 from puavo_repository.progress import LoggedWatcher
 from puavo_repository.remote.target import Target, target_of_connection, without_password
 from puavo_repository.settings.model import Model, about
@@ -98,15 +99,19 @@ def flag(title: str, description: str) -> Param:
 
 
 DRY_RUN = flag(
-    "Dry run",
-    "Only look and plan; nothing is changed. The plan is on the run's tab **Plan and report**",
+    gettext_noop("Dry run"),
+    gettext_noop(
+        "Only look and plan; nothing is changed. The plan is on the run's tab Plan and report"
+    ),
 )
 MIRRORS = {
     "mirrors": optional(
         "array",
-        "Mirrors",
-        "One a line: `sftp://user@host/path`, `file:///path`, or the id of an Airflow connection. "
-        "Default: `PUAVO_REPOSITORY_REMOTE`",
+        gettext_noop("Mirrors"),
+        gettext_noop(
+            "One a line: `sftp://user@host/path`, `file:///path`, or the id of an Airflow "
+            "connection. Default: `PUAVO_REPOSITORY_REMOTE`"
+        ),
         "where",
     ),
     **fields("image_dir", "mirror_dir"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import tempfile
@@ -13,6 +14,8 @@ from babel.messages.frontend import CommandLineInterface
 from babel.messages.pofile import read_po, write_po
 
 from puavo_repository.language import LOCALES, NAMES, SOURCE, catalog
+from puavo_repository.settings.model import Model, about
+from puavo_repository.web.model import AUDIT, PREPARE, PUBLISH
 from support.repository import ROOT
 
 TRANSLATED = [name for name in NAMES if name != SOURCE]
@@ -29,12 +32,37 @@ def extracted() -> Catalog:
     with tempfile.NamedTemporaryFile() as found:
         arguments = (
             *("--mapping", str(ROOT / "pyproject.toml"), "--output-file", found.name),
-            *("--keywords", "gettext_noop counted:1,2", "--add-location", "file"),
-            os.path.relpath(ROOT / "include/puavo_repository"),
+            *("--keywords", "gettext_noop counted:1,2"),
+            *("--add-location", "file"),
+            *(os.path.relpath(ROOT / folder) for folder in ("include", "dags")),
         )
         command: Any = CommandLineInterface()
         command.run(["pybabel", "--quiet", "extract", *arguments])
-        return read_po(found)
+        template = read_po(found)
+    where: Any = ("include/puavo_repository/settings/model.py", None)
+    for text in sorted(of_settings()):
+        template.add(text, locations=[where])
+    return template
+
+
+def of_settings() -> set[str]:
+    """Return what forms say of the settings that they have: their model holds it as docstrings."""
+    texts = set()
+    for name in sorted(in_forms()):
+        found, told = about(name), Model.model_fields[name].json_schema_extra
+        more = told if isinstance(told, dict) else {}
+        texts |= {found.section, found.text, found.otherwise}
+        texts |= {str(more.get("expected", "")), str(more.get("unit", ""))}
+    return texts - {"", "share"}
+
+
+def in_forms() -> set[str]:
+    """Return the settings that the page has in forms."""
+    code = [ROOT / f"dags/{name}.py" for name in (PREPARE, PUBLISH, AUDIT)]
+    code.append(ROOT / "include/puavo_repository_airflow/tasks.py")
+    calls = (re.findall(r"\bfields\(([^()]*)\)", path.read_text()) for path in code)
+    named = re.findall(r'"(\w+)"', " ".join(itertools.chain.from_iterable(calls)))
+    return {name for name in named if name in Model.model_fields}
 
 
 def write(language: str, found: Catalog) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,10 @@ from fastapi.responses import HTMLResponse
 
 from puavo_repository.web import page
 from puavo_repository.web.app import create_app
+from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import Repository
-from web.test_app import document, known
+from puavo_repository.web.options import Schemas
+from web.test_app import FORM, document, known
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Site:
     refuse: int = 0  # the status that Airflow answers with
     answer: Response | None = None  # in the place of the page
     port: int = 0
+    remotes: Sequence[str] = ()
+    choices: Choices = field(default_factory=lambda: Choices(mirrors=[], failures=[]))
 
     @property
     def url(self) -> str:
@@ -59,7 +63,14 @@ class Site:
             found: Response = await call_next(request)
             return found
 
-        app = create_app(lambda: (self.root, ()), [], known, document)
+        def choices(run_id: str = "") -> Choices:
+            return self.choices if run_id else Choices(mirrors=[], failures=[])
+
+        def schemas(dag_id: str) -> Schemas:
+            return FORM
+
+        place = self.root, self.remotes
+        app = create_app(lambda: place, [], known, document, choices, schemas)
         outer.mount("/puavo-repository", app)
         return outer
 

@@ -17,19 +17,25 @@ from puavo_repository.fleet import usage
 from puavo_repository.language import spoken
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web.app import COOKIES, Looker, Place, create_app
+from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import PREPARE, Dag, Repository, Run, Summary
+from puavo_repository.web.options import Schemas
 from puavo_repository.web.page import static
 from puavo_repository.web.status import PATIENCE
 from web.mirrors import fail, make_mirror
 from web.test_view import NIGHT, run
 
 SERIES = "puavo-os-class00-bookworm-amd64"
-ABSENT = "/rdiffs/none.rdiff"  # test_explainer.py has those that are there
+CHECK = f"/options/check?dag_id={PREPARE}"  # what was typed is posted there
+# Other tests have those that are there.
+ABSENT = "/rdiffs/none.rdiff", "/rollback/?mirror=www"
 PATHS = [
     "/",
     "/runs/?dag_id=d&run_id=r",
     f"/series/{SERIES}/",
-    ABSENT,
+    *ABSENT,
+    f"/options/?dag_id={PREPARE}",
+    f"/options/folders?dag_id={PREPARE}&path=/",
     "/static/page.css",
     "/static/page.js",
     "/static/icon.svg",
@@ -41,6 +47,17 @@ PATHS = [
     "/api/v1/usage",
     "/api/openapi.json",
 ]
+
+
+FORM: Schemas = {  # as Airflow has that of a DAG
+    "dry_run": {"type": "boolean", "title": "Dry run", "description_md": "Only look and plan"},
+    "image_dir": {"type": ["null", "string"], "title": "Folder with the images"},
+    "mirror_dir": {"type": ["null", "string"], "title": "Folder that becomes the mirror"},
+    "no_config": {"type": ["null", "boolean"], "title": "Leave the configuration files"},
+    "targets": {"type": ["null", "integer"], "title": "How many", "minimum": 0},
+    "max_share": {"type": ["null", "number"], "title": "Largest rdiff"},
+    "mirrors": {"type": ["null", "array"], "title": "Mirrors", "section": "Where"},
+}
 
 
 def guard(token: str = Header("")) -> None:
@@ -58,8 +75,16 @@ def document(dag_id: str = Query(), run_id: str = Query()) -> Mapping[str, Any]:
     return {}
 
 
+def choices(run_id: str = "") -> Choices:
+    return Choices(mirrors=[], failures=[])
+
+
+def schemas(dag_id: str) -> Schemas:
+    return FORM
+
+
 def client(mirror: Any) -> TestClient:
-    return TestClient(create_app(mirror, [guard], known, document))
+    return TestClient(create_app(mirror, [guard], known, document, choices, schemas))
 
 
 @pytest.fixture
@@ -76,14 +101,20 @@ def test_every_route_is_guarded_and_says_what_it_may_load(good: TestClient, path
     assert good.get(path, headers={"token": ""}).status_code == 401
     assert good.get(path, headers={"token": "other"}).status_code == 403
     answer = good.get(path)
-    assert answer.status_code == (404 if path == ABSENT else 200)
+    assert answer.status_code == (404 if path in ABSENT else 200)
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "unsafe" not in answer.headers["content-security-policy"]
 
 
+def test_only_who_may_see_the_page_has_options_checked(good: TestClient) -> None:
+    assert good.post(CHECK, json={}, headers={"token": ""}).status_code == 401
+    assert good.post(CHECK, json={}, headers={"token": "other"}).status_code == 403
+    assert good.post(CHECK, json={}).status_code == 200
+
+
 def test_no_route_is_left_out_above(good: TestClient) -> None:
     app: Any = good.app
-    known = {path.partition("?")[0] for path in PATHS}
+    known = {path.partition("?")[0] for path in (*PATHS, CHECK)}
     for route in app.routes:
         assert any(route.path_regex.match(path) for path in known), route.path
 
@@ -144,7 +175,7 @@ def test_the_description_names_every_field_of_the_summary(good: TestClient) -> N
 @pytest.mark.parametrize("path", PATHS)
 def test_head_is_answered_as_get(good: TestClient, path: str) -> None:
     got, headed = good.get(path), good.head(path)
-    assert headed.status_code == got.status_code == (404 if path == ABSENT else 200)
+    assert headed.status_code == got.status_code == (404 if path in ABSENT else 200)
     assert headed.headers["content-length"] == got.headers["content-length"]
     assert headed.headers["content-type"] == got.headers["content-type"]
     assert good.head(path, headers={"token": ""}).status_code == 401

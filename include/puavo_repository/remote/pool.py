@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from puavo_repository.errors import ConnectionLostError, StoppedError
+from puavo_repository.language import _
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree
@@ -147,12 +148,16 @@ class Bandwidth:
         for word in text.replace(",", " ").split():
             match = _WORD.fullmatch(word)
             if match is None:
-                raise ValueError(f"holds {word!r}, which is no rate such as 2M or 7-19=500k")
+                raise ValueError(
+                    _("holds %(word)s, which is no rate such as 2M or 7-19=500k", word=repr(word))
+                )
             found = int(float(match[3]) * _UNITS[match[4].lower()])
             if match[1] is None:
                 rate = found
             elif int(match[1]) > 23 or int(match[2]) > 24:
-                raise ValueError(f"holds {word!r}, which is no time of day such as 7-19=…")
+                raise ValueError(
+                    _("holds %(word)s, which is no time of day such as 7-19=…", word=repr(word))
+                )
             else:
                 hours.append((int(match[1]), int(match[2]), found))
         return cls(rate, tuple(hours))

@@ -21,6 +21,7 @@ from puavo_repository.delta import engine_named
 from puavo_repository.delta.engine import DeltaEngine
 from puavo_repository.errors import SettingsError, as_storage_error
 from puavo_repository.formats import defaults_mk
+from puavo_repository.language import _, gettext
 from puavo_repository.settings.model import Folder, Model, about
 
 __all__ = ["ENVIRONMENT", "FOLDERS", "Model", "Settings", "load", "read", "usable", "variable"]
@@ -78,7 +79,8 @@ def load(
         others = {"image_dir": found.image_dir, "mirror_dir": asked.mirror_dir, "puavo_os": beside}
         found = _complete(given.model_copy(update=others))
     if found.image_dir is None or found.mirror_dir is None:
-        raise SettingsError("IMAGE_DIR", "is not set", remedy="Give the folder with the images")
+        problem, remedy = gettext("is not set"), gettext("Give the folder with the images")
+        raise SettingsError("IMAGE_DIR", problem, remedy=remedy)
     # Another mirror of these images does not rewrite the configuration of their own.
     no_config = found.no_config or (borrowed and not configured)
     values = {**found.model_dump(exclude_unset=True), "no_config": no_config}
@@ -87,8 +89,8 @@ def load(
     called["repository"] = "images_urlbase in defaults.mk"
     chosen = _checked(Settings, {**values, "configured": configured}, called)
     if images and not chosen.image_dir.is_dir():
-        problem = "there is no such folder"
-        raise SettingsError(chosen.image_dir, problem, expected="a folder of images")
+        problem = gettext("there is no such folder")
+        raise SettingsError(chosen.image_dir, problem, expected=gettext("a folder of images"))
     _check_apart(chosen.image_dir, chosen.mirror_dir)
     return chosen
 
@@ -125,11 +127,15 @@ def _check_apart(image_dir: Path, mirror_dir: Path) -> None:
     """Refuse a mirror that would feed on its own images; below them it is safe."""
     same = mirror_dir.exists() and image_dir.exists() and mirror_dir.samefile(image_dir)
     if same or image_dir.is_relative_to(mirror_dir):
-        problem = f"the mirror cannot be, or lie around, the image directory {image_dir}"
-        remedy = f"Choose another folder, such as {image_dir / 'mirror'}"
+        problem = _(
+            "the mirror cannot be, or lie around, the image directory %(images)s",
+            images=image_dir,
+        )
+        remedy = _("Choose another folder, such as %(folder)s", folder=image_dir / "mirror")
         raise SettingsError(mirror_dir, problem, remedy=remedy)
     if mirror_dir.exists() and not mirror_dir.is_dir():
-        raise SettingsError(mirror_dir, "this is not a folder", expected="a folder, or nothing")
+        problem = gettext("this is not a folder")
+        raise SettingsError(mirror_dir, problem, expected=gettext("a folder, or nothing"))
 
 
 def read(
@@ -199,10 +205,11 @@ def _checked(kind: type[_M], values: Mapping[str, Any], called: Mapping[str, str
         refused = []
         for name in filter(wrong.__contains__, values):
             value, found = values[name], about(name)
-            problem = wrong[name].get("ctx", {}).get("error", "cannot be used")
-            shown = "this value" if found.secret or "@" in str(value) else repr(value)
+            problem = wrong[name].get("ctx", {}).get("error", gettext("cannot be used"))
+            shown = gettext("this value") if found.secret or "@" in str(value) else repr(value)
             comment = "#" in str(value) and called[name] == variable(name)
-            remedy = "In an environment file, a comment needs a line of its own" if comment else ""
+            said = gettext("In an environment file, a comment needs a line of its own")
+            remedy = said if comment else ""
             problem, expected = f"{shown} {problem}", found.expected
             refused.append(SettingsError(called[name], problem, expected=expected, remedy=remedy))
         first, *others = refused

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from puavo_repository.delta import ENGINES
+from puavo_repository.language import _, gettext
 from puavo_repository.remote.pool import Bandwidth
 from puavo_repository.remote.target import Target, parse_target
 
@@ -29,19 +30,19 @@ def _folder(value: Any) -> Path:
     try:
         return Path(os.path.expanduser(str(value))).resolve()  # noqa: PTH111
     except (OSError, RuntimeError) as error:  # such as links in a circle
-        raise ValueError(f"is no path: {error}") from error
+        raise ValueError(_("is no path: %(error)s", error=error)) from error
 
 
 def _url(value: str) -> str:
     """Return an URL without a slash at its end; a host alone is meant by https."""
     url = value if "://" in value else f"https://{value}"
     if "@" in url:  # first: what follows may be a password, and ends up in any part of the URL
-        raise ValueError("holds a user name or a password")
+        raise ValueError(gettext("holds a user name or a password"))
     parts = urlsplit(url)  # it and the port raise a ValueError as well
     if parts.query or parts.fragment:
-        raise ValueError("has more than a host and a path")
+        raise ValueError(gettext("has more than a host and a path"))
     if parts.scheme not in {"http", "https"} or not parts.hostname or re.search(r"[\s\"'<>]", url):
-        raise ValueError("is no host")
+        raise ValueError(gettext("is no host"))
     _ = parts.port
     return url.rstrip("/")
 
@@ -52,11 +53,11 @@ def _cron(value: str) -> str:
 
     if value and value not in _CRON_NAMES:
         if len(value.split()) != 5 or not croniter.is_valid(value):
-            raise ValueError("is no cron expression")
+            raise ValueError(gettext("is no cron expression"))
         try:
             croniter(value, datetime.now(UTC)).get_next()
         except (ValueError, TypeError):
-            raise ValueError("never comes") from None
+            raise ValueError(gettext("never comes")) from None
     return value
 
 
@@ -239,22 +240,29 @@ class Model(BaseModel):
 
 
 def about(name: str) -> About:
-    """Return what there is to say of a setting."""
+    """Return what there is to say of a setting, in the language that is spoken."""
     field = Model.model_fields[name]
-    told = cast("dict[str, Any]", field.json_schema_extra)
+    told = dict(cast("dict[str, Any]", field.json_schema_extra))
     default = "" if field.default in (None, "", ()) else str(field.default)
+    text = " ".join((field.description or "").split())
     found = {
-        "text": " ".join((field.description or "").split()),
+        "text": gettext(text),
         "default": default.lower() if field.annotation is bool else default,
-        "expected": "true or false" if field.annotation is bool else _bounds(field, **told),
+        "expected": gettext("true or false")
+        if field.annotation is bool
+        else _bounds(field, **told),
         "option": f"--{name.replace('_', '-')}",
     }
+    told |= {name: gettext(told[name]) for name in ("expected", "otherwise") if name in told}
     return About(**{**found, **told})
 
 
-def _bounds(field: FieldInfo, *, unit: str = "", **_: Any) -> str:
-    kind = "a number" if field.annotation is float else "a whole number"
-    kind = "a share" if unit == "share" else f"{unit}: {kind}" if unit else kind
+def _bounds(field: FieldInfo, *, unit: str = "", **_more: Any) -> str:
+    kind = gettext("a number") if field.annotation is float else gettext("a whole number")
+    if unit:
+        kind = gettext("a share") if unit == "share" else f"{gettext(unit)}: {kind}"
     least = next((one.ge for one in field.metadata if hasattr(one, "ge")), None)
     most = next((one.le for one in field.metadata if hasattr(one, "le")), None)
-    return f"{kind}, {least} or more" if most is None else f"{kind} from {least} to {most}"
+    if most is None:
+        return _("%(kind)s, %(least)s or more", kind=kind, least=least)
+    return _("%(kind)s from %(least)s to %(most)s", kind=kind, least=least, most=most)

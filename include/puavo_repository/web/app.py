@@ -21,11 +21,13 @@ from puavo_repository import language
 from puavo_repository.errors import RepositoryError, as_storage_error
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.mirror.records import Failure
-from puavo_repository.web import metrics, page, view
+from puavo_repository.web import forms, metrics, page, view
 from puavo_repository.web.disk import Disk, Reader
 from puavo_repository.web.explainer import Explainer
+from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import Dag, Health, Repository, Run, Summary
 from puavo_repository.web.offered import Series
+from puavo_repository.web.options import Schemas
 
 # Nothing comes from another host, and no other site may frame this.
 HEADERS = {
@@ -107,13 +109,16 @@ def create_app(
     guard: Sequence[Callable[..., Any]],
     known: Callable[..., tuple[list[Run], list[Dag]]],
     document: Callable[..., Mapping[str, Any]],
+    choices: Callable[..., Choices] = forms.absent,
+    schemas: Callable[..., Schemas] = forms.absent,
 ) -> FastAPI:
     """Make the application; every route of it is behind the guard.
 
     ``place`` returns which repository is shown, or raises a ``RepositoryError``. The others are
     dependencies: those of ``guard`` refuse who may not see the repository, ``known`` returns the
     last runs, newest first, and the DAGs, and ``document`` what a run (``dag_id`` and ``run_id``
-    in the query) left for people to read, as ``page.render_run`` takes it.
+    in the query) left for people to read, as ``page.render_run`` takes it; ``choices`` and
+    ``schemas`` are those of ``forms.routes``.
     """
     app = FastAPI(
         title="Puavo repository",
@@ -224,6 +229,7 @@ def create_app(
             return HTMLResponse(text, error.status_code, error.headers)
         return await http_exception_handler(request, error)
 
+    pages.include_router(forms.routes(look, choices, schemas))
     app.include_router(pages)
     app.add_middleware(head_as_get)
     return app

@@ -172,13 +172,19 @@ _ENVIRONMENT.globals |= {"RUNS": RUNS, "PROBLEMS": PROBLEMS}
 _ENVIRONMENT.globals["refresh"] = lambda active: min(SOON, REFRESH) if active else REFRESH
 
 
+def rendered(template: str, **values: Any) -> str:
+    """Render a template."""
+    return _ENVIRONMENT.get_template(template).render(values)
+
+
 def render(found: Repository) -> str:
     """Render the page."""
     prepares = [run for run in found.runs if run.dag_id == model.PREPARE]
     # In their order, as the run that came furthest had them.
     furthest = sorted(prepares, key=lambda run: len(run.stages), reverse=True)
     stages = list(dict.fromkeys(stage.name for run in furthest for stage in run.stages))
-    return _ENVIRONMENT.get_template("page.html").render(
+    return rendered(
+        "page.html",
         up="",
         summary=found.summary,
         series=found.series,
@@ -195,8 +201,8 @@ def render(found: Repository) -> str:
 
 def render_series(one: Series, found: Repository) -> str:
     """Render all that is known of a series: its images, and its rdiffs."""
-    return _ENVIRONMENT.get_template("one_series.html").render(
-        up="../../", one=one, address=found.summary.address, lines=client_lines
+    return rendered(
+        "one_series.html", up="../../", one=one, address=found.summary.address, lines=client_lines
     )
 
 
@@ -206,7 +212,8 @@ def render_run(dag_id: str, run_id: str, document: Mapping[str, Any]) -> str:
     The document has its ``summary`` (``did`` in a few words, and ``sections`` of a title and lines
     each) and its ``failure`` texts; neither where there is nothing yet.
     """
-    return _ENVIRONMENT.get_template("run.html").render(
+    return rendered(
+        "run.html",
         up="../",
         dag_id=dag_id,
         run_id=run_id,
@@ -218,7 +225,8 @@ def render_run(dag_id: str, run_id: str, document: Mapping[str, Any]) -> str:
 def render_explanation(name: str, found: Explanation | str) -> str:
     """Render why an rdiff is so large, or in words why that is not known."""
     problem = found if isinstance(found, str) else ""
-    return _ENVIRONMENT.get_template("explanation.html").render(
+    return rendered(
+        "explanation.html",
         up="../",
         name=printable(name),
         problem=problem,
@@ -230,4 +238,4 @@ def render_explanation(name: str, found: Explanation | str) -> str:
 
 def render_refused(code: int, detail: str) -> str:
     """Render what somebody sees who may not see the page."""
-    return _ENVIRONMENT.get_template("refused.html").render(code=code, detail=detail)
+    return rendered("refused.html", code=code, detail=detail)

@@ -56,25 +56,27 @@ async function refusal(answer) {
 }
 
 async function act(button) {
-  const { method, path, body, done, opens, result, link } = button.dataset;
+  const { method, path, done, opens, options, result, link } = button.dataset;
+  const body = JSON.parse(button.dataset.body);
   button.dataset.busy = "";
   button.setAttribute("aria-disabled", "true");
   try {
+    if (options) body.conf = await checkedOptions(document.getElementById(options));
     const answer = await fetch(new URL(`${document.body.dataset.up}../api/v2/${path}`, location), {
       method,
-      body,
+      body: JSON.stringify(body),
       credentials: "same-origin",
       headers: { "Content-Type": "application/json" },
     });
-    const run = encodeURIComponent(JSON.parse(body).dag_run_id);
+    const run = encodeURIComponent(body.dag_run_id);
     if (!answer.ok) {
       tellBeside(button, await refusal(answer), answer.status !== 409);
     } else {
       tellBeside(button, done, false, result && [result + run, link]);
       if (opens) location.assign(opens + run);
     }
-  } catch {
-    tellBeside(button, say("not_sent"), true);
+  } catch (why) {
+    tellBeside(button, typeof why === "string" ? why : say("not_sent"), true);
   }
   delete button.dataset.busy;
   button.removeAttribute("aria-disabled");
