@@ -131,11 +131,12 @@ def schemas(
     _: None = Depends(requires_access_dag("POST", DagAccessEntity.RUN)),
 ) -> Schemas:
     """Return the fields of a DAG's form; who may not start it is refused."""
-    serialized: Any = SerializedDagModel
-    found = serialized.get(dag_id, session) if dag_id in (PREPARE, PUBLISH, AUDIT) else None
+    known = dag_id in (PREPARE, PUBLISH, AUDIT)
+    found = SerializedDagModel.get_dag(dag_id, session=session) if known else None
     if found is None:
         raise HTTPException(404, "no such form")
-    return {name: param.schema for name, param in found.dag.params.items()}
+    params: Any = found.params
+    return {name: param.schema for name, param in params.items()}
 
 
 def _left(dag_id: str, run_id: str, session: Session) -> dict[str, Any]:
