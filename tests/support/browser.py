@@ -117,7 +117,8 @@ class Browser:
         every = {"rules": {"target-size": {"enabled": True}}}  # of WCAG 2.2, which it leaves out
         only = {"runOnly": {"type": "rule", "values": list(rules)}}
         run = "axe.run(document, arguments[0]).then(arguments[1])"
-        found = self.driver.execute_async_script(run, only if rules else every)["violations"]
+        options = {"resultTypes": ["violations"], "preload": False, **(only if rules else every)}
+        found = self.driver.execute_async_script(run, options)["violations"]
         return [
             f"{one['id']}: {node['target']} {node['failureSummary']}"
             for one in found

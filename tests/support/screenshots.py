@@ -6,8 +6,6 @@ import base64
 import tempfile
 from pathlib import Path
 
-from fastapi.responses import HTMLResponse
-
 from puavo_repository.web import page
 from support.browser import Browser, browser
 from support.repository import ROOT
@@ -29,7 +27,7 @@ def main() -> None:
         root = Path(name, "mirror")
         site = Site(root)
         html = page.render(samples.busy(root)).replace(str(root), "/srv/mirror")
-        site.answer = HTMLResponse(html.replace("2020-", "2026-"))
+        site.shown = html.replace("2020-", "2026-")
         with site.up():
             chromium.driver.get(site.url)
             for picture, (theme, width, height) in PICTURES.items():

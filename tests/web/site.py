@@ -11,10 +11,9 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
 
 from puavo_repository.web import page
-from puavo_repository.web.app import create_app
+from puavo_repository.web.app import answered, create_app
 from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import Repository
 from puavo_repository.web.options import Schemas
@@ -29,6 +28,7 @@ class Site:
     asked: list[tuple[str, str, Any]] = field(default_factory=list)  # method, path, body
     refuse: int = 0  # the status that Airflow answers with
     answer: Response | None = None  # in the place of the page
+    shown: str = ""  # the same, as a page
     port: int = 0
     remotes: Sequence[str] = ()
     choices: Choices = field(default_factory=lambda: Choices(mirrors=[], failures=[]))
@@ -39,7 +39,7 @@ class Site:
 
     def show(self, found: Repository) -> None:
         """Have this shown."""
-        self.answer = HTMLResponse(page.render(found))
+        self.shown = page.render(found)
 
     def app(self) -> FastAPI:
         outer = FastAPI()
@@ -58,8 +58,8 @@ class Site:
 
         @outer.middleware("http")
         async def maybe(request: Request, call_next: Any) -> Response:
-            if self.answer is not None and request.url.path == "/puavo-repository/":
-                return self.answer
+            if request.url.path == "/puavo-repository/" and (self.answer or self.shown):
+                return self.answer or answered(request, self.shown)
             found: Response = await call_next(request)
             return found
 
