@@ -22,7 +22,6 @@ from puavo_repository.cli.terminal import print_lines
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import run
 from puavo_repository.prepare.plan import DiffState, look
-from puavo_repository.progress import logged_progress
 from puavo_repository.settings import Settings
 from puavo_repository_airflow import notify, summary, tasks
 from puavo_repository_airflow.tasks import asked, begun, chosen
@@ -94,9 +93,11 @@ def puavo_repository_prepare() -> None:
     def fingerprint(part: str) -> None:
         tasks.label(part)
         with locked(shared=True) as found:
-            step = stages.fingerprint.fingerprint
-            names = tasks.of_part(part, look(found).fingerprints)
-            tasks.each(names, lambda name: step(found, name, logged_progress(name)))
+            step, seen = stages.fingerprint.fingerprint, look(found)
+            sizes = {name: one.size for name, one in seen.inventory.images.items()}
+            names = tasks.of_part(part, seen.fingerprints)
+            with tasks.watched(found, "fingerprint", part) as told:
+                tasks.each(names, lambda name: step(found, name, told.begin(name, sizes[name])))
 
     @task(trigger_rule="all_done_min_one_success")
     def pairs() -> list[str]:
@@ -108,9 +109,15 @@ def puavo_repository_prepare() -> None:
     def diff(part: str) -> None:
         tasks.label(part)
         with locked(shared=True) as found:
-            missing = {pair.rdiff: pair for pair in look(found).pairs(DiffState.MISSING)}
-            step, names = stages.diff.diff, tasks.of_part(part, missing)
-            tasks.each(names, lambda name: step(found, missing[name], logged_progress(name)))
+            seen = look(found)
+            missing = {pair.rdiff: pair for pair in seen.pairs(DiffState.MISSING)}
+            work = {n: 2 * seen.inventory.images[p.target].size for n, p in missing.items()}
+            with tasks.watched(found, "diff", part) as told:
+
+                def step(name: str) -> None:
+                    stages.diff.diff(found, missing[name], told.begin(name, work[name]))
+
+                tasks.each(tasks.of_part(part, missing), step)
 
     @task(trigger_rule="all_done_min_one_success")
     def describe() -> list[str]:

@@ -13,7 +13,7 @@ from puavo_repository.errors import PublishError, SettingsError
 from puavo_repository.progress import count
 from puavo_repository.remote.target import without_password
 from puavo_repository.rollback import rollback
-from puavo_repository.web.model import DRY_RUN
+from puavo_repository.web.model import DRY_RUN, GENERATIONS
 from puavo_repository_airflow import summary, tasks
 from puavo_repository_airflow.tasks import asked, chosen
 
@@ -64,7 +64,10 @@ def puavo_repository_rollback() -> None:
         tasks.label(address)
         with tasks.publisher(mirror) as remote:
             if asked("dry_run"):
-                first, *before = rollback.steps(remote)
+                found = rollback.steps(remote)
+                left = summary.generations(address, found)
+                get_current_context()["ti"].xcom_push(GENERATIONS, left)
+                first, *before = found
                 return summary.short([f"{first}; clients see it", *map(str, before)])
             done = rollback.roll_back(remote, params["generation"], params["series"] or ())
         rollback.remember(chosen(images=False).mirror_dir, address, done)

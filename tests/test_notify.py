@@ -9,8 +9,9 @@ from urllib.parse import quote
 import pytest
 
 from puavo_repository.audit.report import AuditReport, Checked, Finding, Severity, records
-from puavo_repository.mirror.records import Published, State
-from support.airflow_server import beside
+from puavo_repository.mirror.published import Published
+from puavo_repository.mirror.records import State
+from support.airflow_server import ALERT, beside, run_dag
 from support.repository import V1, Repository, name
 from support.sinks import Mail, Webhook, serving
 
@@ -100,6 +101,10 @@ def test_a_failure_says_what_is_wrong_and_where_to_look(
         **configured(webhook),
     )
     assert code == 0, said
+    kept = State(repository.mirror).alerts.get("alert")
+    assert kept is not None
+    assert (kept.subject, kept.problem) == ("puavo_repository_prepare: failed", "")
+    assert kept.sent == kept.at
     ((path, sent),) = webhook.got
     assert path == "/hooks/secret-token"
     lines = sent["text"].splitlines()
@@ -174,11 +179,33 @@ def test_a_failed_publish_names_the_remote_and_what_it_could_not_do(
     assert "disk is full" not in rollback
 
 
-def test_what_cannot_be_sent_is_an_error_that_holds_no_secret(airflow: dict[str, str]) -> None:
+def test_a_test_says_that_it_is_one(
+    airflow: dict[str, str], repository: Repository, webhook: Webhook
+) -> None:
+    places = {"PUAVO_REPOSITORY_IMAGE_DIR": str(repository.images)}
+    code, said = notify(airflow, ALERT, **places, **configured(webhook))
+    assert code == 0, said
+    assert webhook.texts()[0].startswith("puavo_repository_alert: a test\n")
+    run = run_dag(airflow, ALERT, {}, **places, **configured(webhook))
+    assert run["state"] == "failed"
+    assert "This is a test: this failed on purpose" in run["log"]
+    silent = run_dag(airflow, ALERT, {}, **places)
+    assert silent["state"] == "failed"
+    assert "nobody is told when something fails" in silent["log"]
+
+
+def test_what_cannot_be_sent_is_an_error_that_holds_no_secret(
+    airflow: dict[str, str], repository: Repository
+) -> None:
     """One way that fails does not hold back the other."""
+    repository.add(name(V1))
+    repository.prepare()
+    alerts = State(repository.mirror).alerts
     refusing, mail = Webhook(status=500), Mail()
     ways = {
         **configured(refusing),
+        "PUAVO_REPOSITORY_IMAGE_DIR": str(repository.images),
+        "PUAVO_REPOSITORY_MIRROR_DIR": str(repository.mirror),
         "PUAVO_REPOSITORY_NOTIFY_EMAIL": "ict@school.example",
         "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,
     }
@@ -187,6 +214,10 @@ def test_what_cannot_be_sent_is_an_error_that_holds_no_secret(airflow: dict[str,
         assert len(refusing.got) == len(mail.got) == 1
         assert code == 1
         assert "could not be sent by_webhook: HTTP Error 500" in said
+        kept = alerts.get("alert")
+        assert kept is not None
+        assert kept.problem.startswith("by_webhook: HTTP Error 500")
+        assert kept.sent == kept.at, "the other way arrived"
         assert "secret-token" not in said
 
         for url, reason in {
@@ -201,18 +232,34 @@ def test_what_cannot_be_sent_is_an_error_that_holds_no_secret(airflow: dict[str,
         del ways["AIRFLOW_CONN_HOOK"], ways["AIRFLOW_CONN_SMTP_DEFAULT"]
         code, said = notify(airflow, **ways)
         assert code == 1
+        later = alerts.get("alert")
+        assert later is not None
+        assert later.at > (later.sent or 0) >= kept.at, "when one last went out stays known"
+        assert "set AIRFLOW_CONN_…" in later.problem
+        assert "school" not in later.problem
+        assert "hook" not in later.problem.lower().replace("by_webhook", "")
         for connection in ("AIRFLOW_CONN_HOOK", "AIRFLOW_CONN_SMTP_DEFAULT"):
             assert f"set {connection} in the environment" in said
 
 
-def test_a_mail_that_is_refused_is_an_error(airflow: dict[str, str]) -> None:
+def test_a_mail_that_is_refused_is_an_error(
+    airflow: dict[str, str], repository: Repository
+) -> None:
+    repository.add(name(V1))
+    repository.prepare()
     mail = Mail(refuses=True)
     with serving(mail):
         code, said = notify(
             airflow,
+            PUAVO_REPOSITORY_IMAGE_DIR=str(repository.images),
+            PUAVO_REPOSITORY_MIRROR_DIR=str(repository.mirror),
             PUAVO_REPOSITORY_NOTIFY_EMAIL="ict@school.example",
             AIRFLOW_CONN_SMTP_DEFAULT=mail.connection,
         )
     assert code == 1
     assert "by_email: " in said
     assert "nobody here" in said
+    kept = State(repository.mirror).alerts.get("alert")
+    assert kept is not None
+    assert kept.problem.startswith("by_email: ")
+    assert "school" not in kept.problem

@@ -15,6 +15,8 @@ again.
 import html
 import json
 import logging
+import re
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -30,7 +32,8 @@ from puavo_repository import settings
 from puavo_repository.audit import report
 from puavo_repository.errors import RepositoryError
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.web.model import AUDIT, FAILURE, PREPARE, PUBLISH
+from puavo_repository.mirror.records import AlertRecord
+from puavo_repository.web.model import ALERT, AUDIT, FAILURE, PREPARE, PUBLISH
 
 SMTP = "smtp_default"
 _TIMEOUT = 30  # seconds
@@ -51,13 +54,15 @@ def tell(context: Mapping[str, Any], event: str = "failed") -> None:
     """
     subject, text = message(event, context)
     undelivered = []
-    for send in ways():
+    chosen = ways()
+    for send in chosen:
         try:
             send(subject, text)
         except (OSError, UndeliveredError) as error:  # with smtplib's and urllib's
             undelivered.append(f"{send.__name__}: {error}")
         except Exception as error:  # noqa: BLE001 - its text may hold the URL, a secret
             undelivered.append(f"{send.__name__}: {type(error).__name__}")
+    _record(subject, undelivered, sent=len(undelivered) < len(chosen))
     if undelivered:
         raise UndeliveredError(f"{subject}: could not be sent {'; '.join(undelivered)}")
 
@@ -112,6 +117,23 @@ def by_webhook(subject: str, text: str) -> None:
         pass
 
 
+def _record(subject: str, undelivered: list[str], *, sent: bool) -> None:
+    """Keep for the page whether a message went out; it is shown without addresses and ids."""
+    hidden = [*settings.usable().notify_email, settings.usable().notify_webhook]
+    problem = "; ".join(undelivered)
+    for word in map(re.escape, filter(None, hidden)):
+        problem = re.sub(rf"(?<![A-Za-z0-9]){word}(?![A-Za-z0-9])", "…", problem, flags=re.I)
+    problem = re.sub(r"[^\s'\"<>]+@[^\s'\"<>]+", "…", problem)[:_LONGEST]
+    try:
+        state = Mirror(settings.load({}, images=False).mirror_dir).state
+        if state.folder.is_dir():
+            before, now = state.alerts.get("alert"), time.time()
+            last = now if sent else before.sent if before else None
+            state.alerts.put(AlertRecord("alert", now, subject, last, problem))
+    except (RepositoryError, OSError) as error:
+        logger.warning("that a message was sent cannot be kept: %s", error)
+
+
 def _connection(name: str) -> Connection:
     """Return a connection, or say where it has to be for those who may not read the database."""
     try:
@@ -141,6 +163,7 @@ def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
     if base := (conf.get("api", "base_url", fallback="") or "").rstrip("/"):
         lines.append(f"{base}/plugin/puavo-repository")
         lines.append(f"{base}/dags/{quote(dag_id)}/runs/{quote(run_id)}")
+    event = "a test" if dag_id == ALERT else event
     return f"{dag_id}: {event}", "\n".join(lines)
 
 

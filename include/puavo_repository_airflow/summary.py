@@ -6,12 +6,15 @@ All of them are in the logs, in the mirror's records and in its metadata.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import get_current_context
 
 from puavo_repository.prepare.plan import DiffState, Plan
 from puavo_repository.progress import count, format_bytes
+from puavo_repository.web.generations import Difference, Generation, Generations
 from puavo_repository.web.model import DRY_RUN, SUMMARY
 from puavo_repository.web.words import seconds
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:  # the scheduler loads each DAG again and again
     from puavo_repository.fleet.usage import Usage
     from puavo_repository.prepare.report import Report
     from puavo_repository.publish.publisher import PublishReport
+    from puavo_repository.rollback.changes import Change
+    from puavo_repository.rollback.rollback import Step
 
 logger = logging.getLogger("puavo_repository.summary")
 GLANCE = ""  # the title of the lines that come first, and large
@@ -27,6 +32,7 @@ NO_MIRROR = "No mirror is configured: set PUAVO_REPOSITORY_REMOTE, or name some 
 _LINES = 25
 OF_TWO = _LINES // 2  # lines of each list, where the lists of two tasks are shown as one
 _LONGEST = 300  # characters
+_GENERATIONS, _SERIES = 20, 50  # of a mirror, and of a generation
 
 
 def keep(did: str, sections: Mapping[str, Sequence[str]]) -> None:
@@ -132,6 +138,35 @@ def audited(report: "AuditReport") -> None:
         "Looked at": [*report.looked_at, *report.notes],
     }
     keep(found, sections)
+
+
+def generations(mirror: str, steps: "Sequence[Step]") -> dict[str, Any]:
+    """Return to what a mirror can be rolled back, as the page reads it; of many the last ones."""
+    from puavo_repository.web.rolling import difference  # the page, which other DAGs do not need
+
+    def worded(change: "Change") -> Difference:
+        found = Difference(**asdict(change), words="")
+        return found.model_copy(update={"words": difference(found)})
+
+    kept = [
+        Generation(
+            number=step.number,
+            at=datetime.fromtimestamp(step.at, UTC) if step.at else None,
+            current=step is steps[0],
+            problem=_problem(step),
+            differences=[worded(one) for one in step.changes[:_SERIES]],
+        )
+        for step in steps[:_GENERATIONS]
+    ]
+    more = len(steps[_GENERATIONS:])
+    return Generations(mirror=mirror, generations=kept, more=more).model_dump(mode="json")
+
+
+def _problem(step: "Step") -> str:
+    """Return why a generation cannot be rolled back to; empty where it can."""
+    if step.lost:
+        return "its metadata is lost"
+    return f"{count(step.missing, 'file')} of it missing" if step.missing else ""
 
 
 def used(found: "Usage", read: Sequence[str]) -> None:

@@ -13,8 +13,9 @@ from airflow.sdk import Param, get_current_context
 from puavo_repository import errors, settings
 from puavo_repository.errors import PermanentError
 from puavo_repository.language import gettext_noop
+from puavo_repository.mirror.under_way import Recorder
 from puavo_repository.progress import LoggedWatcher
-from puavo_repository.remote.target import Target, target_of_connection, without_password
+from puavo_repository.remote.target import Target, canonical, target_of_connection
 from puavo_repository.settings.model import Model, about
 from puavo_repository_airflow import notify
 
@@ -141,9 +142,10 @@ def remotes() -> list[str]:
         SettingsError: A setting of this installation cannot be used, whichever it is.
     """
     configured = chosen(images=False).remote
-    shown = {without_password(one): one for one in configured}  # as the page names them
-    asked_for = get_current_context()["params"]["mirrors"] or configured
-    return [shown.get(one, one) for one in asked_for]
+    # As the page knows a mirror, without its password, it is the configured one all the same.
+    ours = {canonical(one): one for one in configured}
+    named = get_current_context()["params"]["mirrors"] or ()
+    return [ours.get(canonical(one), one) for one in named] or list(configured)
 
 
 @sdk.task
@@ -181,6 +183,11 @@ def publisher(mirror: str) -> "Iterator[Publisher]":
     here = chosen(images=False)
     with Publisher(here.mirror_dir, target(mirror, here), here, LoggedWatcher()) as found:
         yield found
+
+
+def watched(here: settings.Settings, stage: str, part: str) -> Recorder:
+    """Return what is told how far the files of a mapped task are; others see it, too."""
+    return Recorder(here.mirror_dir, f"{stage} {part}", stage, LoggedWatcher())
 
 
 def parts(names: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.nights import differences
-from puavo_repository.mirror.records import FOLDER as STATE
+from puavo_repository.mirror.store import FOLDER as STATE
 from puavo_repository.remote.lock import PATH as PUBLISHER
 from support.airflow_server import AUDIT, PREPARE, PUBLISH, Airflow
 from support.distributed import PARTS, Cluster, cluster

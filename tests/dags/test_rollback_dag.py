@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,20 @@ import pytest
 from puavo_repository.mirror.records import State
 from puavo_repository.remote.target import Target
 from puavo_repository.settings.model import Model
-from support.airflow_server import ROLLBACK, run_dag
+from puavo_repository.web.generations import Generations
+from support.airflow_server import ROLLBACK, beside, dag_file, run_dag
 from support.mirrors import SERIES, add_image, make_mirror, publish, walk
 
+LEFT = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+from airflow.models.xcom import XComModel
+from airflow.utils.session import create_session
+run = DagBag(sys.argv[1]).dags["puavo_repository_rollback"].test(run_conf=json.loads(sys.argv[2]))
+with create_session() as session:
+    rows = session.query(XComModel).filter_by(run_id=run.run_id, key="generations").all()
+    print("RESULT " + json.dumps({"left": [XComModel.deserialize_value(row) for row in rows]}))
+"""
 NOW = Model(replace_pause=0.0)
 
 
@@ -55,6 +67,28 @@ def test_every_mirror_steps_back_and_a_bad_one_holds_nobody_back(
         assert known.generation == 3
         assert known.restored == 1
         assert not known.problems
+
+
+def test_a_dry_run_leaves_the_generations_for_the_page(
+    airflow: dict[str, str], mirror: Path, tmp_path: Path
+) -> None:
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    names = sorted(p.name for p in mirror.glob("*.img"))
+    assert publish(mirror, Target(path=str(remote)), NOW).ok
+    add_image(mirror, names)
+    assert publish(mirror, Target(path=str(remote)), NOW).ok
+    conf = {"image_dir": str(mirror.parent), "mirrors": [f"file://{remote}"], "dry_run": True}
+    (left,) = beside(airflow, LEFT, dag_file(ROLLBACK), json.dumps(conf))["left"]
+    found = Generations.model_validate(left)
+    assert found.mirror == f"file://{remote}"
+    assert [(one.number, one.current, one.problem) for one in found.generations] == [
+        (2, True, ""),
+        (1, False, ""),
+    ]
+    (difference,) = found.generations[1].differences
+    assert difference.series == SERIES
+    assert difference.words.startswith("newest goes from ")
 
 
 def test_a_generation_is_that_of_one_mirror(

@@ -8,29 +8,47 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.formats.metadata import Digests
-from puavo_repository.mirror import records
+from puavo_repository.mirror import published
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import ImageRecord, Published, RdiffRecord
+from puavo_repository.mirror.published import Published
+from puavo_repository.mirror.records import ImageRecord, RdiffRecord
 
 WWW = "sftp://mirror@www/srv/mirror"
 SERIES = "meta/puavo-os-x-y-z.json"
 
 
 def test_what_was_published_is_kept_as_it_was_given(tmp_path: Path) -> None:
-    left = records.remember(tmp_path, WWW, 4, files={"a.img": "aa"}, problems={})
-    assert records.known(tmp_path, WWW) == left
+    left = published.remember(tmp_path, WWW, 4, files={"a.img": "aa"}, problems={})
+    assert published.known(tmp_path, WWW) == left
     assert (left.address, left.generation, dict(left.files)) == (WWW, 4, {"a.img": "aa"})
     assert left.reached
     assert left.changed == left.verified == left.checked is not None
     assert left.restored is None
 
 
+def test_records_of_other_versions_are_read(tmp_path: Path) -> None:
+    left = published.remember(tmp_path, WWW, 4, files={}, problems={}, free=5)
+    values = left.to_dict()
+    assert Published.from_dict(left.name, {**values, "newer": {"a": 1}}) == left
+    del values["free"]
+    assert Published.from_dict(left.name, values).free == {}
+
+
+def test_what_was_free_there_is_kept_by_day(tmp_path: Path) -> None:
+    published.remember(tmp_path, WWW, 4, files={}, problems={}, free=7)
+    published.remember(tmp_path, WWW, 4, files={}, problems={}, free=5)
+    lost = published.remember(tmp_path, WWW, 0, files=None, problems={"connecting": "no answer"})
+    assert list(lost.free.values()) == [5], "the last look of the day, and none where none was"
+    silent = published.remember(tmp_path, WWW, 5, files={}, problems={})
+    assert silent.free == lost.free, "a server that does not tell"
+
+
 def test_what_a_killed_publisher_left_beside_its_record_goes_when_nobody_writes_it(
     tmp_path: Path,
 ) -> None:
     """Publishing takes no lock of the mirror, so what is young may be on its way."""
-    records.remember(tmp_path, WWW, 4, files={}, problems={})
+    published.remember(tmp_path, WWW, 4, files={}, problems={})
     folder = Mirror(tmp_path).state.remotes.folder
     old, young = (folder / f".{name}.json.0123abcd.part" for name in ("old", "young"))
     for part in (old, young):
@@ -42,8 +60,8 @@ def test_what_a_killed_publisher_left_beside_its_record_goes_when_nobody_writes_
 
 
 def test_a_remote_with_problems_is_not_verified_but_its_files_are_known(tmp_path: Path) -> None:
-    first = records.remember(tmp_path, WWW, 4, files={"a.img": "aa"}, problems={})
-    later = records.remember(
+    first = published.remember(tmp_path, WWW, 4, files={"a.img": "aa"}, problems={})
+    later = published.remember(
         tmp_path, WWW, 5, files={"b.img": "bb"}, problems={SERIES: "waits for c.img"}
     )
     assert dict(later.files) == {"b.img": "bb"}
@@ -55,8 +73,8 @@ def test_a_remote_with_problems_is_not_verified_but_its_files_are_known(tmp_path
 
 
 def test_what_cannot_be_reached_keeps_what_was_known_of_it(tmp_path: Path) -> None:
-    first = records.remember(tmp_path, WWW, 4, files={"a.img": "aa"}, problems={}, restored=2)
-    lost = records.remember(tmp_path, WWW, 0, files=None, problems={"connecting": "no answer"})
+    first = published.remember(tmp_path, WWW, 4, files={"a.img": "aa"}, problems={}, restored=2)
+    lost = published.remember(tmp_path, WWW, 0, files=None, problems={"connecting": "no answer"})
     assert not lost.reached
     assert (lost.generation, lost.files, lost.restored) == (4, first.files, 2)
     assert (lost.changed, lost.verified, lost.checked) == (
@@ -68,12 +86,12 @@ def test_what_cannot_be_reached_keeps_what_was_known_of_it(tmp_path: Path) -> No
 
 
 def test_a_rollback_is_known_until_clients_see_something_else(tmp_path: Path) -> None:
-    back = records.remember(tmp_path, WWW, 5, files={"a.img": "aa"}, problems={}, restored=3)
+    back = published.remember(tmp_path, WWW, 5, files={"a.img": "aa"}, problems={}, restored=3)
     assert back.restored == 3
-    same = records.remember(tmp_path, WWW, 5, files={"a.img": "aa"}, problems={SERIES: "waits"})
+    same = published.remember(tmp_path, WWW, 5, files={"a.img": "aa"}, problems={SERIES: "waits"})
     assert same.changed == back.changed
     assert same.restored == 3, "a night that published nothing leaves it as it is"
-    new = records.remember(tmp_path, WWW, 6, files={"a.img": "aa", "b.img": "bb"}, problems={})
+    new = published.remember(tmp_path, WWW, 6, files={"a.img": "aa", "b.img": "bb"}, problems={})
     assert new.restored is None
 
 

@@ -12,7 +12,7 @@ from puavo_repository.errors import LockedError, PublishError
 from puavo_repository.mirror import files
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import FOLDER
+from puavo_repository.mirror.store import FOLDER
 from support.mirrors import SERIES, make_mirror
 
 DOCUMENT = f"meta/{SERIES}.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.formats.names import rdiff_name
-from puavo_repository.mirror.records import Record
+from puavo_repository.mirror.store import Record
 from puavo_repository.prepare.demand import DEMAND, Expected, Sizes, choose, records
 from puavo_repository.prepare.plan import DiffState, look
 from support.fleet import SERIES, built

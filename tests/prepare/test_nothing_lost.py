@@ -18,7 +18,8 @@ from puavo_repository.delta.work import prove_rdiff
 from puavo_repository.errors import MassDeleteError, StorageRefusedError
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import Failure, Records
+from puavo_repository.mirror.records import Failure
+from puavo_repository.mirror.store import Records
 from puavo_repository.prepare.describe import clean, describe
 from puavo_repository.prepare.plan import DiffState
 from puavo_repository.prepare.run import dry_run

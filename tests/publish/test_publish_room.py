@@ -9,10 +9,13 @@ import pytest
 
 from puavo_repository.errors import (
     MassDeleteError,
+    StorageError,
     StorageRefusedError,
 )
+from puavo_repository.mirror import published
 from puavo_repository.publish import upload
 from puavo_repository.publish.publisher import Publisher, PublishReport
+from puavo_repository.publish.run import remember
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from support.mirrors import (
@@ -28,6 +31,21 @@ from support.mirrors import (
     walk,
 )
 from support.servers import Sshd, running
+
+
+def test_what_a_server_has_left_is_kept_and_one_that_does_not_tell_is_published_all_the_same(
+    mirror: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FolderTree, "free_space", lambda _tree: 1 << 40)
+    remember(mirror, publish(mirror, folder, NOW))
+    assert list(published.known(mirror, folder.url).free.values()) == [1 << 40]
+
+    def refuse(_tree: FolderTree) -> int:
+        raise StorageError("the server", "says: failure")
+
+    monkeypatch.setattr(FolderTree, "free_space", refuse)
+    again = publish(mirror, folder, NOW)
+    assert (again.ok, again.free) == (True, None)
 
 
 def test_room_is_made_on_a_full_server_before_it_is_filled(

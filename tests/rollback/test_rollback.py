@@ -16,6 +16,7 @@ from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback import rollback
+from puavo_repository.rollback.changes import Change
 from puavo_repository.settings.model import Model
 from rollback.nights import nights, roll_back
 from support.mirrors import (
@@ -213,6 +214,24 @@ def test_only_so_many_generations_are_kept(mirror: Path, remote: Path, target: T
     assert found[1].newest == {SERIES: "20260106120000"}
     with pytest.raises(SettingsError, match="one of those that are kept: 4, 3"):
         roll_back(mirror, target, 1)
+
+
+def test_what_a_step_back_changes_for_clients_is_told_by_series(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    nights(mirror, folder, remote, 2)
+    other = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
+    (mirror / other).write_bytes(content(9, 1000))
+    prepare(mirror, [other], series=OTHER)
+    assert publish(mirror, folder, KEEP).ok
+    with Publisher(mirror, folder, KEEP) as publisher:
+        now, before, first = rollback.steps(publisher)
+        (only,) = rollback.steps(publisher, [OTHER])[2].changes
+    assert now.changes == ()
+    assert before.changes == (only,) == (Change(OTHER, "20260101120000", "", 1, 0, 0, 0),)
+    assert first.changes[0] == only
+    # The third image, with an rdiff from and to each of the others that there are.
+    assert first.changes[1:] == (Change(SERIES, "20260103120000", "20260102120000", 1, 4, 0, 0),)
 
 
 def test_a_step_back_takes_a_large_series_away_without_asking(

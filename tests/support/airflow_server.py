@@ -25,7 +25,7 @@ from support.servers import free_port
 
 PREPARE, PUBLISH = "puavo_repository_prepare", "puavo_repository_publish"
 AUDIT, ROLLBACK = "puavo_repository_audit", "puavo_repository_rollback"
-USAGE = "puavo_repository_usage"
+USAGE, ALERT = "puavo_repository_usage", "puavo_repository_alert"
 
 
 def airflow_environment(home: Path, **more: str) -> dict[str, str]:

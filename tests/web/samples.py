@@ -173,7 +173,7 @@ def good(root: Path, series: int = 5, images: int = 6, **more: Any) -> Repositor
     """Return a repository on disk where all is well, in the morning."""
     if not (root / "meta").exists():
         make_mirror(root, series=series, images=images)
-    found = view.repository(Reader(root).read(), runs("success"), (), (), NOW)
+    found = view.repository(Reader(root).read(), runs("success"), now=NOW)
     summary = {
         "remotes": [remote(name, State.UP_TO_DATE) for name in ("www", "backup")],
         "address": "https://images.example.org",

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 
 from puavo_repository.web import page
 from puavo_repository.web.app import answered, create_app
+from puavo_repository.web.disk import Place
 from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import Repository
 from puavo_repository.web.options import Schemas
@@ -69,7 +70,7 @@ class Site:
         def schemas(dag_id: str) -> Schemas:
             return FORM
 
-        place = self.root, self.remotes
+        place = Place(self.root, self.remotes)
         app = create_app(lambda: place, [], known, document, choices, schemas)
         outer.mount("/puavo-repository", app)
         return outer

@@ -16,7 +16,8 @@ from puavo_repository.errors import SettingsError
 from puavo_repository.fleet import usage
 from puavo_repository.language import spoken
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.web.app import COOKIES, Looker, Place, create_app
+from puavo_repository.web.app import COOKIES, Looker, create_app
+from puavo_repository.web.disk import Place
 from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import PREPARE, Dag, Repository, Run, Summary
 from puavo_repository.web.options import Schemas
@@ -44,7 +45,9 @@ PATHS = [
     "/api/v1/metrics",
     "/api/v1/repository",
     f"/api/v1/series/{SERIES}",
+    "/api/v1/generations?run_id=r",
     "/api/v1/usage",
+    "/health",
     "/api/openapi.json",
 ]
 
@@ -91,7 +94,7 @@ def client(mirror: Any) -> TestClient:
 def good(tmp_path: Path) -> TestClient:
     make_mirror(tmp_path)
     usage.records(tmp_path).put(usage.Usage(usage.NAME))
-    found = client(lambda: (tmp_path, ()))
+    found = client(lambda: Place(tmp_path))
     found.headers["token"] = "good"
     return found
 
@@ -140,7 +143,7 @@ def test_the_api_serves_what_the_page_shows(good: TestClient, tmp_path: Path) ->
 
 def test_a_failure_shows_and_goes_with_the_record(tmp_path: Path) -> None:
     mirror = make_mirror(tmp_path)
-    found = client(lambda: (tmp_path, ()))
+    found = client(lambda: Place(tmp_path))
     found.headers["token"] = "good"
     assert found.get("/api/v1/summary").json()["ok"]
     fail(mirror, "bad.img", "bad.img: it is broken. Mend it")
@@ -191,6 +194,28 @@ def test_who_is_not_known_is_told_how_to_be(good: TestClient) -> None:
         assert "www-authenticate" not in known.headers
 
 
+def test_the_description_is_complete(good: TestClient) -> None:
+    described = good.get("/api/openapi.json").json()
+    assert {"/health", "/api/v1/generations"} <= described["paths"].keys()
+    for path, methods in described["paths"].items():
+        answers = methods["get"]["responses"]
+        assert {"200", "401", "403"} <= answers.keys(), path
+        assert ("503" in answers) is path.endswith("/health"), path
+        kinds = {"404"} & answers.keys() | {"401", "403"}
+        for code in kinds:
+            (kind,) = answers[code]["content"].items()
+            assert (kind[0], kind[1]["schema"]["title"]) == ("application/json", "Refused"), path
+
+
+def test_what_is_not_there_asks_nobody_for_permission(good: TestClient) -> None:
+    for path in ("/series/none/", "/nowhere"):
+        found = good.get(path, headers={"accept": "text/html"})
+        assert found.status_code == 404
+        assert "permission" not in found.text
+    refused = good.get("/", headers={"accept": "text/html", "token": "other"})
+    assert "permission" in refused.text
+
+
 def test_the_description_says_where_the_api_is(good: TestClient, tmp_path: Path) -> None:
     outer = FastAPI()
     outer.mount("/puavo-repository", good.app)
@@ -201,19 +226,22 @@ def test_the_description_says_where_the_api_is(good: TestClient, tmp_path: Path)
     assert asked.get(server["url"] + "/api/v1/summary").status_code == 200
 
 
-def test_health_is_503_with_reasons_until_all_is_well(good: TestClient, tmp_path: Path) -> None:
-    well = good.get("/api/v1/health")
+@pytest.mark.parametrize("path", ["/health", "/api/v1/health"])
+def test_health_is_503_with_reasons_until_all_is_well(
+    good: TestClient, tmp_path: Path, path: str
+) -> None:
+    well = good.get(path)
     assert well.status_code == 200
     assert well.json() == {"ok": True, "status": "Everything is up to date", "reasons": []}
     fail(Mirror(tmp_path), "bad.img", "bad.img: it is broken. Copy it again")
-    ill = good.get("/api/v1/health")
+    ill = good.get(path)
     assert ill.status_code == 503
     assert ill.json() == {
         "ok": False,
         "status": "1 problem",
         "reasons": ["bad.img: it is broken. Copy it again"],
     }
-    assert good.head("/api/v1/health").status_code == 503
+    assert good.head(path).status_code == 503
     assert good.get("/api/v1/summary").status_code == 200, "readers always get it"
 
 
@@ -235,7 +263,7 @@ def test_the_page_is_in_the_readers_language_and_the_api_in_english(good: TestCl
 def test_what_is_kept_of_a_look_gets_old_by_the_clock_alone(tmp_path: Path) -> None:
     make_mirror(tmp_path, images=1)
     clock = [NIGHT.timestamp()]
-    looker = Looker(lambda: (tmp_path, ()), lambda: clock[0])
+    looker = Looker(lambda: Place(tmp_path), lambda: clock[0])
     due = [Dag(dag_id=PREPARE, due=NIGHT)]
     first = looker.look([], due)
     assert looker.look([], due) is first
@@ -247,7 +275,7 @@ def test_what_is_kept_of_a_look_gets_old_by_the_clock_alone(tmp_path: Path) -> N
 def test_nobody_is_shown_what_another_may_see(tmp_path: Path) -> None:
     """Users with different rights to DAGs and of different languages, many times at once."""
     make_mirror(tmp_path, images=1)
-    looker = Looker(lambda: (tmp_path, ()))
+    looker = Looker(lambda: Place(tmp_path))
     users = {"vera": "de", "otto": "fi", "emma": "fi"}
     seen = {who: [run("success").model_copy(update={"run_id": who})] for who in users}
     wrong: list[str] = []

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from puavo_repository.web.model import Repository
-from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, USAGE, beside, migrated
+from puavo_repository.web.model import Repository, Retry
+from support.airflow_server import ALERT, AUDIT, PREPARE, PUBLISH, ROLLBACK, USAGE, beside, migrated
 from web.mirrors import make_mirror
 
 # Runs in a process of its own.
@@ -35,20 +35,26 @@ with create_session() as session:
         session.add(DagModel(dag_id=name, bundle_name="dags-folder", is_stale=False, **facts))
     for index, run in enumerate(json.loads(sys.argv[3])):
         begun = at + timedelta(hours=index)
-        ended = begun + timedelta(minutes=5) if run["state"] != "queued" else None
+        ended = begun + timedelta(minutes=5) if run["state"] in ("success", "failed") else None
         found = DagRun(
             dag_id=run["dag"], run_id=run["id"], run_type=run.get("kind", "manual"),
-            state=run["state"], start_date=begun if ended else None, queued_at=begun,
-            run_after=begun, conf=run.get("conf"),
+            state=run["state"], start_date=begun if run["state"] != "queued" else None,
+            queued_at=begun, run_after=begun, conf=run.get("conf"),
         )
         found.end_date = ended
         session.add(found)
-        for task, state in run.get("tasks", {}).items():
-            session.execute(insert(TaskInstance).values(
-                id=uuid.uuid4(), dag_id=run["dag"], run_id=run["id"], task_id=task,
-                map_index=-1, state=state, start_date=begun, end_date=ended, pool="default_pool",
-                pool_slots=1,
-            ))
+        for task, states in run.get("tasks", {}).items():
+            mapped = isinstance(states, list)
+            for index, (state, label) in enumerate(states if mapped else [(states, None)]):
+                done = state in ("success", "failed")
+                start = begun if done else datetime.now(UTC) if state == "running" else None
+                session.execute(insert(TaskInstance.__table__).values(
+                    id=uuid.uuid4(), dag_id=run["dag"], run_id=run["id"], task_id=task,
+                    map_index=index if mapped else -1, state=state, start_date=start,
+                    end_date=start + timedelta(minutes=2) if done else None,
+                    duration=120.0 if done else None, rendered_map_index=label,
+                    pool="default_pool", pool_slots=1,
+                ))
         session.flush()
         for task, key, value in run.get("left", []):
             session.add(XComModel(
@@ -95,6 +101,8 @@ PATHS = [
     "/runs/?dag_id=puavo_repository_prepare&run_id=none",
     "/runs/?dag_id=another&run_id=none",
     f"/runs/?dag_id={ROLLBACK}&run_id=back",
+    "/api/v1/generations?run_id=back",
+    "/health",
     f"/runs/?dag_id={PREPARE}&run_id=other",
     f"/runs/?dag_id={PREPARE}&run_id=bad-form",
     "/docs",
@@ -103,17 +111,22 @@ PATHS = [
 
 
 DAGS = {
-    PREPARE: {"next_dagrun_create_after": None, "is_paused": False},
-    PUBLISH: {"is_paused": False},
+    PREPARE: {"is_paused": False, "timetable_summary": "30 1 * * *"},
+    PUBLISH: {"is_paused": False, "timetable_summary": "Asset"},
     AUDIT: {"is_paused": False},
     USAGE: {"is_paused": False},
     ROLLBACK: {"is_paused": True},
+    ALERT: {"is_paused": False},
 }
 BACK = {
     "did": "1 mirror rolled back",
     "sections": [["file:///srv/published", ["put back: meta/one.json", "put back: meta/two.json"]]],
 }
+KEPT = {"mirror": "file:///srv/published", "generations": [], "more": 3}
 SAID = "/elsewhere: there is no such folder"
+BACKUP = "sftp://…@backup.example/mirror"  # as it is shown
+# Of files side by side: two are done, two under way, three wait.
+HALF_DONE = [("success", "a"), ("failed", "b"), *[("running", None)] * 2, *[(None, None)] * 3]
 REFUSED = {"tasks": {"discover": "failed"}, "left": [("discover", "failure", SAID)]}
 # In the order in which they began, an hour apart until an hour ago.
 RUNS: list[dict[str, Any]] = [
@@ -124,7 +137,7 @@ RUNS: list[dict[str, Any]] = [
         "id": "back",
         "state": "success",
         "tasks": {"report": "success"},
-        "left": [("report", "summary", BACK)],
+        "left": [("report", "summary", BACK), ("roll_back", "generations", KEPT)],
     },
     {"dag": PREPARE, "id": "same", "state": "success", "conf": {"image_dir": "", "targets": 1}},
     *(
@@ -147,6 +160,21 @@ RUNS: list[dict[str, Any]] = [
         "left": [("discover", "failure", SAID), ("plan", "failure", "<i>steam</i>: none")],
     },
     {"dag": PREPARE, "id": "another", "state": "success", "conf": {"mirror_dir": "/elsewhere"}},
+    {
+        "dag": PUBLISH,
+        "id": "half+1",
+        "state": "failed",
+        "conf": {"mirrors": [BACKUP]},
+        "tasks": {
+            "mirrors": "success",
+            "publish.upload": [("success", "file:///other"), ("failed", BACKUP)],
+            "report": "failed",
+        },
+        "left": [("publish.upload", "failure", "no answer")],
+    },
+    {"dag": USAGE, "id": "reads", "state": "running", "tasks": {"logs": HALF_DONE}},
+    {"dag": ALERT, "id": "told", "state": "failed"},
+    {"dag": ALERT, "id": "tells", "state": "running"},
     {"dag": PREPARE, "id": "waiting", "state": "queued", "conf": {"dry_run": False}},
 ]
 
@@ -193,6 +221,7 @@ def test_who_may_see_the_dag_sees_the_repository(asked: dict[str, Any], name: st
     found = statuses(asked, name)
     assert found.pop("/docs") == found.pop("/openapi.json") == 404
     assert found.pop("/runs/?dag_id=another&run_id=none") == 404
+    assert found.pop("/health") == 503
     assert set(found.values()) == {200}
     assert "2 images" in asked["answers"][f"{name} /"][1]
 
@@ -207,9 +236,13 @@ def test_each_user_sees_the_runs_of_the_dags_that_they_may_see(asked: dict[str, 
         PREPARE,
         PUBLISH,
         ROLLBACK,
+        USAGE,
+        ALERT,
     }
     assert {run.dag_id for run in repository_of(asked, "otto").runs} == {PREPARE}
-    assert statuses(asked, "otto")[f"/runs/?dag_id={ROLLBACK}&run_id=back"] == 403
+    refused = statuses(asked, "otto")
+    assert refused[f"/runs/?dag_id={ROLLBACK}&run_id=back"] == 403
+    assert refused["/api/v1/generations?run_id=back"] == 403
 
 
 def test_runs_for_their_own_sake_do_not_count(asked: dict[str, Any]) -> None:
@@ -217,6 +250,9 @@ def test_runs_for_their_own_sake_do_not_count(asked: dict[str, Any]) -> None:
     runs = {run.run_id: run for run in found.runs}
     assert [name for name, run in runs.items() if run.counts] == [
         "waiting",
+        "tells",
+        "reads",
+        "half+1",
         "same",
         "back",
         "published",
@@ -226,12 +262,38 @@ def test_runs_for_their_own_sake_do_not_count(asked: dict[str, Any]) -> None:
     assert runs["bad-form"].error == f"{SAID} (and 1 more failure)"
     tab = asked["answers"][f"admin /runs/?dag_id={PREPARE}&run_id=bad-form"][1]
     assert f">2 failures</p><p>{SAID}</p><p>&lt;i&gt;steam" in tab
-    (problem,) = found.summary.problems
-    assert problem.message.startswith("A run waits to start since ")
+    said = [problem.message for problem in found.summary.problems]
+    assert sum(text.startswith("A run waits to start since ") for text in said) == 1
     assert runs["waiting"].queued is not None
     assert runs["waiting"].started is None
     assert SAID in asked["answers"]["admin /"][1]
     assert SAID in asked["answers"][f"admin /runs/?dag_id={PREPARE}&run_id=other"][1]
+
+
+def test_tonight_is_told_with_how_far_it_is(asked: dict[str, Any]) -> None:
+    found = repository_of(asked, "admin").summary
+    assert found.schedule == "30 1 * * *"
+    assert found.paused == [ROLLBACK]
+    assert found.active == {PREPARE: "waiting", USAGE: "reads", ALERT: "tells"}
+    runs = {run.run_id: run for run in repository_of(asked, "admin").runs}
+    (stage,) = runs["reads"].stages
+    assert (stage.tasks, stage.done, stage.failed) == (7, 2, 1)
+    assert stage.seconds_left is not None
+    # Three wait for two minutes each, and two are almost at their begin: two at a time.
+    assert 250 <= stage.seconds_left <= 300
+
+
+def test_a_problem_leads_to_its_log_and_to_what_can_be_run_again(asked: dict[str, Any]) -> None:
+    found = repository_of(asked, "admin").summary
+    (problem,) = [one for one in found.problems if one.name == PUBLISH]
+    log = f"dags/{PUBLISH}/runs/half%2B1/tasks/publish.upload/mapped/1"
+    assert problem.log == log
+    assert problem.retry == Retry(
+        dag_id=PUBLISH, run_id="half+1", task_ids=[("publish.upload", 1)]
+    ), "the report only says what failed"
+    assert ALERT not in {one.name for one in found.problems}
+    waits = next(one for one in found.problems if one.name == PREPARE)
+    assert (waits.log, waits.retry) == ("", None)
 
 
 def test_a_run_s_summary_is_shown_as_its_last_task_wrote_it(asked: dict[str, Any]) -> None:
@@ -240,6 +302,11 @@ def test_a_run_s_summary_is_shown_as_its_last_task_wrote_it(asked: dict[str, Any
     assert "<li>put back: meta/one.json</li><li>put back: meta/two.json</li>" in text
     runs = {run.run_id: run for run in repository_of(asked, "admin").runs}
     assert runs["back"].did == "1 mirror rolled back"
+
+
+def test_what_can_be_rolled_back_to_is_served_as_the_dry_run_left_it(asked: dict[str, Any]) -> None:
+    text = asked["answers"]["admin /api/v1/generations?run_id=back"][1]
+    assert json.loads(text) == {"mirrors": [KEPT], "failures": []}
 
 
 def test_the_description_says_where_airflow_has_it(asked: dict[str, Any]) -> None:

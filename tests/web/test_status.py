@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from puavo_repository.audit.report import Finding, Severity
-from puavo_repository.mirror import records
+from puavo_repository.audit import report as audit_report
+from puavo_repository.audit.report import AuditReport, Finding, Severity
+from puavo_repository.mirror import published, under_way
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.mirror import Mirror
+from puavo_repository.mirror.records import AlertRecord
+from puavo_repository.mirror.under_way import UnderWay
 from puavo_repository.web import model, page, view
-from puavo_repository.web.disk import Reader
-from puavo_repository.web.model import Dag, Repository, Run, State
+from puavo_repository.web.disk import Place, Reader
+from puavo_repository.web.model import Dag, Progress, Repository, Run, Space, State
 from puavo_repository.web.status import PATIENCE
 from web.mirrors import audited, image_names, make_mirror
 from web.test_page import Elements
@@ -31,7 +36,7 @@ NEWEST = image_names(0, 2)[1]
 
 
 def look(root: Path, *runs: Run, dags: Any = (), now: datetime | None = None) -> Repository:
-    return view.repository(Reader(root).read(), runs, dags, [WWW], now)
+    return view.repository(Reader(root).read(), runs, dags, Place(root, [WWW]), now)
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 
 def left(root: Path, address: str = WWW, generation: int = 3, **what: Any) -> None:
-    records.remember(root, address, generation, **{"files": {}, "problems": {}, **what})
+    published.remember(root, address, generation, **{"files": {}, "problems": {}, **what})
 
 
 def publishing(state: str) -> Run:
@@ -133,7 +138,7 @@ def test_a_mirror_with_audit_errors_is_damaged(
 
 
 def test_a_mirror_out_of_reach_says_since_when(tmp_path: Path, files: dict[str, str]) -> None:
-    at = datetime.fromtimestamp(records.known(tmp_path, WWW).checked or 0, UTC)
+    at = datetime.fromtimestamp(published.known(tmp_path, WWW).checked or 0, UTC)
     text = f"unreachable; last seen {at:%Y-%m-%d %H:%M} UTC"
     left(tmp_path, files=None, problems={"connecting": "no answer. Start it"})
     found = look(tmp_path)
@@ -142,6 +147,51 @@ def test_a_mirror_out_of_reach_says_since_when(tmp_path: Path, files: dict[str, 
     assert problem.remedy == "Start it"
     left(tmp_path, files=None)
     assert shown(look(tmp_path)) == (State.UNREACHABLE, text, False), "with no reason at hand too"
+
+
+def test_a_mirror_says_where_clients_find_it_what_room_it_has_and_how_far_it_is(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    left(tmp_path, files=files, free=5)
+    sent = UnderWay(quote(WWW, safe=""), "upload", NEWEST, 3, 9, time.time(), 4.0)
+    under_way.records(tmp_path).put(sent)
+    audit = AuditReport("audit", begun=99.0, at={WWW: 77.0})
+    audit_report.records(tmp_path).put(audit)
+    disk = Reader(tmp_path).read()
+    (one,) = view.repository(disk, place=Place(tmp_path, [WWW], "https://images")).summary.remotes
+    assert one.address == "https://images"
+    assert one.audited == datetime.fromtimestamp(77, UTC), "by an audit that looked at it"
+    assert one.space == Space(free=5, days=None)
+    assert one.progress == Progress(what=NEWEST, done=3, total=9, unit="bytes", seconds_left=4.0)
+    several = Place(tmp_path, [WWW, OTHER], "https://www/images")
+    found = {one.name: one for one in view.repository(disk, place=several).summary.remotes}
+    assert {name: one.address for name, one in found.items()} == {
+        WWW: "https://www/images",
+        OTHER: "",
+    }, "of several it is known of the one that clients use"
+    other = found[OTHER]
+    assert (other.progress, other.space, other.audited) == (None, None, None)
+
+
+def test_who_cannot_be_told_is_a_problem_until_a_message_goes_out(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    alerts = Mirror(tmp_path).state.alerts
+
+    def told(*ways: str) -> Repository:
+        place = Place(tmp_path, [WWW], ways=ways)
+        dags = [Dag(model.ALERT, loaded=False)]  # the test of it is no problem
+        return view.repository(Reader(tmp_path).read(), dags=dags, place=place, now=TOMORROW)
+
+    alerts.put(AlertRecord("alert", 99.0, "prepare: failed", 77.0, "e-mail: no answer"))
+    found = told("e-mail").summary
+    (problem,) = found.problems
+    assert problem.message == "A message could not be sent: e-mail: no answer"
+    assert found.alerts is not None
+    assert found.alerts.last == datetime.fromtimestamp(77, UTC)
+    assert told().summary.ok, "nobody wants to be told"
+    alerts.put(AlertRecord("alert", 100.0, "prepare: failed", 100.0))
+    assert told("e-mail").summary.ok
 
 
 def test_last_published_is_when_clients_got_it_not_when_it_was_prepared(

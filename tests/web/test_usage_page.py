@@ -13,6 +13,7 @@ from puavo_repository.fleet import usage
 from puavo_repository.fleet.usage import Day, SeriesUsage, Share, Unused, Usage, Wanted
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.web.app import create_app
+from puavo_repository.web.disk import Place
 from puavo_repository.web.model import Dag, Run
 from web.mirrors import image_names, make_mirror
 from web.test_page import Elements
@@ -27,7 +28,7 @@ def client(root: Path) -> TestClient:
     def document() -> dict[str, Any]:
         return {}
 
-    return TestClient(create_app(lambda: (root, ()), [], nothing, document))
+    return TestClient(create_app(lambda: Place(root), [], nothing, document))
 
 
 def known(series: int, images: int, days: int) -> Usage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 
 from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.formats.names import rdiff_name
+from puavo_repository.mirror import under_way
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import Failure, WrittenRecord
+from puavo_repository.mirror.store import Records
+from puavo_repository.mirror.under_way import UnderWay
 from puavo_repository.web import model, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import DRY_RUN, Repository, Run, Stage
@@ -198,6 +202,43 @@ def test_metadata_that_is_replaced_is_parsed_again_whatever_its_time_and_size(
     os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
     other.replace(path)
     assert "class00" not in str(reader.read().series)
+
+
+def test_records_that_belong_to_damaged_metadata_are_not_read_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = make_mirror(tmp_path, series=2, images=3)
+    for path in mirror.rdiffs.iterdir():
+        too_large(mirror, path.name, 5)
+    min(mirror.meta.iterdir()).write_bytes(b"{")
+    usual, read = Records.get, list[str]()
+
+    def get(records: Records[Any], name: str) -> Any:
+        read.append(name)
+        return usual(records, name)
+
+    monkeypatch.setattr(Records, "get", get)
+    assert len(Reader(tmp_path).read().damaged) == 1
+    assert [name for name in read if name.endswith(".rdiff")] == []
+
+
+def test_what_is_prepared_is_told_and_a_stage_lasts_as_its_tasks_say(tmp_path: Path) -> None:
+    make_mirror(tmp_path)
+    for name, stage, left in [("a", "diff", 40.0), ("b", "diff", 90.0), ("www", "upload", 5.0)]:
+        record = UnderWay(name, stage, f"{name}.rdiff", 1, 9, time.time(), left)
+        under_way.records(tmp_path).put(record)
+    stages = [
+        Stage(name=name, state="running", seconds=1.0, tasks=3, failed=0)
+        for name in ("diff", "describe")
+    ]
+    found = look(tmp_path, run("running", stages=stages))
+    assert [one.what for one in found.summary.progress] == ["a.rdiff", "b.rdiff"]
+    assert [one.seconds_left for one in found.runs[0].stages] == [90.0, None]
+    known = [stages[0].model_copy(update={"seconds_left": 7.0})]
+    again = look(tmp_path, run("running", stages=known))
+    assert again.runs[0].stages[0].seconds_left == 7.0, "those that have ended know better"
+    ended = look(tmp_path, run("success", stages=stages))
+    assert ended.runs[0].stages[0].seconds_left is None
 
 
 def test_the_last_finished_run_counts_and_dry_runs_do_not(tmp_path: Path) -> None:

@@ -60,12 +60,12 @@ def audit(
 def conclude(settings: Settings, begun: float, checks: Sequence[Checked]) -> AuditReport:
     """Put the checks of an audit together, and keep the report beside the mirror."""
     root, before = settings.mirror_dir, report.last(settings.mirror_dir)
-    turns = dict(before.turns)
+    turns, at = dict(before.turns), dict(before.at)
     for check in checks:
         if check.counts != Counts():  # one that could not be made leaves its turn to the next
-            turns[check.where] = turns.get(check.where, 0) + 1
+            turns[check.where], at[check.where] = turns.get(check.where, 0) + 1, begun
     seconds = time.time() - begun
-    done = AuditReport(report.NAME, begun, seconds, before.turn + 1, tuple(checks), turns)
+    done = AuditReport(report.NAME, begun, seconds, before.turn + 1, tuple(checks), turns, at)
     try:
         with as_storage_error(root):
             if Mirror(root).meta.is_dir():

@@ -23,7 +23,7 @@ from puavo_repository.errors import CertificateError, ConnectionLostError
 from puavo_repository.formats.metadata import DescribedFile, entries
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.digests import digest_file
-from puavo_repository.mirror.records import FOLDER
+from puavo_repository.mirror.store import FOLDER
 from puavo_repository.progress import NO_WATCHER, Watcher, no_progress
 from puavo_repository.remote import journal
 from puavo_repository.settings import Settings

@@ -33,7 +33,7 @@ from puavo_repository.errors import (
 from puavo_repository.formats.names import ImageName, rdiff_name
 from puavo_repository.mirror.description import Description
 from puavo_repository.mirror.digests import digest_file
-from puavo_repository.mirror.records import FOLDER
+from puavo_repository.mirror.store import FOLDER
 from puavo_repository.progress import format_bytes, no_progress
 from puavo_repository.retry import with_retries
 

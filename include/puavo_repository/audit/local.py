@@ -21,7 +21,7 @@ from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import FOLDER
+from puavo_repository.mirror.store import FOLDER
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.remote.tree import RemoteStat
 from puavo_repository.retry import with_retries

@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import TypeAdapter
 
 from puavo_repository.errors import RepositoryError, printable
-from puavo_repository.mirror.records import FOLDER, Record, Records
+from puavo_repository.mirror.store import FOLDER, Record, Records
 from puavo_repository.progress import count, format_bytes
 
 LOCAL = "local"
@@ -111,6 +111,7 @@ class AuditReport(Record):
     turn: int = 0  # counts the audits
     checks: tuple[Checked, ...] = ()  # the local tree, each remote, clients
     turns: Mapping[str, int] = field(default_factory=dict)  # how often each place was checked
+    at: Mapping[str, float] = field(default_factory=dict)  # when each of them last was
 
     @property
     def counts(self) -> Counts:

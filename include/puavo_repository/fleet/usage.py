@@ -13,7 +13,7 @@ from puavo_repository.fleet.history import Fleet, History
 from puavo_repository.fleet.requests import BOT, HTTPS, RSYNC
 from puavo_repository.fleet.store import GIVEN_UP, MISSING
 from puavo_repository.formats.names import image_name
-from puavo_repository.mirror.records import FOLDER, Record, Records
+from puavo_repository.mirror.store import FOLDER, Record, Records
 from puavo_repository.progress import count, format_bytes
 
 NAME = "usage"  # of the record

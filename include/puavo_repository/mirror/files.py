@@ -200,15 +200,16 @@ def remove(path: Path) -> bool:
 
 
 def listed(folder: Path, pattern: str = "[!.]*") -> list[Path]:
-    """Return what in a folder has such a name, sorted; nothing where there is no folder.
+    """Return what in a folder has such a name, sorted; nothing where there is no folder."""
+    return [folder / name for name in names(folder, pattern)]
 
-    ``Path.glob`` and its like take a folder that they may not read for an empty one.
-    """
+
+def names(folder: Path, pattern: str = "[!.]*") -> list[str]:
+    """Return the names alone; ``Path.glob`` takes one that it may not read for an empty one."""
     if not exists(folder):
         return []
     with as_storage_error(folder):
-        names = fnmatch.filter(os.listdir(folder), pattern)  # noqa: PTH208 - there are thousands
-    return [folder / name for name in sorted(names)]
+        return sorted(fnmatch.filter(os.listdir(folder), pattern))  # noqa: PTH208
 
 
 def exists(path: Path) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from puavo_repository.formats.names import rdiff_name
-from puavo_repository.mirror.records import FOLDER, Record, Records
+from puavo_repository.mirror.store import FOLDER, Record, Records
 
 DEMAND = "demand"  # the policy, and the name of the record
 _UNKNOWN = 0.3  # share of an rdiff in its image, where none of the series was ever made

@@ -67,6 +67,7 @@ def describe(settings: Settings, undertaken: Collection[str] | None = None) -> t
             mirror.remove_from_metadata({name})
     mirror.describe(_documents(settings.repository, plan, placed))
     removed = remove_stale(mirror, plan)
+    mirror.state.note_space()
     kept = mirror.state.failures
     undone = [(name, "fingerprint") for name in plan.fingerprints]
     undone += [(pair.rdiff, "diff") for pair in plan.pairs(DiffState.MISSING)]

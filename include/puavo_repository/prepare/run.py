@@ -16,6 +16,7 @@ from typing import TypeVar
 from puavo_repository.errors import MassDeleteError, RepositoryError, SettingsError
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure
+from puavo_repository.mirror.under_way import Recorder
 from puavo_repository.prepare import configure, describe, diff, discover, fingerprint
 from puavo_repository.prepare.plan import Plan, look
 from puavo_repository.prepare.report import Report, report
@@ -41,7 +42,7 @@ def dry_run(settings: Settings) -> Plan:
     return plan
 
 
-def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
+def prepare(settings: Settings, usual: Watcher, holder: str) -> Report:
     """Bring the mirror up to date; ``holder`` is who takes its lock.
 
     What fails for single images and rdiffs is in the report.
@@ -52,7 +53,8 @@ def prepare(settings: Settings, watcher: Watcher, holder: str) -> Report:
     errors: list[str] = []
     told: set[str] = set()
     try:
-        with Mirror(settings.mirror_dir).locked(holder):
+        mirror = settings.mirror_dir
+        with Mirror(mirror).locked(holder), Recorder(mirror, "prepare", "", usual) as watcher:
             removed = describe.clean(settings)
             notes = configure.configure(settings, discover.discover(settings)).notes
             plan = look(settings)

@@ -80,6 +80,7 @@ class RemoteState:
     journal: Journal  # what we put there
     rows: dict[str, Row] = field(default_factory=dict)  # whatever is found, wanted or entered
     journal_changed: bool = False  # whether the journal learned something that is worth saving
+    free: int | None = None  # bytes that the server's disk has left, where it was asked and tells
 
     def row(self, path: str) -> Row:
         """Return the row of a path; a new one where there is none."""
@@ -193,7 +194,7 @@ class Plan:
         sent = sum(item.size for item in self.transfers) - made
         travel = f"{format_bytes(sent)} to upload, {format_bytes(made)} to assemble on the server"
         sums = (
-            f"in all: {travel if self.transfers else 'nothing to send'}, "
+            f"in all: {travel if self.transfers else 'nothing left to send'}, "
             f"{count(self.present, 'file')} ({format_bytes(self.present_bytes)}) present, "
             f"{self.foreign} not ours"
         )

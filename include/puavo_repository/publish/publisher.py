@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from puavo_repository.errors import PublishError, RepositoryError, StorageError
+from puavo_repository.errors import PermanentError, PublishError, RepositoryError, StorageError
+from puavo_repository.mirror import under_way
 from puavo_repository.mirror.description import publishable
-from puavo_repository.mirror.records import FOLDER as STATE
+from puavo_repository.mirror.store import FOLDER as STATE
 from puavo_repository.progress import NO_WATCHER, Watcher, format_bytes
 from puavo_repository.publish.plan import Plan, RemoteState, make_plan
 from puavo_repository.publish.survey import survey
@@ -53,6 +54,7 @@ class PublishReport:
     foreign: int = 0  # files there that are not ours
     failed: dict[str, str] = field(default_factory=dict)  # why, by file or step
     files: Mapping[str, str] | None = None  # sha256 of what clients see; None: nobody could look
+    free: int | None = None  # bytes that its disk has left; None where the server does not tell
     bytes_sent: int = 0  # given to the connections
     seconds: float = 0.0
     transient: bool = False  # whether trying again later may help some file that failed
@@ -60,6 +62,7 @@ class PublishReport:
     def saw(self, state: RemoteState, plan: Plan | None = None) -> None:
         """Take note of what clients are told, as it was found just now, and what is to be done."""
         self.generation, self.files = state.journal.generation, state.published()
+        self.free = state.free
         if plan:
             self.plan, self.present, self.foreign = plan.lines(), plan.present, plan.foreign
 
@@ -153,12 +156,22 @@ class Publisher(AbstractContextManager["Publisher"]):
     def __exit__(self, *_: object) -> None:
         self.pool.close()
 
+    @contextmanager
+    def recorded(self) -> Iterator[Watcher]:
+        """Let others see how far what the watcher is told of in this block is."""
+        usual, subject = self.watcher, self.report.target
+        with under_way.Recorder(self.mirror_dir, subject, under_way.UPLOAD, usual) as self.watcher:
+            yield self.watcher
+        self.watcher = usual
+
     def look(self) -> tuple[RemoteState, Plan]:
         """Survey both sides and plan, for a person to read; nothing is changed."""
         local = publishable(self.mirror_dir)
         with self.pool.tree() as tree:
             self._check_place(tree)
             state = survey(tree, local, journal.load(tree), self.options, acts=False)
+            with suppress(PermanentError, StorageError):  # a server may refuse to tell
+                state.free = tree.free_space()
             return state, self.plan(tree, state)
 
     @contextmanager

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from puavo_repository.errors import MassDeleteError, RepositoryError
-from puavo_repository.mirror import records
+from puavo_repository.mirror import published
 from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.clean import clean
 from puavo_repository.publish.plan import is_part
@@ -92,10 +92,11 @@ def publish(publisher: Publisher) -> None:
 
 def remember(mirror_dir: Path, report: PublishReport) -> None:
     """Keep beside the mirror what was left on a remote, for those who look there."""
-    records.remember(
+    published.remember(
         mirror_dir,
         without_password(report.target),
         report.generation,
         files=report.files,
         problems={**report.failed, **report.waits()},
+        free=report.free,
     )

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 
 from puavo_repository import errors
-from puavo_repository.progress import format_bytes
+from puavo_repository.mirror.under_way import UPLOAD
+from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.publish.clean import remove_unnamed
 from puavo_repository.publish.plan import RemoteState, Transfer
 from puavo_repository.publish.publisher import LockedRemote, Publisher
@@ -44,7 +45,8 @@ def upload(publisher: Publisher) -> None:
         publisher.report.transient = False
         publisher.report.failed = dict(plan.problems)
         if plan.transfers:
-            _Upload(remote).run(plan.transfers)
+            with publisher.recorded():
+                _Upload(remote).run(plan.transfers)
             remote.save()
 
 
@@ -97,10 +99,12 @@ class _Upload:
         self._stop = threading.Event()
         self._stopped_by: errors.RepositoryError | None = None
         self._next_save = time.monotonic() + SAVE_EVERY
+        self._tell: Progress = no_progress
 
     def run(self, items: Sequence[Transfer]) -> None:
         """Bring all of them there; those that fail hold back no other."""
-        pool = self._publisher.pool
+        pool, total = self._publisher.pool, sum(item.size for item in items)
+        self._tell = self._publisher.watcher.begin(UPLOAD, total, len(items))
         workers = ThreadPoolExecutor(pool.limit, thread_name_prefix="transfer")
         large = [item for item in items if item.rdiff or item.size >= LARGE]
         try:
@@ -136,6 +140,7 @@ class _Upload:
         except errors.LockedError:
             raise
         except errors.RepositoryError as error:
+            self._publisher.watcher.finish(UPLOAD)
             why = report.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
             self._publisher.watcher.fail(f"{report.target}: {item.path}: {why}")
             report.transient |= isinstance(error, errors.TransientError)
@@ -145,6 +150,8 @@ class _Upload:
         if mtime is not None:
             self._remote.journal.placed(item.path, item.size, item.sha256, mtime)
         (report.assembled if made else report.uploaded)[item.path] = item.size
+        self._tell(item.size)
+        self._publisher.watcher.finish(UPLOAD)
         begun = time.monotonic()
         if begun > self._next_save:
             self._remote.save()

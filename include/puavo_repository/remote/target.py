@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -112,6 +113,13 @@ def without_password(url: str) -> str:
         return parse_target(url).url
     except SettingsError:
         return _hide_secrets(url)
+
+
+def canonical(url: str) -> str:
+    """Return one form for all spellings of an URL, without its password; an id stays as it is."""
+    with suppress(SettingsError, ValueError):
+        return parse_target(without_password(url)).url
+    return url
 
 
 def _hide_secrets(url: str) -> str:

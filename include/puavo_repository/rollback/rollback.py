@@ -17,7 +17,7 @@ from typing import Any
 from puavo_repository.errors import PublishError, SettingsError
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile
-from puavo_repository.mirror import records
+from puavo_repository.mirror import published
 from puavo_repository.mirror.description import Description
 from puavo_repository.progress import count
 from puavo_repository.publish.plan import FileState, RemoteState, Row, is_meta, sha256
@@ -27,6 +27,7 @@ from puavo_repository.publish.switch import Switch
 from puavo_repository.remote import journal
 from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.tree import RemoteTree
+from puavo_repository.rollback.changes import Change, changes
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Step:
     newest: Mapping[str, str]  # version of the newest image of each series then
     missing: int  # how many of the files that it names are not there any more
     lost: int = 0  # how many of its metadata files are lost: it cannot be gone back to
+    changes: tuple[Change, ...] = ()  # what would be different for clients, of the current one none
 
     def __str__(self) -> str:
         at = f"{datetime.fromtimestamp(self.at, UTC):%Y-%m-%d %H:%M} UTC" if self.at else "unknown"
@@ -80,7 +82,9 @@ def steps(publisher: Publisher, series: Collection[str] = ()) -> list[Step]:
     with publisher.pool.tree() as tree:
         record, found, there = journal.load(tree), [], set[str]()
         state = listed(tree, Description({}), record)
+        now: Description | None = None
         for number, made, past in _history(tree, record):
+            now = now or past
             past.check_digests()
             newest = {
                 name: str(content["images"][-1].get("version", ""))
@@ -92,7 +96,8 @@ def steps(publisher: Publisher, series: Collection[str] = ()) -> list[Step]:
             newest = {name: newest.get(name, "") for name in series} or newest
             at, lost = made.at if made else None, len(past.damaged)
             in_place = [_is_in_place(state.row(file.path), file) for file in past.files.values()]
-            found.append(Step(number, at, newest, in_place.count(False), lost))
+            different = tuple(changes(now, past, series))
+            found.append(Step(number, at, newest, in_place.count(False), lost, different))
         _check_series(tree.name, series, there)
     return found
 
@@ -123,7 +128,7 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
 def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
     """Keep beside the mirror what a rollback left on a remote, whose address has no password."""
     now, before = done.generation, done.restored
-    records.remember(mirror_dir, address, now, files=done.files, problems={}, restored=before)
+    published.remember(mirror_dir, address, now, files=done.files, problems={}, restored=before)
 
 
 def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) -> RolledBack:

@@ -1,10 +1,8 @@
 """The page and its JSON API as a FastAPI application; who may see them is the caller's to say."""
 
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -22,10 +20,10 @@ from puavo_repository.errors import RepositoryError, as_storage_error
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.mirror.records import Failure
 from puavo_repository.web import forms, metrics, page, view
-from puavo_repository.web.disk import Disk, Reader
+from puavo_repository.web.disk import Disk, Place, Reader
 from puavo_repository.web.explainer import Explainer
 from puavo_repository.web.generations import Choices
-from puavo_repository.web.model import Dag, Health, Repository, Run, Summary
+from puavo_repository.web.model import Dag, Health, Refused, Repository, Run, Summary
 from puavo_repository.web.offered import Series
 from puavo_repository.web.options import Schemas
 
@@ -39,14 +37,13 @@ HEADERS = {
     "Cache-Control": "no-cache",
     "Vary": "Cookie, Accept-Language",
 }
+REFUSED: dict[str, Any] = {
+    "description": "Why not",
+    "content": {"application/json": {"schema": Refused.model_json_schema()}},
+}
 COOKIES = "puavo_repository_language", "puavo_repository_airflow_language"
 """What was chosen on the page, and in Airflow; the page's script sets them."""
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-
-
-Place = tuple[Path, Sequence[str]]
-"""Which repository is shown: the local mirror's folder, and the remotes, URLs or ids of
-connections, that are published to by default."""
 
 
 @dataclass
@@ -74,21 +71,27 @@ class Looker:
         self._place, self._clock = place, clock
         self._reader = lru_cache(maxsize=1)(Reader)
         self._last: dict[str, Look] = {}
+        self._offered: tuple[Disk | None, list[Series]] = None, []
 
     def look(self, runs: list[Run], dags: list[Dag]) -> Look:
         """Return what is to be shown now; the same object while nothing has changed."""
         now, last = self._clock(), self._last.get(language.current())
         try:
-            mirror, remotes = self._place()
-            with as_storage_error(mirror):
-                disk = self._reader(mirror).read()
+            place = self._place()
+            with as_storage_error(place.mirror):
+                disk = self._reader(place.mirror, place.images).read()
         except RepositoryError as error:
             failure = Failure.of(error.subject, "settings", error)
-            disk, remotes = Disk(Path("?"), exists=True, failures={failure.name: failure}), ()
-        seen = (disk, remotes, runs, dags, int(now // 60))  # a minute is as exact as it has to be
+            place = Place(Path("?"))
+            disk = Disk(place.mirror, exists=True, failures={failure.name: failure})
+        seen = (disk, place, runs, dags, int(now // 60))  # a minute is as exact as it has to be
         if last is None or last.seen != seen:
             at = datetime.fromtimestamp(now, UTC)
-            last = Look(seen, view.repository(disk, runs, dags, remotes, at))
+            known, series = self._offered
+            if known is None or not view.offers_the_same(disk, known):
+                series = view.offered(disk)
+                self._offered = disk, series
+            last = Look(seen, view.repository(disk, runs, dags, place, at, series))
             self._last[language.current()] = last
         return last
 
@@ -126,13 +129,14 @@ def create_app(
         "bytes, moments UTC. Send `Authorization: Bearer` with a token from `/auth/token`.",
         version="1",
         dependencies=[Depends(check) for check in guard],
+        responses={401: REFUSED, 403: REFUSED},
         # Airflow mounts this without any authentication: the description is a route of its
         # own, behind the guard.
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
-    looker, explainer = Looker(place), Explainer(lambda: place()[0])
+    looker, explainer = Looker(place), Explainer(lambda: place().mirror)
 
     def look(found: tuple[list[Run], list[Dag]] = Depends(known)) -> Look:
         return looker.look(*found)
@@ -171,6 +175,7 @@ def create_app(
         """Tell whether all is right, what is wrong, how fresh it is: always with status 200."""
         return seen.found.summary
 
+    @app.get("/health", tags=["monitoring"], responses={503: {"model": Health}})
     @app.get("/api/v1/health", tags=["monitoring"], responses={503: {"model": Health}})
     def health(response: Response, seen: Look = Depends(look)) -> Health:
         """Answer 200 where all is well, 503 with the reasons where it is not."""
@@ -182,17 +187,14 @@ def create_app(
     @app.get("/api/v1/metrics", tags=["monitoring"], response_class=PlainTextResponse)
     def prometheus(seen: Look = Depends(look)) -> Response:
         """Tell the same as metrics, in the format of Prometheus."""
-        free = None
-        with suppress(OSError):
-            free = shutil.disk_usage(seen.found.summary.mirror).free
-        return Response(metrics.render(seen.found, free), media_type=metrics.TYPE)
+        return Response(metrics.render(seen.found), media_type=metrics.TYPE)
 
     @app.get("/api/v1/repository", tags=["repository"])
     def repository(seen: Look = Depends(look)) -> Repository:
         """Tell everything that the page shows."""
         return seen.found
 
-    @app.get("/api/v1/series/{name}", tags=["repository"], responses={404: {}})
+    @app.get("/api/v1/series/{name}", tags=["repository"], responses={404: REFUSED})
     def series(name: str, seen: Look = Depends(look)) -> Series:
         """Tell of one series: its images and their rdiffs."""
         for one in seen.found.series:
@@ -200,7 +202,15 @@ def create_app(
                 return one
         raise HTTPException(404, f"no series {name}")
 
-    @app.get("/api/v1/usage", tags=["usage"], responses={404: {}})
+    @app.get("/api/v1/generations", tags=["rollback"], responses={404: REFUSED})
+    def generations(found: Choices = Depends(choices)) -> Choices:
+        """Tell what a dry run of the rollback (`run_id`) found: where to, and what that changes.
+
+        It is empty until the run has come so far.
+        """
+        return found
+
+    @app.get("/api/v1/usage", tags=["usage"], responses={404: REFUSED})
     def usage(seen: Look = Depends(look)) -> Usage:
         """Tell what clients fetch, by the logs of the servers: a year of days, and the fleet."""
         if seen.found.usage is None:

@@ -1,21 +1,39 @@
 """What the mirror's files say right now, read again only where a file has changed."""
 
 import os
+import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
+from typing import NamedTuple
 
 from puavo_repository.audit import report as audit_report
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.fleet import usage
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.formats import metadata
-from puavo_repository.formats.metadata import Document
+from puavo_repository.formats.metadata import DescribedFile, Document
+from puavo_repository.formats.names import ImageName, rdiff_name
+from puavo_repository.mirror import under_way
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import Failure, Published, RdiffRecord
+from puavo_repository.mirror.published import Published
+from puavo_repository.mirror.records import AlertRecord, Failure, RdiffRecord
+from puavo_repository.mirror.under_way import UnderWay
+from puavo_repository.prepare.ignored import ignored
+
+
+class Place(NamedTuple):
+    """Which repository is shown."""
+
+    mirror: Path  # folder of the local mirror
+    remotes: Sequence[str] = ()  # URLs or ids of connections, that are published to by default
+    address: str = ""  # URL that clients use; empty where not known
+    ways: Sequence[str] | None = None  # by which somebody is told of failures; None: not known
+    images: Path | None = None  # the image directory
 
 
 @dataclass(frozen=True)
@@ -25,6 +43,7 @@ class Disk:
     root: Path  # the mirror's folder
     exists: bool = False
     series: Document = field(default_factory=dict)  # all metadata as one document
+    described: Sequence[DescribedFile] = field(default=(), compare=False)  # what these name
     damaged: Mapping[str, str] = field(default_factory=dict)  # metadata files, and why
     sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of every file, by path
     changed: float | None = None  # when clients last got something new, seconds since the epoch
@@ -33,14 +52,21 @@ class Disk:
     remotes: tuple[Published, ...] = ()  # what the last publishing runs left there
     audit: AuditReport | None = None  # the last one
     usage: Usage | None = None  # what clients fetch, as of the last fold
+    alert: AlertRecord | None = None  # the last message about a run
+    ignored: Sequence[tuple[str, str]] = ()  # files that look like images, and why they are none
+    under_way: tuple[UnderWay, ...] = ()  # what goes on right now
+    space: Mapping[str, int] = field(default_factory=dict)  # bytes that were free here, by day
+    # The same now. It changes at any moment, which makes no other facts of these.
+    free: int | None = field(default=None, compare=False)
 
 
 class Reader:
-    """Reads one mirror, again and again."""
+    """Reads one mirror, and the names in the folder of its images, again and again."""
 
-    def __init__(self, root: Path) -> None:
-        self._mirror = Mirror(root)
+    def __init__(self, root: Path, images: Path | None = None) -> None:
+        self._mirror, self._images = Mirror(root), images
         self._metadata: dict[tuple[str | int, ...], Document | str] = {}
+        self._described: tuple[Document, tuple[DescribedFile, ...]] = {}, ()
 
     def read(self) -> Disk:
         """Return the facts as they are now.
@@ -57,14 +83,18 @@ class Reader:
             series |= {} if isinstance(document, str) else document
         sizes = {name: one.st_size for name, one in listing(root).items()}
         sizes |= {f"rdiffs/{name}": one.st_size for name, one in listing(mirror.rdiffs).items()}
-        described = {file.name for file in metadata.described_files(series)}
-        others = set(mirror.state.rdiffs.names()) - described  # a few of thousands
+        if self._described[0] != series:
+            self._described = series, tuple(metadata.described_files(series))
+        described = {file.name for file in self._described[1]}
+        others = set(mirror.state.rdiffs.names()) - described  # a few of thousands, unless damaged
+        others &= _pairs(series) if others else set()
         rdiffs = (mirror.state.rdiffs.get(name) for name in others)
         written = Identity.at(mirror.cksums)
         return Disk(
             root,
             exists=True,
             series=series,
+            described=self._described[1],
             damaged={name: why for name, why in documents.items() if isinstance(why, str)},
             sizes=sizes,
             changed=written.mtime / 1e9 if written else None,
@@ -73,6 +103,11 @@ class Reader:
             remotes=tuple(mirror.state.remotes),
             audit=audit_report.records(root).get(audit_report.NAME),
             usage=usage.last(root),
+            alert=mirror.state.alerts.get("alert"),
+            ignored=ignored(self._images, described) if self._images else (),
+            under_way=tuple(under_way.now(root)),
+            space=space.free if (space := mirror.state.space.get("space")) else {},
+            free=shutil.disk_usage(root).free,
         )
 
     def _read_metadata(self) -> dict[str, Document | str]:
@@ -90,6 +125,13 @@ class Reader:
                 known[key] = self._metadata.get(key) or parsed(self._mirror.meta / name)
         self._metadata = known
         return {str(name): document for (name, *_), document in known.items()}
+
+
+def _pairs(series: Document) -> set[str]:
+    """Return the rdiffs that there might be between the images of each series."""
+    names = ([image["filename"] for image in one["images"]] for one in series.values())
+    images = ([name for name in some if ImageName.parse(name)] for some in names)
+    return {rdiff_name(*pair) for some in images for pair in permutations(some, 2)}
 
 
 def parsed(path: Path) -> Document | str:

@@ -207,6 +207,7 @@ class Dag(NamedTuple):
     paused: bool = False  # whether no run starts
     due: datetime | None = None  # when its next run is to start by its schedule
     succeeded: datetime | None = None  # when its last good run ended
+    schedule: str = ""  # as cron has it, UTC; empty where it has none
 
 
 class Summary(Shown):
@@ -246,6 +247,12 @@ class Repository(Shown):
     series: list[Series]
     runs: list[Run] = Field(description="Last runs of the DAGs, newest first")
     usage: Usage | None = Field(description="What clients fetch; None where no log was read")
+
+
+class Refused(Shown):
+    """Why a request was not answered."""
+
+    detail: str
 
 
 class Health(Shown):

@@ -5,20 +5,19 @@ The page, the API and messages all say what stands here. Pure: facts and the tim
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-from puavo_repository.errors import SettingsError
-from puavo_repository.formats import metadata
 from puavo_repository.language import _, counted, gettext_noop, size
-from puavo_repository.mirror.records import Failure, Published
-from puavo_repository.remote.target import parse_target, without_password
-from puavo_repository.web import model
-from puavo_repository.web.disk import Disk
-from puavo_repository.web.model import Dag, Problem, Remote, Run, State
+from puavo_repository.mirror.published import Published
+from puavo_repository.mirror.records import Failure
+from puavo_repository.remote.target import canonical, without_password
+from puavo_repository.web import causes, model
+from puavo_repository.web.disk import Disk, Place
+from puavo_repository.web.model import Alerts, Dag, Problem, Remote, Run, State
 from puavo_repository.web.offered import RdiffState, Series
+from puavo_repository.web.shown import progress, space_left
 from puavo_repository.web.words import moment, when
 
 UP_TO_DATE = gettext_noop("Everything is up to date")
@@ -40,21 +39,23 @@ def headline(problems: Sequence[Problem], mirrors: Sequence[Remote]) -> str:
 
 
 def mirrors(
-    disk: Disk, configured: Sequence[str], runs: Sequence[Run], dags: Sequence[Dag], now: datetime
+    disk: Disk, place: Place, runs: Sequence[Run], dags: Sequence[Dag], now: datetime
 ) -> list[Remote]:
     """Return how every mirror stands: those that are published to by default, then others.
 
-    Those are the ``configured`` URLs or ids of connections; where there are none, every mirror
-    that there is a record of counts.
+    Where there are none of the first, every mirror that there is a record of counts.
     """
-    described = {(file.path, file.sha256) for file in metadata.described_files(disk.series)}
-    errors = Counter(_normal(one.where) for one in (disk.audit.errors if disk.audit else ()))
+    described = {(file.path, file.sha256) for file in disk.described}
+    audited = {canonical(at): when for at, when in disk.audit.at.items()} if disk.audit else {}
+    at_work = {one.subject: progress(one) for one in disk.under_way}
+    errors = Counter(canonical(one.where) for one in (disk.audit.errors if disk.audit else ()))
     paused = any(dag.paused for dag in dags if dag.dag_id == model.PUBLISH)
     active = any(run.dag_id == model.PUBLISH and run.counts and run.active for run in runs)
     # What was prepared a moment ago is published by a run that is about to start.
     soon = disk.changed is not None and now.timestamp() - disk.changed < PATIENCE.total_seconds()
-    known = {_normal(record.address): record for record in disk.remotes}
-    chosen = {_normal(address): address for address in configured}
+    known = {canonical(record.address): record for record in disk.remotes}
+    chosen = {canonical(address): address for address in place.remotes}
+    only = next(iter(chosen), None) if len(chosen) == 1 else None
     for key in chosen.keys() - known.keys():
         known[key] = Published(quote(without_password(chosen[key]), safe=""))
     found = []
@@ -81,16 +82,19 @@ def mirrors(
             checked=moment(record.checked),
             pending=pending,
             pending_bytes=total,
+            address=place.address if key == only or _serves(key, place.address) else "",
+            audited=moment(audited.get(key)),
+            space=space_left(record.free),
+            progress=at_work.get(record.address),
         )
         found.append(one)
     return sorted(found, key=lambda one: (not one.configured, one.name))
 
 
-def _normal(address: str) -> str:
-    """Return one form of an URL for all its spellings; the id of a connection is none."""
-    with suppress(SettingsError, ValueError):
-        return parse_target(without_password(address)).url
-    return address
+def _serves(remote: str, address: str) -> bool:
+    """Tell whether clients use the very host that a mirror, one of several, is published to."""
+    host = urlsplit(address).hostname
+    return bool(host) and urlsplit(remote).hostname == host
 
 
 def _amount(files: int, total: int) -> str:
@@ -140,6 +144,7 @@ def find_problems(
     runs: Sequence[Run],
     dags: Sequence[Dag],
     now: datetime,
+    alerts: Alerts | None = None,
 ) -> Iterator[Problem]:
     """Yield all that is wrong with the mirror, what it offers, its remotes, its runs and DAGs."""
     yield from _local(disk, series)
@@ -149,7 +154,11 @@ def find_problems(
         remedy = found.remedy or _("See the log of the audit")
         yield _problem(found.file or found.where, "audit", message, remedy, permanent=True)
     yield from _failed(runs)
-    for dag in dags:
+    if alerts is not None and alerts.ways and alerts.problem:
+        message = _("A message could not be sent: %(why)s", why=alerts.problem)
+        remedy = _("Correct the notifications, and send a test alert")
+        yield _problem("alerts", "alert", message, remedy)
+    for dag in (dag for dag in dags if dag.dag_id != model.ALERT):
         if late := _late(dag, runs, now):
             yield _problem(dag.dag_id, "schedule", *late)
 
@@ -211,10 +220,8 @@ def _published(disk: Disk, mirrors: Sequence[Remote]) -> Iterator[Problem]:
 
 def _failed(runs: Sequence[Run]) -> Iterator[Problem]:
     """Yield the DAGs whose last finished run failed, of the runs that count."""
-    ended = [run for run in runs if run.counts and run.ended is not None and not run.active]
-    for dag_id in dict.fromkeys(run.dag_id for run in runs):
-        last = next((run for run in ended if run.dag_id == dag_id), None)
-        if last is not None and last.state == "failed":
+    for dag_id, last in causes.last_ended(runs).items():
+        if last.state == "failed":
             stages = ", ".join(stage.name for stage in last.stages if stage.failed)
             where = _("The last run failed in %(stages)s", stages=stages)
             message = where if stages else _("The last run failed")

@@ -5,26 +5,34 @@ from datetime import UTC, datetime
 from typing import Any
 
 from puavo_repository.formats.names import ImageName, rdiff_name
-from puavo_repository.web import model, status
-from puavo_repository.web.disk import Disk
+from puavo_repository.mirror.under_way import UPLOAD, UnderWay
+from puavo_repository.web import causes, model, shown, status
+from puavo_repository.web.disk import Disk, Place
 from puavo_repository.web.model import Dag, Repository, Run
 from puavo_repository.web.offered import Digests, Image, Rdiff, RdiffState, Series
 from puavo_repository.web.words import built, moment
+
+_SHOWN = 10  # files that are prepared right now
 
 
 def repository(
     disk: Disk,
     runs: Sequence[Run] = (),
     dags: Sequence[Dag] = (),
-    remotes: Sequence[str] = (),
+    place: Place | None = None,
     now: datetime | None = None,
+    series: list[Series] | None = None,
 ) -> Repository:
-    """Bring everything together: the last runs, newest first, and the remotes by URL or id."""
-    now = now or datetime.now(UTC)
-    every = sorted(disk.series.items())
-    series = [_series(name, content["images"], disk) for name, content in every]
-    mirrors = status.mirrors(disk, remotes, runs, dags, now)
-    problems = list(status.find_problems(disk, series, mirrors, runs, dags, now))
+    """Bring everything together; the last runs come newest first.
+
+    ``series`` are those of a disk that is like this one in all that they are made of.
+    """
+    now, place = now or datetime.now(UTC), place or Place(disk.root)
+    series = offered(disk) if series is None else series
+    mirrors = status.mirrors(disk, place, runs, dags, now)
+    alerts = shown.alerts(place, disk.alert)
+    found = status.find_problems(disk, series, mirrors, runs, dags, now, alerts)
+    problems = list(causes.linked(found, runs))
     images = [image for one in series for image in one.images]
     rdiffs = [r for image in images for r in image.rdiffs if r.state is RdiffState.OFFERED]
     # What one client of each series fetches to get to its newest image, without and with rdiffs.
@@ -32,6 +40,7 @@ def repository(
     whole = sum(size for size, _ in updated)
     fetched = sum(size if update is None else update for size, update in updated)
     published = [one.published for one in mirrors if one.configured and one.published]
+    prepared = [one for one in disk.under_way if one.stage != UPLOAD]
     prepare = next((dag for dag in dags if dag.dag_id == model.PREPARE), Dag(model.PREPARE))
     summary = model.Summary(
         ok=not problems,
@@ -51,8 +60,47 @@ def repository(
         next_run=None if prepare.paused else prepare.due,
         remotes=mirrors,
         audit=model.Audit.model_validate(disk.audit) if disk.audit else None,
+        address=place.address,
+        schedule=prepare.schedule,
+        alerts=alerts,
+        ignored=[model.Ignored(name=name, why=why) for name, why in disk.ignored],
+        paused=[dag.dag_id for dag in dags if dag.paused],
+        space=shown.space_left(disk.space, disk.free),
+        progress=[shown.progress(one) for one in prepared][:_SHOWN],
+        # One that waits comes after the one that goes on.
+        active={run.dag_id: run.run_id for run in runs if run.active},
     )
-    return Repository(summary=summary, series=series, runs=list(runs), usage=disk.usage)
+    told = [_timed(run, prepared) if run.dag_id == model.PREPARE else run for run in runs]
+    return Repository(summary=summary, series=series, runs=told, usage=disk.usage)
+
+
+def _timed(run: Run, prepared: Sequence[UnderWay]) -> Run:
+    """Return a run whose stages of which no task has ended yet last as their tasks say."""
+    left: dict[str, float] = {}
+    for one in (one for one in prepared if one.seconds_left is not None):
+        left[one.stage] = max(left.get(one.stage, 0.0), one.seconds_left or 0.0)
+    known = {s.name: left[s.name] for s in run.stages if s.name in left and s.state == "running"}
+    if not (run.active and known):
+        return run
+    stages = [
+        s.model_copy(update={"seconds_left": known[s.name]})
+        if s.name in known and s.seconds_left is None
+        else s
+        for s in run.stages
+    ]
+    return run.model_copy(update={"stages": stages})
+
+
+def offered(disk: Disk) -> list[Series]:
+    """Return what is on offer, by name."""
+    every = sorted(disk.series.items())
+    return [_series(name, content["images"], disk) for name, content in every]
+
+
+def offers_the_same(disk: Disk, other: Disk) -> bool:
+    """Tell whether what is on offer is the same on both, whatever else has changed."""
+    parts = "series", "sizes", "failures", "too_large"
+    return all(getattr(disk, part) == getattr(other, part) for part in parts)
 
 
 def _series(name: str, entries: list[dict[str, Any]], disk: Disk) -> Series:

@@ -13,7 +13,7 @@ from campaign.disturbed import Kill, Run, before
 from campaign.faults.fault import Fault, OfPrepare, OfPublish
 from campaign.nights import prepare
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.mirror.records import FOLDER as STATE
+from puavo_repository.mirror.store import FOLDER as STATE
 from puavo_repository.remote.journal import FOLDER as JOURNAL
 from support.mirrors import walk
 

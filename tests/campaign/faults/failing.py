@@ -12,7 +12,7 @@ from pathlib import Path
 from campaign.disturbed import Injection, Run, injected, why_not_traced
 from campaign.faults.broken_off import KillRollback
 from campaign.faults.fault import Fault, OfPrepare, OfPublish, OverSftp
-from puavo_repository.mirror.records import FOLDER as STATE
+from puavo_repository.mirror.store import FOLDER as STATE
 from puavo_repository.remote.target import Target
 from support.servers import Sshd, running, sftp_server
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from campaign.disturbed import Run, before, run
 from campaign.faults.fault import OfPrepare, OfPublish
 from campaign.nights import KEPT, prepare, told
-from puavo_repository.mirror.records import FOLDER as STATE
+from puavo_repository.mirror.store import FOLDER as STATE
 from puavo_repository.remote.journal import FOLDER as JOURNAL
 from support.mirrors import tree_of
 

@@ -1,0 +1,41 @@
+"""Which task's log tells of a problem, and which tasks to run again for it. Pure."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from puavo_repository.web import model
+from puavo_repository.web.model import FailedTask, Problem, Retry, Run
+
+_DAGS = {"publish": model.PUBLISH, "audit": model.AUDIT}  # by a problem's stage; else prepare
+_NOT_OF_TASKS = {"mirror", "schedule", "settings", "alert"}
+_REPORT = "report"  # it fails of what others did: to do it again says the same again
+
+
+def last_ended(runs: Sequence[Run]) -> dict[str, Run]:
+    """Return the last run of each DAG that has ended, of those that count; newest come first."""
+    ended = [run for run in runs if run.counts and run.ended is not None and not run.active]
+    return {run.dag_id: run for run in reversed(ended)}
+
+
+def linked(problems: Iterable[Problem], runs: Sequence[Run]) -> Iterator[Problem]:
+    """Yield problems, each with the log and the failed tasks of the last run that are about it."""
+    last, busy = last_ended(runs), {run.dag_id for run in runs if run.active}
+    for one in problems:
+        dag_id = one.name if one.stage == "run" else _DAGS.get(one.stage, model.PREPARE)
+        run = None if one.stage in _NOT_OF_TASKS else last.get(dag_id)
+        tasks = _about(one, run) if run else []
+        again = [(t.task_id, t.map_index) for t in tasks if t.task_id != _REPORT]
+        retry = None
+        if run and again and dag_id not in busy:
+            retry = Retry(dag_id=dag_id, run_id=run.run_id, task_ids=again)
+        yield one.model_copy(update={"log": tasks[0].log if tasks else "", "retry": retry})
+
+
+def _about(problem: Problem, run: Run) -> list[FailedTask]:
+    """Return the tasks that failed of just this, else those of its stage, else all that failed.
+
+    A mapped task is labelled with what it works on, or with the first of several files.
+    """
+    names = problem.name, f"{problem.name} and "
+    named = [t for t in run.failed if t.label == names[0] or t.label.startswith(names[1])]
+    of_stage = [task for task in run.failed if task.task_id == problem.stage]
+    return named or of_stage or sorted(run.failed, key=lambda task: task.task_id == _REPORT)
