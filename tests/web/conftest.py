@@ -14,9 +14,18 @@ from web.site import Site
 
 
 @pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def one_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browser(tmp_path_factory.mktemp("profile")) as found:
         yield found
+
+
+@pytest.fixture
+def chromium(one_browser: Browser) -> Browser:
+    """Return the browser without what earlier pages asked for and complained of."""
+    one_browser.driver.get("about:blank")
+    one_browser.hosts()
+    one_browser.complaints()
+    return one_browser
 
 
 @pytest.fixture

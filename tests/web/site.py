@@ -49,9 +49,11 @@ class Site:
         async def airflow(path: str, request: Request) -> Response:
             body = await request.json()
             run = body.get("dag_run_id")
-            again = path.endswith("/dagRuns") and run in [
-                one.get("dag_run_id") for *_, one in self.asked
-            ]
+            again = (
+                run
+                and path.endswith("/dagRuns")
+                and run in [one.get("dag_run_id") for *_, one in self.asked]
+            )
             if status := self.refuse or (again and 409):
                 return Response('{"detail": "no"}', status, media_type="application/json")
             self.asked.append((request.method, path, body))

@@ -27,9 +27,7 @@ def test_nothing_is_in_anybodys_way(chromium: Browser, tmp_path: Path, state: st
     site = Site(tmp_path)
     make_mirror(tmp_path, series=2, images=3)
     site.show(samples.STATES[state](tmp_path))
-    chromium.driver.get("about:blank")
     with site.up():
-        chromium.hosts(), chromium.complaints()
         chromium.driver.get(site.url)
         chromium.driver.execute_script(
             "for (const one of document.querySelectorAll('details')) one.open = true"
