@@ -19,6 +19,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
+from puavo_repository.language import gettext_noop
 from puavo_repository.web.disk import Place
 from puavo_repository.web.generations import Choices, Generations
 from puavo_repository.web.model import (
@@ -55,7 +56,10 @@ GUARD = (known_user, requires_access_dag("GET", DagAccessEntity.RUN, PREPARE))
 def place() -> Place:
     """Return the repository that the DAGs work on by default."""
     found = settings.load({})
-    told = {"e-mail": found.notify_email, "webhook": found.notify_webhook}
+    told = {
+        gettext_noop("e-mail"): found.notify_email,
+        gettext_noop("webhook"): found.notify_webhook,
+    }
     ways = [way for way, to in told.items() if to]
     return Place(found.mirror_dir, found.remote, found.repository, ways, found.image_dir)
 

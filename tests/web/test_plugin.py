@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -92,6 +93,9 @@ with TestClient(create_app()) as client:
             views = {view["destination"]: view["href"] for view in plugin["external_views"]}
 print("RESULT " + json.dumps({"answers": answers, "views": views}))
 """
+BACKUP = "sftp://…@backup.example/mirror"  # as it is shown
+# For who may start the DAG.
+STARTING = [f"/options/{more}dag_id={PREPARE}" for more in ("?", "folders?path=/&")]
 PATHS = [
     "/",
     "/api/v1/summary",
@@ -105,6 +109,8 @@ PATHS = [
     "/health",
     f"/runs/?dag_id={PREPARE}&run_id=other",
     f"/runs/?dag_id={PREPARE}&run_id=bad-form",
+    f"/rollback/?mirror={quote(BACKUP)}&run_id=back",
+    *STARTING,
     "/docs",
     "/openapi.json",
 ]
@@ -124,7 +130,6 @@ BACK = {
 }
 KEPT = {"mirror": "file:///srv/published", "generations": [], "more": 3}
 SAID = "/elsewhere: there is no such folder"
-BACKUP = "sftp://…@backup.example/mirror"  # as it is shown
 # Of files side by side: two are done, two under way, three wait.
 HALF_DONE = [("success", "a"), ("failed", "b"), *[("running", None)] * 2, *[(None, None)] * 3]
 REFUSED = {"tasks": {"discover": "failed"}, "left": [("discover", "failure", SAID)]}
@@ -222,6 +227,8 @@ def test_who_may_see_the_dag_sees_the_repository(asked: dict[str, Any], name: st
     assert found.pop("/docs") == found.pop("/openapi.json") == 404
     assert found.pop("/runs/?dag_id=another&run_id=none") == 404
     assert found.pop("/health") == 503
+    starting = {found.pop(path) for path in STARTING}
+    assert starting == ({404} if name == "admin" else {403}), "no DAG was loaded here"
     assert set(found.values()) == {200}
     assert "2 images" in asked["answers"][f"{name} /"][1]
 
@@ -243,6 +250,7 @@ def test_each_user_sees_the_runs_of_the_dags_that_they_may_see(asked: dict[str, 
     refused = statuses(asked, "otto")
     assert refused[f"/runs/?dag_id={ROLLBACK}&run_id=back"] == 403
     assert refused["/api/v1/generations?run_id=back"] == 403
+    assert refused[f"/rollback/?mirror={quote(BACKUP)}&run_id=back"] == 403
 
 
 def test_runs_for_their_own_sake_do_not_count(asked: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from puavo_repository.progress import count
+from puavo_repository.language import _, counted, gettext, gettext_noop
 
 _DEPTH = 3  # levels of the folders that are told of
 
@@ -14,12 +14,14 @@ _DEPTH = 3  # levels of the folders that are told of
 class Cause(StrEnum):
     """Why bytes are in an rdiff."""
 
-    NEW = "new file"
-    CHANGED = "changed content"
-    PACKED = "same content, packed differently"  # its fragment has other neighbours, say
-    TABLES = "tables"  # of inodes, folders, …
-    PADDING = "padding"  # or a part that nothing refers to
-    COMMANDS = "commands of the rdiff"
+    NEW = gettext_noop("new file")
+    CHANGED = gettext_noop("changed content")
+    PACKED = gettext_noop(
+        "same content, packed differently"
+    )  # its fragment has other neighbours, say
+    TABLES = gettext_noop("tables")  # of inodes, folders, …
+    PADDING = gettext_noop("padding")  # or a part that nothing refers to
+    COMMANDS = gettext_noop("commands of the rdiff")
 
 
 class Item(NamedTuple):
@@ -39,21 +41,22 @@ class Item(NamedTuple):
     @property
     def group(self) -> str:
         """Its package."""
-        return self.package or ("(no package)" if self.is_file else f"({self.cause.value})")
+        other = gettext("(no package)") if self.is_file else f"({gettext(self.cause)})"
+        return self.package or other
 
     @property
     def folder(self) -> str:
         """Its folder, of at most three levels."""
         if not self.is_file:
-            return f"({self.cause.value})"
+            return f"({gettext(self.cause)})"
         return "/".join(self.name.split("/")[:-1][: _DEPTH + 1]) or "/"
 
 
 VIEWS: Mapping[str, Callable[[Item], str]] = {
-    "cause": lambda item: item.cause.value,
-    "package": lambda item: item.group,
-    "folder": lambda item: item.folder,
-    "file": lambda item: item.name,
+    gettext_noop("cause"): lambda item: gettext(item.cause),
+    gettext_noop("package"): lambda item: item.group,
+    gettext_noop("folder"): lambda item: item.folder,
+    gettext_noop("file"): lambda item: item.name,
 }
 
 
@@ -68,8 +71,9 @@ class Row(NamedTuple):
         """Return what else there is to say of it."""
         one = self.items[0]
         if view == "file" and len(self.items) == 1:
-            return ", ".join(filter(None, (one.cause.value, one.package))) if one.is_file else ""
-        return count(sum(item.is_file for item in self.items), "file") if one.is_file else ""
+            return ", ".join(filter(None, (gettext(one.cause), one.package))) if one.is_file else ""
+        files = sum(item.is_file for item in self.items)
+        return counted("%(num)s file", "%(num)s files", files) if one.is_file else ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Explanation:
             shown += 1
         others = tuple(item for row in rows[shown:] for item in row.items)
         if others:
-            name = f"({len(rows) - shown} others)"
+            name = _("(%(number)s others)", number=len(rows) - shown)
             return [*rows[:shown], Row(name, self.size - reached, others)]
         return rows
 

@@ -21,6 +21,20 @@ from puavo_repository.web.shown import progress, space_left
 from puavo_repository.web.words import moment, when
 
 UP_TO_DATE = gettext_noop("Everything is up to date")
+# What the page says of a mirror's state alone, and where a problem is that is of no stage.
+_NAMES = (
+    gettext_noop("behind"),
+    gettext_noop("publishing"),
+    gettext_noop("paused"),
+    gettext_noop("rolled back"),
+    gettext_noop("damaged"),
+    gettext_noop("unreachable"),
+    gettext_noop("unknown"),
+    gettext_noop("mirror"),
+    gettext_noop("schedule"),
+    gettext_noop("run"),
+    gettext_noop("settings"),
+)
 PATIENCE = timedelta(minutes=15)  # for Airflow to start what is due
 
 
