@@ -1,7 +1,7 @@
 """Our rdiffs against rdiff's, our whole run against the old job's: prints one Markdown table.
 
 Usage, with include and tests in PYTHONPATH:
-python -m benchmarks.compare IMAGE_DIR [--repeat N] [--part pair|prepare|growth] [--work DIR]
+python -m benchmarks.compare IMAGE_DIR [--repeat N] [--part pair|prepare|night|growth] [--work DIR]
 
 Both sides of a ratio are measured in turns in the same run; of repeated runs the best counts, on
 both sides. Files are read once before, so that the page cache is warm where memory suffices.
@@ -14,17 +14,18 @@ import itertools
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from benchmarks.measuring import Figures, engine, program
+from benchmarks.measuring import Figures, Machine, engine, our_job, program, used_by_others
+from benchmarks.series import make_series, night
 from puavo_repository.demo import make_image
 
 BEST, MB = "anchors", 1e6
+_QUIET = 0.1  # cores that other work may keep busy
 _GROWTH = (1, 3, 9)  # GB
 _SERIES = (4, 8, 16)  # images
 
@@ -41,6 +42,26 @@ def row(*cells: object) -> None:
     print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
 
 
+class Bench:
+    """The machine that all is measured on, and whether it has other work."""
+
+    def __init__(self, image: Path) -> None:
+        self.machine = Machine.measured(image)
+        self.others = used_by_others()
+
+    def ratio(self, other: float, ours: float) -> str:
+        """Return how many times as fast ours is; marked where the machine has other work."""
+        return f"{other / ours:.1f}×{' (busy)' if self.others > _QUIET else ''}"
+
+    def told(self) -> str:
+        """Say what else the machine does now, and how that counts."""
+        self.others = used_by_others()
+        busy = "busy: no ratio counts" if self.others > _QUIET else "quiet"
+        return (
+            f"{self.others:.2f} cores busy with other work, load {os.getloadavg()[0]:.1f}: {busy}"
+        )
+
+
 def rdiff(source: Path, target: Path, folder: Path) -> Figures:
     """Make an rdiff as the old system did."""
     signature, out = folder / "old.signature", folder / "old.rdiff"
@@ -50,7 +71,7 @@ def rdiff(source: Path, target: Path, folder: Path) -> Figures:
     return Figures(made.seconds, made.memory, out.stat().st_size)
 
 
-def pairs(images: list[Path], folder: Path, repeat: int) -> None:
+def pairs(bench: Bench, images: list[Path], folder: Path, repeat: int) -> None:
     """Compare the making of single rdiffs."""
     for name, (source, target) in zip(
         ("updates", "one night"), itertools.pairwise(images), strict=False
@@ -59,7 +80,7 @@ def pairs(images: list[Path], folder: Path, repeat: int) -> None:
             "rdiff -b 128": lambda s=source, t=target: rdiff(s, t, folder)  # type: ignore[misc]
         }
         for effort, kept in itertools.product((BEST, f"{BEST}:fast", f"{BEST}:small"), "01"):
-            anchors = folder / f"{source.name}.{effort}" if kept == "1" else None
+            anchors = folder if kept == "1" else None
             label = f"{effort}{', anchors kept' if anchors else ''}"
             sides[label] = lambda s=source, t=target, e=effort, a=anchors: engine(  # type: ignore[misc]
                 e, s, t, folder / "new.rdiff", a, prove=True
@@ -68,12 +89,14 @@ def pairs(images: list[Path], folder: Path, repeat: int) -> None:
         for _, (label, side) in itertools.product(range(repeat), sides.items()):
             runs[label].append(side())
         old = best(runs["rdiff -b 128"])
+        read = source.stat().st_size + target.stat().st_size
         for label, found in runs.items():
             new = best(found)
             row(
                 f"{name}: {label}",
                 f"{new.seconds:.2f} s",
-                f"{old.seconds / new.seconds:.1f}×",
+                bench.ratio(old.seconds, new.seconds),
+                f"{bench.machine.limit(0, read + new.size):.2f} s",
                 f"{new.size / MB:.3f} MB",
                 f"{new.size / old.size:.3f}",
                 f"{new.memory / MB:.0f} MB",
@@ -122,34 +145,21 @@ def old_job(images: list[Path], folder: Path) -> Figures:
     return Figures(time.perf_counter() - started, most, size)
 
 
-def our_job(images: list[Path], folder: Path) -> Figures:
-    """Run the project's own command on a fresh mirror."""
-    image_dir, mirror, puavo_os = (folder / name for name in ("images", "mirror", "puavo-os"))
-    for path in (image_dir, puavo_os / "config" / "images"):
-        path.mkdir(parents=True)
-    for image in images:
-        os.link(image, image_dir / image.name)
-    made = program(
-        [sys.executable, "-m", "puavo_repository.cli", image_dir, mirror],
-        PUAVO_REPOSITORY_PUAVO_OS=str(puavo_os),
-        PUAVO_REPOSITORY_ENGINE=BEST,
-    )
-    size = sum(path.stat().st_size for path in (mirror / "rdiffs").iterdir())
-    return Figures(made.seconds, made.memory, size)
-
-
-def prepare(images: list[Path], folder: Path, repeat: int) -> None:
+def prepare(bench: Bench, images: list[Path], folder: Path, repeat: int) -> None:
     """Compare the whole job: all rdiffs of three images, their checksums, and our proof."""
     runs: dict[str, list[Figures]] = {"ours": [], "old": []}
     for _, (side, job) in itertools.product(range(repeat), (("ours", our_job), ("old", old_job))):
         with tempfile.TemporaryDirectory(dir=folder) as place:
             runs[side].append(job(images, Path(place)))
     new, old = best(runs["ours"]), best(runs["old"])
+    every = sum(path.stat().st_size for path in images)
+    limit = bench.machine.limit(every + new.size, limit_of_proofs(images) + new.size)
     for label, found in (("the old job's arithmetic", old), ("ours, every rdiff proven", new)):
         row(
             f"three images prepared: {label}",
             f"{found.seconds:.1f} s",
-            f"{old.seconds / found.seconds:.1f}×",
+            bench.ratio(old.seconds, found.seconds),
+            f"{limit:.1f} s" if found is new else "",
             f"{found.size / MB:.1f} MB",
             f"{found.size / old.size:.3f}",
             f"{found.memory / MB:.0f} MB",
@@ -157,7 +167,31 @@ def prepare(images: list[Path], folder: Path, repeat: int) -> None:
         )
 
 
-def growth(images: list[Path], folder: Path, _repeat: int) -> None:
+def limit_of_proofs(images: list[Path]) -> int:
+    """Return the bytes that are copied where each pair of images is proven, source and target."""
+    return 2 * (len(images) - 1) * sum(path.stat().st_size for path in images)
+
+
+def nights(bench: Bench, images: list[Path], folder: Path, _repeat: int) -> None:
+    """Show what the night of a new image takes in a series of ten, and with one far pair alone."""
+    series = make_series(images, folder / "series")
+    every, one = night(series, folder)
+    for label, found in (("one far rdiff", one), (f"{every.made} rdiffs", every)):
+        size = series[-1].stat().st_size
+        limit = bench.machine.limit(size + found.size, 2 * size * found.made + found.size)
+        row(
+            f"the night of a tenth image: {label}",
+            f"{found.seconds:.1f} s",
+            f"{bench.ratio(found.seconds, one.seconds)} its time",
+            f"{limit:.1f} s",
+            f"{found.size / MB:.1f} MB",
+            "",
+            f"{found.memory / MB:.0f} MB",
+            "within",
+        )
+
+
+def growth(bench: Bench, images: list[Path], folder: Path, _repeat: int) -> None:
     """Show how time and memory grow with the images, and with their number."""
     for size in _GROWTH:
         source, target = folder / "source", folder / "target"
@@ -165,8 +199,9 @@ def growth(images: list[Path], folder: Path, _repeat: int) -> None:
         _concatenate(images[1:], target, size * 10**9)
         made = engine(BEST, source, target, folder / "new.rdiff", prove=False)
         speed = f"{size * 1000 / made.seconds:.0f} MB/s"
-        row(f"growth: {size} GB", f"{made.seconds:.2f} s", speed, f"{made.size / MB:.0f} MB", "",
-            f"{made.memory / MB:.0f} MB", "")  # fmt: skip
+        limit = f"{bench.machine.limit(0, 2 * size * 10**9 + made.size):.2f} s"
+        row(f"growth: {size} GB", f"{made.seconds:.2f} s", speed, limit, f"{made.size / MB:.0f} MB",
+            "", f"{made.memory / MB:.0f} MB", "")  # fmt: skip
         for path in (source, target, folder / "new.rdiff"):
             path.unlink()
     for count in _SERIES:
@@ -175,7 +210,7 @@ def growth(images: list[Path], folder: Path, _repeat: int) -> None:
             made = our_job(series, Path(place))
         rdiffs = 3 * (count - 1)
         speed = f"{1000 * made.seconds / rdiffs:.0f} ms an rdiff"
-        row(f"growth: {count} images of 25 MB, {rdiffs} rdiffs", f"{made.seconds:.2f} s", speed,
+        row(f"growth: {count} images of 25 MB, {rdiffs} rdiffs", f"{made.seconds:.2f} s", speed, "",
             f"{made.size / MB:.0f} MB", "", f"{made.memory / MB:.0f} MB", "within")  # fmt: skip
 
 
@@ -200,7 +235,7 @@ def _small_series(folder: Path, count: int) -> Iterator[Path]:
 
 def main() -> None:
     """Run the parts that are asked for."""
-    parts = {"pair": pairs, "prepare": prepare, "growth": growth}
+    parts = {"pair": pairs, "prepare": prepare, "night": nights, "growth": growth}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image_dir", type=Path)
     parser.add_argument("--repeat", type=int, default=2)
@@ -212,10 +247,13 @@ def main() -> None:
         parser.error(f"three images are needed, {chosen.image_dir} has {len(images)}")
     with tempfile.TemporaryDirectory(dir=chosen.work or chosen.image_dir) as folder:
         subprocess.run(["cat", *map(str, images)], stdout=subprocess.DEVNULL, check=True)
-        row("", "time", "ratio", "rdiffs", "of rdiff's bytes", "anonymous memory", "proof")
-        row(*["---"] * 7)
+        bench = Bench(images[-1])
+        print(f"{bench.machine}\n\nBefore: {bench.told()}\n")
+        row("", "time", "ratio", "limit", "rdiffs", "of rdiff's bytes", "anonymous memory", "proof")
+        row(*["---"] * 8)
         for name in chosen.part or parts:
-            parts[name](images, Path(folder), chosen.repeat)
+            parts[name](bench, images, Path(folder), chosen.repeat)
+        print(f"\nAfter: {bench.told()}")
 
 
 if __name__ == "__main__":
