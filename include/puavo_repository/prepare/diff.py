@@ -111,7 +111,6 @@ class _Job:
                 error.subject = printable(path)  # not its part, which is gone
                 raise
             self._check_images()
-            _sync(part)
             self._give_name(part, before, digests.sha512)
         share = 100 * digests.size / max(1, self._target.digests.size)
         took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
@@ -143,8 +142,9 @@ class _Job:
         """Give it its name; where another machine made the very same meanwhile, that one stays."""
         path = self._path
         try:
+            files.check_same(path, before)
+            _sync(part)
             if before is not None:
-                files.check_same(path, before)
                 self._mirror.remove_from_metadata({f"rdiffs/{path.name}"})
                 self._mirror.state.rdiffs.remove(path.name)
             files.claim(part, path, before)
