@@ -141,6 +141,19 @@ def test_the_api_serves_what_the_page_shows(good: TestClient, tmp_path: Path) ->
     assert good.get("/static/..%2Fmodel.py").status_code == 404
 
 
+def test_what_is_on_offer_is_worked_out_again_where_it_has_changed(
+    good: TestClient, tmp_path: Path
+) -> None:
+    def present() -> list[bool]:
+        images = good.get(f"/api/v1/series/{SERIES}").json()["images"]
+        return [image["present"] for image in images]
+
+    assert all(present())
+    min(tmp_path.glob("*.img")).unlink()
+    assert present() == [False, *present()[1:]]
+    assert sum(present()) == len(present()) - 1
+
+
 def test_a_failure_shows_and_goes_with_the_record(tmp_path: Path) -> None:
     mirror = make_mirror(tmp_path)
     found = client(lambda: Place(tmp_path))

@@ -10,7 +10,13 @@ from puavo_repository.web.causes import linked
 from puavo_repository.web.model import PREPARE, PUBLISH, FailedTask, Problem, Run
 from web.test_view import run
 
-TASKS = [("fingerprint", 0, "a.img and 3 more"), ("diff", 4, "x.rdiff"), ("report", -1, "")]
+TASKS = [
+    ("fingerprint", 0, "a.img and 3 more"),
+    ("diff", 3, "w.rdiff"),
+    ("diff", 4, "x.rdiff"),
+    ("report", -1, ""),
+]
+EVERY = [("fingerprint", 0), ("diff", 3), ("diff", 4)]
 FAILED = [
     FailedTask(task_id=task, map_index=index, label=label, log=f"log of {task}")
     for task, index, label in TASKS
@@ -33,8 +39,8 @@ def ended(**more: Any) -> Run:
         ("x.rdiff", "diff", "diff", [("diff", 4)]),
         ("a.img", "fingerprint", "fingerprint", [("fingerprint", 0)]),
         ("b.img", "fingerprint", "fingerprint", [("fingerprint", 0)]),  # one of the 3 more
-        (PREPARE, "run", "fingerprint", [("fingerprint", 0), ("diff", 4)]),
-        ("c.img", "plan", "fingerprint", [("fingerprint", 0), ("diff", 4)]),
+        (PREPARE, "run", "fingerprint", EVERY),
+        ("c.img", "plan", "fingerprint", EVERY),
     ],
 )
 def test_it_leads_to_just_its_task_where_that_is_known(
@@ -50,7 +56,7 @@ def test_it_leads_to_just_its_task_where_that_is_known(
     ("runs", "log"),
     [
         ([run("running"), ended()], "log of diff"),  # it is at it already
-        ([ended(failed=FAILED[2:])], "log of report"),  # it would say the same again
+        ([ended(failed=FAILED[3:])], "log of report"),  # it would say the same again
         ([run("success"), ended()], ""),  # the last one did not fail
         ([ended(counts=False)], ""),
         ([], ""),
