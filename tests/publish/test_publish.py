@@ -107,7 +107,7 @@ def test_progress_reaches_the_size_of_each_file(mirror: Path, folder: Target) ->
             return progress
 
     publish(mirror, folder, GUARDED, watcher=Note())
-    assert len(left) == 9
+    assert len(left) == 10, "each file, and all of them as one stage"
     assert not any(left.values())
 
 
