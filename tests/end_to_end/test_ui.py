@@ -1,8 +1,10 @@
 """What a person does in the UI, with a real scheduler and a real browser.
 
-One Airflow serves the whole story, told in order: log in, find the page, start the first night
-by the form, see a bad image named, mend it, see it gone, and see the mirror published. Who is
-responsible gets a message of what failed or is late, by mail and by webhook.
+One Airflow serves the whole story, told in order. A morning: log in, find the page, start the first
+night with options, see a bad image named while the rest is published, put a good one in its place
+and try again from the page. Then: a test alert, an audit that finds something and its repair, a
+rollback of one series, and forward again. Who is responsible gets a message of what failed or is
+late, by mail and by webhook.
 """
 
 from __future__ import annotations
@@ -15,9 +17,17 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 
-from support.airflow_server import AUDIT, PREPARE, PUBLISH, ROLLBACK, Airflow, running_airflow
+from support.airflow_server import (
+    ALERT,
+    AUDIT,
+    PREPARE,
+    PUBLISH,
+    ROLLBACK,
+    Airflow,
+    running_airflow,
+)
 from support.browser import Browser, browser
-from support.repository import V1, V2, V3, Repository, name
+from support.repository import AMXA, FREE, V1, V2, V3, Repository, name
 from support.sinks import Mail, Webhook, serving, wait_for
 
 
@@ -53,10 +63,11 @@ def office() -> Iterator[Office]:
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """Return a repository of two images and one that is none."""
+    """Return a repository of two series, and one image that is none."""
     found = Repository(tmp_path_factory.mktemp("repository"))
     for version in (V1, V2):
         found.add(name(version))
+    found.add(name(V1, FREE))
     (found.images / name(V3)).write_bytes(b"no image")
     (found.root / "remote").mkdir()
     return found
@@ -73,6 +84,8 @@ def airflow(
         PUAVO_REPOSITORY_PUAVO_OS=str(night.puavo_os),
         PUAVO_REPOSITORY_REMOTE=f"file://{night.root}/remote",
         PUAVO_REPOSITORY_REPLACE_PAUSE="0",
+        PUAVO_REPOSITORY_BANDWIDTH="12k",  # so that somebody can look on
+        PUAVO_REPOSITORY_AUDIT_HTTPS="false",
         PUAVO_REPOSITORY_NOTIFY_EMAIL="ict@school.example",
         PUAVO_REPOSITORY_NOTIFY_WEBHOOK="chat",
         PUAVO_REPOSITORY_DEADLINE="0.0003",
@@ -94,7 +107,17 @@ def test_logged_out_there_is_nothing_to_see(airflow: Airflow, chromium: Browser)
     assert "images" not in chromium.text()
 
 
-def test_the_first_night_from_login_to_the_form(
+def look(airflow: Airflow, chromium: Browser) -> None:
+    """Open the page, by itself."""
+    chromium.driver.get(f"{airflow.url}/puavo-repository/")
+
+
+def look_away(airflow: Airflow, chromium: Browser) -> None:
+    """Open something that takes no time of what is awaited, as a page that is drawn anew does."""
+    chromium.driver.get(f"{airflow.url}/api/v2/version")
+
+
+def test_the_first_night_from_login_to_its_start_with_options(
     airflow: Airflow, chromium: Browser, night: Repository
 ) -> None:
     chromium.driver.get(airflow.url)
@@ -105,114 +128,144 @@ def test_the_first_night_from_login_to_the_form(
     chromium.enter_frame()
     chromium.wait("There is no such folder yet")
     chromium.find("a", "Prepare with options").click()
+    targets = chromium.find("input[name=targets]")
+    targets.send_keys("one")
+    chromium.find("#start").click()
+    chromium.find("#refused-targets", "a whole number, 0 or more")
+    targets.clear()
+    targets.send_keys("1")
+    chromium.find("#start").click()
+    chromium.find("h1", "What this run did")
     chromium.leave_frame()
-    chromium.find("button", "Trigger").click()
-    chromium.find("button", "Which rdiffs").click()
-    chromium.find("input[name=element_targets]").send_keys("1")
-    dialog = chromium.find("[role=dialog]", "Single Run")
-    buttons = dialog.find_elements(By.TAG_NAME, "button")
-    next(button for button in buttons if button.text == "Trigger").click()
-    chromium.find("body", "manual__")
-    # A page that is drawn anew each second takes the time of what is awaited; this one is not.
-    chromium.driver.get(f"{airflow.url}/api/v2/version")
+    look_away(airflow, chromium)
     (run,) = airflow.ended(PREPARE)
-    assert run["conf"]["targets"] == 1
+    assert run["conf"] == {"targets": 1}
     assert run["state"] == "failed"
     # The last one that can be used is the target; the bad one takes no place.
     assert len(list((night.mirror / "rdiffs").iterdir())) == 1
 
 
-def test_a_bad_image_is_named_with_its_reason_in_the_dark_too(
+def test_a_bad_image_is_named_while_the_rest_is_published(
     airflow: Airflow, chromium: Browser
 ) -> None:
     chromium.theme("dark")
     chromium.driver.get(f"{airflow.url}/plugin/puavo-repository")
     chromium.enter_frame()
-    wrong = chromium.find("#problems", name(V3)).text
+    wrong = chromium.find(".problem", name(V3)).text
     assert "not a squashfs image" in wrong
     assert "Replace it" in wrong
     assert "dark" in (chromium.find("html").get_attribute("class") or "")
-    chromium.find("#runs a", "prepare").click()
+    chromium.find("#mirrors progress")
+    chromium.find("#mirrors .progress", "%")
+    chromium.find(".problem a", "Its log").click()
     chromium.leave_frame()
+    chromium.until(lambda: "/tasks/fingerprint/mapped/" in chromium.driver.current_url)
+    look_away(airflow, chromium)
+    assert airflow.ended(PUBLISH)[0]["state"] == "success"
+
+
+def test_a_good_image_in_its_place_is_tried_again_from_the_page(
+    airflow: Airflow, chromium: Browser, night: Repository
+) -> None:
+    (night.images / name(V3)).unlink()
+    night.add(name(V3))
+    look(airflow, chromium)
+    chromium.theme("light")
+    look(airflow, chromium)
+    assert "dark" not in (chromium.find("html").get_attribute("class") or "")
+    problem = chromium.find(".problem", name(V3))
+    problem.find_element(By.XPATH, ".//button[text()='Retry']").click()
+    chromium.find(".answer", "It is tried again")
+    look_away(airflow, chromium)
+    (run,) = airflow.ended(PREPARE)
+    assert run["state"] == "success", "the same run"
+    assert {run["state"] for run in airflow.ended(PUBLISH, 2)} == {"success"}
+    look(airflow, chromium)
+    chromium.wait("Everything is up to date")
+    assert "file://" in chromium.find("#mirrors", "up to date").text
+    assert published(night) == (night.mirror / "CKSUMS").read_text()
+    assert name(V3) in published(night)
+    chromium.find("#runs a", "prepare").click()
     chromium.find("body", "Plan and report").find_element(
         By.PARTIAL_LINK_TEXT, "Plan and report"
     ).click()
     chromium.enter_frame()
-    chromium.wait("Problems")
-    assert "2 images read" in chromium.text()
+    chromium.wait("On offer")
     chromium.leave_frame()
-
-
-def test_a_dry_run_shows_its_plan_and_changes_nothing(
-    airflow: Airflow, chromium: Browser, night: Repository
-) -> None:
-    airflow.ended(PUBLISH)  # what the first night left to publish
-    (night.images / name(V3)).unlink()
-    night.add(name(V3))
-    before = sorted(night.mirror.rglob("*"))
-    run_id = airflow.trigger(PREPARE, dry_run=True)
-    assert airflow.ended(PREPARE, 2)[0]["state"] == "success"
-    assert sorted(night.mirror.rglob("*")) == before
-    chromium.driver.get(
-        f"{airflow.url}/puavo-repository/runs/?dag_id={PREPARE}&run_id={run_id.replace('+', '%2B')}"
-    )
-    chromium.wait("What this run would do")
-    assert "1 to read" in chromium.text()
-    assert name(V3) in chromium.text()
-
-
-def test_a_good_night_clears_it_and_is_published_by_itself(
-    airflow: Airflow, chromium: Browser, night: Repository
-) -> None:
-    chromium.theme("light")
-    chromium.driver.get(f"{airflow.url}/puavo-repository/")
-    assert "dark" not in (chromium.find("html").get_attribute("class") or "")
-    chromium.find("button", "Prepare now").click()
-    assert airflow.ended(PREPARE, 3)[0]["state"] == "success"
-    assert {run["state"] for run in airflow.ended(PUBLISH, 2)} == {"success"}
-    chromium.wait("Everything is up to date")
-    chromium.find("#mirrors", "up to date")
-    assert "file://" in chromium.find("#mirrors").text
-    assert (
-        night.mirror.joinpath("CKSUMS").read_bytes()
-        == (night.root / "remote" / "CKSUMS").read_bytes()
-    )
     assert chromium.hosts() == {airflow.url.removeprefix("http://")}
 
 
-def test_an_audit_shows_what_it_found_and_what_to_do(
+def published(night: Repository) -> str:
+    return (night.root / "remote" / "CKSUMS").read_text()
+
+
+def test_a_test_alert_takes_the_way_of_a_real_one(
+    airflow: Airflow, chromium: Browser, office: Office
+) -> None:
+    look(airflow, chromium)
+    chromium.find("#test-alert").click()
+    chromium.find("#alerts .answer", "Started")
+    office.told(f"{ALERT}: a test", "This is a test")
+    chromium.find("#told", ALERT)
+    chromium.wait("Everything is up to date")
+
+
+def test_an_audit_shows_what_it_found_and_repairs_it_when_asked(
     airflow: Airflow, chromium: Browser, night: Repository
 ) -> None:
     assert airflow.runs(AUDIT) == [], "the first one waits for its hour"
     image = night.root / "remote" / name(V2)
     data = image.read_bytes()
     image.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    airflow.trigger(AUDIT, audit_https=False)
+    look(airflow, chromium)
+    chromium.find("#audit-all").click()
+    chromium.find("#audit .answer", "Started")
+    look_away(airflow, chromium)
     assert airflow.ended(AUDIT)[0]["state"] == "failed"
-    chromium.driver.get(f"{airflow.url}/puavo-repository/")
-    wrong = chromium.find("#problems", name(V2)).text
+    look(airflow, chromium)
+    wrong = chromium.find(".problem", name(V2)).text
     assert "sha256" in wrong
     assert "repair" in wrong
-    airflow.trigger(AUDIT, audit_https=False, repair=True)
+    chromium.find("a", "Audit with options").click()
+    chromium.find("[name=repair]").click()
+    chromium.find("#start").click()
+    chromium.find("h1", "What this run did")
+    look_away(airflow, chromium)
     assert airflow.ended(AUDIT, 2)[0]["state"] == "success"
     assert image.read_bytes() == data
+    look(airflow, chromium)
     chromium.find("#audit", "1 repaired")
     chromium.wait("Everything is up to date")
 
 
-def test_a_step_back_shows_where_clients_are_now(
+def test_one_series_is_rolled_back_and_forward_again(
     airflow: Airflow, chromium: Browser, night: Repository
 ) -> None:
-    before = airflow.trigger(ROLLBACK, dry_run=True)
-    assert airflow.ended(ROLLBACK)[0]["state"] == "success"
-    query = f"dag_id={ROLLBACK}&run_id={before.replace('+', '%2B')}"
-    chromium.driver.get(f"{airflow.url}/puavo-repository/runs/?{query}")
-    chromium.find("li", "clients see it")
-    airflow.trigger(ROLLBACK)
+    look(airflow, chromium)
+    before = published(night)
+    chromium.find("#mirrors a", "Roll back").click()
+    chromium.find("#choose")  # as the dry run found them
+    chromium.find("[name=generation]:not([disabled])").click()
+    chromium.find(f"[name=series][value='{AMXA}-amd64']").click()
+    chromium.find("#go-on").click()
+    assert "1 image" in chromium.find("#sure", "Of 1 series").text
+    assert published(night) == before, "nothing was done yet"
+    chromium.find("#roll-back").click()
+    chromium.find("h1", "What this run did")
+    look_away(airflow, chromium)
     assert airflow.ended(ROLLBACK, 2)[0]["state"] == "success"
-    assert name(V3) not in (night.root / "remote" / "CKSUMS").read_text()
-    chromium.driver.get(f"{airflow.url}/puavo-repository/")
-    assert "Take the bad image out" in chromium.find("#problems", "rolled back").text
+    assert name(V3) not in published(night)
+    assert name(V1, FREE) in published(night)
+    look(airflow, chromium)
+    assert "Take the bad image out" in chromium.find("#mirrors", "rolled back").text
+    chromium.find("#mirrors button", "Publish it again").click()
+    chromium.find("#yes").click()
+    chromium.find("#mirrors .answer", "Started")
+    look_away(airflow, chromium)
+    assert airflow.ended(PUBLISH, 3)[0]["state"] == "success"
+    assert published(night) == before
+    look(airflow, chromium)
+    chromium.wait("Everything is up to date")
 
 
 def test_the_failed_and_late_first_night_was_told_by_mail_and_webhook(
