@@ -117,10 +117,11 @@ def test_anchors_of_another_image_are_none(kept: Path) -> None:
 
 def test_equal_content_has_equal_segments_wherever_it_lies() -> None:
     found = []
+    data = noise(3, 16 * BLOCK)  # of some thirty segments
     for before in (b"", noise(2, 12_345)):
         indexer = Indexer(SPACING, 1 << 30)
-        indexer.update(memoryview(before + DATA))
-        size = len(before + DATA)
+        indexer.update(memoryview(before + data))
+        size = len(before + data)
         indexer.finish(size)
         borders = index.index_of(indexer, size, parts=0).borders
         found.append({*(borders - len(before)).tolist()})
