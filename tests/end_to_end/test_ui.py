@@ -130,11 +130,11 @@ def test_the_first_night_from_login_to_its_start_with_options(
     chromium.find("a", "Prepare with options").click()
     targets = chromium.find("input[name=targets]")
     targets.send_keys("one")
-    chromium.find("#start").click()
+    chromium.find("#start:not([aria-disabled])").click()
     chromium.find("#refused-targets", "a whole number, 0 or more")
     targets.clear()
     targets.send_keys("1")
-    chromium.find("#start").click()
+    chromium.find("#start:not([aria-disabled])").click()
     chromium.find("h1", "What this run did")
     chromium.leave_frame()
     look_away(airflow, chromium)
@@ -228,7 +228,7 @@ def test_an_audit_shows_what_it_found_and_repairs_it_when_asked(
     assert "repair" in wrong
     chromium.find("a", "Audit with options").click()
     chromium.find("[name=repair]").click()
-    chromium.find("#start").click()
+    chromium.find("#start:not([aria-disabled])").click()
     chromium.find("h1", "What this run did")
     look_away(airflow, chromium)
     assert airflow.ended(AUDIT, 2)[0]["state"] == "success"
@@ -250,7 +250,7 @@ def test_one_series_is_rolled_back_and_forward_again(
     chromium.find("#go-on").click()
     assert "1 image" in chromium.find("#sure", "Of 1 series").text
     assert published(night) == before, "nothing was done yet"
-    chromium.find("#roll-back").click()
+    chromium.find("#roll-back:not([aria-disabled])").click()  # when the dry run has ended
     chromium.find("h1", "What this run did")
     look_away(airflow, chromium)
     assert airflow.ended(ROLLBACK, 2)[0]["state"] == "success"
@@ -258,7 +258,7 @@ def test_one_series_is_rolled_back_and_forward_again(
     assert name(V1, FREE) in published(night)
     look(airflow, chromium)
     assert "Take the bad image out" in chromium.find("#mirrors", "rolled back").text
-    chromium.find("#mirrors button", "Publish it again").click()
+    chromium.find("#mirrors button:not([aria-disabled])", "Publish it again").click()
     chromium.find("#yes").click()
     chromium.find("#mirrors .answer", "Started")
     look_away(airflow, chromium)
