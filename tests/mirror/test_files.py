@@ -76,6 +76,13 @@ def test_sweeping_removes_part_files_only(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [".keep", "a.part", "b"]
 
 
+def test_sweeping_can_be_for_the_parts_of_one_file(tmp_path: Path) -> None:
+    for name in (".a.json.1.part", ".b.json.1.part", "a.json"):
+        (tmp_path / name).touch()
+    files.sweep(tmp_path, of="a.json.")
+    assert sorted(os.listdir(tmp_path)) == [".b.json.1.part", "a.json"]
+
+
 def test_identity_is_of_regular_files_only(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
     (tmp_path / "link").symlink_to("f")

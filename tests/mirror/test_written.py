@@ -94,6 +94,15 @@ def test_a_rewriting_that_is_killed_anywhere_is_no_damage(
     assert set(mirror.contents()) == {"meta/new.json", "meta/more.json", "CKSUMS"}
 
 
+def test_what_a_killed_rewriting_left_goes_with_the_next_run(mirror: Mirror) -> None:
+    left, young = (mirror.state.folder / f".{name}.json.1.part" for name in ("description", "id"))
+    for part in (left, young):
+        part.touch()
+    with mirror.locked("a test"):
+        assert not left.exists()
+        assert young.exists(), "who writes that has no lock of the mirror"
+
+
 def test_without_a_record_nothing_is_said(mirror: Mirror) -> None:
     (mirror.root / FOLDER / "description.json").unlink()
     (mirror.root / "CKSUMS").write_text("1 1 a\n")

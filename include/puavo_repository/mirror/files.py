@@ -230,9 +230,9 @@ def exists(path: Path) -> bool:
     return False
 
 
-def sweep(folder: Path, older: float = 0.0) -> None:
-    """Remove the part files that a killed process left in a folder, so many seconds ago."""
-    for part in listed(folder, f".*{PART}"):
+def sweep(folder: Path, older: float = 0.0, of: str = "") -> None:
+    """Remove part files, all or those ``of`` one, that a process killed so long ago left there."""
+    for part in listed(folder, f".{of}*{PART}"):
         found = Identity.at(part)
         if not older or (found is not None and found.mtime / 1e9 < time.time() - older):
             remove(part)

@@ -53,6 +53,7 @@ class Mirror:
                 ours = (self.state.anchors, *(one.folder for one in kept))
                 for folder in (self.root, self.meta, self.rdiffs, *ours):
                     files.sweep(folder)
+                files.sweep(self.state.folder, of=f"{_WRITTEN}.json.")
                 # Runs of publish and audit write here without the mirror's lock, in less than an
                 # hour, whatever the clocks of two machines say.
                 for folder in (self.state.folder, self.state.remotes.folder):
