@@ -37,6 +37,8 @@ from puavo_repository.web.model import (
 from puavo_repository.web.options import Schemas
 from puavo_repository_airflow import runs
 
+_CRON = 5  # fields
+
 
 async def known_user(
     request: Request,
@@ -49,7 +51,6 @@ async def known_user(
         raise HTTPException(401, error.detail) from error
 
 
-_CRON = 5  # fields
 GUARD = (known_user, requires_access_dag("GET", DagAccessEntity.RUN, PREPARE))
 
 

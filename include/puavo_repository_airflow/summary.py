@@ -6,7 +6,6 @@ All of them are in the logs, in the mirror's records and in its metadata.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:  # the scheduler loads each DAG again and again
     from puavo_repository.fleet.usage import Usage
     from puavo_repository.prepare.report import Report
     from puavo_repository.publish.publisher import PublishReport
-    from puavo_repository.rollback.changes import Change
     from puavo_repository.rollback.rollback import Step
 
 logger = logging.getLogger("puavo_repository.summary")
@@ -142,19 +140,13 @@ def audited(report: "AuditReport") -> None:
 
 def generations(mirror: str, steps: "Sequence[Step]") -> dict[str, Any]:
     """Return to what a mirror can be rolled back, as the page reads it; of many the last ones."""
-    from puavo_repository.web.rolling import difference  # the page, which other DAGs do not need
-
-    def worded(change: "Change") -> Difference:
-        found = Difference(**asdict(change), words="")
-        return found.model_copy(update={"words": difference(found)})
-
     kept = [
         Generation(
             number=step.number,
             at=datetime.fromtimestamp(step.at, UTC) if step.at else None,
             current=step is steps[0],
             problem=_problem(step),
-            differences=[worded(one) for one in step.changes[:_SERIES]],
+            differences=[Difference.model_validate(one) for one in step.changes[:_SERIES]],
         )
         for step in steps[:_GENERATIONS]
     ]

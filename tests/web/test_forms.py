@@ -23,7 +23,6 @@ CHANGED = Difference(
     rdiffs=3,
     images_again=0,
     rdiffs_again=0,
-    words="",
 )
 OTHER = CHANGED.model_copy(update={"series": "two", "now": "", "images": 0, "rdiffs": 0})
 

@@ -20,7 +20,6 @@ class Difference(Shown):
     rdiffs: int = Field(description="The same of rdiffs")
     images_again: int = Field(description="How many are offered again that are not now")
     rdiffs_again: int = Field(description="The same of rdiffs")
-    words: str = Field(description="All of that as a sentence")
 
 
 class Generation(Shown):

@@ -4,6 +4,8 @@ The fields are those of the DAG's own form. What is said of a setting is what th
 documentation say of it, in the reader's language, and so is what a value is refused with.
 """
 
+import heapq
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,7 +84,7 @@ def _installed() -> dict[str, str]:
         return {
             name: str(value).lower() if isinstance(value, bool) else str(value)
             for name, value in values.items()
-            if value not in (None, "", ()) and not about(name).otherwise.strip()
+            if value not in (None, "", ()) and not about(name).otherwise
         } | {name: str(getattr(found, name)) for name in settings.FOLDERS}
     return {}
 
@@ -155,9 +157,6 @@ def folders(prefix: str, configured: Sequence[Path]) -> list[str]:
 
 
 def _below(folder: Path, prefix: str) -> Iterator[str]:
-    import heapq
-    import os
-
     with os.scandir(folder) as entries:
         paths = (
             entry.path
