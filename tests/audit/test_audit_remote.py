@@ -247,7 +247,7 @@ def test_only_the_servers_clock_says_whether_somebody_publishes(
     assert not [path for path in folder.iterdir() if path.name.startswith(".now")]
 
 
-def test_a_step_back_is_a_warning_that_says_so(audited: Audited) -> None:
+def test_a_rollback_is_a_warning_that_says_so(audited: Audited) -> None:
     audited.repository.add(name(V4))
     assert audited.repository.prepare(repository=audited.url).ok
     audited.publish()

@@ -62,7 +62,7 @@ def publish_in_pieces(mirror: Path, target: Target) -> bool:
 
 
 def publish_after_all(mirror: Path, target: Target) -> bool:
-    """Publish what was stepped back from."""
+    """Publish what was rolled back."""
     return publish(mirror, target, allow=True)
 
 

@@ -1,4 +1,4 @@
-"""The command's step back, on mirrors that the command made and published."""
+"""The command's rollback, on mirrors that the command made and published."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_bad_usage_is_told(repository: Repository, remote: Path, tmp_path: Path)
     assert "there is no such folder" in fresh.stderr
 
 
-def test_a_step_back_needs_no_images(repository: Repository, remote: Path) -> None:
+def test_a_rollback_needs_no_images(repository: Repository, remote: Path) -> None:
     url = f"file://{remote}"
     for version in (V1, V2):
         repository.add(name(version))

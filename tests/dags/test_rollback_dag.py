@@ -39,7 +39,7 @@ def roll_back(airflow: dict[str, str], mirror: Path, urls: list[str], **more: An
     return run_dag(airflow, ROLLBACK, {"image_dir": str(mirror.parent), "mirrors": urls, **more})
 
 
-def test_every_mirror_steps_back_and_a_bad_one_holds_nobody_back(
+def test_every_mirror_rolls_back_and_a_bad_one_holds_nobody_back(
     airflow: dict[str, str], mirror: Path, tmp_path: Path
 ) -> None:
     names, remotes, seen = sorted(p.name for p in mirror.glob("*.img")), [], []

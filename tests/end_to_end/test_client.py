@@ -104,7 +104,7 @@ def test_a_laptop_updates_from_what_was_published(
         assert subprocess.run([tool("wget"), "-q", "-O", "-", trust, hidden]).returncode != 0
 
 
-def test_after_a_bad_night_a_step_back_lets_clients_update_at_once(
+def test_after_a_bad_night_a_rollback_lets_clients_update_at_once(
     repository: Repository, tmp_path: Path, sshd: Sshd
 ) -> None:
     remote = tmp_path / "remote"

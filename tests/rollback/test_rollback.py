@@ -1,4 +1,4 @@
-"""A step back after a bad night: clients see what they saw before, and it stays so."""
+"""A rollback after a bad night: clients see what they saw before, and it stays so."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OTHER = "puavo-os-other-bookworm-amd64"
 Check = Callable[[], object]
 
 
-def test_a_step_back_puts_metadata_and_cksums_back_and_nothing_else(
+def test_a_rollback_puts_metadata_and_cksums_back_and_nothing_else(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     seen = nights(mirror, target, remote, 3)
@@ -58,7 +58,7 @@ def test_a_step_back_puts_metadata_and_cksums_back_and_nothing_else(
     assert documents(remote) == seen[0]
 
 
-def test_what_was_stepped_back_from_stays_away_until_it_is_allowed(
+def test_what_was_rolled_back_stays_away_until_it_is_allowed(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     seen = nights(mirror, target, remote, 2)
@@ -82,7 +82,7 @@ def test_what_was_stepped_back_from_stays_away_until_it_is_allowed(
 
 
 @pytest.mark.parametrize("kept", [3, 2])  # with a new image alone, or by taking one away
-def test_a_night_with_only_what_was_stepped_back_from_is_quiet(
+def test_a_night_with_only_what_was_rolled_back_is_quiet(
     mirror: Path, remote: Path, kept: int
 ) -> None:
     target = Target(path=str(remote))
@@ -117,7 +117,7 @@ def test_the_operator_may_publish_it_after_all(mirror: Path, remote: Path, targe
     assert publish(mirror, target, KEEP).ok
 
 
-def test_a_step_back_can_be_undone_by_a_step(mirror: Path, remote: Path, target: Target) -> None:
+def test_a_rollback_can_be_undone_by_another(mirror: Path, remote: Path, target: Target) -> None:
     seen = nights(mirror, target, remote, 2)
     roll_back(mirror, target)
     assert roll_back(mirror, target, 2) == 4
@@ -141,7 +141,7 @@ def a_night_of_two_series(
     return before, documents(remote)
 
 
-def test_one_series_alone_steps_back(mirror: Path, remote: Path, target: Target) -> None:
+def test_one_series_alone_rolls_back(mirror: Path, remote: Path, target: Target) -> None:
     before, after = a_night_of_two_series(mirror, remote, target)
     roll_back(mirror, target, None, SERIES)
     found = documents(remote)
@@ -155,7 +155,7 @@ def test_one_series_alone_steps_back(mirror: Path, remote: Path, target: Target)
         roll_back(mirror, target, None, "puavo-os-nobody-amd64")
 
 
-def test_one_series_after_another_steps_back_to_the_same_and_both_stay_away(
+def test_one_series_after_another_rolls_back_to_the_same_and_both_stay_away(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     before, _ = a_night_of_two_series(mirror, remote, target)
@@ -216,7 +216,7 @@ def test_only_so_many_generations_are_kept(mirror: Path, remote: Path, target: T
         roll_back(mirror, target, 1)
 
 
-def test_what_a_step_back_changes_for_clients_is_told_by_series(
+def test_what_a_rollback_changes_for_clients_is_told_by_series(
     mirror: Path, remote: Path, folder: Target
 ) -> None:
     nights(mirror, folder, remote, 2)
@@ -234,7 +234,7 @@ def test_what_a_step_back_changes_for_clients_is_told_by_series(
     assert first.changes[1:] == (Change(SERIES, "20260103120000", "20260102120000", 1, 4, 0, 0),)
 
 
-def test_a_step_back_takes_a_large_series_away_without_asking(
+def test_a_rollback_takes_a_large_series_away_without_asking(
     mirror: Path, remote: Path, folder: Target
 ) -> None:
     seen = nights(mirror, folder, remote, 1)
@@ -288,7 +288,7 @@ def test_a_publisher_at_work_is_not_disturbed(mirror: Path, remote: Path, target
         roll_back(mirror, target)
 
 
-def test_a_step_back_of_one_series_is_another_than_that_of_all(
+def test_a_rollback_of_one_series_is_another_than_that_of_all(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     seen = nights(mirror, target, remote, 3)
@@ -319,7 +319,7 @@ def test_only_what_was_published_is_put_back(mirror: Path, remote: Path, target:
         assert [step.number for step in rollback.steps(publisher) if step.lost] == [2]
 
 
-def test_from_damaged_metadata_nobody_steps_back(
+def test_from_damaged_metadata_nobody_rolls_back(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     seen = nights(mirror, target, remote, 2)
@@ -359,7 +359,7 @@ def test_after_a_step_forward_nothing_good_stays_away(
     assert publish(mirror, target, KEEP).ok
 
 
-def test_a_step_back_keeps_as_many_generations_as_are_wanted(
+def test_a_rollback_keeps_as_many_generations_as_are_wanted(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     nights(mirror, target, remote, 4)
@@ -370,7 +370,7 @@ def test_a_step_back_keeps_as_many_generations_as_are_wanted(
     assert kept == ["3.json", "4.json", "5.json"], "one more: the step must be able to end"
 
 
-def test_a_file_that_is_mended_after_a_step_back_is_described_again(
+def test_a_file_that_is_mended_after_a_rollback_is_described_again(
     mirror: Path, remote: Path, target: Target
 ) -> None:
     seen = nights(mirror, target, remote, 2)

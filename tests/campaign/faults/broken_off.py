@@ -51,7 +51,7 @@ class KillPublishFolder(Killed, OfPublish):
 
 
 class KillRollback(Killed, OfPublish):
-    """Killed at a random step of a step back from a night that was published whole."""
+    """Killed at a random step of a rollback from a night that was published whole."""
 
     def fall(self) -> None:
         """Nothing comes under another's name: what was replaced cannot be put back."""
@@ -68,7 +68,7 @@ class KillRollback(Killed, OfPublish):
         return partial(run, step_back, self.nights.mirror, self.target)
 
     def mend(self) -> Run:
-        """Step back in the end; then the night was good after all."""
+        """Roll back in the end; then the night was good after all."""
         done = self.step()
         if Mirror(self.nights.remote).contents() != self._before:
             return Run(1, said="not what clients saw before")

@@ -157,7 +157,7 @@ class ServerFails(OverSftp):
 
 
 class ServerFailsRollback(ServerFails, KillRollback):
-    """The same in a step back."""
+    """The same in a rollback."""
 
 
 class FullRemote(OverSftp):
