@@ -75,6 +75,16 @@ def test_who_died_is_not_at_work_and_its_record_goes_with_the_next_one(tmp_path:
     assert records.names() == ["a-clock-off", "alive"], "each removes its own"
 
 
+def test_what_was_killed_leaves_nothing_for_the_next_one_at_the_same(tmp_path: Path) -> None:
+    kept = under_way.records(tmp_path).folder
+    kept.mkdir(parents=True)
+    for subject in ("prepare", "file%3A%2F%2F%2Fx"):
+        (kept / f".{subject}.json.2fceaa98.part").touch()
+    with Recorder(tmp_path, "prepare", "diff", NO_WATCHER):
+        pass
+    assert [path.name for path in kept.iterdir()] == [".file%3A%2F%2F%2Fx.json.2fceaa98.part"]
+
+
 def test_a_file_that_is_begun_again_does_not_count_twice(tmp_path: Path) -> None:
     records = under_way.records(tmp_path)
     with Recorder(tmp_path, "x", "", NO_WATCHER) as recorder:

@@ -15,7 +15,7 @@ from support.browser import Browser
 from web.mirrors import make_mirror
 from web.site import Site
 
-FOUR: dict[str, Any] = {"images": 1, "rdiffs": 3, "images_again": 0, "rdiffs_again": 0, "words": ""}
+FOUR: dict[str, Any] = {"images": 1, "rdiffs": 3, "images_again": 0, "rdiffs_again": 0}
 ONE = Difference(series="one", now="20261122120000", then="20261101120000", **FOUR)
 TWO = ONE.model_copy(update={"series": "two"})
 

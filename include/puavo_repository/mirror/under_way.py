@@ -101,6 +101,8 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
         self._ended.set()
         if self._writer is not None:
             self._writer.join(timeout=5)  # a dead disk may never answer
+        with suppress(RepositoryError):  # of who was killed at the same before
+            files.sweep(self._records.folder, of=f"{self._name}.json.")
 
     def _write(self) -> None:
         with suppress(RepositoryError):  # of others, who died
