@@ -173,7 +173,7 @@ benchmark: test-setup
 	@PYTHONPATH=include:tests python -m benchmarks.compare "$(DIR)"
 	@images=("$(DIR)"/*.img); \
 	    PYTHONPATH=include:tests python tests/benchmarks/sftp.py "$${images[-2]}" "$${images[-1]}"
-	@PYTHONPATH=include:tests python tests/benchmarks/plans.py
+	@PYTHONPATH=include:tests python -m benchmarks.plans
 
 # A worker on one core beside two with a core each; DIR as there. As root, on a machine at rest.
 benchmark-distributed: test-setup

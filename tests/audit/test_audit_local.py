@@ -44,7 +44,7 @@ def describe(mirror: Path, series: str, change: Callable[[Document], None]) -> N
     """Have the mirror's own program write something else."""
     documents = Mirror(mirror).documents()
     change(documents[f"{series}.json"])
-    Mirror(mirror).describe(documents)
+    Mirror(mirror).describe(documents.items())
 
 
 def test_a_sound_mirror_is_read_once_and_has_no_finding(audited: Audited) -> None:
@@ -146,7 +146,7 @@ def test_an_rdiff_that_is_described_rightly_but_gives_another_image_is_found(
     audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(audited.mirror / OTHER, audited.mirror / RDIFF)
-    digests = vars(digest_file(audited.mirror / RDIFF, lambda _done: None))
+    digests = digest_file(audited.mirror / RDIFF, lambda _done: None).to_dict()
 
     def change(document: Document) -> None:
         images = document[SERIES]["images"]

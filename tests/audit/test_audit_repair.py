@@ -16,7 +16,7 @@ from puavo_repository.audit.report import AuditReport
 from puavo_repository.errors import StorageRefusedError, TransientError
 from puavo_repository.formats.metadata import Digests, entries
 from puavo_repository.mirror.digests import digest_file
-from puavo_repository.mirror.files import locked
+from puavo_repository.mirror.locks import locked
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import Progress
 from puavo_repository.remote import journal
@@ -128,7 +128,7 @@ def test_what_is_described_anew_while_it_is_read_is_not_sent(
         documents = mirror.documents()
         for entry in (e for one in documents.values() for p, e in entries(one) if p == NEW):
             entry["sha256"] = secrets.token_hex(32)
-        mirror.describe(documents)
+        mirror.describe(documents.items())
         return read(path, progress)
 
     monkeypatch.setattr("puavo_repository.audit.local.digest_file", described_anew)

@@ -1,50 +1,45 @@
-"""How long a night takes in which nothing is new: 10,000 images, 200 series, 30,000 rdiffs.
+"""How long it takes to find that nothing is new, by the number of files: a Markdown table.
 
-    PYTHONPATH=include:tests python tests/benchmarks/plans.py [SERIES] [IMAGES_EACH]
+    PYTHONPATH=include:tests python -m benchmarks.plans [SERIES [IMAGES…]]
 
-Every line must grow with the number of files, not with its square: run it with half of the series
-and with half of the images of each, and compare.
+A row for each number of images, in so many series: the command itself, and publishing to a folder
+and to OpenSSH's ``sshd`` what is there already, each in a process of its own. Every column must
+grow as the number of files does. Images and rdiffs are a few bytes, their records whole.
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks.published import lay_out
 from puavo_repository import settings as settings_module
 from puavo_repository.formats import jsonfile
 from puavo_repository.formats.metadata import Digests
-from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ImageRecord, RdiffRecord
-from puavo_repository.prepare.configure import configure
-from puavo_repository.prepare.describe import clean, describe, guard
-from puavo_repository.prepare.discover import discover
-from puavo_repository.prepare.plan import look, make_plan
-from puavo_repository.prepare.report import report
-from puavo_repository.prepare.run import dry_run, prepare
-from puavo_repository.progress import NO_WATCHER
-from puavo_repository.publish.plan import FileState
-from puavo_repository.publish.plan import make_plan as make_plan_of_publishing
-from puavo_repository.publish.survey import survey
-from puavo_repository.remote.folder import FolderTree
-from puavo_repository.remote.journal import Journal
-from puavo_repository.remote.target import Target
+from puavo_repository.prepare.describe import describe
+from puavo_repository.prepare.plan import look
 from puavo_repository.settings import Settings
+from support.servers import Sshd, running
 
-SERIES, EACH = 200, 50
+LAY = "lay"
+SERIES = 40
+COUNTS = (1_240, 2_480, 5_000, 10_000)  # images
 SIZE = 100  # bytes of an image
 
 
 def digests(text: str, size: int) -> Digests:
     """Return digests that look like some."""
-    return Digests(size, "1", text[-64:].rjust(64, "0"), text[-128:].rjust(128, "0"))
+    sha256, sha512 = (kind(text.encode()).hexdigest() for kind in (hashlib.sha256, hashlib.sha512))
+    return Digests(size, str(int(sha256[:8], 16)), sha256, sha512)
 
 
 def write(folder: Path, name: str, content: bytes) -> None:
@@ -63,7 +58,8 @@ def build(root: Path, series: int, each: int) -> Settings:
             write(settings.image_dir, name, bytes(SIZE))
             found = Identity.at(settings.image_dir / name)
             assert found is not None
-            record = ImageRecord(name, found, digests(name, SIZE), {"puavo.x": {"default": name}})
+            conf = {"puavo.x": {"default": f"{number}"}}
+            record = ImageRecord(name, found, digests(name, SIZE), conf)
             _keep(mirror.state.images.folder, name, record)
     for pair in look(settings).states:
         write(mirror.rdiffs, pair.rdiff, b"rdiff")
@@ -84,53 +80,56 @@ def _keep(folder: Path, name: str, record: ImageRecord | RdiffRecord) -> None:
     write(folder, f"{name}.json", jsonfile.dumps_sealed(record.to_dict()))
 
 
-def timed(label: str, work: Callable[[], Any]) -> Any:
-    """Do some work; print how long it took."""
-    began, busy = time.monotonic(), time.process_time()
-    result = work()
-    took, busy = time.monotonic() - began, time.process_time() - busy
-    sys.stdout.write(f"{label:26} {took:7.2f} s, {busy:7.2f} s of them busy\n")
-    return result
+def taken(*command: str | Path) -> str:
+    """Run a Python module to its end; return its time, its work and its memory, as a cell each."""
+    begun = time.monotonic()
+    words = [sys.executable, "-P", "-m", *map(str, command)]
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(child.pid, 0)
+    seconds, busy = time.monotonic() - begun, used.ru_utime + used.ru_stime
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0, command
+    return f"{seconds:.1f} s ({busy:.1f} s), {used.ru_maxrss / 1024:.0f} MB"
 
 
-def publishing(settings: Settings) -> None:
-    """Measure the plans of publishing: to an empty remote, and where every other file is there."""
-    local = timed("publish: description", lambda: publishable(settings.mirror_dir))
-    with tempfile.TemporaryDirectory() as folder, contextlib.closing(_tree(folder)) as tree:
-        state = timed("publish: survey", lambda: survey(tree, local, Journal(), settings))
-    for label, every in (("the first time", 0), ("every other file", 2)):
-        for index, row in enumerate(state.wanted_files()):
-            there = every and index % every
-            row.state = FileState.PRESENT if there else FileState.MISSING
-        plan = timed(f"publish: {label}", lambda: make_plan_of_publishing(state, can_copy=True))
-        sys.stdout.write(f"{'':26} {len(plan.transfers)} transfers\n")
+def lay(folder: Path, series: int, each: int) -> None:
+    """Make a prepared repository, and a remote to which it is published."""
+    settings = build(folder / "repository", series, each)
+    describe(settings)
+    lay_out(settings.mirror_dir, folder / "remote")
 
 
-def _tree(folder: str) -> FolderTree:
-    return FolderTree(Target(path=folder))
+def measure(folder: Path, server: Sshd, series: int, each: int) -> str:
+    """Return the row of so many images in each of so many series."""
+    # In a process of its own: the memory of this one would count as that of each child.
+    taken("benchmarks.plans", LAY, folder, str(series), str(each))
+    images, remote = folder / "repository/images", folder / "remote"
+    mirror = images / "mirror"
+    known = str(server.port), server.client_key, server.host_key
+    cells = [
+        f"{series * each:,}",
+        f"{sum(1 for _ in mirror.joinpath('rdiffs').iterdir()):,}",
+        taken("puavo_repository.cli", "-p", images / "puavo-os", images),
+        taken("benchmarks.published", mirror, remote),
+        taken("benchmarks.published", mirror, remote, *known),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
-def main(series: int, each: int) -> None:
-    """Measure each step by itself, then a whole night."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = timed("(making the repository)", lambda: build(Path(folder), series, each))
-        mirror = Mirror(settings.mirror_dir)
-        timed("describe, the first time", lambda: describe(settings))
-        inventory = timed("discover", lambda: discover(settings))
-        catalogue = timed("configure", lambda: configure(settings, inventory))
-        found = timed("look", lambda: look(settings))
-        timed("make_plan", lambda: make_plan(inventory, catalogue, found.known, settings))
-        timed("guard", lambda: guard(settings, found))
-        timed("wrong_files", mirror.wrong_files)
-        timed("clean", lambda: clean(settings))
-        timed("describe", lambda: describe(settings))
-        timed("report", lambda: report(settings, time.time()))
-        timed("dry run", lambda: dry_run(settings))
-        timed("a night without news", lambda: prepare(settings, NO_WATCHER, "a benchmark"))
-        publishing(settings)
-        rdiffs = len(found.states)
-        sys.stdout.write(f"{len(inventory.images)} images, {series} series, {rdiffs} rdiffs\n")
+def main(series: int, counts: Sequence[int]) -> None:
+    """Print the table, a row at a time."""
+    print("| images | rdiffs | the command | published, a folder | published, SFTP |")
+    print("|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder, running(Sshd(Path(folder) / "sshd")) as server:
+        for count in counts:
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                print(measure(Path(place), server, series, count // series), flush=True)
 
 
 if __name__ == "__main__":
-    main(*([int(text) for text in sys.argv[1:]] or [SERIES, EACH]))
+    words = sys.argv[1:]
+    if words[:1] == [LAY]:
+        lay(Path(words[1]), int(words[2]), int(words[3]))
+    else:
+        numbers = [int(word) for word in words]
+        main(numbers[0] if numbers else SERIES, numbers[1:] or COUNTS)

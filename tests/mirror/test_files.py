@@ -15,7 +15,8 @@ import pytest
 
 from puavo_repository.errors import LockedError, StorageError, StorageRefusedError
 from puavo_repository.mirror import files
-from puavo_repository.mirror.files import Identity, locked
+from puavo_repository.mirror.files import Identity
+from puavo_repository.mirror.locks import locked
 from support.instead import instead
 from support.repository import environment
 
@@ -120,7 +121,7 @@ def test_a_killed_holder_loses_the_lock(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     code = (
         "import sys, time, pathlib\n"
-        "from puavo_repository.mirror.files import locked\n"
+        "from puavo_repository.mirror.locks import locked\n"
         "with locked(pathlib.Path(sys.argv[1]), 'the killed'):\n"
         "    print('held', flush=True); time.sleep(60)\n"
     )

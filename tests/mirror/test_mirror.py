@@ -102,8 +102,8 @@ def test_only_what_a_preparation_put_there_is_owned(mirror: Mirror) -> None:
     foreign = [name("2020-01-01-000000"), "notes.txt", "rdiffs/readme", "meta/.hidden.json"]
     for path in foreign:
         (mirror.root / path).touch()
-    assert not mirror.owned() & set(foreign)
-    assert {ONE, TWO, RDIFF} <= mirror.owned()
+    assert not mirror.owned(mirror.there()) & set(foreign)
+    assert {ONE, TWO, RDIFF} <= mirror.owned(mirror.there())
 
 
 def test_damaged_metadata_counts_as_empty(mirror: Mirror) -> None:

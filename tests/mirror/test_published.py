@@ -118,4 +118,4 @@ def test_an_image_s_record_is_read_as_it_was_kept(tmp_path: Path) -> None:
     kept = ImageRecord("x.img", Identity(7, 8), digests, {"a": {"b": [1]}}, Identity(7, 9), 1.5)
     images.put(kept)
     assert images.get("x.img") == kept
-    assert list(kept.to_dict()) == ["puavo-conf", *vars(digests), "identity", "copy", "read"]
+    assert list(kept.to_dict()) == ["puavo-conf", *digests.to_dict(), "identity", "copy", "read"]

@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -256,23 +256,38 @@ def test_what_another_machine_did_just_now_is_seen(
 ) -> None:
     """A client of a network file system sees a name as it was until its folder is opened."""
     repository.prepare()
-    cached: dict[Path, Identity | None] = {}
-    at, listed = Identity.at, files.listed
+    cached: dict[Path, os.stat_result | None] = {}
+    lstat, names, at = os.lstat, files.names, Identity.at
 
-    def stale(path: Path) -> Identity | None:
-        return cached.setdefault(path, at(path))
+    def found(path: Path) -> os.stat_result | None:
+        with suppress(FileNotFoundError):
+            return lstat(path)
+        return None
 
-    def opened(folder: Path, pattern: str = "[!.]*") -> list[Path]:
-        cached.update({path: at(path) for path in cached if path.parent == folder})
-        return listed(folder, pattern)
+    def stale(path: Path | str) -> os.stat_result:
+        known = cached.setdefault(Path(path), found(Path(path)))
+        if known is None:
+            raise FileNotFoundError
+        return known
+
+    def stale_at(path: Path) -> Identity | None:
+        with suppress(FileNotFoundError):
+            return Identity.of_file(stale(path))
+        return None
+
+    def opened(folder: Path, pattern: str = "[!.]*") -> list[str]:
+        cached.update({path: found(path) for path in cached if path.parent == folder})
+        return names(folder, pattern)
 
     with monkeypatch.context() as here:
-        here.setattr(Identity, "at", stale)
-        here.setattr(files, "listed", opened)
+        instead(here, files, os, lstat=stale)
+        here.setattr(files, "names", opened)
+        here.setattr(Identity, "at", stale_at)
         look(repository.settings())
         with monkeypatch.context() as there:
+            instead(there, files, os)
+            there.setattr(files, "names", names)
             there.setattr(Identity, "at", at)
-            there.setattr(files, "listed", listed)
             repository.images.joinpath(ONE).unlink()
             repository.add(ONE, size=70_000)
             assert repository.prepare().ok

@@ -8,7 +8,9 @@ import pytest
 
 from puavo_repository.errors import StorageError
 from puavo_repository.formats.names import LONGEST_IMAGE, image_name, rdiff_name
+from puavo_repository.prepare import discover as module
 from puavo_repository.prepare.discover import discover
+from support.instead import instead
 from support.repository import AMXA, FREE, V1, V2, Repository, name
 
 
@@ -60,14 +62,14 @@ def test_an_image_that_cannot_be_looked_at_does_not_count_as_gone(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (repository.images / name(V1)).touch()
-    settings, look = repository.settings(), Path.stat
+    settings, look = repository.settings(), os.stat
 
-    def fail(path: Path, **more: bool) -> os.stat_result:
-        if path.name == name(V1):
+    def fail(path: Path | str, **more: bool) -> os.stat_result:
+        if Path(path).name == name(V1):
             raise OSError(errno.EIO, "Input/output error")
         return look(path, **more)
 
-    monkeypatch.setattr(Path, "stat", fail)
+    instead(monkeypatch, module, os, stat=fail)
     with pytest.raises(StorageError, match="Input/output"):
         discover(settings)
 

@@ -42,7 +42,7 @@ def refused(repository: Repository, kind: type[RepositoryError] = ImageError) ->
 def test_digests_are_those_of_the_standard_programs(repository: Repository) -> None:
     path = repository.add(IMAGE)
     digests = fingerprint(repository.settings(), IMAGE).digests
-    values = vars(digests)
+    values = digests.to_dict()
     check_file(path, DescribedFile(IMAGE, digests.size, {k: str(v) for k, v in values.items()}))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from puavo_repository import retry
 from puavo_repository.errors import LockedError, PublishError, StorageError
-from puavo_repository.mirror.files import locked
+from puavo_repository.mirror.locks import locked
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish import run as publishing
 from puavo_repository.publish.plan import sha256

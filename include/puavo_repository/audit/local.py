@@ -115,7 +115,7 @@ class LocalCheck:
                 return _wrong(file, problem, size)
             found: dict[str, int | str] = {"size": identity.size}
             if identity.size == file.size:
-                found = vars(digest_file(path, self.progress))
+                found = digest_file(path, self.progress).to_dict()
                 self.counts.append(Counts(local_files=1, local_bytes=file.size))
                 self.watcher.finish("local")
         except OSError as why:

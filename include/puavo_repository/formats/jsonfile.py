@@ -11,7 +11,8 @@ schema.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 DEEPEST = 100  # lists and objects in each other; writing goes deeper into the stack than reading
@@ -27,14 +28,7 @@ def loads(text: str | bytes, deepest: int = DEEPEST) -> Any:
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")
-    try:
-        value = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite
-        )
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    _check_depth(value, deepest)
-    return value
+    return _loads(text, deepest, _STRICT.decode)
 
 
 def dumps(value: Any) -> bytes:
@@ -43,11 +37,10 @@ def dumps(value: Any) -> bytes:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the key {key!r} is defined twice")
-        result[key] = value
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {key!r} is defined twice")
     return result
 
 
@@ -55,6 +48,19 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is not a usable number")
+    return value
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+
+
+def _loads(text: str, deepest: int, decode: Callable[[str], Any]) -> Any:
+    try:
+        value = decode(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if text.count("{") + text.count("[") > deepest:  # else it cannot be
+        _check_depth(value, deepest)
     return value
 
 
@@ -84,7 +90,8 @@ def loads_sealed(content: bytes) -> dict[str, Any]:
     text = _OPEN + content[end:]
     if content[:end] != _head(text):
         raise ValueError("its checksum is not that of its content")
-    values: dict[str, Any] = loads(text)
+    # It is as strict as ``dumps`` wrote it, and there are thousands of records.
+    values: dict[str, Any] = _loads(text.decode(), DEEPEST, json.loads)
     return values
 
 

@@ -7,7 +7,7 @@ beside our keys survives a partial rewrite.
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from puavo_repository.formats import jsonfile
@@ -20,7 +20,7 @@ DIGESTS = ("cksum", "sha256", "sha512")
 _CKSUMS_LINE = re.compile(rb"[0-9]* [0-9]+ [^ /]+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Digests:
     """Size and checksums of a file, in the order in which metadata writes them."""
 
@@ -28,6 +28,15 @@ class Digests:
     cksum: str  # decimal
     sha256: str  # lower-case hex
     sha512: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what metadata writes; the general ``asdict`` takes twenty times as long."""
+        return {
+            "size": self.size,
+            "cksum": self.cksum,
+            "sha256": self.sha256,
+            "sha512": self.sha512,
+        }
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def diff_entry(source: str, rdiff: str, digests: Digests, urlbase: str) -> dict[
         "filename": rdiff,
         "urls": [f"{urlbase}/rdiffs/{rdiff}"],
         "version": image_name(source).number,
-        **asdict(digests),
+        **digests.to_dict(),
     }
 
 
@@ -67,7 +76,7 @@ def image_entry(
     urlbase: str,
 ) -> dict[str, Any]:
     """Describe one image with its rdiffs, in the order of the old system's keys."""
-    described = asdict(digests)
+    described = digests.to_dict()
     return {
         "diffs": diffs,
         "filename": name,
@@ -157,12 +166,28 @@ def without(document: Document, paths: Collection[str]) -> Document:
     return kept
 
 
+class Cksums:
+    """``CKSUMS``: a line for each file of all series, as ``cksum`` prints it, by name."""
+
+    def __init__(self, documents: Iterable[Document] = ()) -> None:
+        self._lines: dict[str, str] = {}  # by name of the file
+        for document in documents:
+            self.add(document)
+
+    def add(self, document: Document) -> None:
+        """Add the files of a series."""
+        for file in described_files(document):
+            name = file.name
+            self._lines[name] = f"{file.digests.get('cksum', '')} {file.size} {name}\n"
+
+    def render(self) -> bytes:
+        """Return the file's content."""
+        return "".join(line for _, line in sorted(self._lines.items())).encode()
+
+
 def render_cksums(documents: Iterable[Document]) -> bytes:
-    """Render ``CKSUMS``: a line for each file of all series, as ``cksum`` prints it, by name."""
-    found = {file.name: file for document in documents for file in described_files(document)}
-    files = [file for _, file in sorted(found.items())]
-    lines = (f"{file.digests.get('cksum', '')} {file.size} {file.name}\n" for file in files)
-    return "".join(lines).encode()
+    """Render ``CKSUMS`` of all series."""
+    return Cksums(documents).render()
 
 
 def is_cksums(content: bytes) -> bool:

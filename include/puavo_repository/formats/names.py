@@ -27,7 +27,7 @@ LONGEST_SERIES = LONGEST - 5
 _RDIFF = re.compile(rf"{_PLAIN.pattern}-{_VERSION}--{_VERSION}-{_WORD}\.rdiff")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class ImageName:
     """The parts of ``<prefix>-<YYYY-MM-DD-HHMMSS>-<arch>.img``."""
 
@@ -81,6 +81,11 @@ def source_image(rdiff: str) -> str:
     left, _, right = rdiff.rpartition("/")[2].removesuffix(".rdiff").rpartition("--")
     name = f"{left}-{right[len('YYYY-MM-DD-HHMMSS') + 1 :]}.img"
     return name if ImageName.parse(name) else ""
+
+
+def is_image_name(name: str) -> bool:
+    """Tell whether this is the name of an image."""
+    return _IMAGE.fullmatch(name) is not None
 
 
 def is_rdiff_name(name: str) -> bool:

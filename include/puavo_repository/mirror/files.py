@@ -1,4 +1,4 @@
-"""Files that are either whole and durable, or not there; and lock files.
+"""Files that are either whole and durable, or not there.
 
 Every output is made as ``.<name>.<try>.part`` in its own folder, fsynced, renamed, and the
 folder fsynced. Each try has a part file of its own: one that is thought dead may still write.
@@ -15,12 +15,9 @@ Whatever the umask, only the owner may write what is made here; a web server may
 from __future__ import annotations
 
 import errno
-import fcntl
 import fnmatch
-import json
 import os
 import secrets
-import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -29,7 +26,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from puavo_repository.errors import (
-    LockedError,
     StorageError,
     StorageRefusedError,
     as_storage_error,
@@ -38,9 +34,7 @@ from puavo_repository.errors import (
 
 PART = ".part"
 NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
-_NEW_FILE, _NEW_FOLDER = 0o644, 0o755  # the most that a new one permits
-_held: dict[Path, bytes] = {}  # what this process wrote into each lock that it alone holds
-
+NEW_FILE, _NEW_FOLDER = 0o644, 0o755  # the most that a new one permits
 
 Seen = tuple[int, int, int]
 """What lies under a name for one process: inode, size in bytes, and time of modification in ns."""
@@ -66,6 +60,11 @@ class Identity(NamedTuple):
                 found = path.lstat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
+        return cls.of_file(found)
+
+    @classmethod
+    def of_file(cls, found: os.stat_result) -> Identity | None:
+        """Return the same; None where it is no regular file."""
         return cls.of(found) if stat.S_ISREG(found.st_mode) else None
 
     def __str__(self) -> str:
@@ -74,7 +73,7 @@ class Identity(NamedTuple):
 
 def create(path: Path, buffering: int = -1) -> BinaryIO:
     """Open a file for writing, made or emptied."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _NEW_FILE)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, NEW_FILE)
     return os.fdopen(descriptor, "wb", buffering)
 
 
@@ -212,6 +211,19 @@ def names(folder: Path, pattern: str = "[!.]*") -> list[str]:
         return sorted(fnmatch.filter(os.listdir(folder), pattern))  # noqa: PTH208
 
 
+def scan(folder: Path, pattern: str = "[!.]*") -> Iterator[tuple[str, os.stat_result]]:
+    """Iterate over the same with what ``lstat`` says of each; one that vanishes is left out."""
+    where = f"{folder}/"  # a Path for each of thousands takes longer than to look at it
+    for name in names(folder, pattern):
+        try:
+            found = os.lstat(where + name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise storage_error(folder / name, error) from error
+        yield name, found
+
+
 def exists(path: Path) -> bool:
     """Tell whether there is anything under a name; a link on the way is followed, or refused."""
     with as_storage_error(path):
@@ -236,65 +248,3 @@ def sweep(folder: Path, older: float = 0.0, of: str = "") -> None:
         found = Identity.at(part)
         if not older or (found is not None and found.mtime / 1e9 < time.time() - older):
             remove(part)
-
-
-@contextmanager
-def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file, made where it is missing; the kernel drops it with the process.
-
-    Who finds it held is told of its ``holder`` in these words, or waits for its end.
-    """
-    make_folder(path.parent)
-    with as_storage_error(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _NEW_FILE)
-    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with os.fdopen(descriptor, "r+b", 0) as lock:
-        with as_storage_error(path):
-            try:
-                fcntl.flock(lock, mode if wait else mode | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LockedError(
-                    path.parent.parent,
-                    f"another run is at work on this mirror: {_holder(descriptor)}",
-                    remedy="Wait for it to end, or stop it; its lock goes with it",
-                ) from None
-        who = {"holder": holder, "process": os.getpid(), "host": socket.gethostname()}
-        content = json.dumps({**who, "token": secrets.token_hex(8)}).encode()
-        # The lock is the kernel's, and a full disk may not take this.
-        with suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, content, 0)
-            os.fsync(descriptor)  # for other machines
-            if not shared:
-                _held[path] = content
-        try:
-            yield
-        finally:
-            _held.pop(path, None)
-            # A run without news changes no byte of the mirror, so nobody is named any more.
-            with suppress(OSError):  # others share the lock, and the last of them will
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.ftruncate(descriptor, 0)
-
-
-def check_held(path: Path) -> None:
-    """Raise a ``LockedError`` where a lock that this process alone held is lost.
-
-    A network file system drops it when it hears nothing of this machine, which may have been cut
-    off or asleep, and tells it nothing. Who took the lock then has written its own name there.
-    """
-    mine = _held.get(path)
-    if mine is not None and read(path) != mine:
-        raise LockedError(
-            path.parent.parent,
-            "another run has taken over, because this machine was cut off or asleep",
-            remedy="Nothing more was written. Run again when the other one is done",
-        )
-
-
-def _holder(descriptor: int) -> str:
-    try:
-        found = json.loads(os.pread(descriptor, 4096, 0))
-        return f"{found['holder']}, process {found['process']} on {found['host']}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "it has not said which"

@@ -10,17 +10,18 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from puavo_repository.errors import ImageChangingError, StorageRefusedError, as_storage_error
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
-from puavo_repository.formats.names import ImageName, is_rdiff_name
-from puavo_repository.mirror import files
+from puavo_repository.formats.names import is_image_name, is_rdiff_name
+from puavo_repository.mirror import files, locks
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import ImageRecord, RdiffRecord, State, WrittenRecord
 
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 _WRITTEN = "description"  # name of the record of what was written
 _ABSENT = ""
+_DOCUMENTS = "[!.]*.json"
+# Of the metadata that this process saw last, by its digest, since a night asks four times.
+_images: dict[str, dict[str, int]] = {}
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
 
 
@@ -44,7 +48,7 @@ class Mirror:
     @contextmanager
     def locked(self, holder: str, *, shared: bool = False) -> Iterator[None]:
         """Hold the mirror's lock; shared by steps that only read, or add files of their own."""
-        with as_storage_error(self.root), files.locked(self.state.lock, holder, shared=shared):
+        with as_storage_error(self.root), locks.locked(self.state.lock, holder, shared=shared):
             if not shared:  # what killed runs left behind goes
                 with suppress(OSError):  # it does not ignore all of them
                     # Images were unpacked there by an earlier version.
@@ -65,31 +69,56 @@ class Mirror:
 
         It is called right before each write that clients rely on.
         """
-        files.check_held(self.state.lock)
-        files.check_held(self.state.metadata_lock)
+        locks.check_held(self.state.lock)
+        locks.check_held(self.state.metadata_lock)
 
     def documents(self) -> dict[str, Document]:
         """Return the metadata of every series, by file name; of a damaged file, none."""
-        found: dict[str, Document] = {}
-        for path in files.listed(self.meta, "[!.]*.json"):
-            try:
-                found[path.name] = metadata.parse(files.read(path) or b"")
-            except ValueError as error:
-                logger.warning("%s is damaged and will be made anew: %s", path, error)
-                found[path.name] = {}
-        return found
+        return dict(self.each_document())
+
+    def each_document(self) -> Iterator[tuple[str, Document]]:
+        """Iterate over the same, of which one at a time is in memory."""
+        for path in files.listed(self.meta, _DOCUMENTS):
+            yield path.name, self._parsed(path, files.read(path) or b"")
+
+    def _parsed(self, path: Path, content: bytes) -> Document:
+        try:
+            return metadata.parse(content)
+        except ValueError as error:
+            logger.warning("%s is damaged and will be made anew: %s", path, error)
+            return {}
+
+    def described_images(self) -> dict[str, int]:
+        """Return the bytes of each image that the metadata names, by its name."""
+        seen: dict[str, dict[str, int]] = {}
+        for path in files.listed(self.meta, _DOCUMENTS):
+            content = files.read(path) or b""
+            digest = _digest(content)
+            seen[digest] = _images.get(digest) or {
+                image["filename"]: image["size"]
+                for series in self._parsed(path, content).values()
+                for image in series["images"]
+            }
+        _images.clear()
+        _images.update(seen)
+        return {name: size for images in seen.values() for name, size in images.items()}
 
     def described(self) -> Iterator[DescribedFile]:
         """Iterate over every file that the metadata names."""
-        return chain.from_iterable(map(metadata.described_files, self.documents().values()))
+        every = (metadata.described_files(document) for _, document in self.each_document())
+        return chain.from_iterable(every)
 
     def contents(self) -> dict[str, bytes]:
         """Return what metadata and CKSUMS hold, by path; only plain files are any of them."""
-        paths = [*files.listed(self.meta, "[!.]*.json"), self.cksums]
-        contents = {str(path.relative_to(self.root)): files.read(path) for path in paths}
-        return {path: content for path, content in contents.items() if content is not None}
+        return dict(self.each_content())
 
-    def describe(self, documents: dict[str, Document]) -> bool:
+    def each_content(self) -> Iterator[tuple[str, bytes]]:
+        """Iterate over the same, of which one at a time is in memory."""
+        for path in (*files.listed(self.meta, _DOCUMENTS), self.cksums):
+            if (content := files.read(path)) is not None:
+                yield str(path.relative_to(self.root)), content
+
+    def describe(self, documents: Iterable[tuple[str, Document]]) -> bool:
         """Make the metadata say exactly this, by file name; return whether a byte changed."""
         with self.metadata_locked("rewriting metadata", shared=False):
             return self._write(documents)
@@ -101,26 +130,32 @@ class Mirror:
         with self.metadata_locked("rewriting metadata", shared=False):
             present = self.documents()
             kept = {name: metadata.without(doc, paths) for name, doc in present.items()}
-            return kept != present and self._write(kept)
+            return kept != present and self._write(kept.items())
 
     def wrong_files(self) -> set[str]:
         """Return the described files that are missing, or not of the size or identity on record."""
-        wrong = set()
+        wrong, there = set(), self.there()
+        images: dict[str, Any] = {record.name: record for record in self.state.images}
+        rdiffs: dict[str, Any] = {record.name: record for record in self.state.rdiffs}
         for file in self.described():
-            known: ImageRecord | RdiffRecord | None = self.state.images.get(file.name)
-            if file.path.startswith("rdiffs/"):
-                known = self.state.rdiffs.get(file.name)
-            found = Identity.at(self.root / file.path)
-            if found is None or found.size != file.size or (known and not self.has(known)):
+            known = rdiffs if file.path.startswith("rdiffs/") else images
+            found, record = there.get(file.path), known.get(file.name)
+            if found is None or found.size != file.size or (record and not record.fits(found)):
                 wrong.add(file.path)
         return wrong
 
     def has(self, record: ImageRecord | RdiffRecord) -> bool:
         """Tell whether the mirror's own file is the one that a record speaks of."""
-        if isinstance(record, RdiffRecord):
-            return Identity.at(self.rdiffs / record.name) == record.identity
-        present = Identity.at(self.root / record.name)
-        return present is not None and present in {record.identity, record.copy}
+        return record.fits(Identity.at(self.root / record.path))
+
+    def there(self) -> dict[str, Identity | None]:
+        """Return what lies where images, rdiffs and metadata do; None for what is no plain file."""
+        folders = ("", self.root), ("rdiffs/", self.rdiffs), ("meta/", self.meta)
+        return {
+            f"{prefix}{name}": Identity.of_file(found)
+            for prefix, folder in folders
+            for name, found in files.scan(folder)
+        }
 
     def refuse_foreign(self) -> None:
         """Refuse a folder with files of others, which metadata would replace.
@@ -128,7 +163,7 @@ class Mirror:
         What a run wrote is ours however damaged it is now, what reads like a mirror's as well.
         """
         written = self.state.written.get(_WRITTEN)
-        for path, content in self.contents().items():
+        for path, content in self.each_content():
             if written and path in written.digests:
                 continue
             try:
@@ -144,21 +179,22 @@ class Mirror:
                     remedy="Choose another mirror directory, or move this file away",
                 )
 
-    def owned(self) -> set[str]:
-        """Return the paths of the images, rdiffs and metadata that a preparation put here.
+    def owned(self, there: Iterable[str]) -> set[str]:
+        """Return those paths of ``there`` that a preparation put here.
 
         An image counts only where this system or the old one kept a record of it: a folder
         named by mistake must not lose the images that others keep there.
         """
         known = set(self.state.images.names())
         known |= {path.stem for path in files.listed(self.root / ".checksums", "*.cksum")}
-        images = (path.name for path in files.listed(self.root, "[!.]*.img"))
-        rdiffs = (path.name for path in files.listed(self.rdiffs, "[!.]*.rdiff"))
-        return {
-            *(name for name in images if name in known and ImageName.parse(name)),
-            *(f"rdiffs/{name}" for name in rdiffs if is_rdiff_name(name)),
-            *(f"meta/{path.name}" for path in files.listed(self.meta, "[!.]*.json")),
-        }
+
+        def is_ours(path: str) -> bool:
+            folder, _, name = path.rpartition("/")
+            if folder == "meta":
+                return name.endswith(".json")
+            return is_rdiff_name(name) if folder else name in known and is_image_name(name)
+
+        return set(filter(is_ours, there))
 
     def changed_since_written(self, contents: Mapping[str, bytes]) -> list[str]:
         """Return the paths of metadata and CKSUMS that are not as it is on record that they are."""
@@ -169,27 +205,39 @@ class Mirror:
 
     def metadata_locked(self, holder: str, *, shared: bool = True) -> AbstractContextManager[None]:
         """Keep metadata and CKSUMS from being rewritten for a moment; waits for one that is."""
-        return files.locked(self.state.metadata_lock, holder, shared=shared, wait=True)
+        return locks.locked(self.state.metadata_lock, holder, shared=shared, wait=True)
 
-    def _write(self, documents: dict[str, Document]) -> bool:
-        wanted = {f"meta/{name}": metadata.render(doc) for name, doc in documents.items()}
-        wanted[self.cksums.name] = metadata.render_cksums(documents.values())
-        present = self.contents()
-        if present != wanted:
+    def _write(self, documents: Iterable[tuple[str, Document]]) -> bool:
+        present = {path: _digest(content) for path, content in self.each_content()}
+        wanted: dict[str, str] = {}
+        changed: dict[str, bytes] = {}  # of which alone the content is kept
+        cksums = metadata.Cksums()
+
+        def want(path: str, content: bytes) -> None:
+            wanted[path] = _digest(content)
+            if present.get(path) != wanted[path]:
+                changed[path] = content
+
+        for name, document in documents:
+            want(f"meta/{name}", metadata.render(document))
+            cksums.add(document)
+        want(self.cksums.name, cksums.render())
+        gone = present.keys() - wanted.keys()
+        if changed or gone:
             self._record_written(present, wanted)
-            for path, content in wanted.items():
+            for path, content in changed.items():
                 self.check()
                 files.write(self.root / path, content)
-            for path in present.keys() - wanted.keys():
+            for path in gone:
                 self.check()
                 files.remove(self.root / path)
         self._record_written(wanted)
-        return present != wanted
+        return bool(changed or gone)
 
-    def _record_written(self, *versions: Mapping[str, bytes]) -> None:
-        """Note that each file is as one of these versions has it."""
+    def _record_written(self, *versions: Mapping[str, str]) -> None:
+        """Note that each file is as one of these versions, of digests by path, has it."""
         paths = sorted({path for version in versions for path in version})
-        contents = {path: sorted({_digest(one.get(path)) for one in versions}) for path in paths}
+        contents = {path: sorted({one.get(path, _ABSENT) for one in versions}) for path in paths}
         self.state.written.put(WrittenRecord(_WRITTEN, contents))
 
 

@@ -23,23 +23,27 @@ when that changes the record does not count any more. How they lie there: ``stor
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from puavo_repository.errors import PermanentError, RepositoryError, printable
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import LONGEST
 from puavo_repository.mirror import files, published, space
+from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.store import FOLDER, Record, Records, Stored
 
 logger = logging.getLogger(__name__)
@@ -47,32 +51,65 @@ logger = logging.getLogger(__name__)
 ADOPTED = "adopted"  # in place of the engine of an rdiff that another system made
 
 
-@dataclass(frozen=True)
+_Shared = Annotated[str, AfterValidator(sys.intern)]  # the same one in thousands of records
+
+
+@lru_cache(64)
+def _parsed(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def _shared(definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the same object for equal definitions: one image has much the same as the next."""
+    return _parsed(json.dumps(definitions))
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRecord(Record):
     """What one read of an image found."""
 
     identity: Stored  # of the file in the image directory that was read
     digests: Digests
-    puavo_conf: Annotated[dict[str, Any], Field(alias="puavo-conf")]  # its definitions, merged
+    # Its definitions, merged; never changed, since several records may share them.
+    puavo_conf: Annotated[dict[str, Any], Field(alias="puavo-conf"), AfterValidator(_shared)]
     copy: Stored | None = None  # of the mirror's own file, where no hard link was possible
     read: float = 0.0  # when, in seconds since 1970; 0 where that was not recorded
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the file holds."""
-        values = super().to_dict()
+        values = Record.to_dict(self)
         return {"puavo-conf": values.pop("puavo_conf"), **values}
 
+    @property
+    def path(self) -> str:
+        """Where it lies in the mirror."""
+        return self.name
 
-@dataclass(frozen=True)
+    def fits(self, found: Identity | None) -> bool:
+        """Tell whether the mirror's own file, by its identity, is the one that was read."""
+        return found is not None and found in {self.identity, self.copy}
+
+
+@dataclass(frozen=True, slots=True)
 class RdiffRecord(Record):
     """An rdiff that was proven, or found not worth keeping."""
 
-    source: str  # sha512 of the image that it is applied to
-    target: str  # sha512 of the image that it gives
+    source: _Shared  # sha512 of the image that it is applied to
+    target: _Shared  # sha512 of the image that it gives
     digests: Digests  # of the rdiff itself
     identity: Stored | None  # None where it was larger than the policy's share of its target
-    engine: str  # that made it; ``ADOPTED`` for one of the old system's
+    engine: _Shared  # that made it; ``ADOPTED`` for one of the old system's
     made: float = 0.0  # or adopted, in seconds since 1970; 0 where that was not recorded
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the mirror."""
+        return f"rdiffs/{self.name}"
+
+    def fits(self, found: Identity | None) -> bool:
+        """Tell whether the mirror's file, by its identity, is the one that was proven."""
+        return found == self.identity
 
     def leads(self, source: ImageRecord, target: ImageRecord) -> bool:
         """Tell whether it was proven between just these contents."""

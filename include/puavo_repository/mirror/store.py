@@ -25,11 +25,12 @@ from puavo_repository.mirror.files import Identity
 FOLDER = ".puavo-repository"  # of all records of a mirror
 
 _adapter: Any = cache(TypeAdapter)
+_RECORDS = "[!.]*.json"
 # Older records end with the inode.
 Stored = Annotated[Identity, BeforeValidator(lambda values: values[:2])]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Record:
     """Base of what a file holds: the fields of a dataclass as plain values."""
 
@@ -53,11 +54,11 @@ R = TypeVar("R", bound=Record)
 # Records in use in this process, by their file as it was read: a run that looks again does not
 # read 40,000 files again. They are replaced by rename, never changed; the inode tells two of one
 # tick of the clock apart.
-_in_use: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
+_in_use: dict[Path, WeakValueDictionary[tuple[Any, ...], Any]] = {}  # by folder
 
 
-def _key(path: Path, found: os.stat_result) -> tuple[Any, ...]:
-    return str(path), found.st_ino, found.st_size, found.st_mtime_ns
+def _key(name: str, found: os.stat_result) -> tuple[Any, ...]:
+    return name, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Records(Generic[R]):
@@ -66,19 +67,28 @@ class Records(Generic[R]):
     def __init__(self, folder: Path, from_dict: Callable[[str, dict[str, Any]], R]) -> None:
         self.folder = folder
         self._from_dict = from_dict
+        self._in_use = _in_use.setdefault(folder, WeakValueDictionary())
 
     def get(self, name: str) -> R | None:
         """Return the record of a file; None if there is none, or none that can be read."""
         path = self._path(name)
-        with as_storage_error(path), suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            known: R | None = _in_use.get(_key(path, path.stat()))
-            if known is None:
-                with path.open("rb") as stream:
-                    key = _key(path, os.fstat(stream.fileno()))
-                    known = self._from_dict(name, jsonfile.loads_sealed(stream.read()))
-                _in_use[key] = known
-            return known
+        with as_storage_error(path), suppress(FileNotFoundError):
+            return self._known(name, path.stat())
         return None
+
+    def _known(self, name: str, found: os.stat_result) -> R | None:
+        known: R | None = self._in_use.get(_key(name, found))
+        if known is not None:
+            return known
+        path = f"{self.folder}/{name}.json"  # a Path takes longer than the file, of thousands
+        try:
+            with open(path, "rb", buffering=0) as stream:  # noqa: PTH123
+                key = _key(name, os.fstat(stream.fileno()))
+                known = self._from_dict(name, jsonfile.loads_sealed(stream.readall()))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        self._in_use[key] = known
+        return known
 
     def put(self, record: R) -> None:
         """Keep a record."""
@@ -90,11 +100,13 @@ class Records(Generic[R]):
 
     def names(self) -> list[str]:
         """Return what there are records of, sorted."""
-        return [name.removesuffix(".json") for name in files.names(self.folder, "[!.]*.json")]
+        return [name.removesuffix(".json") for name in files.names(self.folder, _RECORDS)]
 
     def __iter__(self) -> Iterator[R]:
-        found = (self.get(name) for name in self.names())
-        return (record for record in found if record is not None)
+        with as_storage_error(self.folder):
+            for name, stat in files.scan(self.folder, _RECORDS):
+                if (record := self._known(name.removesuffix(".json"), stat)) is not None:
+                    yield record
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"

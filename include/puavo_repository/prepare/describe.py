@@ -10,7 +10,7 @@ removed makes room for what is new. Neither ever removes too much at once (``gua
 import errno
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from puavo_repository.errors import MassDeleteError, RepositoryError, StorageRefusedError
@@ -84,9 +84,8 @@ def describe(settings: Settings, undertaken: Collection[str] | None = None) -> t
     return removed
 
 
-def _documents(urlbase: str, plan: Plan, placed: Collection[str]) -> dict[str, Document]:
-    """Return the metadata of every series that has an image, by file name."""
-    found: dict[str, Document] = {}
+def _documents(urlbase: str, plan: Plan, placed: Collection[str]) -> Iterator[tuple[str, Document]]:
+    """Iterate over the metadata of every series that has an image, by file name."""
     known, rdiffs = plan.known.images, plan.known.rdiffs
     for series, images in plan.series.items():
         entries = []
@@ -99,8 +98,7 @@ def _documents(urlbase: str, plan: Plan, placed: Collection[str]) -> dict[str, D
             digests, puavo_conf = known[name].digests, known[name].puavo_conf
             entries.append(metadata.image_entry(name, digests, puavo_conf, diffs, urlbase))
         if entries:
-            found[f"{series}.json"] = {series: {"images": entries}}
-    return found
+            yield f"{series}.json", {series: {"images": entries}}
 
 
 def remove_wrong_from_metadata(settings: Settings) -> bool:
@@ -123,7 +121,7 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     if settings.allow_mass_delete:
         return
     mirror = Mirror(settings.mirror_dir)
-    there = {one.path: one.size for one in mirror.described() if "/" not in one.path}
+    there = mirror.described_images()
     # One that clients are not told of yet is new, whether it lies in the mirror already or not.
     new = set(plan.images) - there.keys()
     # Others of ours count where their series is not described at all. Where it is, what it does
@@ -197,7 +195,7 @@ def remove_stale(mirror: Mirror, plan: Plan) -> tuple[str, ...]:
         record = state.rdiffs.get(pair.rdiff)
         if record is not None and record.identity is not None:
             state.rdiffs.put(replace(record, identity=None))
-    documents = mirror.documents()
+    documents = mirror.documents() if plan.stale else {}
     seen = {f"meta/{name}" for name in documents}
     seen |= {file.path for one in documents.values() for file in metadata.described_files(one)}
     removed = [path for path in plan.stale if path not in seen and _remove(mirror, path)]
@@ -208,7 +206,7 @@ def remove_stale(mirror: Mirror, plan: Plan) -> tuple[str, ...]:
             if f"meta/{name}" not in plan.stale
         }
         try:
-            mirror.describe(kept)
+            mirror.describe(kept.items())
         except StorageRefusedError as error:
             indexes = files.listed(state.anchors)
             cause = error.__cause__
@@ -218,7 +216,7 @@ def remove_stale(mirror: Mirror, plan: Plan) -> tuple[str, ...]:
             logger.warning("%s: the disk is full; the indexes make room", mirror.root)
             for path in indexes:
                 files.remove(path)
-            mirror.describe(kept)
+            mirror.describe(kept.items())
     removed += [path for path in plan.stale if path in seen and _remove(mirror, path)]
     # An image without a record is not ours any more: the record goes last.
     for name in set(state.images.names()) - plan.named:

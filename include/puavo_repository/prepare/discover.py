@@ -1,14 +1,14 @@
 """discover: which images lie in the image directory. Names and sizes only; nothing is read."""
 
 import errno
-import stat
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from puavo_repository.errors import ImageError, storage_error
-from puavo_repository.formats.names import LONGEST_IMAGE, ImageName, distribution_of, image_name
+from puavo_repository.formats.names import LONGEST_IMAGE, distribution_of, image_name, is_image_name
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import Failure
@@ -53,45 +53,49 @@ def discover(settings: Settings) -> Inventory:
     """Look into the image directory."""
     images: dict[str, Identity] = {}
     failures, unreachable, others = [], set(), 0
-    for path in files.listed(settings.image_dir):
-        if path in (settings.mirror_dir, settings.puavo_os):
+    folder, ours = settings.image_dir, (settings.mirror_dir, settings.puavo_os)
+    skipped = {path.name for path in ours if path.parent == folder}
+    for name in files.names(folder):
+        if name in skipped:
             continue
         try:
-            identity = _look(path)
+            identity = _look(folder, name)
         except ImageError as error:
-            failures.append(Failure.of(path.name, "discover", error))
-            if ImageName.parse(path.name) and len(path.name) <= LONGEST_IMAGE:
-                unreachable.add(path.name)
+            failures.append(Failure.of(name, "discover", error))
+            if is_image_name(name) and len(name) <= LONGEST_IMAGE:
+                unreachable.add(name)
             continue
         if identity is None:
             others += 1
         else:
-            images[path.name] = identity
+            images[name] = identity
     return Inventory(images, others, tuple(failures), frozenset(unreachable))
 
 
-def _look(path: Path) -> Identity | None:
+def _look(folder: Path, name: str) -> Identity | None:
     """Return an image's identity; None where it is none, refused where it was meant to be one."""
-    is_image = ImageName.parse(path.name) is not None
-    if is_image and len(path.name) > LONGEST_IMAGE:
+    is_image = is_image_name(name)
+    if is_image and len(name) > LONGEST_IMAGE:
         raise ImageError(
-            path,
+            folder / name,
             "its name is too long: its rdiffs could not be published",
             expected=f"at most {LONGEST_IMAGE} bytes",
-            found=f"{len(path.name)}",
+            found=f"{len(name)}",
             remedy="Give it a shorter name",
         )
     # Python keeps bytes that are no text as lone surrogates.
-    if path.suffix == ".img" and any("\udc80" <= letter <= "\udcff" for letter in path.name):
+    if name.endswith(".img") and any("\udc80" <= letter <= "\udcff" for letter in set(name)):
         raise ImageError(
-            path,
+            folder / name,
             "its name is not UTF-8 text",
             expected="<os>-os-<class>-<distribution>-<YYYY-MM-DD-HHMMSS>-<arch>.img",
             remedy="Rename it, or move it out of the image directory",
         )
     try:
-        found = path.stat() if is_image else None
+        # A Path for each of thousands takes longer than to look at it.
+        return Identity.of_file(os.stat(f"{folder}/{name}")) if is_image else None  # noqa: PTH116
     except OSError as error:
+        path = folder / name
         if error.errno not in _NOWHERE:
             # Taken for gone, it would be taken from the clients as well.
             raise storage_error(path, error) from error
@@ -101,4 +105,3 @@ def _look(path: Path) -> Identity | None:
             remedy="Mount the disk that it lies on, or replace or remove this link. Until then "
             "clients keep what they have of it",
         ) from error
-    return Identity.of(found) if found and stat.S_ISREG(found.st_mode) else None

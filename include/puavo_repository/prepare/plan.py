@@ -114,23 +114,8 @@ class Plan:
 def look(settings: Settings) -> Plan:
     """Look at images, configuration and mirror, and plan; nothing is written."""
     inventory, mirror = discover(settings), Mirror(settings.mirror_dir)
-    # First, as to open a folder is what shows a network file system's client what others did.
-    owned = frozenset(mirror.owned())
-    catalogue, there = configure(settings, inventory, dry_run=True), inventory.names
-    images = {
-        record.name: record
-        for record in mirror.state.images
-        if inventory.images.get(record.name) == record.identity
-        or (record.name in there and mirror.has(record))
-    }
-    rdiffs = {
-        record.name: record
-        for record in mirror.state.rdiffs
-        if record.identity is None or mirror.has(record)
-    }
-    by_demand = settings.sources == demand.DEMAND
-    expected = demand.records(mirror.root).get(demand.DEMAND) if by_demand else None
-    known = Known(images, rdiffs, owned, expected)
+    catalogue = configure(settings, inventory, dry_run=True)
+    known = _known(settings, mirror, inventory)
     plan = make_plan(inventory, catalogue, known, settings)
     folder = next(one for one in (mirror.root, *mirror.root.parents) if files.exists(one))
     with as_storage_error(mirror.root):
@@ -138,6 +123,27 @@ def look(settings: Settings) -> Plan:
         copies = set() if linked else inventory.images.keys() & set(plan.images) - known.owned
         needed = plan.space_needed + sum(inventory.images[name].size for name in copies)
         return replace(plan, space_needed=needed, space_free=shutil.disk_usage(folder).free)
+
+
+def _known(settings: Settings, mirror: Mirror, inventory: Inventory) -> Known:
+    images, rdiffs = list(mirror.state.images), list(mirror.state.rdiffs)
+    lying = mirror.there()  # after the records: what they speak of was there before them
+    there, by_demand = inventory.names, settings.sources == demand.DEMAND
+    return Known(
+        images={
+            record.name: record
+            for record in images
+            if inventory.images.get(record.name) == record.identity
+            or (record.name in there and record.fits(lying.get(record.path)))
+        },
+        rdiffs={
+            record.name: record
+            for record in rdiffs
+            if record.identity is None or record.fits(lying.get(record.path))
+        },
+        owned=frozenset(mirror.owned(lying)),
+        expected=demand.records(mirror.root).get(demand.DEMAND) if by_demand else None,
+    )
 
 
 def make_plan(inventory: Inventory, catalogue: Catalogue, known: Known, policy: Model) -> Plan:

@@ -20,7 +20,7 @@ _ABSENT = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """An rdiff by the images that it leads from and to."""
 

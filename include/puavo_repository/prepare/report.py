@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from puavo_repository.errors import PermanentError
 from puavo_repository.mirror import files
@@ -17,13 +17,29 @@ from puavo_repository.progress import count, format_bytes
 from puavo_repository.settings import Settings
 
 
+class OfferedRdiff(NamedTuple):
+    """An rdiff that clients are offered; there are thousands."""
+
+    series: str
+    name: str
+    source: str  # a version, as is the target
+    target: str
+    size: int  # bytes
+    target_size: int  # bytes
+
+    @property
+    def share(self) -> float:
+        """Its size, by that of its image."""
+        return round(self.size / max(1, self.target_size), 6)
+
+
 @dataclass(frozen=True)
 class Report:
     """What a run did and what the mirror offers after it."""
 
     mirror: Path
     series: tuple[dict[str, Any], ...]  # every one on offer, a ``_series_line``
-    rdiffs: tuple[dict[str, Any], ...]  # every one on offer
+    rdiffs: tuple[OfferedRdiff, ...]  # every one on offer
     images_read: int  # in this run
     rdiffs_made: int  # in this run, and kept
     rdiffs_adopted: int  # made by another system, now proven and kept as they are
@@ -49,8 +65,10 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for ``--json`` and the page."""
-        seconds = round(self.seconds, 3)
-        return {**asdict(self), "mirror": str(self.mirror), "seconds": seconds, "ok": self.ok}
+        rdiffs = [{**one._asdict(), "share": one.share} for one in self.rdiffs]
+        failures, seconds = [asdict(one) for one in self.failures], round(self.seconds, 3)
+        more = {"mirror": str(self.mirror), "rdiffs": rdiffs, "failures": failures}
+        return {**vars(self), **more, "seconds": seconds, "ok": self.ok}
 
     def series_lines(self) -> list[str]:
         """Return what is on offer, a line for people each series."""
@@ -66,11 +84,11 @@ class Report:
     def lines(self) -> list[str]:
         """Return the report as lines for people; the last one sums up."""
         images = sum(one["images"] for one in self.series)
-        size = sum(one["size"] for one in self.rdiffs)
+        size = sum(one.size for one in self.rdiffs)
         adopted = f" and {self.rdiffs_adopted} adopted" if self.rdiffs_adopted else ""
         failed = f", {len(self.failures)} FAILED" if self.failures else ""
         rdiffs = self.rdiffs if self.images_read or self.rdiffs_made or self.rdiffs_adopted else ()
-        shares = ((r["name"], format_bytes(r["size"]), r["share"]) for r in rdiffs)
+        shares = ((one.name, format_bytes(one.size), one.share) for one in rdiffs)
         sums = (
             f"{self.mirror}: {count(images, 'image')} in {len(self.series)} series, "
             f"{count(len(self.rdiffs), 'rdiff')} ({format_bytes(size)}), "
@@ -94,29 +112,30 @@ def report(
     What was read or made since it had ``begun``, in seconds since 1970, is its work.
     """
     mirror = Mirror(settings.mirror_dir)
-    documents = mirror.documents().values()
-    offered = [(name, one["images"]) for document in documents for name, one in document.items()]
-    rdiffs = (
-        {  # source and target are versions
-            "series": series,
-            "name": diff["filename"],
-            "source": diff["version"],
-            "target": image["version"],
-            "size": diff["size"],
-            "target_size": image["size"],
-            "share": round(diff["size"] / max(1, image["size"]), 6),
-        }
-        for series, images in offered
-        for image in images
-        for diff in image["diffs"]
-    )
+    series: list[dict[str, Any]] = []
+    rdiffs: list[OfferedRdiff] = []
+    for _, document in mirror.each_document():
+        for name, images in ((name, one["images"]) for name, one in document.items()):
+            series += [_series_line(name, images)] if images else []
+            rdiffs += (
+                OfferedRdiff(
+                    name,
+                    diff["filename"],
+                    diff["version"],
+                    image["version"],
+                    diff["size"],
+                    image["size"],
+                )
+                for image in images
+                for diff in image["diffs"]
+            )
     read = [record for record in mirror.state.images if record.read >= begun]
     made = [record for record in mirror.state.rdiffs if record.made >= begun]
     kept = [record.engine == ADOPTED for record in made if record.identity is not None]
     copies = sum(record.copy is not None for record in read)
     return Report(
         mirror=settings.mirror_dir,
-        series=tuple(_series_line(name, images) for name, images in offered if images),
+        series=tuple(series),
         rdiffs=tuple(rdiffs),
         images_read=len(read),
         rdiffs_made=kept.count(False),

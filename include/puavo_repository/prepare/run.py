@@ -48,8 +48,10 @@ def prepare(settings: Settings, usual: Watcher, holder: str) -> Report:
     What fails for single images and rdiffs is in the report.
     """
     begun = time.time()
-    before = look(settings)  # held to the end: what does not change is not read again
+    before = look(settings)
     describe.guard(settings, before)  # before even a folder is made
+    _held = before.known  # to the end: what does not change is not read again
+    del before
     errors: list[str] = []
     told: set[str] = set()
     try:
@@ -57,20 +59,8 @@ def prepare(settings: Settings, usual: Watcher, holder: str) -> Report:
         with Mirror(mirror).locked(holder), Recorder(mirror, "prepare", "", usual) as watcher:
             removed = describe.clean(settings)
             notes = configure.configure(settings, discover.discover(settings)).notes
-            plan = look(settings)
-            errors += [failure.message for failure in plan.failures]
-            if plan.has_work:
-                fingerprint.check_tools()
-            sizes = {name: image.size for name, image in plan.inventory.images.items()}
-            images = {name: sizes[name] for name in plan.to_read}
-            workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
-            read = partial(fingerprint.fingerprint, settings)
-            _each("fingerprint", images, read, workers, watcher, errors)
-            pairs = (look(settings) if images else plan).to_make
-            work = {pair: 2 * sizes.get(pair.target, 0) for pair in pairs}
-            workers = settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1
-            _each("diff", work, partial(diff.diff, settings), workers, watcher, errors)
-            removed += describe.describe(settings, {*images, *(pair.rdiff for pair in pairs)})
+            undertaken = _make(settings, watcher, errors)
+            removed += describe.describe(settings, undertaken)
             done = report(settings, begun, removed=removed, notes=notes)
             told.update(failure.message for failure in done.failures)
             return done
@@ -79,6 +69,24 @@ def prepare(settings: Settings, usual: Watcher, holder: str) -> Report:
         for error in dict.fromkeys(errors):
             if error not in told:
                 logger.error("%s", error)
+
+
+def _make(settings: Settings, watcher: Watcher, errors: list[str]) -> set[str]:
+    """Read the images and make the rdiffs that are missing; return which those were."""
+    plan = look(settings)
+    errors += [failure.message for failure in plan.failures]
+    if plan.has_work:
+        fingerprint.check_tools()
+    sizes = {name: image.size for name, image in plan.inventory.images.items()}
+    images = {name: sizes[name] for name in plan.to_read}
+    workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
+    read = partial(fingerprint.fingerprint, settings)
+    _each("fingerprint", images, read, workers, watcher, errors)
+    pairs = (look(settings) if images else plan).to_make
+    work = {pair: 2 * sizes.get(pair.target, 0) for pair in pairs}
+    workers = settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1
+    _each("diff", work, partial(diff.diff, settings), workers, watcher, errors)
+    return {*images, *(pair.rdiff for pair in pairs)}
 
 
 def _each(
