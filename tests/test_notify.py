@@ -56,10 +56,14 @@ for error in (ImageError("a.img", "is bad"), ValueError("secret-token"), None):
     notify.keep({"ti": ti, "exception": error})
 dag = SimpleNamespace(dag_id="puavo_repository_prepare", task_ids=["discover"])
 unread = notify.kept(dag, "manual__1")
+said = {"plan": ["why"], "report": ["why, once more"]}
+notify.XCom = SimpleNamespace(get_all=lambda task_id, **_: said.pop(task_id, []))
+dag.task_ids = ["report", "plan"]
+whys = [notify.kept(dag, "1"), notify.kept(dag, "2")]
 told = notify.causes("puavo_repository_rollback", [f"cause {number}" for number in range(12)])
 notify._recorded = lambda _: ["why", "more"]
 once = notify.causes("puavo_repository_prepare", ["this task: why"])
-print("RESULT " + json.dumps({"kept": [kept, unread, told, once]}))
+print("RESULT " + json.dumps({"kept": [kept, unread, told, once, whys]}))
 """
 
 
@@ -151,12 +155,13 @@ def test_a_late_run_is_reported(airflow: dict[str, str], webhook: Webhook) -> No
 
 def test_why_tasks_failed_is_kept_and_told_within_bounds(airflow: dict[str, str]) -> None:
     """What others raise may hold a secret; what cannot be read holds no message back."""
-    kept, unread, told, once = beside(airflow, KEPT)["kept"]
+    kept, unread, told, once, whys = beside(airflow, KEPT)["kept"]
     assert kept == ["a.img: is bad", "upload: ValueError, see the task's log"]
     assert unread == ["No task said why: one was killed, or ended by hand. See their logs"]
     # One more is that no mirror is set up here whose records could be read.
     assert told == [*(f"cause {number}" for number in range(10)), "and 3 more"]
     assert once == ["this task: why", "more"]
+    assert whys == [["why"], ["why, once more"]], "a report says what others said before"
 
 
 def test_a_failed_publish_names_the_remote_and_what_it_could_not_do(

@@ -33,7 +33,7 @@ from puavo_repository.audit import report
 from puavo_repository.errors import RepositoryError
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import AlertRecord
-from puavo_repository.web.model import ALERT, AUDIT, FAILURE, PREPARE, PUBLISH
+from puavo_repository.web.model import ALERT, AUDIT, FAILURE, PREPARE, PUBLISH, REPORT
 
 SMTP = "smtp_default"
 _TIMEOUT = 30  # seconds
@@ -205,9 +205,10 @@ def kept(dag: Any, run_id: str) -> list[str]:
     """Return why the tasks of a failed run of a DAG failed, in the order of the tasks."""
     found: list[str] = []
     try:
-        for task_id in dag.task_ids:
+        for task_id in sorted(dag.task_ids, key=lambda name: name == REPORT):
             where = {"dag_id": dag.dag_id, "task_id": task_id, "run_id": run_id}
-            found += XCom.get_all(key=FAILURE, **where) or []
+            if task_id != REPORT or not found:
+                found += XCom.get_all(key=FAILURE, **where) or []
     except Exception:  # the message has to go out, whatever Airflow's answer is
         logger.exception("what the tasks of %s said could not be read", run_id)
     return found or ["No task said why: one was killed, or ended by hand. See their logs"]

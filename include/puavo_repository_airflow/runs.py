@@ -23,7 +23,7 @@ from puavo_repository.errors import SettingsError
 from puavo_repository.progress import count
 from puavo_repository.remote.target import canonical
 from puavo_repository.settings import Settings
-from puavo_repository.web.model import FAILURE, SUMMARY, FailedTask, Run, Stage
+from puavo_repository.web.model import FAILURE, REPORT, SUMMARY, FailedTask, Run, Stage
 
 SHOWN = 15  # of each DAG
 READ = 300  # of each DAG, in search of the last good one
@@ -71,14 +71,19 @@ def left(
     found: dict[str, dict[str, Any]] = {
         name: {key: [] for key in (FAILURE, *more)} for name in run_ids
     }
+    again: dict[str, str] = {}  # what the report said, by run
     query = select(XComModel).where(XComModel.dag_id == dag_id, XComModel.run_id.in_(run_ids))
     keys = XComModel.key.in_((FAILURE, SUMMARY, *more))
     for row in session.scalars(query.where(keys).order_by(XComModel.timestamp)):
         value = XComModel.deserialize_value(row)
         if row.key == SUMMARY:
             found[row.run_id][SUMMARY] = value
+        elif row.key == FAILURE and row.task_id == REPORT:
+            again[row.run_id] = str(value)
         else:
             found[row.run_id][row.key].append(str(value) if row.key == FAILURE else value)
+    for name, text in again.items():
+        found[name][FAILURE] = found[name][FAILURE] or [text]
     return found
 
 

@@ -72,7 +72,7 @@ class Site:
         def schemas(dag_id: str) -> Schemas:
             return FORM
 
-        place = Place(self.root, self.remotes)
+        place = Place(self.root, self.remotes, address="https://images.example.org")
         app = create_app(lambda: place, [], known, document, choices, schemas)
         outer.mount("/puavo-repository", app)
         return outer

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from puavo_repository.web.causes import linked
+from puavo_repository.web.causes import linked, told
 from puavo_repository.web.model import PREPARE, PUBLISH, FailedTask, Problem, Run
 from web.test_view import run
 
@@ -65,6 +65,36 @@ def test_it_leads_to_just_its_task_where_that_is_known(
 def test_nothing_is_run_again_that_goes_on_or_would_do_nothing(runs: list[Run], log: str) -> None:
     found = link("x.rdiff", "diff", *runs)
     assert (found.log, found.retry) == (log, None)
+
+
+def named(*of: tuple[str, str]) -> list[Problem]:
+    return [
+        Problem(name=name, stage=stage, message="", remedy="", permanent=False)
+        for name, stage in of
+    ]
+
+
+@pytest.mark.parametrize(
+    ("problems", "all_of_it"),
+    [
+        ([("a.img", "fingerprint"), ("w.rdiff", "diff"), ("x.rdiff", "diff")], True),
+        ([("a.img", "fingerprint"), ("w.rdiff", "diff")], False),
+        ([("a.img", "fingerprint"), ("w.rdiff", "diff"), ("x.rdiff", "mirror")], False),
+        ([], False),
+    ],
+)
+def test_a_failed_run_is_no_problem_of_its_own_where_all_that_failed_is_named(
+    problems: list[tuple[str, str]], all_of_it: bool
+) -> None:
+    assert told(ended(), named(*problems)) == all_of_it
+    assert not told(ended(failed=[]), named(*problems)), "nobody knows of what"
+    assert not told(ended(dag_id=PUBLISH), named(*problems)), "these are of another DAG"
+
+
+def test_a_report_fails_of_what_others_said_or_of_itself() -> None:
+    alone = ended(failed=FAILED[3:])
+    assert told(alone, named(("a.img", "fingerprint")))
+    assert not told(alone, [])
 
 
 def test_what_no_task_found_leads_to_none() -> None:

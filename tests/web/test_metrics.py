@@ -87,6 +87,7 @@ def test_alerts_and_dashboard_ask_for_what_there_is(disk: Disk, name: str) -> No
     audited = replace(disk, audit=AuditReport("audit", begun=9.0))
     there = {key[0] for key in read(shown(audited))}
     there |= {"mirror_published_timestamp_seconds", "next_run_timestamp_seconds"}
+    there |= {"days_left", "mirror_days_left", "alert_timestamp_seconds"}
     text = (ROOT / "deploy" / "monitoring" / name).read_text()
     asked = set(re.findall(r"\bpuavo_repository_(\w+)", text))
     asked -= {"prepare", "audit"}  # names of DAGs

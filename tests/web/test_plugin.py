@@ -132,6 +132,7 @@ KEPT = {"mirror": "file:///srv/published", "generations": [], "more": 3}
 SAID = "/elsewhere: there is no such folder"
 # Of files side by side: two are done, two under way, three wait.
 HALF_DONE = [("success", "a"), ("failed", "b"), *[("running", None)] * 2, *[(None, None)] * 3]
+AGAIN = ("report", "failure", "2 failed")
 REFUSED = {"tasks": {"discover": "failed"}, "left": [("discover", "failure", SAID)]}
 # In the order in which they began, an hour apart until an hour ago.
 RUNS: list[dict[str, Any]] = [
@@ -162,7 +163,7 @@ RUNS: list[dict[str, Any]] = [
         "state": "failed",
         "conf": {"engine": "steam"},
         "tasks": {"discover": "failed"},
-        "left": [("discover", "failure", SAID), ("plan", "failure", "<i>steam</i>: none")],
+        "left": [("discover", "failure", SAID), ("plan", "failure", "<i>steam</i>: none"), AGAIN],
     },
     {"dag": PREPARE, "id": "another", "state": "success", "conf": {"mirror_dir": "/elsewhere"}},
     {

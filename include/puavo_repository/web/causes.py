@@ -7,7 +7,6 @@ from puavo_repository.web.model import FailedTask, Problem, Retry, Run
 
 _DAGS = {"publish": model.PUBLISH, "audit": model.AUDIT}  # by a problem's stage; else prepare
 _NOT_OF_TASKS = {"mirror", "schedule", "settings", "alert"}
-_REPORT = "report"  # it fails of what others did: to do it again says the same again
 
 
 def last_ended(runs: Sequence[Run]) -> dict[str, Run]:
@@ -20,22 +19,40 @@ def linked(problems: Iterable[Problem], runs: Sequence[Run]) -> Iterator[Problem
     """Yield problems, each with the log and the failed tasks of the last run that are about it."""
     last, busy = last_ended(runs), {run.dag_id for run in runs if run.active}
     for one in problems:
-        dag_id = one.name if one.stage == "run" else _DAGS.get(one.stage, model.PREPARE)
+        dag_id = _dag_of(one)
         run = None if one.stage in _NOT_OF_TASKS else last.get(dag_id)
         tasks = _about(one, run) if run else []
-        again = [(t.task_id, t.map_index) for t in tasks if t.task_id != _REPORT]
+        again = [
+            (t.task_id, t.map_index) for t in tasks if t.task_id != model.REPORT
+        ]  # it would say the same
         retry = None
         if run and again and dag_id not in busy:
             retry = Retry(dag_id=dag_id, run_id=run.run_id, task_ids=again)
         yield one.model_copy(update={"log": tasks[0].log if tasks else "", "retry": retry})
 
 
-def _about(problem: Problem, run: Run) -> list[FailedTask]:
-    """Return the tasks that failed of just this, else those of its stage, else all that failed.
+def told(run: Run, problems: Iterable[Problem]) -> bool:
+    """Tell whether problems say all that a run failed of, so that it is none of its own."""
+    ours = [
+        one for one in problems if one.stage not in _NOT_OF_TASKS and _dag_of(one) == run.dag_id
+    ]
+    failed = [task for task in run.failed if task.task_id != model.REPORT]
+    return bool(ours and run.failed) and all(
+        any(_named(task, one) for one in ours) for task in failed
+    )
 
-    A mapped task is labelled with what it works on, or with the first of several files.
-    """
-    names = problem.name, f"{problem.name} and "
-    named = [t for t in run.failed if t.label == names[0] or t.label.startswith(names[1])]
+
+def _dag_of(problem: Problem) -> str:
+    return problem.name if problem.stage == "run" else _DAGS.get(problem.stage, model.PREPARE)
+
+
+def _named(task: FailedTask, problem: Problem) -> bool:
+    """Tell by its label whether a mapped task works on just this, or on it first of several."""
+    return task.label == problem.name or task.label.startswith(f"{problem.name} and ")
+
+
+def _about(problem: Problem, run: Run) -> list[FailedTask]:
+    """Return the tasks that failed of just this, else those of its stage, else all that failed."""
+    named = [task for task in run.failed if _named(task, problem)]
     of_stage = [task for task in run.failed if task.task_id == problem.stage]
-    return named or of_stage or sorted(run.failed, key=lambda task: task.task_id == _REPORT)
+    return named or of_stage or sorted(run.failed, key=lambda task: task.task_id == model.REPORT)

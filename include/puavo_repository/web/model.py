@@ -21,6 +21,7 @@ USAGE = "puavo_repository_usage"
 ALERT = "puavo_repository_alert"  # a test: it fails on purpose, and tells nothing of the repository
 DAGS = (PREPARE, PUBLISH, AUDIT, USAGE, ROLLBACK)
 FAILURE, SUMMARY = "failure", "summary"  # XComs: why a task failed, what a run did
+REPORT = "report"  # task of each DAG that fails of what the others did, and says it once more
 GENERATIONS = "generations"  # XCom: what a dry run of the rollback found on a mirror
 DRY_RUN = "dry run"  # what such a run did
 

@@ -161,13 +161,9 @@ def find_problems(
     alerts: Alerts | None = None,
 ) -> Iterator[Problem]:
     """Yield all that is wrong with the mirror, what it offers, its remotes, its runs and DAGs."""
-    yield from _local(disk, series)
-    yield from _published(disk, mirrors)
-    for found in disk.audit.errors if disk.audit else ():
-        message = str(replace(found, file="", remedy=""))
-        remedy = found.remedy or _("See the log of the audit")
-        yield _problem(found.file or found.where, "audit", message, remedy, permanent=True)
-    yield from _failed(runs)
+    named = [*_local(disk, series), *_published(disk, mirrors), *_audited(disk)]
+    yield from named
+    yield from _failed(runs, named)
     if alerts is not None and alerts.ways and alerts.problem:
         message = _("A message could not be sent: %(why)s", why=alerts.problem)
         remedy = _("Correct the notifications, and send a test alert")
@@ -232,10 +228,17 @@ def _published(disk: Disk, mirrors: Sequence[Remote]) -> Iterator[Problem]:
             yield _problem(one.name, "publish", one.status, one.remedy, permanent=True)
 
 
-def _failed(runs: Sequence[Run]) -> Iterator[Problem]:
-    """Yield the DAGs whose last finished run failed, of the runs that count."""
+def _audited(disk: Disk) -> Iterator[Problem]:
+    for found in disk.audit.errors if disk.audit else ():
+        message = str(replace(found, file="", remedy=""))
+        remedy = found.remedy or _("See the log of the audit")
+        yield _problem(found.file or found.where, "audit", message, remedy, permanent=True)
+
+
+def _failed(runs: Sequence[Run], named: Sequence[Problem]) -> Iterator[Problem]:
+    """Yield the DAGs whose last finished run failed, of more than what is named already."""
     for dag_id, last in causes.last_ended(runs).items():
-        if last.state == "failed":
+        if last.state == "failed" and not causes.told(last, named):
             stages = ", ".join(stage.name for stage in last.stages if stage.failed)
             where = _("The last run failed in %(stages)s", stages=stages)
             message = where if stages else _("The last run failed")
