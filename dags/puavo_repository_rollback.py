@@ -74,7 +74,7 @@ def puavo_repository_rollback() -> None:
         rejected = count(len(done.rejected), "file")
         return summary.short(
             [
-                f"generation {done.generation}: clients see the metadata of {done.restored} again",
+                f"generation {done.generation}: clients see the metadata of {done.again} again",
                 f"{rejected} not offered until a run of publish allows it",
                 *(f"put back: {name}" for name in done.documents),
                 *(f"no longer offered: {name}" for name in done.rejected),

@@ -29,6 +29,7 @@ SHOWN = 15  # of each DAG
 READ = 300  # of each DAG, in search of the last good one
 _FAILED = 200  # tasks of a run that are named
 _ENDED = frozenset(map(str, State.finished))
+_WAITING = {None, "scheduled", "queued"}  # what is done again keeps the time of its last try
 _RUN = (DagRun.id, DagRun.run_id, DagRun.dag_id, DagRun.state, DagRun.run_type, DagRun.conf)
 _RUN_TIMES = (DagRun.queued_at, DagRun.run_after, DagRun.start_date, DagRun.end_date)
 
@@ -138,8 +139,9 @@ def _runs(
 
 def _run(row: Any, tasks: dict[str, list[Any]], said: dict[str, Any], here: Settings | None) -> Run:
     active = row.state in {"queued", "running"}
-    begun = {name: min(g.first for g in of if g.first) for name, of in tasks.items() if _began(of)}
-    stages = [_stage(name, tasks[name], active) for name in sorted(begun, key=begun.__getitem__)]
+    begun = {name: at for name, of in tasks.items() if (at := _begun(of)) is not None}
+    order = sorted(begun, key=begun.__getitem__)
+    stages = [_stage(name, begun[name], tasks[name], active) for name in order]
     # It was refused before it did anything, and a run without params would not have been.
     refused = row.state == "failed" and not any(stage.state == "success" for stage in stages)
     first, *others = said[FAILURE] or [""]
@@ -154,18 +156,20 @@ def _run(row: Any, tasks: dict[str, list[Any]], said: dict[str, Any], here: Sett
         ended=row.end_date,
         counts=counts(row.conf, here) and not (refused and any(_given(row.conf).values())),
         error=first + more if row.state == "failed" else "",
-        did=said.get(SUMMARY, {}).get("did", ""),
+        did="" if active else said.get(SUMMARY, {}).get("did", ""),
         stages=stages,
     )
 
 
-def _began(groups: list[Any]) -> bool:
-    return any(group.first for group in groups)
+def _begun(groups: list[Any]) -> datetime | None:
+    """Return when the first task of a stage began; None where all of them wait."""
+    return min(
+        (one.first for one in groups if one.first and one.state not in _WAITING), default=None
+    )
 
 
-def _stage(name: str, groups: list[Any], active: bool) -> Stage:  # noqa: FBT001
+def _stage(name: str, begun: datetime, groups: list[Any], active: bool) -> Stage:  # noqa: FBT001
     """Return one stage; ``groups`` are sums over its tasks in each of their states."""
-    begun = min(group.first for group in groups if group.first)
     ended = max((group.end for group in groups if group.end), default=begun)
     tasks = sum(group.count for group in groups)
     done = sum(group.count for group in groups if group.state in _ENDED)

@@ -26,7 +26,7 @@ def test_a_sound_repository_is_told_so(audited: Audited) -> None:
         )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "everything is as it should be")
     assert "canary: " in done.stdout
-    assert "10 of them read whole" in done.stdout
+    assert "10 files read whole there" in done.stdout
     assert "error" not in done.stderr
     assert "HTTP" not in done.stderr
 

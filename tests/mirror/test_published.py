@@ -86,13 +86,17 @@ def test_what_cannot_be_reached_keeps_what_was_known_of_it(tmp_path: Path) -> No
 
 
 def test_a_rollback_is_known_until_clients_see_something_else(tmp_path: Path) -> None:
-    back = published.remember(tmp_path, WWW, 5, files={"a.img": "aa"}, problems={}, restored=3)
-    assert back.restored == 3
+    back = published.remember(
+        tmp_path, WWW, 5, files={"a.img": "aa"}, problems={}, restored=3, series=2
+    )
+    assert (back.restored, back.series) == (3, 2)
     same = published.remember(tmp_path, WWW, 5, files={"a.img": "aa"}, problems={SERIES: "waits"})
     assert same.changed == back.changed
-    assert same.restored == 3, "a night that published nothing leaves it as it is"
+    assert (same.restored, same.series) == (3, 2), (
+        "a night that published nothing leaves it as it is"
+    )
     new = published.remember(tmp_path, WWW, 6, files={"a.img": "aa", "b.img": "bb"}, problems={})
-    assert new.restored is None
+    assert (new.restored, new.series) == (None, 0)
 
 
 def test_a_record_of_before_is_still_read() -> None:

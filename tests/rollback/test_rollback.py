@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.errors import LockedError, PublishError, SettingsError
+from puavo_repository.mirror import published
 from puavo_repository.publish import switch, upload
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote.folder import FolderTree
@@ -45,7 +46,7 @@ def test_a_rollback_puts_metadata_and_cksums_back_and_nothing_else(
     everything = tree_of(remote)
     with Publisher(mirror, target, KEEP) as publisher:
         found = rollback.roll_back(publisher, None)
-    assert (found.generation, found.restored) == (4, 2)
+    assert (found.generation, found.restored, found.again) == (4, 2, "2")
     assert documents(remote) == seen[1]
     data = {p: d for p, d in everything.items() if p not in seen[0]}
     assert {p: d for p, d in tree_of(remote).items() if p not in seen[0]} == data
@@ -227,6 +228,11 @@ def test_what_a_rollback_changes_for_clients_is_told_by_series(
     with Publisher(mirror, folder, KEEP) as publisher:
         now, before, first = rollback.steps(publisher)
         (only,) = rollback.steps(publisher, [OTHER])[2].changes
+        done = rollback.roll_back(publisher, 1, [OTHER])
+    rollback.remember(mirror, "www", done)
+    assert done.again == "1 of 1 series"
+    left = published.known(mirror, "www")
+    assert (left.restored, left.series) == (1, 1)
     assert now.changes == ()
     assert before.changes == (only,) == (Change(OTHER, "20260101120000", "", 1, 0, 0, 0),)
     assert first.changes[0] == only

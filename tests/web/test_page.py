@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from puavo_repository.formats.names import rdiff_name
-from puavo_repository.web import page, view
+from puavo_repository.web import model, page, view
 from puavo_repository.web.disk import Reader
-from puavo_repository.web.model import AUDIT, DRY_RUN, PREPARE, Stage
+from puavo_repository.web.model import AUDIT, DRY_RUN, PREPARE, Repository, Stage
 from web import samples
 from web.mirrors import (
     IMAGE_SIZE,
@@ -182,6 +182,23 @@ def test_a_test_alert_may_be_sent_again_and_again(tmp_path: Path) -> None:
     bodies = {a["id"]: json.loads(a["data-body"] or "") for _, a in buttons if "data-body" in a}
     assert "dag_run_id" not in bodies["test-alert"]
     assert "dag_run_id" in bodies["prepare"]
+
+
+def test_what_would_do_nothing_is_not_offered(tmp_path: Path) -> None:
+    make_mirror(tmp_path, images=1)
+
+    def buttons(found: Repository) -> set[str | None]:
+        return {a.get("id") for tag, a in Elements(page.render(found)).found if tag == "button"}
+
+    alerts, sound = samples.good(tmp_path), {"test-alert", "audit-all"}
+    assert sound <= buttons(alerts)
+    assert "repair" not in buttons(alerts)
+    nobody = model.Alerts(ways=[], last=None, subject="", problem="")
+    changed = {"alerts": nobody, "audit": samples.bad(tmp_path).summary.audit}
+    summary = alerts.summary.model_copy(update=changed)
+    found = buttons(alerts.model_copy(update={"summary": summary}))
+    assert "test-alert" not in found, "nobody would get it"
+    assert "repair" in found
 
 
 @pytest.mark.parametrize(

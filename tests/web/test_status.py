@@ -23,7 +23,7 @@ from puavo_repository.web import model, page, view
 from puavo_repository.web.disk import Place, Reader
 from puavo_repository.web.model import Dag, Progress, Repository, Run, Space, State
 from puavo_repository.web.status import PATIENCE
-from web.mirrors import audited, image_names, make_mirror
+from web.mirrors import audited, fail, image_names, make_mirror
 from web.test_page import Elements
 from web.test_view import NIGHT, run
 
@@ -107,6 +107,15 @@ def test_publishing_that_is_paused_with_files_pending_is_not_green(
         assert "Unpause" in found.summary.problems[0].remedy
 
 
+def test_what_failed_is_one_problem_for_its_record_and_its_run(tmp_path: Path) -> None:
+    fail(make_mirror(tmp_path, images=1), "bad.img", "bad.img: it is broken. Mend it")
+    task = {"task_id": "fingerprint", "map_index": 0, "log": "its log"}
+    failed = [model.FailedTask(label=name, **task) for name in ("bad.img", "worse.img")]
+    for count, names in ((1, ["bad.img"]), (2, ["bad.img", model.PREPARE])):
+        night = run("failed").model_copy(update={"failed": failed[:count]})
+        assert [one.name for one in look(tmp_path, night).summary.problems] == names
+
+
 def test_a_rollback_is_not_green(tmp_path: Path, files: dict[str, str]) -> None:
     left(tmp_path, files=files, restored=1)
     found = look(tmp_path)
@@ -116,6 +125,9 @@ def test_a_rollback_is_not_green(tmp_path: Path, files: dict[str, str]) -> None:
         False,
     )
     assert found.summary.status == "1 problem"
+    left(tmp_path, files=files, restored=1, series=1)
+    text = "rolled back: clients see generation 1 of 1 series again"
+    assert shown(look(tmp_path)) == (State.ROLLED_BACK, text, False)
     left(tmp_path, generation=4, files=files)
     assert shown(look(tmp_path))[0] is State.UP_TO_DATE
 

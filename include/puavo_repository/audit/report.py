@@ -158,7 +158,7 @@ class AuditReport(Record):
             f"{count(done.local_files, 'local file')} read ({local})": done.local_files,
             f"{count(done.rdiffs, 'rdiff')} applied again": done.rdiffs,
             f"{count(done.remote_files, 'file')} looked for on the mirrors": done.remote_files,
-            f"{done.remote_read} of them read whole ({remote})": done.remote_read,
+            f"{count(done.remote_read, 'file')} read whole there ({remote})": done.remote_read,
             f"{done.urls} addresses asked as clients do": done.urls,
             f"{count(done.ranges, 'range')} compared": done.ranges,
         }

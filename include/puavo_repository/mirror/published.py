@@ -23,6 +23,7 @@ class Published(Record):
     files: Mapping[str, str] = field(default_factory=dict)  # that clients see: sha256 by path
     problems: Mapping[str, str] = field(default_factory=dict)  # of the last run, by file or step
     restored: int | None = None  # generation that a rollback put back, while clients see it
+    series: int = 0  # so many series alone were put back; 0 for all
     checked: float | None = None  # when a run last looked at it
     reached: bool = True  # by the last run
     free: Mapping[str, int] = field(default_factory=dict)  # bytes there, by day; see ``space``
@@ -57,25 +58,29 @@ def remember(
     files: Mapping[str, str] | None,
     problems: Mapping[str, str],
     restored: int | None = None,
+    series: int = 0,
     free: int | None = None,
 ) -> Published:
     """Keep what a run left on a remote, whose ``address`` holds no password.
 
     Its clients see ``generation``, 0 where there is none, and ``files``; where these are None it
-    could not be reached, and what was known stays. ``restored`` counts until they see another, and
-    ``free`` is the bytes that its disk has left, if the server tells.
+    could not be reached, and what was known stays. ``restored``, of so many ``series`` alone,
+    counts until they see another, and ``free`` is the bytes that its disk has left, if the server
+    tells.
     """
     found = replace(known(mirror, address), problems=dict(problems), reached=files is not None)
     if files is not None:
         now = time.time()
         same = generation == found.generation
+        kept = same and restored is None
         found = replace(
             found,
             generation=generation,
             changed=found.changed if same else now,
             verified=found.verified if problems else now,
             files=dict(files),
-            restored=found.restored if same and restored is None else restored,
+            restored=found.restored if kept else restored,
+            series=found.series if kept else series,
             checked=now,
             free=found.free if free is None else space.noted(found.free, free, now),
         )

@@ -64,10 +64,16 @@ class RolledBack:
     documents: tuple[str, ...]  # metadata files that were put back or removed
     rejected: tuple[str, ...]  # files that clients are not told of any more
     files: Mapping[str, str]  # sha256 of those they are told of
+    series: int  # so many alone were asked for; 0 for all
+
+    @property
+    def again(self) -> str:
+        """What clients see again, in words."""
+        return f"{self.restored}{f' of {self.series} series' if self.series else ''}"
 
     def __str__(self) -> str:
         return (
-            f"{self.target}: generation {self.generation} has the metadata of {self.restored} "
+            f"{self.target}: generation {self.generation} has the metadata of {self.again} "
             f"again; metadata files put back: {len(self.documents)}, files not offered any more: "
             f"{len(self.rejected)}"
         )
@@ -127,8 +133,15 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
 
 def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
     """Keep beside the mirror what a rollback left on a remote, whose address has no password."""
-    now, before = done.generation, done.restored
-    published.remember(mirror_dir, address, now, files=done.files, problems={}, restored=before)
+    published.remember(
+        mirror_dir,
+        address,
+        done.generation,
+        files=done.files,
+        problems={},
+        restored=done.restored,
+        series=done.series,
+    )
 
 
 def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) -> RolledBack:
@@ -171,7 +184,7 @@ def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) ->
         remote.save()
     gone = tuple(path for path in sorted(rejected) if not is_meta(path))
     switched, files = tuple(report.switched), past.digests()
-    return RolledBack(tree.name, record.generation, number, switched, gone, files)
+    return RolledBack(tree.name, record.generation, number, switched, gone, files, len(asked))
 
 
 def _history(tree: RemoteTree, record: journal.Journal) -> Iterator[Past]:

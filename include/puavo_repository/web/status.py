@@ -132,6 +132,13 @@ def _judged(
         return State.DAMAGED, text, _("Do what the findings of the audit say")
     if record.restored is not None:
         text = _("rolled back: clients see generation %(number)s again", number=record.restored)
+        if record.series:
+            text = counted(
+                "rolled back: clients see generation %(generation)s of %(num)s series again",
+                "rolled back: clients see generation %(generation)s of %(num)s series again",
+                record.series,
+                generation=record.restored,
+            )
         remedy = _("Take the bad image out of the image directory and prepare; publishing goes on")
         return State.ROLLED_BACK, text, remedy
     if publishing and (pending or record.problems):
