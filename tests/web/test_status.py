@@ -109,7 +109,7 @@ def test_publishing_that_is_paused_with_files_pending_is_not_green(
 
 def test_what_failed_is_one_problem_for_its_record_and_its_run(tmp_path: Path) -> None:
     fail(make_mirror(tmp_path, images=1), "bad.img", "bad.img: it is broken. Mend it")
-    task = {"task_id": "fingerprint", "map_index": 0, "log": "its log"}
+    task: Any = {"task_id": "fingerprint", "map_index": 0, "log": "its log"}
     failed = [model.FailedTask(label=name, **task) for name in ("bad.img", "worse.img")]
     for count, names in ((1, ["bad.img"]), (2, ["bad.img", model.PREPARE])):
         night = run("failed").model_copy(update={"failed": failed[:count]})
