@@ -174,6 +174,7 @@ benchmark: test-setup
 	@images=("$(DIR)"/*.img); \
 	    PYTHONPATH=include:tests python tests/benchmarks/sftp.py "$${images[-2]}" "$${images[-1]}"
 	@PYTHONPATH=include:tests python -m benchmarks.plans
+	@PYTHONPATH=include:tests python -W ignore -m benchmarks.page
 
 # A worker on one core beside two with a core each; DIR as there. As root, on a machine at rest.
 benchmark-distributed: test-setup
