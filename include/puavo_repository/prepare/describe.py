@@ -29,11 +29,14 @@ logger = logging.getLogger(__name__)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def clean(settings: Settings) -> tuple[str, ...]:
-    """Bring the mirror, whose lock is held, to what is right of it and wanted; return what went."""
+def clean(settings: Settings, plan: Plan | None = None) -> tuple[str, ...]:
+    """Bring the mirror, whose lock is held, to what is right of it and wanted; return what went.
+
+    With a ``plan`` it need not look itself, where nothing was read or made since.
+    """
     mirror = Mirror(settings.mirror_dir)
     mirror.refuse_foreign()
-    plan = look(settings)
+    plan = plan or look(settings)
     guard(settings, plan)
     remove_wrong_from_metadata(settings)
     try:
@@ -43,15 +46,18 @@ def clean(settings: Settings) -> tuple[str, ...]:
     return remove_stale(mirror, plan)
 
 
-def describe(settings: Settings, undertaken: Collection[str] | None = None) -> tuple[str, ...]:
+def describe(
+    settings: Settings, undertaken: Collection[str] | None = None, plan: Plan | None = None
+) -> tuple[str, ...]:
     """Bring the mirror, whose lock is held, to what is known by now; return what was removed.
 
     What was asked for and is not there is kept as a failure, until this is done again. Images and
     rdiffs that this run had not ``undertaken``, by default all, came meanwhile: the next run's.
+    ``plan`` is as for ``clean``.
     """
     mirror = Mirror(settings.mirror_dir)
     mirror.refuse_foreign()
-    plan = look(settings)
+    plan = plan or look(settings)
     guard(settings, plan, proven=True)
     for folder in (mirror.meta, mirror.rdiffs):
         files.make_folder(folder)

@@ -14,10 +14,11 @@ from threading import Event
 from typing import TypeVar
 
 from puavo_repository.errors import MassDeleteError, RepositoryError, SettingsError
+from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure
 from puavo_repository.mirror.under_way import Recorder
-from puavo_repository.prepare import configure, describe, diff, discover, fingerprint
+from puavo_repository.prepare import configure, describe, diff, fingerprint
 from puavo_repository.prepare.plan import Plan, look
 from puavo_repository.prepare.report import Report, report
 from puavo_repository.progress import Progress, Watcher
@@ -48,19 +49,19 @@ def prepare(settings: Settings, usual: Watcher, holder: str) -> Report:
     What fails for single images and rdiffs is in the report.
     """
     begun = time.time()
-    before = look(settings)
-    describe.guard(settings, before)  # before even a folder is made
-    _held = before.known  # to the end: what does not change is not read again
-    del before
+    mirror = Mirror(settings.mirror_dir)
+    if not files.exists(mirror.state.folder):
+        describe.guard(settings, look(settings))  # before even a folder is made
     errors: list[str] = []
     told: set[str] = set()
     try:
-        mirror = settings.mirror_dir
-        with Mirror(mirror).locked(holder), Recorder(mirror, "prepare", "", usual) as watcher:
-            removed = describe.clean(settings)
-            notes = configure.configure(settings, discover.discover(settings)).notes
-            undertaken = _make(settings, watcher, errors)
-            removed += describe.describe(settings, undertaken)
+        with mirror.locked(holder), Recorder(mirror.root, "prepare", "", usual) as watcher:
+            plan = look(settings)
+            removed = describe.clean(settings, plan)
+            notes = configure.configure(settings, plan.inventory).notes
+            undertaken = _make(settings, plan, watcher, errors)
+            plan = look(settings) if undertaken else plan
+            removed += describe.describe(settings, undertaken, plan)
             done = report(settings, begun, removed=removed, notes=notes)
             told.update(failure.message for failure in done.failures)
             return done
@@ -71,9 +72,8 @@ def prepare(settings: Settings, usual: Watcher, holder: str) -> Report:
                 logger.error("%s", error)
 
 
-def _make(settings: Settings, watcher: Watcher, errors: list[str]) -> set[str]:
+def _make(settings: Settings, plan: Plan, watcher: Watcher, errors: list[str]) -> set[str]:
     """Read the images and make the rdiffs that are missing; return which those were."""
-    plan = look(settings)
     errors += [failure.message for failure in plan.failures]
     if plan.has_work:
         fingerprint.check_tools()
