@@ -29,9 +29,12 @@ class Waiting(Watcher):
         if files is not None:
             return super().begin(name, total, files)
 
+        def at_a_file() -> list[UnderWay]:
+            return [one for one in under_way.now(self._mirror) if one.what != under_way.UPLOAD]
+
         def progress(_done: int) -> None:
-            wait_for(lambda: bool(list(under_way.now(self._mirror))))
-            self.seen += under_way.now(self._mirror)
+            wait_for(lambda: bool(at_a_file()))
+            self.seen += at_a_file()
 
         return progress
 

@@ -126,7 +126,7 @@ class _Clients:
                 findings.append(wrong)
             else:
                 contents[path] = answer.body
-                if answer.body != ours and path in local.parsed:
+                if answer.body != ours and path in local.named:
                     findings += _differences(path, answer.body, local)
         served = Description.of(contents)
         for path, why in served.damaged.items():
@@ -247,7 +247,7 @@ def _differences(path: str, content: bytes, local: Description) -> Iterator[Find
             problem = f"describes {name} otherwise than the local mirror does"
             expected, found = (f.digests.get("sha512", f"{f.size} bytes") for f in (ours, file))
             yield error(path, problem, expected, found, f"{_PUBLISH} who else writes there")
-    if path in served.parsed:
+    if path in served.named:
         where, expected, found = _first_difference(local.parsed[path], served.parsed[path])
         problem = f"is not what the local mirror describes: {where or 'its bytes'} differs first"
         remedy = f"{_PUBLISH} what the web server keeps or serves instead"

@@ -14,7 +14,7 @@ from functools import partial
 from puavo_repository.audit import steps
 from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
 from puavo_repository.errors import PermanentError, PublishError, RepositoryError
-from puavo_repository.formats.metadata import DescribedFile, described_files
+from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import NO_WATCHER, Watcher
@@ -237,7 +237,7 @@ def of_documents(seen: View, local: Description | None) -> Iterator[Finding]:
     for path, content in local.documents.items():
         if path not in wrong and theirs.get(path) != content:
             problem = "is not what the local mirror has: that is not published yet"
-            named = described_files(local.parsed.get(path, {}))
+            named = local.named.get(path, ())
             back = [f for f in named if seen.journal.rejected.get(f.path) == f.sha256]
             found = f"a rollback, which took {len(back)} files of it from clients" if back else ""
             remedy = "Take the bad image out and prepare again, then publish" if back else "Publish"

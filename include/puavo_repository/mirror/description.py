@@ -10,7 +10,7 @@ One type, wherever the documents come from::
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,24 @@ Recipes = Mapping[str, set[tuple[str, str]]]
 """By path of an image: (path of an rdiff, path of the image that it starts from)."""
 
 
+class Documents(Mapping[str, Document]):
+    """Metadata by its path, parsed each time that it is asked for: it takes much more memory."""
+
+    def __init__(self, contents: Mapping[str, bytes], damaged: Mapping[str, str]) -> None:
+        self._contents, self._damaged = contents, damaged
+
+    def __getitem__(self, path: str) -> Document:
+        if path in self._damaged:
+            raise KeyError(path)
+        return metadata.parse(self._contents[path])
+
+    def __iter__(self) -> Iterator[str]:
+        return (path for path in self._contents if path not in self._damaged)
+
+    def __len__(self) -> int:
+        return len(self._contents) - len(self._damaged)
+
+
 @dataclass(frozen=True)
 class Description:
     """What some metadata describes; everything by its path in the mirror."""
@@ -32,9 +50,9 @@ class Description:
     documents: Mapping[str, bytes]  # content of each metadata file
     cksums: bytes | None = None  # content of CKSUMS; None where there is none
     root: Path = Path()  # where the files lie, if they lie on this machine
-    parsed: dict[str, Document] = field(default_factory=dict)  # without those that cannot be
     damaged: dict[str, str] = field(default_factory=dict)  # why a document cannot be parsed
     files: dict[str, DescribedFile] = field(default_factory=dict)  # all that are described
+    named: dict[str, list[DescribedFile]] = field(default_factory=dict)  # the same, by document
 
     @classmethod
     def of(
@@ -44,13 +62,19 @@ class Description:
         found = cls(documents, cksums, root)
         for path, content in documents.items():
             try:
-                found.parsed[path] = metadata.parse(content)
+                document = metadata.parse(content)
             except ValueError as error:
                 found.damaged[path] = str(error)
                 continue
-            for file in metadata.described_files(found.parsed[path]):
+            found.named[path] = list(metadata.described_files(document))
+            for file in found.named[path]:
                 found.files.setdefault(file.path, file)
         return found
+
+    @property
+    def parsed(self) -> Documents:
+        """The metadata, without what is damaged."""
+        return Documents(self.documents, self.damaged)
 
     @cached_property
     def recipes(self) -> Recipes:
@@ -74,8 +98,8 @@ class Description:
 
     def check_digests(self) -> None:
         """Refuse a file that is described without a sha256, or in two ways."""
-        for document in self.parsed.values():
-            for file in metadata.described_files(document):
+        for named in self.named.values():
+            for file in named:
                 known = self.files[file.path]
                 if len(file.sha256) != 64 or (file.size, file.sha256) != (known.size, known.sha256):
                     text = "has no sha256, or two, in the metadata"

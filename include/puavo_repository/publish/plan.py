@@ -32,7 +32,7 @@ class FileState(enum.Enum):
     UNWANTED = "unwanted"  # the local mirror does not describe it
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Row:
     """One path of a remote."""
 
@@ -43,7 +43,8 @@ class Row:
     found: RemoteStat | None = None  # what the server shows there
     state: FileState = FileState.UNWANTED  # how the two compare
     problem: str = ""  # why it cannot be published as it stands
-    document: Document | None = None  # what metadata there says; nothing where it is damaged
+    content: bytes | None = None  # of the metadata that lies there, None where there is none
+    names: Sequence[DescribedFile] = ()  # the files that it names there now
 
     @property
     def entry(self) -> Entry | None:
@@ -67,9 +68,9 @@ class Row:
         return self.entry is not None and self.entry[:2] == wanted and self.is_as_left
 
     @property
-    def names(self) -> list[DescribedFile]:
-        """The files that this metadata names there now."""
-        return list(metadata.described_files(self.document or {}))
+    def document(self) -> Document:
+        """What the metadata there says; nothing where it is damaged, or names no file."""
+        return metadata.parse(self.content) if self.content and self.names else {}
 
 
 @dataclass
@@ -92,7 +93,7 @@ class RemoteState:
 
     def documents(self) -> list[Row]:
         """Return the metadata that lies there."""
-        return [row for row in self.rows.values() if row.document is not None]
+        return [row for row in self.rows.values() if row.content is not None]
 
     def published(self) -> dict[str, str]:
         """Return what the metadata there names: sha256 by path."""
@@ -109,7 +110,7 @@ class RemoteState:
         current = sum(row.state is FileState.PRESENT for row in there)
         if current == len(there) == len(self.local.documents) and self.local.cksums is not None:
             return self.local.cksums
-        return metadata.render_cksums(row.document or {} for row in there)
+        return metadata.render_cksums(row.document for row in there)
 
     def has_cksums(self) -> bool:
         """Say whether that CKSUMS lies there."""

@@ -73,8 +73,8 @@ def _mark_rejected(state: RemoteState) -> None:
     for row in state.wanted_files():
         if known.get(row.path) == row.sha256:
             row.state = FileState.REJECTED
-    for path, document in state.local.parsed.items():
-        row, files = state.rows[path], metadata.described_files(document)
+    for path, files in state.local.named.items():
+        row = state.rows[path]
         named = [f.path for f in files if state.rows[f.path].state is FileState.REJECTED]
         if named or known.get(path) == row.sha256:
             more = f" and {len(named) - 1} more" if len(named) > 1 else ""
@@ -99,17 +99,17 @@ def _read_document(tree: RemoteTree, state: RemoteState, row: Row) -> None:
     known = row.is_entered_as_wanted and state.journal.verified
     content = ours if known else read_whole(tree, row.path)
     if content is not None and content == ours:
-        row.state, row.document = FileState.PRESENT, state.local.parsed[row.path]
+        row.state, row.content, row.names = FileState.PRESENT, ours, state.local.named[row.path]
         if not row.is_entered_as_wanted:
             state.note_found(row)
         return
     if ours is not None:
         row.state = FileState.WRONG
+    row.content = content or b"{}"
     try:
-        row.document = metadata.parse(content or b"{}")
+        row.names = list(metadata.described_files(metadata.parse(row.content)))
     except ValueError as error:
         logger.warning("%s/%s is damaged and will be replaced: %s", tree.name, row.path, error)
-        row.document = {}
 
 
 def _compare(tree: RemoteTree, state: RemoteState, row: Row, *, thorough: bool) -> None:

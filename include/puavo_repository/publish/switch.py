@@ -15,13 +15,13 @@ metadata names any more is removed later (``clean``).
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from time import sleep, time
 
 from puavo_repository.errors import RepositoryError, StorageError
 from puavo_repository.formats import metadata
-from puavo_repository.formats.metadata import Document
+from puavo_repository.formats.metadata import DescribedFile, Document
 from puavo_repository.publish.clean import guard
 from puavo_repository.publish.plan import CKSUMS, FileState, RemoteState, Row, Transfer, sha256
 from puavo_repository.publish.publisher import LockedRemote, Publisher
@@ -116,8 +116,8 @@ class Switch:
         ready = [row for row in ours if not self._absent(row) - withdrawn]
         changing = {row.path for row in ready if row.state is not FileState.PRESENT}
         changing |= {row.path for row in self._gone}
-        for row in self._state.documents():
-            if metadata.without(row.document or {}, withdrawn) != row.document:
+        for row in self._state.documents() if withdrawn else ():
+            if metadata.without(document := row.document, withdrawn) != document:
                 changing.add(row.path)
         if not changing:
             return
@@ -153,17 +153,17 @@ class Switch:
 
     def _absent(self, row: Row) -> set[str]:
         """Return the files that a document of ours names and the remote has not."""
-        document = self._state.local.parsed.get(row.path, {})
-        named = (self._state.row(file.path) for file in metadata.described_files(document))
+        files = self._state.local.named.get(row.path, ())
+        named = (self._state.row(file.path) for file in files)
         return {one.path for one in named if one.state is not FileState.PRESENT}
 
     def _withdraw(self, paths: set[str]) -> None:
         for row in self._state.documents():
-            document = row.document or {}
+            document = row.document
             kept = metadata.without(document, paths)
             if kept != document:
                 self._before[row.path] = read_whole(self._tree, row.path) or b"", document
-                self._write(row, metadata.render(kept), kept)
+                self._write(row, metadata.render(kept), metadata.described_files(kept))
         self._write(self._state.row(CKSUMS), self._state.cksums())
         logger.info("not described any more: %s", ", ".join(sorted(paths)))
 
@@ -177,28 +177,31 @@ class Switch:
             if absent := self._absent(row):
                 report.waiting_for[row.path] = sorted(absent)
             elif row.state is not FileState.PRESENT:
-                self._write(row, local.documents[row.path], local.parsed.get(row.path, {}))
+                self._write(row, local.documents[row.path], local.named.get(row.path, ()))
                 report.switched.append(row.path)
         for row in self._gone:
             self._remote.lock.check()
             self._tree.remove(row.path)
-            row.document = row.found = None
+            row.content = row.found = None
             del entries[row.path]
             report.switched.append(row.path)
         for path, (content, document) in self._before.items():
             row = self._state.row(path)
-            if row.state is FileState.PRESENT or row.document is None:
+            if row.state is FileState.PRESENT or row.content is None:
                 continue
             files = (f for f in metadata.described_files(document) if f.path in withdrawn)
             kept = metadata.without(
                 document, {f.path for f in files if entries[f.path].sha256 != f.sha256}
             )
             if kept != row.document:
-                self._write(row, content if kept == document else metadata.render(kept), kept)
+                whole = content if kept == document else metadata.render(kept)
+                self._write(row, whole, metadata.described_files(kept))
 
-    def _write(self, row: Row, content: bytes, document: Document | None = None) -> None:
-        """Write metadata, which is given as its JSON as well, or CKSUMS."""
-        if document is not None:
+    def _write(
+        self, row: Row, content: bytes, names: Iterable[DescribedFile] | None = None
+    ) -> None:
+        """Write metadata with the files that it names, or CKSUMS."""
+        if names is not None:
             self._tree.make_folder("meta")
         write_whole(self._tree, row.path, content, self._remote.lock.check)
         row.found = found = self._tree.stat(row.path)
@@ -206,8 +209,10 @@ class Switch:
             where = f"{self._tree.name}/{row.path}"
             raise StorageError(where, "was removed while it was published")
         self._journal.placed(row.path, len(content), sha256(content), found.mtime)
-        row.document = document
-        if document is not None and row.sha256:
+        if names is None:
+            return
+        row.content, row.names = content, list(names)
+        if row.sha256:
             same = content == self._state.local.documents[row.path]
             row.state = FileState.PRESENT if same else FileState.WRONG
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.errors import PublishError, SettingsError
-from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror import published
 from puavo_repository.mirror.description import Description
@@ -161,7 +160,7 @@ def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) ->
         raise PublishError(f"{tree.name}/{path}", problem, remedy=remedy)
     for path in there:
         row = state.row(path)
-        row.document = now.parsed.get(path, {})
+        row.content, row.names = now.documents[path], now.named.get(path, [])
         if path not in changing:
             row.state = FileState.PRESENT
             # A rollback that was killed may have written it, and not said so.
@@ -270,8 +269,8 @@ def _check_in_place(
 
     What the journal is not sure of is read whole. What stays as it is, is another's business.
     """
-    missing, parsed = [], (state.local.parsed.get(path, {}) for path in changing)
-    named = {file.path for document in parsed for file in metadata.described_files(document)}
+    missing, files = [], (state.local.named.get(path, ()) for path in changing)
+    named = {file.path for some in files for file in some}
     for file in state.local.files.values():
         row = state.row(file.path)
         there = _is_in_place(row, file) if file.path in named else True
