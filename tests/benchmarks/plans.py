@@ -1,10 +1,11 @@
-"""How long it takes to find that nothing is new, by the number of files: a Markdown table.
+"""How long it takes to find that nothing is new, by the number of files: a table and a plot.
 
     PYTHONPATH=include:tests python -m benchmarks.plans [SERIES [IMAGES…]]
 
 A row for each number of images, in so many series: the command itself, and publishing to a folder
 and to OpenSSH's ``sshd`` what is there already, each in a process of its own. Every column must
-grow as the number of files does. Images and rdiffs are a few bytes, their records whole.
+grow as the number of files does, so the plot's lines are straight. Images and rdiffs are a few
+bytes, their records whole. Both are Markdown; the plot is drawn by Mermaid, as on GitHub.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.published import lay_out
 from puavo_repository import settings as settings_module
@@ -32,8 +34,19 @@ from support.servers import Sshd, running
 
 LAY = "lay"
 SERIES = 40
-COUNTS = (1_240, 2_480, 5_000, 10_000)  # images
+COUNTS = (2_000, 4_000, 6_000, 8_000, 10_000)  # images; as far apart, for the plot
 SIZE = 100  # bytes of an image
+
+
+class Taken(NamedTuple):
+    """What a process took."""
+
+    seconds: float
+    busy: float  # seconds of a core
+    memory: float  # MB at most
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s ({self.busy:.1f} s), {self.memory:.0f} MB"
 
 
 def digests(text: str, size: int) -> Digests:
@@ -80,8 +93,8 @@ def _keep(folder: Path, name: str, record: ImageRecord | RdiffRecord) -> None:
     write(folder, f"{name}.json", jsonfile.dumps_sealed(record.to_dict()))
 
 
-def taken(*command: str | Path) -> str:
-    """Run a Python module to its end; return its time, its work and its memory, as a cell each."""
+def taken(*command: str | Path) -> Taken:
+    """Run a Python module to its end."""
     begun = time.monotonic()
     words = [sys.executable, "-P", "-m", *map(str, command)]
     child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
@@ -89,7 +102,7 @@ def taken(*command: str | Path) -> str:
     seconds, busy = time.monotonic() - begun, used.ru_utime + used.ru_stime
     child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0, command
-    return f"{seconds:.1f} s ({busy:.1f} s), {used.ru_maxrss / 1024:.0f} MB"
+    return Taken(seconds, busy, used.ru_maxrss / 1024)
 
 
 def lay(folder: Path, series: int, each: int) -> None:
@@ -99,31 +112,43 @@ def lay(folder: Path, series: int, each: int) -> None:
     lay_out(settings.mirror_dir, folder / "remote")
 
 
-def measure(folder: Path, server: Sshd, series: int, each: int) -> str:
-    """Return the row of so many images in each of so many series."""
+def measure(folder: Path, server: Sshd, series: int, each: int) -> list[Taken]:
+    """Measure so many images in each of so many series; print the row of the table."""
     # In a process of its own: the memory of this one would count as that of each child.
     taken("benchmarks.plans", LAY, folder, str(series), str(each))
     images, remote = folder / "repository/images", folder / "remote"
     mirror = images / "mirror"
     known = str(server.port), server.client_key, server.host_key
-    cells = [
-        f"{series * each:,}",
-        f"{sum(1 for _ in mirror.joinpath('rdiffs').iterdir()):,}",
+    rdiffs = sum(1 for _ in mirror.joinpath("rdiffs").iterdir())
+    found = [
         taken("puavo_repository.cli", "-p", images / "puavo-os", images),
         taken("benchmarks.published", mirror, remote),
         taken("benchmarks.published", mirror, remote, *known),
     ]
-    return f"| {' | '.join(cells)} |"
+    print("|", " | ".join([f"{series * each:,}", f"{rdiffs:,}", *map(str, found)]), "|", flush=True)
+    return found
+
+
+def plot(counts: Sequence[int], found: Sequence[Sequence[Taken]]) -> None:
+    """Print a plot of the seconds by the number of images, a line for each column."""
+    print("\n```mermaid\nxychart-beta")
+    print(f'    x-axis "images" {list(counts)}')
+    print('    y-axis "seconds" 0 --> 10')
+    for column in zip(*found, strict=True):
+        print(f"    line {[round(one.seconds, 1) for one in column]}")
+    print("```")
 
 
 def main(series: int, counts: Sequence[int]) -> None:
-    """Print the table, a row at a time."""
+    """Print the table, a row at a time, and the plot."""
     print("| images | rdiffs | the command | published, a folder | published, SFTP |")
     print("|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder, running(Sshd(Path(folder) / "sshd")) as server:
+        found = []
         for count in counts:
             with tempfile.TemporaryDirectory(dir=folder) as place:
-                print(measure(Path(place), server, series, count // series), flush=True)
+                found.append(measure(Path(place), server, series, count // series))
+        plot(counts, found)
 
 
 if __name__ == "__main__":
