@@ -197,6 +197,7 @@ def growth(bench: Bench, images: list[Path], folder: Path, _repeat: int) -> None
         source, target = folder / "source", folder / "target"
         _concatenate(images[:-1], source, size * 10**9)
         _concatenate(images[1:], target, size * 10**9)
+        os.sync()  # the disk is not to be busy with these
         made = engine(BEST, source, target, folder / "new.rdiff", prove=False)
         speed = f"{size * 1000 / made.seconds:.0f} MB/s"
         limit = f"{bench.machine.limit(0, 2 * size * 10**9 + made.size):.2f} s"

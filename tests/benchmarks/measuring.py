@@ -30,7 +30,7 @@ class Figures:
 
     Attributes:
         seconds: Wall-clock time.
-        memory: Most anonymous memory at a time in bytes, of all its processes.
+        memory: Most anonymous memory at a time in bytes, of all its processes together.
         size: Bytes of what it made.
         proof: Seconds of the proof, 0 where there was none.
         made: How many rdiffs it made, where that was counted.
@@ -116,16 +116,22 @@ def _busy() -> int:
 
 
 def anonymous(process: int) -> int:
-    """Return the bytes of anonymous memory of a process, 0 when it is gone."""
+    """Return the bytes of anonymous memory of a process and all below it, 0 when it is gone.
+
+    What a fork shares with its parent counts for both.
+    """
     try:
         status = Path(f"/proc/{process}/status").read_text()
+        threads = Path(f"/proc/{process}/task").iterdir()
+        below = [int(n) for one in threads for n in (one / "children").read_text().split()]
     except OSError:
         return 0
-    return next((int(x.split()[1]) << 10 for x in status.splitlines() if "RssAnon" in x), 0)
+    own = next((int(x.split()[1]) << 10 for x in status.splitlines() if "RssAnon" in x), 0)
+    return own + sum(map(anonymous, below))
 
 
 class MemoryWatch:
-    """Looks at the anonymous memory of a process while a block runs."""
+    """Looks at the anonymous memory of a process and those below it while a block runs."""
 
     def __init__(self, process: int) -> None:
         self.most = 0
