@@ -16,9 +16,8 @@ class Cause(StrEnum):
 
     NEW = gettext_noop("new file")
     CHANGED = gettext_noop("changed content")
-    PACKED = gettext_noop(
-        "same content, packed differently"
-    )  # its fragment has other neighbours, say
+    # Its fragment has other neighbours, say.
+    PACKED = gettext_noop("same content, packed differently")
     TABLES = gettext_noop("tables")  # of inodes, folders, …
     PADDING = gettext_noop("padding")  # or a part that nothing refers to
     COMMANDS = gettext_noop("commands of the rdiff")

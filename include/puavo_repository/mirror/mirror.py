@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 _WRITTEN = "description"  # name of the record of what was written
 _ABSENT = ""
 _DOCUMENTS = "[!.]*.json"
-# Of the metadata that this process saw last, by its digest, since a night asks four times.
-_images: dict[str, dict[str, int]] = {}
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
 
 
@@ -79,29 +77,21 @@ class Mirror:
     def each_document(self) -> Iterator[tuple[str, Document]]:
         """Iterate over the same, of which one at a time is in memory."""
         for path in files.listed(self.meta, _DOCUMENTS):
-            yield path.name, self._parsed(path, files.read(path) or b"")
-
-    def _parsed(self, path: Path, content: bytes) -> Document:
-        try:
-            return metadata.parse(content)
-        except ValueError as error:
-            logger.warning("%s is damaged and will be made anew: %s", path, error)
-            return {}
+            document: Document = {}
+            try:
+                document = metadata.parse(files.read(path) or b"")
+            except ValueError as error:
+                logger.warning("%s is damaged and will be made anew: %s", path, error)
+            yield path.name, document
 
     def described_images(self) -> dict[str, int]:
         """Return the bytes of each image that the metadata names, by its name."""
-        seen: dict[str, dict[str, int]] = {}
-        for path in files.listed(self.meta, _DOCUMENTS):
-            content = files.read(path) or b""
-            digest = _digest(content)
-            seen[digest] = _images.get(digest) or {
-                image["filename"]: image["size"]
-                for series in self._parsed(path, content).values()
-                for image in series["images"]
-            }
-        _images.clear()
-        _images.update(seen)
-        return {name: size for images in seen.values() for name, size in images.items()}
+        return {
+            image["filename"]: image["size"]
+            for _, document in self.each_document()
+            for series in document.values()
+            for image in series["images"]
+        }
 
     def described(self) -> Iterator[DescribedFile]:
         """Iterate over every file that the metadata names."""

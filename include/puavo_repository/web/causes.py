@@ -22,9 +22,8 @@ def linked(problems: Iterable[Problem], runs: Sequence[Run]) -> Iterator[Problem
         dag_id = _dag_of(one)
         run = None if one.stage in _NOT_OF_TASKS else last.get(dag_id)
         tasks = _about(one, run) if run else []
-        again = [
-            (t.task_id, t.map_index) for t in tasks if t.task_id != model.REPORT
-        ]  # it would say the same
+        # A report would say the same again.
+        again = [(t.task_id, t.map_index) for t in tasks if t.task_id != model.REPORT]
         retry = None
         if run and again and dag_id not in busy:
             retry = Retry(dag_id=dag_id, run_id=run.run_id, task_ids=again)
@@ -33,13 +32,11 @@ def linked(problems: Iterable[Problem], runs: Sequence[Run]) -> Iterator[Problem
 
 def told(run: Run, problems: Iterable[Problem]) -> bool:
     """Tell whether problems say all that a run failed of, so that it is none of its own."""
-    ours = [
-        one for one in problems if one.stage not in _NOT_OF_TASKS and _dag_of(one) == run.dag_id
-    ]
+    of_tasks = (one for one in problems if one.stage not in _NOT_OF_TASKS)
+    ours = [one for one in of_tasks if _dag_of(one) == run.dag_id]
     failed = [task for task in run.failed if task.task_id != model.REPORT]
-    return bool(ours and run.failed) and all(
-        any(_named(task, one) for one in ours) for task in failed
-    )
+    every = all(any(_named(task, one) for one in ours) for task in failed)
+    return bool(ours and run.failed) and every
 
 
 def _dag_of(problem: Problem) -> str:
