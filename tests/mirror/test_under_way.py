@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -86,6 +87,17 @@ def test_what_was_killed_leaves_nothing_for_the_next_one_at_the_same(tmp_path: P
     with Recorder(tmp_path, "prepare", "diff", NO_WATCHER):
         pass
     assert [path.name for path in kept.iterdir()] == [".file%3A%2F%2F%2Fx.json.2fceaa98.part"]
+
+
+def test_a_signal_while_it_begins_is_what_the_caller_gets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), Recorder(tmp_path, "a", "b", NO_WATCHER) as recorder:
+        recorder.begin("a.img", 9)
 
 
 def test_a_file_that_is_begun_again_does_not_count_twice(tmp_path: Path) -> None:

@@ -75,8 +75,9 @@ class Recorder(Watcher, AbstractContextManager["Recorder"]):
                 self._stage, self._total, self._done = name, total, 0
                 self._sizes, self._files, self._begun = {}, {}, time.monotonic()
             if self._writer is None:
-                self._writer = threading.Thread(target=self._write, name="recorder", daemon=True)
-                self._writer.start()
+                writer = threading.Thread(target=self._write, name="recorder", daemon=True)
+                writer.start()
+                self._writer = writer  # only now: a signal may have come before it began
 
         def progress(done: int) -> None:
             with self._lock:
