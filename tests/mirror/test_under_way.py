@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,10 +93,12 @@ def test_what_was_killed_leaves_nothing_for_the_next_one_at_the_same(tmp_path: P
 def test_a_signal_while_it_begins_is_what_the_caller_gets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_thread: threading.Thread) -> None:
-        raise KeyboardInterrupt
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    kinds = {"Lock": threading.Lock, "Event": threading.Event, "Thread": Interrupted}
+    monkeypatch.setattr(under_way, "threading", SimpleNamespace(**kinds))
     with pytest.raises(KeyboardInterrupt), Recorder(tmp_path, "a", "b", NO_WATCHER) as recorder:
         recorder.begin("a.img", 9)
 
