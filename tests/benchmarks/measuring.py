@@ -227,13 +227,15 @@ def _serve() -> None:
 
 def _side(engine: DeltaEngine, image: Path, folder: Path) -> Side:
     """Return an image with its index, which is kept in a folder as a fingerprint does it."""
+    from puavo_repository.delta.anchors import BLOCK
     from puavo_repository.delta.engine import Side
+    from puavo_repository.delta.image import Image
 
     size, place = image.stat().st_size, folder / f"{image.name}.{engine.name}"
     if not place.exists() and (indexer := engine.indexer(size)):
-        with image.open("rb") as stream:
-            while block := stream.read(4 << 20):
-                indexer.update(memoryview(block))
+        with Image.open(image) as opened:
+            for _ in range(0, size, BLOCK):
+                indexer.next_block(opened.data, size)
         indexer.save(place, "benchmark", size)
     return Side(image, place, "benchmark")
 

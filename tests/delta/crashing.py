@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from puavo_repository.cli import main as cli
+from puavo_repository.compiled import Bytes
 from puavo_repository.delta import AnchorEngine
 from puavo_repository.delta.engine import Between, Side, Sink
 from puavo_repository.delta.index import Indexer
@@ -27,8 +28,8 @@ VICTIM, MARK = "-amxa-", b"this image kills"
 class _CrashingIndexer(Indexer):
     """Dies of an image that has ``MARK`` in it."""
 
-    def update(self, block: memoryview) -> None:
-        if MARK in bytes(block):
+    def next_block(self, data: Bytes, size: int) -> None:
+        if MARK in data[:size].tobytes():
             ctypes.string_at(0)
 
     def save(self, path: Path, identity: str, size: int) -> None: ...

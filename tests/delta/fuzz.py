@@ -19,6 +19,7 @@ from typing import BinaryIO
 from unittest import mock
 
 from delta.guarded import guard_pages, in_child
+from delta.pairs import keep
 from puavo_repository.delta import AnchorEngine, anchor_engine, anchors, index, shared
 from puavo_repository.delta.anchor_engine import EFFORTS
 from puavo_repository.delta.engine import Between, DeltaEngine, Side
@@ -135,9 +136,8 @@ def kept(engine: AnchorEngine, image: Path) -> Side:
     """Return an image with its index kept beside it."""
     place = image.with_suffix(".index")
     if not place.exists():
-        indexer, content = engine.indexer(image.stat().st_size), image.read_bytes()
-        indexer.update(memoryview(content))
-        indexer.save(place, "fuzz", len(content))
+        content = image.read_bytes()
+        keep(engine.indexer(len(content)), content, place, "fuzz")
     return Side(image, place, "fuzz")
 
 

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from puavo_repository.compiled import Bytes
+from puavo_repository.delta.anchors import BLOCK, find
+from puavo_repository.delta.comparing import Content
 from puavo_repository.delta.engine import DeltaEngine, Side
+from puavo_repository.delta.index import Indexer
+from puavo_repository.delta.machine import SLACK
 from puavo_repository.formats.rdiff import Command, commands
 
 Copy, Literal = partial(Command, True), partial(Command, False)
@@ -18,6 +23,29 @@ Copy, Literal = partial(Command, True), partial(Command, False)
 def noise(seed: int, size: int) -> bytes:
     """Return bytes without any pattern."""
     return np.random.default_rng(seed).bytes(size)
+
+
+def in_memory(data: bytes) -> Bytes:
+    """Return bytes with what can be read around them, from the first on."""
+    return np.frombuffer(bytes(SLACK) + data + bytes(SLACK), np.uint8).copy()[SLACK:]
+
+
+def content(memory: Bytes, *, chunks: bool = False) -> Content:
+    """Return what ``in_memory`` made as kernels take it, with chunks or without any."""
+    size = len(memory) - SLACK
+    found = [find(memory[at:], at, size, 512) for at in range(0, size, BLOCK) if chunks]
+    ends = np.concatenate([np.zeros(0, np.int64), *(block.ends for block in found)])
+    digests = np.concatenate([np.zeros(0, np.uint64), *(block.digests for block in found)])
+    return Content(memory.ctypes.data, size, ends, digests)
+
+
+def keep(indexer: Indexer, data: bytes, path: Path, identity: str) -> Path:
+    """Keep the index of an image at a path, as the fingerprint does."""
+    memory = in_memory(data)
+    for _ in range(0, len(data), BLOCK):
+        indexer.next_block(memory, len(data))
+    indexer.save(path, identity, len(data))
+    return path
 
 
 def ignore(_count: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from delta.pairs import Copy, Pair, noise
+from delta.pairs import Copy, Pair, keep, noise
 from puavo_repository.delta import AnchorEngine, engine_named
 from puavo_repository.delta.anchor_engine import EFFORTS
 from puavo_repository.delta.anchors import BLOCK
@@ -75,10 +75,7 @@ def test_kept_anchors_give_the_same_rdiff_without_reading_the_source_for_them(
     pair = Pair(tmp_path, A + B, B + A)
     pair.make(ENGINE)
     indexer = ENGINE.indexer(len(pair.source))
-    for start in range(0, len(pair.source), 77_777):
-        indexer.update(memoryview(pair.source)[start : start + 77_777])
-    kept = tmp_path / "anchors"
-    indexer.save(kept, "this one", len(pair.source))
+    kept = keep(indexer, pair.source, tmp_path / "anchors", "this one")
     out = bytearray()
     source, target = pair.sides
     ENGINE.delta(Side(source.path, kept, "this one"), target, out.extend)

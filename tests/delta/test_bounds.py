@@ -14,14 +14,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from delta.guarded import guard_pages, guarded, in_child
-from delta.pairs import Pair, noise
-from puavo_repository.compiled import Bytes, Numbers, array
-from puavo_repository.delta import AnchorEngine, anchor_engine, anchors
+from delta.pairs import Pair, content, in_memory, noise
+from puavo_repository.compiled import Numbers, array
+from puavo_repository.delta import AnchorEngine, anchor_engine, anchors, comparing
 from puavo_repository.delta.anchor_engine import EFFORTS
-from puavo_repository.delta.anchors import BLOCK, CELL, MOST, find, find_anchors
+from puavo_repository.delta.anchors import (
+    BLOCK,
+    CELL,
+    LEAST,
+    MOST,
+    find,
+    find_anchors,
+    find_chunks,
+)
 from puavo_repository.delta.index import add_borders, insert, table_for
-from puavo_repository.delta.machine import WINDOW, Basis, buffer, equal
-from puavo_repository.delta.matching import HEAD, REGION, SLOTS, match_dense, match_sparse
+from puavo_repository.delta.matching import SLOTS, match_dense, match_sparse
 from puavo_repository.formats.cksum import PosixCksum, reverse_bits
 from puavo_repository.formats.rdiff import COLUMNS, encode, joined, out_size, parse, put_copy
 
@@ -49,25 +56,19 @@ def with_every_nth_byte_flipped(data: bytes, step: int) -> bytes:
 
 
 @pytest.fixture(params=[20, 58, 200])
-def found(tmp_path: Path, request: pytest.FixtureRequest) -> Found:
+def found(request: pytest.FixtureRequest) -> Found:
     """Have the dense level fill rows that end within a gap, with it, or with what follows it."""
     source = noise(1, 1 << 17)
     target = with_every_nth_byte_flipped(source, request.param)
-    (tmp_path / "source").write_bytes(source)
-    data = block_of(target)
     step = request.param
     sparse = np.array([(i, i, step - 1) for i in range(1, len(target) - step, 10 * step)])
-    region, window = buffer(HEAD + REGION), buffer(WINDOW)
-    place = region.ctypes.data + HEAD
-    block = data.ctypes.data + HEAD, len(target)
-    spacing = EFFORTS["anchors:small"][1]
+    kept = in_memory(source), in_memory(target)
+    both, spacing = comparing.Both(*map(content, kept)), EFFORTS["anchors:small"][1]
     made = []
     for rows in range(len(sparse), len(sparse) + 30):
         made.append(Canaries(rows, len(target) // 16))
-        with (tmp_path / "source").open("rb") as stream:
-            basis = Basis(stream.fileno(), len(source), window.ctypes.data, place)
-            table = np.empty(SLOTS, np.uint64)
-            match_dense(basis, *block, sparse, spacing, table, made[-1].rows)
+        table = np.empty(SLOTS, np.uint64)
+        match_dense(both, 0, len(target), sparse, spacing, table, made[-1].rows)
     return source, target, sparse, made
 
 
@@ -87,34 +88,25 @@ def test_rows_that_are_full_hold_right_copies_and_all_of_the_sparse_level(found:
         assert {tuple(row) for row in sparse} <= {tuple(row) for row in canaries.rows}
 
 
-def block_of(data: bytes) -> Bytes:
-    """Return a block as kernels want it."""
-    found = buffer(HEAD + len(data))
-    found[HEAD : HEAD + len(data)] = np.frombuffer(data, np.uint8)
-    return found
-
-
-@pytest.mark.parametrize(("start", "stop", "back"), [(0, 1000, False), (3000, 4000, True)])
-def test_bytes_around_a_region_in_memory_are_not_taken_for_the_source(
-    tmp_path: Path, start: int, stop: int, *, back: bool
-) -> None:
-    """Where a region ends, its buffer holds what an earlier one left there."""
-    target = block_of(noise(1, 4000))
-    source = bytearray(noise(2, 4000))
-    source[start:stop] = target[HEAD + start : HEAD + stop].tobytes()
-    (tmp_path / "source").write_bytes(source)
-    window, place = buffer(WINDOW), target.ctypes.data + HEAD  # as if all were there
-    with (tmp_path / "source").open("rb") as stream:
-        basis = Basis(stream.fileno(), 4000, window.ctypes.data, place + start, start, stop)
-        position = stop - 1 if back else start
-        found = equal(basis, position, place + position, 4000, back)
-    assert found == (position - start if back else stop - start)
-
-
 def fill_anchors() -> None:
-    assert len(find(buffer(BLOCK), 0, 2 * BLOCK, 512).keys) == BLOCK // (CELL * 512) * MOST
+    found = find(in_memory(bytes(BLOCK)), 0, 2 * BLOCK, 512)
+    assert len(found.anchors.keys) == BLOCK // (CELL * 512) * MOST
     scratch = array(1, np.int64), array(5, np.uint32), array(5, np.uint32)
-    assert find_anchors(buffer(BLOCK), BLOCK, 512, *scratch) == 5
+    assert find_anchors(in_memory(bytes(BLOCK)), BLOCK, 512, *scratch) == 5
+
+
+def fill_chunks() -> None:
+    """A chunk at every place where one may begin, with as much room as ``find`` gives."""
+    size = 10 * LEAST + 31
+    for step in (1, LEAST, LEAST + 1, size - 1):
+        room = size // LEAST + 1
+        ends, digests = array(room, np.int64), array(room, np.uint64)
+        offsets = np.arange(step, size, step, dtype=np.uint32)
+        count = find_chunks(
+            in_memory(bytes(size)), size, offsets, ends, digests
+        )  # zeros are chosen always
+        assert ends[count - 1] == size
+        assert (np.diff(ends[: count - 1], prepend=0) >= LEAST).all()
 
 
 def fill_table() -> None:
@@ -124,19 +116,17 @@ def fill_table() -> None:
     assert table.all()
 
 
-def fill_sparse(folder: Path) -> None:
+def fill_sparse() -> None:
     unit = np.frombuffer(noise(3, 1 << 16), np.uint8).reshape(-1, 64)
-    mixed = block_of(np.random.default_rng(4).permutation(unit).tobytes())
-    found = find(block_of(unit.tobytes())[HEAD:], 0, unit.size, 16)
+    mixed = np.random.default_rng(4).permutation(unit).tobytes()
+    kept = in_memory(unit.tobytes()), in_memory(mixed)
+    found = find(kept[0], 0, unit.size, 16).anchors
     table = table_for(len(found.keys))
     insert(*found, table, 0, 1)
-    (folder / "source").write_bytes(unit.tobytes())
-    with (folder / "source").open("rb") as stream:
-        for rows in (0, 1, 200):
-            window, scratch = buffer(WINDOW), (array(MOST, np.int64), array((rows, 3), np.int64))
-            basis = Basis(stream.fileno(), unit.size, window.ctypes.data)
-            block = mixed.ctypes.data + HEAD, unit.size
-            assert match_sparse(basis, *block, table, 16, *scratch) == rows
+    both = comparing.Both(*map(content, kept))
+    for rows in (0, 1, 200):
+        scratch = array(MOST, np.int64), array((rows, 3), np.int64)
+        assert match_sparse(both, 0, unit.size, table, 16, *scratch) == rows
 
 
 def fill_commands() -> None:
@@ -144,7 +134,7 @@ def fill_commands() -> None:
     count, far = 1000, (1 << 62) - 1
     out = array(out_size(2 * count + 1, count), np.uint8)
     copies = np.array([(2 * i + 1, far, 1) for i in range(count)])
-    assert encode(buffer(2 * count + 1), 0, 2 * count + 1, copies, out) <= len(out)
+    assert encode(in_memory(bytes(2 * count + 1)), 0, 2 * count + 1, copies, out) <= len(out)
     assert put_copy(array(17, np.uint8), 0, far, far) == 17
     assert len(list(joined([(far, far), out.data]))) == 4
 
@@ -193,12 +183,13 @@ def test_a_guard_page_ends_the_process(*, at_end: bool) -> None:
 
 
 @pytest.mark.parametrize("at_end", [True, False])
-def test_no_kernel_leaves_its_arrays_when_they_are_full(tmp_path: Path, *, at_end: bool) -> None:
+def test_no_kernel_leaves_its_arrays_when_they_are_full(*, at_end: bool) -> None:
     def fill() -> None:
         with guard_pages(at_end=at_end):
             fill_anchors()
+            fill_chunks()
             fill_table()
-            fill_sparse(tmp_path)
+            fill_sparse()
             fill_commands()
             fill_rows_of_an_rdiff()
             fill_borders()

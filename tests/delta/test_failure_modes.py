@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from delta.fuzz import check_all, real_images
-from delta.pairs import Copy, Pair, ignore, noise
-from puavo_repository.delta import AnchorEngine, anchors, index, matching
+from delta.pairs import Copy, Pair, content, ignore, in_memory, keep, noise
+from puavo_repository.delta import AnchorEngine, anchors, comparing, index, matching
 from puavo_repository.delta.anchor_engine import spacing_of
-from puavo_repository.delta.anchors import BLOCK, KEY, KEY_FACTORS, BlockAnchors, find
+from puavo_repository.delta.anchors import BLOCK, KEY, KEY_FACTORS, BlockAnchors, Found, find
 from puavo_repository.delta.engine import Side
 from puavo_repository.delta.index import Indexer
-from puavo_repository.delta.machine import SELECT_FACTORS, WINDOW, Basis, buffer
+from puavo_repository.delta.machine import SELECT_FACTORS
 from puavo_repository.errors import ImageChangingError
 
 ENGINE = AnchorEngine(threads=2)
@@ -60,11 +60,12 @@ def test_offsets_beyond_four_gigabytes_are_written_in_eight_bytes(tmp_path: Path
         stream.write(UNIT)
     # The zeros before need not be searched: kept anchors say that there are none.
     size, none = position + len(UNIT), np.empty(0, np.uint32)
-    blocks = [BlockAnchors(first, none, none) for first in range(0, 1 << 32, BLOCK)]
-    last = buffer(BLOCK)
-    last[5 : 5 + len(UNIT)] = np.frombuffer(UNIT, np.uint8)
-    kept = Indexer(spacing_of(ENGINE.name, ENGINE.memory, size), 1 << 30)
-    for block in [*blocks, find(last, 1 << 32, size, spacing_of(ENGINE.name, ENGINE.memory, size))]:
+    chunks = np.empty(0, np.int64), np.empty(0, np.uint64)
+    starts = range(0, 1 << 32, BLOCK)
+    blocks = [Found(BlockAnchors(first, none, none), *chunks) for first in starts]
+    spacing = spacing_of(ENGINE.name, ENGINE.memory, size)
+    kept = Indexer(spacing, 1 << 30)
+    for block in [*blocks, find(in_memory(bytes(5) + UNIT), 1 << 32, size, spacing)]:
         kept.add(block)
     kept.save(tmp_path / "anchors", "large", size)
     source = Side(tmp_path / "source", tmp_path / "anchors", "large")
@@ -82,14 +83,11 @@ def colliding(count: int, seed: int) -> bytes:
     return words.tobytes()
 
 
-def test_a_flood_of_equal_keys_is_bounded_in_the_list_the_table_and_the_comparisons(
-    tmp_path: Path,
-) -> None:
+def test_a_flood_of_equal_keys_is_bounded_in_the_list_the_table_and_the_comparisons() -> None:
     count = 4096
     flood = colliding(count, 1)
-    data = buffer(len(flood))
-    data[: len(flood)] = np.frombuffer(flood, np.uint8)
-    found = find(data, 0, len(flood), 512)
+    data = in_memory(flood)
+    found = find(data, 0, len(flood), 512).anchors
     assert len(found.keys) == len(flood) // (512 * anchors.CELL) * anchors.MOST
     equal = found.keys == found.keys[0]
     assert equal.mean() > 0.9  # but for some that became anchors by chance
@@ -98,15 +96,9 @@ def test_a_flood_of_equal_keys_is_bounded_in_the_list_the_table_and_the_comparis
     index.insert(0, found.keys[equal], found.offsets[equal], table, 0, 1)
     assert np.count_nonzero(table) == index.CANDIDATES
 
-    target = buffer(matching.HEAD + len(flood))
-    target[matching.HEAD : matching.HEAD + len(flood)] = np.frombuffer(
-        colliding(count, 2), np.uint8
-    )
-    best, window = np.zeros(3, np.int64), buffer(WINDOW)
-    with Pair(tmp_path, flood, b"").sides[0].path.open("rb") as source:
-        basis = Basis(source.fileno(), len(flood), window.ctypes.data)
-        block = target.ctypes.data + matching.HEAD, 0, 0, len(flood)
-        made = matching.longest(basis, *block, table, best)
+    target, best = in_memory(colliding(count, 2)), np.zeros(3, np.int64)
+    both = comparing.Both(content(data), content(target))
+    made = matching.longest(both, 0, 0, 0, len(flood), table, best)
     assert (made, best[2]) == (index.CANDIDATES, 0)
 
 
@@ -142,10 +134,8 @@ def test_an_image_written_while_it_is_read_is_an_error_and_no_crash(
     pair = Pair(tmp_path, data, data)
     source, target = pair.sides
     if kept:
-        indexer = ENGINE.indexer(len(data))
-        indexer.update(memoryview(data))
-        indexer.save(tmp_path / "anchors", "it", len(data))
-        source = Side(source.path, tmp_path / "anchors", "it")
+        kept_at = keep(ENGINE.indexer(len(data)), data, tmp_path / "anchors", "it")
+        source = Side(source.path, kept_at, "it")
     changes = iter([lambda: change(tmp_path / victim)])
 
     def progress(_done: int) -> None:

@@ -93,6 +93,18 @@ def test_an_image_that_changes_during_the_proof_is_named_and_may_pass(
         work.prove(source.path, target.path, pair.rdiff, write)
 
 
+@pytest.mark.parametrize("victim", ["source", "target"])
+def test_one_that_was_written_to_without_a_change_was_not_at_rest_either(
+    pair: Pair, victim: str
+) -> None:
+    pair.make(AnchorEngine())
+    source, target = pair.sides
+    with pytest.raises(ImageChangingError, match=f"{victim}: this image changed"):
+        work.prove(
+            source.path, target.path, pair.rdiff, lambda _: os.utime(pair.folder / victim, (1, 1))
+        )
+
+
 def test_a_missing_source_names_itself(pair: Pair) -> None:
     pair.make(AnchorEngine())
     (pair.folder / "source").unlink()

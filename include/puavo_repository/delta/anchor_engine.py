@@ -23,11 +23,11 @@ import numpy as np
 
 from puavo_repository.compiled import Numbers, array
 from puavo_repository.delta import index, matching
-from puavo_repository.delta.anchors import BLOCK, CELL, KEY, MOST, BlockAnchors, find
-from puavo_repository.delta.engine import Between, Image, Side, Sink
+from puavo_repository.delta.anchors import BLOCK, CELL, KEY, MOST, Found, find
+from puavo_repository.delta.comparing import Both, Content
+from puavo_repository.delta.engine import Between, Side, Sink
+from puavo_repository.delta.image import Image
 from puavo_repository.delta.index import Index, Indexer
-from puavo_repository.delta.machine import WINDOW, Basis, buffer
-from puavo_repository.delta.matching import HEAD
 from puavo_repository.delta.shared import Run, runs
 from puavo_repository.formats.rdiff import Part, encode, joined, out_size
 from puavo_repository.progress import Progress
@@ -72,7 +72,8 @@ def delta(
             theirs, chosen = index.segments(of_source, other)
             found = runs(between, theirs, borders) if chosen else []
         spacing, dense = spacing_of(effort, memory, basis.size), EFFORTS[effort][1]
-        search = partial(_search, basis, image, of_source.table, spacing, dense)
+        both = Both(_content(basis, of_source), _content(image, of_target))
+        search = partial(_search, image, both, of_source.table, spacing, dense)
 
         def jobs() -> Iterator[Job[tuple[int, list[Part]]]]:
             done = 0
@@ -87,22 +88,22 @@ def delta(
         def parts() -> Iterator[Part]:
             for size, some in threads.each(jobs()):
                 yield from some
+                basis.seen(size)
+                image.seen(size)
                 progress(size)
 
         for command in joined(parts()):
             sink(command)
-        basis.check_unchanged()
-        image.check_unchanged()
+        for one in (basis, image, earlier):
+            if one is not None:
+                one.check()
 
 
 class _Workspace:
     """What is needed to search and encode a block."""
 
     def __init__(self) -> None:
-        self.data = buffer(HEAD + BLOCK)
         self.out = array(out_size(BLOCK, _ROWS), np.uint8)
-        self.window = buffer(WINDOW)
-        self.region = buffer(HEAD + matching.REGION)
         self.copies = array((_ROWS, 3), np.int64)
         rows = 1 + BLOCK // _SHORTEST
         self.scratch = (
@@ -155,13 +156,13 @@ def _index(
         return kept
     anchors = indexer_of(effort, memory, image.size)
 
-    def found(start: int, scratch: _Workspace) -> BlockAnchors:
-        image.read(scratch.data[: image.size - start].data, start)
-        return find(scratch.data, start, image.size, anchors.spacing)
+    def found(start: int, _scratch: _Workspace) -> Found:
+        return find(image.data[start:], start, image.size, anchors.spacing)
 
     starts = range(0, image.size - KEY + 1, BLOCK)
     for block in threads.each(partial(found, start) for start in starts):
         anchors.add(block)
+        image.seen(BLOCK)
         progress(0)
     return index.index_of(anchors, image.size, threads.map, threads.width * table)
 
@@ -175,8 +176,12 @@ def _together(borders: Numbers, first: int, stop: int) -> Iterator[tuple[int, Nu
         first = after
 
 
+def _content(image: Image, known: Index) -> Content:
+    return Content(image.address, image.size, known.ends, known.digests)
+
+
 def _search(
-    source: Image, target: Image, table: Numbers, spacing: int, dense: int, start: int,
+    target: Image, both: Both, table: Numbers, spacing: int, dense: int, start: int,
     ends: Numbers, scratch: _Workspace,
 ) -> tuple[int, list[Part]]:  # fmt: skip
     """Find and encode the copies of segments of the target; returns their size and their parts.
@@ -184,13 +189,8 @@ def _search(
     A copy that they begin or end with is a part of its own: it may go on before or behind.
     """
     size = int(ends[-1])
-    target.read(scratch.data[HEAD : HEAD + size].data, start)
-    buffers = scratch.window.ctypes.data, scratch.region.ctypes.data + HEAD
-    basis = Basis(source.descriptor, source.size, *buffers)
-    given = basis, scratch.data.ctypes.data + HEAD, ends, table, spacing, dense, _SHORTEST
+    given = both, start, ends, table, spacing, dense, _SHORTEST
     count = matching.match(*given, scratch.scratch, scratch.copies)
-    if count < 0:
-        raise source.changed()
     copies = scratch.copies[:count]
     begin, end = 0, size
     first: list[Part] = []
@@ -201,7 +201,7 @@ def _search(
     if len(copies) and copies[-1, 0] + copies[-1, 2] == size and copies[-1, 2]:
         last, end = [(int(copies[-1, 1]), int(copies[-1, 2]))], int(copies[-1, 0])
         copies = copies[:-1]
-    length = encode(scratch.data[HEAD:], begin, end, copies, scratch.out)
+    length = encode(target.data[start:], begin, end, copies, scratch.out)
     return size, [*first, *([scratch.out[:length].data] if length else []), *last]
 
 
@@ -211,6 +211,6 @@ def _taken(
     """Return a part of an earlier rdiff: a copy, or commands that lie in a range of it."""
     if isinstance(part, tuple):
         return 0, [part]
-    out = scratch.out[: len(part)].data
-    rdiff.read(out, part.start)
-    return 0, [out]
+    out = scratch.out[: len(part)]
+    out[:] = rdiff.data[part.start : part.stop]
+    return 0, [out.data]

@@ -8,11 +8,13 @@ that rolls from byte to byte: 16 positions are hashed in one vector.
 Content of low entropy (runs, short periods) has windows that always or never hit. So an image is
 cut into cells of ``CELL * spacing`` bytes: one without a hit gives its first lowest hash, which is
 the same window wherever such a period lies, and one with too many gives the first ones only.
+
+Some of the anchors cut each block into chunks. Where those of two images have the same digest they
+are taken for equal, unseen, and the proof of the rdiff shows that they are.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +27,12 @@ KEY = 32  # bytes that the key of an anchor covers
 KEY_FACTORS = np.array(  # odd, from xxHash's primes and splitmix64
     [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64
 )
+DIGEST_SEEDS = KEY_FACTORS[::-1].copy()
 CELL = 8  # spacings in a cell
 MOST = 4 * CELL  # anchors in a cell
+CHUNK = 32 << 10  # bytes of a chunk on average
+LEAST = CHUNK // 4  # bytes of the smallest, but for the last of a block
+_STRIPE = 32  # bytes that a digest takes at once
 
 
 class BlockAnchors(NamedTuple):
@@ -43,8 +49,16 @@ class BlockAnchors(NamedTuple):
         return BlockAnchors(self.first, self.keys[kept], self.offsets[kept])
 
 
+class Found(NamedTuple):
+    """What was found in one block of an image: its anchors, and its chunks."""
+
+    anchors: BlockAnchors
+    ends: Numbers  # positions where its chunks end, ascending, int64[n]
+    digests: Numbers  # of these chunks, uint64[n]
+
+
 class Anchors:
-    """The anchors of an image, taken block by block or from its bytes, and no more than ``most``.
+    """The anchors of an image, taken block by block, and no more than ``most``; and its chunks.
 
     Runs and short periods have up to ``MOST`` anchors in a cell, four times as many as other
     content. Where that makes too many in all, every cell keeps half of ``MOST``, or half of that,
@@ -53,16 +67,21 @@ class Anchors:
 
     def __init__(self, spacing: int, most: int) -> None:
         self.blocks: list[BlockAnchors] = []
+        self.ends, self.digests = [array(0, np.int64)], [array(0, np.uint64)]  # of its chunks
         self.count = 0
         self.spacing, self._most, self._each = spacing, most, MOST
-        self._filled = self._first = 0  # bytes in the buffer, and their position in the image
 
-    @cached_property
-    def _buffer(self) -> Bytes:
-        return machine.buffer(BLOCK)
+    def next_block(self, data: Bytes, size: int) -> None:
+        """Find those of the next block of an image of ``size`` bytes, which lie in ``data``."""
+        first = BLOCK * len(self.blocks)
+        if first + KEY <= size:
+            self.add(find(data[first:], first, size, self.spacing))
 
-    def add(self, block: BlockAnchors) -> None:
-        """Take the anchors of the next block."""
+    def add(self, found: Found) -> None:
+        """Take the anchors and chunks of the next block."""
+        self.ends.append(found.ends)
+        self.digests.append(found.digests)
+        block = found.anchors
         if self._each < MOST:
             block = block.thinned(CELL * self.spacing, self._each)
         self.blocks.append(block)
@@ -71,33 +90,10 @@ class Anchors:
             self._each //= 2
             self.blocks = [one.thinned(CELL * self.spacing, self._each) for one in self.blocks]
             self.count = sum(len(one.keys) for one in self.blocks)
-        self._first = block.first + BLOCK
-
-    def update(self, block: memoryview) -> None:
-        """Find those in the next bytes of the image, in order, blocks of any size."""
-        data: Bytes = np.frombuffer(block, np.uint8)
-        while len(data):
-            part = data[: len(self._buffer) - self._filled]
-            self._buffer[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            data = data[len(part) :]
-            if self._filled == len(self._buffer):
-                self._find(self._first + self._filled)
-
-    def finish(self, size: int) -> None:
-        """Find those in the bytes that are left of an image of ``size`` bytes."""
-        while self._first + KEY <= size:
-            self._find(size)
-
-    def _find(self, size: int) -> None:
-        """Find the anchors of the block in the buffer; what follows it moves to the front."""
-        self.add(find(self._buffer, self._first, size, self.spacing))
-        self._buffer[: machine.SLACK] = self._buffer[BLOCK:]
-        self._filled = max(0, self._filled - BLOCK)
 
 
-def find(data: Bytes, first: int, size: int, spacing: int) -> BlockAnchors:
-    """Find the anchors of a block.
+def find(data: Bytes, first: int, size: int, spacing: int) -> Found:
+    """Find the anchors of a block, and its chunks.
 
     Args:
         data: The block from its first byte on, what follows it in the image, and slack.
@@ -109,7 +105,11 @@ def find(data: Bytes, first: int, size: int, spacing: int) -> BlockAnchors:
     keys, offsets = array(room, np.uint32), array(room, np.uint32)
     length = min(BLOCK, size - KEY + 1 - first)
     count: int = find_anchors(data, length, spacing, array(MOST, np.int64), keys, offsets)
-    return BlockAnchors(first, keys[:count].copy(), offsets[:count].copy())
+    anchors = BlockAnchors(first, keys[:count].copy(), offsets[:count].copy())
+    whole = min(BLOCK, size - first)
+    ends, digests = array(whole // LEAST + 1, np.int64), array(whole // LEAST + 1, np.uint64)
+    number = find_chunks(data, whole, anchors.offsets, ends, digests)
+    return Found(anchors, first + ends[:number], digests[:number].copy())
 
 
 @kernel
@@ -128,6 +128,58 @@ def find_anchors(
             offsets[count] = chosen[i]
             count += 1
     return count
+
+
+@kernel
+def find_chunks(data: Bytes, length: int, offsets: Numbers, ends: Numbers, digests: Numbers) -> int:
+    """Cut a block of so many bytes into chunks, at some of its anchors; returns how many there are.
+
+    ``ends`` and ``digests`` have room for one chunk more than ``length`` has ``LEAST`` bytes.
+    """
+    address = data.ctypes.data
+    limit = threshold(CHUNK)
+    count = start = 0
+    for i in range(len(offsets) + 1):
+        end: Word = np.int64(offsets[i]) if i < len(offsets) else length
+        if i < len(offsets) and (
+            end - start < LEAST or length - end < 1 or machine.selector(address + end) >= limit
+        ):
+            continue
+        ends[count], digests[count] = end, digest(address + start, end - start)
+        count += 1
+        start = end
+    return count
+
+
+@inlined
+def digest(address: int, length: int) -> Word:
+    """Return a 64-bit digest of so many bytes, as XXH64 makes it of stripes of 32; never 0.
+
+    Fewer than one stripe have 0: that is no digest. What is behind the last stripe is covered by
+    one more, that ends with the last byte.
+    """
+    if length < _STRIPE:
+        return np.uint64(0)
+    one, two, three, four = DIGEST_SEEDS[0], DIGEST_SEEDS[1], DIGEST_SEEDS[2], DIGEST_SEEDS[3]
+    for step in range(0, length + _STRIPE - 1, _STRIPE):
+        place = address + min(step, length - _STRIPE)
+        one = lane(one, machine.load64(place))
+        two = lane(two, machine.load64(place + 8))
+        three = lane(three, machine.load64(place + 16))
+        four = lane(four, machine.load64(place + 24))
+    mixed = np.uint64(length)
+    for part in (one, two, three, four):
+        mixed = (mixed ^ lane(np.uint64(0), part)) * KEY_FACTORS[0] + KEY_FACTORS[1]
+    mixed = (mixed ^ (mixed >> np.uint64(33))) * KEY_FACTORS[1]
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * KEY_FACTORS[2]
+    return (mixed ^ (mixed >> np.uint64(32))) | np.uint64(1)
+
+
+@inlined
+def lane(mixed: Word, word: Word) -> Word:
+    """Take the next word into one of the four lanes of a digest."""
+    mixed += word * KEY_FACTORS[1]
+    return ((mixed << np.uint64(31)) | (mixed >> np.uint64(33))) * KEY_FACTORS[0]
 
 
 @inlined

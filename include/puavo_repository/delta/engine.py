@@ -7,9 +7,7 @@ name.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -90,60 +88,6 @@ class DeltaEngine(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Image:
-    """An open image that somebody may write meanwhile: that is an error, never a crash."""
-
-    path: Path
-    descriptor: int
-    size: int  # bytes, when it was opened
-    modified: int  # ns, when it was opened
-
-    @classmethod
-    @contextmanager
-    def open(cls, path: Path) -> Iterator[Image]:
-        """Open an image.
-
-        Raises:
-            StorageError, StorageRefusedError: It cannot be opened.
-        """
-        with as_storage_error(path):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield cls(path, descriptor, *Identity.of(os.fstat(descriptor)))
-        finally:
-            os.close(descriptor)
-
-    def read_into(self, out: memoryview, position: int) -> int:
-        """Fill a buffer; returns how far: less at the end of the file only."""
-        done = 0
-        with as_storage_error(self.path):
-            while count := os.preadv(self.descriptor, [out[done:]], position + done):
-                done += count
-        return done
-
-    def read(self, out: memoryview, position: int) -> None:
-        """Fill a buffer, or raise ``ImageChangingError`` where the image ends before."""
-        if self.read_into(out, position) < len(out):
-            raise self.changed()
-
-    def bytes_at(self, position: int, length: int) -> bytearray:
-        """Return so many bytes, or fewer at the end of the file."""
-        out = bytearray(length)
-        del out[self.read_into(memoryview(out), position) :]
-        return out
-
-    def changed(self) -> ImageChangingError:
-        """Return the error that says so."""
-        found = os.fstat(self.descriptor).st_size
-        return _changed(self.path, "while its rdiff was made or proven", self.size, found)
-
-    def check_unchanged(self) -> None:
-        """Raise if the image is not what it was when it was opened."""
-        if Identity.of(os.fstat(self.descriptor)) != (self.size, self.modified):
-            raise self.changed()
-
-
 def identity_of(path: Path) -> Identity:
     """Return the identity of the image under a name, which may be a link to it."""
     with as_storage_error(path):
@@ -153,15 +97,11 @@ def identity_of(path: Path) -> Identity:
 def check_at_rest(path: Path, wanted: Identity, found: Identity, since: str) -> None:
     """Raise an ``ImageChangingError`` unless an image is still the file that was looked at."""
     if found != wanted:
-        raise _changed(path, since, wanted.size, found.size)
-
-
-def _changed(path: Path, since: str, size: int, found: int) -> ImageChangingError:
-    return ImageChangingError(
-        path,
-        f"this image changed {since}",
-        expected=f"{size} bytes at rest",
-        found=f"{found} bytes now",
-        remedy="Run again when it is copied completely; best copy it under another name "
-        "and rename it then",
-    )
+        raise ImageChangingError(
+            path,
+            f"this image changed {since}",
+            expected=f"{wanted.size} bytes at rest",
+            found=f"{found.size} bytes now",
+            remedy="Run again when it is copied completely; best copy it under another name "
+            "and rename it then",
+        )

@@ -12,9 +12,9 @@ image holds for the same segment of another (see ``shared``). The keys also tell
 images have in common. Where that is nearly all, the search is short without that, and segments of
 ``anchors.BLOCK`` give a smaller rdiff: they have fewer edges, where less is known around a gap.
 
-A kept index is a header (``_HEADER``), the identity of the image, the borders (int64), their keys
-(uint32) and the table (uint64), little-endian. At the usual spacing of 512 bytes it is 1/48 to
-1/24 of an image.
+A kept index is a header (``_HEADER``), the identity of the image, the borders (int64), the ends of
+the chunks (int64), their digests (uint64), the keys of the borders (uint32) and the table (uint64),
+little-endian. At the usual spacing of 512 bytes it is 1/48 to 1/24 of an image.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _FEWEST = 1 << 10  # slots of the smallest table
 _NEAR = 0.95  # share of the borders that two images have in common if they are nearly the same
 _SEGMENTS = 2  # in ``anchors.BLOCK`` on average
 
-_MAGIC = b"PuavoAn2"  # its last digit is the version: of this format, and of what an anchor is
-# Magic, CRC-32 of header, identity and borders, CRC-32 of the table, spacing, image, borders,
+_MAGIC = b"PuavoAn3"  # its last digit is the version: of this format, and of what an anchor is
+# Magic, CRC-32 of all but the table, CRC-32 of the table, spacing, image, borders, chunks,
 # identity.
-_HEADER = struct.Struct("<8sIIIQII")
+_HEADER = struct.Struct("<8sIIIQIII")
 
 
 class Index(NamedTuple):
@@ -54,19 +54,21 @@ class Index(NamedTuple):
 
     borders: Numbers  # where its segments end, ascending, int64[n]
     keys: Numbers  # of the anchors there, uint32[n]; 0 where there is none
+    ends: Numbers  # where its chunks end, ascending, int64[m]
+    digests: Numbers  # of its chunks, uint64[m]
     table: Numbers  # uint64[a power of two]
 
 
 class Indexer(Anchors):
-    """Takes the bytes of an image, and keeps its index."""
+    """Takes the anchors of an image, and keeps its index."""
 
     def save(self, path: Path, identity: str, size: int) -> None:
         """Keep it (atomically), tied to the identity of the image, which has ``size`` bytes."""
-        self.finish(size)
-        borders, keys, table = index_of(self, size)
+        borders, keys, ends, digests, table = index_of(self, size)
         name = _padded(identity)
-        head = name + borders.tobytes() + keys.tobytes()
-        fields = isal_zlib.crc32(table.data), self.spacing, size, len(borders), len(name)
+        head = name + b"".join(one.tobytes() for one in (borders, ends, digests, keys))
+        counts = len(borders), len(ends), len(name)
+        fields = isal_zlib.crc32(table.data), self.spacing, size, *counts
         crc = isal_zlib.crc32(_HEADER.pack(_MAGIC, 0, *fields) + head)
         with files.new_file(path) as stream:
             stream.writelines([_HEADER.pack(_MAGIC, crc, *fields), head, table.data])
@@ -76,28 +78,32 @@ def load(path: Path, identity: str, size: int, spacing: int, *, table: bool) -> 
     """Return a kept index, without its ``table`` or with it; None unless it is for this image."""
     try:
         with path.open("rb", buffering=0) as stream:
-            borders, keys, crc = _read_borders(stream, _padded(identity), size, spacing)
-            return Index(borders, keys, _read_table(stream, crc) if table else array(0, np.uint64))
+            known, crc = _read_head(stream, _padded(identity), size, spacing)
+            return Index(*known, _read_table(stream, crc) if table else array(0, np.uint64))
     except (OSError, ValueError, struct.error) as why:
         logger.debug("no index at %s can be used: %s", path, why)
         return None
 
 
-def _read_borders(
+def _read_head(
     stream: BinaryIO, name: bytes, size: int, spacing: int
-) -> tuple[Numbers, Numbers, int]:
-    """Return the borders in a kept index, their keys, and the CRC of the table that follows."""
-    magic, crc, crc_of_table, *kind, count, length = _HEADER.unpack(stream.read(_HEADER.size))
+) -> tuple[tuple[Numbers, Numbers, Numbers, Numbers], int]:
+    """Return all that a kept index has before its table, and the CRC of that."""
+    head = _HEADER.unpack(stream.read(_HEADER.size))
+    magic, crc, crc_of_table, *kind, count, chunks, length = head
     if magic != _MAGIC:
         raise ValueError("it is of another version")
-    if kind != [spacing, size] or length != len(name) or count > size + 1:
+    if kind != [spacing, size] or length != len(name) or max(count, chunks) > size + 1:
         raise ValueError("it is of another image, or its anchors were chosen otherwise")
-    body = stream.read(length + 12 * count)
-    fields = crc_of_table, *kind, count, length
+    body = stream.read(length + 12 * count + 16 * chunks)
+    fields = crc_of_table, *kind, count, chunks, length
     if crc != isal_zlib.crc32(_HEADER.pack(magic, 0, *fields) + body) or body[:length] != name:
         raise ValueError("it is damaged, or of another image")
     borders = np.frombuffer(body, "<i8", count, length)
-    return borders, np.frombuffer(body, "<u4", count, length + 8 * count), crc_of_table
+    ends = np.frombuffer(body, "<i8", chunks, length + 8 * count).copy()
+    digests = np.frombuffer(body, "<u8", chunks, length + 8 * (count + chunks)).copy()
+    keys = np.frombuffer(body, "<u4", count, length + 8 * count + 16 * chunks)
+    return (borders, keys, ends, digests), crc_of_table
 
 
 def _read_table(stream: BinaryIO, crc: int) -> Numbers:
@@ -138,7 +144,8 @@ def index_of(
 
     for _ in do(fill, range(parts)):
         pass
-    return Index(*borders_of(found, size), table)
+    chunks = np.concatenate(found.ends), np.concatenate(found.digests)
+    return Index(*borders_of(found, size), *chunks, table)
 
 
 def borders_of(found: Anchors, size: int) -> tuple[Numbers, Numbers]:

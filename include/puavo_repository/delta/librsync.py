@@ -5,13 +5,19 @@ is driven by ``rs_job_iter`` over bounded buffers, without the GIL. Between the 
 signals, and progress is told.
 """
 
+from __future__ import annotations
+
 import ctypes
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from puavo_repository.delta.engine import Between, Image, Side, Sink, no_sink
+from puavo_repository.delta.engine import Between, Side, Sink, no_sink
 from puavo_repository.errors import DeltaError, SettingsError, StorageError
 from puavo_repository.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from puavo_repository.delta.image import Image
 
 LIBRSYNC = "librsync.so.2"
 _DONE, _BLOCKED = 0, 1  # rs_result
@@ -93,6 +99,8 @@ class LibrsyncEngine:
         between: Between | None = None,  # noqa: ARG002 - it has no use for that
     ) -> None:
         """Write an rdiff that turns ``source`` into ``target`` into ``sink``."""
+        from puavo_repository.delta.image import Image  # compiled code, slow to load
+
         lib, signature = library(), ctypes.c_void_p()
         loader = lib.rs_loadsig_begin(ctypes.byref(signature))
 
@@ -107,11 +115,11 @@ class LibrsyncEngine:
             with Image.open(source.path) as image:
                 _run(lib.rs_sig_begin(_BLOCK, 0, _BLAKE2_SIGNATURE), image, load)
                 load(memoryview(b""))
-                image.check_unchanged()
+                image.check()
             _check(lib.rs_build_hash_table(signature), source.path)
             with Image.open(target.path) as image:
                 _run(lib.rs_delta_begin(signature), image, sink, progress)
-                image.check_unchanged()
+                image.check()
         finally:
             lib.rs_job_free(loader)
             if signature:
@@ -125,14 +133,23 @@ def patch(source: Path, rdiff: Path, sink: Sink, given: Sink = no_sink) -> None:
 
     Raises:
         DeltaError: The rdiff is damaged, or not made for a source like this.
+        ImageChangingError: The source was written to meanwhile.
     """
-    from puavo_repository.delta.reader import Source  # compiled code, slow to load
+    from puavo_repository.delta.image import Image  # compiled code, slow to load
+    from puavo_repository.delta.reader import Source
 
     with Image.open(rdiff) as delta, Image.open(source) as basis:
-        reader = Source(basis.descriptor)
+
+        def take(block: memoryview) -> None:
+            sink(block)
+            basis.seen(len(block))
+
+        reader = Source(basis)
         job = library().rs_patch_begin(reader.callback, reader.argument)
-        used = _run(job, delta, sink, given=given)
-        if delta.bytes_at(used, 1):
+        used = _run(job, delta, take, given=given)
+        for one in (delta, basis):
+            one.check()
+        if used < delta.size:
             raise DeltaError(rdiff, "something follows after the end of this rdiff")
 
 
@@ -140,18 +157,20 @@ def _run(
     job: int, source: Image, sink: Sink, progress: Progress = no_progress, given: Sink = no_sink
 ) -> int:
     """Run a job to its end: from a file to a sink; returns the bytes of the file that it used."""
-    read, out = memoryview(bytearray(_BUFFER)), memoryview(bytearray(_BUFFER))
-    into, start = _address_of(read), _address_of(out)
-    buffers = _Buffers(into, 0, 0, start, len(out))
+    out = memoryview(bytearray(_BUFFER))
+    start = _address_of(out)
+    buffers = _Buffers(source.address, 0, 0, start, len(out))
     position, result = 0, _BLOCKED
     try:
         while result == _BLOCKED:
             if buffers.avail_in == 0 and not buffers.eof_in:
-                length = source.read_into(read, position)
-                position += length
-                given(read[:length])
-                buffers.next_in, buffers.avail_in, buffers.eof_in = into, length, length == 0
-                progress(length)
+                block = source.view(position, _BUFFER)
+                buffers.next_in, buffers.avail_in = source.address + position, len(block)
+                buffers.eof_in = not block
+                position += len(block)
+                source.seen(len(block))
+                given(block)
+                progress(len(block))
             result = library().rs_job_iter(job, ctypes.byref(buffers))
             written = len(out) - buffers.avail_out
             if written and (result != _BLOCKED or buffers.avail_out == 0):

@@ -1,52 +1,25 @@
-"""What compiled code needs of the machine and Numba does not offer: wide loads, compares, pread.
+"""What compiled code needs of the machine and Numba does not offer: wide loads and compares.
 
-Buffers are passed to the kernels as arrays or addresses by their Python callers, which keep them
-alive; the kernels work with addresses. A wide load may touch ``SLACK`` bytes beyond the data it is
-asked about, so every buffer ends with that many spare bytes.
+Images and buffers are passed to the kernels as arrays or addresses by their Python callers, which
+keep them alive; the kernels work with addresses. A wide load may touch ``SLACK`` bytes behind the
+data it is asked about, and, going back, as many before it: see ``mapped``.
 
-Images are read with ``pread`` only, never mapped: someone who copies a new image over one that
-is being read makes a read short, where a mapped page would kill the process with SIGBUS.
-
-No strong hash is needed to trust a match, since the bytes themselves are compared. The source is
-read in windows that grow with the match: a false hit costs one small read, and a long match runs
-at the speed of the page cache.
+No strong hash is needed to trust a match, since the bytes themselves are compared, where they lie
+in the page cache.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from puavo_repository.compiled import Bytes, Word, array, inlined, llvm_intrinsic
+from puavo_repository.compiled import Word, inlined, llvm_intrinsic
 
-SLACK = 128  # bytes behind the data in every buffer; the widest load is 64 bytes
-WINDOW = 1 << 18  # bytes of a buffer for the source; so many are compared at a time, nearly
-SHORT = -1  # a read was short: the source is not as long as it was
+SLACK = 128  # bytes around the data that can be read; the widest load is 64 bytes
 SELECT_FACTORS = (0x9E3779B1, 0x85EBCA77)  # odd, from xxHash's primes
-_FORWARD, _BACKWARD, _GROWTH = 512, 256, 8  # bytes of the first reads; factor of the next ones
 _i16, _i32, _i64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-
-pread: Any = types.ExternalFunction(
-    "pread", types.intp(types.int32, types.uintp, types.uintp, types.int64)
-)
-
-
-class Basis(NamedTuple):
-    """The source of an rdiff, to compare with."""
-
-    descriptor: int
-    size: int  # bytes
-    window: int  # address of a buffer of ``WINDOW`` bytes
-    place: int = 0  # address of a buffer with a region of it, and 64 bytes before that
-    start: int = 0  # position of the region
-    stop: int = 0
-
-
-def buffer(size: int) -> Bytes:
-    """Return a buffer for ``size`` bytes of data, with the slack that kernels need."""
-    return array(size + SLACK, np.uint8)
 
 
 def _loaded(builder: Any, address: Any, kind: Any) -> Any:
@@ -130,18 +103,6 @@ def selector(address: int) -> Word:
 
 
 @inlined
-def read(descriptor: int, address: int, length: int, position: int) -> bool:
-    """Read exactly ``length`` bytes of a file; False when there are not that many."""
-    done = 0
-    while done < length:
-        count = pread(descriptor, address + done, length - done, position + done)
-        if count <= 0:
-            return False
-        done += count
-    return True
-
-
-@inlined
 def same(one: int, other: int, length: int, back: bool) -> Word:  # noqa: FBT001
     """Count equal bytes from two addresses on, or back from them, ``length`` at most."""
     for i in range(0, length, 64):
@@ -151,33 +112,3 @@ def same(one: int, other: int, length: int, back: bool) -> Word:  # noqa: FBT001
             found = leading_zeros(unequal) if back else trailing_zeros(unequal)
             return min(i + found, length)
     return length
-
-
-@inlined
-def equal(basis: Basis, position: int, address: int, length: int, back: bool) -> Word:  # noqa: FBT001
-    """Count equal bytes from a position of the source and an address on, or back from them.
-
-    Returns how many, ``length`` at most; or ``SHORT``. What is in memory is not read, unless the
-    match reaches beyond it. Going back, the 64 bytes before the compared ones must be readable.
-    """
-    place = basis.window + 64
-    length = min(length, position if back else basis.size - position)
-    if basis.start <= position < basis.stop:
-        near = min(length, position - basis.start if back else basis.stop - position)
-        done = same(basis.place + position - basis.start, address, near, back)
-        if done < near or done == length:
-            return done
-    step = _BACKWARD if back else _FORWARD
-    done = 0
-    while done < length:
-        part = min(step, length - done)
-        moved = -done if back else done
-        start = position + moved - (part if back else 0)
-        if not read(basis.descriptor, place, part, start):
-            return SHORT
-        found = same(place + (part if back else 0), address + moved, part, back)
-        done += found
-        if found < part:
-            break
-        step = min(_GROWTH * step, WINDOW - 64)
-    return done

@@ -12,7 +12,7 @@ help.
 
 All work is bounded, whatever the images hold: a look-up visits one group and compares
 ``CANDIDATES`` slots of it, and a segment has an allowance of comparisons, of learned bytes, and
-of reads.
+of comparisons far away.
 
 What is found in a segment depends on its bytes and the source alone: not on what lies around it,
 so that it is the same wherever in a target it lies.
@@ -23,10 +23,10 @@ import numpy as np
 from puavo_repository.compiled import Numbers, Word, inlined, kernel
 from puavo_repository.delta import machine
 from puavo_repository.delta.anchors import CELL, KEY, choose, key_of, threshold
+from puavo_repository.delta.comparing import Both, Content, ahead_of, behind_of
 from puavo_repository.delta.index import GROUP, PLACE, next_slot, slot_of
-from puavo_repository.delta.machine import SHORT, Basis, equal, trailing_zeros
+from puavo_repository.delta.machine import trailing_zeros
 
-HEAD = 64  # bytes before a block in its buffer: backward compares may look at them
 ENOUGH = 1 << 16  # bytes; a match as long as this is taken without looking for a longer one
 FEWEST = 1 << 8  # comparisons, and strays, that any segment may make
 EACH = 1 << 8  # bytes of a segment that allow one more
@@ -40,15 +40,16 @@ LEARN = 4  # bytes of regions for each byte of a segment that it may learn, besi
 
 @inlined
 def longest(
-    basis: Basis, address: int, anchor: int, done: int, length: int, table: Numbers, best: Numbers
+    both: Both, start: int, anchor: int, done: int, length: int, table: Numbers, best: Numbers
 ) -> int:
-    """Find the longest match around one anchor; returns the comparisons made, or ``SHORT``.
+    """Find the longest match around one anchor; returns the comparisons made.
 
-    It goes to ``best``: position in the segment, position in the source, length; or length 0.
+    The segment of the target begins at ``start``. The match goes to ``best``: position in the
+    segment, position in the source, length; or length 0.
     """
     best[2] = 0
     comparisons = 0
-    key = key_of(address + anchor)
+    key = key_of(both.target.address + start + anchor)
     slot = slot_of(table, key << np.uint64(32))
     tag = key << np.uint64(40)
     for _ in range(GROUP):
@@ -60,14 +61,10 @@ def longest(
             continue
         comparisons += 1
         position = np.int64(entry & PLACE) - 1
-        ahead = equal(basis, position, address + anchor, length - anchor, back=False)
-        if ahead < 0:
-            return SHORT
+        ahead = ahead_of(both, position, start + anchor, length - anchor)
         if ahead < KEY:
             continue
-        behind = equal(basis, position, address + anchor, anchor - done, back=True)
-        if behind < 0:
-            return SHORT
+        behind = behind_of(both, position, start + anchor, anchor - done)
         if ahead + behind > best[2]:
             best[0], best[1], best[2] = anchor - behind, position - behind, ahead + behind
             if ahead + behind >= ENOUGH:
@@ -77,16 +74,17 @@ def longest(
 
 @kernel
 def match_sparse(
-    basis: Basis, address: int, length: int, table: Numbers, spacing: int, chosen: Numbers,
+    both: Both, start: int, length: int, table: Numbers, spacing: int, chosen: Numbers,
     copies: Numbers,
 ) -> int:  # fmt: skip
-    """Find copies for a segment of the target; returns how many, or ``SHORT``.
+    """Find copies for a segment of the target; returns how many.
 
-    The segment has ``length`` bytes at ``address``, with ``HEAD`` bytes before it and slack behind.
+    The segment has ``length`` bytes from ``start``.
     ``table`` and ``spacing`` are of the source's anchors, ``chosen`` is scratch. ``copies`` takes
     rows of (position in the segment, position in the source, length), ascending.
     """
     best = np.zeros(3, np.int64)
+    address = both.target.address + start
     allowance = FEWEST + length // EACH
     cell = CELL * spacing
     stop = length - KEY + 1
@@ -98,10 +96,7 @@ def match_sparse(
                 continue
             if allowance <= 0 or count >= len(copies):
                 return count
-            made = longest(basis, address, chosen[i], done, length, table, best)
-            if made < 0:
-                return SHORT
-            allowance -= made
+            allowance -= longest(both, start, chosen[i], done, length, table, best)
             if best[2] > 0:
                 copies[count] = best
                 count += 1
@@ -120,11 +115,17 @@ def dense_key(address: int) -> Word:
 
 @inlined
 def match_gap(
-    basis: Basis, address: int, start: int, stop: int, limit: int, table: Numbers,
-    strays: Numbers, copies: Numbers,
+    both: Both, learned: tuple[int, int], segment: int, start: int, stop: int, limit: int,
+    table: Numbers, strays: Numbers, copies: Numbers,
 ) -> int:  # fmt: skip
-    """Put the copies found in one gap into ``copies``; returns how many, or ``SHORT``."""
+    """Put the copies found in one gap into ``copies``; returns how many.
+
+    It is from ``start`` to ``stop`` of a segment that begins at ``segment``. ``learned`` is the
+    region of the source that was learned last; what an older one has counts as one of ``strays``,
+    of which so many are left.
+    """
     count = 0
+    address = both.target.address + segment
     done = group = start
     last = stop - DENSE_KEY
     while group <= last:
@@ -139,18 +140,14 @@ def match_gap(
             if entry == 0 or (entry ^ (key << np.uint64(40))) > PLACE:
                 continue
             position = np.int64(entry & PLACE) - 1
-            if not basis.start <= position < basis.stop:
+            if not learned[0] <= position < learned[1]:
                 strays[0] -= 1
                 if strays[0] < 0:
                     continue
-            ahead = equal(basis, position, address + anchor, stop - anchor, back=False)
-            if ahead < 0:
-                return SHORT
+            ahead = ahead_of(both, position, segment + anchor, stop - anchor)
             if ahead < DENSE_KEY:
                 continue
-            behind = equal(basis, position, address + anchor, anchor - done, back=True)
-            if behind < 0:
-                return SHORT
+            behind = behind_of(both, position, segment + anchor, anchor - done)
             if count >= len(copies):
                 return count
             copies[count, 0] = anchor - behind
@@ -178,16 +175,10 @@ def region_between(copies: Numbers, i: int, gap: int, size: int) -> tuple[int, i
 
 
 @inlined
-def holding(basis: Basis, start: int, stop: int) -> Basis:
-    """Return the source with another region of it in memory."""
-    return Basis(basis.descriptor, basis.size, basis.window, basis.place, start, stop)
-
-
-@inlined
-def learn(basis: Basis, start: int, limit: int, table: Numbers) -> None:
-    """Put the anchors of the region in memory, from a position on, into the table."""
-    place = basis.place + start - basis.start
-    last = basis.stop - start - DENSE_KEY
+def learn(source: Content, start: int, stop: int, limit: int, table: Numbers) -> None:
+    """Put the anchors of a region of the source into the table."""
+    place = source.address + start
+    last = stop - start - DENSE_KEY
     for group in range(0, last + 1, 64):
         hits = machine.selected(place + group, limit)
         while hits != 0:
@@ -202,42 +193,37 @@ def learn(basis: Basis, start: int, limit: int, table: Numbers) -> None:
 
 @kernel
 def match_dense(
-    basis: Basis, address: int, length: int, sparse: Numbers, spacing: int, table: Numbers,
+    both: Both, segment: int, length: int, sparse: Numbers, spacing: int, table: Numbers,
     copies: Numbers,
 ) -> int:  # fmt: skip
-    """Find further copies, in the gaps between those in ``sparse``; returns how many, or ``SHORT``.
+    """Find further copies, in the gaps between those in ``sparse``; returns how many.
 
-    The segment is as for ``match_sparse``. ``table`` is scratch, uint64[``SLOTS``]. ``copies``
-    takes all copies, those of ``sparse`` among them; it has as many rows at least as that.
+    The segment of ``length`` bytes begins at ``segment`` of the target. ``table`` is scratch,
+    uint64[``SLOTS``]. ``copies`` takes all copies, those of ``sparse`` among them; it has as many
+    rows at least as that.
     """
     limit = threshold(spacing)
     allowance = REGION + LEARN * length
-    strays = np.full(1, FEWEST + length // EACH)  # reads for comparing beyond the region
+    strays = np.full(1, FEWEST + length // EACH)  # comparisons beyond the region
     cleared = False
-    held = holding(basis, 0, 0)
+    begin = end = 0  # of the region that is learned
     count = done = 0
     for i in range(len(sparse) + 1):
         until = sparse[i, 0] if i < len(sparse) else length
         if len(sparse) > 0 and until - done >= DENSE_KEY and allowance > 0:
-            start, stop = region_between(sparse, i, until - done, basis.size)
-            if not held.start <= start <= held.stop or stop - held.start > REGION:
-                held = holding(basis, start, start)
-            fresh, size = held.stop, stop - held.stop
+            start, stop = region_between(sparse, i, until - done, both.source.size)
+            if not begin <= start <= end or stop - begin > REGION:
+                begin = end = start
             if not cleared:
                 table[:] = 0
                 cleared = True
-            if size > 0:
-                place = basis.place + fresh - held.start
-                if not machine.read(basis.descriptor, place, size, fresh):
-                    return SHORT
-                held = holding(basis, held.start, stop)
-                learn(held, max(held.start, fresh - DENSE_KEY), limit, table)
-                allowance -= size
+            if stop > end:
+                learn(both.source, max(begin, end - DENSE_KEY), stop, limit, table)
+                allowance -= stop - end
+                end = stop
             rows = copies[count : len(copies) - (len(sparse) - i)]  # the others are for ``sparse``
-            found = match_gap(held, address, done, until, limit, table, strays, rows)
-            if found < 0:
-                return SHORT
-            count += found
+            region = begin, end
+            count += match_gap(both, region, segment, done, until, limit, table, strays, rows)
         if i < len(sparse) and count < len(copies):
             copies[count] = sparse[i]
             count += 1
@@ -247,28 +233,26 @@ def match_dense(
 
 @kernel
 def match(
-    basis: Basis, address: int, ends: Numbers, table: Numbers, spacing: int, dense: int,
+    both: Both, first: int, ends: Numbers, table: Numbers, spacing: int, dense: int,
     shortest: int, scratch: tuple[Numbers, Numbers, Numbers, Numbers], copies: Numbers,
 ) -> int:  # fmt: skip
-    """Find copies for segments that follow each other; returns how many, or ``SHORT``.
+    """Find copies for segments that follow each other; returns how many.
 
-    They begin at ``address`` and have their ``ends`` from there. Each may have a copy for
+    They begin at ``first`` and have their ``ends`` from there. Each may have a copy for
     ``shortest`` bytes, what more could be found stays literal. ``copies`` takes rows as for one
-    segment, but with positions from ``address``; one of no length ends a literal where a segment
+    segment, but with positions from ``first``; one of no length ends a literal where a segment
     ends.
     """
-    chosen, slots, sparse, both = scratch
+    chosen, slots, sparse, every = scratch
     count = start = 0
     for end in ends:
-        place, length = address + start, end - start
+        segment, length = first + start, end - start
         rows = 1 + length // shortest
         found = sparse
-        made = match_sparse(basis, place, length, table, spacing, chosen, sparse[:rows])
+        made = match_sparse(both, segment, length, table, spacing, chosen, sparse[:rows])
         if made > 0 and dense > 0:
-            found = both
-            made = match_dense(basis, place, length, sparse[:made], dense, slots, both[:rows])
-        if made < 0:
-            return SHORT
+            found = every
+            made = match_dense(both, segment, length, sparse[:made], dense, slots, every[:rows])
         for i in range(made):
             count = add_copy(copies, count, start + found[i, 0], found[i, 1], found[i, 2])
         if made == 0 or found[made - 1, 0] + found[made - 1, 2] < length:

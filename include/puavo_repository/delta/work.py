@@ -10,17 +10,15 @@ from pathlib import Path
 from puavo_repository.delta.engine import (
     Between,
     DeltaEngine,
-    Image,
     Side,
     Sink,
     check_at_rest,
     no_sink,
 )
-from puavo_repository.delta.librsync import patch
-from puavo_repository.errors import DeltaError, ProofError, as_storage_error
+from puavo_repository.errors import DeltaError, ProofError
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
-from puavo_repository.mirror.digests import BLOCK_SIZE, Digester
+from puavo_repository.mirror.digests import Digester
 from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import Progress, no_progress
 
@@ -37,17 +35,25 @@ def read_image(
         ImageChangingError: It is not the one with this ``identity``, or was written meanwhile.
         StorageError, StorageRefusedError: It cannot be read, or the index not written.
     """
+    from puavo_repository.delta.anchors import BLOCK
+    from puavo_repository.delta.image import Image
+
     indexer = engine.indexer(identity.size)
-    with as_storage_error(path), path.open("rb", buffering=0) as image:
-        os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        with Digester([indexer.update] if indexer else []) as digester:
-            while block := image.read(BLOCK_SIZE):
+    with Image.open(path) as image:
+        check_at_rest(path, identity, image.identity, "while it was read")
+
+        def index(_block: memoryview) -> None:
+            if indexer is not None:
+                indexer.next_block(image.data, image.size)
+
+        with Digester([index]) as digester:
+            for start in range(0, image.size, BLOCK):
+                block = image.view(start, BLOCK)
                 digester.update(block)
+                image.seen(len(block))
                 progress(len(block))
             digests = digester.digests()
-        found = Identity.of(os.fstat(image.fileno()))
-    for seen in (found, found._replace(size=digests.size)):
-        check_at_rest(path, identity, seen, "while it was read")
+        image.check("while it was read")
     if indexer is not None:
         indexer.save(anchors, str(identity), identity.size)
     return digests
@@ -107,21 +113,20 @@ def prove(
         ImageChangingError: It does not, and one of the images was written to meanwhile.
         StorageError, StorageRefusedError: A file cannot be read.
     """
-    from puavo_repository.formats.rdiff import command_blocks  # compiled code, slow to load
+    # Compiled code, slow to load.
+    from puavo_repository.delta.image import Image
+    from puavo_repository.delta.librsync import patch
+    from puavo_repository.formats.rdiff import command_blocks
 
-    position, wanted = 0, bytearray()
+    position = 0
 
     def compare(block: memoryview) -> None:
-        nonlocal position, wanted
-        if len(wanted) != len(block):
-            wanted = bytearray(len(block))
-        del wanted[image.read_into(memoryview(wanted), position) :]
-        if wanted != block:  # one comparison of memory, as ``wanted`` is a bytearray
-            pairs = enumerate(zip(bytes(block), wanted, strict=False))
-            same = next((i for i, (a, b) in pairs if a != b), len(wanted))
+        nonlocal position
+        if (same := image.same(block, position)) < len(block):
             where = f"the first difference is at byte {position + same}"
             raise ProofError(rdiff, f"applied, it does not give {target.name}: {where}")
         position += len(block)
+        image.seen(len(block))
         progress(len(block))
 
     with Image.open(source) as basis, Image.open(target) as image:
@@ -129,14 +134,16 @@ def prove(
             for _ in command_blocks(rdiff):
                 pass  # only commands that clients can read
             patch(source, rdiff, compare, given)
-            if image.bytes_at(position, 1):
+            if position < image.size:
                 problem = f"applied, it does not give all of {target.name}"
                 expected, found = f"{image.size} bytes", f"{position} bytes"
                 raise ProofError(rdiff, problem, expected=expected, found=found)
         except DeltaError as error:
             for one in (basis, image):
-                one.check_unchanged()  # the rdiff may be right, and the image was another one
+                one.check()  # the rdiff may be right, and the image was another one
             if isinstance(error, ProofError):
                 raise
             problem = f"this rdiff cannot be applied: {error.problem}"
             raise ProofError(rdiff, problem, found=error.found) from error
+        for one in (basis, image):
+            one.check()

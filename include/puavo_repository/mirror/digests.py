@@ -44,7 +44,7 @@ class Digester:
         self._threads = [(ThreadPoolExecutor(1), consumer) for consumer in consumers]
         self._pending: deque[Future[None]] = deque()
 
-    def update(self, block: bytes) -> None:
+    def update(self, block: bytes | memoryview) -> None:
         """Take the next bytes; raises what a consumer raised on an earlier block."""
         self.size += len(block)
         self._wait(_DEPTH * len(self._threads))
