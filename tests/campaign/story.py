@@ -168,6 +168,8 @@ class Story:
         """Wait until one of these holds a lock, but not for long; return its machine."""
         by_address: dict[str, Machine] = {one.address: one for one in self.cluster.workers}
         machine = by_address[tasks[0]["hostname"]]
+        if dag == AUDIT:  # which takes no lock, and is soon done
+            return machine
         lock = (
             self.remote / PUBLISHER if dag == PUBLISH else self.repository.mirror / STATE / "lock"
         )
