@@ -98,7 +98,7 @@ def one_task(repository: Repository, stage: str, *names: str) -> bool:
 def told(remote: Path) -> set[tuple[str, str]]:
     """Return what clients are told of: paths and sha256."""
     return {
-        (file.path, file.digests["sha256"])
+        (file.path, file.sha256)
         for path in (remote / "meta").glob("[!.]*.json")
         for file in metadata.described_files(metadata.parse(path.read_bytes()))
     }

@@ -42,8 +42,7 @@ def refused(repository: Repository, kind: type[RepositoryError] = ImageError) ->
 def test_digests_are_those_of_the_standard_programs(repository: Repository) -> None:
     path = repository.add(IMAGE)
     digests = fingerprint(repository.settings(), IMAGE).digests
-    values = digests.to_dict()
-    check_file(path, DescribedFile(IMAGE, digests.size, {k: str(v) for k, v in values.items()}))
+    check_file(path, DescribedFile(IMAGE, digests))
 
 
 def test_definitions_of_all_files_are_merged(repository: Repository) -> None:

@@ -189,10 +189,10 @@ def check_file(path: Path, described: metadata.DescribedFile) -> None:
     """Assert that a file has the size and digests that metadata gives, by other programs."""
     content = path.read_bytes()
     assert len(content) == described.size
-    assert hashlib.sha256(content).hexdigest() == described.digests["sha256"]
-    assert hashlib.sha512(content).hexdigest() == described.digests["sha512"]
+    assert hashlib.sha256(content).hexdigest() == described.digests.sha256
+    assert hashlib.sha512(content).hexdigest() == described.digests.sha512
     said = subprocess.run(["cksum", path], capture_output=True, text=True, check=True).stdout
-    assert said.split()[:2] == [described.digests["cksum"], str(described.size)]
+    assert said.split()[:2] == [described.digests.cksum, str(described.size)]
 
 
 def check_rdiffs(mirror: Path, document: dict[str, Any]) -> int:

@@ -120,9 +120,9 @@ class LocalCheck:
                 self.watcher.finish("local")
         except OSError as why:
             return _wrong(file, "cannot be read", found=why.strerror or str(why))
-        described = {"size": file.size, **file.digests}
+        described = file.digests.to_dict()
         for key, value in found.items():
-            expected = described.get(key, "none")
+            expected = described[key] or "none"
             if value != expected:
                 problem = f"is not the file that the metadata describes: its {key} differs"
                 return _wrong(file, problem, str(expected), str(value))
@@ -169,6 +169,6 @@ def _wrong(file: DescribedFile, problem: str, expected: str = "", found: str = "
         return error(file.path, problem, expected, found, _ANEW, repairable=True)
     remedy = (
         "Restore it from a backup or from a published mirror, its sha512 is "
-        f"{file.digests.get('sha512', 'not known')}; then prepare again"
+        f"{file.digests.sha512 or 'not known'}; then prepare again"
     )
     return error(file.path, problem, expected, found, remedy)

@@ -136,7 +136,7 @@ class RemoteCheck:
             self.counts.append(Counts(ranges=len(ranges)))
             if with_retries(has_samples):
                 return None
-        expected, found = file.digests.get("sha256", "none"), with_retries(read)
+        expected, found = file.sha256 or "none", with_retries(read)
         self.counts.append(Counts(remote_read=1, remote_bytes=file.size))
         self.watcher.finish("remote")
         problem = "is not the file that the metadata there describes: its sha256 differs"

@@ -76,8 +76,8 @@ def _check_depth(value: Any, deepest: int) -> None:
 
 def dumps_sealed(values: Mapping[str, Any]) -> bytes:
     """Render a document with at least one key, none of them named ``check``."""
-    text = dumps(values)
-    return _head(text) + text[len(_OPEN) :]
+    body = memoryview(dumps(values))[len(_OPEN) :]
+    return b"".join([_head(body), body])
 
 
 def loads_sealed(content: bytes) -> dict[str, Any]:
@@ -87,14 +87,16 @@ def loads_sealed(content: bytes) -> dict[str, Any]:
         ValueError: It is not exactly that.
     """
     end = len(_head(b""))
-    text = _OPEN + content[end:]
-    if content[:end] != _head(text):
+    if content[:end] != _head(memoryview(content)[end:]):
         raise ValueError("its checksum is not that of its content")
     # It is as strict as ``dumps`` wrote it, and there are thousands of records.
-    values: dict[str, Any] = _loads(text.decode(), DEEPEST, json.loads)
+    values: dict[str, Any] = _loads(content.decode(), DEEPEST, json.loads)
+    del values["check"]
     return values
 
 
-def _head(text: bytes) -> bytes:
-    """Return what takes the place of the first line of these values."""
-    return _OPEN + f'  "check": "{hashlib.sha256(text).hexdigest()[:16]}",\n'.encode()
+def _head(body: bytes | memoryview) -> bytes:
+    """Return what takes the place of the first line of a document, before these other lines."""
+    digest = hashlib.sha256(_OPEN)
+    digest.update(body)
+    return _OPEN + f'  "check": "{digest.hexdigest()[:16]}",\n'.encode()

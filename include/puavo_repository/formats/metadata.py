@@ -22,7 +22,10 @@ _CKSUMS_LINE = re.compile(rb"[0-9]* [0-9]+ [^ /]+")
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """Size and checksums of a file, in the order in which metadata writes them."""
+    """Size and checksums of a file, in the order in which metadata writes them.
+
+    One that metadata does not give is empty.
+    """
 
     size: int  # bytes
     cksum: str  # decimal
@@ -39,13 +42,17 @@ class Digests:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DescribedFile:
     """A file that metadata names."""
 
     path: str  # in the mirror, such as rdiffs/x.rdiff
-    size: int  # bytes
-    digests: dict[str, str]  # those of DIGESTS that are given
+    digests: Digests
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.digests.size
 
     @property
     def name(self) -> str:
@@ -55,7 +62,7 @@ class DescribedFile:
     @property
     def sha256(self) -> str:
         """The sha256 of its content; empty where it is not given."""
-        return self.digests.get("sha256", "")
+        return self.digests.sha256
 
 
 def diff_entry(source: str, rdiff: str, digests: Digests, urlbase: str) -> dict[str, Any]:
@@ -140,9 +147,9 @@ def entries(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:
 def described_files(document: Document) -> Iterator[DescribedFile]:
     """Iterate over the same as files."""
     for path, entry in entries(document):
-        values = {key: entry.get(key) for key in DIGESTS}  # a line break would forge CKSUMS
-        digests = {k: v for k, v in values.items() if isinstance(v, str) and is_plain_name(v)}
-        yield DescribedFile(path, entry["size"], digests)
+        values = map(entry.get, DIGESTS)  # a line break would forge CKSUMS
+        digests = (v if isinstance(v, str) and is_plain_name(v) else "" for v in values)
+        yield DescribedFile(path, Digests(entry["size"], *digests))
 
 
 def without(document: Document, paths: Collection[str]) -> Document:
@@ -178,7 +185,7 @@ class Cksums:
         """Add the files of a series."""
         for file in described_files(document):
             name = file.name
-            self._lines[name] = f"{file.digests.get('cksum', '')} {file.size} {name}\n"
+            self._lines[name] = f"{file.digests.cksum} {file.size} {name}\n"
 
     def render(self) -> bytes:
         """Return the file's content."""

@@ -219,7 +219,8 @@ def make_plan(state: RemoteState, *, can_copy: bool, only: Collection[str] | Non
     wanted = [r for r in state.wanted_files() if r.state is not FileState.REJECTED]
     wanted = [row for row in wanted if not row.problem]
     present = [row.size for row in wanted if row.state is FileState.PRESENT]
-    transfers = plan_transfers(wanted, local.recipes, state.published(), can_copy=can_copy)
+    recipes = local.recipes if len(present) < len(wanted) else {}  # which take much memory
+    transfers = plan_transfers(wanted, recipes, state.published(), can_copy=can_copy)
     # One with a problem is no work: it stays as it is, and so does what it names.
     ours = [row for path in local.documents if not (row := state.rows[path]).problem]
     documents = [row.path for row in ours if row.state is not FileState.PRESENT]

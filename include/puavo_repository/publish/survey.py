@@ -157,7 +157,7 @@ def listed(tree: RemoteTree, local: Description, journal: Journal) -> RemoteStat
     """List a remote; what lies there is not compared yet."""
     found = listing(tree, [*journal.files, *local.documents])
     state = RemoteState(local, journal)
-    for path in (*found, *journal.files, CKSUMS):
+    for path in (*local.files, *journal.files, *found, CKSUMS):  # one text for each path is kept
         state.row(path).found = found.get(path)
     wanted = {path: (len(text), sha256(text)) for path, text in local.documents.items()}
     wanted |= {path: (file.size, file.sha256) for path, file in local.files.items()}

@@ -217,8 +217,8 @@ def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
         journal.files[path] = Entry(len(content), hashlib.sha256(content).hexdigest(), None, None)
         try:
             for file in metadata.described_files(metadata.parse(content)):
-                digest, is_ours = file.digests.get("sha256", ""), file.path not in others
-                journal.files[file.path] = Entry(file.size, digest, None, None, is_ours)
+                is_ours = file.path not in others
+                journal.files[file.path] = Entry(file.size, file.sha256, None, None, is_ours)
         except ValueError as error:
             logger.warning("%s/%s is damaged: %s", tree.name, path, error)
     return journal
