@@ -68,6 +68,10 @@ def _night(older: list[Path], newest: Path, folder: Path, settings: dict[str, st
     our_job(older, folder, **settings)
     before = {path.name for path in (folder / "mirror" / "rdiffs").iterdir()}
     os.sync()
+    for image in (*older, newest):  # so that they are in memory, where that suffices
+        with image.open("rb", buffering=0) as stream:
+            while stream.read(1 << 22):
+                pass
     done = our_job([newest], folder, **settings)
     made = [path for path in (folder / "mirror" / "rdiffs").iterdir() if path.name not in before]
     size = sum(path.stat().st_size for path in made)

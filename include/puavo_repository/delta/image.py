@@ -14,7 +14,7 @@ import mmap
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +162,10 @@ class _Handler:
             _libc.sigaction(signal.SIGBUS, ours, ctypes.byref(self._before))
 
     def _handle(self, number: int, info: Any, _context: int) -> None:
-        if not any(image.holds(info.contents.address or 0) for image in tuple(_images)):
-            _libc.sigaction(number, ctypes.byref(self._before), None)  # which comes at once
+        with suppress(OSError):
+            if any(image.holds(info.contents.address or 0) for image in tuple(_images)):
+                return
+        _libc.sigaction(number, ctypes.byref(self._before), None)  # which comes at once
 
 
 _images: list[Image] = []  # those that are open

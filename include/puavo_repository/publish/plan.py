@@ -175,7 +175,7 @@ class Plan:
     """What one remote mirror needs."""
 
     transfers: tuple[Transfer, ...] = ()  # what an assembly needs comes first
-    present: int = 0  # how many files the remote has already
+    present: int = 0  # files that the remote has already
     present_bytes: int = 0
     documents: tuple[str, ...] = ()  # metadata files to write, and CKSUMS where it is wrong already
     dropped: tuple[str, ...] = ()  # metadata files to remove: their series is gone
@@ -216,10 +216,9 @@ def make_plan(state: RemoteState, *, can_copy: bool, only: Collection[str] | Non
     metadata and CKSUMS among them; None for all.
     """
     local, kept = state.local, state.kept()
-    wanted = [r for r in state.wanted_files() if r.state is not FileState.REJECTED]
-    wanted = [row for row in wanted if not row.problem]
+    wanted = [r for r in state.wanted_files() if not (r.problem or r.state is FileState.REJECTED)]
     present = [row.size for row in wanted if row.state is FileState.PRESENT]
-    recipes = local.recipes if len(present) < len(wanted) else {}  # which take much memory
+    recipes = local.recipes if len(present) < len(wanted) else {}  # they take much memory
     transfers = plan_transfers(wanted, recipes, state.published(), can_copy=can_copy)
     # One with a problem is no work: it stays as it is, and so does what it names.
     ours = [row for path in local.documents if not (row := state.rows[path]).problem]
