@@ -71,7 +71,9 @@ class Image:
         self.data: Bytes = np.ctypeslib.as_array(memory)
         if self.size:
             _mapped(self.address, self.size, _FIXED, descriptor)
+            # Both, and the system reads as far ahead as for one that reads by copying.
             _libc.madvise(self.address, self.size, mmap.MADV_SEQUENTIAL)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         _images.append(self)
 
     @classmethod
