@@ -18,7 +18,7 @@ from typing import Any
 from airflow.sdk import dag, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
-from puavo_repository.errors import RepositoryError, TransientError
+from puavo_repository.errors import LostLockError, RepositoryError, TransientError
 from puavo_repository.progress import count
 from puavo_repository.publish.clean import clean as clean_remote
 from puavo_repository.publish.publisher import Publisher, PublishReport
@@ -51,7 +51,13 @@ def follow(mirror: str, step: Callable[[Publisher], object]) -> None:
     try:
         with tasks.publisher(mirror) as remote:
             remote.report = report
-            step(remote)
+            try:
+                step(remote)
+            except LostLockError as error:
+                # Who took over may be done. A retry would wait, and from the end of this try on: by
+                # the clock of this machine, which may be ahead.
+                logger.warning("%s; now it is looked at anew", error)
+                step(remote)
     except RepositoryError as error:
         # Files that cannot be sent have been named, and hold back only what names them.
         if not report.failed or isinstance(error, TransientError):

@@ -54,8 +54,9 @@ print("RESULT " + json.dumps({
 # The second try of a task is done when its first one, whose worker was cut off, comes to its end.
 LATE = """
 import json, sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
+from puavo_repository import errors
 sys.path.insert(0, sys.argv[1])
 import puavo_repository_publish as dag
 kept = []
@@ -69,7 +70,17 @@ dag.tasks.publisher = lambda _: nullcontext(SimpleNamespace())
 dag.tasks.returned = lambda *_: kept[-1]
 go(1, meanwhile=lambda: go(2))
 go(3)
-print("RESULT " + json.dumps({"tries": [one["try"] for one in kept]}))
+tries = [one["try"] for one in kept]
+done, failed = [], []
+def fail(error):
+    done.append(error)
+    raise error
+for error in (errors.LostLockError("remote", "taken over"), errors.LockedError("remote", "held")):
+    done.clear()
+    with suppress(errors.LockedError):
+        go(4, meanwhile=lambda: fail(error))
+    failed.append(len(done))
+print("RESULT " + json.dumps({"tries": tries, "failed": failed}))
 """
 NAMED = """
 import json
@@ -95,8 +106,12 @@ def mirror(tmp_path: Path) -> Path:
     return tmp_path / "images" / "mirror"
 
 
-def test_a_late_try_says_nothing_of_what_was_done(airflow: dict[str, str]) -> None:
-    assert beside(airflow, LATE, str(ROOT / "dags"))["tries"] == [1, 2, 2, 3, 3]
+def test_a_late_try_says_nothing_of_what_was_done_and_one_that_lost_its_lock_looks_anew(
+    airflow: dict[str, str],
+) -> None:
+    found = beside(airflow, LATE, str(ROOT / "dags"))
+    assert found["tries"] == [1, 2, 2, 3, 3]
+    assert found["failed"] == [2, 1]
 
 
 def test_the_dag_reads_as_designed(airflow: dict[str, str]) -> None:
