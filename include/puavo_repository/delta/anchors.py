@@ -141,9 +141,7 @@ def find_chunks(data: Bytes, length: int, offsets: Numbers, ends: Numbers, diges
     count = start = 0
     for i in range(len(offsets) + 1):
         end: Word = np.int64(offsets[i]) if i < len(offsets) else length
-        if i < len(offsets) and (
-            end - start < LEAST or length - end < 1 or machine.selector(address + end) >= limit
-        ):
+        if end < length and (end - start < LEAST or machine.selector(address + end) >= limit):
             continue
         ends[count], digests[count] = end, digest(address + start, end - start)
         count += 1
@@ -153,7 +151,7 @@ def find_chunks(data: Bytes, length: int, offsets: Numbers, ends: Numbers, diges
 
 @inlined
 def digest(address: int, length: int) -> Word:
-    """Return a 64-bit digest of so many bytes, as XXH64 makes it of stripes of 32; never 0.
+    """Return a 64-bit digest of so many bytes, of stripes of 32, much as XXH64 does; never 0.
 
     Fewer than one stripe have 0: that is no digest. What is behind the last stripe is covered by
     one more, that ends with the last byte.

@@ -47,7 +47,7 @@ def same_chunks(both: Both, position: int, place: int) -> Word:
     source, target = both.source, both.target
     one, other = chunk_from(source.ends, position), chunk_from(target.ends, place)
     done = 0
-    if position > 0 and source.ends[one - 1] != position:
+    if position > 0 and (one == 0 or source.ends[one - 1] != position):
         return done
     while one < len(source.ends) and other < len(target.ends):
         digest = target.digests[other]
@@ -66,7 +66,7 @@ def ahead_of(both: Both, position: int, place: int, length: int) -> Word:
     """
     one, other = both.source.address + position, both.target.address + place
     length, ends = min(length, both.source.size - position), both.target.ends
-    done, until = 0, min(length, SOON)
+    done, until = 0, min(length, SOON) if len(ends) else length
     while True:
         done += same(one + done, other + done, until - done, back=False)
         if done < until or done == length:
