@@ -77,10 +77,6 @@ class LockedError(TransientError):
     """Another run is writing the mirror."""
 
 
-class LostLockError(LockedError):
-    """Another run has taken the lock over from this one, which does no more."""
-
-
 class StorageError(TransientError):
     """Reading or writing failed in a way that may pass."""
 

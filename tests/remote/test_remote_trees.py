@@ -8,6 +8,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,23 @@ def test_who_lost_the_lock_spoils_no_document_of_who_has_it(tree: RemoteTree, ro
 
     write_whole(tree, "document", b"right", meanwhile)
     assert {path.name: path.read_bytes() for path in root.iterdir()} == {"document": b"right"}
+
+
+def test_what_goes_while_a_folder_is_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("going", "staying"):
+        (tmp_path / name).write_bytes(b"x")
+
+    def scanned(path: Path) -> nullcontext[list[os.DirEntry[str]]]:
+        with os.scandir(path) as entries:
+            found = list(entries)
+        (tmp_path / "going").unlink()
+        return nullcontext(found)
+
+    instead(monkeypatch, folder, os, scandir=scanned)
+    with closing(FolderTree(Target(path=str(tmp_path)))) as tree:
+        assert [*tree.list("")] == ["staying"]
 
 
 def test_ranges_come_back_in_order_and_short_at_the_end(tree: RemoteTree, root: Path) -> None:

@@ -54,8 +54,12 @@ class FolderTree(RemoteTree):
         return space.f_bavail * space.f_frsize
 
     def _list(self, folder: str) -> dict[str, RemoteStat]:
+        found = {}
         with os.scandir(self._root / folder) as entries:
-            return {entry.name: _stat(entry.stat(follow_symlinks=False)) for entry in entries}
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # it went just now
+                    found[entry.name] = _stat(entry.stat(follow_symlinks=False))
+        return found
 
     def _stat(self, path: str) -> RemoteStat | None:
         try:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter
 
-from puavo_repository.errors import LockedError, LostLockError, RepositoryError
+from puavo_repository.errors import LockedError, RepositoryError
 from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.tree import OpenMode, RemoteTree
 
@@ -151,7 +151,7 @@ class PublisherLock:
         with nullcontext() if tree else self.using:
             self._lost = self._lost or not self._is_ours(tree or self._tree)
         if self._lost:
-            raise LostLockError(
+            raise LockedError(
                 self._tree.name,
                 "another publisher has taken over, because this one was silent for too long",
                 remedy="Nothing more was written. Run again when the other one is done",
