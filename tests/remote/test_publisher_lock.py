@@ -13,7 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.errors import ConnectionLostError, LockedError, RepositoryError
+from puavo_repository.errors import (
+    ConnectionLostError,
+    LockedError,
+    RepositoryError,
+    StorageRefusedError,
+)
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
@@ -151,6 +156,50 @@ def test_a_silent_holder_loses_it_and_notices(tree: FolderTree, tmp_path: Path) 
         first.check()
     first.release()
     lock_of(tree, "second").check()
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_fails_for_good_may_be_what_another_does_who_took_over(
+    tree: FolderTree, tmp_path: Path, *, lost: bool
+) -> None:
+    def fail() -> None:
+        with lock_of(tree, "first").held():
+            if lost:
+                os.utime(tmp_path / PATH, (1, 1))
+                lock_of(tree, "second").acquire()
+            tree.open("gone", OpenMode.READ)
+
+    with pytest.raises(LockedError if lost else StorageRefusedError):
+        fail()
+
+
+def test_what_is_cleared_away_before_the_lock_has_its_name_is_made_again(
+    tree: FolderTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = FolderTree.rename_exclusive
+
+    def too_late(self: FolderTree, path: str, new: str) -> None:
+        monkeypatch.undo()
+        other = lock_of(tree, "other")
+        other.acquire()
+        other.release()
+        rename(self, path, new)
+
+    monkeypatch.setattr(FolderTree, "rename_exclusive", too_late)
+    one = lock_of(tree, "one")
+    one.acquire()
+    one.check()
+
+
+def test_a_remote_that_may_not_be_written_is_not_called_taken_over(
+    tree: FolderTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_tree: FolderTree, path: str) -> None:
+        raise StorageRefusedError(path, "not for you")
+
+    monkeypatch.setattr(FolderTree, "make_folder", refuse)
+    with pytest.raises(StorageRefusedError, match="for you"), lock_of(tree, "first").held():
+        pass
 
 
 def test_who_is_slower_does_not_take_the_lock_from_who_was_faster(

@@ -26,7 +26,14 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter
 
-from puavo_repository.errors import LockedError, RepositoryError
+from puavo_repository.errors import (
+    ConnectionLostError,
+    LockedError,
+    PermanentError,
+    RepositoryError,
+    StorageError,
+    StorageRefusedError,
+)
 from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.tree import OpenMode, RemoteTree
 
@@ -107,12 +114,21 @@ class PublisherLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock for a block, alive all the while, and give it back; see ``acquire``."""
+        """Hold the lock for a block, alive all the while, and give it back; see ``acquire``.
+
+        An error that stays is a ``LockedError`` where the lock was lost in the block.
+        """
         ended = threading.Event()
         try:
             self.acquire()  # it may fail when the lock is ours already: its answer was lost
             threading.Thread(target=self._keep_alive, args=(ended,), daemon=True).start()
-            yield
+            try:
+                yield
+            except PermanentError:
+                # Where another has taken over, it is what that one does that was in the way.
+                with suppress(ConnectionLostError, StorageError, StorageRefusedError):
+                    self.check()
+                raise
         finally:
             ended.set()
             self._holder.retire()
@@ -205,9 +221,9 @@ class PublisherLock:
         try:
             self._tree.rename_exclusive(aside, PATH)
         except RepositoryError:
-            if self._tree.stat(PATH) is None:
+            if self._tree.stat(PATH) is None and self._tree.stat(aside) is not None:
                 raise
-            self._tree.remove(aside)
+            self._tree.remove(aside)  # unless somebody who took the lock cleared it away
             return False
         for path in lock_debris(self._tree):
             if path != PATH:
