@@ -26,7 +26,7 @@ from puavo_repository.errors import as_storage_error, storage_error
 from puavo_repository.mirror.files import Identity
 
 _PAGE = mmap.PAGESIZE
-_KEPT = 8 << 20, 1 / 128  # bytes and share of an image that count as memory, whatever is more
+_KEPT = 8 << 20  # bytes of an image that were looked at and count as memory
 _NORESERVE, _FIXED = 0x4000, 0x10  # MAP_NORESERVE, MAP_FIXED
 _SIGINFO = 4  # SA_SIGINFO
 
@@ -69,12 +69,16 @@ class Image:
         self.address = self._start + _PAGE  # of the first byte
         memory = (ctypes.c_uint8 * (self._length - _PAGE)).from_address(self.address)
         self.data: Bytes = np.ctypeslib.as_array(memory)
-        if self.size:
-            _mapped(self.address, self.size, _FIXED, descriptor)
-            # Both, and the system reads as far ahead as for one that reads by copying.
-            _libc.madvise(self.address, self.size, mmap.MADV_SEQUENTIAL)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        # Both, and the system reads as far ahead as for one that reads by copying.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        self._map()
         _images.append(self)
+
+    def _map(self) -> None:
+        """Map it; where it was mapped already, what was looked at is no memory of ours any more."""
+        if self.size:
+            _mapped(self.address, self.size, _FIXED, self._descriptor)
+            _libc.madvise(self.address, self.size, mmap.MADV_SEQUENTIAL)
 
     @classmethod
     @contextmanager
@@ -112,9 +116,9 @@ class Image:
     def seen(self, count: int) -> None:
         """Note that so many more bytes were looked at; they do not count as memory for ever."""
         self._seen += count
-        if self._seen >= max(_KEPT[0], _KEPT[1] * self.size):
+        if self._seen >= _KEPT:
             self._seen = 0
-            _libc.madvise(self._start, self._length, mmap.MADV_DONTNEED)
+            self._map()
 
     def holds(self, address: int) -> bool:
         """Say whether a place in memory is of this image; what follows is taken for lost then."""
