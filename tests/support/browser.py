@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from selenium import webdriver
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -31,7 +31,9 @@ OPTIONS = (
     "--force-prefers-reduced-motion",  # what moves is drawn without a graphics card
     "--window-size=1400,1300",
 )
-IGNORED = (NoSuchElementException, StaleElementReferenceException)
+# While a page gives way to another, a look at an element of it may end as any of them: missing,
+# stale, or "Node with given id does not belong to the document".
+IGNORED = (WebDriverException,)
 PATIENCE = 90  # seconds; this machine may be busy
 
 
