@@ -11,15 +11,15 @@ what there is to do today.
 
 import logging
 import sys
-import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from airflow.sdk import dag, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
-from puavo_repository.errors import LockedError, RepositoryError, TransientError
+from puavo_repository.errors import RepositoryError, TransientError
 from puavo_repository.progress import count
 from puavo_repository.publish.clean import clean as clean_remote
 from puavo_repository.publish.publisher import Publisher, PublishReport
@@ -28,13 +28,13 @@ from puavo_repository.publish.switch import switch as switch_remote
 from puavo_repository.publish.upload import upload as upload_files
 from puavo_repository.remote.lock import BEAT, EXPIRY
 from puavo_repository.remote.target import without_password
+from puavo_repository.retry import when_free
 from puavo_repository_airflow import summary, tasks
 from puavo_repository_airflow.tasks import asked, chosen
 
 logger = logging.getLogger("puavo_repository.publish")
 STEPS = ("upload", "switch", "clean")
-PATIENCE = EXPIRY + 2 * BEAT  # seconds to wait for another publisher
-PAUSE = 5.0  # seconds between two looks for it
+PATIENCE = EXPIRY + 2 * BEAT  # seconds to wait for another publisher; the lock of a dead one ends
 PARAMS = {
     "dry_run": tasks.DRY_RUN,
     **tasks.fields("allow_mass_delete", "bandwidth", "allow_rolled_back", "allow_other_mirror"),
@@ -47,33 +47,20 @@ def did(step: str, mirror: int) -> dict[str, Any]:
     return tasks.returned(f"publish.{step}", mirror, "did") or {}
 
 
-def when_free(step: Callable[[], object]) -> None:
-    """Do a step, and wait while somebody else publishes there; one that died does not for ever.
-
-    A retry of Airflow waits longer, and counts from the clock of its machine, which may be ahead.
-    """
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            step()
-        except LockedError as error:
-            if time.monotonic() > until:
-                raise
-            logger.warning("%s; again in %.0f s", error, PAUSE)
-            time.sleep(PAUSE)
-        else:
-            return
-
-
 def follow(mirror: str, step: Callable[[Publisher], object]) -> None:
     """Do one step on a mirror; what it did is kept for the report, whether it went well or not."""
     report, ti = PublishReport(without_password(mirror)), get_current_context()["ti"]
     tasks.label(report.target)
     ti.xcom_push("did", {"try": ti.try_number})  # of an earlier one nothing counts any more
+
+    def anew(remote: Publisher) -> None:
+        nonlocal report
+        report = remote.report = PublishReport(report.target)
+        step(remote)
+
     try:
         with tasks.publisher(mirror) as remote:
-            remote.report = report
-            when_free(lambda: step(remote))
+            when_free(partial(anew, remote), PATIENCE)
     except RepositoryError as error:
         # Files that cannot be sent have been named, and hold back only what names them.
         if not report.failed or isinstance(error, TransientError):

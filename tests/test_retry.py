@@ -17,7 +17,7 @@ from puavo_repository.errors import (
     StorageError,
     StorageRefusedError,
 )
-from puavo_repository.retry import with_retries
+from puavo_repository.retry import when_free, with_retries
 
 
 class Step:
@@ -73,6 +73,16 @@ def test_what_a_retry_does_not_cure_is_raised_at_once(error: Exception) -> None:
         with_retries(step)
     assert caught.value is error
     assert step.done == 1
+
+
+def test_a_lock_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "PAUSE", 0.0)
+    locked = [LockedError("remote", f"taken {n}") for n in range(3)]
+    assert when_free(Step(*locked), 60) == 4
+    with pytest.raises(LockedError, match="taken 0"):
+        when_free(Step(*locked), -1)
+    with pytest.raises(StorageRefusedError):
+        when_free(Step(StorageRefusedError("f", "denied")), 60)
 
 
 def test_an_error_of_a_local_file_is_put_on_its_branch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ Result = TypeVar("Result")
 
 ATTEMPTS = 5
 FIRST_DELAY = 2.0  # seconds before the second attempt; each later one waits twice as long
+PAUSE = 5.0  # seconds between two looks for a lock
 
 
 def with_retries(step: Callable[[], Result], *, stop: threading.Event | None = None) -> Result:
@@ -33,3 +35,20 @@ def with_retries(step: Callable[[], Result], *, stop: threading.Event | None = N
             if stop.wait(delay):
                 raise
         attempt, delay = attempt + 1, 2 * delay
+
+
+def when_free(step: Callable[[], Result], patience: float) -> Result:
+    """Do a step, and wait for who has its lock, so many seconds at most.
+
+    A step that lost its lock begins anew, too. A retry of Airflow waits longer, and counts from the
+    clock of its machine, which may be ahead.
+    """
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return step()
+        except LockedError as error:
+            if time.monotonic() > until:
+                raise
+            logger.warning("%s; again in %.0f s", error, PAUSE)
+            time.sleep(PAUSE)

@@ -120,8 +120,8 @@ class Image:
             self._seen = 0
             self._map()
 
-    def holds(self, address: int) -> bool:
-        """Say whether a place in memory is of this image; what follows is taken for lost then."""
+    def lose(self, address: int) -> bool:
+        """Take what lies at an address, and all behind it, for lost; False if it is not of this."""
         end = self._start + self._length
         if not self._start <= address < end:
             return False
@@ -169,7 +169,7 @@ class _Handler:
 
     def _handle(self, number: int, info: Any, _context: int) -> None:
         with suppress(OSError):
-            if any(image.holds(info.contents.address or 0) for image in tuple(_images)):
+            if any(image.lose(info.contents.address or 0) for image in tuple(_images)):
                 return
         _libc.sigaction(number, ctypes.byref(self._before), None)  # which comes at once
 

@@ -146,9 +146,11 @@ def patch(source: Path, rdiff: Path, sink: Sink, given: Sink = no_sink) -> None:
 
         reader = Source(basis)
         job = library().rs_patch_begin(reader.callback, reader.argument)
-        used = _run(job, delta, take, given=given)
-        for one in (delta, basis):
-            one.check()
+        try:
+            used = _run(job, delta, take, given=given)
+        finally:
+            basis.check()  # the rdiff may be right, and the source was another one
+        delta.check()
         if used < delta.size:
             raise DeltaError(rdiff, "something follows after the end of this rdiff")
 

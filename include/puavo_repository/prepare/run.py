@@ -59,7 +59,6 @@ def prepare(settings: Settings, usual: Watcher, holder: str) -> Report:
         with mirror.locked(holder), Recorder(mirror.root, "prepare", "", usual) as watcher:
             plan = look(settings)
             if plan.has_work:
-                fingerprint.check_tools()
                 contained.get_ready()
             removed = describe.clean(settings, plan)
             notes = configure.configure(settings, plan.inventory).notes
@@ -79,6 +78,8 @@ def prepare(settings: Settings, usual: Watcher, holder: str) -> Report:
 def _make(settings: Settings, plan: Plan, watcher: Watcher, errors: list[str]) -> set[str]:
     """Read the images and make the rdiffs that are missing; return which those were."""
     errors += [failure.message for failure in plan.failures]
+    if plan.has_work:
+        fingerprint.check_tools()
     sizes = {name: image.size for name, image in plan.inventory.images.items()}
     images = {name: sizes[name] for name in plan.to_read}
     workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
