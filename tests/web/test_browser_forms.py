@@ -20,6 +20,26 @@ ONE = Difference(series="one", now="20261122120000", then="20261101120000", **FO
 TWO = ONE.model_copy(update={"series": "two"})
 
 
+# The shorter what is asked for, the later its answer comes.
+OVERTAKING = """
+    const real = window.fetch;
+    window.answers = 0;
+    window.fetch = async (url, ...more) => {
+        if (!String(url).includes("folders")) return real(url, ...more);
+        window.answers += 1;
+        const answer = await real(url, ...more);
+        const read = answer.json.bind(answer);
+        answer.json = async () => {
+            const found = await read();
+            await new Promise((resolve) => setTimeout(resolve, 3000 - 20 * url.length));
+            setTimeout(() => window.answers -= 1);
+            return found;
+        };
+        return answer;
+    };
+"""
+
+
 def generation(number: int, *differences: Difference, **more: Any) -> Generation:
     there: dict[str, Any] = {
         "at": datetime(2026, 11, number, tzinfo=UTC),
@@ -111,11 +131,13 @@ def test_options_are_checked_where_they_are_typed(
         assert chromium.barriers() == []
         field = chromium.find("[name=image_dir]")
         assert field.get_attribute("placeholder") == str(images)
+        chromium.driver.execute_script(OVERTAKING)
         field.send_keys(f"{images.parent}/i")
+        chromium.until(lambda: chromium.driver.execute_script("return window.answers === 0"))
         offered = (
             "return [...document.querySelectorAll('#folders-image_dir option')].map(o => o.value)"
         )
-        chromium.until(lambda: chromium.driver.execute_script(offered) == [str(images)])
+        assert chromium.driver.execute_script(offered) == [str(images)]
         chromium.find("[name=targets]").send_keys("many")
         chromium.find("#start").click()
         chromium.find("#refused-targets", "expected a whole number, 0 or more")

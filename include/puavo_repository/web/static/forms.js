@@ -62,10 +62,13 @@ async function checkedOptions(root) {
   throw say("unusable");
 }
 
+// Answers overtake each other: one that fits what was typed earlier is not shown.
 async function suggest(field) {
-  const answer = await fetch(field.dataset.folders + encodeURIComponent(field.value || "/"));
+  const asked = field.value;
+  const answer = await fetch(field.dataset.folders + encodeURIComponent(asked || "/"));
   if (!answer.ok) return;
-  field.list.replaceChildren(...(await answer.json()).map((one) => new Option(one)));
+  const found = await answer.json();
+  if (field.value === asked) field.list.replaceChildren(...found.map((one) => new Option(one)));
 }
 
 for (const kind of ["input", "focusin"]) {
