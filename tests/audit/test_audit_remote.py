@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import OpenMode, Range
+from puavo_repository.remote.tree import Range
 from puavo_repository.rollback import rollback
 from support.audits import (
     DOCUMENT,
@@ -328,10 +329,10 @@ def test_a_file_that_may_not_be_read_does_not_stop_the_others(
 ) -> None:
     read = FolderTree.open
 
-    def refuse(tree: FolderTree, path: str, access: OpenMode) -> object:
+    def refuse(tree: FolderTree, path: str, *how: Any) -> object:
         if path == NEW:
             raise StorageRefusedError(path, "the server denies permission")
-        return read(tree, path, access)
+        return read(tree, path, *how)
 
     monkeypatch.setattr(FolderTree, "open", refuse)
     flip(audited.remote / OLD)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -327,3 +329,34 @@ def test_a_part_that_others_synced_further_stays_as_far(mirror: Path, folder: Ta
         other = replace(part, sha256="b" * 64, synced=5)
         remote.parts.put(image(1), other)
         assert Parts(remote.tree, remote.lock).known == {image(1): other}
+
+
+def test_one_connection_waits_for_the_disk_while_the_others_send(
+    mirror: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send, "SYNC_EVERY", 1 << 20)
+    (mirror / image(1)).write_bytes(content(9, 40 << 20))
+    prepare(mirror, [image(1)], pairs=[])
+    lock, waiting, most, passed = threading.Lock(), 0, 0, []
+    sync, write = _FolderFile.sync, _FolderFile.write
+
+    def slow(file: _FolderFile) -> None:
+        nonlocal waiting, most
+        large = image(1) in file._path
+        with lock:
+            waiting += large
+            most = max(most, waiting)
+        time.sleep(0.05 if large else 0)
+        sync(file)
+        with lock:
+            waiting -= large
+
+    def noted(file: _FolderFile, *arguments: Any) -> None:
+        passed.append(waiting)
+        write(file, *arguments)
+
+    monkeypatch.setattr(_FolderFile, "sync", slow)
+    monkeypatch.setattr(_FolderFile, "write", noted)
+    assert publish(mirror, folder, KEEP).ok
+    assert most == 1
+    assert passed.count(1) > 5

@@ -24,7 +24,7 @@ from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.lock import PATH, Holder, PublisherLock, server_time
 from puavo_repository.remote.target import Target
-from puavo_repository.remote.tree import OpenMode, RemoteFile
+from puavo_repository.remote.tree import OpenMode, RemoteFile, RemoteStat
 from support.instead import have_time, instead
 from support.servers import elsewhere
 
@@ -285,12 +285,14 @@ def test_a_sign_of_life_is_not_given_for_another_that_took_over_at_that_moment(
     first.acquire()
     opened = FolderTree.open
 
-    def too_late(self: FolderTree, path: str, access: OpenMode) -> RemoteFile:
+    def too_late(
+        self: FolderTree, path: str, access: OpenMode, seen: RemoteStat | None = None
+    ) -> RemoteFile:
         if path == PATH and access is OpenMode.CHANGE:
             monkeypatch.undo()
             (tmp_path / PATH).unlink()
             lock_of(tree, "second").acquire()
-        return opened(self, path, access)
+        return opened(self, path, access, seen)
 
     monkeypatch.setattr(FolderTree, "open", too_late)
     with pytest.raises(LockedError, match="taken over"):
@@ -305,11 +307,13 @@ def test_a_sign_of_life_makes_no_lock_where_it_was_just_given_back(
     first.acquire()
     opened = FolderTree.open
 
-    def too_late(self: FolderTree, path: str, access: OpenMode) -> RemoteFile:
+    def too_late(
+        self: FolderTree, path: str, access: OpenMode, seen: RemoteStat | None = None
+    ) -> RemoteFile:
         if path == PATH and access is not OpenMode.READ:
             monkeypatch.undo()
             first.release()
-        return opened(self, path, access)
+        return opened(self, path, access, seen)
 
     monkeypatch.setattr(FolderTree, "open", too_late)
     with pytest.raises(RepositoryError):

@@ -54,6 +54,8 @@ class Meddler:
 
 
 class _Transport:
+    packetizer = None  # there are no packets
+
     def __init__(self, meddler: Meddler) -> None:
         self._channel = _Channel(meddler)
 

@@ -20,8 +20,8 @@ from puavo_repository.remote.tree import OpenMode, RemoteFile, RemoteTree
 logger = logging.getLogger(__name__)
 
 PIECE = 4 * (255 << 10)  # bytes handed out at once: four of the largest SFTP writes
-AHEAD = 24 << 20  # bytes
-SYNC_EVERY = 64 << 20  # bytes of a file; one connection waits for the disk, the others send
+AHEAD = 48 << 20  # bytes: twice what eight connections have under way
+SYNC_EVERY = 64 << 20  # bytes of a file
 LONG_TRIP = 0.005  # seconds of round trip from which one connection cannot fill the line
 SEVERAL = 16 << 20  # bytes from which a file is worth several connections
 
@@ -67,6 +67,7 @@ class _Sending:
         self._progress = remote.publisher.watcher.begin(item.path, item.size)
         self._progress(begin)
         self._next = self._synced = begin
+        self._syncing = False  # one connection waits for the disk at a time, the others send
         self._under_way: dict[int, int] = {}  # by offset, in their order
         self._change = threading.Condition()
 
@@ -91,8 +92,8 @@ class _Sending:
         """Send pieces until none is left; returns when all that were sent are acknowledged."""
         while True:
             with self._change:
-                due = self._next - self._synced > SYNC_EVERY
-                self._synced = self._next if due else self._synced
+                due = not self._syncing and self._next - self._synced > SYNC_EVERY
+                self._syncing = self._syncing or due
             if due:
                 self._sync(file)
             piece = self._take()
@@ -133,6 +134,8 @@ class _Sending:
         if self._notes:
             known = Part(self._part, self._item.size, self._item.sha256, synced=whole)
             self._remote.parts.put(self._item.path, known)
+        with self._change:
+            self._synced, self._syncing = whole, False
 
     def _acknowledged(self, at: int, count: int) -> None:
         """Note that the server has ``count`` more bytes of the piece at ``at``."""

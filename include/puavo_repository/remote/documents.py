@@ -15,7 +15,8 @@ def read_whole(tree: RemoteTree, path: str) -> bytes | None:
     found = tree.stat(path)
     if found is None or found.kind is not Kind.FILE or found.size > LARGEST_DOCUMENT:
         return None
-    return b"".join(tree.read(path, [Range(0, found.size)]))
+    with tree.open(path, OpenMode.READ, found) as file:
+        return b"".join(file.read([Range(0, found.size)]))
 
 
 def write_whole(

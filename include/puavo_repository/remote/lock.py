@@ -215,7 +215,6 @@ class PublisherLock:
     def _create(self) -> bool:
         """Say whether the lock was free and is ours now; then what dead publishers left goes."""
         aside = f"{PATH}.{self.token}"
-        self._tree.remove(aside)
         with self._tree.open(aside, OpenMode.CREATE) as file:
             file.write(0, self._text)
         try:

@@ -182,10 +182,12 @@ class RemoteTree(ABC):
         with self.open(path, OpenMode.READ) as file:
             yield from file.read(ranges)
 
-    def open(self, path: str, mode: OpenMode) -> RemoteFile:
-        """Open a file."""
+    def open(self, path: str, mode: OpenMode, seen: RemoteStat | None = None) -> RemoteFile:
+        """Open a file; ``seen`` is what ``stat`` said of it just now, else it is asked for."""
         with self._errors(self._checked(path)):
-            found = self._stat(path) if mode is not OpenMode.CREATE else None
+            found = seen
+            if seen is None and mode is not OpenMode.CREATE:
+                found = self._stat(path)
             if found is not None and found.kind is not Kind.FILE:
                 problem = f"is a {found.kind.value}; it is not opened"
                 raise StorageRefusedError(f"{self.name}/{path}", problem)

@@ -171,7 +171,7 @@ class Model(BaseModel):
         "", expected="2M, or by the hour 0 7-19=500k", otherwise="without limit"
     )
     """How much may be sent; by the hour of the day, 0 is without limit"""
-    connections: int = _publishing(6, ge=1, le=64)
+    connections: int = _publishing(8, ge=1, le=64)
     """SSH connections to a server"""
     grace_days: float = _publishing(3, unit="days", ge=0, le=3650)
     """How long a file stays on a remote after no metadata names it any more"""

@@ -106,9 +106,9 @@ class SftpSession:
         self._transport = transport
         self._pending: dict[int, tuple[Handler, int]] = {}  # with the bytes of data of each
         self._owed = 0  # bytes of data among the pending
+        self._unheard: set[int] = set()  # requests whose answers nobody waits for
         self._next = 0
-        self._outbox = bytearray()
-        self._inbox = bytearray()
+        self._outbox, self._inbox = bytearray(), bytearray()
         self.sent = 0  # bytes of SFTP packets
         self.packet = SAFE_PACKET  # bytes of data that the server takes or gives in one request
         self._limit = SILENCE_TIMEOUT
@@ -150,12 +150,15 @@ class SftpSession:
         return found
 
     def learn_limits(self) -> None:
-        """Ask how much data the server takes or gives in one request, if it says so."""
-        if "limits@openssh.com" in self.extensions:
-            body = string("limits@openssh.com")
-            reply = self.request(sftp.CMD_EXTENDED, body, sftp.CMD_EXTENDED_REPLY)
+        """Ask how much data a request may have; the answer comes before that of the next one."""
+
+        def learn(reply: Reply) -> None:
+            reply.expect(sftp.CMD_EXTENDED_REPLY)
             _packet, reading, writing = (reply.get_int64() for _ in range(3))
             self.packet = max(SAFE_PACKET, min(LARGEST_PACKET, reading, writing))
+
+        if "limits@openssh.com" in self.extensions:
+            self.submit(sftp.CMD_EXTENDED, string("limits@openssh.com"), learn)
 
     @property
     def is_alive(self) -> bool:
@@ -183,13 +186,10 @@ class SftpSession:
         if len(self._pending) >= REQUESTS_UNDER_WAY:
             while len(self._pending) > REQUESTS_UNDER_WAY // 2:  # so that they go in batches
                 self._take_answer()
-        number = self._next = (self._next + 1) & 0xFFFFFFFF
         if not self._pending:
             self._expected = time.monotonic(), self._limit
-        self._pending[number] = (handler, len(data))
+        self._pending[self._put(kind, body, data)] = (handler, len(data))
         self._owed += len(data)
-        self._outbox += struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body
-        self._outbox += data
         if len(self._outbox) >= BATCH:
             self._send()
             if self._channel.recv_ready():
@@ -197,13 +197,17 @@ class SftpSession:
             while self._pending and 4 + int.from_bytes(self._inbox[:4], "big") <= len(self._inbox):
                 self._take_answer()  # those that came; the rest of one is not waited for
 
+    def tell(self, kind: int, body: bytes) -> None:
+        """Send a request whose answer changes nothing: nobody waits for it."""
+        self._unheard.add(self._put(kind, body))
+        self._send()
+
     def drain(self, patience: float | None = None) -> None:
         """Wait until nothing is under way; ``patience``: seconds, if that takes more than usual."""
         with self._connection():
             if not self.is_alive:
                 raise EOFError
         while self._pending:
-            self._send()
             if patience:
                 self._expected = time.monotonic(), patience
             self._take_answer()
@@ -218,11 +222,22 @@ class SftpSession:
         self._ended.set()
         self._transport.close()
 
+    def _put(self, kind: int, body: bytes, data: Data = b"") -> int:
+        """Put a request among those to be sent; return its number."""
+        number = self._next = (self._next + 1) & 0xFFFFFFFF
+        self._outbox += struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body
+        self._outbox += data
+        return number
+
     def _take_answer(self) -> None:
         if self._outbox:
             self._send()
         reply = self._packet()
-        handler, size = self._pending.pop(reply.get_int(), (None, 0))
+        number = reply.get_int()
+        if number in self._unheard:
+            self._unheard.remove(number)
+            return
+        handler, size = self._pending.pop(number, (None, 0))
         self._owed -= size
         self._expected = (time.monotonic(), self._limit) if self._pending else None
         if handler is None:

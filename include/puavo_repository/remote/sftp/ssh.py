@@ -29,6 +29,7 @@ from puavo_repository.errors import (
     LoginError,
     StorageRefusedError,
 )
+from puavo_repository.remote.sftp.packets import BatchPacketizer
 from puavo_repository.remote.target import SSH_PORT, Target
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
         with contextlib.ExitStack() as failed:
             sock = socket.create_connection((target.host, target.port), CONNECT_TIMEOUT)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            transport = paramiko.Transport(sock)
+            kind = None if compressed else BatchPacketizer  # then messages are small
+            transport = paramiko.Transport(sock, packetizer_class=kind)
             failed.callback(transport.close)
             transport.use_compression(compressed)
             transport.banner_timeout = transport.auth_timeout = CONNECT_TIMEOUT
@@ -93,6 +95,8 @@ def open_sftp(name: str, transport: paramiko.Transport, timeout: float) -> param
         if not transport.is_active():
             raise
         raise StorageRefusedError(name, "the server has no SFTP", remedy=NO_SFTP) from error
+    if isinstance(transport.packetizer, BatchPacketizer):
+        transport.packetizer.batch(channel)
     return channel
 
 

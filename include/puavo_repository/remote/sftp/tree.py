@@ -61,13 +61,13 @@ class SftpTree(RemoteTree):
         self.can_sync = "fsync@openssh.com" in self._session.extensions
         try:
             with self._errors(""):
+                self._session.learn_limits()
                 begun = time.monotonic()
                 reply = self._session.request(sftp.CMD_REALPATH, string(self.root), sftp.CMD_NAME)
                 self.round_trip = time.monotonic() - begun
                 reply.get_int()
                 self.root = reply.get_binary().decode("utf-8", "surrogateescape")
                 self._check_root()
-                self._session.learn_limits()
         except BaseException:
             self.close()
             raise
@@ -143,7 +143,7 @@ class SftpTree(RemoteTree):
                         "means harm",
                     )
                 found[name.decode("utf-8", "surrogateescape")] = reply.attributes()
-        self._session.request(sftp.CMD_CLOSE, handle, harmless=ANY)
+        self._session.tell(sftp.CMD_CLOSE, handle)
         return {name: stat for name, stat in found.items() if name not in (".", "..")}
 
     def _stat(self, path: str) -> RemoteStat | None:
@@ -178,7 +178,7 @@ class SftpTree(RemoteTree):
     def _make_folder(self, path: str) -> None:
         body = self._full(path) + NEW_FOLDER
         self._session.request(sftp.CMD_MKDIR, body)
-        self._session.request(sftp.CMD_SETSTAT, body, harmless=ANY)
+        self._session.tell(sftp.CMD_SETSTAT, body)
 
     def _remove_folder(self, path: str) -> None:
         self._folders.discard(path)
@@ -284,15 +284,14 @@ class _SftpFile(RemoteFile):
         self._session.drain()
 
     def sync(self) -> None:
-        self.flush()
-        if self._tree.can_sync:
+        if self._tree.can_sync:  # behind the writes: the server answers in order
             body = string("fsync@openssh.com") + self._handle
             self._submit(sftp.CMD_EXTENDED, body, 0, no_progress, b"")
-            self._session.drain(SYNC_PATIENCE)
+        self._session.drain(SYNC_PATIENCE if self._tree.can_sync else None)
 
     def close(self) -> None:
         self._session.forget()
-        self._session.request(sftp.CMD_CLOSE, self._handle, harmless=ANY)
+        self._session.tell(sftp.CMD_CLOSE, self._handle)
 
 
 def _cut(length: int, most: int) -> Iterator[tuple[int, int]]:
