@@ -337,15 +337,16 @@ def test_one_connection_waits_for_the_disk_while_the_others_send(
     monkeypatch.setattr(send, "SYNC_EVERY", 1 << 20)
     (mirror / image(1)).write_bytes(content(9, 40 << 20))
     prepare(mirror, [image(1)], pairs=[])
-    lock, waiting, most, passed = threading.Lock(), 0, 0, []
+    lock, waiting, most, syncs, passed = threading.Lock(), 0, 0, 0, []
     sync, write = _FolderFile.sync, _FolderFile.write
 
     def slow(file: _FolderFile) -> None:
-        nonlocal waiting, most
+        nonlocal waiting, most, syncs
         large = image(1) in file._path
         with lock:
             waiting += large
             most = max(most, waiting)
+            syncs += large
         time.sleep(0.05 if large else 0)
         sync(file)
         with lock:
@@ -359,4 +360,5 @@ def test_one_connection_waits_for_the_disk_while_the_others_send(
     monkeypatch.setattr(_FolderFile, "write", noted)
     assert publish(mirror, folder, KEEP).ok
     assert most == 1
+    assert syncs > 5
     assert passed.count(1) > 5

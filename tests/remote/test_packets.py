@@ -58,9 +58,11 @@ def test_keys_are_not_used_for_ever(
         real(self, **more)
 
     monkeypatch.setattr(BatchPacketizer, "set_outbound_cipher", note)
-    tree = SftpTree(sshd.target(tmp_path))
-    assert written(tree, tmp_path)
+    tree, content = SftpTree(sshd.target(tmp_path)), os.urandom(SIZE)
+    with tree.open("large", OpenMode.WRITE) as file:  # what is received counts too
+        file.write(0, content)
     tree.close()
+    assert (tmp_path / "large").read_bytes() == content
     assert len(set(keys)) == len(keys) > 3
 
 
