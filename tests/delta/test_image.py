@@ -110,7 +110,8 @@ def test_the_same_signal_of_other_memory_ends_the_process_as_before(image: Path)
         in_child(look)
 
 
-def test_what_was_looked_at_does_not_stay_in_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["anywhere", "in order"])
+def test_what_was_looked_at_does_not_stay_in_memory(tmp_path: Path, how: str) -> None:
     path = tmp_path / "large"
     size = 64 << 20
     path.write_bytes(noise(1, size))
@@ -124,6 +125,9 @@ def test_what_was_looked_at_does_not_stay_in_memory(tmp_path: Path) -> None:
         before, most = resident(), 0
         for start in range(0, size, 1 << 20):
             opened.data[start : start + (1 << 20)].sum()
-            opened.seen(1 << 20)
+            if how == "anywhere":
+                opened.seen(1 << 20)
+            else:
+                opened.past(start)
             most = max(most, resident() - before)
     assert most < 16 << 20

@@ -86,10 +86,12 @@ def delta(
                 done = run.stop
 
         def parts() -> Iterator[Part]:
+            done = 0
             for size, some in threads.each(jobs()):
                 yield from some
                 basis.seen(size)
-                image.seen(size)
+                done += size
+                image.past(done)
                 progress(size)
 
         for command in joined(parts()):
@@ -160,9 +162,9 @@ def _index(
         return find(image.data[start:], start, image.size, anchors.spacing)
 
     starts = range(0, image.size - KEY + 1, BLOCK)
-    for block in threads.each(partial(found, start) for start in starts):
+    for number, block in enumerate(threads.each(partial(found, start) for start in starts)):
         anchors.add(block)
-        image.seen(BLOCK)
+        image.past(number * BLOCK)
         progress(0)
     return index.index_of(anchors, image.size, threads.map, threads.width * table)
 

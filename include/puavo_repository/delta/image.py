@@ -62,7 +62,8 @@ class Image:
         self.path, self._descriptor = path, descriptor
         self.identity = Identity.of(os.fstat(descriptor))
         self.size = self.identity.size  # bytes
-        self._seen = 0  # bytes
+        self._seen = 0  # bytes, anywhere, since it was mapped
+        self._past = 0  # up to where it was looked at and given back
         self._is_lost = False  # whether a part of it was not there
         self._length = -(-self.size // _PAGE) * _PAGE + 2 * _PAGE
         self._start = _empty(None, self._length)
@@ -113,8 +114,16 @@ class Image:
             return len(other)
         return int(np.argmin(other == self.data[position : position + len(other)]))
 
+    def past(self, position: int) -> None:
+        """Take what lies before a position for looked at: it is no memory of ours any more."""
+        position -= position % _PAGE
+        if position - self._past >= _KEPT:
+            length = position - self._past
+            _libc.madvise(self.address + self._past, length, mmap.MADV_DONTNEED)
+            self._past = position
+
     def seen(self, count: int) -> None:
-        """Note that so many more bytes were looked at; they do not count as memory for ever."""
+        """Note that so many more bytes were looked at, anywhere; then all is mapped anew."""
         self._seen += count
         if self._seen >= _KEPT:
             self._seen = 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from puavo_repository.delta.engine import Between, Side, Sink, no_sink
 from puavo_repository.errors import DeltaError, SettingsError, StorageError
+from puavo_repository.mirror.digests import IN_USE
 from puavo_repository.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ LIBRSYNC = "librsync.so.2"
 _DONE, _BLOCKED = 0, 1  # rs_result
 _BLAKE2_SIGNATURE = 0x72730137  # RS_BLAKE2_SIG_MAGIC
 _BLOCK = 128  # bytes of a block of the signature
-_BUFFER = 1 << 18  # bytes; fits into a core's own cache, and needs few calls
+_GIVEN = 1 << 21  # bytes of a file that are handed over at once, where they lie
+_BUFFER = 1 << 19  # bytes of what comes out; fits into a core's own cache, and needs few calls
 
 
 class _Buffers(ctypes.Structure):
@@ -129,7 +131,8 @@ class LibrsyncEngine:
 def patch(source: Path, rdiff: Path, sink: Sink, given: Sink = no_sink) -> None:
     """Apply an rdiff to ``source`` as clients do; the result goes to ``sink``.
 
-    ``given`` gets the bytes of the rdiff, each once, as librsync does.
+    ``given`` gets the bytes of the rdiff, each once, as librsync does. It may use them until it is
+    called with none.
 
     Raises:
         DeltaError: The rdiff is damaged, or not made for a source like this.
@@ -149,6 +152,7 @@ def patch(source: Path, rdiff: Path, sink: Sink, given: Sink = no_sink) -> None:
         try:
             used = _run(job, delta, take, given=given)
         finally:
+            given(memoryview(b""))
             basis.check()  # the rdiff may be right, and the source was another one
         delta.check()
         if used < delta.size:
@@ -166,11 +170,11 @@ def _run(
     try:
         while result == _BLOCKED:
             if buffers.avail_in == 0 and not buffers.eof_in:
-                block = source.view(position, _BUFFER)
+                block = source.view(position, _GIVEN)
                 buffers.next_in, buffers.avail_in = source.address + position, len(block)
                 buffers.eof_in = not block
                 position += len(block)
-                source.seen(len(block))
+                source.past(position - IN_USE * _GIVEN)  # a digester may still read it
                 given(block)
                 progress(len(block))
             result = library().rs_job_iter(job, ctypes.byref(buffers))

@@ -19,7 +19,7 @@ from puavo_repository.delta.librsync import patch
 from puavo_repository.errors import DeltaError, ProofError
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
-from puavo_repository.mirror.digests import Digester
+from puavo_repository.mirror.digests import IN_USE, Digester
 from puavo_repository.mirror.files import Identity
 from puavo_repository.progress import Progress, no_progress
 
@@ -51,7 +51,7 @@ def read_image(
             for start in range(0, image.size, BLOCK):
                 block = image.view(start, BLOCK)
                 digester.update(block)
-                image.seen(len(block))
+                image.past(start - IN_USE * BLOCK)
                 progress(len(block))
             digests = digester.digests()
         image.check("while it was read")
@@ -96,7 +96,7 @@ def _begin_write_back(descriptor: int, start: int, length: int) -> None:
 def prove_rdiff(source: Path, target: Path, rdiff: Path, progress: Progress) -> Digests:
     """Prove an rdiff, as ``prove`` does; returns size and checksums of what was proven."""
     with Digester() as digester:
-        prove(source, target, rdiff, progress, lambda block: digester.update(bytes(block)))
+        prove(source, target, rdiff, progress, digester.update)
         return digester.digests()
 
 
@@ -107,7 +107,7 @@ def prove(
     """Prove an rdiff: applied with librsync to ``source``, it gives ``target`` byte for byte.
 
     ``progress`` is told of the bytes of the target that were compared; ``given`` gets the bytes
-    of the rdiff, each once.
+    of the rdiff, each once, which it may use until it is called with none.
 
     Raises:
         ProofError: It does not; the text says where.
@@ -126,7 +126,7 @@ def prove(
             where = f"the first difference is at byte {position + same}"
             raise ProofError(rdiff, f"applied, it does not give {target.name}: {where}")
         position += len(block)
-        image.seen(len(block))
+        image.past(position)
         progress(len(block))
 
     with Image.open(target) as image:

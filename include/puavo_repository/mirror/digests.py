@@ -12,7 +12,7 @@ from pathlib import Path
 from puavo_repository.formats.metadata import Digests
 
 BLOCK_SIZE = 1 << 20  # bytes; large enough that Python's part in the work vanishes
-_DEPTH = 4  # blocks that a slow consumer may lie behind; bounds the memory
+IN_USE = 5  # blocks that consumers may have at once; bounds the memory
 
 
 def digest_file(path: Path, progress: Callable[[int], None]) -> Digests:
@@ -42,14 +42,17 @@ class Digester:
         self._sha512 = hashlib.sha512()
         consumers = [self._sha512.update, self._sha256.update, self._cksum.update, *others]
         self._threads = [(ThreadPoolExecutor(1), consumer) for consumer in consumers]
-        self._pending: deque[Future[None]] = deque()
+        self._pending: deque[list[Future[None]]] = deque()  # by block
 
     def update(self, block: bytes | memoryview) -> None:
-        """Take the next bytes; raises what a consumer raised on an earlier block."""
+        """Take the next bytes, or with none wait until those before are not needed any more.
+
+        Raises what a consumer raised on an earlier block.
+        """
         self.size += len(block)
-        self._wait(_DEPTH * len(self._threads))
+        self._wait(IN_USE - 1 if block else 0)
         view = memoryview(block)
-        self._pending += [thread.submit(consumer, view) for thread, consumer in self._threads]
+        self._pending.append([thread.submit(consumer, view) for thread, consumer in self._threads])
 
     def digests(self) -> Digests:
         """Wait for the consumers and return the result; nothing may follow."""
@@ -59,7 +62,8 @@ class Digester:
 
     def _wait(self, left: int) -> None:
         while len(self._pending) > left:
-            self._pending.popleft().result()
+            for future in self._pending.popleft():
+                future.result()
 
     def __enter__(self) -> Digester:
         return self
