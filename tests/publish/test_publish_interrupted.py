@@ -24,6 +24,8 @@ from puavo_repository.progress import NO_WATCHER, Progress
 from puavo_repository.publish import clean, send, switch, transfer, upload
 from puavo_repository.publish.plan import Transfer, sha256
 from puavo_repository.publish.publisher import Publisher
+from puavo_repository.remote import journal
+from puavo_repository.remote.documents import write_whole
 from puavo_repository.remote.folder import _FolderFile
 from puavo_repository.remote.journal import Part, Parts
 from puavo_repository.remote.target import Target
@@ -33,11 +35,13 @@ from support.mirrors import (
     NOW,
     add_image,
     content,
+    documents,
     image,
     journal_of,
     other_rdiff,
     prepare,
     publish,
+    sum_up,
     tree_of,
     walk,
 )
@@ -189,6 +193,52 @@ def test_a_file_that_was_replaced_right_before_a_kill_is_known_as_ours(
     for _ in range(2):
         assert publish(mirror, folder, NOW).ok
     assert not list((remote / "rdiffs").iterdir())
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
+@pytest.mark.parametrize("again", [True, False], ids=["published again", "gone by then"])
+def test_metadata_that_was_written_right_before_the_server_went_is_known_as_ours(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch,
+    known: bool, again: bool,
+) -> None:  # fmt: skip
+    """It names the generation in which it was written; the journal could not be saved."""
+    other = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
+    series = "puavo-os-other-bookworm-amd64"
+    (mirror / other).write_bytes(content(1, 1000))
+    if known:
+        prepare(mirror, [other], series=series)
+    assert publish(mirror, folder, NOW).ok
+    (mirror / other.replace("01-01", "01-02")).write_bytes(content(2, 1000))
+    prepare(mirror, [other, other.replace("01-01", "01-02")], series=series)
+    save = journal.save
+    dark = False
+
+    def written(tree: RemoteTree, path: str, *more: Any) -> None:
+        nonlocal dark
+        write_whole(tree, path, *more)
+        dark = path == f"meta/{series}.json"
+        if dark:
+            raise StorageError("the server", "went dark")
+
+    def saved(*given: Any) -> None:
+        if dark:
+            raise StorageError("the server", "went dark")
+        save(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(retry, "ATTEMPTS", 1)
+        patched.setattr(switch, "write_whole", written)
+        patched.setattr(journal, "save", saved)
+        with pytest.raises(StorageError, match="went dark"):
+            publish(mirror, folder, NOW)
+    assert other.encode() in documents(remote)[f"meta/{series}.json"]
+    if again:
+        assert publish(mirror, folder, NOW).ok
+    for path in (*mirror.glob("*other*"), *mirror.glob("*/*other*")):
+        path.unlink()
+    sum_up(mirror)
+    assert publish(mirror, folder, NOW).ok
+    assert tree_of(remote) == tree_of(mirror)
 
 
 def test_a_switch_that_was_cut_short_while_a_file_was_withdrawn_is_done_by_its_retry(

@@ -19,7 +19,7 @@ from puavo_repository.mirror.records import mirror_id
 from puavo_repository.progress import Progress, no_progress
 from puavo_repository.publish.plan import CKSUMS, FileState, RemoteState, Row, is_document, sha256
 from puavo_repository.remote.documents import read_whole
-from puavo_repository.remote.journal import Journal
+from puavo_repository.remote.journal import Journal, load_generation
 from puavo_repository.remote.tree import Kind, Range, RemoteStat, RemoteTree
 from puavo_repository.settings.model import Model
 
@@ -51,6 +51,7 @@ def survey(
             _check_replaceable(tree, row)
             if row.path != CKSUMS:
                 _read_document(tree, state, row)
+    _know_as_ours(tree, state)
     for path in state.published():  # by name, what the metadata names and no listing showed
         row = state.row(path)
         row.found = row.found or tree.stat(path)
@@ -110,6 +111,21 @@ def _read_document(tree: RemoteTree, state: RemoteState, row: Row) -> None:
         row.names = list(metadata.described_files(metadata.parse(row.content)))
     except ValueError as error:
         logger.warning("%s/%s is damaged and will be replaced: %s", tree.name, row.path, error)
+
+
+def _know_as_ours(tree: RemoteTree, state: RemoteState) -> None:
+    """Enter metadata that we put there where the journal does not say so.
+
+    Whoever wrote it may have ended before that was written, and its record of the generation was.
+    """
+    unknown = [row for row in state.documents() if not row.is_ours]
+    last = load_generation(tree, state.journal.generation) if unknown else None
+    written = {path: last.written.get(path) for path in last.replaced} if last else {}
+    for row in unknown:
+        content, digest = row.content or b"", sha256(row.content or b"")
+        if row.found and written.get(row.path) == digest:
+            state.journal.placed(row.path, len(content), digest, row.found.mtime)
+            state.journal_changed = True
 
 
 def _compare(tree: RemoteTree, state: RemoteState, row: Row, *, thorough: bool) -> None:
