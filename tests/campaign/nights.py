@@ -22,6 +22,7 @@ from puavo_repository.prepare.policy import Pair
 from puavo_repository.publish import clean, send, switch, upload
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
+from puavo_repository.remote import journal
 from puavo_repository.remote.target import Target
 from puavo_repository.rollback import rollback
 from puavo_repository.settings.model import Model
@@ -183,7 +184,12 @@ def differences(tree: Path, wanted: dict[str, bytes]) -> list[str]:
     lines = [f"{tree.name}: {path} is {states.get(path, 'different')}" for path in different]
     patterns = (".*.part", ".now.*", "publisher.lock*", "scratch/*")
     left = [path for pattern in patterns for path in tree.rglob(pattern)]
-    left = [path for path in left if path.parent.name != "remotes"]  # they go an hour later
+    # What may be written without the mirror's lock goes an hour later.
+    left = [p for p in left if p.parent.name != "remotes" and not p.name.startswith(".id.")]
+    if (record := tree / journal.PATH).exists():
+        entries = journal.Journal.parse(record.read_bytes()).files
+        strange = [p for p in wanted if p not in entries or not entries[p].ours]
+        lines += [f"{tree.name}: {path} counts as somebody else's" for path in strange]
     return lines + [f"{tree.name}: {path.name} was left behind" for path in left]
 
 
