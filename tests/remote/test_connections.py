@@ -304,6 +304,23 @@ def test_a_disk_that_stands_still_is_given_up(
         os.kill(halted, signal.SIGKILL)
 
 
+def test_a_write_that_stands_still_before_a_sync_has_no_more_time_than_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
+    with running(Sshd(tmp_path / "sshd")) as server:
+        tree = SftpTree(server.target(tmp_path))
+        file = tree.open("file", OpenMode.WRITE)
+        file.flush()
+        halted = slow_disk(server)
+        file.write(0, b"x")
+        begun = time.monotonic()
+        with pytest.raises(ConnectionLostError, match="did not answer"):
+            file.sync()
+        assert time.monotonic() - begun < 60 < sftp_tree.SYNC_PATIENCE
+        os.kill(halted, signal.SIGKILL)
+
+
 def test_a_line_that_dies_during_a_sync_is_noticed_at_once(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

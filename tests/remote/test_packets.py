@@ -98,10 +98,10 @@ def test_a_closed_file_is_no_answer_that_is_owed(
     tree = SftpTree(sshd.target(tmp_path))
     with tree.open("file", OpenMode.WRITE):
         pass
-    time.sleep(2.5)
+    time.sleep(1.5)
     assert tree.is_alive
     tree.make_folder("folder")
     assert set(tree.list("")) == {"file", "folder"}
-    time.sleep(2.5)
+    time.sleep(1.5)
     assert tree.stat("file") is not None
     tree.close()

@@ -122,9 +122,9 @@ def _know_as_ours(tree: RemoteTree, state: RemoteState) -> None:
     last = load_generation(tree, state.journal.generation) if unknown else None
     written = {path: last.written.get(path) for path in last.replaced} if last else {}
     for row in unknown:
-        content, digest = row.content or b"", sha256(row.content or b"")
-        if row.found and written.get(row.path) == digest:
-            state.journal.placed(row.path, len(content), digest, row.found.mtime)
+        content = row.content or b""
+        if row.found and row.path in written and written[row.path] == sha256(content):
+            state.journal.placed(row.path, len(content), sha256(content), row.found.mtime)
             state.journal_changed = True
 
 

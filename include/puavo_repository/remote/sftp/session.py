@@ -203,12 +203,12 @@ class SftpSession:
         self._send()
 
     def drain(self, patience: float | None = None) -> None:
-        """Wait until nothing is under way; ``patience``: seconds, if that takes more than usual."""
+        """Wait until nothing is under way; ``patience``: seconds that the last may take."""
         with self._connection():
             if not self.is_alive:
                 raise EOFError
         while self._pending:
-            if patience:
+            if patience and len(self._pending) == 1:
                 self._expected = time.monotonic(), patience
             self._take_answer()
 

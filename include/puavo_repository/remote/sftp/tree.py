@@ -287,7 +287,8 @@ class _SftpFile(RemoteFile):
         if self._tree.can_sync:  # behind the writes: the server answers in order
             body = string("fsync@openssh.com") + self._handle
             self._submit(sftp.CMD_EXTENDED, body, 0, no_progress, b"")
-        self._session.drain(SYNC_PATIENCE if self._tree.can_sync else None)
+            self._session.drain(SYNC_PATIENCE)
+        self.flush()
 
     def close(self) -> None:
         self._session.forget()
