@@ -195,11 +195,19 @@ def test_a_file_that_was_replaced_right_before_a_kill_is_known_as_ours(
     assert not list((remote / "rdiffs").iterdir())
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
-@pytest.mark.parametrize("again", [True, False], ids=["published again", "gone by then"])
+@pytest.mark.parametrize(
+    ("known", "then"),
+    [
+        (True, "published again"),
+        (True, "gone"),
+        (False, "published again"),
+        (False, "gone"),
+        (False, "changed by somebody"),
+    ],
+)
 def test_metadata_that_was_written_right_before_the_server_went_is_known_as_ours(
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch,
-    known: bool, again: bool,
+    known: bool, then: str,
 ) -> None:  # fmt: skip
     """It names the generation in which it was written; the journal could not be saved."""
     other = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
@@ -232,13 +240,18 @@ def test_metadata_that_was_written_right_before_the_server_went_is_known_as_ours
         with pytest.raises(StorageError, match="went dark"):
             publish(mirror, folder, NOW)
     assert other.encode() in documents(remote)[f"meta/{series}.json"]
-    if again:
+    if then == "published again":
         assert publish(mirror, folder, NOW).ok
+    if then == "changed by somebody":
+        with (remote / "meta" / f"{series}.json").open("ab") as stream:
+            stream.write(b"\n")
     for path in (*mirror.glob("*other*"), *mirror.glob("*/*other*")):
         path.unlink()
     sum_up(mirror)
     assert publish(mirror, folder, NOW).ok
-    assert tree_of(remote) == tree_of(mirror)
+    theirs = then == "changed by somebody"
+    assert (remote / "meta" / f"{series}.json").exists() == theirs
+    assert theirs or tree_of(remote) == tree_of(mirror)
 
 
 def test_a_switch_that_was_cut_short_while_a_file_was_withdrawn_is_done_by_its_retry(
