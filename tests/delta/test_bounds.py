@@ -27,7 +27,7 @@ from puavo_repository.delta.anchors import (
     find_anchors,
     find_chunks,
 )
-from puavo_repository.delta.index import add_borders, insert, table_for
+from puavo_repository.delta.index import add_borders, insert, slots_for
 from puavo_repository.delta.matching import SLOTS, match_dense, match_sparse
 from puavo_repository.formats.cksum import PosixCksum, reverse_bits
 from puavo_repository.formats.rdiff import COLUMNS, encode, joined, out_size, parse, put_copy
@@ -110,9 +110,9 @@ def fill_chunks() -> None:
 
 
 def fill_table() -> None:
-    table = table_for(10)
+    table = array(slots_for(10), np.uint64)
     keys = np.random.default_rng(1).integers(0, 1 << 32, 20_000, np.uint32)
-    insert((1 << 39), keys, keys, table, 0, 1)
+    insert((1 << 39), keys, keys, table, 0, len(table))
     assert table.all()
 
 
@@ -121,8 +121,8 @@ def fill_sparse() -> None:
     mixed = np.random.default_rng(4).permutation(unit).tobytes()
     kept = in_memory(unit.tobytes()), in_memory(mixed)
     found = find(kept[0], 0, unit.size, 16).anchors
-    table = table_for(len(found.keys))
-    insert(*found, table, 0, 1)
+    table = array(slots_for(len(found.keys)), np.uint64)
+    insert(*found, table, 0, len(table))
     both = comparing.Both(*map(content, kept))
     for rows in (0, 1, 200):
         scratch = array(MOST, np.int64), array((rows, 3), np.int64)

@@ -92,8 +92,8 @@ def test_a_flood_of_equal_keys_is_bounded_in_the_list_the_table_and_the_comparis
     equal = found.keys == found.keys[0]
     assert equal.mean() > 0.9  # but for some that became anchors by chance
 
-    table = index.table_for(len(found.keys))
-    index.insert(0, found.keys[equal], found.offsets[equal], table, 0, 1)
+    table = np.zeros(index.slots_for(len(found.keys)), np.uint64)
+    index.insert(0, found.keys[equal], found.offsets[equal], table, 0, len(table))
     assert np.count_nonzero(table) == index.CANDIDATES
 
     target, best = in_memory(colliding(count, 2)), np.zeros(3, np.int64)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from delta.pairs import Pair, keep, noise
-from puavo_repository.compiled import Numbers
+from puavo_repository.compiled import Numbers, array
 from puavo_repository.delta import AnchorEngine, anchor_engine, index
 from puavo_repository.delta.anchor_engine import spacing_of
 from puavo_repository.delta.anchors import BLOCK
 from puavo_repository.delta.engine import Side
-from puavo_repository.delta.index import Index, Indexer
+from puavo_repository.delta.index import Index, Indexer, slots_for
 
 ENGINE = AnchorEngine(threads=2)
 DATA = noise(1, BLOCK + 300_000)
@@ -113,7 +113,7 @@ def test_equal_content_has_equal_segments_wherever_it_lies(tmp_path: Path) -> No
     for before in (b"", noise(2, 12_345)):
         whole, taken = before + data, indexer()
         keep(taken, whole, tmp_path / "anchors", "x")
-        borders = index.index_of(taken, len(whole), parts=0).borders
+        borders = index.index_of(taken, len(whole), table=False).borders
         found.append({*(borders - len(before)).tolist()})
     assert len(found[0] & found[1]) > 0.8 * len(found[0])
 
@@ -143,13 +143,10 @@ def test_runs_and_periods_stay_within_the_memory_too(
     )  # of ordinary data, as many as the memory holds
     made: list[int] = []
 
-    def watched(table_for: Callable[[int], Numbers]) -> Callable[[int], Numbers]:
-        def make(anchors: int) -> Numbers:
-            table = table_for(anchors)
-            made.append(table.nbytes + 8 * anchors)
-            return table
-
-        return make
+    def watched(anchors: int) -> int:
+        slots = slots_for(anchors)
+        made.append(8 * slots + 8 * anchors)
+        return slots
 
     pair = Pair(tmp_path, data, data[1000:])
     source, target = pair.sides
@@ -158,10 +155,29 @@ def test_runs_and_periods_stay_within_the_memory_too(
         assert (tmp_path / "anchors").stat().st_size < engine.memory
         source = Side(source.path, tmp_path / "anchors", "it")
     out = bytearray()
-    with mock.patch.object(index, "table_for", watched(index.table_for)):
+    with mock.patch.object(index, "slots_for", watched):
         engine.delta(source, target, out.extend)
     assert kept or made[0] <= engine.memory
     assert len(out) < 2000  # a copy for each segment at most
+
+
+def test_an_index_is_kept_with_a_part_of_its_table_in_memory_at_a_time(
+    kept: Path, tmp_path: Path
+) -> None:
+    made: list[int] = []
+
+    def watched(shape: int, kind: type) -> Numbers:
+        made.append(array(shape, kind).nbytes)
+        return array(shape, kind)
+
+    part = 2 * index.GROUP
+    with mock.patch.multiple(index, PART=part, array=watched):
+        keep(indexer(), DATA, tmp_path / "in parts", "image 1")
+    assert (tmp_path / "in parts").read_bytes() == kept.read_bytes()
+    found = load(kept)
+    assert found
+    assert made.count(8 * part) == len(found.table) // part > 10
+    assert max(made) == 8 * part
 
 
 def test_larger_images_get_fewer_anchors_within_the_budget() -> None:

@@ -166,7 +166,7 @@ def _index(
         anchors.add(block)
         image.past(number * BLOCK)
         progress(0)
-    return index.index_of(anchors, image.size, threads.map, threads.width * table)
+    return index.index_of(anchors, image.size, threads.map, table=table)
 
 
 def _together(borders: Numbers, first: int, stop: int) -> Iterator[tuple[int, Numbers]]:

@@ -3,8 +3,9 @@
 It depends on the image alone, is made while the image is read, and serves every pair: the table
 where the image is the source, the borders where it is the target.
 
-The table has open addressing, and linear probing within a group of ``GROUP`` slots, so that
-threads can fill it side by side.
+The table has open addressing, and linear probing within a group of ``GROUP`` slots, so that it
+can be filled part by part: what is being filled stays in a core's cache, threads do it side by
+side, and an index is kept without ever having its whole table in memory.
 
 A target is searched segment by segment, each by itself. A segment ends at an anchor with a low
 key, so equal content has equal segments wherever it lies, and what was found for a segment of one
@@ -30,13 +31,14 @@ from isal import isal_zlib
 
 from puavo_repository.compiled import Numbers, Word, array, inlined, kernel
 from puavo_repository.delta import anchors
-from puavo_repository.delta.anchors import Anchors
+from puavo_repository.delta.anchors import Anchors, BlockAnchors
 from puavo_repository.delta.machine import trailing_zeros
 from puavo_repository.mirror import files
 
 logger = logging.getLogger(__name__)
 
 GROUP = 64  # slots; a power of two
+PART = 1 << 20  # slots of a table that are filled together, 8 MiB; a multiple of the groups
 CANDIDATES = 4  # equal keys that the table keeps, and that a look-up compares
 PLACE = np.uint64((1 << 40) - 1)  # of a slot: 24 bits of the key above 40 of the position + 1
 _FEWEST = 1 << 10  # slots of the smallest table
@@ -64,14 +66,21 @@ class Indexer(Anchors):
 
     def save(self, path: Path, identity: str, size: int) -> None:
         """Keep it (atomically), tied to the identity of the image, which has ``size`` bytes."""
-        borders, keys, ends, digests, table = index_of(self, size)
+        borders, keys, ends, digests, _ = index_of(self, size, table=False)
         name = _padded(identity)
         head = name + b"".join(one.tobytes() for one in (borders, ends, digests, keys))
-        counts = len(borders), len(ends), len(name)
-        fields = isal_zlib.crc32(table.data), self.spacing, size, *counts
-        crc = isal_zlib.crc32(_HEADER.pack(_MAGIC, 0, *fields) + head)
+        slots, crc = slots_for(self.count), 0
         with files.new_file(path) as stream:
-            stream.writelines([_HEADER.pack(_MAGIC, crc, *fields), head, table.data])
+            stream.seek(_HEADER.size + len(head))
+            for start in range(0, slots, PART):
+                part = array(min(PART, slots), np.uint64)
+                fill(part, start, slots, self.blocks)
+                stream.write(part.data)
+                crc = isal_zlib.crc32(part.data, crc)
+            fields = crc, self.spacing, size, len(borders), len(ends), len(name)
+            crc = isal_zlib.crc32(_HEADER.pack(_MAGIC, 0, *fields) + head)
+            stream.seek(0)
+            stream.write(_HEADER.pack(_MAGIC, crc, *fields) + head)
 
 
 def load(path: Path, identity: str, size: int, spacing: int, *, table: bool) -> Index | None:
@@ -130,22 +139,28 @@ def segments(source: Index, target: Index) -> tuple[Numbers, bool]:
 
 
 def index_of(
-    found: Anchors, size: int, do: Callable[..., Iterable[None]] = map, parts: int = 1
+    found: Anchors, size: int, do: Callable[..., Iterable[None]] = map, *, table: bool
 ) -> Index:
-    """Return the index of an image of which all anchors were found.
+    """Return the index of an image of which all anchors were found, with its ``table`` or without.
 
-    The table is filled in so many parts, which may be at the same time; none: there is no table.
+    The parts of the table may be filled at the same time.
     """
-    table = table_for(found.count) if parts else array(0, np.uint64)
+    slots = slots_for(found.count) if table else 0
+    filled = array(slots, np.uint64)
 
-    def fill(part: int) -> None:
-        for block in found.blocks:
-            insert(*block, table, part, parts)
+    def fill_part(start: int) -> None:
+        fill(filled[start : start + PART], start, slots, found.blocks)
 
-    for _ in do(fill, range(parts)):
+    for _ in do(fill_part, range(0, slots, PART)):
         pass
     chunks = np.concatenate(found.ends), np.concatenate(found.digests)
-    return Index(*borders_of(found, size), *chunks, table)
+    return Index(*borders_of(found, size), *chunks, filled)
+
+
+def fill(part: Numbers, start: int, slots: int, blocks: Iterable[BlockAnchors]) -> None:
+    """Fill the part of a table of so many slots that begins at slot ``start``."""
+    for block in blocks:
+        insert(*block, part, start, slots)
 
 
 def borders_of(found: Anchors, size: int) -> tuple[Numbers, Numbers]:
@@ -187,12 +202,12 @@ def add_borders(
     return count
 
 
-def table_for(anchors: int) -> Numbers:
-    """Return an empty table for that many anchors, uint64[a power of two]."""
+def slots_for(anchors: int) -> int:
+    """Return how many slots the table for that many anchors has, a power of two."""
     slots = _FEWEST
     while slots * 3 < anchors * 4:
         slots *= 2
-    return array(slots, np.uint64)
+    return slots
 
 
 def most_anchors(memory: int) -> int:
@@ -202,9 +217,9 @@ def most_anchors(memory: int) -> int:
 
 
 @inlined
-def slot_of(table: Numbers, key: Word) -> Word:
-    """Return where the search for a 64-bit key begins: its top bits."""
-    return np.int64(key >> np.uint64(64 - trailing_zeros(np.uint64(len(table)))))
+def slot_of(slots: int, key: Word) -> Word:
+    """Return where the search for a 64-bit key begins in a table of so many slots: its top bits."""
+    return np.int64(key >> np.uint64(64 - trailing_zeros(np.uint64(slots))))
 
 
 @inlined
@@ -215,24 +230,24 @@ def next_slot(slot: int) -> int:
 
 @kernel
 def insert(
-    first: int, keys: Numbers, offsets: Numbers, table: Numbers, part: int, parts: int
+    first: int, keys: Numbers, offsets: Numbers, part: Numbers, start: int, slots: int
 ) -> None:
-    """Put the anchors of a block, which is at ``first``, into the table.
+    """Put the anchors of a block, which is at ``first``, into a part of a table.
 
-    Each of ``parts`` threads fills a ``part`` of the groups of slots, and passes over the anchors
-    of the others.
+    The part begins at slot ``start`` of a table of so many ``slots``; it has whole groups of them.
+    Anchors of other parts are passed over.
     """
     for i in range(len(keys)):
         key = np.uint64(keys[i])
-        slot = slot_of(table, key << np.uint64(32))
-        if slot // GROUP % parts != part:
+        slot = slot_of(slots, key << np.uint64(32)) - start
+        if not 0 <= slot < len(part):
             continue
         tag = key << np.uint64(40)
         equals = 0
         for _ in range(GROUP):
-            found = table[slot]
+            found = part[slot]
             if found == 0:
-                table[slot] = tag | np.uint64(first + offsets[i] + 1)
+                part[slot] = tag | np.uint64(first + offsets[i] + 1)
                 break
             if (found ^ tag) <= PLACE:
                 equals += 1

@@ -50,7 +50,7 @@ def longest(
     best[2] = 0
     comparisons = 0
     key = key_of(both.target.address + start + anchor)
-    slot = slot_of(table, key << np.uint64(32))
+    slot = slot_of(len(table), key << np.uint64(32))
     tag = key << np.uint64(40)
     for _ in range(GROUP):
         entry = table[slot]
@@ -136,7 +136,7 @@ def match_gap(
             if anchor > last or anchor < done:
                 continue
             key = dense_key(address + anchor)
-            entry = table[slot_of(table, key)]
+            entry = table[slot_of(len(table), key)]
             if entry == 0 or (entry ^ (key << np.uint64(40))) > PLACE:
                 continue
             position = np.int64(entry & PLACE) - 1
@@ -188,7 +188,7 @@ def learn(source: Content, start: int, stop: int, limit: int, table: Numbers) ->
             if position <= last:
                 key = dense_key(place + position)
                 entry = (key << np.uint64(40)) | np.uint64(start + position + 1)
-                table[slot_of(table, key)] = entry
+                table[slot_of(len(table), key)] = entry
 
 
 @kernel
