@@ -5,7 +5,6 @@ Each step looks for itself and may be repeated at any time: what was read once i
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date, timedelta
 from pathlib import Path
 
 from puavo_repository.errors import RepositoryError, SettingsError
@@ -14,7 +13,7 @@ from puavo_repository.fleet.demand import Demand, from_file
 from puavo_repository.fleet.history import Fleet, History
 from puavo_repository.fleet.logs import Connect, Folded, fold
 from puavo_repository.fleet.policies import Outcome, Replay
-from puavo_repository.fleet.store import Store, today
+from puavo_repository.fleet.store import Store, days_before, today
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import demand
@@ -77,11 +76,10 @@ def policies(settings: Settings, days: int) -> list[Outcome]:
 
 
 def _history(settings: Settings) -> History:
-    since = (date.fromisoformat(today()) - timedelta(usage.YEAR)).isoformat()
     with Store(settings.mirror_dir) as store:
         store.describe(Mirror(settings.mirror_dir).documents().values(), today())
         store.keep_files()
-        return History.of(store, since)
+        return History.of(store, days_before(today(), usage.YEAR))
 
 
 def check_set_up(settings: Settings) -> None:

@@ -8,11 +8,11 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
 from puavo_repository.fleet.history import Fleet, History
+from puavo_repository.fleet.store import days_before
 from puavo_repository.formats.names import image_name
 from puavo_repository.prepare.demand import DEMAND, Ends, Expected, Sizes, choose
 from puavo_repository.progress import format_bytes
@@ -85,7 +85,7 @@ class Replay:
 
     def expected(self, until: str) -> Expected:
         """Return the steps to be expected from a day on."""
-        since, found = _before(until, LEARNT), dict[tuple[str, int, int], float]()
+        since, found = days_before(until, LEARNT), dict[tuple[str, int, int], float]()
         for series in self.series:
             new = sum(since <= first < until for _, first, _ in self._images[series]) or 1
             for step in self.between(series, since, until):
@@ -108,14 +108,14 @@ class Replay:
             before: tuple[str, ...] = ()
             chosen: Mapping[Ends, float] = {}
             every: Mapping[Ends, float] = {}
-            for day in (_before(today, back) for back in range(days, -1, -1)):
+            for day in (days_before(today, back) for back in range(days, -1, -1)):
                 there = self.on_offer(series, day)
                 if there != before:
                     every, before = self._every(there, policy), there
                     chosen = self._chosen(series, day, there, policy, every, chosen)
                     made |= chosen
                 disk[day] += sum(chosen.values())
-                for step in self.between(series, day, _before(day, -1)):
+                for step in self.between(series, day, days_before(day, -1)):
                     both, whole = (step.source, step.target), self.sizes.images[step.target]
                     spared = step.clients * max(0.0, whole - every.get(both, whole))
                     most += spared
@@ -158,10 +158,6 @@ class Replay:
     @lru_cache(None)  # noqa: B019 - lives as long as the replay
     def _steps(self, day: str) -> Expected:
         return self.expected(day)
-
-
-def _before(day: str, days: int) -> str:
-    return (date.fromisoformat(day) - timedelta(days)).isoformat()
 
 
 def lines(outcomes: Iterable[Outcome], days: int) -> Iterator[str]:

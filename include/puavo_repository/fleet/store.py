@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -240,6 +240,11 @@ class Store:
 def today() -> str:
     """Return the day in UTC."""
     return datetime.now(UTC).date().isoformat()
+
+
+def days_before(day: str, days: int) -> str:
+    """Return the day that comes so many days before one."""
+    return (date.fromisoformat(day) - timedelta(days)).isoformat()
 
 
 def _day_of(image: str) -> str:

@@ -4,14 +4,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Self
 
 from puavo_repository.errors import RepositoryError
 from puavo_repository.fleet.history import Fleet, History
 from puavo_repository.fleet.requests import BOT, HTTPS, RSYNC
-from puavo_repository.fleet.store import GIVEN_UP, MISSING
+from puavo_repository.fleet.store import GIVEN_UP, MISSING, days_before
 from puavo_repository.formats.names import image_name
 from puavo_repository.mirror.store import FOLDER, Record, Records
 from puavo_repository.progress import count, format_bytes
@@ -89,7 +88,7 @@ class Usage(Record):
     def of(cls, history: History, today: str, notes: tuple[str, ...] = ()) -> tuple[Self, Fleet]:
         """Work the figures out."""
         fleet = Fleet(history)
-        month = _before(today, MONTH)
+        month = days_before(today, MONTH)
         unused = list(_unused(history, today))
         wanted = _wanted(fleet, history, month)
         found = cls(
@@ -106,7 +105,7 @@ class Usage(Record):
 
     def total(self, days: int = MONTH) -> Day:
         """Return the sums of the last days; of the clients, the most of one day."""
-        last = [one for one in self.days if one.day > _before(self.day, days)]
+        last = [one for one in self.days if one.day > days_before(self.day, days)]
         names = "rdiffs", "images", "rsync", "bots", "saved"
         sums = {name: sum(getattr(one, name) for one in last) for name in names}
         return Day(self.day, **sums, clients=max((one.clients for one in last), default=0))
@@ -150,10 +149,6 @@ def last(mirror: Path) -> Usage | None:
     return None
 
 
-def _before(day: str, days: int) -> str:
-    return (date.fromisoformat(day) - timedelta(days)).isoformat()
-
-
 def _days(history: History) -> Iterator[Day]:
     sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for day, file, via, downloads, sent in history.rows:
@@ -186,7 +181,7 @@ def _series(fleet: Fleet) -> Iterator[SeriesUsage]:
 
 def _unused(history: History, today: str) -> Iterator[Unused]:
     """Yield rdiffs on offer, for a week at least, that nobody fetched; the largest first."""
-    month, week = _before(today, MONTH), _before(today, WEEK)
+    month, week = days_before(today, MONTH), days_before(today, WEEK)
     if not history.rows or history.rows[0][0] > week:
         return  # the logs do not tell it yet
     fetched = {file.name for day, file, _, n, _ in history.rows if day > month and n}
