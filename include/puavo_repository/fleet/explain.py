@@ -172,8 +172,7 @@ class _Layout:
             paths.append(path)
             rows.extend((place, file.start, file.stored, file.fragment, file.offset, file.tail))
         files = np.frombuffer(rows, np.int64).reshape(-1, 6).T
-        segments = list(image.segments())
-        tables = np.array([(one.start, one.end) for one in segments], np.int64).T
+        tables = np.array([(one.start, one.end) for one in image.segments], np.int64).T
         whole = np.stack([files[1], files[1] + files[2]])
         ranges = np.concatenate([whole, _in_fragments(image, *files[3:]), tables], axis=1)
         order = np.argsort(ranges[0], kind="stable")  # of equal files the first comes first
@@ -181,7 +180,7 @@ class _Layout:
         reached = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
         starts = np.maximum(starts, reached)
         ends = np.maximum(starts, ends)
-        return cls(paths, files[0], [one.name for one in segments], starts, ends, order)
+        return cls(paths, files[0], [one.name for one in image.segments], starts, ends, order)
 
     def split(self, sizes: Numbers) -> tuple[dict[str, int], Numbers, Numbers]:
         """Return the sizes of the ranges by table, by file, and by file's end in a fragment."""
