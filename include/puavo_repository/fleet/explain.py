@@ -114,7 +114,10 @@ def examine(rdiff: Path, source: Path, target: Path) -> Explanation:
 
 @dataclass(frozen=True)
 class _Literals:
-    """The ranges of the target that an rdiff brings as literal bytes, in order."""
+    """The ranges of the target that an rdiff brings as literal bytes, in order.
+
+    The first is empty, so that one begins at or before each byte.
+    """
 
     starts: Numbers
     lengths: Numbers
@@ -122,33 +125,29 @@ class _Literals:
     @classmethod
     def of(cls, rdiff: Path, size: int) -> _Literals:
         """Read them from an rdiff that has to be for a target of this size."""
-        from puavo_repository.formats.rdiff import command_blocks  # compiled code, slow to load
+        # Compiled code, slow to load.
+        from puavo_repository.formats.rdiff import KIND, LENGTH, LITERAL, TARGET, command_blocks
 
-        at, starts, lengths = 0, [], []
+        at, rows = 0, [np.zeros((1, 2), np.int64)]
         for block in command_blocks(rdiff):
-            ends = at + np.cumsum(block[:, 2])
-            literal = block[:, 0] == 0
-            starts.append((ends - block[:, 2])[literal])
-            lengths.append(block[literal, 2])
-            at = int(ends[-1]) if len(ends) else at
+            rows.append(block[block[:, KIND] == LITERAL][:, [TARGET, LENGTH]])
+            at = int(block[-1, TARGET] + block[-1, LENGTH]) if len(block) else at
             if not 0 <= at <= size:
                 break
         if at != size:
             expected, found = f"one for {size} bytes", f"one for {at} bytes or more"
             problem = "this rdiff is not for this target"
             raise DeltaError(rdiff, problem, expected=expected, found=found, remedy=_GIVE)
-        return cls(np.concatenate(starts), np.concatenate(lengths))
+        return cls(*np.concatenate(rows).T)
 
     def within(self, starts: Numbers, ends: Numbers) -> Numbers:
         """Return how many bytes of each of some ranges are literal."""
-        before = np.concatenate([[0], np.cumsum(self.lengths)])
+        before = np.cumsum(self.lengths) - self.lengths
 
         def until(position: Numbers) -> Numbers:
             last = np.searchsorted(self.starts, position, "right") - 1
-            if not len(self.starts):
-                return np.zeros_like(position)
             within = np.minimum(position - self.starts[last], self.lengths[last])
-            return np.where(last < 0, 0, before[last] + within)
+            return np.asarray(before[last] + within)
 
         return until(ends) - until(starts)
 
