@@ -60,26 +60,27 @@ def demand_of_file(settings: Settings) -> Demand | None:
 
 def figures(settings: Settings, notes: Sequence[str] = ()) -> Usage:
     """Work the figures of the last year out, and what to expect; keep both beside the mirror."""
-    history = _history(settings)
-    found, fleet = Usage.of(history, today(), tuple(notes))
+    fleet = _fleet(settings)
+    found = Usage.of(fleet, today(), tuple(notes))
     usage.records(settings.mirror_dir).put(found)
-    wanted = tuple((*both, float(clients)) for both, clients in sorted(history.demand.items()))
-    expected = replace(Replay(history, fleet).expected(today()), wanted=wanted)
+    told = sorted(fleet.history.demand.items())
+    wanted = tuple((*both, float(clients)) for both, clients in told)
+    expected = replace(Replay(fleet).expected(today()), wanted=wanted)
     demand.records(settings.mirror_dir).put(expected)
     return found
 
 
 def policies(settings: Settings, days: int) -> list[Outcome]:
     """Say what each policy would have cost and saved in the last days."""
-    history = _history(settings)
-    return list(Replay(history, Fleet(history)).outcomes(today(), days, settings))
+    return list(Replay(_fleet(settings)).outcomes(today(), days, settings))
 
 
-def _history(settings: Settings) -> History:
+def _fleet(settings: Settings) -> Fleet:
     with Store(settings.mirror_dir) as store:
         store.describe(Mirror(settings.mirror_dir).documents().values(), today())
         store.keep_files()
-        return History.of(store, days_before(today(), usage.YEAR))
+        history = History.of(store, days_before(today(), usage.YEAR))
+    return Fleet(history)
 
 
 def check_set_up(settings: Settings) -> None:

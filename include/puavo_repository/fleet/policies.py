@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from puavo_repository.fleet.history import Fleet, History
+from puavo_repository.fleet.history import Fleet
 from puavo_repository.fleet.store import days_before
 from puavo_repository.formats.names import image_name
 from puavo_repository.prepare.demand import DEMAND, Ends, Expected, Sizes, choose
@@ -49,12 +49,13 @@ class Outcome:
 class Replay:
     """The steps of every series, day after day."""
 
-    def __init__(self, history: History, fleet: Fleet) -> None:
-        images = [file for file in history.files.values() if not file.target and file.size]
+    def __init__(self, fleet: Fleet) -> None:
+        files = fleet.history.files.values()
+        images = [file for file in files if not file.target and file.size]
         self._images: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
         for file in sorted(images, key=lambda one: image_name(one.name).number):
             self._images[image_name(file.name).series].append((file.name, file.first, file.last))
-        rdiffs = {file.name: file.size for file in history.files.values() if file.target}
+        rdiffs = {file.name: file.size for file in files if file.target}
         self.sizes = Sizes({file.name: file.size for file in images}, rdiffs)
         self.on_offer = lru_cache(None)(self._on_offer)
         self.steps: dict[str, list[Located]] = defaultdict(list)

@@ -85,23 +85,20 @@ class Usage(Record):
     wanted: tuple[Wanted, ...] = ()
 
     @classmethod
-    def of(cls, history: History, today: str, notes: tuple[str, ...] = ()) -> tuple[Self, Fleet]:
+    def of(cls, fleet: Fleet, today: str, notes: tuple[str, ...] = ()) -> Self:
         """Work the figures out."""
-        fleet = Fleet(history)
-        month = days_before(today, MONTH)
-        unused = list(_unused(history, today))
-        wanted = _wanted(fleet, history, month)
-        found = cls(
+        unused = list(_unused(fleet.history, today))
+        wanted = _wanted(fleet, days_before(today, MONTH))
+        return cls(
             NAME,
             today,
             notes,
-            tuple(_days(history)),
+            tuple(_days(fleet.history)),
             tuple(_series(fleet)),
             tuple(unused[:_MOST]),
             sum(one.size for one in unused),
             tuple(wanted[:_MOST]),
         )
-        return found, fleet
 
     def total(self, days: int = MONTH) -> Day:
         """Return the sums of the last days; of the clients, the most of one day."""
@@ -195,8 +192,9 @@ def _unused(history: History, today: str) -> Iterator[Unused]:
             yield Unused(file.name, file.size, file.first)
 
 
-def _wanted(fleet: Fleet, history: History, since: str) -> list[Wanted]:
+def _wanted(fleet: Fleet, since: str) -> list[Wanted]:
     """Return the steps that were made by whole images, the most bytes first."""
+    history = fleet.history
     steps: dict[tuple[str, str], float] = defaultdict(float)
     for step in fleet.steps:
         both = step.source, step.target
