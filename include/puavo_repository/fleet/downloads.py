@@ -51,9 +51,9 @@ class OpenDay:
 class Downloads:
     """Counts the downloads of one log; nothing counts before ``keep``."""
 
-    def __init__(self, store: Store, log: str, today: str) -> None:
+    def __init__(self, store: Store, log: str) -> None:
         self._store, self._log = store, log
-        self._latest = days_before(today, -1)  # clocks differ
+        self._latest = days_before(store.today, -1)  # clocks differ
         self._days = {day: OpenDay.of(state) for day, state in store.open_days(log).items()}
         self._newest = max(self._days, default="")
         self._unfinished = store.unfinished(log)
@@ -90,7 +90,7 @@ class Downloads:
 
     def _in_place_of_an_rdiff(self, today: OpenDay, who: str, request: Request) -> None:
         """Count the rdiff that a client gave up on the same day, before it fetched the image."""
-        for file in self._store.leading_to(request.name):
+        for file in self._store.leading_to[request.name]:
             parts = today.parts.get((who, file.id), [])
             if len(parts) > 1:
                 parts.pop()

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from puavo_repository.fleet.requests import HTTPS, RSYNC
-from puavo_repository.fleet.store import GIVEN_UP, MISSING, File, Store
+from puavo_repository.fleet.store import GIVEN_UP, MISSING, File, Store, days_before
 from puavo_repository.formats.names import image_name, rdiff_name
 
 NEARLY_ALL = 0.9  # of a series' clients
@@ -32,16 +32,18 @@ class Step(NamedTuple):
 
 @dataclass
 class History:
-    """Facts out of the store, of all its days."""
+    """Facts out of the store, of its last days."""
 
+    today: str
     files: Mapping[str, File]
     rows: list[tuple[str, File, str, int, int]]  # day, file, way, downloads, bytes; by day
     clients: Mapping[str, int]  # by day
     demand: Mapping[tuple[str, str], int]
 
     @classmethod
-    def of(cls, store: Store, since: str) -> "History":
-        """Read the store."""
+    def of(cls, store: Store, days: int) -> "History":
+        """Read so many days of the store."""
+        since = days_before(store.today, days)
         by_id = {file.id: file for file in store.files.values()}
         sql = "SELECT * FROM counts WHERE day >= ? ORDER BY day"
         rows = [(day, by_id[file], *rest) for day, file, *rest in store.rows(sql, since)]
@@ -49,6 +51,7 @@ class History:
         sql = f"SELECT day, sum(clients) FROM ({both}) WHERE day >= ? GROUP BY day"  # noqa: S608
         demand = store.rows("SELECT source, target, clients FROM demand")
         return cls(
+            store.today,
             store.files,
             rows,
             dict(store.rows(sql, since)),

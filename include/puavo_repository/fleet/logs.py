@@ -20,7 +20,7 @@ from isal import igzip, isal_zlib
 from puavo_repository.errors import SettingsError, StorageError, as_storage_error
 from puavo_repository.fleet.downloads import Downloads
 from puavo_repository.fleet.requests import Reader, blocks
-from puavo_repository.fleet.store import Store, today
+from puavo_repository.fleet.store import Store
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.remote.pool import open_tree
 from puavo_repository.remote.target import Target
@@ -78,7 +78,7 @@ def fold(settings: Settings, log: str, connect: Connect, done: Folded) -> None:
                     as_storage_error(shown),
                     closing(cast("BinaryIO", _LogStream(tree, name))) as raw,
                 ):
-                    store.describe(documents, today())
+                    store.describe(documents)
                     counts = _fold(store, log, raw, shown, done)
                 if counts:
                     break
@@ -106,7 +106,7 @@ def _fold(store: Store, log: str, raw: BinaryIO, name: str, done: Folded) -> boo
         head = _exactly(stream, HEAD)
         old, offset = _known(store, log, head)
         stream.seek(offset)
-        downloads, end = Downloads(store, log, today()), offset
+        downloads, end = Downloads(store, log), offset
         for block in _until_damaged(stream, name, done):
             for request in reader.requests(block):
                 downloads.take(request)

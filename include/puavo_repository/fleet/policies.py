@@ -51,7 +51,7 @@ class Replay:
     """The steps of every series, day after day."""
 
     def __init__(self, fleet: Fleet) -> None:
-        files = fleet.history.files.values()
+        self.today, files = fleet.history.today, fleet.history.files.values()
         images = [file for file in files if not file.target and file.size]
         self._images: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
         for file in sorted(images, key=lambda one: image_name(one.name).number):
@@ -91,14 +91,14 @@ class Replay:
                 found[key] = found.get(key, 0.0) + step.clients / new
         return Expected(DEMAND, tuple((*key, round(n, 3)) for key, n in sorted(found.items())))
 
-    def outcomes(self, today: str, days: int, policy: Model) -> Iterator[Outcome]:
+    def outcomes(self, days: int, policy: Model) -> Iterator[Outcome]:
         """Yield what came of each policy in the last days; all else is as in ``policy``."""
         for name in SIMULATED:
             sources, _, coverage = name.partition(" ")
             how = {"sources": sources, "coverage": float(coverage or policy.coverage)}
-            yield self._outcome(name, today, days, policy.model_copy(update=how))
+            yield self._outcome(name, days, policy.model_copy(update=how))
 
-    def _outcome(self, name: str, today: str, days: int, policy: Model) -> Outcome:
+    def _outcome(self, name: str, days: int, policy: Model) -> Outcome:
         made: dict[Ends, float] = {}
         disk: dict[str, float] = defaultdict(float)  # by day
         saved = most = 0.0
@@ -106,7 +106,7 @@ class Replay:
             before: tuple[str, ...] = ()
             chosen: Mapping[Ends, float] = {}
             every: Mapping[Ends, float] = {}
-            for day in (days_before(today, back) for back in range(days, -1, -1)):
+            for day in (days_before(self.today, back) for back in range(days, -1, -1)):
                 there = self.on_offer(series, day)
                 if there != before:
                     every, before = self.sizes.of(there, possible(there, policy.targets)), there

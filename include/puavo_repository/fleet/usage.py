@@ -1,7 +1,7 @@
 """The figures of what clients fetched, for people and for programs, and where they are kept."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,14 +85,14 @@ class Usage(Record):
     wanted: tuple[Wanted, ...] = ()
 
     @classmethod
-    def of(cls, fleet: Fleet, today: str, notes: tuple[str, ...] = ()) -> Self:
+    def of(cls, fleet: Fleet, notes: Iterable[str] = ()) -> Self:
         """Work the figures out."""
-        unused = list(_unused(fleet.history, today))
-        wanted = _wanted(fleet, days_before(today, MONTH))
+        unused = list(_unused(fleet.history))
+        wanted = _wanted(fleet)
         return cls(
             NAME,
-            today,
-            notes,
+            fleet.history.today,
+            tuple(notes),
             tuple(_days(fleet.history)),
             tuple(_series(fleet)),
             tuple(unused[:_MOST]),
@@ -176,25 +176,25 @@ def _series(fleet: Fleet) -> Iterator[SeriesUsage]:
             yield SeriesUsage(name, round(population.total), tuple(shares))
 
 
-def _unused(history: History, today: str) -> Iterator[Unused]:
+def _unused(history: History) -> Iterator[Unused]:
     """Yield rdiffs on offer, for a week at least, that nobody fetched; the largest first."""
-    month, week = days_before(today, MONTH), days_before(today, WEEK)
+    month, week = (days_before(history.today, days) for days in (MONTH, WEEK))
     if not history.rows or history.rows[0][0] > week:
         return  # the logs do not tell it yet
     fetched = {file.name for day, file, _, n, _ in history.rows if day > month and n}
     offered = [
         file
         for file in history.files.values()
-        if file.target and file.described and file.last == today and file.first <= week
+        if file.target and file.described and file.last == history.today and file.first <= week
     ]
     for file in sorted(offered, key=lambda one: -one.size):
         if file.name not in fetched:
             yield Unused(file.name, file.size, file.first)
 
 
-def _wanted(fleet: Fleet, since: str) -> list[Wanted]:
-    """Return the steps that were made by whole images, the most bytes first."""
-    history = fleet.history
+def _wanted(fleet: Fleet) -> list[Wanted]:
+    """Return the steps of a month that were made by whole images, the most bytes first."""
+    history, since = fleet.history, days_before(fleet.history.today, MONTH)
     steps: dict[tuple[str, str], float] = defaultdict(float)
     for step in fleet.steps:
         both = step.source, step.target
