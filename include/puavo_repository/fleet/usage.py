@@ -1,6 +1,6 @@
 """The figures of what clients fetched, for people and for programs, and where they are kept."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -100,9 +100,9 @@ class Usage(Record):
             tuple(wanted[:_MOST]),
         )
 
-    def total(self, days: int = MONTH) -> Day:
-        """Return the sums of the last days; of the clients, the most of one day."""
-        last = [one for one in self.days if one.day > days_before(self.day, days)]
+    def total(self) -> Day:
+        """Return the sums of a month; of the clients, the most of one day."""
+        last = [one for one in self.days if one.day > days_before(self.day, MONTH)]
         names = "rdiffs", "images", "rsync", "bots", "saved"
         sums = {name: sum(getattr(one, name) for one in last) for name in names}
         return Day(self.day, **sums, clients=max((one.clients for one in last), default=0))
@@ -147,7 +147,7 @@ def last(mirror: Path) -> Usage | None:
 
 
 def _days(history: History) -> Iterator[Day]:
-    sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
     for day, file, via, downloads, sent in history.rows:
         if via in (MISSING, GIVEN_UP):
             continue
