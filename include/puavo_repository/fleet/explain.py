@@ -30,7 +30,7 @@ from puavo_repository.errors import DeltaError, SettingsError, as_storage_error
 from puavo_repository.fleet.advice import kernel_of
 from puavo_repository.fleet.explanation import Cause, Explanation, Item
 from puavo_repository.fleet.same import same_content
-from puavo_repository.fleet.squashfs import PADDING, RAW, Squashfs, opened
+from puavo_repository.fleet.squashfs import RAW, Squashfs, opened
 from puavo_repository.formats.names import source_image
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import Progress
@@ -99,14 +99,13 @@ def examine(rdiff: Path, source: Path, target: Path) -> Explanation:
         tables, whole, tails = layout.split(literals.within(layout.starts, layout.ends))
         causes = _causes(layout, np.flatnonzero(whole + tails), new, old)
         owners = _packages(layout, new, {layout.paths[file] for file in causes})
-    del tables[PADDING]  # it is what is left
     items = [Item(name, length, Cause.TABLES) for name, length in tables.items()]
     for file, cause in causes.items():
         path, shared = layout.paths[file], int(tails[file])
         items.append(Item(path, int(whole[file]) + shared, cause, owners.get(path, ""), shared))
     own = size - int(literals.lengths.sum())
     items.append(Item("commands of the rdiff", own, Cause.COMMANDS))
-    items.append(Item(PADDING, size - sum(one.size for one in items), Cause.PADDING))
+    items.append(Item("padding", size - sum(one.size for one in items), Cause.PADDING))  # the rest
     kept = [one for one in items if one.size]
     kernels = sorted({kernel for path in layout.paths if (kernel := kernel_of(path))})
     return Explanation(rdiff.name, source.name, target.name, size, new.size, kept, kernels)

@@ -25,7 +25,6 @@ _LISTING, _ENTRY = struct.Struct("<III"), struct.Struct("<HhHH")
 _FRAGMENT, _INDEX, _LENGTH = struct.Struct("<QII"), struct.Struct("<Q"), struct.Struct("<H")
 _IS_DIRECTORY, _IS_FILE, _LONG = 1, 2, 7  # types of inodes; with a long one so much more
 _INODES, _DIRECTORIES = "inode table", "directory table"
-PADDING = "padding"  # name of what follows the end
 _BLOCK = 8192  # bytes of a block of a table, unpacked
 _RAW_BLOCK, RAW = 1 << 15, 1 << 24  # this block of a table, of a file is not compressed
 _NONE, _ABSENT = 0xFFFFFFFF, (1 << 64) - 1  # no fragment; no such table
@@ -81,7 +80,7 @@ class Squashfs:
         self._fragment: Callable[[int], bytes] = lru_cache(kept)(self._unpacked_fragment)
 
     def _find_segments(self, ids: int) -> Iterator[Segment]:
-        """Yield the superblock, the tables and what follows the end."""
+        """Yield the superblock and the tables."""
         head = squashfs.SUPERBLOCK_SIZE
         if self._flags & _OPTIONS:
             head += 2 + (_LENGTH.unpack(self.read(head, 2))[0] & ~_RAW_BLOCK)
@@ -99,7 +98,6 @@ class Squashfs:
             if not head <= start <= end:
                 raise ValueError(f"its {name} lies at byte {start}")
             yield Segment(start, end, name)
-        yield Segment(self.used, self.size, PADDING)
 
     def _first(self, index: int) -> int:
         """Return where a table begins, whose index lies at a position: that comes after it."""
