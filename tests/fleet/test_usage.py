@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from puavo_repository.fleet import fold, logs, store, usage
+from puavo_repository.fleet import fold, store, usage
 from puavo_repository.fleet.usage import Share, Unused, Usage, Wanted
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.settings import Settings
@@ -21,8 +21,7 @@ RDIFFS = {(FIRST, SECOND): 100, (SECOND, THIRD): 200, (THIRD, SECOND): 300}
 
 @pytest.fixture(autouse=True)
 def at_day_40(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (store, fold, logs):
-        monkeypatch.setattr(module, "today", lambda: (DAY + timedelta(40)).isoformat())
+    monkeypatch.setattr(store, "today", lambda: (DAY + timedelta(40)).isoformat())
 
 
 @pytest.fixture

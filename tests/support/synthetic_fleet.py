@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
-from puavo_repository.fleet import fold, logs, store
+from puavo_repository.fleet import fold, store
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.prepare import demand
@@ -24,14 +23,10 @@ HABITS = ((70, 40.0), (20, 12.0), (8, 2.5), (2, 0.4))
 PINNED, FAILS, RESUMES, INSTALLED, GONE = 0.05, 0.03, 0.1, 0.0003, 0.0003
 
 
-@contextmanager
-def on_day(number: int) -> Iterator[None]:
+def on_day(number: int) -> AbstractContextManager[object]:
     """Have it be so many days after the first."""
     day = (DAY + timedelta(number)).isoformat()
-    with ExitStack() as stack:
-        for module in (store, fold, logs):
-            stack.enter_context(mock.patch.object(module, "today", return_value=day))
-        yield
+    return mock.patch.object(store, "today", return_value=day)
 
 
 class SyntheticFleet:

@@ -39,12 +39,10 @@ def _function(library: str, name: str, result: Any, *types: Any) -> Callable[...
         SettingsError: The library is not installed.
     """
     try:
-        function = getattr(ctypes.CDLL(library), name)
+        return ctypes.CFUNCTYPE(result, *types)((name, ctypes.CDLL(library)))
     except (OSError, AttributeError) as error:
         problem, remedy = "this library is missing", "Install the Debian package squashfs-tools"
         raise SettingsError(library, problem, found=str(error), remedy=remedy) from error
-    function.restype, function.argtypes = result, types
-    return function  # type: ignore[no-any-return]
 
 
 def _lzo(data: bytes, most: int) -> bytes:

@@ -13,11 +13,10 @@ import hashlib
 import secrets
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from typing import Any, Self
 
 from puavo_repository.fleet.requests import BOT, HTTPS, RSYNC, Request
-from puavo_repository.fleet.store import GIVEN_UP, MISSING, File, Store
+from puavo_repository.fleet.store import GIVEN_UP, MISSING, File, Store, days_before
 
 _KEPT_DAYS = 7  # of what is unfinished
 _GIVEN = {200, 206, 304, 416}  # answers to a client that has, or gets, what it asked for
@@ -52,9 +51,9 @@ class OpenDay:
 class Downloads:
     """Counts the downloads of one log; nothing counts before ``keep``."""
 
-    def __init__(self, store: Store, log: str, today: str) -> None:
+    def __init__(self, store: Store, log: str) -> None:
         self._store, self._log = store, log
-        self._latest = (date.fromisoformat(today) + timedelta(1)).isoformat()  # clocks differ
+        self._latest = days_before(store.today, -1)  # clocks differ
         self._days = {day: OpenDay.of(state) for day, state in store.open_days(log).items()}
         self._newest = max(self._days, default="")
         self._unfinished = store.unfinished(log)
@@ -91,7 +90,7 @@ class Downloads:
 
     def _in_place_of_an_rdiff(self, today: OpenDay, who: str, request: Request) -> None:
         """Count the rdiff that a client gave up on the same day, before it fetched the image."""
-        for file in self._store.leading_to(request.name):
+        for file in self._store.leading_to[request.name]:
             parts = today.parts.get((who, file.id), [])
             if len(parts) > 1:
                 parts.pop()
@@ -145,10 +144,7 @@ class Downloads:
         """Write the counts into the store."""
         self._close()
         self._store.count(self._counts)
-        first = ""
-        if self._newest:
-            oldest = date.fromisoformat(self._newest) - timedelta(_KEPT_DAYS)
-            first = oldest.isoformat()
+        first = days_before(self._newest, _KEPT_DAYS) if self._newest else ""
         kept = {
             file: [(day, count) for day, count in parts if day >= first]
             for file, parts in self._unfinished.items()

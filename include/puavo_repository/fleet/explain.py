@@ -30,7 +30,7 @@ from puavo_repository.errors import DeltaError, SettingsError, as_storage_error
 from puavo_repository.fleet.advice import kernel_of
 from puavo_repository.fleet.explanation import Cause, Explanation, Item
 from puavo_repository.fleet.same import same_content
-from puavo_repository.fleet.squashfs import PADDING, RAW, Squashfs, opened
+from puavo_repository.fleet.squashfs import RAW, Squashfs, opened
 from puavo_repository.formats.names import source_image
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import Progress
@@ -99,14 +99,13 @@ def examine(rdiff: Path, source: Path, target: Path) -> Explanation:
         tables, whole, tails = layout.split(literals.within(layout.starts, layout.ends))
         causes = _causes(layout, np.flatnonzero(whole + tails), new, old)
         owners = _packages(layout, new, {layout.paths[file] for file in causes})
-    del tables[PADDING]  # it is what is left
     items = [Item(name, length, Cause.TABLES) for name, length in tables.items()]
     for file, cause in causes.items():
         path, shared = layout.paths[file], int(tails[file])
         items.append(Item(path, int(whole[file]) + shared, cause, owners.get(path, ""), shared))
     own = size - int(literals.lengths.sum())
     items.append(Item("commands of the rdiff", own, Cause.COMMANDS))
-    items.append(Item(PADDING, size - sum(one.size for one in items), Cause.PADDING))
+    items.append(Item("padding", size - sum(one.size for one in items), Cause.PADDING))  # the rest
     kept = [one for one in items if one.size]
     kernels = sorted({kernel for path in layout.paths if (kernel := kernel_of(path))})
     return Explanation(rdiff.name, source.name, target.name, size, new.size, kept, kernels)
@@ -114,7 +113,10 @@ def examine(rdiff: Path, source: Path, target: Path) -> Explanation:
 
 @dataclass(frozen=True)
 class _Literals:
-    """The ranges of the target that an rdiff brings as literal bytes, in order."""
+    """The ranges of the target that an rdiff brings as literal bytes, in order.
+
+    The first is empty, so that one begins at or before each byte.
+    """
 
     starts: Numbers
     lengths: Numbers
@@ -122,33 +124,29 @@ class _Literals:
     @classmethod
     def of(cls, rdiff: Path, size: int) -> _Literals:
         """Read them from an rdiff that has to be for a target of this size."""
-        from puavo_repository.formats.rdiff import command_blocks  # compiled code, slow to load
+        # Compiled code, slow to load.
+        from puavo_repository.formats.rdiff import KIND, LENGTH, LITERAL, TARGET, command_blocks
 
-        at, starts, lengths = 0, [], []
+        at, rows = 0, [np.zeros((1, 2), np.int64)]
         for block in command_blocks(rdiff):
-            ends = at + np.cumsum(block[:, 2])
-            literal = block[:, 0] == 0
-            starts.append((ends - block[:, 2])[literal])
-            lengths.append(block[literal, 2])
-            at = int(ends[-1]) if len(ends) else at
+            rows.append(block[block[:, KIND] == LITERAL][:, [TARGET, LENGTH]])
+            at = int(block[-1, TARGET] + block[-1, LENGTH]) if len(block) else at
             if not 0 <= at <= size:
                 break
         if at != size:
             expected, found = f"one for {size} bytes", f"one for {at} bytes or more"
             problem = "this rdiff is not for this target"
             raise DeltaError(rdiff, problem, expected=expected, found=found, remedy=_GIVE)
-        return cls(np.concatenate(starts), np.concatenate(lengths))
+        return cls(*np.concatenate(rows).T)
 
     def within(self, starts: Numbers, ends: Numbers) -> Numbers:
         """Return how many bytes of each of some ranges are literal."""
-        before = np.concatenate([[0], np.cumsum(self.lengths)])
+        before = np.cumsum(self.lengths) - self.lengths
 
         def until(position: Numbers) -> Numbers:
             last = np.searchsorted(self.starts, position, "right") - 1
-            if not len(self.starts):
-                return np.zeros_like(position)
             within = np.minimum(position - self.starts[last], self.lengths[last])
-            return np.where(last < 0, 0, before[last] + within)
+            return np.asarray(before[last] + within)
 
         return until(ends) - until(starts)
 
@@ -172,8 +170,7 @@ class _Layout:
             paths.append(path)
             rows.extend((place, file.start, file.stored, file.fragment, file.offset, file.tail))
         files = np.frombuffer(rows, np.int64).reshape(-1, 6).T
-        segments = list(image.segments())
-        tables = np.array([(one.start, one.end) for one in segments], np.int64).T
+        tables = np.array([(one.start, one.end) for one in image.segments], np.int64).T
         whole = np.stack([files[1], files[1] + files[2]])
         ranges = np.concatenate([whole, _in_fragments(image, *files[3:]), tables], axis=1)
         order = np.argsort(ranges[0], kind="stable")  # of equal files the first comes first
@@ -181,7 +178,7 @@ class _Layout:
         reached = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
         starts = np.maximum(starts, reached)
         ends = np.maximum(starts, ends)
-        return cls(paths, files[0], [one.name for one in segments], starts, ends, order)
+        return cls(paths, files[0], [one.name for one in image.segments], starts, ends, order)
 
     def split(self, sizes: Numbers) -> tuple[dict[str, int], Numbers, Numbers]:
         """Return the sizes of the ranges by table, by file, and by file's end in a fragment."""

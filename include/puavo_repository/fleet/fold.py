@@ -5,7 +5,6 @@ Each step looks for itself and may be repeated at any time: what was read once i
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date, timedelta
 from pathlib import Path
 
 from puavo_repository.errors import RepositoryError, SettingsError
@@ -14,7 +13,7 @@ from puavo_repository.fleet.demand import Demand, from_file
 from puavo_repository.fleet.history import Fleet, History
 from puavo_repository.fleet.logs import Connect, Folded, fold
 from puavo_repository.fleet.policies import Outcome, Replay
-from puavo_repository.fleet.store import Store, today
+from puavo_repository.fleet.store import Store
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import demand
@@ -43,9 +42,9 @@ def fold_logs(settings: Settings, connect: Connect) -> Folded:
 def keep_demand(settings: Settings, found: Demand) -> list[str]:
     """Keep how many clients have and want which images; return what there is to say of it."""
     with Store(settings.mirror_dir) as store:
-        store.describe(Mirror(settings.mirror_dir).documents().values(), today())
+        store.describe(Mirror(settings.mirror_dir).documents().values())
         store.keep_files()
-        store.set_demand(today(), found)
+        store.set_demand(found)
         unknown = sorted({name for both in found for name in both} - store.files.keys())
     if not unknown:
         return []
@@ -61,27 +60,27 @@ def demand_of_file(settings: Settings) -> Demand | None:
 
 def figures(settings: Settings, notes: Sequence[str] = ()) -> Usage:
     """Work the figures of the last year out, and what to expect; keep both beside the mirror."""
-    history = _history(settings)
-    found, fleet = Usage.of(history, today(), tuple(notes))
+    fleet = _fleet(settings)
+    found = Usage.of(fleet, notes)
     usage.records(settings.mirror_dir).put(found)
-    wanted = tuple((*both, float(clients)) for both, clients in sorted(history.demand.items()))
-    expected = replace(Replay(history, fleet).expected(today()), wanted=wanted)
+    told = sorted(fleet.history.demand.items())
+    wanted = tuple((*both, float(clients)) for both, clients in told)
+    expected = replace(Replay(fleet).expected(found.day), wanted=wanted)
     demand.records(settings.mirror_dir).put(expected)
     return found
 
 
 def policies(settings: Settings, days: int) -> list[Outcome]:
     """Say what each policy would have cost and saved in the last days."""
-    history = _history(settings)
-    return list(Replay(history, Fleet(history)).outcomes(today(), days, settings))
+    return list(Replay(_fleet(settings)).outcomes(days, settings))
 
 
-def _history(settings: Settings) -> History:
-    since = (date.fromisoformat(today()) - timedelta(usage.YEAR)).isoformat()
+def _fleet(settings: Settings) -> Fleet:
     with Store(settings.mirror_dir) as store:
-        store.describe(Mirror(settings.mirror_dir).documents().values(), today())
+        store.describe(Mirror(settings.mirror_dir).documents().values())
         store.keep_files()
-        return History.of(store, since)
+        history = History.of(store, usage.YEAR)
+    return Fleet(history)
 
 
 def check_set_up(settings: Settings) -> None:

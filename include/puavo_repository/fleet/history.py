@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from puavo_repository.fleet.requests import HTTPS, RSYNC
-from puavo_repository.fleet.store import GIVEN_UP, MISSING, File, Store
+from puavo_repository.fleet.store import GIVEN_UP, MISSING, File, Store, days_before
 from puavo_repository.formats.names import image_name, rdiff_name
 
 NEARLY_ALL = 0.9  # of a series' clients
@@ -32,16 +32,18 @@ class Step(NamedTuple):
 
 @dataclass
 class History:
-    """Facts out of the store, of all its days."""
+    """Facts out of the store, of its last days."""
 
+    today: str
     files: Mapping[str, File]
     rows: list[tuple[str, File, str, int, int]]  # day, file, way, downloads, bytes; by day
     clients: Mapping[str, int]  # by day
     demand: Mapping[tuple[str, str], int]
 
     @classmethod
-    def of(cls, store: Store, since: str = "") -> "History":
-        """Read the store."""
+    def of(cls, store: Store, days: int) -> "History":
+        """Read so many days of the store."""
+        since = days_before(store.today, days)
         by_id = {file.id: file for file in store.files.values()}
         sql = "SELECT * FROM counts WHERE day >= ? ORDER BY day"
         rows = [(day, by_id[file], *rest) for day, file, *rest in store.rows(sql, since)]
@@ -49,6 +51,7 @@ class History:
         sql = f"SELECT day, sum(clients) FROM ({both}) WHERE day >= ? GROUP BY day"  # noqa: S608
         demand = store.rows("SELECT source, target, clients FROM demand")
         return cls(
+            store.today,
             store.files,
             rows,
             dict(store.rows(sql, since)),
@@ -89,43 +92,44 @@ class Population:
                 yield image, self.clients[image] / total, min(1.0, off / total)
 
 
+Arrivals = dict[tuple[str, str, bool], int]
+"""Clients of a day by source, empty where it is not known, target, and whether they fetched the
+whole image."""
+
+
 class Fleet:
     """The fleet, day after day."""
 
     def __init__(self, history: History) -> None:
-        self._history = history
+        self.history = history
         self.series: dict[str, Population] = defaultdict(Population)
         self.steps: list[Step] = []
-        known, whole = _arrivals(history.rows)
-        self._begin(known, whole)
-        for day in sorted(known):
-            self._day(day, known[day], whole[day])
+        days = list(_arrivals(history.rows))
+        self._begin(arrivals for _, arrivals in days)
+        for day, arrivals in days:
+            self._day(day, arrivals)
         self._exactly(history.demand)
 
-    def _begin(self, known: Mapping[str, "Known"], whole: Mapping[str, Mapping[str, int]]) -> None:
+    def _begin(self, days: Iterable[Arrivals]) -> None:
         """Give each image those clients that must have had it before the first day."""
         balance: dict[str, int] = defaultdict(int)
         lowest: dict[str, int] = defaultdict(int)
-        for day in sorted(known):
-            for target, clients in whole[day].items():
-                balance[target] += clients
-            for (source, target, _), clients in known[day].items():
+        for arrivals in days:
+            for (source, target, _), clients in arrivals.items():
                 balance[target] += clients
                 balance[source] -= clients
-            for image in {source for source, _, _ in known[day]}:
+            for image in {source for source, _, _ in arrivals if source}:
                 lowest[image] = min(lowest[image], balance[image])
         for image, deficit in lowest.items():
             if deficit:
                 self._of(image).clients[image] = -deficit
 
-    def _day(self, day: str, known: "Known", whole: Mapping[str, int]) -> None:
-        for (source, target, is_whole), clients in known.items():
-            self._step(Step(day, source, target, clients, is_whole))
-        for target, clients in whole.items():
-            for source, part, spread in list(self._sources(day, target, clients)):
-                self._step(Step(day, source, target, part, whole=True), spread)
-        touched = {image_name(target).series for _, target, _ in known}
-        for series in touched | {image_name(target).series for target in whole}:
+    def _day(self, day: str, arrivals: Arrivals) -> None:
+        for (known, target, whole), clients in arrivals.items():
+            sources = [(known, clients, 0.0)] if known else self._sources(day, target, clients)
+            for source, part, spread in list(sources):
+                self._step(Step(day, source, target, part, whole), spread)
+        for series in {image_name(target).series for _, target, _ in arrivals}:
             self._reached(day, self.series[series])
 
     def _sources(self, day: str, target: str, clients: float) -> Iterator[tuple[str, float, float]]:
@@ -138,7 +142,7 @@ class Fleet:
             for image, count in self._of(target).clients.items()
             if image != target and count > 0
         }
-        led = {image for image in there if self._history.offered(image, target, day)}
+        led = {image for image in there if self.history.offered(image, target, day)}
         for group in (there.keys() - led, led):
             total = sum(there[image] for image in group)
             told = min(clients, total)
@@ -164,7 +168,7 @@ class Fleet:
         for image in sorted(population.clients, key=_version, reverse=True):
             newer += population.clients[image]
             if newer >= NEARLY_ALL * total and image not in population.nearly_all:
-                began = self._history.files[image].first if image in self._history.files else day
+                began = self.history.files[image].first if image in self.history.files else day
                 took = date.fromisoformat(day) - date.fromisoformat(began)
                 population.nearly_all[image] = max(0, took.days)
 
@@ -185,18 +189,12 @@ def _version(image: str) -> str:
     return image_name(image).number
 
 
-Known = dict[tuple[str, str, bool], int]
-"""Clients by source, target, and whether they fetched the whole image."""
-
-
 def _arrivals(
     rows: Iterable[tuple[str, File, str, int, int]],
-) -> tuple[dict[str, Known], dict[str, dict[str, int]]]:
-    """Return by day the steps whose source is known, and the other whole images."""
-    known: dict[str, Known] = {}
-    whole: dict[str, dict[str, int]] = {}
+) -> Iterator[tuple[str, Arrivals]]:
+    """Yield each day; the steps whose source is known come first."""
     for day, group in groupby(rows, key=lambda row: row[0]):
-        steps: Known = defaultdict(int)
+        steps: Arrivals = defaultdict(int)
         images: dict[str, int] = defaultdict(int)
         vain: list[tuple[str, str, int]] = []
         for _, file, via, downloads, _ in group:
@@ -211,5 +209,4 @@ def _arrivals(
             if told:
                 images[target] -= told
                 steps[source, target, True] += told
-        known[day], whole[day] = steps, images
-    return known, whole
+        yield day, {**steps, **{("", image, True): clients for image, clients in images.items()}}

@@ -11,9 +11,8 @@ import hashlib
 import io
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, BinaryIO, cast
 
 from isal import igzip, isal_zlib
@@ -21,7 +20,7 @@ from isal import igzip, isal_zlib
 from puavo_repository.errors import SettingsError, StorageError, as_storage_error
 from puavo_repository.fleet.downloads import Downloads
 from puavo_repository.fleet.requests import Reader, blocks
-from puavo_repository.fleet.store import Store, today
+from puavo_repository.fleet.store import Store
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.remote.pool import open_tree
 from puavo_repository.remote.target import Target
@@ -39,15 +38,6 @@ _TRIES = 3  # to read a log that is emptied meanwhile
 Connect = Callable[[str], Target]
 
 
-@dataclass(frozen=True)
-class LogFile:
-    """One file of a log."""
-
-    name: str  # for people
-    mtime: float
-    open: Callable[[], io.RawIOBase]
-
-
 @dataclass
 class Folded:
     """What came of reading logs."""
@@ -55,7 +45,6 @@ class Folded:
     files: int = 0
     bytes: int = 0  # new ones, of text
     requests: int = 0  # lines with a name like ours
-    broken: int = 0  # lines with one that could not be read
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -69,71 +58,78 @@ def fold(settings: Settings, log: str, connect: Connect, done: Folded) -> None:
 
     ``connect`` returns the target that a connection's id or the beginning of an URL names.
     """
-    with _files(log, connect) as found:
+    where, pattern = log.rsplit("/", 1)
+    with closing(open_tree(_folder(where, connect))) as tree:
+        found = {
+            name: one.mtime
+            for name, one in tree.list("").items()
+            if one.kind is Kind.FILE and fnmatch.fnmatchcase(name, pattern)
+        }
         if not found:
             expected = "files of a log, such as /var/log/nginx/access.log*"
             remedy = "Correct the path, or give this user access to its folder"
             raise SettingsError(log, "no such file is there", expected=expected, remedy=remedy)
         documents = Mirror(settings.mirror_dir).documents().values()
-        for file in sorted(found, key=lambda one: one.mtime):  # the oldest first
+        for name in sorted(found, key=found.__getitem__):  # the oldest first
+            shown = f"{tree.name.removeprefix('file://')}/{name}"
             for _ in range(_TRIES):
-                with Store(settings.mirror_dir) as store:
-                    store.describe(documents, today())
-                    one = _fold(store, log, file)
-                if one is not None:
+                with (
+                    Store(settings.mirror_dir) as store,
+                    as_storage_error(shown),
+                    closing(cast("BinaryIO", _LogStream(tree, name))) as raw,
+                ):
+                    store.describe(documents)
+                    counts = _fold(store, log, raw, shown, done)
+                if counts:
                     break
             else:
                 problem = "it was emptied again and again while it was read"
-                raise StorageError(file.name, problem, remedy="Run again")
+                raise StorageError(shown, problem, remedy="Run again")
             done.files += 1
-            done.bytes += one.bytes
-            done.requests += one.requests
-            done.broken += one.broken
-            done.notes += one.notes
 
 
-def _fold(store: Store, log: str, file: LogFile) -> Folded | None:
-    """Read what is new of a file; None where nothing of it may count."""
-    done, reader = Folded(), Reader()
-    with as_storage_error(file.name), closing(cast("BinaryIO", file.open())) as raw:
-        start = raw.read(len(_GZIP) + 4)
-        for magic, kind in _OTHERS.items():
-            if start.startswith(magic):
-                done.notes.append(
-                    f"{file.name}: left out, for it is compressed with {kind}. "
-                    "Have logrotate use gzip, or unpack it"
-                )
-                return done
+def _fold(store: Store, log: str, raw: BinaryIO, name: str, done: Folded) -> bool:
+    """Read what is new of a file; False where nothing of it may count."""
+    reader = Reader()
+    start = raw.read(len(_GZIP) + 4)
+    for magic, kind in _OTHERS.items():
+        if start.startswith(magic):
+            done.notes.append(
+                f"{name}: left out, for it is compressed with {kind}. "
+                "Have logrotate use gzip, or unpack it"
+            )
+            return True
+    raw.seek(0)
+    packed = start.startswith(_GZIP)
+    stream = _unpacked(raw) if packed else raw
+    try:
+        head = _exactly(stream, HEAD)
+        old, offset = _known(store, log, head)
+        stream.seek(offset)
+        downloads, end = Downloads(store, log), offset
+        for block in _until_damaged(stream, name, done):
+            for request in reader.requests(block):
+                downloads.take(request)
+            end += len(block)
+    except _DAMAGED as error:
+        done.notes.append(f"{name}: its beginning cannot be unpacked ({error})")
+        return True
+    if not packed:
         raw.seek(0)
-        packed = start.startswith(_GZIP)
-        stream = _unpacked(raw) if packed else raw
-        try:
-            head = _exactly(stream, HEAD)
-            old, offset = _known(store, log, head)
-            stream.seek(offset)
-            downloads, end = Downloads(store, log, today()), offset
-            for block in _until_damaged(stream, file.name, done):
-                for request in reader.requests(block):
-                    downloads.take(request)
-                end += len(block)
-        except _DAMAGED as error:
-            done.notes.append(f"{file.name}: its beginning cannot be unpacked ({error})")
-            return done
-        if not packed:
-            raw.seek(0)
-            if not _exactly(raw, HEAD).startswith(head[: min(len(head), end)]):
-                return None
+        if not _exactly(raw, HEAD).startswith(head[: min(len(head), end)]):
+            return False
     if end > offset:
         downloads.keep()
         length = min(len(head), end)
         store.move(log, old, _digest(head[:length]), length, end)
-    done.bytes, done.requests, done.broken = end - offset, reader.read, reader.broken
+    done.bytes += end - offset
+    done.requests += reader.read
     if reader.broken > reader.read:
         done.notes.append(
-            f"{file.name}: {reader.broken} lines name files like ours and cannot be read. Expected "
+            f"{name}: {reader.broken} lines name files like ours and cannot be read. Expected "
             "is the combined format of nginx or Apache, or rsyncd's transfer log"
         )
-    return done
+    return True
 
 
 def _unpacked(raw: BinaryIO) -> BinaryIO:
@@ -168,23 +164,13 @@ def _exactly(stream: BinaryIO, length: int) -> bytes:
     return found
 
 
-@contextmanager
-def _files(log: str, connect: Connect) -> Iterator[list[LogFile]]:
-    """Open the files that a setting names, here or over SFTP."""
-    where, pattern = log.rsplit("/", 1)
+def _folder(where: str, connect: Connect) -> Target:
+    """Return the folder that a setting names, here or over SFTP."""
     if "://" in where:
-        target = connect(where)
-    else:
-        connection, _, folder = where.rpartition(":")
-        target = connect(connection) if connection else Target(path="/")
-        target = replace(target, path=folder or "/")
-    with closing(open_tree(target)) as tree:
-        shown = tree.name.removeprefix("file://")
-        yield [
-            LogFile(f"{shown}/{name}", found.mtime, partial(_LogStream, tree, name))
-            for name, found in tree.list("").items()
-            if found.kind is Kind.FILE and fnmatch.fnmatchcase(name, pattern)
-        ]
+        return connect(where)
+    connection, _, folder = where.rpartition(":")
+    target = connect(connection) if connection else Target(path="/")
+    return replace(target, path=folder or "/")
 
 
 class _LogStream(io.RawIOBase):

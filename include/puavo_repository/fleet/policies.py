@@ -8,13 +8,14 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
-from puavo_repository.fleet.history import Fleet, History
+from puavo_repository.fleet.history import Fleet
+from puavo_repository.fleet.store import days_before
 from puavo_repository.formats.names import image_name
-from puavo_repository.prepare.demand import DEMAND, Ends, Expected, Sizes, choose
+from puavo_repository.prepare.demand import DEMAND, Ends, Expected, Sizes, choose, possible
+from puavo_repository.prepare.policy import by_rule
 from puavo_repository.progress import format_bytes
 from puavo_repository.settings import Model
 
@@ -49,14 +50,16 @@ class Outcome:
 class Replay:
     """The steps of every series, day after day."""
 
-    def __init__(self, history: History, fleet: Fleet) -> None:
-        images = [file for file in history.files.values() if not file.target and file.size]
+    def __init__(self, fleet: Fleet) -> None:
+        self.today, files = fleet.history.today, fleet.history.files.values()
+        images = [file for file in files if not file.target and file.size]
         self._images: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
         for file in sorted(images, key=lambda one: image_name(one.name).number):
             self._images[image_name(file.name).series].append((file.name, file.first, file.last))
-        rdiffs = {file.name: file.size for file in history.files.values() if file.target}
+        rdiffs = {file.name: file.size for file in files if file.target}
         self.sizes = Sizes({file.name: file.size for file in images}, rdiffs)
         self.on_offer = lru_cache(None)(self._on_offer)
+        self.expected = lru_cache(None)(self._expected)
         self.steps: dict[str, list[Located]] = defaultdict(list)
         for step in sorted(fleet.steps):
             series = image_name(step.target).series
@@ -72,50 +75,45 @@ class Replay:
         """Return the images that a series offered on a day, oldest first."""
         return tuple(n for n, first, last in self._images[series] if first <= day <= last)
 
-    @property
-    def series(self) -> Iterable[str]:
-        """Every series of which there is an image."""
-        return self._images.keys()
-
     def between(self, series: str, since: str, until: str) -> Sequence[Located]:
         """Return the steps of a series from a day on, before another."""
         steps = self.steps[series]
         first, end = (bisect_left(steps, day, key=lambda one: one.day) for day in (since, until))
         return steps[first:end]
 
-    def expected(self, until: str) -> Expected:
+    def _expected(self, until: str) -> Expected:
         """Return the steps to be expected from a day on."""
-        since, found = _before(until, LEARNT), dict[tuple[str, int, int], float]()
-        for series in self.series:
-            new = sum(since <= first < until for _, first, _ in self._images[series]) or 1
+        since, found = days_before(until, LEARNT), dict[tuple[str, int, int], float]()
+        for series, images in self._images.items():
+            new = sum(since <= first < until for _, first, _ in images) or 1
             for step in self.between(series, since, until):
                 key = series, step.age, step.lag
                 found[key] = found.get(key, 0.0) + step.clients / new
         return Expected(DEMAND, tuple((*key, round(n, 3)) for key, n in sorted(found.items())))
 
-    def outcomes(self, today: str, days: int, policy: Model) -> Iterator[Outcome]:
+    def outcomes(self, days: int, policy: Model) -> Iterator[Outcome]:
         """Yield what came of each policy in the last days; all else is as in ``policy``."""
         for name in SIMULATED:
             sources, _, coverage = name.partition(" ")
             how = {"sources": sources, "coverage": float(coverage or policy.coverage)}
-            yield self._outcome(name, today, days, policy.model_copy(update=how))
+            yield self._outcome(name, days, policy.model_copy(update=how))
 
-    def _outcome(self, name: str, today: str, days: int, policy: Model) -> Outcome:
+    def _outcome(self, name: str, days: int, policy: Model) -> Outcome:
         made: dict[Ends, float] = {}
         disk: dict[str, float] = defaultdict(float)  # by day
         saved = most = 0.0
-        for series in self.series:
+        for series in self._images:
             before: tuple[str, ...] = ()
             chosen: Mapping[Ends, float] = {}
             every: Mapping[Ends, float] = {}
-            for day in (_before(today, back) for back in range(days, -1, -1)):
+            for day in (days_before(self.today, back) for back in range(days, -1, -1)):
                 there = self.on_offer(series, day)
                 if there != before:
-                    every, before = self._every(there, policy), there
+                    every, before = self.sizes.of(there, possible(there, policy.targets)), there
                     chosen = self._chosen(series, day, there, policy, every, chosen)
                     made |= chosen
                 disk[day] += sum(chosen.values())
-                for step in self.between(series, day, _before(day, -1)):
+                for step in self.between(series, day, days_before(day, -1)):
                     both, whole = (step.source, step.target), self.sizes.images[step.target]
                     spared = step.clients * max(0.0, whole - every.get(both, whole))
                     most += spared
@@ -124,12 +122,6 @@ class Replay:
         share = saved / most if most else 0.0
         total, top = int(sum(made.values())), int(max(disk.values(), default=0))
         return Outcome(name, len(made), total, read, top, int(saved), round(share, 4))
-
-    def _every(self, images: Sequence[str], policy: Model) -> Mapping[Ends, float]:
-        """Return the bytes of every rdiff that any policy can make."""
-        last = images[max(0, len(images) - policy.targets) :]
-        pairs = [(source, target) for target in last for source in images if source != target]
-        return self.sizes.of(images, pairs)
 
     def _chosen(
         self,
@@ -141,27 +133,15 @@ class Replay:
         present: Collection[Ends],
     ) -> dict[Ends, float]:
         """Return what the policy would offer, with the bytes of each."""
-        expected = self._steps(day) if policy.sources == DEMAND else Expected(DEMAND)
+        expected = self.expected(day) if policy.sources == DEMAND else Expected(DEMAND)
+        pairs: Collection[Ends]
         if expected.steps:
             steps, how = expected.of(series, images), {"targets": policy.targets}
             pairs = choose(steps, images, self.sizes, policy.coverage, present=present, **how)
         else:
-            places = range(max(0, len(images) - policy.targets), len(images))
-            pairs = {
-                (images[source], images[place])
-                for place in places
-                for source in policy.sources_of(place, len(images))
-            }
+            pairs = by_rule(policy, images)
         limit, whole = policy.max_share, self.sizes.images
         return {pair: every[pair] for pair in pairs if every[pair] <= limit * whole[pair[1]]}
-
-    @lru_cache(None)  # noqa: B019 - lives as long as the replay
-    def _steps(self, day: str) -> Expected:
-        return self.expected(day)
-
-
-def _before(day: str, days: int) -> str:
-    return (date.fromisoformat(day) - timedelta(days)).isoformat()
 
 
 def lines(outcomes: Iterable[Outcome], days: int) -> Iterator[str]:

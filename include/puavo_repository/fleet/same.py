@@ -26,10 +26,8 @@ def same_content(old: Squashfs, before: File, new: Squashfs, after: File) -> boo
 
 
 def _stored_alike(old: Squashfs, before: File, new: Squashfs, after: File) -> bool:
-    words = (
-        image.words_of(file.words, file.blocks) for image, file in ((old, before), (new, after))
-    )
-    if old.compression != new.compression or next(words) != next(words):
+    words = old.words_of(before.words, before.blocks)
+    if old.compression != new.compression or words != new.words_of(after.words, after.blocks):
         return False
     return all(
         old.read(before.start + at, min(_STEP, before.stored - at))

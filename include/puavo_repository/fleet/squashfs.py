@@ -24,7 +24,7 @@ _FILE, _LONG_FILE = struct.Struct("<IIII"), struct.Struct("<QQQIIII")
 _LISTING, _ENTRY = struct.Struct("<III"), struct.Struct("<HhHH")
 _FRAGMENT, _INDEX, _LENGTH = struct.Struct("<QII"), struct.Struct("<Q"), struct.Struct("<H")
 _IS_DIRECTORY, _IS_FILE, _LONG = 1, 2, 7  # types of inodes; with a long one so much more
-PADDING = "padding"  # name of what follows the end
+_INODES, _DIRECTORIES = "inode table", "directory table"
 _BLOCK = 8192  # bytes of a block of a table, unpacked
 _RAW_BLOCK, RAW = 1 << 15, 1 << 24  # this block of a table, of a file is not compressed
 _NONE, _ABSENT = 0xFFFFFFFF, (1 << 64) - 1  # no fragment; no such table
@@ -58,8 +58,8 @@ class Segment(NamedTuple):
 class Squashfs:
     """An image, open for reading."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path, self._descriptor = path, descriptor
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self.size = os.fstat(descriptor).st_size
         head = os.pread(descriptor, squashfs.SUPERBLOCK_SIZE, 0)
         self.used = squashfs.bytes_used(head)
@@ -71,33 +71,28 @@ class Squashfs:
         if self.block_size not in {1 << power for power in range(12, 21)}:
             raise ValueError(f"its blocks have {self.block_size} bytes")
         self._decompress = decompressor(self.compression)
-        self._tables = list(self._find_tables(ids))
-        ends = {one.start: one.end for one in self._tables}
-        self._inodes, self._inode_blocks = self._table(
-            self._inode_start, ends.get(self._inode_start, 0)
-        )
-        self._listings, self._listing_blocks = self._table(
-            self._directory_start, ends.get(self._directory_start, 0)
-        )
+        self.segments = list(self._find_segments(ids))  # what is no file's, in order
+        tables = {one.name: one for one in self.segments}
+        self._inodes, self._inode_blocks = self._table(tables[_INODES])
+        self._listings, self._listing_blocks = self._table(tables[_DIRECTORIES])
         self.fragments = list(self._read_fragments())
         kept = max(2, _CACHED // self.block_size)
         self._fragment: Callable[[int], bytes] = lru_cache(kept)(self._unpacked_fragment)
 
-    def _find_tables(self, ids: int) -> Iterator[Segment]:
-        """Yield the parts of the image that are no file's, in order."""
+    def _find_segments(self, ids: int) -> Iterator[Segment]:
+        """Yield the superblock and the tables."""
         head = squashfs.SUPERBLOCK_SIZE
         if self._flags & _OPTIONS:
             head += 2 + (_LENGTH.unpack(self.read(head, 2))[0] & ~_RAW_BLOCK)
         yield Segment(0, head, "superblock")
-        starts = [(self._inode_start, "inode table"), (self._directory_start, "directory table")]
-        if self._fragment_count:
-            starts.append((self._first(self._fragment_start), "fragment table"))
-        if self._lookup != _ABSENT:
-            starts.append((self._first(self._lookup), "lookup table"))
-        if ids:
-            starts.append((self._first(self._ids), "id table"))
-        if self._xattrs != _ABSENT:
-            starts.append((self._first(self._xattrs), "xattr table"))
+        starts = [(self._inode_start, _INODES), (self._directory_start, _DIRECTORIES)]
+        indexed = (
+            (self._fragment_count, self._fragment_start, "fragment table"),
+            (self._lookup != _ABSENT, self._lookup, "lookup table"),
+            (ids, self._ids, "id table"),
+            (self._xattrs != _ABSENT, self._xattrs, "xattr table"),
+        )
+        starts += [(self._first(index), name) for is_there, index, name in indexed if is_there]
         starts.sort()
         for (start, name), (end, _) in zip(starts, [*starts[1:], (self.used, "")], strict=True):
             if not head <= start <= end:
@@ -107,11 +102,6 @@ class Squashfs:
     def _first(self, index: int) -> int:
         """Return where a table begins, whose index lies at a position: that comes after it."""
         return int(_INDEX.unpack(self.read(index, 8))[0])
-
-    def segments(self) -> Iterator[Segment]:
-        """Yield its tables and what follows its end."""
-        yield from self._tables
-        yield Segment(self.used, self.size, PADDING)
 
     def read(self, position: int, length: int) -> bytes:
         """Return so many bytes of the image as they are."""
@@ -133,11 +123,11 @@ class Squashfs:
             raise ValueError(f"the block of a table at byte {position} is empty or too long")
         return data, position + 2 + length
 
-    def _table(self, start: int, end: int) -> tuple[bytes, dict[int, int]]:
+    def _table(self, table: Segment) -> tuple[bytes, dict[int, int]]:
         """Return a table, unpacked, and where in that the blocks begin, by their positions."""
-        blocks, at, position, parts = {}, 0, start, []
-        while position < end:
-            blocks[position - start] = at
+        blocks, at, position, parts = {}, 0, table.start, []
+        while position < table.end:
+            blocks[position - table.start] = at
             data, position = self._metadata_block(position)
             parts.append(data)
             at += len(data)
@@ -276,7 +266,7 @@ def opened(path: Path) -> Iterator[Squashfs]:
     """
     with as_storage_error(path), path.open("rb", buffering=0) as stream:
         try:
-            yield Squashfs(path, stream.fileno())
+            yield Squashfs(stream.fileno())
         except (ValueError, LookupError, struct.error, OverflowError, MemoryError) as error:
             raise ImageError(
                 path,

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,12 +66,12 @@ class File:
 
 
 class Store:
-    """The store of one mirror; ``with`` is one transaction, and waits for another's."""
+    """The store of one mirror; ``with`` is one transaction, on one day, and waits for another's."""
 
     def __init__(self, mirror: Path) -> None:
         self.path = State(mirror).folder / NAME
         self.files: dict[str, File] = {}
-        self._leading: dict[str, list[File]] = defaultdict(list)  # rdiffs by their target
+        self.leading_to: dict[str, list[File]] = defaultdict(list)  # rdiffs by their target
 
     def __enter__(self) -> Self:
         try:
@@ -97,6 +97,7 @@ class Store:
             self._fail(error)
 
     def _prepare(self) -> None:
+        self.today = today()
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version not in (0, VERSION):
             problem = "it was written by a newer version"
@@ -116,23 +117,23 @@ class Store:
         remedy = f"Free some space, or move {self.path} away: counts begin anew then"
         raise StorageRefusedError(self.path, f"SQLite says: {error}", remedy=remedy) from error
 
-    def describe(self, documents: Iterable[Document], today: str) -> None:
+    def describe(self, documents: Iterable[Document]) -> None:
         """Take note of what is on offer today."""
         for document in documents:
             for series in document.values():
                 for entry in series["images"]:
-                    self._described(entry["filename"], entry["size"], "", today)
+                    self._described(entry["filename"], entry["size"], "")
                     for diff in entry.get("diffs", []):
-                        self._described(diff["filename"], diff["size"], entry["filename"], today)
+                        self._described(diff["filename"], diff["size"], entry["filename"])
 
-    def _described(self, name: str, size: int, target: str, today: str) -> None:
+    def _described(self, name: str, size: int, target: str) -> None:
         if ImageName.parse(target or name) is None or (target and not source_image(name)):
             return
         if name not in self.files and not self._is_new:
-            self.file(name).first = today
+            self.file(name).first = self.today
         file = self.file(name)
         file.size, file.target, file.described = size, target, True
-        file.last = max(file.last, today)
+        file.last = max(file.last, self.today)
 
     def file(self, name: str) -> File:
         """Return what is known of a file by its name; from now on it is known."""
@@ -146,11 +147,7 @@ class Store:
 
     def _add(self, file: File) -> None:
         self.files[file.name] = file
-        self._leading[file.target].append(file)
-
-    def leading_to(self, image: str) -> list[File]:
-        """Return the rdiffs that lead to an image."""
-        return self._leading[image]
+        self.leading_to[file.target].append(file)
 
     def _target(self, rdiff: str) -> str:
         """Return the image that an rdiff leads to, by its name alone; empty for an image."""
@@ -226,10 +223,10 @@ class Store:
         sql = "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)"
         self._db.execute(sql, (log, head, length, offset))
 
-    def set_demand(self, day: str, demand: Mapping[tuple[str, str], int]) -> None:
-        """Keep how many clients have an image and want another, or the same, as of a day."""
+    def set_demand(self, demand: Mapping[tuple[str, str], int]) -> None:
+        """Keep how many clients have an image and want another, or the same, as of today."""
         self._db.execute("DELETE FROM demand")
-        rows = [(day, source, target, n) for (source, target), n in demand.items()]
+        rows = [(self.today, source, target, n) for (source, target), n in demand.items()]
         self._db.executemany("INSERT INTO demand VALUES (?, ?, ?, ?)", rows)
 
     def rows(self, sql: str, *values: Any) -> list[Any]:
@@ -240,6 +237,11 @@ class Store:
 def today() -> str:
     """Return the day in UTC."""
     return datetime.now(UTC).date().isoformat()
+
+
+def days_before(day: str, days: int) -> str:
+    """Return the day that comes so many days before one."""
+    return (date.fromisoformat(day) - timedelta(days)).isoformat()
 
 
 def _day_of(image: str) -> str:

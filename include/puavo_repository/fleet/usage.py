@@ -1,17 +1,16 @@
 """The figures of what clients fetched, for people and for programs, and where they are kept."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Self
 
 from puavo_repository.errors import RepositoryError
 from puavo_repository.fleet.history import Fleet, History
 from puavo_repository.fleet.requests import BOT, HTTPS, RSYNC
-from puavo_repository.fleet.store import GIVEN_UP, MISSING
+from puavo_repository.fleet.store import GIVEN_UP, MISSING, days_before
 from puavo_repository.formats.names import image_name
 from puavo_repository.mirror.store import FOLDER, Record, Records
 from puavo_repository.progress import count, format_bytes
@@ -86,27 +85,24 @@ class Usage(Record):
     wanted: tuple[Wanted, ...] = ()
 
     @classmethod
-    def of(cls, history: History, today: str, notes: tuple[str, ...] = ()) -> tuple[Self, Fleet]:
+    def of(cls, fleet: Fleet, notes: Iterable[str] = ()) -> Self:
         """Work the figures out."""
-        fleet = Fleet(history)
-        month = _before(today, MONTH)
-        unused = list(_unused(history, today))
-        wanted = _wanted(fleet, history, month)
-        found = cls(
+        unused = list(_unused(fleet.history))
+        wanted = _wanted(fleet)
+        return cls(
             NAME,
-            today,
-            notes,
-            tuple(_days(history)),
+            fleet.history.today,
+            tuple(notes),
+            tuple(_days(fleet.history)),
             tuple(_series(fleet)),
             tuple(unused[:_MOST]),
             sum(one.size for one in unused),
             tuple(wanted[:_MOST]),
         )
-        return found, fleet
 
-    def total(self, days: int = MONTH) -> Day:
-        """Return the sums of the last days; of the clients, the most of one day."""
-        last = [one for one in self.days if one.day > _before(self.day, days)]
+    def total(self) -> Day:
+        """Return the sums of a month; of the clients, the most of one day."""
+        last = [one for one in self.days if one.day > days_before(self.day, MONTH)]
         names = "rdiffs", "images", "rsync", "bots", "saved"
         sums = {name: sum(getattr(one, name) for one in last) for name in names}
         return Day(self.day, **sums, clients=max((one.clients for one in last), default=0))
@@ -150,12 +146,8 @@ def last(mirror: Path) -> Usage | None:
     return None
 
 
-def _before(day: str, days: int) -> str:
-    return (date.fromisoformat(day) - timedelta(days)).isoformat()
-
-
 def _days(history: History) -> Iterator[Day]:
-    sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
     for day, file, via, downloads, sent in history.rows:
         if via in (MISSING, GIVEN_UP):
             continue
@@ -184,24 +176,25 @@ def _series(fleet: Fleet) -> Iterator[SeriesUsage]:
             yield SeriesUsage(name, round(population.total), tuple(shares))
 
 
-def _unused(history: History, today: str) -> Iterator[Unused]:
+def _unused(history: History) -> Iterator[Unused]:
     """Yield rdiffs on offer, for a week at least, that nobody fetched; the largest first."""
-    month, week = _before(today, MONTH), _before(today, WEEK)
+    month, week = (days_before(history.today, days) for days in (MONTH, WEEK))
     if not history.rows or history.rows[0][0] > week:
         return  # the logs do not tell it yet
     fetched = {file.name for day, file, _, n, _ in history.rows if day > month and n}
     offered = [
         file
         for file in history.files.values()
-        if file.target and file.described and file.last == today and file.first <= week
+        if file.target and file.described and file.last == history.today and file.first <= week
     ]
     for file in sorted(offered, key=lambda one: -one.size):
         if file.name not in fetched:
             yield Unused(file.name, file.size, file.first)
 
 
-def _wanted(fleet: Fleet, history: History, since: str) -> list[Wanted]:
-    """Return the steps that were made by whole images, the most bytes first."""
+def _wanted(fleet: Fleet) -> list[Wanted]:
+    """Return the steps of a month that were made by whole images, the most bytes first."""
+    history, since = fleet.history, days_before(fleet.history.today, MONTH)
     steps: dict[tuple[str, str], float] = defaultdict(float)
     for step in fleet.steps:
         both = step.source, step.target

@@ -85,6 +85,12 @@ class Sizes:
         }
 
 
+def possible(images: Sequence[str], targets: int) -> list[Ends]:
+    """Return all that can be chosen: from each image of a series to one of its last ``targets``."""
+    last = images[max(0, len(images) - targets) :]
+    return [(source, target) for target in last for source in images if source != target]
+
+
 def choose(
     expected: Mapping[Ends, float],
     images: Sequence[str],
@@ -98,8 +104,7 @@ def choose(
 
     ``present`` are those that are there.
     """
-    last = images[max(0, len(images) - targets) :]
-    pairs = [(source, target) for target in last for source in images if source != target]
+    pairs = possible(images, targets)
     bytes_ = sizes.of(images, pairs)
     worth = {
         (source, target): expected.get((source, target), 0.0)

@@ -3,7 +3,7 @@
 The policy of the settings counts images that can be used; those of the configuration come on top.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -145,6 +145,11 @@ def _chosen(
         every = ((source, target) for target in images[-targets:] for source in images)
         present = {both for both in every if rdiff_name(*both) in known.present}
         return demand.choose(steps, images, sizes, coverage, targets=targets, present=present)
+    return by_rule(policy, images)
+
+
+def by_rule(policy: Model, images: Sequence[str]) -> list[demand.Ends]:
+    """Return source and target of the rdiffs of a policy that asks for no demand, or knows none."""
     last = range(max(0, len(images) - policy.targets), len(images))
     wanted = ((policy.sources_of(place, len(images)), images[place]) for place in last)
     return [(images[source], target) for sources, target in wanted for source in sources]
