@@ -74,7 +74,7 @@ def remote(name: str, state: State, more: str = "", remedy: str = "", **other: A
 
 def sending() -> Progress:
     name = "rdiffs/puavo-os-class01-bookworm-2020-05-01-120000--2020-06-01-120000-amd64.rdiff"
-    return Progress(what=name, done=34, total=100, unit="bytes", seconds_left=125.0)
+    return Progress(what=name, done=34, total=100, seconds_left=125.0)
 
 
 def night(state: str, **other: Any) -> Run:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from puavo_repository.formats.names import rdiff_name
+from puavo_repository.language import NAMES, spoken
 from puavo_repository.web import model, page, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import AUDIT, DRY_RUN, PREPARE, Repository, Stage
@@ -99,6 +100,14 @@ def test_an_empty_repository_says_how_to_begin(tmp_path: Path) -> None:
     assert "There is no such folder yet" in text
     assert "offers no image yet" in text
     assert "No run yet" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_good_looks_so_in_every_language(tmp_path: Path, name: str) -> None:
+    make_mirror(tmp_path)
+    with spoken(name):
+        found = Elements(rendered(tmp_path)).found
+    assert [a["class"] for _, a in found if a.get("id") == "right"] == ["card good state"]
 
 
 def test_the_matrix_tells_what_a_client_fetches(tmp_path: Path) -> None:

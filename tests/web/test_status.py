@@ -174,7 +174,7 @@ def test_a_mirror_says_where_clients_find_it_what_room_it_has_and_how_far_it_is(
     assert one.address == "https://images"
     assert one.audited == datetime.fromtimestamp(77, UTC), "by an audit that looked at it"
     assert one.space == Space(free=5, days=None)
-    assert one.progress == Progress(what=NEWEST, done=3, total=9, unit="bytes", seconds_left=4.0)
+    assert one.progress == Progress(what=NEWEST, done=3, total=9, seconds_left=4.0)
     several = Place(tmp_path, [WWW, OTHER], "https://www/images")
     found = {one.name: one for one in view.repository(disk, place=several).summary.remotes}
     assert {name: one.address for name, one in found.items()} == {

@@ -235,7 +235,7 @@ def create_app(
             error.headers = {**(error.headers or {}), "WWW-Authenticate": "Bearer"}
         if "text/html" in request.headers.get("accept", ""):
             with language.spoken(language_of(request)):
-                text = page.render_refused(error.status_code, str(error.detail))
+                text = page.rendered("refused.html", code=error.status_code, detail=error.detail)
             return HTMLResponse(text, error.status_code, error.headers)
         return await http_exception_handler(request, error)
 

@@ -5,12 +5,13 @@ The field descriptions are the API's documentation. All sizes are bytes, all mom
 
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from pydantic import Field
 
 from puavo_repository.audit.report import Severity
 from puavo_repository.fleet.usage import Usage
+from puavo_repository.mirror import space
 from puavo_repository.web.offered import Series, Shown
 
 PREPARE = "puavo_repository_prepare"
@@ -55,7 +56,7 @@ class Progress(Shown):
     what: str = Field(description="The file or the stage that it is at")
     done: int
     total: int = Field(description="0 where that is not known")
-    unit: str = Field(description="bytes or files")
+    unit: Literal["bytes"] = Field(default="bytes", description="Of what is done, and in all")
     seconds_left: float | None = Field(description="About how long; None where that is not known")
 
 
@@ -64,6 +65,13 @@ class Space(Shown):
 
     free: int = Field(description="Bytes, as of the last look")
     days: float | None = Field(description="How long it lasts as it fills now; None: it does not")
+
+    @classmethod
+    def left(cls, history: space.History, free: int | None = None) -> Self | None:
+        """Return what a disk has left, by default at the last look; None where nobody knows."""
+        if free is None:
+            free = next(reversed(list(history.values())), None)
+        return None if free is None else cls(free=free, days=space.days_left(history, free))
 
 
 class State(StrEnum):
@@ -170,11 +178,6 @@ class Run(Shown):
     def active(self) -> bool:
         """Whether it waits to start, or is under way."""
         return self.state in {"queued", "running"}
-
-    @property
-    def busy(self) -> list[str]:
-        """The stages that it is in right now."""
-        return [stage.name for stage in self.stages if stage.state == "running"]
 
     @property
     def seconds(self) -> float | None:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,8 +48,7 @@ def sections(schemas: Schemas) -> list[tuple[str, list[Field]]]:
     installed = _installed()
     every = [_field(name, schema, installed) for name, schema in schemas.items()]
     titles = dict.fromkeys(one.section for one in every)
-    ordered = sorted(every, key=lambda one: list(titles).index(one.section))
-    return [(title, list(some)) for title, some in groupby(ordered, lambda one: one.section)]
+    return [(title, [one for one in every if one.section == title]) for title in titles]
 
 
 def _field(name: str, schema: Mapping[str, Any], installed: Mapping[str, str]) -> Field:

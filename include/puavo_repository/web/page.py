@@ -149,6 +149,7 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.install_gettext_callables(gettext, ngettext, newstyle=True)  # type: ignore[attr-defined]
 _FILTERS = (
     figures.heat,
+    figures.timeline,
     key,
     matrix,
     moment,
@@ -161,15 +162,17 @@ _FILTERS = (
     troubled,
     version,
 )
-_ENVIRONMENT.filters |= {one.__name__: one for one in _FILTERS}
-_ENVIRONMENT.filters |= {"timeline": figures.timeline, "translated": gettext}
-_ENVIRONMENT.globals["FETCHED"] = figures.FETCHED
-_EDGES = "WIDTH", "LEFT", "RIGHT", "GROUND"
-_ENVIRONMENT.globals |= {name: getattr(figures, name) for name in _EDGES}
-_ENVIRONMENT.globals |= {"model": model, "status": status, "static": static}
-_ENVIRONMENT.globals |= {"language": language}
-_ENVIRONMENT.globals |= {"RUNS": RUNS, "PROBLEMS": PROBLEMS}
-_ENVIRONMENT.globals["refresh"] = lambda active: min(SOON, REFRESH) if active else REFRESH
+_ENVIRONMENT.filters |= {one.__name__: one for one in _FILTERS} | {"translated": gettext}
+_ENVIRONMENT.globals |= {
+    "figures": figures,
+    "language": language,
+    "model": model,
+    "PROBLEMS": PROBLEMS,
+    "refresh": lambda active: min(SOON, REFRESH) if active else REFRESH,
+    "RUNS": RUNS,
+    "static": static,
+    "UP_TO_DATE": status.UP_TO_DATE,
+}
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -234,8 +237,3 @@ def render_explanation(name: str, found: Explanation | str) -> str:
         views=list(VIEWS),
         advice=advise(found) if isinstance(found, Explanation) else [],
     )
-
-
-def render_refused(code: int, detail: str) -> str:
-    """Render what somebody sees who may not see the page."""
-    return rendered("refused.html", code=code, detail=detail)

@@ -15,9 +15,8 @@ from puavo_repository.mirror.records import Failure
 from puavo_repository.remote.target import canonical, without_password
 from puavo_repository.web import causes, model
 from puavo_repository.web.disk import Disk, Place
-from puavo_repository.web.model import Alerts, Dag, Problem, Remote, Run, State
+from puavo_repository.web.model import Alerts, Dag, Problem, Progress, Remote, Run, Space, State
 from puavo_repository.web.offered import RdiffState, Series
-from puavo_repository.web.shown import progress, space_left
 from puavo_repository.web.words import moment, when
 
 UP_TO_DATE = gettext_noop("Everything is up to date")
@@ -61,7 +60,7 @@ def mirrors(
     """
     described = {(file.path, file.sha256) for file in disk.described}
     audited = {canonical(at): when for at, when in disk.audit.at.items()} if disk.audit else {}
-    at_work = {one.subject: progress(one) for one in disk.under_way}
+    at_work = {one.subject: Progress.model_validate(one) for one in disk.under_way}
     errors = Counter(canonical(one.where) for one in (disk.audit.errors if disk.audit else ()))
     paused = any(dag.paused for dag in dags if dag.dag_id == model.PUBLISH)
     active = any(run.dag_id == model.PUBLISH and run.counts and run.active for run in runs)
@@ -98,7 +97,7 @@ def mirrors(
             pending_bytes=total,
             address=place.address if key == only or _serves(key, place.address) else "",
             audited=moment(audited.get(key)),
-            space=space_left(record.free),
+            space=Space.left(record.free),
             progress=at_work.get(record.address),
         )
         found.append(one)

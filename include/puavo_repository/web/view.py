@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from puavo_repository.formats.names import ImageName, rdiff_name
+from puavo_repository.mirror.records import AlertRecord
 from puavo_repository.mirror.under_way import UPLOAD, UnderWay
-from puavo_repository.web import causes, model, shown, status
+from puavo_repository.web import causes, model, status
 from puavo_repository.web.disk import Disk, Place
-from puavo_repository.web.model import Dag, Repository, Run
+from puavo_repository.web.model import Alerts, Dag, Progress, Repository, Run, Space
 from puavo_repository.web.offered import Digests, Image, Rdiff, RdiffState, Series
 from puavo_repository.web.words import built, moment
 
@@ -30,7 +31,7 @@ def repository(
     now, place = now or datetime.now(UTC), place or Place(disk.root)
     series = offered(disk) if series is None else series
     mirrors = status.mirrors(disk, place, runs, dags, now)
-    alerts = shown.alerts(place, disk.alert)
+    alerts = _alerts(place, disk.alert)
     found = status.find_problems(disk, series, mirrors, runs, dags, now, alerts)
     problems = list(causes.linked(found, runs))
     images = [image for one in series for image in one.images]
@@ -65,13 +66,25 @@ def repository(
         alerts=alerts,
         ignored=[model.Ignored(name=name, why=why) for name, why in disk.ignored],
         paused=[dag.dag_id for dag in dags if dag.paused],
-        space=shown.space_left(disk.space, disk.free),
-        progress=[shown.progress(one) for one in prepared][:_SHOWN],
+        space=Space.left(disk.space, disk.free),
+        progress=[Progress.model_validate(one) for one in prepared[:_SHOWN]],
         # One that waits comes after the one that goes on.
         active={run.dag_id: run.run_id for run in runs if run.active},
     )
     told = [_timed(run, prepared) if run.dag_id == model.PREPARE else run for run in runs]
     return Repository(summary=summary, series=series, runs=told, usage=disk.usage)
+
+
+def _alerts(place: Place, last: AlertRecord | None) -> Alerts | None:
+    """Return who is told when something fails, and what became of the last message."""
+    if place.ways is None:
+        return None
+    return Alerts(
+        ways=list(place.ways),
+        last=moment(last.sent) if last else None,
+        subject=last.subject if last else "",
+        problem=last.problem if last else "",
+    )
 
 
 def _timed(run: Run, prepared: Sequence[UnderWay]) -> Run:

@@ -46,6 +46,11 @@ function tellBeside(button, text, bad = false, link = null) {
   }
 }
 
+function send(method, url, body) {
+  const headers = { "Content-Type": "application/json" };
+  return fetch(url, { method, headers, body: JSON.stringify(body) });
+}
+
 async function refusal(answer) {
   const known = { 401: "logged_out", 403: "may_not", 404: "absent", 409: "taken" }[answer.status];
   if (known) return say(known);
@@ -62,12 +67,8 @@ async function act(button) {
   button.setAttribute("aria-disabled", "true");
   try {
     if (options) body.conf = await checkedOptions(document.getElementById(options));
-    const answer = await fetch(new URL(`${document.body.dataset.up}../api/v2/${path}`, location), {
-      method,
-      body: JSON.stringify(body),
-      credentials: "same-origin",
-      headers: { "Content-Type": "application/json" },
-    });
+    const place = new URL(`${document.body.dataset.up}../api/v2/${path}`, location);
+    const answer = await send(method, place, body);
     const run = encodeURIComponent(body.dag_run_id);
     if (!answer.ok) {
       tellBeside(button, await refusal(answer), answer.status !== 409);

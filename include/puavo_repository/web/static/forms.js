@@ -43,12 +43,7 @@ function typed(root) {
 
 // Has the server check what was typed; returns the params of the run. Throws what people are told.
 async function checkedOptions(root) {
-  const answer = await fetch(root.dataset.check, {
-    method: "POST",
-    credentials: "same-origin",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(typed(root)),
-  });
+  const answer = await send("POST", root.dataset.check, typed(root));
   if (!answer.ok) throw await refusal(answer);
   const { conf, refused } = await answer.json();
   for (const place of root.querySelectorAll("[id^=refused-]")) {
