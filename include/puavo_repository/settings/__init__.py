@@ -209,9 +209,8 @@ def _checked(kind: type[_M], values: Mapping[str, Any], called: Mapping[str, str
             shown = gettext("this value") if found.secret or "@" in str(value) else repr(value)
             comment = "#" in str(value) and called[name] == variable(name)
             said = gettext("In an environment file, a comment needs a line of its own")
-            remedy = said if comment else ""
-            problem, expected = f"{shown} {problem}", found.expected
-            refused.append(SettingsError(called[name], problem, expected=expected, remedy=remedy))
+            more = {"expected": found.expected, "remedy": said if comment else ""}
+            refused.append(SettingsError(called[name], f"{shown} {problem}", **more))
         first, *others = refused
         also = f"Also {'; '.join(map(str, others))}" if others else ""
         first.remedy = ". ".join(filter(None, (first.remedy, also)))
