@@ -90,7 +90,6 @@ def steps(publisher: Publisher, series: Collection[str] = ()) -> list[Step]:
         now: Description | None = None
         for number, made, past in _history(tree, record):
             now = now or past
-            past.check_digests()
             last = {n: v for one in past.parsed.values() for n, v in newest(one).items()}
             there |= last.keys()
             last = {name: last.get(name, "") for name in series} or last
@@ -126,7 +125,12 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
 
 
 def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
-    """Keep beside the mirror what a rollback left on a remote, whose address has no password."""
+    """Keep beside the mirror what a rollback left on a remote, whose address has no password.
+
+    It works where the mirror's disk is lost: then there is none to keep it beside.
+    """
+    if not mirror_dir.is_dir():
+        return
     published.remember(
         mirror_dir,
         address,
