@@ -69,11 +69,11 @@ def load(
     Without ``images`` it works where their disk is lost, as a rollback has to.
     """
     given = read(options, environment, command=command)
-    asked, installed = read(options, {}), read({}, environment).model_dump(include={*FOLDERS})
-    own, found = _complete(given.model_copy(update=installed)), _complete(given)
+    asked, installed = read(options, {}), read({}, environment)
+    own, found = _complete(installed), _complete(given)
     ours = own.image_dir is not None and own.image_dir == found.image_dir
     configured = ours and own.mirror_dir == found.mirror_dir
-    borrowed = ours and installed["image_dir"] is not None and asked.puavo_os is None
+    borrowed = ours and installed.image_dir is not None and asked.puavo_os is None
     if own.image_dir and found.image_dir and not ours:
         beside = asked.puavo_os or found.image_dir / "puavo-os"
         others = {"image_dir": found.image_dir, "mirror_dir": asked.mirror_dir, "puavo_os": beside}
