@@ -43,11 +43,6 @@ from support.repository import V4, name
 from support.servers import Proxy, Sshd
 
 
-@pytest.fixture(params=["folder", "sftp"])
-def target(request: pytest.FixtureRequest, audited: Audited, sshd: Sshd) -> Target:
-    return audited.target if request.param == "folder" else sshd.target(audited.remote)
-
-
 def audit(audited: Audited, target: Target | None = None, share: float = 1) -> Checked:
     return remote(audited.settings(audit_share=share), target or audited.target, 0)
 

@@ -30,11 +30,6 @@ from support.repository import V4, name, snapshot
 from support.servers import Sshd, elsewhere
 
 
-@pytest.fixture(params=["folder", "sftp"])
-def target(request: pytest.FixtureRequest, audited: Audited, sshd: Sshd) -> Target:
-    return audited.target if request.param == "folder" else sshd.target(audited.remote)
-
-
 def run(audited: Audited, *targets: Target, repair: bool = True) -> AuditReport:
     settings = audited.settings(audit_share=1, audit_https=False)
     return audit(settings, targets, repair=repair)

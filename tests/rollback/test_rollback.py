@@ -253,6 +253,12 @@ def test_a_rollback_takes_a_large_series_away_without_asking(
     assert documents(remote) == seen[0]
 
 
+def test_a_rollback_makes_no_mirror_where_its_disk_is_lost(tmp_path: Path) -> None:
+    done = rollback.RolledBack("there", 3, 1, (), (), {}, 0)
+    rollback.remember(tmp_path / "lost" / "mirror", "www", done)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_first_generation_has_no_way_back(mirror: Path, target: Target) -> None:
     publish(mirror, target, KEEP)
     with pytest.raises(SettingsError, match="there is no way back"):
@@ -323,6 +329,20 @@ def test_only_what_was_published_is_put_back(mirror: Path, remote: Path, target:
         roll_back(mirror, target, 2)
     with Publisher(mirror, target, KEEP) as publisher:
         assert [step.number for step in rollback.steps(publisher) if step.lost] == [2]
+
+
+def test_metadata_without_digests_does_not_hide_the_generations(
+    mirror: Path, remote: Path, target: Target
+) -> None:
+    seen = nights(mirror, target, remote, 3)
+    document = remote / "meta" / f"{SERIES}.json"
+    document.write_text(document.read_text().replace('"sha256"', '"sha255"'))
+    with Publisher(mirror, target, KEEP) as publisher:
+        found = {step.number: step.missing for step in rollback.steps(publisher)}
+    assert found.keys() == {3, 2, 1}
+    assert (found[3] > 0, found[2]) == (True, 0), "nobody knows what is there"
+    roll_back(mirror, target, 2)
+    assert documents(remote) == seen[1]
 
 
 def test_from_damaged_metadata_nobody_rolls_back(

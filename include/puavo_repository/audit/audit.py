@@ -87,7 +87,7 @@ def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
     def repair(paths: set[str], notes: list[str]) -> set[str]:
         with mirror.locked(holder):
             # Under the lock nobody makes it anew at the same time; somebody may have before.
-            for one in sorted(tree.look(0, paths)[1], key=lambda finding: finding.file):
+            for one in sorted(tree.look(paths)[1], key=lambda finding: finding.file):
                 if not one.repairable:  # it may be right: its proof was killed, say
                     notes.append(f"not repaired: {replace(one, where=LOCAL)}")
                     continue
@@ -96,7 +96,7 @@ def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:
                 mirror.state.rdiffs.remove(name)
                 files.remove(mirror.rdiffs / name)
                 notes.append(f"{one.file}: removed; the next run makes it anew")
-        return {one.file for one in tree.look(0, paths)[1]}
+        return {one.file for one in tree.look(paths)[1]}
 
     return _repaired(found, repair)
 
@@ -129,7 +129,7 @@ def repair_remote(
             (report,) = publish_all(root, [target], settings, watcher=watcher, only=only)
             notes += [f"while repairing: {line}" for line in report.lines()[1:]]
         there = RemoteCheck(settings, target)
-        wrong = {one.file for one in there.check(0, paths).findings}
+        wrong = {one.file for one in there.check(paths).findings}
         # What clients are not told of any more is not looked for, and not repaired either.
         told = {CKSUMS, *there.seen.described.documents, *there.seen.described.files}
         return wrong | (paths - told)
@@ -140,7 +140,7 @@ def repair_remote(
 def _right_here(settings: Settings, paths: set[str]) -> dict[str, tuple[int, str]]:
     """Return size and sha256 of those files that are right here."""
     local = take(settings.mirror_dir, "auditing")
-    wrong = {one.file for one in LocalCheck(settings).look(0, paths, prove=False)[1]}
+    wrong = {one.file for one in LocalCheck(settings).look(paths, prove=False)[1]}
     now = take(settings.mirror_dir, "auditing").files  # a night withdraws what it changes
     same = {path: file for path, file in local.files.items() if now.get(path) == file}
     right = {p: (file.size, file.sha256) for p, file in same.items() if p not in wrong}

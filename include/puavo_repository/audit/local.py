@@ -7,16 +7,14 @@ before the file was read and after (``steps.settled``).
 
 import os
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 
 from puavo_repository.audit import steps
 from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, error, warning
 from puavo_repository.delta import contained, work
 from puavo_repository.errors import DeltaError, RepositoryError
 from puavo_repository.formats.metadata import DescribedFile
-from puavo_repository.formats.names import source_image
+from puavo_repository.mirror import files
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.files import Identity
@@ -35,8 +33,8 @@ _STATE = {FOLDER, ".checksums", ".signatures"}  # our folder, and the old system
 
 def local(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
     """Audit the local tree; ``turn`` counts the audits. Nothing is changed, no run is held up."""
-    check = LocalCheck(settings, watcher).check
-    return steps.attempted(LOCAL, lambda: with_retries(lambda: check(turn)))
+    check = LocalCheck(settings, watcher, turn).check
+    return steps.attempted(LOCAL, lambda: with_retries(check))
 
 
 @dataclass
@@ -45,20 +43,21 @@ class LocalCheck:
 
     settings: Settings
     watcher: Watcher = NO_WATCHER
+    turn: int = 0  # counts the audits: it says what is read in full
     counts: list[Counts] = field(default_factory=list)  # from several threads
 
     def __post_init__(self) -> None:
         self.root = self.settings.mirror_dir
         self.workers = self.settings.cores // _DIGEST_THREADS + 1
 
-    def check(self, turn: int) -> Checked:
+    def check(self) -> Checked:
         """Look at everything."""
         self.counts = []
-        findings = steps.settled(partial(self.look, turn))
+        findings = steps.settled(self.look)
         return Checked(LOCAL, sum(self.counts, Counts()), tuple(findings))
 
     def look(
-        self, turn: int, only: Collection[str] | None = None, *, prove: bool = True
+        self, only: Collection[str] | None = None, *, prove: bool = True
     ) -> tuple[Mapping[str, bytes], list[Finding]]:
         """Look at everything, or at some files alone and apply those of them that are rdiffs.
 
@@ -76,7 +75,7 @@ class LocalCheck:
         if prove:
             rdiffs = [file for path, file in wanted.items() if path.startswith("rdiffs/")]
             share = self.settings.audit_share if only is None else 1
-            wrong |= self._proven(described, steps.due(rdiffs, turn, share), wrong.keys())
+            wrong |= self._proven(described, steps.due(rdiffs, self.turn, share), wrong.keys())
         if not damaged:  # what is not described could not be told from what was
             if not described.cksums_agree():
                 problems.append(("CKSUMS", "does not say what the metadata says"))
@@ -95,9 +94,8 @@ class LocalCheck:
         self, described: Description, rdiffs: set[str], wrong: Collection[str]
     ) -> dict[str, Finding]:
         """Apply rdiffs; with an image or rdiff that is wrong nothing is proven."""
-        targets = {r: image for image, recipes in described.recipes.items() for r, _ in recipes}
-        every = [(path, source_image(path), targets[path]) for path in sorted(rdiffs)]
-        jobs = [job for job in every if not {*job}.intersection(wrong)]
+        every = ((*way, image) for image, ways in described.recipes.items() for way in ways)
+        jobs = [job for job in sorted(every) if job[0] in rdiffs and not {*job}.intersection(wrong)]
         total = sum(described.files[target].size for *_, target in jobs)
         self.progress = self.watcher.begin("rdiffs", total, len(jobs))
         results = steps.side_by_side(lambda job: self._prove(*job), jobs, self.workers)
@@ -152,10 +150,9 @@ class LocalCheck:
         """Yield what lies in the local mirror and neither metadata nor a record knows."""
         listing = {}
         for folder in (self.root, mirror.meta, mirror.rdiffs):
-            for path in folder.iterdir() if folder.is_dir() else ():
-                with suppress(FileNotFoundError):
-                    stat, name = path.lstat(), path.relative_to(self.root).as_posix()
-                    listing[name] = RemoteStat.of(stat.st_mode, stat.st_size, stat.st_mtime)
+            for name, stat in files.scan(folder, "*") if folder.is_dir() else ():
+                path = (folder / name).relative_to(self.root).as_posix()
+                listing[path] = RemoteStat.of(stat.st_mode, stat.st_size, stat.st_mtime)
         # Listed first, looked up later: what a night was adding then is on record by now.
         known = {"CKSUMS", "meta", "rdiffs", *_STATE, *described.documents, *described.files}
         known.update(mirror.state.images.names())

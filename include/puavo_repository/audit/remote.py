@@ -9,7 +9,6 @@ import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from puavo_repository.audit import steps
 from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
@@ -42,8 +41,8 @@ def remote(settings: Settings, target: Target, turn: int, watcher: Watcher = NO_
     The local mirror may lack files that the remote has, or be missing. ``audit_share`` says how
     many of the files there are read in full, of which the watcher is told.
     """
-    check = RemoteCheck(settings, target, watcher).check
-    return steps.attempted(target.url, lambda: with_retries(lambda: check(turn)))
+    check = RemoteCheck(settings, target, watcher, turn).check
+    return steps.attempted(target.url, lambda: with_retries(check))
 
 
 @dataclass
@@ -53,21 +52,20 @@ class RemoteCheck:
     settings: Settings
     target: Target
     watcher: Watcher = NO_WATCHER
+    turn: int = 0  # counts the audits: it says what is read in full
     counts: list[Counts] = field(default_factory=list)  # from several threads
 
-    def check(self, turn: int, only: Collection[str] | None = None) -> Checked:
+    def check(self, only: Collection[str] | None = None) -> Checked:
         """Look at everything, or at some files and those in full."""
         self.counts, url = [], self.target.url
         workers = min(_CONNECTIONS, self.settings.connections)
         with contextlib.closing(Pool(lambda: open_tree(self.target), workers)) as self.pool:
-            findings = steps.settled(partial(self._look, turn), only)
+            findings = steps.settled(self._look, only)
         busy = f"{url}: somebody publishes: what that changes is left to a later audit"
         notes, counts = (busy,) if self.seen.publishing else (), sum(self.counts, Counts())
         return Checked(url, counts, tuple(findings), notes=notes)
 
-    def _look(
-        self, turn: int, only: Collection[str] | None
-    ) -> tuple[Mapping[str, bytes], list[Finding]]:
+    def _look(self, only: Collection[str] | None) -> tuple[Mapping[str, bytes], list[Finding]]:
         with self.pool.tree() as tree:
             seen = self.seen = view(tree)
         local = None
@@ -99,7 +97,7 @@ class RemoteCheck:
                 touched.add(file.path)
         full = set(there)
         if only is None:
-            full = touched | steps.due(there.values(), turn, self.settings.audit_share)
+            full = touched | steps.due(there.values(), self.turn, self.settings.audit_share)
         total = sum(there[path].size for path in full)
         self.progress = self.watcher.begin("remote", total, len(full))
 

@@ -59,8 +59,7 @@ def _one(
     """Roll one mirror back, or list its generations; return that for a person and a program."""
     if not asked.list:
         done = roll_back(publisher, asked.to, asked.series)
-        if chosen.mirror_dir.is_dir():
-            remember(chosen.mirror_dir, url, done)
+        remember(chosen.mirror_dir, url, done)
         return [str(done)], done.to_dict()
     found = steps(publisher, asked.series)
     values = {"target": url, "generations": [asdict(step) for step in found]}

@@ -38,8 +38,8 @@ def _change(series: str, now: Document, then: Document) -> Change:
     rdiffs = [sum(path.startswith("rdiffs/") for path, _ in some) for some in (gone, again)]
     return Change(
         series,
-        _newest(before),
-        _newest(after),
+        newest(before).get(series, ""),
+        newest(after).get(series, ""),
         len(gone) - rdiffs[0],
         rdiffs[0],
         len(again) - rdiffs[1],
@@ -51,6 +51,7 @@ def _files(document: Document) -> set[tuple[str, str]]:
     return {(file.path, file.sha256) for file in metadata.described_files(document)}
 
 
-def _newest(document: Document) -> str:
-    images = [image for content in document.values() for image in content["images"]]
-    return str(images[-1].get("version", "")) if images else ""
+def newest(document: Document) -> dict[str, str]:
+    """Return the version of the newest image of each series that has one."""
+    images = ((series, content["images"]) for series, content in document.items())
+    return {series: str(some[-1].get("version", "")) for series, some in images if some}

@@ -26,7 +26,7 @@ from puavo_repository.publish.switch import Switch
 from puavo_repository.remote import journal
 from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.tree import RemoteTree
-from puavo_repository.rollback.changes import Change, changes
+from puavo_repository.rollback.changes import Change, changes, newest
 
 logger = logging.getLogger(__name__)
 
@@ -90,19 +90,13 @@ def steps(publisher: Publisher, series: Collection[str] = ()) -> list[Step]:
         now: Description | None = None
         for number, made, past in _history(tree, record):
             now = now or past
-            past.check_digests()
-            newest = {
-                name: str(content["images"][-1].get("version", ""))
-                for document in past.parsed.values()
-                for name, content in document.items()
-                if content["images"]
-            }
-            there |= newest.keys()
-            newest = {name: newest.get(name, "") for name in series} or newest
+            last = {n: v for one in past.parsed.values() for n, v in newest(one).items()}
+            there |= last.keys()
+            last = {name: last.get(name, "") for name in series} or last
             at, lost = made.at if made else None, len(past.damaged)
             in_place = [_is_in_place(state.row(file.path), file) for file in past.files.values()]
             different = tuple(changes(now, past, series))
-            found.append(Step(number, at, newest, in_place.count(False), lost, different))
+            found.append(Step(number, at, last, in_place.count(False), lost, different))
         _check_series(tree.name, series, there)
     return found
 
@@ -131,7 +125,12 @@ def roll_back(publisher: Publisher, to: int | None, series: Collection[str] = ()
 
 
 def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
-    """Keep beside the mirror what a rollback left on a remote, whose address has no password."""
+    """Keep beside the mirror what a rollback left on a remote, whose address has no password.
+
+    It works where the mirror's disk is lost: then there is none to keep it beside.
+    """
+    if not mirror_dir.is_dir():
+        return
     published.remember(
         mirror_dir,
         address,

@@ -69,11 +69,11 @@ def load(
     Without ``images`` it works where their disk is lost, as a rollback has to.
     """
     given = read(options, environment, command=command)
-    asked, installed = read(options, {}), read({}, environment).model_dump(include={*FOLDERS})
-    own, found = _complete(given.model_copy(update=installed)), _complete(given)
+    asked, installed = read(options, {}), read({}, environment)
+    own, found = _complete(installed), _complete(given)
     ours = own.image_dir is not None and own.image_dir == found.image_dir
     configured = ours and own.mirror_dir == found.mirror_dir
-    borrowed = ours and installed["image_dir"] is not None and asked.puavo_os is None
+    borrowed = ours and installed.image_dir is not None and asked.puavo_os is None
     if own.image_dir and found.image_dir and not ours:
         beside = asked.puavo_os or found.image_dir / "puavo-os"
         others = {"image_dir": found.image_dir, "mirror_dir": asked.mirror_dir, "puavo_os": beside}
@@ -209,9 +209,8 @@ def _checked(kind: type[_M], values: Mapping[str, Any], called: Mapping[str, str
             shown = gettext("this value") if found.secret or "@" in str(value) else repr(value)
             comment = "#" in str(value) and called[name] == variable(name)
             said = gettext("In an environment file, a comment needs a line of its own")
-            remedy = said if comment else ""
-            problem, expected = f"{shown} {problem}", found.expected
-            refused.append(SettingsError(called[name], problem, expected=expected, remedy=remedy))
+            more = {"expected": found.expected, "remedy": said if comment else ""}
+            refused.append(SettingsError(called[name], f"{shown} {problem}", **more))
         first, *others = refused
         also = f"Also {'; '.join(map(str, others))}" if others else ""
         first.remedy = ". ".join(filter(None, (first.remedy, also)))

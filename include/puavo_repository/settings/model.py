@@ -245,16 +245,16 @@ def about(name: str) -> About:
     told = dict(cast("dict[str, Any]", field.json_schema_extra))
     default = "" if field.default in (None, "", ()) else str(field.default)
     text = " ".join((field.description or "").split())
-    found = {
+    expected = gettext(told.get("expected", ""))
+    if field.annotation is bool:
+        default, expected = default.lower(), gettext("true or false")
+    said = {
         "text": gettext(text),
-        "default": default.lower() if field.annotation is bool else default,
-        "expected": gettext("true or false")
-        if field.annotation is bool
-        else _bounds(field, **told),
-        "option": f"--{name.replace('_', '-')}",
+        "default": default,
+        "expected": expected or _bounds(field, **told),
+        "otherwise": gettext(told.get("otherwise", "")),
     }
-    told |= {name: gettext(told[name]) for name in ("expected", "otherwise") if name in told}
-    return About(**{**found, **told})
+    return About(**{"option": f"--{name.replace('_', '-')}", **told, **said})
 
 
 def _bounds(field: FieldInfo, *, unit: str = "", **_more: Any) -> str:
