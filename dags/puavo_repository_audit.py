@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -58,13 +57,9 @@ def checked(mirror: str) -> Checked:
     """Check one remote, and repair it where that is asked for."""
     here = chosen()
     target = tasks.target(mirror, here)
-    # A connection's id is the mirror's name wherever it is shown.
-    where = target.url if "://" in mirror else mirror
-    turn = last(here.mirror_dir).turns.get(where, 0)
+    turn = last(here.mirror_dir).turns.get(target.name, 0)
     found = audit_remote(here, target, turn, LoggedWatcher())
-    if asked("repair"):
-        found = repair_remote(here, target, found)
-    return replace(found, where=where)
+    return repair_remote(here, target, found) if asked("repair") else found
 
 
 def every_check(mirrors: list[str] | None) -> Iterator[Checked]:

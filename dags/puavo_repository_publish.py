@@ -19,7 +19,7 @@ from typing import Any
 from airflow.sdk import dag, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
-from puavo_repository.errors import RepositoryError, TransientError
+from puavo_repository.errors import RepositoryError
 from puavo_repository.progress import count
 from puavo_repository.publish.clean import clean as clean_remote
 from puavo_repository.publish.publisher import Publisher, PublishReport
@@ -47,7 +47,7 @@ def did(step: str, mirror: int) -> dict[str, Any]:
     return tasks.returned(f"publish.{step}", mirror, "did") or {}
 
 
-def follow(mirror: str, step: Callable[[Publisher], object]) -> None:
+def follow(mirror: str, step: Callable[[Publisher], object]) -> PublishReport:
     """Do one step on a mirror; what it did is kept for the report, whether it went well or not."""
     report, ti = PublishReport(without_password(mirror)), get_current_context()["ti"]
     tasks.label(report.target)
@@ -62,16 +62,20 @@ def follow(mirror: str, step: Callable[[Publisher], object]) -> None:
         with tasks.publisher(mirror) as remote:
             when_free(partial(anew, remote), PATIENCE)
     except RepositoryError as error:
-        # Files that cannot be sent have been named, and hold back only what names them.
-        if not report.failed or isinstance(error, TransientError):
-            problem = str(error).removeprefix(f"{report.target}: ")
-            report.failed = {"publishing": problem, **report.failed}
+        problem = str(error).removeprefix(f"{report.target}: ")
+        report.failed = {"publishing": problem, **report.failed}
         raise
     finally:
         # A worker that was cut off may come back after another one has done this.
         kept = tasks.returned(ti.task_id, ti.map_index, "did") or {}
         if kept.get("try", 0) <= ti.try_number:
             ti.xcom_push("did", {"try": ti.try_number, **summary.step(report)})
+    return report
+
+
+def sent(report: PublishReport) -> None:
+    """Raise if files could not be sent."""
+    report.checked(f"{count(len(report.failed), 'file')} could not be sent")
 
 
 def after_upload(mirror: str, step: Callable[[Publisher], object]) -> None:
@@ -112,9 +116,11 @@ def puavo_repository_publish() -> None:
                 logger.info("%s:\n%s", report.target, "\n".join(remote.look()[1].lines()))
                 return
             upload_files(remote)
-            report.checked(f"{count(len(report.failed), 'file')} could not be sent")
+            if report.lost:
+                sent(report)
 
-        follow(mirror, step)
+        # Files that cannot be sent are named, and hold back only what names them.
+        sent(follow(mirror, step))
 
     @task(map_index_template="{{ label }}", trigger_rule="all_done")
     def switch(mirror: str) -> None:

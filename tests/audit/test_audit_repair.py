@@ -15,6 +15,7 @@ from puavo_repository.audit.remote import remote
 from puavo_repository.audit.report import AuditReport
 from puavo_repository.errors import StorageRefusedError, TransientError
 from puavo_repository.formats.metadata import Digests, entries
+from puavo_repository.mirror import published
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.locks import locked
 from puavo_repository.mirror.mirror import Mirror
@@ -67,6 +68,15 @@ def test_what_is_wrong_on_a_remote_is_sent_again(
     assert walk(audited.remote) == []
     again = run(audited, target)
     assert (problems(again), again.repaired) == ([], ())
+
+
+def test_a_mirror_of_a_connection_is_known_by_its_id_alone(audited: Audited) -> None:
+    flip(audited.remote / NEW)
+    report = run(audited, Target(path=str(audited.remote), connection="www"))
+    assert report.ok
+    assert [check.where for check in report.checks] == ["local", "www"]
+    assert {one.where for one in report.repaired} == {"www"}
+    assert [one.address for one in published.remotes(audited.mirror)] == ["www"]
 
 
 def test_a_file_is_withdrawn_before_it_is_replaced(

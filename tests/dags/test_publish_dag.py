@@ -83,6 +83,18 @@ ti.xcom_push = lambda _, value: kept.append(value)
 dag.get_current_context = lambda: {"ti": ti}
 dag.follow("file:///mirror", locked_once)
 found = {"tries": tries, "again": len(tries_of), "failed": kept[-1].get("failed")}
+ti.try_number = 5
+dag.asked = lambda _: False
+def unsent(lost):
+    def upload(remote):
+        remote.report.failed, remote.report.lost = {"a file": "could not be read"}, lost
+        remote.report.transient = True
+    dag.upload_files = upload
+    try:
+        dag.publish.get_task("publish.upload").python_callable("file:///mirror")
+    except errors.StorageError as error:
+        return [*kept[-1]["failed"]]
+found["held_back"] = {one: unsent(one == "by the server") for one in ("by a file", "by the server")}
 print("RESULT " + json.dumps(found))
 """
 NAMED = """
@@ -109,13 +121,15 @@ def mirror(tmp_path: Path) -> Path:
     return tmp_path / "images" / "mirror"
 
 
-def test_a_late_try_says_nothing_of_what_was_done_and_one_without_the_lock_waits_for_it(
+def test_a_try_says_what_it_did_and_what_holds_back_the_steps_behind_it(
     airflow: dict[str, str],
 ) -> None:
     found = beside(airflow, LATE, str(ROOT / "dags"))
     assert found["tries"] == [1, 2, 2, 3, 3]
     assert found["again"] == 2
     assert not found["failed"]
+    named = {"by a file": ["a file"], "by the server": ["publishing", "a file"]}
+    assert found["held_back"] == named, "the later steps go on, but where the server was lost"
 
 
 def test_the_dag_reads_as_designed(airflow: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,16 @@ from puavo_repository.errors import LockedError, PublishError, StorageError
 from puavo_repository.mirror.locks import locked
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish import run as publishing
-from puavo_repository.publish.plan import sha256
+from puavo_repository.publish import transfer, upload
+from puavo_repository.publish.plan import Transfer, sha256
+from puavo_repository.publish.send import send
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree, _FolderFile
 from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.lock import Holder, PublisherLock
 from puavo_repository.remote.target import Target
+from puavo_repository.remote.tree import RemoteTree
 from puavo_repository.settings.model import Model
 from support.audits import flip
 from support.mirrors import (
@@ -292,6 +296,27 @@ def test_one_failing_mirror_does_not_hold_back_another(
     assert [report.ok for report in found] == [False, True]
     assert "no such folder" in found[0].failed["publishing"]
     assert tree_of(remote) == tree_of(mirror)
+
+
+def test_a_file_that_cannot_be_read_here_holds_back_no_other(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = images_of(mirror)[0]
+
+    def broken(tree: RemoteTree, item: Transfer, *more: Any) -> None:
+        if item.path == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        send(tree, item, *more)
+
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(upload, "LARGE", 0)  # one after another
+    monkeypatch.setattr(transfer, "send", broken)
+    found = publish(mirror, folder, GUARDED)
+    assert [*found.failed] == [bad]
+    assert found.failed[bad].startswith(f"{mirror / bad}: Input/output error")
+    assert set(images_of(remote)) == set(images_of(mirror)) - {bad}
+    assert found.transient
+    assert not found.lost
 
 
 def test_an_error_of_the_system_is_one_of_ours_wherever_it_comes_from(

@@ -48,7 +48,7 @@ def audit(
     found = local(settings, turns.get(LOCAL, 0), watcher)
     checks = [repair_local(settings, found, holder) if repair else found]
     for target in targets:
-        found = remote(settings, target, turns.get(target.url, 0), watcher)
+        found = remote(settings, target, turns.get(target.name, 0), watcher)
         if repair:
             found = repair_remote(settings, target, found, watcher)
         checks.append(found)

@@ -42,7 +42,7 @@ def remote(settings: Settings, target: Target, turn: int, watcher: Watcher = NO_
     many of the files there are read in full, of which the watcher is told.
     """
     check = RemoteCheck(settings, target, watcher, turn).check
-    return steps.attempted(target.url, lambda: with_retries(check))
+    return steps.attempted(target.name, lambda: with_retries(check))
 
 
 @dataclass
@@ -57,13 +57,13 @@ class RemoteCheck:
 
     def check(self, only: Collection[str] | None = None) -> Checked:
         """Look at everything, or at some files and those in full."""
-        self.counts, url = [], self.target.url
+        self.counts, name = [], self.target.name
         workers = min(_CONNECTIONS, self.settings.connections)
         with contextlib.closing(Pool(lambda: open_tree(self.target), workers)) as self.pool:
             findings = steps.settled(self._look, only)
-        busy = f"{url}: somebody publishes: what that changes is left to a later audit"
+        busy = f"{name}: somebody publishes: what that changes is left to a later audit"
         notes, counts = (busy,) if self.seen.publishing else (), sum(self.counts, Counts())
-        return Checked(url, counts, tuple(findings), notes=notes)
+        return Checked(name, counts, tuple(findings), notes=notes)
 
     def _look(self, only: Collection[str] | None) -> tuple[Mapping[str, bytes], list[Finding]]:
         with self.pool.tree() as tree:

@@ -58,6 +58,7 @@ class PublishReport:
     bytes_sent: int = 0  # given to the connections
     seconds: float = 0.0
     transient: bool = False  # whether trying again later may help some file that failed
+    lost: bool = False  # whether the server was, while files were sent
 
     def saw(self, state: RemoteState, plan: Plan | None = None) -> None:
         """Take note of what clients are told, as it was found just now, and what is to be done."""
@@ -92,7 +93,7 @@ class PublishReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what clients are told of: that is in the metadata."""
-        hidden = {"files", "transient"}
+        hidden = {"files", "transient", "lost"}
         return {name: value for name, value in asdict(self).items() if name not in hidden}
 
     def lines(self) -> list[str]:
@@ -151,7 +152,7 @@ class Publisher(AbstractContextManager["Publisher"]):
         self.watcher = watcher
         self.pool = Pool(lambda: open_tree(target), self.options.connections)
         self.throttle = Bandwidth.parse(self.options.bandwidth)
-        self.report = PublishReport(target.url)  # what the steps did
+        self.report = PublishReport(target.name)  # what the steps did
 
     def __exit__(self, *_: object) -> None:
         self.pool.close()

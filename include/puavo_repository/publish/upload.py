@@ -42,7 +42,7 @@ def upload(publisher: Publisher) -> None:
                 remote.journal.intend(item.path, item.size, item.sha256)
         if plan.transfers or state.journal_changed:
             remote.save()
-        publisher.report.transient = False
+        publisher.report.transient = publisher.report.lost = False
         publisher.report.failed = dict(plan.problems)
         if plan.transfers:
             with publisher.recorded():
@@ -144,8 +144,10 @@ class _Upload:
             why = report.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
             self._publisher.watcher.fail(f"{report.target}: {item.path}: {why}")
             report.transient |= isinstance(error, errors.TransientError)
-            if not isinstance(error, errors.PublishError):
+            local = errors.printable(self._publisher.mirror_dir / item.path)
+            if not isinstance(error, errors.PublishError) and error.subject != local:
                 self._stopped_by = error  # the server, not the file: the others would fail too
+                report.lost |= isinstance(error, errors.TransientError)
             return
         if mtime is not None:
             self._remote.journal.placed(item.path, item.size, item.sha256, mtime)

@@ -34,6 +34,12 @@ class Target:
     key_file: str = ""  # with neither, the SSH agent and ``~/.ssh/id_*`` serve
     host_key: str = ""  # type and base64, as in ``known_hosts``; empty: look it up there
     known_hosts: tuple[str, ...] = KNOWN_HOSTS  # keys from all of them count
+    connection: str = ""  # the id of the Airflow connection that all this is from
+
+    @property
+    def name(self) -> str:
+        """What the mirror is called wherever it is shown or kept: as it is configured."""
+        return self.connection or self.url
 
     @property
     def url(self) -> str:
@@ -104,7 +110,8 @@ def target_of_connection(
         raise SettingsError(subject, "does not say where to publish to", expected=expected)
     secret = password or given.get("private_key_passphrase", "")
     keys = {key: given.get(key, "") for key in ("private_key", "key_file", "host_key")}
-    return _target(subject, path, host, port or SSH_PORT, login or "", password=secret, **keys)
+    keys |= {"password": secret, "connection": name}
+    return _target(subject, path, host, port or SSH_PORT, login or "", **keys)
 
 
 def without_password(url: str) -> str:
