@@ -173,28 +173,14 @@ def without(document: Document, paths: Collection[str]) -> Document:
     return kept
 
 
-class Cksums:
-    """``CKSUMS``: a line for each file of all series, as ``cksum`` prints it, by name."""
-
-    def __init__(self, documents: Iterable[Document] = ()) -> None:
-        self._lines: dict[str, str] = {}  # by name of the file
-        for document in documents:
-            self.add(document)
-
-    def add(self, document: Document) -> None:
-        """Add the files of a series."""
-        for file in described_files(document):
-            name = file.name
-            self._lines[name] = f"{file.digests.cksum} {file.size} {name}\n"
-
-    def render(self) -> bytes:
-        """Return the file's content."""
-        return "".join(line for _, line in sorted(self._lines.items())).encode()
-
-
 def render_cksums(documents: Iterable[Document]) -> bytes:
-    """Render ``CKSUMS`` of all series."""
-    return Cksums(documents).render()
+    """Render ``CKSUMS``: a line for each file of all series, as ``cksum`` prints it, by name."""
+    lines = {
+        file.name: f"{file.digests.cksum} {file.size} {file.name}\n"
+        for document in documents
+        for file in described_files(document)
+    }
+    return "".join(line for _, line in sorted(lines.items())).encode()
 
 
 def is_cksums(content: bytes) -> bool:

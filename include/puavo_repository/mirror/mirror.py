@@ -201,17 +201,18 @@ class Mirror:
         present = {path: _digest(content) for path, content in self.each_content()}
         wanted: dict[str, str] = {}
         changed: dict[str, bytes] = {}  # of which alone the content is kept
-        cksums = metadata.Cksums()
 
         def want(path: str, content: bytes) -> None:
             wanted[path] = _digest(content)
             if present.get(path) != wanted[path]:
                 changed[path] = content
 
-        for name, document in documents:
-            want(f"meta/{name}", metadata.render(document))
-            cksums.add(document)
-        want(self.cksums.name, cksums.render())
+        def each() -> Iterator[Document]:  # one at a time is in memory
+            for name, document in documents:
+                want(f"meta/{name}", metadata.render(document))
+                yield document
+
+        want(self.cksums.name, metadata.render_cksums(each()))
         gone = present.keys() - wanted.keys()
         if changed or gone:
             self._record_written(present, wanted)
