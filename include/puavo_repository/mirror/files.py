@@ -153,13 +153,11 @@ def new_file(path: Path, *, claimed: bool = False) -> Iterator[BinaryIO]:
         claim(part, path, before) if claimed else rename_into_place(part, path)
 
 
-def write(path: Path, content: bytes) -> bool:
-    """Give a file this content; return False where it has it already and nothing was done."""
-    if read(path) == content:
-        return False
-    with new_file(path) as stream:
-        stream.write(content)
-    return True
+def write(path: Path, content: bytes) -> None:
+    """Give a file this content; where it has it already, nothing is done."""
+    if read(path) != content:
+        with new_file(path) as stream:
+            stream.write(content)
 
 
 def read(path: Path) -> bytes | None:
