@@ -98,7 +98,7 @@ def _image_names(path: Path, where: str, value: Any) -> tuple[str, ...]:
     for name in value:
         _check_type(path, f"an entry in {where}", name, str, 'a string "…"')
         problem = f"{where} names {name!r}"
-        if not names.is_plain_name(name) or names.ImageName.parse(name) is None:
+        if names.ImageName.parse(name) is None:
             problem += ", which is not the file name of an image"
             expected = "<prefix>-<YYYY-MM-DD-HHMMSS>-<arch>.img, without any folder"
             remedy = "Correct the name; images are looked for in IMAGE_DIR only"

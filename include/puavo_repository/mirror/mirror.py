@@ -19,7 +19,7 @@ from pathlib import Path
 from puavo_repository.errors import ImageChangingError, StorageRefusedError, as_storage_error
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
-from puavo_repository.formats.names import is_image_name, is_rdiff_name
+from puavo_repository.formats.names import ImageName, is_rdiff_name
 from puavo_repository.mirror import files, locks
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import ImageRecord, RdiffRecord, State, WrittenRecord
@@ -182,7 +182,9 @@ class Mirror:
             folder, _, name = path.rpartition("/")
             if folder == "meta":
                 return name.endswith(".json")
-            return is_rdiff_name(name) if folder else name in known and is_image_name(name)
+            if folder:
+                return is_rdiff_name(name)
+            return name in known and ImageName.parse(name) is not None
 
         return set(filter(is_ours, there))
 

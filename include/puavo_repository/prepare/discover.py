@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puavo_repository.errors import ImageError, storage_error
-from puavo_repository.formats.names import LONGEST_IMAGE, distribution_of, image_name, is_image_name
+from puavo_repository.formats.names import LONGEST_IMAGE, ImageName, distribution_of, image_name
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import Failure
@@ -62,7 +62,7 @@ def discover(settings: Settings) -> Inventory:
             identity = _look(folder, name)
         except ImageError as error:
             failures.append(Failure.of(name, "discover", error))
-            if is_image_name(name) and len(name) <= LONGEST_IMAGE:
+            if ImageName.parse(name) and len(name) <= LONGEST_IMAGE:
                 unreachable.add(name)
             continue
         if identity is None:
@@ -74,7 +74,7 @@ def discover(settings: Settings) -> Inventory:
 
 def _look(folder: Path, name: str) -> Identity | None:
     """Return an image's identity; None where it is none, refused where it was meant to be one."""
-    is_image = is_image_name(name)
+    is_image = ImageName.parse(name) is not None
     if is_image and len(name) > LONGEST_IMAGE:
         raise ImageError(
             folder / name,
