@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import time
 from pathlib import Path
 
@@ -143,7 +142,7 @@ class _Job:
         path = self._path
         try:
             files.check_same(path, before)
-            _sync(part)
+            files.sync(part)
             if before is not None:
                 self._mirror.remove_from_metadata({f"rdiffs/{path.name}"})
                 self._mirror.state.rdiffs.remove(path.name)
@@ -151,7 +150,7 @@ class _Job:
         except (OSError, StorageError):
             if files.seen(path) in {before, None} or _sha512(path) != sha512:
                 raise
-            files.sync_folder(path.parent)
+            files.sync(path.parent)
 
     def _prove(self, rdiff: Path) -> Digests:
         doing, given = "while it proved this rdiff", (*self._images, rdiff)
@@ -164,11 +163,6 @@ class _Job:
     def _record(self, digests: Digests, engine: str, identity: Identity | None) -> RdiffRecord:
         contents = self._source.digests.sha512, self._target.digests.sha512
         return RdiffRecord(self._path.name, *contents, digests, identity, engine, time.time())
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _sha512(path: Path) -> str:
