@@ -3,7 +3,7 @@
 import errno
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,17 +36,14 @@ class Inventory:
         return {*self.images, *self.unreachable}
 
     @property
-    def series(self) -> dict[str, dict[str, tuple[str, ...]]]:
+    def series(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
         """Images by distribution and series, oldest first, where their names tell both."""
         found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for image in sorted(map(image_name, self.names), key=lambda one: (one.version, str(one))):
             distribution = distribution_of(image.series)
             if distribution is not None:
                 found[distribution][image.series].append(str(image))
-        return {
-            distribution: {name: tuple(images) for name, images in series.items()}
-            for distribution, series in found.items()
-        }
+        return found
 
 
 def discover(settings: Settings) -> Inventory:
