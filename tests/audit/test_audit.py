@@ -21,7 +21,7 @@ from puavo_repository.audit.report import (
 )
 from puavo_repository.audit.steps import due
 from puavo_repository.errors import PublishError, printable
-from puavo_repository.formats.metadata import DescribedFile, Digests
+from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.remote.target import Target
 from support.audits import NEW, OLD, Audited
 
@@ -71,7 +71,7 @@ def test_each_place_has_its_own_turns(
 
 def test_any_few_audits_in_a_row_cover_everything() -> None:
     names = [f"rdiffs/x-{number}.rdiff" for number in range(500)]
-    files = [DescribedFile(name, Digests(steps.FEW, "", "", "")) for name in names]
+    files = [DescribedFile(steps.FEW, "", "", "", name) for name in names]
     for share, rounds in ((0.1, 10), (0.3, 4), (0.5, 2), (1, 1)):
         for begin in (0, 7, 123):
             seen = [p for turn in range(begin, begin + rounds) for p in due(files, turn, share)]

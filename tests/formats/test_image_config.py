@@ -71,8 +71,9 @@ def test_no_name_is_longer_than_what_is_made_of_it_can_be() -> None:
     assert parse({longest_series: [longest_image]})[0].images == (longest_image,)
     with pytest.raises(ConfigError, match="cannot be a file name"):
         parse({f"{longest_series}s": []})
-    with pytest.raises(ConfigError, match="that is too long"):
-        parse({SERIES: [image(names.LONGEST_IMAGE + 1)]})
+    for length in (names.LONGEST_IMAGE + 1, names.LONGEST + 1):
+        with pytest.raises(ConfigError, match="that is too long"):
+            parse({SERIES: [image(length)]})
 
 
 def test_a_series_without_images_stays_for_what_an_operator_wrote_there() -> None:

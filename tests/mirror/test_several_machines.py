@@ -191,10 +191,10 @@ def test_metadata_is_not_finished_by_who_lost_its_lock(
     repository.prepare()
     mirror, write = Mirror(repository.mirror), files.write
 
-    def slow(path: Path, content: bytes) -> bool:
+    def slow(path: Path, content: bytes) -> None:
         if path.parent == mirror.meta:
             mirror.state.metadata_lock.write_text("another machine")
-        return write(path, content)
+        write(path, content)
 
     before = mirror.cksums.read_bytes()
     monkeypatch.setattr(files, "write", slow)

@@ -10,8 +10,7 @@ import pytest
 
 from puavo_repository.formats import jsonfile
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.prepare import fingerprint
-from puavo_repository.prepare.describe import remove_wrong_from_metadata
+from puavo_repository.prepare import describe, fingerprint
 from support.repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
 
 SERIES = f"{AMXA}-amd64"
@@ -143,7 +142,8 @@ def test_an_image_that_was_changed_in_place_is_withdrawn_at_once(repository: Rep
     repository.prepare()
     with (repository.images / name(V2)).open("ab") as stream:
         stream.write(b"x")
-    assert remove_wrong_from_metadata(repository.settings())
+    with Mirror(repository.mirror).locked("a test"):
+        assert describe.clean(repository.settings()) == ()
     assert images(repository) == [name(V1)]
     repository.check()
 

@@ -255,16 +255,20 @@ def test_an_rdiff_is_durable_before_it_gets_its_name_and_its_digests_are_of_what
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    claim = files.claim
+    claim, sync = files.claim, files.sync
+
+    def synced(path: Path) -> None:
+        done.append(f"synced {path.name}")
+        sync(path)
 
     def named(part: Path, path: Path, seen: files.Seen | None) -> None:
         done.append(f"named {part.name}")
         claim(part, path, seen)
 
-    sync = "puavo_repository.prepare.diff._sync"
-    monkeypatch.setattr(sync, lambda path: done.append(f"synced {path.name}"))
+    monkeypatch.setattr(files, "sync", synced)
     monkeypatch.setattr(files, "claim", named)
     record = diff(settings, PAIR)
+    done = [text for text in done if text.endswith(files.PART)]  # folders are synced as well
     assert [text.split()[0] for text in done] == ["synced", "named"]
     assert len({text.split()[1] for text in done}) == 1
     content = rdiff_path(settings).read_bytes()

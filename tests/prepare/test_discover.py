@@ -20,9 +20,9 @@ def test_images_are_found_by_distribution_and_series(repository: Repository) -> 
     found = discover(repository.settings())
     assert found.series == {
         "buster": {
-            f"{AMXA}-amd64": (name(V1), name(V2)),
-            f"{AMXA}-i386": (name(V1, AMXA, "i386"),),
-            f"{FREE}-amd64": (name(V1, FREE),),
+            f"{AMXA}-amd64": [name(V1), name(V2)],
+            f"{AMXA}-i386": [name(V1, AMXA, "i386")],
+            f"{FREE}-amd64": [name(V1, FREE)],
         }
     }
     assert found.images[name(V1)].size == 3

@@ -17,7 +17,6 @@ from puavo_repository.errors import (
     StorageError,
     StorageRefusedError,
 )
-from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import fingerprint as stage
 from puavo_repository.prepare.fingerprint import fingerprint
@@ -42,7 +41,7 @@ def refused(repository: Repository, kind: type[RepositoryError] = ImageError) ->
 def test_digests_are_those_of_the_standard_programs(repository: Repository) -> None:
     path = repository.add(IMAGE)
     digests = fingerprint(repository.settings(), IMAGE).digests
-    check_file(path, DescribedFile(IMAGE, digests))
+    check_file(path, digests)
 
 
 def test_definitions_of_all_files_are_merged(repository: Repository) -> None:

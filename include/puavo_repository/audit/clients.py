@@ -245,7 +245,7 @@ def _differences(path: str, content: bytes, local: Description) -> Iterator[Find
         ours = local.files.get(name)
         if ours is not None and ours != file:
             problem = f"describes {name} otherwise than the local mirror does"
-            expected, found = (f.digests.sha512 or f"{f.size} bytes" for f in (ours, file))
+            expected, found = (f.sha512 or f"{f.size} bytes" for f in (ours, file))
             yield error(path, problem, expected, found, f"{_PUBLISH} who else writes there")
     if path in served.named:
         where, expected, found = _first_difference(local.parsed[path], served.parsed[path])

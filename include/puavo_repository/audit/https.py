@@ -224,7 +224,7 @@ def _updates(served: Description) -> Iterator[tuple[str, Entry, Entry, Entry]]:
 
 def _is_here(local: Description, image: Entry) -> bool:
     file = local.files.get(image["filename"])
-    same = file is not None and file.digests.sha512 == image.get("sha512")
+    same = file is not None and file.sha512 == image.get("sha512")
     return same and (local.root / image["filename"]).is_file()
 
 

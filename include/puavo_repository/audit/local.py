@@ -118,7 +118,7 @@ class LocalCheck:
                 self.watcher.finish("local")
         except OSError as why:
             return _wrong(file, "cannot be read", found=why.strerror or str(why))
-        described = file.digests.to_dict()
+        described = file.to_dict()
         for key, value in found.items():
             expected = described[key] or "none"
             if value != expected:
@@ -166,6 +166,6 @@ def _wrong(file: DescribedFile, problem: str, expected: str = "", found: str = "
         return error(file.path, problem, expected, found, _ANEW, repairable=True)
     remedy = (
         "Restore it from a backup or from a published mirror, its sha512 is "
-        f"{file.digests.sha512 or 'not known'}; then prepare again"
+        f"{file.sha512 or 'not known'}; then prepare again"
     )
     return error(file.path, problem, expected, found, remedy)

@@ -5,7 +5,7 @@ Two shapes, also mixed in one file: a list of image names, or an object with ``i
 the object is carried along.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def render(series: Iterable[SeriesConfig]) -> bytes:
 
 
 def generate(
-    present: Iterable[SeriesConfig], distribution: str, found: Mapping[str, tuple[str, ...]]
+    present: Iterable[SeriesConfig], distribution: str, found: Mapping[str, Sequence[str]]
 ) -> tuple[SeriesConfig, ...]:
     """Say what a distribution's file should hold now.
 
@@ -67,10 +67,10 @@ def generate(
         if names.distribution_of(one.name) != distribution:
             series.append(one)
             continue
-        images = rest.pop(one.name, ())
+        images = tuple(rest.pop(one.name, ()))
         if images or one.extra_rdiffs or one.others:
             series.append(replace(one, images=images))
-    return (*series, *(SeriesConfig(name, rest[name]) for name in sorted(rest)))
+    return (*series, *(SeriesConfig(name, tuple(rest[name])) for name in sorted(rest)))
 
 
 def _parse_series(path: Path, name: str, value: Any) -> SeriesConfig:
@@ -98,7 +98,7 @@ def _image_names(path: Path, where: str, value: Any) -> tuple[str, ...]:
     for name in value:
         _check_type(path, f"an entry in {where}", name, str, 'a string "…"')
         problem = f"{where} names {name!r}"
-        if not names.is_plain_name(name) or names.ImageName.parse(name) is None:
+        if names.ImageName.parse(name) is None:
             problem += ", which is not the file name of an image"
             expected = "<prefix>-<YYYY-MM-DD-HHMMSS>-<arch>.img, without any folder"
             remedy = "Correct the name; images are looked for in IMAGE_DIR only"

@@ -43,26 +43,15 @@ class Digests:
 
 
 @dataclass(frozen=True, slots=True)
-class DescribedFile:
+class DescribedFile(Digests):
     """A file that metadata names."""
 
     path: str  # in the mirror, such as rdiffs/x.rdiff
-    digests: Digests
-
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return self.digests.size
 
     @property
     def name(self) -> str:
         """The file name without folder."""
         return self.path.rpartition("/")[2]
-
-    @property
-    def sha256(self) -> str:
-        """The sha256 of its content; empty where it is not given."""
-        return self.digests.sha256
 
 
 def diff_entry(source: str, rdiff: str, digests: Digests, urlbase: str) -> dict[str, Any]:
@@ -148,8 +137,10 @@ def described_files(document: Document) -> Iterator[DescribedFile]:
     """Iterate over the same as files."""
     for path, entry in entries(document):
         values = map(entry.get, DIGESTS)  # a line break would forge CKSUMS
-        digests = (v if isinstance(v, str) and is_plain_name(v) else "" for v in values)
-        yield DescribedFile(path, Digests(entry["size"], *digests))
+        cksum, sha256, sha512 = (
+            v if isinstance(v, str) and is_plain_name(v) else "" for v in values
+        )
+        yield DescribedFile(entry["size"], cksum, sha256, sha512, path)
 
 
 def without(document: Document, paths: Collection[str]) -> Document:
@@ -173,28 +164,14 @@ def without(document: Document, paths: Collection[str]) -> Document:
     return kept
 
 
-class Cksums:
-    """``CKSUMS``: a line for each file of all series, as ``cksum`` prints it, by name."""
-
-    def __init__(self, documents: Iterable[Document] = ()) -> None:
-        self._lines: dict[str, str] = {}  # by name of the file
-        for document in documents:
-            self.add(document)
-
-    def add(self, document: Document) -> None:
-        """Add the files of a series."""
-        for file in described_files(document):
-            name = file.name
-            self._lines[name] = f"{file.digests.cksum} {file.size} {name}\n"
-
-    def render(self) -> bytes:
-        """Return the file's content."""
-        return "".join(line for _, line in sorted(self._lines.items())).encode()
-
-
 def render_cksums(documents: Iterable[Document]) -> bytes:
-    """Render ``CKSUMS`` of all series."""
-    return Cksums(documents).render()
+    """Render ``CKSUMS``: a line for each file of all series, as ``cksum`` prints it, by name."""
+    lines = {
+        file.name: f"{file.cksum} {file.size} {file.name}\n"
+        for document in documents
+        for file in described_files(document)
+    }
+    return "".join(line for _, line in sorted(lines.items())).encode()
 
 
 def is_cksums(content: bytes) -> bool:

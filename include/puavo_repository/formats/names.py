@@ -83,11 +83,6 @@ def source_image(rdiff: str) -> str:
     return name if ImageName.parse(name) else ""
 
 
-def is_image_name(name: str) -> bool:
-    """Tell whether this is the name of an image."""
-    return _IMAGE.fullmatch(name) is not None
-
-
 def is_rdiff_name(name: str) -> bool:
     """Tell whether this is the name of an rdiff, old or new."""
     return _RDIFF.fullmatch(name) is not None

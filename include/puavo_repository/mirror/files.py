@@ -94,7 +94,7 @@ def part_of(path: Path) -> Iterator[Path]:
 def rename_into_place(part: Path, path: Path) -> None:
     """Give a file that is whole and durable its name, durably."""
     part.rename(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def seen(path: Path) -> Seen | None:
@@ -124,7 +124,7 @@ def claim(part: Path, path: Path, before: Seen | None) -> None:
     check_same(path, before)
     if before is not None or not _link(part, path):
         part.rename(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _link(part: Path, path: Path) -> bool:
@@ -153,13 +153,11 @@ def new_file(path: Path, *, claimed: bool = False) -> Iterator[BinaryIO]:
         claim(part, path, before) if claimed else rename_into_place(part, path)
 
 
-def write(path: Path, content: bytes) -> bool:
-    """Give a file this content; return False where it has it already and nothing was done."""
-    if read(path) == content:
-        return False
-    with new_file(path) as stream:
-        stream.write(content)
-    return True
+def write(path: Path, content: bytes) -> None:
+    """Give a file this content; where it has it already, nothing is done."""
+    if read(path) != content:
+        with new_file(path) as stream:
+            stream.write(content)
 
 
 def read(path: Path) -> bytes | None:
@@ -177,12 +175,12 @@ def make_folder(folder: Path) -> None:
         make_folder(folder.parent)
     with as_storage_error(folder):
         folder.mkdir(_NEW_FOLDER, exist_ok=True)
-        sync_folder(folder.parent)
+        sync(folder.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Make what a file holds durable, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -193,7 +191,7 @@ def remove(path: Path) -> bool:
     """Remove a file durably; return False where there was none."""
     with as_storage_error(path), suppress(FileNotFoundError):
         path.unlink()
-        sync_folder(path.parent)
+        sync(path.parent)
         return True
     return False
 

@@ -15,12 +15,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from puavo_repository.errors import ImageChangingError, StorageRefusedError, as_storage_error
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
-from puavo_repository.formats.names import is_image_name, is_rdiff_name
+from puavo_repository.formats.names import ImageName, is_rdiff_name
 from puavo_repository.mirror import files, locks
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import ImageRecord, RdiffRecord, State, WrittenRecord
@@ -108,28 +107,29 @@ class Mirror:
             if (content := files.read(path)) is not None:
                 yield str(path.relative_to(self.root)), content
 
-    def describe(self, documents: Iterable[tuple[str, Document]]) -> bool:
-        """Make the metadata say exactly this, by file name; return whether a byte changed."""
+    def describe(self, documents: Iterable[tuple[str, Document]]) -> None:
+        """Make the metadata say exactly this, by file name."""
         with self.metadata_locked("rewriting metadata", shared=False):
-            return self._write(documents)
+            self._write(documents)
 
-    def remove_from_metadata(self, paths: Collection[str]) -> bool:
-        """Remove files from the metadata as their content changes; return whether any was there."""
+    def remove_from_metadata(self, paths: Collection[str]) -> None:
+        """Remove files from the metadata as their content changes."""
         if not paths:
-            return False
+            return
         with self.metadata_locked("rewriting metadata", shared=False):
             present = self.documents()
             kept = {name: metadata.without(doc, paths) for name, doc in present.items()}
-            return kept != present and self._write(kept.items())
+            if kept != present:
+                self._write(kept.items())
 
     def wrong_files(self) -> set[str]:
         """Return the described files that are missing, or not of the size or identity on record."""
         wrong, there = set(), self.there()
-        images: dict[str, Any] = {record.name: record for record in self.state.images}
-        rdiffs: dict[str, Any] = {record.name: record for record in self.state.rdiffs}
+        known: dict[str, ImageRecord | RdiffRecord] = {}
+        for records in (self.state.images, self.state.rdiffs):
+            known |= {record.path: record for record in records}
         for file in self.described():
-            known = rdiffs if file.path.startswith("rdiffs/") else images
-            found, record = there.get(file.path), known.get(file.name)
+            found, record = there.get(file.path), known.get(file.path)
             if found is None or found.size != file.size or (record and not record.fits(found)):
                 wrong.add(file.path)
         return wrong
@@ -182,7 +182,9 @@ class Mirror:
             folder, _, name = path.rpartition("/")
             if folder == "meta":
                 return name.endswith(".json")
-            return is_rdiff_name(name) if folder else name in known and is_image_name(name)
+            if folder:
+                return is_rdiff_name(name)
+            return name in known and ImageName.parse(name) is not None
 
         return set(filter(is_ours, there))
 
@@ -197,21 +199,22 @@ class Mirror:
         """Keep metadata and CKSUMS from being rewritten for a moment; waits for one that is."""
         return locks.locked(self.state.metadata_lock, holder, shared=shared, wait=True)
 
-    def _write(self, documents: Iterable[tuple[str, Document]]) -> bool:
+    def _write(self, documents: Iterable[tuple[str, Document]]) -> None:
         present = {path: _digest(content) for path, content in self.each_content()}
         wanted: dict[str, str] = {}
         changed: dict[str, bytes] = {}  # of which alone the content is kept
-        cksums = metadata.Cksums()
 
         def want(path: str, content: bytes) -> None:
             wanted[path] = _digest(content)
             if present.get(path) != wanted[path]:
                 changed[path] = content
 
-        for name, document in documents:
-            want(f"meta/{name}", metadata.render(document))
-            cksums.add(document)
-        want(self.cksums.name, cksums.render())
+        def each() -> Iterator[Document]:  # one at a time is in memory
+            for name, document in documents:
+                want(f"meta/{name}", metadata.render(document))
+                yield document
+
+        want(self.cksums.name, metadata.render_cksums(each()))
         gone = present.keys() - wanted.keys()
         if changed or gone:
             self._record_written(present, wanted)
@@ -222,7 +225,6 @@ class Mirror:
                 self.check()
                 files.remove(self.root / path)
         self._record_written(wanted)
-        return bool(changed or gone)
 
     def _record_written(self, *versions: Mapping[str, str]) -> None:
         """Note that each file is as one of these versions, of digests by path, has it."""

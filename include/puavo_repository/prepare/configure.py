@@ -98,7 +98,7 @@ def _write(settings: Settings, present: Files, wanted: Files) -> list[str]:
         backup = next(one for one in backups if not os.path.lexists(one))
         path.touch()  # the last one that was set aside is the one that counts
         path.rename(backup)
-        files.sync_folder(folder)
+        files.sync(folder)
         notes.append(f"{distribution} has no image any more: {path} is now {backup.name}")
     path = settings.puavo_os / "defaults.mk"
     before = path.read_text(encoding="utf-8") if files.exists(path) else ""

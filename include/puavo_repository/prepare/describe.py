@@ -38,7 +38,10 @@ def clean(settings: Settings, plan: Plan | None = None) -> tuple[str, ...]:
     mirror.refuse_foreign()
     plan = plan or look(settings)
     guard(settings, plan)
-    remove_wrong_from_metadata(settings)
+    wrong = mirror.wrong_files()
+    for path in sorted(wrong):
+        logger.warning("%s is missing or was changed: it is not described any more", path)
+    mirror.remove_from_metadata(wrong)
     try:
         guard(settings, plan, proven=True)
     except MassDeleteError:
@@ -105,15 +108,6 @@ def _documents(urlbase: str, plan: Plan, placed: Collection[str]) -> Iterator[tu
             entries.append(metadata.image_entry(name, digests, puavo_conf, diffs, urlbase))
         if entries:
             yield f"{series}.json", {series: {"images": entries}}
-
-
-def remove_wrong_from_metadata(settings: Settings) -> bool:
-    """Remove from the metadata what is missing or was changed since; return whether any was."""
-    mirror = Mirror(settings.mirror_dir)
-    wrong = mirror.wrong_files()
-    for path in sorted(wrong):
-        logger.warning("%s is missing or was changed: it is not described any more", path)
-    return mirror.remove_from_metadata(wrong)
 
 
 def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:

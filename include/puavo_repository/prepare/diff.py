@@ -1,8 +1,6 @@
 """diff: one rdiff, made, proven by applying it, and only then given its name."""
 
-import hashlib
 import logging
-import os
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from puavo_repository.errors import DeltaError, StorageError, as_storage_error, 
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.mirror import files
+from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.files import Identity, Seen
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED, ImageRecord, RdiffRecord
@@ -111,7 +110,7 @@ class _Job:
                 error.subject = printable(path)  # not its part, which is gone
                 raise
             self._check_images()
-            self._give_name(part, before, digests.sha512)
+            self._give_name(part, before, digests)
         share = 100 * digests.size / max(1, self._target.digests.size)
         took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
         logger.info("%s: %s, %s", path.name, format_bytes(digests.size), took)
@@ -138,20 +137,20 @@ class _Job:
         rdiffs = (self._mirror.rdiffs / record.name for record in (first, second))
         return Between(self._side(image), image.digests.size, *rdiffs)
 
-    def _give_name(self, part: Path, before: Seen | None, sha512: str) -> None:
+    def _give_name(self, part: Path, before: Seen | None, digests: Digests) -> None:
         """Give it its name; where another machine made the very same meanwhile, that one stays."""
         path = self._path
         try:
             files.check_same(path, before)
-            _sync(part)
+            files.sync(part)
             if before is not None:
                 self._mirror.remove_from_metadata({f"rdiffs/{path.name}"})
                 self._mirror.state.rdiffs.remove(path.name)
             files.claim(part, path, before)
         except (OSError, StorageError):
-            if files.seen(path) in {before, None} or _sha512(path) != sha512:
+            if files.seen(path) in {before, None} or digest_file(path, no_progress) != digests:
                 raise
-            files.sync_folder(path.parent)
+            files.sync(path.parent)
 
     def _prove(self, rdiff: Path) -> Digests:
         doing, given = "while it proved this rdiff", (*self._images, rdiff)
@@ -164,13 +163,3 @@ class _Job:
     def _record(self, digests: Digests, engine: str, identity: Identity | None) -> RdiffRecord:
         contents = self._source.digests.sha512, self._target.digests.sha512
         return RdiffRecord(self._path.name, *contents, digests, identity, engine, time.time())
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sha512(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha512").hexdigest()

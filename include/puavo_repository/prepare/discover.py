@@ -3,12 +3,12 @@
 import errno
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from puavo_repository.errors import ImageError, storage_error
-from puavo_repository.formats.names import LONGEST_IMAGE, distribution_of, image_name, is_image_name
+from puavo_repository.formats.names import LONGEST_IMAGE, ImageName, distribution_of, image_name
 from puavo_repository.mirror import files
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import Failure
@@ -36,17 +36,14 @@ class Inventory:
         return {*self.images, *self.unreachable}
 
     @property
-    def series(self) -> dict[str, dict[str, tuple[str, ...]]]:
+    def series(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
         """Images by distribution and series, oldest first, where their names tell both."""
         found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for image in sorted(map(image_name, self.names), key=lambda one: (one.version, str(one))):
             distribution = distribution_of(image.series)
             if distribution is not None:
                 found[distribution][image.series].append(str(image))
-        return {
-            distribution: {name: tuple(images) for name, images in series.items()}
-            for distribution, series in found.items()
-        }
+        return found
 
 
 def discover(settings: Settings) -> Inventory:
@@ -62,7 +59,7 @@ def discover(settings: Settings) -> Inventory:
             identity = _look(folder, name)
         except ImageError as error:
             failures.append(Failure.of(name, "discover", error))
-            if is_image_name(name) and len(name) <= LONGEST_IMAGE:
+            if ImageName.parse(name) and len(name) <= LONGEST_IMAGE:
                 unreachable.add(name)
             continue
         if identity is None:
@@ -74,7 +71,7 @@ def discover(settings: Settings) -> Inventory:
 
 def _look(folder: Path, name: str) -> Identity | None:
     """Return an image's identity; None where it is none, refused where it was meant to be one."""
-    is_image = is_image_name(name)
+    is_image = ImageName.parse(name) is not None
     if is_image and len(name) > LONGEST_IMAGE:
         raise ImageError(
             folder / name,

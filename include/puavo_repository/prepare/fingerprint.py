@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from puavo_repository.delta import contained, librsync
 from puavo_repository.delta.engine import check_at_rest, identity_of
 from puavo_repository.delta.work import read_image
-from puavo_repository.errors import ImageError, SettingsError, storage_error
+from puavo_repository.errors import ImageError, SettingsError, as_storage_error, storage_error
 from puavo_repository.formats import jsonfile, squashfs
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
@@ -68,16 +68,13 @@ def fingerprint(settings: Settings, name: str, progress: Progress = no_progress)
 
 def _read(settings: Settings, anchors: Path, path: Path, progress: Progress) -> ImageRecord:
     started = time.monotonic()
-    try:
-        with path.open("rb", buffering=0) as image:
-            identity = Identity.of(os.fstat(image.fileno()))
-            _check_squashfs(path, image, identity.size)
-            puavo_conf = _read_puavo_conf(path)
-            work = read_image, path, identity, settings.delta_engine(), anchors
-            digests = contained.call(path, "while it read this image", *work, progress=progress)
-            check_at_rest(path, identity, identity_of(path), "while it was read")
-    except OSError as error:
-        raise storage_error(path, error) from error
+    with as_storage_error(path), path.open("rb", buffering=0) as image:
+        identity = Identity.of(os.fstat(image.fileno()))
+        _check_squashfs(path, image, identity.size)
+        puavo_conf = _read_puavo_conf(path)
+        work = read_image, path, identity, settings.delta_engine(), anchors
+        digests = contained.call(path, "while it read this image", *work, progress=progress)
+        check_at_rest(path, identity, identity_of(path), "while it was read")
     seconds = time.monotonic() - started
     size, rate = format_bytes(digests.size), format_bytes(digests.size / seconds)
     logger.info("%s: %s fingerprinted in %.1f s, %s/s", path.name, size, seconds, rate)

@@ -106,17 +106,16 @@ def choose_pairs(
         for source, target in _chosen(config.name, some, inventory, known, policy):
             sources[target].add(source)
     pairs: dict[str, tuple[Pair, ...]] = {}
-    for target in images:
+    for place, target in enumerate(images):
         wanted = dict.fromkeys(sorted(sources[target], key=order.__getitem__))
         for source in config.extra_rdiffs.get(target, ()):
             if source in there:
                 wanted.setdefault(source)
             else:
                 failures.append(_failure(source, f"'extra_rdiffs' of {where} {_ABSENT}"))
-        before = images[order[target] - 1] if order[target] else ""
-        older = {source for source in wanted if order.get(source, len(order)) < order[target]}
         found = [
-            Pair(source, target, before if source in older else "")
+            # What is older lies before this one, so that there is an image before it.
+            Pair(source, target, images[place - 1] if order.get(source, place) < place else "")
             for source in wanted
             if source != target
         ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from puavo_repository.errors import ConnectionLostError, StorageRefusedError, storage_error
-from puavo_repository.mirror.files import sync_folder
+from puavo_repository.mirror import files
 from puavo_repository.progress import Progress, no_progress
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Data, Range, RemoteFile, RemoteStat, RemoteTree
@@ -83,7 +83,7 @@ class FolderTree(RemoteTree):
             (self._root / path).unlink()
         else:
             (self._root / path).replace(self._root / new)
-        sync_folder((self._root / new).parent)
+        files.sync((self._root / new).parent)
 
     def _remove(self, path: str) -> None:
         (self._root / path).unlink(missing_ok=True)
@@ -91,7 +91,7 @@ class FolderTree(RemoteTree):
     def _make_folder(self, path: str) -> None:
         (self._root / path).mkdir(0o755)
         (self._root / path).chmod(0o755)  # whatever the umask made of it
-        sync_folder((self._root / path).parent)
+        files.sync((self._root / path).parent)
 
     def _remove_folder(self, path: str) -> None:
         try:
@@ -123,10 +123,10 @@ class _FolderFile(RemoteFile):
                 done(count)
 
     def copy(self, source: Self, taken: Range, offset: int, done: Progress) -> None:
-        start, length, files = taken.offset, taken.length, (source._descriptor, self._descriptor)
+        start, length, both = taken.offset, taken.length, (source._descriptor, self._descriptor)
         with self._tree._errors(self._path):
             while length:
-                count = os.copy_file_range(*files, length, start, offset)
+                count = os.copy_file_range(*both, length, start, offset)
                 if not count:
                     where = f"{self._tree.name}/{source._path}"
                     raise StorageRefusedError(where, "ends before the range to copy")
