@@ -43,7 +43,6 @@ def keep_demand(settings: Settings, found: Demand) -> list[str]:
     """Keep how many clients have and want which images; return what there is to say of it."""
     with Store(settings.mirror_dir) as store:
         store.describe(Mirror(settings.mirror_dir).documents().values())
-        store.keep_files()
         store.set_demand(found)
         unknown = sorted({name for both in found for name in both} - store.files.keys())
     if not unknown:
@@ -78,7 +77,6 @@ def policies(settings: Settings, days: int) -> list[Outcome]:
 def _fleet(settings: Settings) -> Fleet:
     with Store(settings.mirror_dir) as store:
         store.describe(Mirror(settings.mirror_dir).documents().values())
-        store.keep_files()
         history = History.of(store, usage.YEAR)
     return Fleet(history)
 
