@@ -116,6 +116,22 @@ def test_rdiffs_that_nobody_fetched_in_a_month_are_named_once_the_logs_tell(
     assert found.unused_bytes == 300
 
 
+def test_an_rdiff_that_was_only_asked_for_in_vain_is_unused(chosen: Settings) -> None:
+    back, up = (f"rdiffs/{rdiff_name(*both)}" for both in ((THIRD, SECOND), (SECOND, THIRD)))
+    found = figures(
+        chosen,
+        fetched(FIRST, SECOND, 1, 5),
+        fetched(FIRST, SECOND, 1, 30),
+        line(back, 0, status=404, day=30),
+        line(up, 40, day=30),
+        line(THIRD, SIZE, day=30),  # in its place
+    )
+    with store.Store(chosen.mirror_dir) as opened:
+        ways = opened.rows("SELECT DISTINCT via FROM counts WHERE downloads ORDER BY via")
+    assert [via for (via,) in ways] == ["given up", "https", "missing"]
+    assert [f"rdiffs/{one.rdiff}" for one in found.unused] == [back, up]
+
+
 def test_a_new_rdiff_was_on_offer_only_since_it_was_described(chosen: Settings) -> None:
     figures(chosen, whole(FIRST, 50, 12))
     both = {**RDIFFS, (FIRST, THIRD): 150}
