@@ -97,6 +97,14 @@ def test_a_server_that_is_none_of_puavo_is_told_apart(puavo: PuavoRest) -> None:
         from_puavo(puavo.url, "service", "secret")
 
 
+def test_a_file_of_certificates_that_is_none_is_a_setting(puavo: PuavoRest, tmp_path: Path) -> None:
+    missing, other = tmp_path / "missing.pem", tmp_path / "other.pem"
+    other.write_text("no certificate")
+    for path in (missing, other):
+        with pytest.raises(SettingsError, match=rf"ca_file: {path} cannot be used.*PEM"):
+            from_puavo(puavo.url, "service", "secret", str(path))
+
+
 def test_demand_is_what_counts_for_the_shares(repository: Repository) -> None:
     offer(repository.mirror, {OLD: 1000, NEW: 1000})
     path = repository.root / "demand.csv"

@@ -81,6 +81,10 @@ def from_puavo(url: str, login: str, password: str, ca_file: str = "") -> Demand
 
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
+    except OSError as why:  # of which SSLError is one
+        problem = f"{ca_file} cannot be used"
+        raise SettingsError("ca_file", problem, expected="certificates in PEM form") from why
+    try:
         with httpx.Client(verify=context, timeout=_TIMEOUT, auth=(login, password)) as client:
             answer = client.get(f"{url}/v3/devices", params={"attributes": _ATTRIBUTES})
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
