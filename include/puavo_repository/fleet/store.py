@@ -13,7 +13,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -75,12 +75,14 @@ class Store:
 
     def __enter__(self) -> Self:
         try:
-            with as_storage_error(self.path):
+            with as_storage_error(self.path), ExitStack() as failing:
                 files.make_folder(self.path.parent)
                 self._db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
+                failing.callback(self._db.close)
                 self._db.execute("PRAGMA secure_delete = ON")
                 self._db.execute("BEGIN IMMEDIATE")
                 self._prepare()
+                failing.pop_all()  # from here on __exit__ closes it
         except sqlite3.Error as error:
             self._fail(error)
         return self
@@ -110,8 +112,6 @@ class Store:
             self._add(File(*values))
 
     def _fail(self, error: sqlite3.Error) -> None:
-        with suppress(AttributeError):
-            self._db.close()
         if "locked" in str(error):
             raise LockedError(self.path, "another run folds logs into it") from error
         remedy = f"Free some space, or move {self.path} away: counts begin anew then"
