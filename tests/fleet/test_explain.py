@@ -133,6 +133,11 @@ def test_what_does_not_belong_together_is_refused(
         examine(rdiff, old, old)
     with pytest.raises(DeltaError, match="not an rdiff"):
         examine(new, old, new)
+    largest = b"\x54" + bytes(8) + ((1 << 62) - 1).to_bytes(8, "big")  # a copy of so many bytes
+    around = whole(new, tmp_path / "around").read_bytes()[:-1] + 4 * largest + b"\x45\0\x04\0"
+    (tmp_path / "around").write_bytes(around)  # 2**64 bytes more than the target
+    with pytest.raises(DeltaError, match="not for this target"):
+        examine(tmp_path / "around", old, new)
     (tmp_path / "short").write_bytes(new.read_bytes()[:9000])
     for other in (rdiff, tmp_path / "short"):
         with pytest.raises(ImageError, match=other.name):

@@ -7,7 +7,9 @@ import os
 import random
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -259,6 +261,21 @@ def test_what_cannot_be_read_is_named_and_holds_back_nothing_else(
     store.write_bytes(b"this is no database" * 100)
     with pytest.raises(RepositoryError, match=r"usage\.sqlite.*not a database.*move"):
         read(chosen)
+
+
+def test_a_store_of_a_newer_version_is_refused_and_not_held(
+    chosen: Settings, log: Path, repository: Repository
+) -> None:
+    write(log, line(PATH, SIZE))
+    read(chosen)
+    path = State(repository.mirror).folder / NAME
+    with closing(sqlite3.connect(path)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    refused = Store(repository.mirror)
+    with pytest.raises(RepositoryError, match="newer version"):
+        refused.__enter__()
+    with closing(sqlite3.connect(path, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
 
 
 def test_a_log_of_a_server_is_read_over_its_sftp(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,10 @@ from puavo_repository.errors import (
     PermanentError,
     SettingsError,
 )
-from puavo_repository.fleet import fold
+from puavo_repository.fleet import fold, store
 from puavo_repository.fleet.demand import from_file, from_puavo
-from support.fleet import built, offer
+from puavo_repository.prepare.demand import DEMAND, records
+from support.fleet import DAY, built, offer
 from support.puavo import ID, PuavoRest
 from support.repository import Repository
 
@@ -94,6 +97,14 @@ def test_a_server_that_is_none_of_puavo_is_told_apart(puavo: PuavoRest) -> None:
         from_puavo(puavo.url, "service", "secret")
 
 
+def test_a_file_of_certificates_that_is_none_is_a_setting(puavo: PuavoRest, tmp_path: Path) -> None:
+    missing, other = tmp_path / "missing.pem", tmp_path / "other.pem"
+    other.write_text("no certificate")
+    for path in (missing, other):
+        with pytest.raises(SettingsError, match=rf"ca_file: {path} cannot be used.*PEM"):
+            from_puavo(puavo.url, "service", "secret", str(path))
+
+
 def test_demand_is_what_counts_for_the_shares(repository: Repository) -> None:
     offer(repository.mirror, {OLD: 1000, NEW: 1000})
     path = repository.root / "demand.csv"
@@ -109,3 +120,30 @@ def test_demand_is_what_counts_for_the_shares(repository: Repository) -> None:
         (NEW, 0.1, 0),
         (OLD, 0.3, 0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("after", "note"),
+    [
+        (0, ""),
+        (30, f"demand is that of {DAY}: nothing newer was told"),
+        (31, f"demand of {DAY} does not count any more: it is older than 30 days"),
+    ],
+)
+def test_demand_counts_while_it_is_asked_for_and_for_a_month_where_nobody_answers(
+    after: int, note: str, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(repository.mirror, {OLD: 1000, NEW: 1000})
+    chosen = repository.settings(usage_demand="puavo")
+    monkeypatch.setattr(store, "today", lambda: str(DAY))
+    fold.keep_demand(chosen, Counter({(OLD, NEW): 30}))
+    monkeypatch.setattr(store, "today", lambda: str(DAY + timedelta(after)))
+    found = fold.figures(chosen)
+    assert found.notes == ((note,) if note else ())
+    expected = records(repository.mirror).get(DEMAND)
+    assert expected is not None
+    assert bool(found.series) == bool(expected.wanted) == (after <= 30)
+    assert fold.figures(repository.settings()).series == ()
+    expected = records(repository.mirror).get(DEMAND)
+    assert expected is not None
+    assert expected.wanted == ()

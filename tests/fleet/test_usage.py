@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -115,9 +116,66 @@ def test_rdiffs_that_nobody_fetched_in_a_month_are_named_once_the_logs_tell(
     assert found.unused_bytes == 300
 
 
+def test_an_rdiff_that_was_only_asked_for_in_vain_is_unused(chosen: Settings) -> None:
+    back, up = (f"rdiffs/{rdiff_name(*both)}" for both in ((THIRD, SECOND), (SECOND, THIRD)))
+    found = figures(
+        chosen,
+        fetched(FIRST, SECOND, 1, 5),
+        fetched(FIRST, SECOND, 1, 30),
+        line(back, 0, status=404, day=30),
+        line(up, 40, day=30),
+        line(THIRD, SIZE, day=30),  # in its place
+    )
+    with store.Store(chosen.mirror_dir) as opened:
+        ways = opened.rows("SELECT DISTINCT via FROM counts WHERE downloads ORDER BY via")
+    assert [via for (via,) in ways] == ["given up", "https", "missing"]
+    assert [f"rdiffs/{one.rdiff}" for one in found.unused] == [back, up]
+
+
 def test_a_new_rdiff_was_on_offer_only_since_it_was_described(chosen: Settings) -> None:
     figures(chosen, whole(FIRST, 50, 12))
     both = {**RDIFFS, (FIRST, THIRD): 150}
     offer(chosen.mirror_dir, dict.fromkeys((FIRST, SECOND, THIRD), SIZE), both)
     found = figures(chosen, whole(FIRST, 50, 12), whole(THIRD, 20, 30))
     assert found.wanted == (Wanted(FIRST, THIRD, 20, 20_000),)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_it_was_on_offer_only_since_then_also_where_it_was_asked_for_before(
+    chosen: Settings, repository: Repository, asked: bool
+) -> None:
+    """The first of the log's files has no news, as those that were rotated have none."""
+    vain = line(f"rdiffs/{rdiff_name(FIRST, THIRD)}", 0, status=404, day=21)
+    rotated = repository.root / "access.log.1"
+    rotated.write_text(whole(FIRST, 50, 12) + vain * asked)
+    os.utime(rotated, (1, 1))
+    logs = chosen.model_copy(update={"usage_logs": [f"{repository.root}/access.log*"]})
+    fold.fold_logs(logs, logs.target)
+    both = {**RDIFFS, (FIRST, THIRD): 150}
+    offer(logs.mirror_dir, dict.fromkeys((FIRST, SECOND, THIRD), SIZE), both)
+    repository.root.joinpath("access.log").write_text(whole(THIRD, 20, 30))
+    fold.fold_logs(logs, logs.target)
+    with store.Store(logs.mirror_dir) as opened:
+        since = {name: file.first for name, file in opened.files.items()}
+    assert since[rdiff_name(FIRST, THIRD)] == str(DAY + timedelta(40))
+    assert since[THIRD] == str(DAY + timedelta(20))
+    assert fold.figures(logs).wanted == (Wanted(FIRST, THIRD, 20, 20_000),)
+
+
+def test_what_was_there_when_the_first_log_was_read_is_as_old_as_its_image(
+    chosen: Settings,
+) -> None:
+    figures(chosen)  # a log that is empty
+    (unused, *_) = figures(chosen, whole(FIRST, 1, 1)).unused
+    assert unused.since == str(DAY + timedelta(10))
+
+
+def test_what_was_served_before_it_was_described_was_there(chosen: Settings) -> None:
+    offer(chosen.mirror_dir, {})
+    figures(chosen, fetched(FIRST, SECOND, 90, 11))
+    offer(chosen.mirror_dir, dict.fromkeys((FIRST, SECOND, THIRD), SIZE), RDIFFS)
+    fold.figures(chosen)
+    with store.Store(chosen.mirror_dir) as opened:
+        since = {name: file.first for name, file in opened.files.items()}
+    assert since[rdiff_name(FIRST, SECOND)] == str(DAY + timedelta(10))
+    assert since[rdiff_name(THIRD, SECOND)] == str(DAY + timedelta(40))

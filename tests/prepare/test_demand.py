@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from puavo_repository.fleet import fold
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.mirror.store import Record
 from puavo_repository.prepare.demand import DEMAND, Expected, Sizes, choose, records
 from puavo_repository.prepare.plan import DiffState, look
 from support.fleet import SERIES, built
-from support.repository import V1, V2, V3, V4, Repository, name
+from support.repository import FREE, V1, V2, V3, V4, Repository, name
 
 IMAGES = [built(number) for number in range(5)]
 OLDEST, OLDER, MIDDLE, LAST, NEWEST = IMAGES
@@ -126,6 +128,40 @@ def test_the_plan_follows_the_demand_and_makes_all_where_it_is_not_known(
     assert extra == {rdiff_name(source, last) for source in (one, two, three)}
     (four.mirror / ".puavo-repository" / "demand.json").write_text("damaged")
     assert rdiffs(four) == every | extra
+
+
+def test_a_series_of_which_nothing_is_known_keeps_all_its_rdiffs(four: Repository) -> None:
+    own, log = "puavo-os-amxa-buster-amd64", four.root / "access.log"
+    every, last = rdiffs(four), name(V4)
+    log.touch()
+    (four.mirror / "meta").mkdir(parents=True)
+    chosen = four.settings(usage_logs=[str(log)])
+    fold.fold_logs(chosen, chosen.target)
+    fold.figures(chosen)  # by a log without a line of ours
+    assert rdiffs(four) == every
+    elsewhere = name(V1, FREE)
+    steps = (("puavo-os-free-buster-amd64", 0, 1, 9.0),)
+    others = Expected(DEMAND, steps, ((elsewhere, elsewhere, 9.0),))
+    records(four.mirror).put(others)
+    assert rdiffs(four) == every
+    newest = {rdiff_name(name(V3), last)}
+    for known in (
+        replace(others, steps=((own, 0, 9, 9.0),)),
+        replace(others, wanted=((last, last, 9.0),)),
+    ):
+        records(four.mirror).put(known)
+        assert rdiffs(four) == newest, "it is known that no client makes a step of these"
+
+
+def test_what_devices_want_is_known_while_the_image_is_new(repository: Repository) -> None:
+    one, two, three, last = (name(version) for version in (V1, V2, V3, V4))
+    for image in (one, two, three):
+        repository.add(image, size=5_000)
+    assert repository.prepare(targets=0).ok
+    repository.add(last)
+    records(repository.mirror).put(Expected(DEMAND, wanted=((one, last, 9.0),)))
+    wanted = {(one, last), (three, last), (two, three)}
+    assert rdiffs(repository) == {rdiff_name(*both) for both in wanted}
 
 
 def test_what_the_demand_drops_goes_from_the_metadata_and_from_here(

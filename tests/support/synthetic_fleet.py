@@ -72,7 +72,7 @@ class SyntheticFleet:
         """Choose what is offered with the images that there are now, as a night does."""
         every = self.rdiffs()
         expected = demand.records(self._mirror).get(demand.DEMAND) if self.by_demand else None
-        if expected is None:
+        if expected is None or not expected.knows(SERIES, self.images):
             self._offered = set(every)
             return
         made = {rdiff_name(*pair): every[pair] for pair in self._offered & every.keys()}

@@ -25,6 +25,8 @@ from puavo_repository.formats.names import ImageName
 Demand = Counter[tuple[str, str]]
 """Number of clients by the image that they have and the one that they want, maybe the same."""
 
+COUNTS = 30  # days for which it counts, where nothing newer is told
+
 _ATTRIBUTES = "current_image,preferred_image,object_classes"
 _NETBOOT = "puavoNetbootDevice"  # has no image of its own
 _EXPECTED = 'lines such as OLD.img,NEW.img,12 or JSON such as [["OLD.img", "NEW.img", 12]]'
@@ -48,7 +50,7 @@ def from_file(path: Path) -> Demand:
                 raise ValueError(f"{source}, {target}, {clients}")  # noqa: TRY301
             found[both] += int(count)
     except (ValueError, TypeError, RecursionError, csv.Error) as error:
-        remedy = "Correct it; what was known before counts until then"
+        remedy = f"Correct it; until then what was known before counts, for {COUNTS} days"
         problem = "this is no file of demand"
         shown = str(error)[:200]
         raise PermanentError(
@@ -79,6 +81,10 @@ def from_puavo(url: str, login: str, password: str, ca_file: str = "") -> Demand
 
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
+    except OSError as why:  # of which SSLError is one
+        problem = f"{ca_file} cannot be used"
+        raise SettingsError("ca_file", problem, expected="certificates in PEM form") from why
+    try:
         with httpx.Client(verify=context, timeout=_TIMEOUT, auth=(login, password)) as client:
             answer = client.get(f"{url}/v3/devices", params={"attributes": _ATTRIBUTES})
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:

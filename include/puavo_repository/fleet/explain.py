@@ -130,8 +130,9 @@ class _Literals:
         at, rows = 0, [np.zeros((1, 2), np.int64)]
         for block in command_blocks(rdiff):
             rows.append(block[block[:, KIND] == LITERAL][:, [TARGET, LENGTH]])
-            at = int(block[-1, TARGET] + block[-1, LENGTH]) if len(block) else at
-            if not 0 <= at <= size:
+            # The largest and not the last: the sum of some begins anew beyond 64 bits.
+            at = int((block[:, TARGET] + block[:, LENGTH]).max(initial=at))
+            if at > size:
                 break
         if at != size:
             expected, found = f"one for {size} bytes", f"one for {at} bytes or more"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from puavo_repository.errors import RepositoryError, SettingsError
 from puavo_repository.fleet import usage
-from puavo_repository.fleet.demand import Demand, from_file
+from puavo_repository.fleet.demand import COUNTS, Demand, from_file
 from puavo_repository.fleet.history import Fleet, History
 from puavo_repository.fleet.logs import Connect, Folded, fold
 from puavo_repository.fleet.policies import Outcome, Replay
-from puavo_repository.fleet.store import Store
+from puavo_repository.fleet.store import Store, days_before
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import demand
@@ -43,7 +43,6 @@ def keep_demand(settings: Settings, found: Demand) -> list[str]:
     """Keep how many clients have and want which images; return what there is to say of it."""
     with Store(settings.mirror_dir) as store:
         store.describe(Mirror(settings.mirror_dir).documents().values())
-        store.keep_files()
         store.set_demand(found)
         unknown = sorted({name for both in found for name in both} - store.files.keys())
     if not unknown:
@@ -60,8 +59,8 @@ def demand_of_file(settings: Settings) -> Demand | None:
 
 def figures(settings: Settings, notes: Sequence[str] = ()) -> Usage:
     """Work the figures of the last year out, and what to expect; keep both beside the mirror."""
-    fleet = _fleet(settings)
-    found = Usage.of(fleet, notes)
+    fleet, age = _fleet(settings)
+    found = Usage.of(fleet, [*notes, *age])
     usage.records(settings.mirror_dir).put(found)
     told = sorted(fleet.history.demand.items())
     wanted = tuple((*both, float(clients)) for both, clients in told)
@@ -72,15 +71,27 @@ def figures(settings: Settings, notes: Sequence[str] = ()) -> Usage:
 
 def policies(settings: Settings, days: int) -> list[Outcome]:
     """Say what each policy would have cost and saved in the last days."""
-    return list(Replay(_fleet(settings)).outcomes(days, settings))
+    fleet, _ = _fleet(settings)
+    return list(Replay(fleet).outcomes(days, settings))
 
 
-def _fleet(settings: Settings) -> Fleet:
+def _fleet(settings: Settings) -> tuple[Fleet, list[str]]:
+    """Return the fleet, and what there is to say of how old the demand is.
+
+    Demand counts as long as the settings ask for it, and was told not long ago.
+    """
     with Store(settings.mirror_dir) as store:
         store.describe(Mirror(settings.mirror_dir).documents().values())
-        store.keep_files()
         history = History.of(store, usage.YEAR)
-    return Fleet(history)
+    notes, told = list[str](), history.told
+    if not settings.usage_demand:
+        history = replace(history, demand={})
+    elif told and told < days_before(history.today, COUNTS):
+        history = replace(history, demand={})
+        notes = [f"demand of {told} does not count any more: it is older than {COUNTS} days"]
+    elif told and told < history.today:
+        notes = [f"demand is that of {told}: nothing newer was told"]
+    return Fleet(history), notes
 
 
 def check_set_up(settings: Settings) -> None:

@@ -39,6 +39,7 @@ class History:
     rows: list[tuple[str, File, str, int, int]]  # day, file, way, downloads, bytes; by day
     clients: Mapping[str, int]  # by day
     demand: Mapping[tuple[str, str], int]
+    told: str  # day on which the demand was; empty where none is known
 
     @classmethod
     def of(cls, store: Store, days: int) -> "History":
@@ -49,13 +50,14 @@ class History:
         rows = [(day, by_id[file], *rest) for day, file, *rest in store.rows(sql, since)]
         both = "SELECT day, clients FROM clients UNION ALL SELECT day, clients FROM open_days"
         sql = f"SELECT day, sum(clients) FROM ({both}) WHERE day >= ? GROUP BY day"  # noqa: S608
-        demand = store.rows("SELECT source, target, clients FROM demand")
+        demand = store.rows("SELECT day, source, target, clients FROM demand")
         return cls(
             store.today,
             store.files,
             rows,
             dict(store.rows(sql, since)),
-            {(source, target): clients for source, target, clients in demand},
+            {(source, target): clients for _, source, target, clients in demand},
+            max((day for day, *_ in demand), default=""),
         )
 
     def size(self, image: str) -> int:

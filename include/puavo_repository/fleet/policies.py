@@ -14,8 +14,8 @@ from typing import NamedTuple
 from puavo_repository.fleet.history import Fleet
 from puavo_repository.fleet.store import days_before
 from puavo_repository.formats.names import image_name
-from puavo_repository.prepare.demand import DEMAND, Ends, Expected, Sizes, choose, possible
-from puavo_repository.prepare.policy import by_rule
+from puavo_repository.prepare.demand import DEMAND, Ends, Expected, Sizes, possible
+from puavo_repository.prepare.policy import wanted_by
 from puavo_repository.progress import format_bytes
 from puavo_repository.settings import Model
 
@@ -133,13 +133,8 @@ class Replay:
         present: Collection[Ends],
     ) -> dict[Ends, float]:
         """Return what the policy would offer, with the bytes of each."""
-        expected = self.expected(day) if policy.sources == DEMAND else Expected(DEMAND)
-        pairs: Collection[Ends]
-        if expected.steps:
-            steps, how = expected.of(series, images), {"targets": policy.targets}
-            pairs = choose(steps, images, self.sizes, policy.coverage, present=present, **how)
-        else:
-            pairs = by_rule(policy, images)
+        expected = self.expected(day) if policy.sources == DEMAND else None
+        pairs = wanted_by(policy, series, images, expected, self.sizes, present)
         limit, whole = policy.max_share, self.sizes.images
         return {pair: every[pair] for pair in pairs if every[pair] <= limit * whole[pair[1]]}
 

@@ -13,7 +13,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -56,7 +56,7 @@ class File:
     size: int  # bytes; the largest answer, where no metadata described it
     target: str  # the image that an rdiff leads to; empty for an image
     described: bool  # whether metadata of ours has told its size
-    first: str  # day from which it can have been on offer: its (target) image's version
+    first: str  # day from which it can have been on offer; at first its (target) image's version
     last: str  # day on which it was last described or served
 
     @property
@@ -75,12 +75,14 @@ class Store:
 
     def __enter__(self) -> Self:
         try:
-            with as_storage_error(self.path):
+            with as_storage_error(self.path), ExitStack() as failing:
                 files.make_folder(self.path.parent)
                 self._db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
+                failing.callback(self._db.close)
                 self._db.execute("PRAGMA secure_delete = ON")
                 self._db.execute("BEGIN IMMEDIATE")
                 self._prepare()
+                failing.pop_all()  # from here on __exit__ closes it
         except sqlite3.Error as error:
             self._fail(error)
         return self
@@ -110,28 +112,27 @@ class Store:
             self._add(File(*values))
 
     def _fail(self, error: sqlite3.Error) -> None:
-        with suppress(AttributeError):
-            self._db.close()
         if "locked" in str(error):
             raise LockedError(self.path, "another run folds logs into it") from error
         remedy = f"Free some space, or move {self.path} away: counts begin anew then"
         raise StorageRefusedError(self.path, f"SQLite says: {error}", remedy=remedy) from error
 
     def describe(self, documents: Iterable[Document]) -> None:
-        """Take note of what is on offer today."""
+        """Take note of what is on offer today, and since when it is."""
         for document in documents:
             for series in document.values():
                 for entry in series["images"]:
                     self._described(entry["filename"], entry["size"], "")
                     for diff in entry.get("diffs", []):
                         self._described(diff["filename"], diff["size"], entry["filename"])
+        self._keep_files()
 
     def _described(self, name: str, size: int, target: str) -> None:
         if ImageName.parse(target or name) is None or (target and not source_image(name)):
             return
-        if name not in self.files and not self._is_new:
-            self.file(name).first = self.today
         file = self.file(name)
+        if not (file.described or file.size or self._is_new):
+            file.first = self.today  # it was neither described nor served before
         file.size, file.target, file.described = size, target, True
         file.last = max(file.last, self.today)
 
@@ -203,9 +204,9 @@ class Store:
         self._db.executemany("INSERT INTO open_days VALUES (?, ?, ?, ?)", rows)
         parts = [(log, day, f, size) for f, found in unfinished.items() for day, size in found]
         self._db.executemany("INSERT INTO unfinished VALUES (?, ?, ?, ?)", parts)
-        self.keep_files()
+        self._keep_files()
 
-    def keep_files(self) -> None:
+    def _keep_files(self) -> None:
         """Keep what is known of files."""
         sql = "UPDATE files SET size=?, target=?, described=?, first=?, last=? WHERE id=?"
         known = self.files.values()

@@ -181,7 +181,11 @@ def _unused(history: History) -> Iterator[Unused]:
     month, week = (days_before(history.today, days) for days in (MONTH, WEEK))
     if not history.rows or history.rows[0][0] > week:
         return  # the logs do not tell it yet
-    fetched = {file.name for day, file, _, n, _ in history.rows if day > month and n}
+    fetched = {
+        file.name
+        for day, file, via, downloads, _ in history.rows
+        if day > month and downloads and via not in (MISSING, GIVEN_UP)
+    }
     offered = [
         file
         for file in history.files.values()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from puavo_repository.formats.names import rdiff_name
+from puavo_repository.formats.names import image_name, rdiff_name
 from puavo_repository.mirror.store import FOLDER, Record, Records
 
 DEMAND = "demand"  # the policy, and the name of the record
@@ -33,6 +33,13 @@ class Expected(Record):
     # than 0 behind it), and the clients that make such a step for each new image.
     steps: tuple[tuple[str, int, int, float], ...] = ()
     wanted: tuple[tuple[str, str, float], ...] = ()  # source, target and clients, as Puavo has it
+
+    def knows(self, series: str, images: Sequence[str]) -> bool:
+        """Tell whether anything is known of the clients of a series, were it that they stay."""
+        own = {image_name(image).series for image in images}
+        return any(name == series for name, *_ in self.steps) or any(
+            image_name(source).series in own for source, *_ in self.wanted
+        )
 
     def of(self, series: str, images: Sequence[str]) -> Mapping[Ends, float]:
         """Return the clients that will make each step between images, oldest first."""

@@ -3,7 +3,7 @@
 The policy of the settings counts images that can be used; those of the configuration come on top.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -136,19 +136,28 @@ def _chosen(
     series: str, images: list[str], inventory: Inventory, known: Known, policy: Model
 ) -> Iterable[tuple[str, str]]:
     """Return source and target of the rdiffs that the policy wants."""
-    if policy.sources == demand.DEMAND and known.expected is not None:
-        there = {name: image.size for name, image in inventory.images.items()}
-        steps = known.expected.of(series, images)
-        sizes = demand.Sizes(there, known.sizes)
-        coverage, targets = policy.coverage, policy.targets
-        every = ((source, target) for target in images[-targets:] for source in images)
-        present = {both for both in every if rdiff_name(*both) in known.present}
-        return demand.choose(steps, images, sizes, coverage, targets=targets, present=present)
-    return by_rule(policy, images)
+    there = {name: image.size for name, image in inventory.images.items()}
+    sizes = demand.Sizes(there, known.sizes)
+    every = ((source, target) for target in images[-policy.targets :] for source in images)
+    present = {both for both in every if rdiff_name(*both) in known.present}
+    return wanted_by(policy, series, images, known.expected, sizes, present)
 
 
-def by_rule(policy: Model, images: Sequence[str]) -> list[demand.Ends]:
-    """Return source and target of the rdiffs of a policy that asks for no demand, or knows none."""
+def wanted_by(
+    policy: Model,
+    series: str,
+    images: Sequence[str],
+    expected: demand.Expected | None,
+    sizes: demand.Sizes,
+    present: Collection[demand.Ends],
+) -> Collection[demand.Ends]:
+    """Return source and target of the rdiffs of a series, whose images are in order.
+
+    A policy by demand wants all of them as long as nothing is known of the series.
+    """
+    if policy.sources == demand.DEMAND and expected and expected.knows(series, images):
+        steps, how = expected.of(series, images), {"targets": policy.targets}
+        return demand.choose(steps, images, sizes, policy.coverage, present=present, **how)
     last = range(max(0, len(images) - policy.targets), len(images))
     wanted = ((policy.sources_of(place, len(images)), images[place]) for place in last)
     return [(images[source], target) for sources, target in wanted for source in sources]
