@@ -136,10 +136,10 @@ def _chosen(
     series: str, images: list[str], inventory: Inventory, known: Known, policy: Model
 ) -> Iterable[tuple[str, str]]:
     """Return source and target of the rdiffs that the policy wants."""
-    there = {name: image.size for name, image in inventory.images.items()}
+    there = {name: inventory.images[name].size for name in images if name in inventory.images}
     sizes = demand.Sizes(there, known.sizes)
-    every = ((source, target) for target in images[-policy.targets :] for source in images)
-    present = {both for both in every if rdiff_name(*both) in known.present}
+    possible = demand.possible(images, policy.targets) if known.expected else ()
+    present = {both for both in possible if rdiff_name(*both) in known.present}
     return wanted_by(policy, series, images, known.expected, sizes, present)
 
 
