@@ -23,8 +23,8 @@ from puavo_repository.errors import (
 from puavo_repository.progress import NO_WATCHER, Progress
 from puavo_repository.publish import clean, send, switch, transfer, upload
 from puavo_repository.publish.plan import Transfer, sha256
-from puavo_repository.publish.publisher import Publisher
-from puavo_repository.remote import journal
+from puavo_repository.publish.publisher import LockedRemote, Publisher
+from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.documents import write_whole
 from puavo_repository.remote.folder import _FolderFile
 from puavo_repository.remote.journal import Part, Parts
@@ -218,7 +218,7 @@ def test_metadata_that_was_written_right_before_the_server_went_is_known_as_ours
     assert publish(mirror, folder, NOW).ok
     (mirror / other.replace("01-01", "01-02")).write_bytes(content(2, 1000))
     prepare(mirror, [other, other.replace("01-01", "01-02")], series=series)
-    save = journal.save
+    save = LockedRemote.save
     dark = False
 
     def written(tree: RemoteTree, path: str, *more: Any) -> None:
@@ -228,15 +228,15 @@ def test_metadata_that_was_written_right_before_the_server_went_is_known_as_ours
         if dark:
             raise StorageError("the server", "went dark")
 
-    def saved(*given: Any) -> None:
+    def saved(held: LockedRemote) -> None:
         if dark:
             raise StorageError("the server", "went dark")
-        save(*given)
+        save(held)
 
     with monkeypatch.context() as patched:
         patched.setattr(retry, "ATTEMPTS", 1)
-        patched.setattr(switch, "write_whole", written)
-        patched.setattr(journal, "save", saved)
+        patched.setattr(publisher_lock, "write_whole", written)
+        patched.setattr(LockedRemote, "save", saved)
         with pytest.raises(StorageError, match="went dark"):
             publish(mirror, folder, NOW)
     assert other.encode() in documents(remote)[f"meta/{series}.json"]

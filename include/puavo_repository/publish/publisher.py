@@ -128,8 +128,7 @@ class LockedRemote:
 
     def save(self) -> None:
         """Write the journal, if the lock is still ours; else raise ``LockedError``."""
-        with self.lock.using:
-            journal.save(self.tree, self.journal, self.lock.check)
+        self.lock.write(journal.PATH, self.journal.render())
 
 
 class Publisher(AbstractContextManager["Publisher"]):

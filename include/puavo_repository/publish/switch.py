@@ -28,7 +28,7 @@ from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.publish.survey import listing
 from puavo_repository.publish.transfer import proven_part, rename_into_place
 from puavo_repository.remote import journal
-from puavo_repository.remote.documents import read_whole, write_whole
+from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.tree import RemoteTree
 
 logger = logging.getLogger(__name__)
@@ -133,8 +133,7 @@ class Switch:
             frozenset(path for path, entry in known.files.items() if not entry.ours),
             known.mirror,
         )
-        check = self._remote.lock.check
-        journal.save_generation(self._tree, new, self._options.generations, check)
+        journal.save_generation(self._tree, new, self._options.generations, self._remote.lock)
         # Only now: a generation without a record would cut off the way back behind it.
         known.generation, known.verified = new.number, False
         self._remote.save()
@@ -180,8 +179,7 @@ class Switch:
                 self._write(row, local.documents[row.path], local.named.get(row.path, ()))
                 report.switched.append(row.path)
         for row in self._gone:
-            self._remote.lock.check()
-            self._tree.remove(row.path)
+            self._remote.lock.remove(row.path)
             row.content = row.found = None
             del entries[row.path]
             report.switched.append(row.path)
@@ -203,7 +201,7 @@ class Switch:
         """Write metadata with the files that it names, or CKSUMS."""
         if names is not None:
             self._tree.make_folder("meta")
-        write_whole(self._tree, row.path, content, self._remote.lock.check)
+        self._remote.lock.write(row.path, content)
         row.found = found = self._tree.stat(row.path)
         if found is None:
             where = f"{self._tree.name}/{row.path}"

@@ -34,7 +34,7 @@ from puavo_repository.errors import (
     StorageError,
     StorageRefusedError,
 )
-from puavo_repository.remote.documents import read_whole
+from puavo_repository.remote.documents import read_whole, write_whole
 from puavo_repository.remote.tree import OpenMode, RemoteTree
 
 logger = logging.getLogger(__name__)
@@ -172,6 +172,17 @@ class PublisherLock:
                 "another publisher has taken over, because this one was silent for too long",
                 remedy="Nothing more was written. Run again when the other one is done",
             )
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a small file as ``write_whole`` does, if the lock is ours when it gets its name."""
+        with self.using:
+            write_whole(self._tree, path, content, self.check)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if the lock is ours."""
+        with self.using:
+            self.check()
+            self._tree.remove(path)
 
     def beat(self, tree: RemoteTree) -> int:
         """Give a sign of life; return the server's time in seconds.
