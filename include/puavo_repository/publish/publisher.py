@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from puavo_repository.errors import PermanentError, PublishError, RepositoryError, StorageError
-from puavo_repository.mirror import under_way
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.store import FOLDER as STATE
 from puavo_repository.progress import NO_WATCHER, Watcher, format_bytes
@@ -154,14 +153,6 @@ class Publisher(AbstractContextManager["Publisher"]):
 
     def __exit__(self, *_: object) -> None:
         self.pool.close()
-
-    @contextmanager
-    def recorded(self) -> Iterator[Watcher]:
-        """Let others see how far what the watcher is told of in this block is."""
-        usual, subject = self.watcher, self.report.target
-        with under_way.Recorder(self.mirror_dir, subject, under_way.UPLOAD, usual) as self.watcher:
-            yield self.watcher
-        self.watcher = usual
 
     def look(self) -> tuple[RemoteState, Plan]:
         """Survey both sides and plan, for a person to read; nothing is changed."""

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 
 from puavo_repository import errors
-from puavo_repository.mirror.under_way import UPLOAD
+from puavo_repository.mirror.under_way import UPLOAD, Recorder
 from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.publish.clean import remove_unnamed
 from puavo_repository.publish.plan import RemoteState, Transfer
@@ -45,8 +45,10 @@ def upload(publisher: Publisher) -> None:
         publisher.report.transient = False
         publisher.report.failed = dict(plan.problems)
         if plan.transfers:
-            with publisher.recorded():
-                _Upload(remote).run(plan.transfers)
+            usual, subject = publisher.watcher, publisher.report.target
+            with Recorder(publisher.mirror_dir, subject, UPLOAD, usual) as publisher.watcher:
+                _Upload(remote).run(plan.transfers)  # others see how far it is
+            publisher.watcher = usual
             remote.save()
 
 
