@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class PublishReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what clients are told of: that is in the metadata."""
         hidden = {"files", "transient"}
-        return {name: value for name, value in asdict(self).items() if name not in hidden}
+        return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def lines(self) -> list[str]:
         """Return the report as lines for people."""

@@ -35,8 +35,7 @@ def upload(publisher: Publisher) -> None:
         if _bytes_missing(remote, state) > 0:
             state = _make_room(remote, state)
         plan = publisher.plan(remote.tree, state)
-        for folder in ("rdiffs", "meta"):
-            remote.tree.make_folder(folder)
+        remote.tree.make_folder("rdiffs")
         for item in plan.transfers:
             if not item.replaces:
                 remote.journal.intend(item.path, item.size, item.sha256)
