@@ -117,7 +117,8 @@ class Switch:
         changing = {row.path for row in ready if row.state is not FileState.PRESENT}
         changing |= {row.path for row in self._gone}
         for row in self._state.documents() if withdrawn else ():
-            if metadata.without(document := row.document, withdrawn) != document:
+            kept = metadata.without(document := row.document, withdrawn)
+            if kept != document and not _is_others(row):
                 changing.add(row.path)
         if not changing:
             return
@@ -206,13 +207,19 @@ class Switch:
         if found is None:
             where = f"{self._tree.name}/{row.path}"
             raise StorageError(where, "was removed while it was published")
-        self._journal.placed(row.path, len(content), sha256(content), found.mtime)
+        if row.path == CKSUMS or not _is_others(row):  # else it stays theirs, without some files
+            self._journal.placed(row.path, len(content), sha256(content), found.mtime)
         if names is None:
             return
         row.content, row.names = content, list(names)
         if row.sha256:
             same = content == self._state.local.documents[row.path]
             row.state = FileState.PRESENT if same else FileState.WRONG
+
+
+def _is_others(row: Row) -> bool:
+    """Say whether others put metadata there, of a series that the local mirror does not have."""
+    return not (row.is_ours or row.sha256)
 
 
 def _check_published(tree: RemoteTree, state: RemoteState, only: Collection[str] | None) -> None:

@@ -234,7 +234,8 @@ class PublisherLock:
             if self._tree.stat(PATH) is None and self._tree.stat(aside) is not None:
                 raise
             self._tree.remove(aside)  # unless somebody who took the lock cleared it away
-            return False
+            if not self._is_ours(self._tree):  # else only the answer was wrong, or was lost
+                return False
         for path in lock_debris(self._tree):
             if path != PATH:
                 self._tree.remove(path)
