@@ -268,6 +268,15 @@ def test_a_way_back_that_is_cut_off_is_a_warning(
     assert "no rollback leads beyond it" in finding.problem
 
 
+@pytest.mark.timeout(60)
+def test_a_journal_that_claims_any_number_of_generations_holds_nobody_up(audited: Audited) -> None:
+    path = audited.remote / journal.PATH
+    known = journal.Journal.parse(path.read_bytes())
+    known.generation = 1 << 60
+    path.write_bytes(known.render())
+    assert only(audit(audited)).file == f"{journal.GENERATIONS}/{1 << 60}.json"
+
+
 def test_a_folder_that_is_a_link_is_not_entered(audited: Audited, target: Target) -> None:
     (audited.remote / "meta").rename(audited.remote / "elsewhere")
     (audited.remote / "meta").symlink_to("elsewhere")

@@ -18,6 +18,7 @@ from puavo_repository.publish import run
 from puavo_repository.publish.plan import CKSUMS, sha256
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote import journal
+from puavo_repository.remote.documents import write_whole
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from puavo_repository.settings.model import Model
@@ -37,7 +38,7 @@ def lay_out(mirror: Path, remote: Path) -> None:
         mtime = int((remote / path).stat().st_mtime)
         known.files[path] = journal.Entry(size, digest, mtime, None)
     with contextlib.closing(FolderTree(Target(path=str(remote)))) as tree:
-        journal.save(tree, known)
+        write_whole(tree, journal.PATH, known.render())
 
 
 def main(mirror: str, remote: str, port: str = "", key: str = "", host_key: str = "") -> None:

@@ -22,6 +22,7 @@ from puavo_repository.publish.plan import Transfer, sha256
 from puavo_repository.publish.send import send
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
+from puavo_repository.remote.documents import write_whole
 from puavo_repository.remote.folder import FolderTree, _FolderFile
 from puavo_repository.remote.journal import GENERATIONS
 from puavo_repository.remote.lock import Holder, PublisherLock
@@ -147,14 +148,14 @@ def test_after_a_run_that_was_killed_what_clients_read_is_not_taken_for_granted(
     flip(remote / path)
     record = journal.load(tree)
     record.verified = False
-    journal.save(tree, record)
+    write_whole(tree, journal.PATH, record.render())
     assert publish(mirror, target, GUARDED).ok
     assert tree_of(remote) == good
     # And the other way round: it is right, and the journal knows another one.
     record = journal.load(tree)
     record.verified = False
     record.files[path] = record.files[path]._replace(sha256="0" * 64)
-    journal.save(tree, record)
+    write_whole(tree, journal.PATH, record.render())
     assert publish(mirror, target, GUARDED).ok
     assert journal.load(tree).files[path].sha256 == sha256(good[path])
 

@@ -11,6 +11,7 @@ import pytest
 from puavo_repository.errors import PublishError, StorageRefusedError
 from puavo_repository.publish import switch
 from puavo_repository.remote import journal
+from puavo_repository.remote.documents import write_whole
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from puavo_repository.settings.model import Model
@@ -153,7 +154,7 @@ def test_an_entry_of_another_size_proves_nothing(
     assert there
     entry = record.files[image(1)]
     record.files[image(1)] = entry._replace(size=there.size, mtime=there.mtime)
-    journal.save(tree, record)
+    write_whole(tree, journal.PATH, record.render())
     assert publish(mirror, folder, GUARDED).ok
     assert walk(remote) == []
 

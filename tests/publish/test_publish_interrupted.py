@@ -23,10 +23,10 @@ from puavo_repository.errors import (
 from puavo_repository.progress import NO_WATCHER, Progress
 from puavo_repository.publish import clean, send, switch, transfer, upload
 from puavo_repository.publish.plan import Transfer, sha256
-from puavo_repository.publish.publisher import Publisher
-from puavo_repository.remote import journal
+from puavo_repository.publish.publisher import LockedRemote, Publisher
+from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.documents import write_whole
-from puavo_repository.remote.folder import _FolderFile
+from puavo_repository.remote.folder import FolderTree, _FolderFile
 from puavo_repository.remote.journal import Part, Parts
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Range, RemoteTree
@@ -218,7 +218,7 @@ def test_metadata_that_was_written_right_before_the_server_went_is_known_as_ours
     assert publish(mirror, folder, NOW).ok
     (mirror / other.replace("01-01", "01-02")).write_bytes(content(2, 1000))
     prepare(mirror, [other, other.replace("01-01", "01-02")], series=series)
-    save = journal.save
+    save = LockedRemote.save
     dark = False
 
     def written(tree: RemoteTree, path: str, *more: Any) -> None:
@@ -228,15 +228,15 @@ def test_metadata_that_was_written_right_before_the_server_went_is_known_as_ours
         if dark:
             raise StorageError("the server", "went dark")
 
-    def saved(*given: Any) -> None:
+    def saved(held: LockedRemote) -> None:
         if dark:
             raise StorageError("the server", "went dark")
-        save(*given)
+        save(held)
 
     with monkeypatch.context() as patched:
         patched.setattr(retry, "ATTEMPTS", 1)
-        patched.setattr(switch, "write_whole", written)
-        patched.setattr(journal, "save", saved)
+        patched.setattr(publisher_lock, "write_whole", written)
+        patched.setattr(LockedRemote, "save", saved)
         with pytest.raises(StorageError, match="went dark"):
             publish(mirror, folder, NOW)
     assert other.encode() in documents(remote)[f"meta/{series}.json"]
@@ -252,6 +252,41 @@ def test_metadata_that_was_written_right_before_the_server_went_is_known_as_ours
     theirs = then == "changed by somebody"
     assert (remote / "meta" / f"{series}.json").exists() == theirs
     assert theirs or tree_of(remote) == tree_of(mirror)
+
+
+def test_metadata_that_was_removed_right_before_the_server_went_is_not_missed(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal could not be saved: the audit would miss it for ever."""
+    other = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
+    series = "puavo-os-other-bookworm-amd64"
+    (mirror / other).write_bytes(content(1, 1000))
+    prepare(mirror, [other], series=series)
+    assert publish(mirror, folder, NOW).ok
+    (mirror / "meta" / f"{series}.json").unlink()
+    sum_up(mirror)
+    remove, dark = FolderTree.remove, False
+
+    def removed(tree: FolderTree, path: str) -> None:
+        nonlocal dark
+        remove(tree, path)
+        dark = dark or path == f"meta/{series}.json"
+        if dark:
+            raise StorageError("the server", "went dark")
+
+    def saved(_held: LockedRemote) -> None:
+        raise StorageError("the server", "went dark")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(retry, "ATTEMPTS", 1)
+        patched.setattr(FolderTree, "remove", removed)
+        save = LockedRemote.save
+        patched.setattr(LockedRemote, "save", lambda held: (saved if dark else save)(held))
+        with pytest.raises(StorageError, match="went dark"):
+            publish(mirror, folder, NOW)
+    assert not (remote / "meta" / f"{series}.json").exists()
+    assert publish(mirror, folder, NOW).ok
+    assert f"meta/{series}.json" not in journal_of(folder).files
 
 
 def test_a_switch_that_was_cut_short_while_a_file_was_withdrawn_is_done_by_its_retry(

@@ -140,6 +140,26 @@ def test_metadata_of_others_stays_with_what_it_names(
     assert (remote / theirs).read_bytes() == b"theirs"
 
 
+@pytest.mark.parametrize("journal_is_lost", [False, True])
+def test_metadata_of_others_stays_theirs_where_it_named_a_file_that_was_replaced(
+    mirror: Path, remote: Path, folder: Target, journal_is_lost: bool
+) -> None:
+    (remote / "meta").mkdir()
+    for name in (image(1), image(9)):
+        (remote / name).write_bytes(b"theirs")
+    images = [{"filename": name, "size": 6} for name in (image(1), image(9))]
+    path = remote / "meta" / f"{OTHER}.json"
+    path.write_text(json.dumps({OTHER: {"images": images}}))
+    assert image(1) in publish(mirror, folder, NOW).withdrawn
+    if journal_is_lost:
+        (remote / journal.PATH).unlink()
+    for _ in range(2):
+        assert publish(mirror, folder, NOW).ok
+        (left,) = json.loads(path.read_bytes())[OTHER]["images"]
+        assert left["filename"] == image(9)
+    assert (remote / image(9)).exists()
+
+
 def test_metadata_that_the_journal_has_no_digest_of_is_no_way_back(
     mirror: Path, remote: Path, folder: Target
 ) -> None:

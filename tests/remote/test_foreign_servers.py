@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -27,6 +28,7 @@ from puavo_repository.errors import (
 )
 from puavo_repository.formats import jsonfile
 from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.survey import sha256_of
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.documents import read_whole
@@ -438,3 +440,10 @@ def test_a_hostile_remote_metadata_leads_nowhere(mirror: Path) -> None:
             (remote / journal.PATH).unlink()
             assert publish(mirror, Target(path=str(remote)), NOW).ok
             assert FolderTree(Target(path=str(remote))).list("")["meta"].kind is Kind.FOLDER
+
+
+@pytest.mark.timeout(60)
+def test_a_file_that_is_shorter_than_its_server_says_is_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"short")
+    tree = FolderTree(Target(path=str(tmp_path)))
+    assert sha256_of(tree, "file", 1 << 60) == hashlib.sha256(b"short").hexdigest()

@@ -17,6 +17,7 @@ from puavo_repository.errors import (
     ConnectionLostError,
     LockedError,
     RepositoryError,
+    StorageError,
     StorageRefusedError,
 )
 from puavo_repository.remote import journal
@@ -189,6 +190,21 @@ def test_what_is_cleared_away_before_the_lock_has_its_name_is_made_again(
     one = lock_of(tree, "one")
     one.acquire()
     one.check()
+
+
+def test_who_took_the_lock_without_being_told_has_it(
+    tree: FolderTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = FolderTree.rename_exclusive
+
+    def unsaid(self: FolderTree, path: str, new: str) -> None:
+        rename(self, path, new)
+        raise StorageError(new, "the server says: Failure")
+
+    monkeypatch.setattr(FolderTree, "rename_exclusive", unsaid)
+    with PublisherLock(tree).held():
+        pass
+    assert tree.stat(PATH) is None
 
 
 def test_a_remote_that_may_not_be_written_is_not_called_taken_over(

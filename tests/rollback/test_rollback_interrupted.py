@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.errors import StorageRefusedError
-from puavo_repository.publish import switch
 from puavo_repository.publish.plan import sha256
-from puavo_repository.publish.publisher import Publisher
-from puavo_repository.remote import journal
+from puavo_repository.publish.publisher import LockedRemote, Publisher
+from puavo_repository.remote import journal, lock
 from puavo_repository.remote.documents import write_whole
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import RemoteTree
@@ -69,8 +68,7 @@ def test_a_killed_step_is_ended_by_the_next_one_and_goes_no_further(
         write_whole(tree, path, content, *more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(switch, "write_whole", until_killed)
-        patched.setattr(journal, "write_whole", until_killed)
+        patched.setattr(lock, "write_whole", until_killed)
         try:
             roll_back(mirror, target)
         except KilledError:
@@ -108,16 +106,16 @@ def test_a_step_that_was_killed_before_the_journal_knew_is_no_change_by_others(
 ) -> None:
     """Even where what it wrote has the size and the second of what was there."""
     seen = nights(mirror, target, remote, 2)
-    save, when = journal.save, (remote / "CKSUMS").stat().st_mtime
+    save, when = LockedRemote.save, (remote / "CKSUMS").stat().st_mtime
     saved: list[journal.Journal] = []
 
-    def once(tree: RemoteTree, record: journal.Journal, *more: Check) -> None:
+    def once(held: LockedRemote) -> None:
         if not saved:
-            save(tree, record, *more)
-        saved.append(record)
+            save(held)
+        saved.append(held.journal)
 
     with monkeypatch.context() as killed:
-        killed.setattr(journal, "save", once)
+        killed.setattr(LockedRemote, "save", once)
         roll_back(mirror, target)
     assert len(saved) > 1
     roll_back(mirror, target)
@@ -138,16 +136,16 @@ def test_a_night_that_was_killed_before_the_journal_knew_can_be_gone_back_to(
     mirror: Path, remote: Path, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights(mirror, target, remote, 1)
-    save, saved = journal.save, set()
+    save, saved = LockedRemote.save, set()
 
-    def once(tree: RemoteTree, record: journal.Journal, *more: Check) -> None:
+    def once(held: LockedRemote) -> None:
         if 2 not in saved:  # generation 2 has begun, and its metadata comes now
-            save(tree, record, *more)
-        saved.add(record.generation)
+            save(held)
+        saved.add(held.journal.generation)
 
     names = add_image(mirror, [image(1), image(2)], keep=3)
     with monkeypatch.context() as killed:
-        killed.setattr(journal, "save", once)
+        killed.setattr(LockedRemote, "save", once)
         publish(mirror, target, KEEP)
     good = documents(remote)
     assert image(3) in good["CKSUMS"].decode()

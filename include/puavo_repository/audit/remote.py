@@ -193,7 +193,8 @@ def view(tree: RemoteTree) -> View:
     described = Description.of(documents, read_whole(tree, CKSUMS))
     kept = journal.kept_generations(tree)
     numbers = range(max(min(kept, default=record.generation), 1), record.generation + 1)
-    lost = [number for number in numbers if journal.load_generation(tree, number) is None]
+    # From the last one on, so that a server that claims any number of them holds nobody up.
+    lost = (number for number in reversed(numbers) if journal.load_generation(tree, number) is None)
     publishing = False
     if lock := tree.stat(publisher_lock.PATH):  # whoever died left it there, and it grows old
         now = time.time()
@@ -201,7 +202,7 @@ def view(tree: RemoteTree) -> View:
         with contextlib.suppress(RepositoryError):
             now = publisher_lock.server_time(tree, secrets.token_hex(8)) or now
         publishing = abs(now - lock.mtime) < publisher_lock.EXPIRY
-    return View(found, described, record, damage, publishing, max(lost, default=0))
+    return View(found, described, record, damage, publishing, next(lost, 0))
 
 
 def of_documents(seen: View, local: Description | None) -> Iterator[Finding]:

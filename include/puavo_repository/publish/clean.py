@@ -77,8 +77,7 @@ def _remove(remote: LockedRemote, row: Row) -> None:
         # We meant to send it, and do not know whether we did.
         as_left = sha256_of(tree, path, entry.size) == entry.sha256
     if as_left:
-        remote.lock.check()
-        tree.remove(path)
+        remote.lock.remove(path)
         row.found = None
         remote.publisher.report.pruned[path] = entry.size
         logger.info("%s/%s: removed, %s", tree.name, path, format_bytes(entry.size))
@@ -99,8 +98,7 @@ def _remove_parts(remote: LockedRemote, state: RemoteState) -> None:
     for path, row in state.rows.items():
         plain = row.found is not None and row.found.kind is Kind.FILE
         if plain and is_part(path) and path not in kept:
-            remote.lock.check()
-            remote.tree.remove(path)
+            remote.lock.remove(path)
             row.found = None
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from puavo_repository.errors import PermanentError, PublishError, RepositoryError, StorageError
-from puavo_repository.mirror import under_way
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.store import FOLDER as STATE
 from puavo_repository.progress import NO_WATCHER, Watcher, format_bytes
@@ -94,7 +93,7 @@ class PublishReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what clients are told of: that is in the metadata."""
         hidden = {"files", "transient", "lost"}
-        return {name: value for name, value in asdict(self).items() if name not in hidden}
+        return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def lines(self) -> list[str]:
         """Return the report as lines for people."""
@@ -129,8 +128,7 @@ class LockedRemote:
 
     def save(self) -> None:
         """Write the journal, if the lock is still ours; else raise ``LockedError``."""
-        with self.lock.using:
-            journal.save(self.tree, self.journal, self.lock.check)
+        self.lock.write(journal.PATH, self.journal.render())
 
 
 class Publisher(AbstractContextManager["Publisher"]):
@@ -156,14 +154,6 @@ class Publisher(AbstractContextManager["Publisher"]):
 
     def __exit__(self, *_: object) -> None:
         self.pool.close()
-
-    @contextmanager
-    def recorded(self) -> Iterator[Watcher]:
-        """Let others see how far what the watcher is told of in this block is."""
-        usual, subject = self.watcher, self.report.target
-        with under_way.Recorder(self.mirror_dir, subject, under_way.UPLOAD, usual) as self.watcher:
-            yield self.watcher
-        self.watcher = usual
 
     def look(self) -> tuple[RemoteState, Plan]:
         """Survey both sides and plan, for a person to read; nothing is changed."""

@@ -52,6 +52,11 @@ def survey(
             if row.path != CKSUMS:
                 _read_document(tree, state, row)
     _know_as_ours(tree, state)
+    for row in list(state.rows.values()):
+        if row.entry and not (row.found or row.sha256) and is_document(row.path):
+            # Whoever removed it ended before the journal said so.
+            del journal.files[row.path]
+            state.journal_changed = True
     for path in state.published():  # by name, what the metadata names and no listing showed
         row = state.row(path)
         row.found = row.found or tree.stat(path)
@@ -242,6 +247,8 @@ def sha256_of(tree: RemoteTree, path: str, size: int, progress: Progress = no_pr
     """Read a remote file whole and return its sha256."""
     digest = hashlib.sha256()
     for block in tree.read(path, every_range(size)):
+        if not block:
+            break  # it ends here, whatever size its server says that it has
         digest.update(block)
         progress(len(block))
     return digest.hexdigest()

@@ -28,7 +28,7 @@ from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.publish.survey import listing
 from puavo_repository.publish.transfer import proven_part, rename_into_place
 from puavo_repository.remote import journal
-from puavo_repository.remote.documents import read_whole, write_whole
+from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.tree import RemoteTree
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,8 @@ class Switch:
         changing = {row.path for row in ready if row.state is not FileState.PRESENT}
         changing |= {row.path for row in self._gone}
         for row in self._state.documents() if withdrawn else ():
-            if metadata.without(document := row.document, withdrawn) != document:
+            kept = metadata.without(document := row.document, withdrawn)
+            if kept != document and not _is_others(row):
                 changing.add(row.path)
         if not changing:
             return
@@ -133,8 +134,7 @@ class Switch:
             frozenset(path for path, entry in known.files.items() if not entry.ours),
             known.mirror,
         )
-        check = self._remote.lock.check
-        journal.save_generation(self._tree, new, self._options.generations, check)
+        journal.save_generation(self._tree, new, self._options.generations, self._remote.lock)
         # Only now: a generation without a record would cut off the way back behind it.
         known.generation, known.verified = new.number, False
         self._remote.save()
@@ -180,8 +180,7 @@ class Switch:
                 self._write(row, local.documents[row.path], local.named.get(row.path, ()))
                 report.switched.append(row.path)
         for row in self._gone:
-            self._remote.lock.check()
-            self._tree.remove(row.path)
+            self._remote.lock.remove(row.path)
             row.content = row.found = None
             del entries[row.path]
             report.switched.append(row.path)
@@ -203,18 +202,24 @@ class Switch:
         """Write metadata with the files that it names, or CKSUMS."""
         if names is not None:
             self._tree.make_folder("meta")
-        write_whole(self._tree, row.path, content, self._remote.lock.check)
+        self._remote.lock.write(row.path, content)
         row.found = found = self._tree.stat(row.path)
         if found is None:
             where = f"{self._tree.name}/{row.path}"
             raise StorageError(where, "was removed while it was published")
-        self._journal.placed(row.path, len(content), sha256(content), found.mtime)
+        if row.path == CKSUMS or not _is_others(row):  # else it stays theirs, without some files
+            self._journal.placed(row.path, len(content), sha256(content), found.mtime)
         if names is None:
             return
         row.content, row.names = content, list(names)
         if row.sha256:
             same = content == self._state.local.documents[row.path]
             row.state = FileState.PRESENT if same else FileState.WRONG
+
+
+def _is_others(row: Row) -> bool:
+    """Say whether others put metadata there, of a series that the local mirror does not have."""
+    return not (row.is_ours or row.sha256)
 
 
 def _check_published(tree: RemoteTree, state: RemoteState, only: Collection[str] | None) -> None:

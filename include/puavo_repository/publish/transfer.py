@@ -21,7 +21,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 from puavo_repository import errors
@@ -172,19 +171,9 @@ class _Attempt:
         seams = [0]  # and where the last range ends
 
         def pieces() -> Iterator[Piece]:
-            ranges = (
-                Piece(item.base if is_copy else item.rdiff, position, length)
-                for is_copy, position, length in rdiff.commands(local_rdiff)
-            )
-            last = Piece(item.base, 0, 0)
-            for piece in chain(ranges, [Piece("", 0, 0)]):
-                if piece[:2] == (last.path, last.offset + last.length):  # they follow each other
-                    last = last._replace(length=last.length + piece.length)
-                    continue
-                if last.length:
-                    seams.append(seams[-1] + last.length)
-                    yield last
-                last = piece
+            for is_copy, position, length in rdiff.commands(local_rdiff):
+                seams.append(seams[-1] + length)
+                yield Piece(item.base if is_copy else item.rdiff, position, length)
             if seams[-1] != item.size:
                 problem = f"makes another image, of {seams[-1]} bytes instead of {item.size}"
                 raise errors.DeltaError(local_rdiff, problem)

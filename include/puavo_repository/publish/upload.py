@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 
 from puavo_repository import errors
-from puavo_repository.mirror.under_way import UPLOAD
+from puavo_repository.mirror.under_way import UPLOAD, Recorder
 from puavo_repository.progress import Progress, format_bytes, no_progress
 from puavo_repository.publish.clean import remove_unnamed
 from puavo_repository.publish.plan import RemoteState, Transfer
@@ -35,8 +35,7 @@ def upload(publisher: Publisher) -> None:
         if _bytes_missing(remote, state) > 0:
             state = _make_room(remote, state)
         plan = publisher.plan(remote.tree, state)
-        for folder in ("rdiffs", "meta"):
-            remote.tree.make_folder(folder)
+        remote.tree.make_folder("rdiffs")
         for item in plan.transfers:
             if not item.replaces:
                 remote.journal.intend(item.path, item.size, item.sha256)
@@ -45,8 +44,10 @@ def upload(publisher: Publisher) -> None:
         publisher.report.transient = publisher.report.lost = False
         publisher.report.failed = dict(plan.problems)
         if plan.transfers:
-            with publisher.recorded():
-                _Upload(remote).run(plan.transfers)
+            usual, subject = publisher.watcher, publisher.report.target
+            with Recorder(publisher.mirror_dir, subject, UPLOAD, usual) as publisher.watcher:
+                _Upload(remote).run(plan.transfers)  # others see how far it is
+            publisher.watcher = usual
             remote.save()
 
 

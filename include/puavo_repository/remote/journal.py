@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, NamedTuple
 
@@ -26,7 +26,7 @@ from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from puavo_repository.formats import jsonfile, metadata
 from puavo_repository.remote import lock
-from puavo_repository.remote.documents import read_whole, write_whole
+from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.tree import Kind, RemoteStat, RemoteTree
 
 logger = logging.getLogger(__name__)
@@ -191,11 +191,6 @@ def load(tree: RemoteTree) -> Journal:
     return _worked_out(tree, kept)
 
 
-def save(tree: RemoteTree, journal: Journal, check: Callable[[], object] = lambda: None) -> None:
-    """Replace the journal on the remote; see ``write_whole``."""
-    write_whole(tree, PATH, journal.render(), check)
-
-
 def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
     """Make a journal anew from the records of the generations and the metadata that is there.
 
@@ -225,20 +220,19 @@ def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
 
 
 def save_generation(
-    tree: RemoteTree, new: Generation, before: int, check: Callable[[], object]
+    tree: RemoteTree, new: Generation, before: int, held: lock.PublisherLock
 ) -> None:
     """Keep what a new generation replaces, so that a rollback is possible, and drop the oldest.
 
     ``before`` is how many before it can be gone back to; after a rollback one more, or it could
-    not be ended once it was killed. ``check`` is called before each write; see ``write_whole``.
+    not be ended once it was killed.
     """
     tree.make_folder(GENERATIONS)
     values = _GENERATION.dump_python(new, by_alias=True, exclude={"number"})
-    write_whole(tree, f"{GENERATIONS}/{new.number}.json", jsonfile.dumps_sealed(values), check)
+    held.write(f"{GENERATIONS}/{new.number}.json", jsonfile.dumps_sealed(values))
     for number in kept_generations(tree):
         if number <= new.number - before - (new.restored is not None):
-            check()
-            tree.remove(f"{GENERATIONS}/{number}.json")
+            held.remove(f"{GENERATIONS}/{number}.json")
 
 
 def load_generation(tree: RemoteTree, number: int) -> Generation | None:
@@ -266,7 +260,6 @@ class Parts:
     """
 
     def __init__(self, tree: RemoteTree, held: lock.PublisherLock) -> None:
-        self._tree = tree
         self._lock = held
         self.known: dict[str, Part] = {}
         with contextlib.suppress(ValueError, KeyError):
@@ -293,8 +286,7 @@ class Parts:
 
     def _save(self) -> None:
         if not self.known:
-            self._lock.check()
-            self._tree.remove(PARTS)
+            self._lock.remove(PARTS)
             return
         parts = {"parts": _PARTS.dump_python(dict(sorted(self.known.items())))}
-        write_whole(self._tree, PARTS, jsonfile.dumps_sealed(parts), self._lock.check)
+        self._lock.write(PARTS, jsonfile.dumps_sealed(parts))

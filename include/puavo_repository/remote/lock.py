@@ -34,7 +34,7 @@ from puavo_repository.errors import (
     StorageError,
     StorageRefusedError,
 )
-from puavo_repository.remote.documents import read_whole
+from puavo_repository.remote.documents import read_whole, write_whole
 from puavo_repository.remote.tree import OpenMode, RemoteTree
 
 logger = logging.getLogger(__name__)
@@ -173,6 +173,17 @@ class PublisherLock:
                 remedy="Nothing more was written. Run again when the other one is done",
             )
 
+    def write(self, path: str, content: bytes) -> None:
+        """Write a small file as ``write_whole`` does, if the lock is ours when it gets its name."""
+        with self.using:
+            write_whole(self._tree, path, content, self.check)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if the lock is ours."""
+        with self.using:
+            self.check()
+            self._tree.remove(path)
+
     def beat(self, tree: RemoteTree) -> int:
         """Give a sign of life; return the server's time in seconds.
 
@@ -223,7 +234,8 @@ class PublisherLock:
             if self._tree.stat(PATH) is None and self._tree.stat(aside) is not None:
                 raise
             self._tree.remove(aside)  # unless somebody who took the lock cleared it away
-            return False
+            if not self._is_ours(self._tree):  # else only the answer was wrong, or was lost
+                return False
         for path in lock_debris(self._tree):
             if path != PATH:
                 self._tree.remove(path)
