@@ -75,7 +75,7 @@ def logged_progress(name: str, total: int = 0) -> Progress:
 def format_bytes(count: float) -> str:
     """Render a number of bytes in the unit that suits it."""
     for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= limit:
+        if count >= 0.99995 * limit:  # not 1000.0 of the smaller one
             return f"{count / limit:.{2 if count < 10 * limit else 1}f} {unit}"
     return f"{count:.0f} B"
 

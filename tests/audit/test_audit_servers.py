@@ -200,6 +200,15 @@ def test_a_redirect_elsewhere_is_named_and_not_followed(local_http: Check, where
     assert f"a redirect to {where}" in found[0].found
 
 
+@pytest.mark.parametrize("base", ["https://WWW.Example.org:443/m", "http://www.example.org/m"])
+def test_a_host_has_many_spellings(base: str) -> None:
+    with audit_https.Https(base, "") as https:
+        for spelling in ("https://www.example.org/x", "https://www.EXAMPLE.org:443/x"):
+            assert https._is_here(spelling)
+        assert not https._is_here("https://www.example.org.test/x")
+        assert not https._is_here("ftp://www.example.org/x")
+
+
 def test_a_redirect_on_the_same_host_is_followed_but_not_for_ever(local_http: Check) -> None:
     def behave(handler: Handler) -> bool:
         if handler.path in (f"/{NEW}", "/loop"):

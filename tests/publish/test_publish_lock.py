@@ -105,6 +105,32 @@ def test_who_lost_the_lock_writes_nothing(
     assert image(3) in journal_of(folder).rejected
 
 
+def test_who_lost_the_lock_takes_no_part_that_waits(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one took over, whose proven part waits to be switched to, while this one slept."""
+    _, names = two_nights(mirror, remote, folder)
+    other_rdiff(mirror)
+    prepare(mirror, names)
+    with Publisher(mirror, folder, KEEP) as publisher:
+        upload.upload(publisher)
+    (part,) = (remote / "rdiffs").glob(".*")
+    rdiff = next((mirror / "rdiffs").glob("*.rdiff"))
+    rdiff.write_bytes(rdiff.read_bytes()[:-1] + b"\x01b\x00")
+    prepare(mirror, names)
+
+    def sleep(*_: object) -> str:
+        monkeypatch.undo()
+        make_stale(remote)
+        PublisherLock(FolderTree(folder)).acquire()
+        return ""
+
+    monkeypatch.setattr(transfer, "proven_part", sleep)
+    with Publisher(mirror, folder, KEEP) as publisher, pytest.raises(LockedError):
+        upload.upload(publisher)
+    assert part.exists()
+
+
 @pytest.mark.parametrize(
     "path",
     [f"meta/{SERIES}.json", "CKSUMS", journal.PATH, f"{journal.GENERATIONS}/2.json"],

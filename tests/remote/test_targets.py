@@ -142,7 +142,8 @@ def test_no_part_of_a_password_is_shown(before: str, after: str, rest: str, star
 def test_what_can_be_shown_is_shown() -> None:
     assert without_password("sftp://me@host:2222/a%20b") == "sftp://me@host:2222/a%20b"
     assert without_password("file:///a b") == "file:///a%20b"
-    assert without_password("a_connection") == "a_connection"
+    for connection in ("a_connection", "prod:mirror", "test:mirror"):
+        assert without_password(connection) == connection
 
 
 @pytest.mark.parametrize("kind", ["file", "sftp"])

@@ -126,9 +126,9 @@ class Https(httpx.Client):
 
     def _is_here(self, url: str) -> bool:
         """Say whether a redirect stays on the host; from http to https is no other place."""
-        base, to = urlsplit(self.urlbase), urlsplit(url)
-        upgraded = (base.scheme, to.scheme) == ("http", "https") and to.hostname == base.hostname
-        return upgraded or (to.scheme, to.netloc) == (base.scheme, base.netloc)
+        base, to = httpx.URL(self.urlbase), httpx.URL(url)
+        upgraded = (base.scheme, to.scheme) == ("http", "https") and to.host == base.host
+        return upgraded or (to.scheme, to.host, to.port) == (base.scheme, base.host, base.port)
 
     @contextmanager
     def _errors(self, *kinds: type[Exception]) -> Iterator[None]:

@@ -202,6 +202,7 @@ class _Attempt:
             self._begin_anew()
             return 0
         if known.name != self._part:
+            self._remote.lock.check(tree)  # another publisher may wait to give it its name
             tree.rename(known.name, self._part)
             self._parts.put(item.path, replace(known, name=self._part, proven=False))
         logger.info("%s: goes on at %s", item.path, format_bytes(synced))
@@ -211,6 +212,7 @@ class _Attempt:
         """Remove what there is of a file that has no name yet."""
         known = self._parts.known.get(self._item.path)
         if known is not None:
+            self._remote.lock.check(self._tree)
             self._tree.remove(known.name)
             self._parts.forget([self._item.path])
         self._tree.remove(self._part)

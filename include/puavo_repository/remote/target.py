@@ -131,6 +131,8 @@ def canonical(url: str) -> str:
 
 def _hide_secrets(url: str) -> str:
     """Return what can be shown of a text that may be no URL: nothing before its last ``@``."""
+    if "@" not in url and "://" not in url:
+        return url or "the remote"  # a connection's id, which may have a colon in it
     # A password may have /, ? or # in it, where an URL's user would end.
     scheme, separator, rest = url.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
@@ -139,7 +141,7 @@ def _hide_secrets(url: str) -> str:
     server = re.split("[/?#]", rest, maxsplit=1)[0]
     if not _SERVER.fullmatch(server):
         rest = _HIDDEN  # what stands in a port's place may be a password
-    return f"{scheme}{separator}{_HIDDEN if hidden else ''}{at}{rest}" or "the remote"
+    return f"{scheme}{separator}{_HIDDEN if hidden else ''}{at}{rest}"
 
 
 def _check_characters(text: str, subject: str) -> None:
