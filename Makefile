@@ -51,7 +51,9 @@ run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
     test-install
 .DEFAULT_GOAL := run
 
+# Compiled here, for the service's user may not write beside the sources.
 setup: packages $(VENV)/.complete
+	@$(BIN)/python -m compileall -q include dags plugins
 
 $(VENV)/.complete: requirements.txt | packages
 	$(PYTHON) -m venv $(VENV)

@@ -28,6 +28,9 @@ from support.servers import Sshd, running
 # it, each run of the campaign loads compiled code anew.
 os.environ["PYTHONPATH"] = f"{ROOT / 'include'}:{ROOT / 'tests'}"
 
+# Where this is set, each worker would compile all tests, and each process all of the project.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Decides which of the alike faults, and of the ways to reach a remote, are tried; workers of
 # pytest-xdist inherit it.
 os.environ.setdefault("SUITE_SEED", str(random.SystemRandom().randrange(1 << 30)))
@@ -48,6 +51,7 @@ TOGETHER = {
     "tests/end_to_end/test_distributed.py": "distributed",
     "tests/dags/": "airflow",
     "tests/test_notify.py": "airflow",
+    "tests/test_tasks.py": "airflow",
     "tests/web/test_plugin.py": "airflow",
     "tests/web/test_browser": "browser",
     "tests/audit/": "audit",
@@ -101,6 +105,7 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    config.option.loadscopereorder = False  # it would begin with the group of the most tests
     return Scheduling(config, log)
 
 

@@ -1,4 +1,8 @@
-"""A task that takes several files tries them all."""
+"""A task that takes several files tries them all.
+
+Airflow is imported by the tests, and not by this module: each worker of pytest-xdist imports all
+modules of tests, which would take two seconds of each.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,11 @@ from puavo_repository.errors import (
     StorageError,
     TransientError,
 )
-from puavo_repository_airflow import tasks
-from puavo_repository_airflow.tasks import MAPPED_TASKS, each, of_part, parts
 
 
 def test_the_first_error_stops_none_of_the_others() -> None:
+    from puavo_repository_airflow.tasks import each
+
     done = []
 
     def step(name: str) -> None:
@@ -35,6 +39,8 @@ def test_the_first_error_stops_none_of_the_others() -> None:
 
 @pytest.mark.parametrize("passing", [StorageError("b", "busy"), ValueError("a bug")])
 def test_a_retry_is_worth_it_where_it_may_help_one(passing: Exception) -> None:
+    from puavo_repository_airflow.tasks import each
+
     def step(error: Exception) -> None:
         raise error
 
@@ -43,6 +49,8 @@ def test_a_retry_is_worth_it_where_it_may_help_one(passing: Exception) -> None:
 
 
 def test_a_wrong_setting_ends_it_all() -> None:
+    from puavo_repository_airflow.tasks import each
+
     tried: list[RepositoryError] = []
 
     def step(error: RepositoryError) -> None:
@@ -57,6 +65,9 @@ def test_a_wrong_setting_ends_it_all() -> None:
 def test_each_of_many_names_is_in_one_part_and_stays_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from puavo_repository_airflow import tasks
+    from puavo_repository_airflow.tasks import MAPPED_TASKS, of_part, parts
+
     monkeypatch.setattr(tasks, "label", lambda *_names: None)
     names = [f"image-{number}.img" for number in range(2000)]
     every = parts(names)
@@ -68,6 +79,8 @@ def test_each_of_many_names_is_in_one_part_and_stays_there(
 
 
 def test_few_names_are_tasks_of_their_own_and_none_is_one_with_nothing_to_do() -> None:
+    from puavo_repository_airflow.tasks import of_part, parts
+
     assert parts(["a.img", "b.img"]) == ["a.img", "b.img"]
     assert of_part("a.img", ["a.img", "b.img"]) == ["a.img"]
     assert of_part("a.img", ["b.img"]) == [], "it is done already, or gone"

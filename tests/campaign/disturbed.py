@@ -44,7 +44,7 @@ _context.set_forkserver_preload(
     [
         "puavo_repository.prepare.run",
         "puavo_repository.publish.run",
-        "puavo_repository.delta.anchor_engine",  # compiled code, and slow to load
+        "campaign.loaded",
         "puavo_repository.delta.work",
         "puavo_repository.formats.cksum",
         "campaign.nights",

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from puavo_repository.cli import main as cli
 from puavo_repository.compiled import Bytes
 from puavo_repository.delta import AnchorEngine
 from puavo_repository.delta.engine import Between, Side, Sink
 from puavo_repository.delta.index import Indexer
 from puavo_repository.errors import ImageError
 from puavo_repository.progress import Progress, no_progress
-from puavo_repository.settings import Settings
 
 VICTIM, MARK = "-amxa-", b"this image kills"
 
@@ -144,7 +142,14 @@ def helper_of_this(_progress: Progress) -> int:
 
 
 def main(how: str, arguments: list[str]) -> int:
-    """Run the command with such an engine."""
+    """Run the command with such an engine.
+
+    What the command imports is imported here: each process that is forked for a piece of work
+    imports this module, which would take half a second of each.
+    """
+    from puavo_repository.cli import main as cli
+    from puavo_repository.settings import Settings
+
     with mock.patch.object(Settings, "delta_engine", return_value=Crashing(how)):
         return cli.main(arguments)
 

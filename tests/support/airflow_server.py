@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,9 @@ class Airflow:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Call the REST API as admin."""
-        return self._call(method, path, body, {"Authorization": f"Bearer {self._token()}"})
+        return self._call(method, path, body, {"Authorization": f"Bearer {self._token}"})
 
+    @cached_property
     def _token(self) -> str:
         login = {"username": "admin", "password": self.password}
         return str(self._call("POST", "/auth/token", login, {})["access_token"])

@@ -35,6 +35,14 @@ OPTIONS = (
 # stale, or "Node with given id does not belong to the document".
 IGNORED = (WebDriverException,)
 PATIENCE = 90  # seconds; this machine may be busy
+# Elements that may be visible with a text in them. What the driver says of each counts, but takes
+# up to half a core-second for one look at a page, and is asked for ten times a second.
+CANDIDATES = r"""
+const plain = (text) => text.replace(/\s+/g, " ").trim();
+const wanted = plain(arguments[1]);
+return [...document.querySelectorAll(arguments[0])].filter((one) =>
+    [one.innerText, one.textContent].some((text) => plain(text ?? "").includes(wanted)));
+"""
 
 
 class Browser:
@@ -47,8 +55,9 @@ class Browser:
         """Wait for a visible element that has this text in it."""
 
         def look(_: Any) -> WebElement | bool:
-            for element in self.driver.find_elements(By.CSS_SELECTOR, css):
+            for element in self.driver.execute_script(CANDIDATES, css, text):
                 if element.is_displayed() and text in element.text:
+                    assert isinstance(element, WebElement)
                     return element
             return False
 

@@ -94,6 +94,18 @@ with TestClient(create_app()) as client:
             views = {view["destination"]: view["href"] for view in plugin["external_views"]}
 print("RESULT " + json.dumps({"answers": answers, "views": views}))
 """
+
+# What each task does first; and an API server whose Airflow has not what the page needs.
+WITHOUT_PAGE = """
+import json, sys
+from airflow.sdk.listener import get_listener_manager
+from airflow.plugins_manager import get_fastapi_plugins
+get_listener_manager()
+page = "puavo_repository.web.app"
+found = {name: name in sys.modules for name in ("puavo_repository_plugin", page)}
+sys.modules[page] = None
+print("RESULT " + json.dumps({"loaded": found, "apps": get_fastapi_plugins()[0]}))
+"""
 BACKUP = "sftp://…@backup.example/mirror"  # as it is shown
 # For who may start the DAG.
 STARTING = [f"/options/{more}dag_id={PREPARE}" for more in ("?", "folders?path=/&")]
@@ -343,3 +355,10 @@ def test_no_secret_is_shown(asked: dict[str, Any]) -> None:
 def test_it_stands_in_the_navigation_and_with_dags_and_runs(asked: dict[str, Any]) -> None:
     assert asked["views"]["nav"] == "puavo-repository/"
     assert set(asked["views"]) == {"nav", "dag", "dag_run"}
+
+
+def test_tasks_do_not_load_the_page_and_need_none(airflow: dict[str, str]) -> None:
+    found = beside(airflow, WITHOUT_PAGE)
+    assert found["loaded"] == {"puavo_repository_plugin": True, "puavo_repository.web.app": False}
+    assert found["apps"] == []
+    assert "Airflow has no page of the repository" in found["log"]
