@@ -228,6 +228,7 @@ class Mirror:
 
     def _record_written(self, *versions: Mapping[str, str]) -> None:
         """Note that each file is as one of these versions, of digests by path, has it."""
+        self.check()  # of who took over, the record would say what is wrong
         paths = sorted({path for version in versions for path in version})
         contents = {path: sorted({one.get(path, _ABSENT) for one in versions}) for path in paths}
         self.state.written.put(WrittenRecord(_WRITTEN, contents))
