@@ -36,6 +36,8 @@ _MOST_BYTES = 16 << 20  # of all of them
 _LONGEST_LIST = _MOST_FILES * 512  # bytes
 # Kind, size and path in a line of the list; of a link, its goal follows.
 _LISTED = re.compile(r"(.)\S{9} \S+/\S+ +(?:\d+, *)?(\d+) \S+ \S+ squashfs-root/(.*?)(?: -> .*)?")
+# Where a file system has no such thing, or none for a file that is only read.
+_NO_SYNC = {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS}
 _REPLACE = "Replace it by a whole image, or move it out of the image directory"
 
 
@@ -74,11 +76,24 @@ def _read(settings: Settings, anchors: Path, path: Path, progress: Progress) -> 
         puavo_conf = _read_puavo_conf(path)
         work = read_image, path, identity, settings.delta_engine(), anchors
         digests = contained.call(path, "while it read this image", *work, progress=progress)
+        _make_durable(image)
         check_at_rest(path, identity, identity_of(path), "while it was read")
     seconds = time.monotonic() - started
     size, rate = format_bytes(digests.size), format_bytes(digests.size / seconds)
     logger.info("%s: %s fingerprinted in %.1f s, %s/s", path.name, size, seconds, rate)
     return ImageRecord(path.name, identity, digests, puavo_conf, read=time.time())
+
+
+def _make_durable(image: BinaryIO) -> None:
+    """Have the disk hold what was read: the image may have been copied there a moment ago.
+
+    Its record outlives a power cut, and so does the hard link to it in the mirror.
+    """
+    try:
+        os.fsync(image.fileno())
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
