@@ -340,6 +340,14 @@ def test_a_list_of_definitions_without_end_is_cut_off(
     assert "more than 4096" in refused(repository)
 
 
+def test_unsquashfs_that_takes_too_long_is_tried_again(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.add(IMAGE)
+    monkeypatch.setattr(stage, "_TIMEOUT", 0)
+    assert "did not come to an end" in refused(repository, StorageError)
+
+
 def test_a_disk_that_fails_below_unsquashfs_is_not_called_a_damaged_image(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,13 @@ from typing import Any, BinaryIO
 from puavo_repository.delta import contained, librsync
 from puavo_repository.delta.engine import check_at_rest, identity_of
 from puavo_repository.delta.work import read_image
-from puavo_repository.errors import ImageError, SettingsError, as_storage_error, storage_error
+from puavo_repository.errors import (
+    ImageError,
+    SettingsError,
+    StorageError,
+    as_storage_error,
+    storage_error,
+)
 from puavo_repository.formats import jsonfile, squashfs
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
@@ -167,7 +173,9 @@ def _unsquash(image: Path, most: int, too_much: str, option: str, *paths: str) -
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise ImageError(image, "unsquashfs did not come to an end on it") from None
+            remedy = "Run again when its disk is less busy"
+            problem = "unsquashfs did not come to an end on it"
+            raise StorageError(image, problem, remedy=remedy) from None
         if done.returncode == -signal.SIGXFSZ:
             raise _unusable(image, too_much)
         said, broken = done.stderr.decode(errors="replace"), os.strerror(errno.EIO)
