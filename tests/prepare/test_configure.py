@@ -126,6 +126,27 @@ def test_unchanged_files_are_not_touched(repository: Repository) -> None:
     assert (repository.config / "buster.json").read_text().startswith(f'{{"{SERIES}":   [')
 
 
+def test_a_link_stays_one_and_what_it_leads_to_is_written(repository: Repository) -> None:
+    """The operator may keep the files elsewhere, as in a checkout."""
+    (repository.images / name(V1)).touch()
+    run(repository)
+    checkout = repository.root / "checkout"
+    checkout.mkdir()
+    links = [repository.config / "buster.json", repository.puavo_os / "defaults.mk"]
+    for link in links:
+        link.rename(checkout / link.name)
+        link.symlink_to(checkout / link.name)
+    times = {path: path.stat().st_mtime_ns for path in checkout.iterdir()}
+    run(repository)
+    assert {path: path.stat().st_mtime_ns for path in checkout.iterdir()} == times
+    (repository.images / name(V2)).touch()
+    run(repository, repository="other.example")
+    assert all(link.is_symlink() for link in links)
+    assert name(V2) in (checkout / "buster.json").read_text()
+    assert "other.example" in (checkout / "defaults.mk").read_text()
+    assert sorted(os.listdir(checkout)) == ["buster.json", "defaults.mk"]
+
+
 def test_what_was_set_aside_last_is_what_comes_back(repository: Repository) -> None:
     image = repository.images / name(V3)
     for extra in (V1, V2):

@@ -90,7 +90,7 @@ def _write(settings: Settings, present: Files, wanted: Files) -> list[str]:
     folder, notes = settings.puavo_os / "config" / "images", []
     for distribution, series in wanted.items():
         if present.get(distribution) != series:
-            files.write(folder / f"{distribution}.json", image_config.render(series))
+            _replace(folder / f"{distribution}.json", image_config.render(series))
     for distribution in present.keys() - wanted.keys():
         path = folder / f"{distribution}.json"
         numbers = itertools.chain([""], map(str, itertools.count(2)))
@@ -107,5 +107,13 @@ def _write(settings: Settings, present: Files, wanted: Files) -> list[str]:
         "images_urlbase": settings.repository,
         "mirror_dir": str(settings.mirror_dir),
     }
-    files.write(path, defaults_mk.update(before, values).encode())
+    _replace(path, defaults_mk.update(before, values).encode())
     return notes
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Give a file this content; a link stays one, and what it leads to is written, as it is read.
+
+    These files are the operator's own, who may keep them elsewhere, as in a checkout.
+    """
+    files.write(path.resolve(), content)
