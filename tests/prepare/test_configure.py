@@ -45,6 +45,18 @@ def test_defaults_mk_is_written_as_the_old_command_did(repository: Repository) -
     ]
 
 
+def test_defaults_mk_keeps_its_line_ends(repository: Repository) -> None:
+    run(repository)
+    defaults = repository.puavo_os / "defaults.mk"
+    before = b"# ours\r\n" + defaults.read_bytes().replace(b"\n", b"\r\n")
+    defaults.write_bytes(before)
+    run(repository)
+    assert defaults.read_bytes() == before
+    run(repository, repository="other.example")
+    after = before.replace(b"https://images.amxa.ch", b"https://other.example")
+    assert defaults.read_bytes() == after != before
+
+
 def test_extra_rdiffs_survive_generation_and_absence(repository: Repository) -> None:
     (repository.images / name(V1)).touch()
     repository.write_config(

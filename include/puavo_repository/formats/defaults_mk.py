@@ -38,6 +38,7 @@ def update(text: str, values: Mapping[str, str]) -> str:
 
     A text that says all that already is returned unchanged to the byte.
     """
+    end = "\r\n" if "\r\n" in text else "\n"
     for _ in values:  # setting one may change another that refers to it
         now = parse(text)
         wanted = {name: value for name, value in values.items() if now.get(name) != value}
@@ -54,5 +55,5 @@ def update(text: str, values: Mapping[str, str]) -> str:
                 lines.append(line)
             elif match["name"] in left:  # a second assignment goes
                 lines.append(left.pop(match["name"]))
-        text = "\n".join([*lines, *left.values()]) + "\n"
+        text = end.join([*lines, *left.values()]) + end
     return text

@@ -101,7 +101,7 @@ def _write(settings: Settings, present: Files, wanted: Files) -> list[str]:
         files.sync(folder)
         notes.append(f"{distribution} has no image any more: {path} is now {backup.name}")
     path = settings.puavo_os / "defaults.mk"
-    before = path.read_text(encoding="utf-8") if files.exists(path) else ""
+    before = path.read_bytes().decode() if files.exists(path) else ""  # line ends stay as they are
     values = {
         "image_dir": str(settings.image_dir),
         "images_urlbase": settings.repository,
