@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,22 @@ def test_variables_are_read_with_references_among_them() -> None:
         "images_urlbase": "https://old.example",
         "mirror_dir": "/srv/images/mirror",
     }
+
+
+@pytest.mark.parametrize(
+    ("lines", "value"),  # as GNU Make has it
+    [
+        ("d := /a\nd ?= /b", "/a"),
+        ("d ?= /a\nd ?= /b", "/a"),
+        ("d ?= /a\nd := /b", "/b"),
+        ("d :=\nd ?= /b", ""),
+        ("d := /a\nd?=/b # no\nd := $(d)/c", "/a/c"),
+    ],
+)
+def test_a_variable_that_is_set_keeps_its_value_where_another_is_offered(
+    lines: str, value: str
+) -> None:
+    assert defaults_mk.parse(lines) == {"d": value}
 
 
 def test_other_lines_are_kept_when_a_variable_changes() -> None:

@@ -8,13 +8,14 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from puavo_repository.errors import LockedError, StorageError, StorageRefusedError
-from puavo_repository.mirror import files
+from puavo_repository.mirror import files, locks
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.locks import locked
 from support.instead import instead
@@ -117,6 +118,32 @@ def test_the_lock_is_shared_among_steps_of_one_run(tmp_path: Path) -> None:
     assert lock.read_bytes() == b""
 
 
+def test_who_shares_a_lock_is_not_refused_while_another_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one holds it alone for a moment, since it empties the file."""
+    lock, leaving = tmp_path / "lock", threading.Event()
+
+    def slow(descriptor: int, size: int) -> None:
+        if threading.current_thread() is first and os.fstat(descriptor).st_size:
+            leaving.set()
+            time.sleep(0.2)
+        os.ftruncate(descriptor, size)
+
+    def leave() -> None:
+        with locked(lock, "the first", shared=True):
+            pass
+
+    first = threading.Thread(target=leave)
+    instead(monkeypatch, locks, os, ftruncate=slow)
+    first.start()
+    assert leaving.wait(30)
+    with locked(lock, "the second", shared=True):
+        first.join()
+        assert b"the second" in lock.read_bytes()
+    assert lock.read_bytes() == b""
+
+
 def test_a_killed_holder_loses_the_lock(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     code = (
@@ -140,7 +167,7 @@ def test_a_killed_holder_loses_the_lock(tmp_path: Path) -> None:
 def test_a_lock_can_be_taken_on_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    instead(monkeypatch, files, os, ftruncate=_refuse, pwrite=_refuse)
+    instead(monkeypatch, locks, os, ftruncate=_refuse, pwrite=_refuse)
     lock = tmp_path / "state" / "lock"
     with locked(lock, "a run"), pytest.raises(LockedError), locked(lock, "another"):
         pass

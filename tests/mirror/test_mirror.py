@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from puavo_repository.errors import ImageChangingError
+from puavo_repository.errors import ImageChangingError, RepositoryError
 from puavo_repository.mirror import files
 from puavo_repository.mirror import mirror as mirror_module
 from puavo_repository.mirror.mirror import Mirror, place
@@ -98,6 +99,43 @@ def test_where_links_are_impossible_the_image_is_copied_and_compared(
 
 def _refuse(*_: Any, **__: Any) -> None:
     raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+
+def test_an_image_that_cannot_be_placed_is_named_and_not_the_mirrors_file(
+    repository: Repository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, opened = repository.images / ONE, Path.open
+    (mirror.root / ONE).unlink()
+    record = mirror.state.images.get(ONE)
+    assert record is not None
+
+    class Broken(io.FileIO):
+        def read(self, *_: object) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def unreadable(path: Path, *arguments: Any) -> Any:
+        if path == image:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments)
+
+    def broken(path: Path, *arguments: Any) -> Any:
+        return Broken(path) if path == image else opened(path, *arguments)
+
+    def says() -> str:
+        with pytest.raises(RepositoryError) as caught:
+            place(mirror, image, record)
+        assert caught.value.subject == str(image)
+        return caught.value.problem
+
+    with monkeypatch.context() as here:
+        instead(here, mirror_module, os, link=_refuse)
+        instead(here, mirror_module, fcntl, ioctl=_refuse)
+        here.setattr(Path, "open", unreadable)
+        assert says() == "Permission denied"
+        here.setattr(Path, "open", broken)
+        assert says() == "Input/output error"
+    image.unlink()
+    assert says() == "No such file or directory"
 
 
 def test_only_what_a_preparation_put_there_is_owned(mirror: Mirror) -> None:

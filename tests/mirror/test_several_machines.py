@@ -15,10 +15,11 @@ import pytest
 
 from puavo_repository.errors import LockedError, StorageError
 from puavo_repository.formats.cksum import PosixCksum, reverse_bits
+from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror import files, records
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror, place
-from puavo_repository.mirror.records import mirror_id
+from puavo_repository.mirror.records import WrittenRecord, mirror_id
 from puavo_repository.prepare.describe import remove_stale
 from puavo_repository.prepare.plan import DiffState, look
 from puavo_repository.prepare.policy import Pair
@@ -201,6 +202,26 @@ def test_metadata_is_not_finished_by_who_lost_its_lock(
     with pytest.raises(LockedError, match="taken over"):
         mirror.remove_from_metadata({ONE})
     assert mirror.cksums.read_bytes() == before
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_what_was_written_is_not_noted_by_who_lost_its_lock(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, *, changed: bool
+) -> None:
+    """What the machine that took over has noted stays, or its mirror could not be published."""
+    repository.prepare()
+    mirror = Mirror(repository.mirror)
+    there, noted = mirror.documents(), mirror.state.written
+    of_other = WrittenRecord("description", {"meta/other.json": ["its digest"]})
+
+    def slow() -> Iterator[tuple[str, Document]]:
+        yield from ({} if changed else there).items()
+        mirror.state.metadata_lock.write_text("another machine")
+        noted.put(of_other)
+
+    with pytest.raises(LockedError, match="taken over"):
+        mirror.describe(slow())
+    assert noted.get("description") == of_other
 
 
 def test_a_name_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

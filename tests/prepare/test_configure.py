@@ -45,6 +45,18 @@ def test_defaults_mk_is_written_as_the_old_command_did(repository: Repository) -
     ]
 
 
+def test_defaults_mk_keeps_its_line_ends(repository: Repository) -> None:
+    run(repository)
+    defaults = repository.puavo_os / "defaults.mk"
+    before = b"# ours\r\n" + defaults.read_bytes().replace(b"\n", b"\r\n")
+    defaults.write_bytes(before)
+    run(repository)
+    assert defaults.read_bytes() == before
+    run(repository, repository="other.example")
+    after = before.replace(b"https://images.amxa.ch", b"https://other.example")
+    assert defaults.read_bytes() == after != before
+
+
 def test_extra_rdiffs_survive_generation_and_absence(repository: Repository) -> None:
     (repository.images / name(V1)).touch()
     repository.write_config(
@@ -124,6 +136,27 @@ def test_unchanged_files_are_not_touched(repository: Repository) -> None:
     run(repository)
     assert {path: path.stat().st_mtime_ns for path in Path(repository.puavo_os).rglob("*")} == times
     assert (repository.config / "buster.json").read_text().startswith(f'{{"{SERIES}":   [')
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_written(repository: Repository) -> None:
+    """The operator may keep the files elsewhere, as in a checkout."""
+    (repository.images / name(V1)).touch()
+    run(repository)
+    checkout = repository.root / "checkout"
+    checkout.mkdir()
+    links = [repository.config / "buster.json", repository.puavo_os / "defaults.mk"]
+    for link in links:
+        link.rename(checkout / link.name)
+        link.symlink_to(checkout / link.name)
+    times = {path: path.stat().st_mtime_ns for path in checkout.iterdir()}
+    run(repository)
+    assert {path: path.stat().st_mtime_ns for path in checkout.iterdir()} == times
+    (repository.images / name(V2)).touch()
+    run(repository, repository="other.example")
+    assert all(link.is_symlink() for link in links)
+    assert name(V2) in (checkout / "buster.json").read_text()
+    assert "other.example" in (checkout / "defaults.mk").read_text()
+    assert sorted(os.listdir(checkout)) == ["buster.json", "defaults.mk"]
 
 
 def test_what_was_set_aside_last_is_what_comes_back(repository: Repository) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -220,6 +221,44 @@ def test_an_unreadable_image_names_the_way_out(
     assert "Give the user that runs this access" in refused(repository, StorageRefusedError)
 
 
+def test_an_image_is_durable_before_it_is_on_record(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = repository.add(IMAGE), []
+    records = Mirror(repository.mirror).state.images
+
+    def note(descriptor: int) -> None:
+        synced.append(os.path.samestat(os.fstat(descriptor), path.stat()))
+        assert records.get(IMAGE) is None
+        os.fsync(descriptor)
+
+    instead(monkeypatch, stage, os, fsync=note)
+    fingerprint(repository.settings(), IMAGE)
+    assert synced == [True]
+    assert records.get(IMAGE) is not None
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EINVAL])
+def test_an_image_on_a_disk_that_cannot_sync_it_is_used(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    repository.add(IMAGE)
+    instead(monkeypatch, stage, os, fsync=lambda _: _refuse(code))
+    assert fingerprint(repository.settings(), IMAGE).digests.size
+
+
+def test_an_image_that_cannot_be_made_durable_is_left_for_later(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = repository.add(IMAGE)
+    instead(monkeypatch, stage, os, fsync=lambda _: _refuse(errno.EIO))
+    assert f"{path}: Input/output error" in refused(repository, StorageError)
+
+
+def _refuse(code: int) -> None:
+    raise OSError(code, os.strerror(code))
+
+
 def test_a_missing_unsquashfs_names_its_package(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +338,14 @@ def test_a_list_of_definitions_without_end_is_cut_off(
     repository.add(IMAGE)
     monkeypatch.setattr(stage, "_LONGEST_LIST", 100)
     assert "more than 4096" in refused(repository)
+
+
+def test_unsquashfs_that_takes_too_long_is_tried_again(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.add(IMAGE)
+    monkeypatch.setattr(stage, "_TIMEOUT", 0)
+    assert "did not come to an end" in refused(repository, StorageError)
 
 
 def test_a_disk_that_fails_below_unsquashfs_is_not_called_a_damaged_image(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+from collections.abc import Iterator
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +14,7 @@ from puavo_repository.formats.image_config import SeriesConfig
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import ImageRecord, RdiffRecord
+from puavo_repository.prepare import demand
 from puavo_repository.prepare.configure import Catalogue
 from puavo_repository.prepare.discover import Inventory
 from puavo_repository.prepare.plan import DiffState, Plan, make_plan
@@ -179,6 +183,26 @@ def test_an_image_that_is_configured_and_absent_keeps_its_link() -> None:
 def test_space_is_bounded_by_the_policy() -> None:
     assert plan((ONE, TWO)).space_needed == 2 * 900
     assert plan(()).space_needed == 0
+
+
+@pytest.mark.parametrize("sources", ["all", demand.DEMAND])
+def test_all_images_are_not_gone_through_for_each_series(sources: str) -> None:
+    looks: list[None] = []
+
+    class Counted(UserDict[str, Identity]):
+        def __iter__(self) -> Iterator[str]:
+            looks.append(None)
+            return super().__iter__()
+
+    def planned(*configured: str) -> int:
+        looks.clear()
+        images = Counted({name: Identity(1000, 1) for name in IMAGES})
+        series = tuple(SeriesConfig(f"{SERIES}-{name}", (name,)) for name in configured)
+        facts = Known(expected=demand.Expected(demand.DEMAND))
+        make_plan(Inventory(images), Catalogue(series), facts, Model(sources=sources))
+        return len(looks)
+
+    assert planned(*IMAGES) == planned(ONE)
 
 
 @given(

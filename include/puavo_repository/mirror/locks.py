@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from puavo_repository.errors import LockedError, as_storage_error
 from puavo_repository.mirror import files
 
+_MOMENT, _PAUSE = 1.0, 0.02  # seconds: how long one that is held is tried, and how often
 _held: dict[Path, bytes] = {}  # what this process wrote into each lock that it alone holds
 
 
@@ -28,7 +30,7 @@ def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False)
     with os.fdopen(descriptor, "r+b", 0) as lock:
         with as_storage_error(path):
             try:
-                fcntl.flock(lock, mode if wait else mode | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, mode) if wait else _take(descriptor, mode)
             except BlockingIOError:
                 raise LockedError(
                     path.parent.parent,
@@ -52,6 +54,18 @@ def locked(path: Path, holder: str, *, shared: bool = False, wait: bool = False)
             with suppress(OSError):  # others share the lock, and the last of them will
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.ftruncate(descriptor, 0)
+
+
+def _take(descriptor: int, mode: int) -> None:
+    """Take a lock, tried for a moment: who leaves a shared one holds it alone for as long."""
+    until = time.monotonic() + _MOMENT
+    while True:
+        try:
+            return fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_PAUSE)
 
 
 def check_held(path: Path) -> None:

@@ -15,8 +15,14 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
-from puavo_repository.errors import ImageChangingError, StorageRefusedError, as_storage_error
+from puavo_repository.errors import (
+    ImageChangingError,
+    StorageRefusedError,
+    as_storage_error,
+    storage_error,
+)
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
 from puavo_repository.formats.names import ImageName, is_rdiff_name
@@ -228,6 +234,7 @@ class Mirror:
 
     def _record_written(self, *versions: Mapping[str, str]) -> None:
         """Note that each file is as one of these versions, of digests by path, has it."""
+        self.check()  # of who took over, the record would say what is wrong
         paths = sorted({path for version in versions for path in version})
         contents = {path: sorted({one.get(path, _ABSENT) for one in versions}) for path in paths}
         self.state.written.put(WrittenRecord(_WRITTEN, contents))
@@ -246,6 +253,8 @@ def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:
         try:
             os.link(image.resolve(), part)
             _check(image, same=Identity.at(part) == record.identity)
+        except FileNotFoundError as error:
+            raise storage_error(image, error) from error
         except OSError as error:
             if error.errno not in files.NO_LINK:
                 raise
@@ -258,19 +267,27 @@ def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:
 
 
 def _copy(image: Path, part: Path, record: ImageRecord) -> None:
-    with image.open("rb") as source, files.create(part) as copy:
+    with as_storage_error(image):  # all else that is refused is about the copy
+        source = image.open("rb")
+    with source, files.create(part) as copy:
         _check(image, same=Identity.of(os.fstat(source.fileno())) == record.identity)
         try:
             fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
         except OSError:
             digest = hashlib.sha512()
-            while block := source.read(8 << 20):
+            for block in _blocks(image, source):
                 digest.update(block)
                 copy.write(block)
             _check(image, same=digest.hexdigest() == record.digests.sha512)
         copy.flush()
         os.fsync(copy.fileno())
         _check(image, same=Identity.of(os.fstat(source.fileno())) == record.identity)
+
+
+def _blocks(image: Path, source: BinaryIO) -> Iterator[bytes]:
+    with as_storage_error(image):
+        while block := source.read(8 << 20):
+            yield block
 
 
 def _check(image: Path, *, same: bool) -> None:

@@ -90,7 +90,7 @@ def _write(settings: Settings, present: Files, wanted: Files) -> list[str]:
     folder, notes = settings.puavo_os / "config" / "images", []
     for distribution, series in wanted.items():
         if present.get(distribution) != series:
-            files.write(folder / f"{distribution}.json", image_config.render(series))
+            _replace(folder / f"{distribution}.json", image_config.render(series))
     for distribution in present.keys() - wanted.keys():
         path = folder / f"{distribution}.json"
         numbers = itertools.chain([""], map(str, itertools.count(2)))
@@ -101,11 +101,19 @@ def _write(settings: Settings, present: Files, wanted: Files) -> list[str]:
         files.sync(folder)
         notes.append(f"{distribution} has no image any more: {path} is now {backup.name}")
     path = settings.puavo_os / "defaults.mk"
-    before = path.read_text(encoding="utf-8") if files.exists(path) else ""
+    before = path.read_bytes().decode() if files.exists(path) else ""  # line ends stay as they are
     values = {
         "image_dir": str(settings.image_dir),
         "images_urlbase": settings.repository,
         "mirror_dir": str(settings.mirror_dir),
     }
-    files.write(path, defaults_mk.update(before, values).encode())
+    _replace(path, defaults_mk.update(before, values).encode())
     return notes
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Give a file this content; a link stays one, and what it leads to is written, as it is read.
+
+    These files are the operator's own, who may keep them elsewhere, as in a checkout.
+    """
+    files.write(path.resolve(), content)

@@ -5,6 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from puavo_repository.errors import ImageError, storage_error
@@ -30,10 +31,10 @@ class Inventory:
     failures: tuple[Failure, ...] = ()  # files that look like images and cannot be used
     unreachable: frozenset[str] = frozenset()  # images that cannot be looked at
 
-    @property
-    def names(self) -> set[str]:
+    @cached_property
+    def names(self) -> frozenset[str]:
         """Every image that is there, whether it can be looked at or not."""
-        return {*self.images, *self.unreachable}
+        return self.unreachable.union(self.images)
 
     @property
     def series(self) -> Mapping[str, Mapping[str, Sequence[str]]]:

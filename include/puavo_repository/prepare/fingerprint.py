@@ -19,7 +19,13 @@ from typing import Any, BinaryIO
 from puavo_repository.delta import contained, librsync
 from puavo_repository.delta.engine import check_at_rest, identity_of
 from puavo_repository.delta.work import read_image
-from puavo_repository.errors import ImageError, SettingsError, as_storage_error, storage_error
+from puavo_repository.errors import (
+    ImageError,
+    SettingsError,
+    StorageError,
+    as_storage_error,
+    storage_error,
+)
 from puavo_repository.formats import jsonfile, squashfs
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
@@ -36,6 +42,8 @@ _MOST_BYTES = 16 << 20  # of all of them
 _LONGEST_LIST = _MOST_FILES * 512  # bytes
 # Kind, size and path in a line of the list; of a link, its goal follows.
 _LISTED = re.compile(r"(.)\S{9} \S+/\S+ +(?:\d+, *)?(\d+) \S+ \S+ squashfs-root/(.*?)(?: -> .*)?")
+# Where a file system has no such thing, or none for a file that is only read.
+_NO_SYNC = {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS}
 _REPLACE = "Replace it by a whole image, or move it out of the image directory"
 
 
@@ -74,11 +82,24 @@ def _read(settings: Settings, anchors: Path, path: Path, progress: Progress) -> 
         puavo_conf = _read_puavo_conf(path)
         work = read_image, path, identity, settings.delta_engine(), anchors
         digests = contained.call(path, "while it read this image", *work, progress=progress)
+        _make_durable(image)
         check_at_rest(path, identity, identity_of(path), "while it was read")
     seconds = time.monotonic() - started
     size, rate = format_bytes(digests.size), format_bytes(digests.size / seconds)
     logger.info("%s: %s fingerprinted in %.1f s, %s/s", path.name, size, seconds, rate)
     return ImageRecord(path.name, identity, digests, puavo_conf, read=time.time())
+
+
+def _make_durable(image: BinaryIO) -> None:
+    """Have the disk hold what was read: the image may have been copied there a moment ago.
+
+    Its record outlives a power cut, and so does the hard link to it in the mirror.
+    """
+    try:
+        os.fsync(image.fileno())
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def _check_squashfs(path: Path, image: BinaryIO, size: int) -> None:
@@ -152,7 +173,9 @@ def _unsquash(image: Path, most: int, too_much: str, option: str, *paths: str) -
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise ImageError(image, "unsquashfs did not come to an end on it") from None
+            remedy = "Run again when its disk is less busy"
+            problem = "unsquashfs did not come to an end on it"
+            raise StorageError(image, problem, remedy=remedy) from None
         if done.returncode == -signal.SIGXFSZ:
             raise _unusable(image, too_much)
         said, broken = done.stderr.decode(errors="replace"), os.strerror(errno.EIO)
