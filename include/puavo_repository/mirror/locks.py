@@ -13,7 +13,7 @@ from pathlib import Path
 from puavo_repository.errors import LockedError, as_storage_error
 from puavo_repository.mirror import files
 
-_MOMENT, _PAUSE = 1.0, 0.02  # seconds: how long one that is held is tried, and how often
+_MOMENT, _PAUSE = 0.25, 0.01  # seconds: how long one that is held is tried, and how often
 _held: dict[Path, bytes] = {}  # what this process wrote into each lock that it alone holds
 
 
