@@ -124,7 +124,7 @@ class Audit(Shown):
 
     at: datetime = Field(validation_alias="begun", description="When it began")
     ok: bool = Field(description="Whether it found no error")
-    findings: list[Finding] = Field(description="Errors first; the next audit clears them")
+    findings: list[Finding] = Field(description="Errors first; until that place is audited again")
     notes: list[str] = Field(description="What else it has to say")
     looked_at: list[str] = Field(description="What it looked at, in words")
     repaired: list[Finding] = Field(description="What it found and repaired itself")
