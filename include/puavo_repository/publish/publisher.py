@@ -19,7 +19,7 @@ from puavo_repository.mirror import under_way
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.store import FOLDER as STATE
 from puavo_repository.progress import NO_WATCHER, Watcher, format_bytes
-from puavo_repository.publish.plan import Plan, RemoteState, make_plan
+from puavo_repository.publish.plan import Plan, RemoteState, make_plan, sha256
 from puavo_repository.publish.survey import survey
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
@@ -54,6 +54,8 @@ class PublishReport:
     foreign: int = 0  # files there that are not ours
     failed: dict[str, str] = field(default_factory=dict)  # why, by file or step
     files: Mapping[str, str] | None = None  # sha256 of what clients see; None: nobody could look
+    # The metadata that tells clients of them, the same; without that of others.
+    documents: Mapping[str, str] | None = None
     free: int | None = None  # bytes that its disk has left; None where the server does not tell
     bytes_sent: int = 0  # given to the connections
     seconds: float = 0.0
@@ -62,6 +64,8 @@ class PublishReport:
     def saw(self, state: RemoteState, plan: Plan | None = None) -> None:
         """Take note of what clients are told, as it was found just now, and what is to be done."""
         self.generation, self.files = state.journal.generation, state.published()
+        ours = (r for r in state.documents() if r.is_ours or r.path in state.local.documents)
+        self.documents = {row.path: sha256(row.content or b"") for row in ours}
         self.free = state.free
         if plan:
             self.plan, self.present, self.foreign = plan.lines(), plan.present, plan.foreign
@@ -92,7 +96,7 @@ class PublishReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what clients are told of: that is in the metadata."""
-        hidden = {"files", "transient"}
+        hidden = {"files", "documents", "transient"}
         return {name: value for name, value in asdict(self).items() if name not in hidden}
 
     def lines(self) -> list[str]:

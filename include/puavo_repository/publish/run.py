@@ -97,6 +97,7 @@ def remember(mirror_dir: Path, report: PublishReport) -> None:
         without_password(report.target),
         report.generation,
         files=report.files,
+        documents=report.documents,
         problems={**report.failed, **report.waits()},
         free=report.free,
     )

@@ -99,7 +99,9 @@ class Remote(Shown):
     published: datetime | None = Field(description="When its metadata last changed")
     verified: datetime | None = Field(description="When it was last found complete")
     checked: datetime | None = Field(description="When a run last looked at it")
-    pending: list[str] = Field(description="Files of the local mirror that are not there yet")
+    pending: list[str] = Field(
+        description="Files of the local mirror that are not there yet; else metadata that differs"
+    )
     pending_bytes: int = Field(description="Their bytes")
     address: str = Field(default="", description="URL that clients use; empty where not configured")
     audited: datetime | None = Field(default=None, description="When an audit last looked at it")
