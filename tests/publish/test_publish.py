@@ -13,10 +13,12 @@ import pytest
 
 from puavo_repository import retry
 from puavo_repository.errors import LockedError, PublishError, StorageError
+from puavo_repository.mirror import published
 from puavo_repository.mirror.locks import locked
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish import run as publishing
-from puavo_repository.publish.plan import sha256
+from puavo_repository.publish.plan import Plan, RemoteState, sha256
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.folder import FolderTree, _FolderFile
@@ -292,6 +294,27 @@ def test_one_failing_mirror_does_not_hold_back_another(
     assert [report.ok for report in found] == [False, True]
     assert "no such folder" in found[0].failed["publishing"]
     assert tree_of(remote) == tree_of(mirror)
+
+
+def test_a_mirror_that_is_lost_right_after_the_switch_was_published_to(
+    mirror: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, looks = Publisher.look, []
+
+    def once(publisher: Publisher) -> tuple[RemoteState, Plan]:
+        looks.append(publisher)
+        if len(looks) > 1:
+            raise PublishError(folder.url, "does not answer")
+        return look(publisher)
+
+    monkeypatch.setattr(Publisher, "look", once)
+    (report,) = publishing.publish_all(mirror, [folder], GUARDED)
+    assert report.failed == {"publishing": "does not answer"}
+    first = report.lines()[0]
+    assert first.startswith(f"{folder.url}: how it stands is not known, ")
+    assert f", {len(report.uploaded)} uploaded (" in first
+    assert report.uploaded
+    assert not published.known(mirror, folder.url).reached
 
 
 def test_an_error_of_the_system_is_one_of_ours_wherever_it_comes_from(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -172,6 +173,18 @@ def test_a_withdrawal_is_pending_until_clients_are_told(tmp_path: Path) -> None:
     publish_all(mirror, [remote], mirrors.KEEP.model_copy(update={"allow_rolled_back": True}))
     assert state() is State.UP_TO_DATE
     assert published.known(mirror, remote.url).documents == told(mirror)
+
+
+def test_metadata_of_others_on_a_mirror_is_no_business_of_ours(tmp_path: Path) -> None:
+    """Also where somebody else copied ours there: it does not lie there as what we wrote."""
+    mirror, remote = tmp_path / "mirror", tmp_path / "remote"
+    mirrors.make_mirror(mirror)
+    shutil.copytree(mirror, remote)
+    (remote / "meta" / "theirs.json").write_text('{"theirs": {"images": []}}')
+    target = Target(path=str(remote))
+    (done,) = publish_all(mirror, [target], mirrors.KEEP)
+    assert done.ok, done.failed
+    assert published.known(mirror, target.url).documents == told(mirror)
 
 
 def told(root: Path) -> dict[str, str]:

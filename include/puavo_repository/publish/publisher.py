@@ -94,6 +94,11 @@ class PublishReport:
         """Whether everything asked for is done."""
         return not (self.failed or self.waiting_for)
 
+    @property
+    def seen(self) -> bool:
+        """Whether somebody could look at what clients see now."""
+        return self.files is not None
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what clients are told of: that is in the metadata."""
         hidden = {"files", "documents", "transient"}
@@ -102,14 +107,15 @@ class PublishReport:
     def lines(self) -> list[str]:
         """Return the report as lines for people."""
         up, made = sum(self.uploaded.values()), sum(self.assembled.values())
+        stands = f"generation {self.generation}" if self.seen else "how it stands is not known"
         done = (
-            f"generation {self.generation}, {len(self.uploaded)} uploaded ({format_bytes(up)}), "
+            f"{stands}, {len(self.uploaded)} uploaded ({format_bytes(up)}), "
             f"{len(self.assembled)} assembled there ({format_bytes(made)}), {self.present} present"
             f", {len(self.pruned)} removed; {format_bytes(self.bytes_sent)} sent in "
             f"{self.seconds:.0f} s"
         )
         return [
-            f"{self.target}: {'nothing could be published' if self.files is None else done}",
+            f"{self.target}: {done}",
             *(f"{subject}: {problem}" for subject, problem in self.failed.items()),
             *(f"{path} {waits}" for path, waits in self.waits().items()),
         ]

@@ -85,6 +85,7 @@ def publish(publisher: Publisher) -> None:
             with_retries(lambda: clean(publisher))
         except MassDeleteError as error:
             report.failed["removing"] = str(error)
+        report.files = None  # what was seen before is not so any more
         report.saw(with_retries(publisher.look)[0])
     finally:
         report.bytes_sent, report.seconds = publisher.pool.sent, time.monotonic() - begun
