@@ -93,7 +93,7 @@ def test_an_audit_of_one_mirror_does_not_clear_the_damage_of_another(
     assert found(*both) == damage
     other.rename(tmp_path / "away")
     assert found(*both) == [(both[1].url, ""), *damage], "nor where it cannot be looked at"
-    other.touch()  # another reason
+    other.symlink_to(other)  # another reason
     assert found(*both) == [(both[1].url, ""), *damage]
     other.unlink()
     assert found(both[0], remote=(both[0].url,)) == [], "one that is not published to any more"
