@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from puavo_repository.audit.report import AuditReport, Checked, Finding, Severity, records
 from puavo_repository.mirror.published import Published
-from puavo_repository.mirror.records import State
+from puavo_repository.mirror.records import AlertRecord, State
 from support.airflow_server import ALERT, beside, run_dag
-from support.repository import V1, Repository, name
+from support.repository import V1, V2, Repository, name
 from support.sinks import Mail, Webhook, serving
 
 # Runs beside: Airflow reads its settings when it is first imported.
@@ -24,7 +25,8 @@ from puavo_repository_airflow import notify
 class Log(SimpleNamespace):
     debug = info = exception = lambda self, *said, **more: logging.warning("%s %s", said, more)
 dag_id = sys.argv[1] if len(sys.argv) > 1 else "puavo_repository_prepare"
-run = SimpleNamespace(dag_id=dag_id, run_id="manual__1+1")
+conf = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+run = SimpleNamespace(dag_id=dag_id, run_id="manual__1+1", conf=conf)
 code = 0
 for notifier in notify.on_failure():
     try:
@@ -60,10 +62,20 @@ said = {"plan": ["why"], "report": ["why, once more"]}
 notify.XCom = SimpleNamespace(get_all=lambda task_id, **_: said.pop(task_id, []))
 dag.task_ids = ["report", "plan"]
 whys = [notify.kept(dag, "1"), notify.kept(dag, "2")]
-told = notify.causes("puavo_repository_rollback", [f"cause {number}" for number in range(12)])
-notify._recorded = lambda _: ["why", "more"]
-once = notify.causes("puavo_repository_prepare", ["this task: why"])
+told = notify.causes("puavo_repository_rollback", [f"cause {number}" for number in range(12)], {})
+notify._recorded = lambda *_: ["why", "more"]
+once = notify.causes("puavo_repository_prepare", ["this task: why"], {})
 print("RESULT " + json.dumps({"kept": [kept, unread, told, once, whys]}))
+"""
+
+
+# Somebody is told of a late run, where nobody wants to be told any more.
+TOLD = """
+import json
+from puavo_repository_airflow import notify
+run = {"dag_id": "puavo_repository_prepare", "dag_run_id": "scheduled__2"}
+notify.tell({"dag_run": run}, "not done after 5 hours")
+print("RESULT " + json.dumps({}))
 """
 
 
@@ -74,9 +86,9 @@ def webhook() -> Iterator[Webhook]:
         yield found
 
 
-def notify(airflow: dict[str, str], *dag_id: str, **more: str) -> tuple[int, str]:
+def notify(airflow: dict[str, str], *dag_id_and_conf: str, **more: str) -> tuple[int, str]:
     """Return whether a message could not be sent, and what was said."""
-    done = beside(airflow, NOTIFY, *dag_id, **more)
+    done = beside(airflow, NOTIFY, *dag_id_and_conf, **more)
     return done["code"], done["log"]
 
 
@@ -116,6 +128,45 @@ def test_a_failure_says_what_is_wrong_and_where_to_look(
     assert "this is not a squashfs image" in sent["text"]
     assert "https://airflow.example/plugin/puavo-repository" in lines
     assert lines[-1].endswith("/dags/puavo_repository_prepare/runs/manual__1%2B1")
+
+
+def test_a_run_on_other_folders_says_what_is_wrong_there(
+    airflow: dict[str, str], repository: Repository, tmp_path: Path, webhook: Webhook
+) -> None:
+    other = Repository(tmp_path / "other")
+    for one, image in ((repository, name(V1)), (other, name(V2))):
+        (one.images / image).write_bytes(b"no image")
+        one.prepare()
+    conf = {"image_dir": str(other.images), "mirror_dir": str(other.mirror), "dry_run": False}
+    code, said = notify(
+        airflow,
+        "puavo_repository_prepare",
+        json.dumps(conf),
+        PUAVO_REPOSITORY_IMAGE_DIR=str(repository.images),
+        PUAVO_REPOSITORY_MIRROR_DIR=str(repository.mirror),
+        **configured(webhook),
+    )
+    assert code == 0, said
+    (text,) = webhook.texts()
+    assert name(V2) in text
+    assert name(V1) not in text
+    assert State(repository.mirror).alerts.get("alert") is not None, "where the page looks"
+
+
+def test_where_nobody_is_told_nothing_is_kept_of_it(
+    airflow: dict[str, str], repository: Repository
+) -> None:
+    repository.add(name(V1))
+    repository.prepare()
+    alerts = State(repository.mirror).alerts
+    unsent = AlertRecord("alert", 99.0, "prepare: failed", 77.0, "by_email: no answer")
+    alerts.put(unsent)
+    places = {
+        "PUAVO_REPOSITORY_IMAGE_DIR": str(repository.images),
+        "PUAVO_REPOSITORY_MIRROR_DIR": str(repository.mirror),
+    }
+    beside(airflow, TOLD, **places)
+    assert alerts.get("alert") == unsent
 
 
 def test_a_failed_audit_names_its_findings(
@@ -235,11 +286,12 @@ def test_what_cannot_be_sent_is_an_error_that_holds_no_secret(
             assert "secret-token" not in said
 
         del ways["AIRFLOW_CONN_HOOK"], ways["AIRFLOW_CONN_SMTP_DEFAULT"]
-        code, said = notify(airflow, **ways)
+        code, said = notify(airflow, "puavo_repository_publish", **ways)
         assert code == 1
         later = alerts.get("alert")
         assert later is not None
         assert later.at > (later.sent or 0) >= kept.at, "when one last went out stays known"
+        assert later.subject == "puavo_repository_prepare: failed", "and what it said"
         assert "set AIRFLOW_CONN_…" in later.problem
         assert "school" not in later.problem
         assert "hook" not in later.problem.lower().replace("by_webhook", "")

@@ -62,7 +62,8 @@ def tell(context: Mapping[str, Any], event: str = "failed") -> None:
             undelivered.append(f"{send.__name__}: {error}")
         except Exception as error:  # noqa: BLE001 - its text may hold the URL, a secret
             undelivered.append(f"{send.__name__}: {type(error).__name__}")
-    _record(subject, undelivered, sent=len(undelivered) < len(chosen))
+    if chosen:
+        _record(subject, undelivered, sent=len(undelivered) < len(chosen))
     if undelivered:
         raise UndeliveredError(f"{subject}: could not be sent {'; '.join(undelivered)}")
 
@@ -128,8 +129,10 @@ def _record(subject: str, undelivered: list[str], *, sent: bool) -> None:
         state = Mirror(settings.load({}, images=False).mirror_dir).state
         if state.folder.is_dir():
             before, now = state.alerts.get("alert"), time.time()
-            last = now if sent else before.sent if before else None
-            state.alerts.put(AlertRecord("alert", now, subject, last, problem))
+            said, last = (before.subject, before.sent) if before else ("", None)
+            if sent:
+                said, last = subject, now
+            state.alerts.put(AlertRecord("alert", now, said, last, problem))
     except (RepositoryError, OSError) as error:
         logger.warning("that a message was sent cannot be kept: %s", error)
 
@@ -154,12 +157,13 @@ def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
     """
     run, dag = context.get("dag_run"), context.get("dag")
     if isinstance(run, Mapping):
-        dag_id, run_id = str(run["dag_id"]), str(run["dag_run_id"])
+        dag_id, run_id, given = str(run["dag_id"]), str(run["dag_run_id"]), run.get("conf")
     elif run is not None:
-        dag_id, run_id = run.dag_id, run.run_id
+        dag_id, run_id, given = run.dag_id, run.run_id, getattr(run, "conf", None)
     else:  # Airflow knows no task of this run
-        dag_id, run_id = context["dag"].dag_id, context["run_id"]
-    lines = [f"Run {run_id}", *causes(dag_id, kept(dag, run_id) if dag else [])]
+        dag_id, run_id, given = context["dag"].dag_id, context["run_id"], context.get("params")
+    said = kept(dag, run_id) if dag else []
+    lines = [f"Run {run_id}", *causes(dag_id, said, given or {})]
     if base := (conf.get("api", "base_url", fallback="") or "").rstrip("/"):
         lines.append(f"{base}/plugin/puavo-repository")
         lines.append(f"{base}/dags/{quote(dag_id)}/runs/{quote(run_id)}")
@@ -167,10 +171,13 @@ def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
     return f"{dag_id}: {event}", "\n".join(lines)
 
 
-def causes(dag_id: str, said: list[str]) -> list[str]:
-    """Return what is wrong: what the tasks of the run said, then what the mirror's records say."""
+def causes(dag_id: str, said: list[str], given: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong: what the tasks of the run said, then what the mirror's records say.
+
+    ``given`` are the params that the run was started with: they may name another mirror.
+    """
     try:
-        recorded = list(_recorded(dag_id))
+        recorded = list(_recorded(dag_id, given))
     except RepositoryError as error:
         recorded = [str(error)]
     found = [*said, *(text for text in recorded if text not in "\n".join(said))]
@@ -178,9 +185,9 @@ def causes(dag_id: str, said: list[str]) -> list[str]:
     return found[:_FAILURES_NAMED] + ([f"and {more} more"] if more > 0 else [])
 
 
-def _recorded(dag_id: str) -> Iterator[str]:
+def _recorded(dag_id: str, given: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the last night, the last publish of each remote or the last audit left wrong."""
-    mirror = Mirror(settings.load({}, images=False).mirror_dir)
+    mirror = Mirror(settings.load(given, images=False).mirror_dir)
     if dag_id == AUDIT:
         yield from map(str, report.last(mirror.root).findings)
     elif dag_id == PUBLISH:

@@ -98,8 +98,11 @@ def counts(conf: Any, here: Settings | None) -> bool:
     folders = {name: getattr(asked, name) for name in settings.FOLDERS}
     if given.get("dry_run") or any(v and v != getattr(here, n, None) for n, v in folders.items()):
         return False
-    ours = set(map(canonical, here.remote if here else ()))
-    return {canonical(str(one)) for one in given.get("mirrors", ())} <= ours
+    ours = list(map(canonical, here.remote if here else ()))
+    named = [canonical(str(one)) for one in given.get("mirrors", ())]
+    if "generation" in given and len(named or ours) != 1:
+        return False  # each mirror counts its own: it was refused
+    return {*named} <= {*ours}
 
 
 def _given(conf: Any) -> dict[str, Any]:
@@ -142,8 +145,6 @@ def _run(row: Any, tasks: dict[str, list[Any]], said: dict[str, Any], here: Sett
     begun = {name: at for name, of in tasks.items() if (at := _begun(of)) is not None}
     order = sorted(begun, key=begun.__getitem__)
     stages = [_stage(name, begun[name], tasks[name], active) for name in order]
-    # It was refused before it did anything, and a run without params would not have been.
-    refused = row.state == "failed" and not any(stage.state == "success" for stage in stages)
     first, *others = said[FAILURE] or [""]
     more = f" (and {count(len(others), 'more failure')})" if others else ""
     return Run(
@@ -154,7 +155,7 @@ def _run(row: Any, tasks: dict[str, list[Any]], said: dict[str, Any], here: Sett
         queued=row.queued_at or row.run_after,
         started=row.start_date,
         ended=row.end_date,
-        counts=counts(row.conf, here) and not (refused and any(_given(row.conf).values())),
+        counts=counts(row.conf, here),
         error=first + more if row.state == "failed" else "",
         did="" if active else said.get(SUMMARY, {}).get("did", ""),
         stages=stages,

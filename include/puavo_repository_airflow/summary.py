@@ -59,7 +59,8 @@ def planned(plan: Plan) -> None:
         f"At most {format_bytes(plan.space_needed)} of {format_bytes(plan.space_free)} free",
     ]
     if not (plan.has_work or plan.stale or plan.failures):
-        glance = ["Nothing to do: everything is up to date"]
+        # Metadata and configuration are not looked at before they are written.
+        glance = ["Nothing to read, to make or to remove", "A run writes metadata that differs"]
     sections = {
         GLANCE: glance,
         "Problems": [failure.message for failure in plan.failures],
@@ -108,12 +109,12 @@ def published(
     reports: "Sequence[PublishReport]", steps: Sequence[Sequence[dict[str, Any]]]
 ) -> None:
     """Keep what a run of publish left on each mirror, and what ``step`` said of its steps there."""
-    sections = {}
-    for one, done in zip(reports, steps, strict=True):
-        lost = one.files is None
+    sections, both = {}, list(zip(reports, steps, strict=True))
+    for one, done in both:
+        stands = f"generation {one.generation}" if one.seen else "how it stands is not known"
         would = "it would" if one.dry_run else "still to do"
         sections[one.target] = [
-            "nothing could be published" if lost else f"generation {one.generation}",
+            stands,
             *(line for step in done for line in step.get("lines", ())),
             *(f"{subject}: {why}" for subject, why in one.failed.items()),
             *(f"{would}: {line}" for line in one.plan[:-1]),
@@ -121,7 +122,8 @@ def published(
         ]
     logger.info("\n".join(f"{target}: {line}" for target in sections for line in sections[target]))
     sent = sum(step.get("sent", 0) for done in steps for step in done)
-    did = f"{count(sent, 'file')} to {count(len(reports), 'mirror')}"
+    reached = sum(one.seen or any(step.get("lines") for step in done) for one, done in both)
+    did = f"{count(sent, 'file')} to {count(reached, 'mirror')}"
     dry = any(one.dry_run for one in reports)
     keep(DRY_RUN if dry else did, sections or {GLANCE: [NO_MIRROR]})
 

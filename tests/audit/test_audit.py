@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +24,9 @@ from puavo_repository.audit.report import (
 from puavo_repository.audit.steps import due
 from puavo_repository.errors import PublishError, printable
 from puavo_repository.formats.metadata import DescribedFile
+from puavo_repository.publish import survey
 from puavo_repository.remote.target import Target
-from support.audits import NEW, OLD, Audited
+from support.audits import NEW, OLD, Audited, flip
 
 
 def test_a_sound_repository_has_no_finding_and_an_update_was_made(audited: Audited) -> None:
@@ -67,6 +70,72 @@ def test_each_place_has_its_own_turns(
         read += audit(settings, [target]).counts.remote_read
     assert read == 10
     assert last(settings.mirror_dir).turns == {"local": 4, audited.target.url: 2}
+
+
+def test_an_audit_of_one_mirror_does_not_clear_the_damage_of_another(
+    audited: Audited, tmp_path: Path
+) -> None:
+    settings, other = audited.settings(audit_https=False, audit_share=1), tmp_path / "other"
+    shutil.copytree(audited.remote, other)
+    flip(other / NEW)
+    both = [audited.target, Target(path=str(other))]
+
+    def found(*targets: Target, **options: Any) -> list[tuple[str, str]]:
+        audit(settings.model_copy(update=options), targets)
+        return [(one.where, one.file) for one in last(audited.mirror).findings]
+
+    damage = [(both[1].url, NEW)]
+    assert found(*both) == damage
+    for _ in range(2):
+        assert found(both[0]) == damage, "until it is looked at again"
+        assert not last(audited.mirror).ok
+    assert audit(settings, [both[0]]).ok, "this audit found nothing"
+    assert found(*both) == damage
+    other.rename(tmp_path / "away")
+    assert found(*both) == [(both[1].url, ""), *damage], "nor where it cannot be looked at"
+    report.records(audited.mirror).put(worded_otherwise(last(audited.mirror)))
+    assert found(*both) == [(both[1].url, ""), *damage], "of reasons the last one"
+    assert found(both[0], remote=(both[0].url,)) == [], "one that is not published to any more"
+    (tmp_path / "away").rename(other)
+    assert found(*both) == damage
+    shutil.copy2(audited.remote / NEW, other / NEW)
+    assert found(both[1]) == []
+
+
+def worded_otherwise(kept: AuditReport) -> AuditReport:
+    """Return a report in which other reasons kept a place from being looked at."""
+    reasons = [one for one in kept.checks if not all(finding.file for finding in one.findings)]
+    (check,) = reasons
+    other = replace(check, findings=tuple(replace(one, problem="why") for one in check.findings))
+    return replace(kept, checks=tuple(other if one is check else one for one in kept.checks))
+
+
+def test_what_clients_were_misled_by_stays_known_without_a_look_at_it(audited: Audited) -> None:
+    (audited.remote / NEW).unlink()
+    with audited.served():
+        audit(audited.settings(), [])
+    known = [(one.where, one.file) for one in last(audited.mirror).findings]
+    assert set(known) == {(audited.url, NEW)}
+    audit(audited.settings(audit_https=False), [])
+    assert [(one.where, one.file) for one in last(audited.mirror).findings] == known
+    audit(audited.settings(), [])  # nothing answers
+    found = [(one.where, one.file) for one in last(audited.mirror).findings]
+    assert sorted(found) == sorted([(audited.url, ""), *known])
+
+
+def test_what_is_wrong_is_looked_at_again_whosever_turn_it_is(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "FEW", 0)
+    monkeypatch.setattr(survey, "WHOLE", 1)  # else samples see it
+    monkeypatch.setattr(survey, "EDGE", 1)
+    monkeypatch.setattr(survey, "SAMPLE", 1)
+    flip(audited.remote / NEW)
+    everything = audited.settings(audit_https=False, audit_share=1)
+    assert [one.file for one in audit(everything, [audited.target]).findings] == [NEW]
+    nothing = audited.settings(audit_https=False, audit_share=0)
+    for _ in range(2):
+        assert [one.file for one in audit(nothing, [audited.target]).findings] == [NEW]
 
 
 def test_any_few_audits_in_a_row_cover_everything() -> None:

@@ -25,7 +25,7 @@ from support.audits import (
     only,
     said,
 )
-from support.repository import V4, name
+from support.repository import FREE, V2, V4, name
 
 
 def audit(audited: Audited, turn: int = 0, **options: Any) -> Checked:
@@ -135,6 +135,37 @@ def test_an_update_that_gives_another_image_is_found(audited: Audited) -> None:
         finding = only(audit(audited))
     assert finding.file == RDIFF
     assert "what its rdiff gives is not the image" in finding.problem
+
+
+def test_an_update_that_failed_is_made_again_whosever_turn_it_is(audited: Audited) -> None:
+    audited.repository.add(name(V2, FREE))
+    assert audited.repository.prepare(repository=audited.url).ok
+    audited.publish()
+    for root in (audited.mirror, audited.remote):
+        path = root / DOCUMENT
+        document = json.loads(path.read_bytes())
+        document[SERIES]["images"][-1]["sha512"] = "0" * 128
+        path.write_text(json.dumps(document))
+    with audited.served():
+        found = [audit(audited, turn) for turn in range(2)]
+        assert sorted(len(one.findings) for one in found) == [0, 1], "each has its turn"
+        for turn in range(2):
+            finding = only(clients(audited.settings(), turn, again={RDIFF}))
+            assert "what its rdiff gives is not the image" in finding.problem
+
+
+def test_a_file_that_was_served_wrongly_is_compared_whole(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puavo_repository.audit.clients._RANGE", 1)
+    monkeypatch.setattr("puavo_repository.audit.clients._STRETCH", 1000)
+    flip(audited.remote / OLDEST)
+    with audited.served():
+        assert said(audit(audited)) == [], "three bytes of it"
+        found = clients(audited.settings(), 0, again={OLDEST})
+        assert only(found).file == OLDEST
+        right = clients(audited.settings(), 0, again={NEW})
+        assert said(right) == []
 
 
 def test_an_old_image_that_is_wrong_here_is_not_blamed_on_the_server(audited: Audited) -> None:

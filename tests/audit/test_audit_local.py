@@ -163,6 +163,7 @@ def test_an_rdiff_that_is_described_rightly_but_gives_another_image_is_found(
     finding = only(next(one for one in found if one.findings))
     assert (finding.file, finding.repairable) == (RDIFF, True)
     assert sum(one.counts.rdiffs for one in found) == 5, "each rdiff had its turn"
+    assert only(local(audited.settings(audit_share=0), 0, again={RDIFF})).file == RDIFF
 
 
 def test_an_rdiff_whose_extra_source_is_gone_is_a_warning(audited: Audited) -> None:

@@ -34,6 +34,12 @@ def test_days_are_those_at_the_rate_of_the_last_weeks(free: list[int], days: flo
     assert found == (None if days is None else pytest.approx(days))
 
 
+def test_whether_a_disk_fills_is_known_after_a_week() -> None:
+    assert space.change(history(800, 790, 780)) is None
+    assert space.change(history(*range(800, 0, -100))) == pytest.approx(-100)
+    assert space.change(history(*[800] * 8)) == 0
+
+
 def test_one_entry_a_day_for_sixty_days() -> None:
     found = history(*range(100))
     assert list(found.values()) == list(range(40, 100))

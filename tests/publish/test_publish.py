@@ -14,11 +14,13 @@ import pytest
 
 from puavo_repository import retry
 from puavo_repository.errors import LockedError, PublishError, StorageError
+from puavo_repository.mirror import published
 from puavo_repository.mirror.locks import locked
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.publish import run as publishing
 from puavo_repository.publish import transfer, upload
-from puavo_repository.publish.plan import Transfer, sha256
+from puavo_repository.publish.plan import Plan, RemoteState, Transfer, sha256
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.send import send
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
@@ -318,6 +320,27 @@ def test_a_file_that_cannot_be_read_here_holds_back_no_other(
     assert set(images_of(remote)) == set(images_of(mirror)) - {bad}
     assert found.transient
     assert not found.lost
+
+
+def test_a_mirror_that_is_lost_right_after_the_switch_was_published_to(
+    mirror: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, looks = Publisher.look, []
+
+    def once(publisher: Publisher) -> tuple[RemoteState, Plan]:
+        looks.append(publisher)
+        if len(looks) > 1:
+            raise PublishError(folder.url, "does not answer")
+        return look(publisher)
+
+    monkeypatch.setattr(Publisher, "look", once)
+    (report,) = publishing.publish_all(mirror, [folder], GUARDED)
+    assert report.failed == {"publishing": "does not answer"}
+    first = report.lines()[0]
+    assert first.startswith(f"{folder.url}: how it stands is not known, ")
+    assert f", {len(report.uploaded)} uploaded (" in first
+    assert report.uploaded
+    assert not published.known(mirror, folder.url).reached
 
 
 def test_an_error_of_the_system_is_one_of_ours_wherever_it_comes_from(

@@ -254,7 +254,7 @@ def test_a_rollback_takes_a_large_series_away_without_asking(
 
 
 def test_a_rollback_makes_no_mirror_where_its_disk_is_lost(tmp_path: Path) -> None:
-    done = rollback.RolledBack("there", 3, 1, (), (), {}, 0)
+    done = rollback.RolledBack("there", 3, 1, (), (), {}, {}, 0)
     rollback.remember(tmp_path / "lost" / "mirror", "www", done)
     assert list(tmp_path.iterdir()) == []
 

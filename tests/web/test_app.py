@@ -239,6 +239,16 @@ def test_the_description_says_where_the_api_is(good: TestClient, tmp_path: Path)
     assert asked.get(server["url"] + "/api/v1/summary").status_code == 200
 
 
+def test_who_is_not_logged_in_is_led_to_airflow_wherever_it_is_served(good: TestClient) -> None:
+    outer = FastAPI()
+    outer.mount("/puavo-repository", good.app)
+    asked = TestClient(outer, root_path="/airflow", headers={"accept": "text/html"})
+    for path in ("/", f"/series/{SERIES}/"):
+        assert 'href="/airflow/"' in asked.get(f"/airflow/puavo-repository{path}").text
+    asked = TestClient(outer, headers={"accept": "text/html"})
+    assert 'href="/"' in asked.get("/puavo-repository/").text
+
+
 @pytest.mark.parametrize("path", ["/health", "/api/v1/health"])
 def test_health_is_503_with_reasons_until_all_is_well(
     good: TestClient, tmp_path: Path, path: str

@@ -193,6 +193,39 @@ def test_a_test_alert_may_be_sent_again_and_again(tmp_path: Path) -> None:
     assert "dag_run_id" in bodies["prepare"]
 
 
+@pytest.mark.parametrize(
+    ("free", "said"),
+    [
+        ([800, 790], None),
+        ([800, 790, 780, 770, 760, 750, 740, 730], "lasts about 73 days"),
+        ([800] * 8, "does not get less"),
+        ([100_000, *[99_999] * 8], None),  # for a hundred years
+    ],
+)
+def test_of_a_disk_is_said_what_is_known(tmp_path: Path, free: list[int], said: str | None) -> None:
+    found, days = samples.good(tmp_path), [f"2026-11-{day:02}" for day in range(1, 31)]
+    space = model.Space.left(dict(zip(days, free, strict=False)))
+    summary = found.summary.model_copy(update={"space": space, "remotes": []})
+    text = Elements(page.render(found.model_copy(update={"summary": summary}))).text
+    assert [one for one in ("lasts about", "does not get less") if one in text] == [
+        one for one in ("lasts about", "does not get less") if said and said.startswith(one)
+    ]
+    assert said is None or said in text
+
+
+def test_what_is_not_known_of_settings_and_schedule_is_not_made_up(tmp_path: Path) -> None:
+    found = samples.good(tmp_path)
+
+    def text(**more: object) -> str:
+        summary = found.summary.model_copy(update=more)
+        return page.render(found.model_copy(update={"summary": summary}))
+
+    assert "Not known: the settings cannot be read." in text(alerts=None)
+    assert "none: by hand alone" in text(schedule="")
+    assert "none: by hand alone" not in text(schedule=None)
+    assert "<dt>Schedule</dt><dd>unknown</dd>" in text(schedule=None)
+
+
 def test_what_would_do_nothing_is_not_offered(tmp_path: Path) -> None:
     make_mirror(tmp_path, images=1)
 

@@ -199,6 +199,14 @@ RUNS: list[dict[str, Any]] = [
         "tasks": {"logs": HALF_DONE, **CLEARED},
         "left": [("report", "summary", BACK)],
     },
+    {"dag": AUDIT, "id": "dead-disk", "state": "failed", "conf": {"repair": True}, **REFUSED},
+    {
+        "dag": ROLLBACK,
+        "id": "of-which",
+        "state": "failed",
+        "conf": {"generation": 2, "mirrors": [BACKUP, BACKUP]},
+        "tasks": {"mirrors": "failed"},
+    },
     {"dag": ALERT, "id": "told", "state": "failed"},
     {"dag": ALERT, "id": "tells", "state": "running"},
     {"dag": PREPARE, "id": "waiting", "state": "queued", "conf": {"dry_run": False}},
@@ -263,6 +271,7 @@ def test_each_user_sees_the_runs_of_the_dags_that_they_may_see(asked: dict[str, 
     assert {run.dag_id for run in repository_of(asked, "admin").runs} == {
         PREPARE,
         PUBLISH,
+        AUDIT,
         ROLLBACK,
         USAGE,
         ALERT,
@@ -280,6 +289,7 @@ def test_runs_for_their_own_sake_do_not_count(asked: dict[str, Any]) -> None:
     assert [name for name, run in runs.items() if run.counts] == [
         "waiting",
         "tells",
+        "dead-disk",
         "reads",
         "half+1",
         "same",
@@ -287,6 +297,7 @@ def test_runs_for_their_own_sake_do_not_count(asked: dict[str, Any]) -> None:
         "published",
     ], "the last one that tells something is there, however many came after it"
     assert found.summary.last_success == runs["same"].ended is not None
+    assert AUDIT in {problem.name for problem in found.summary.problems}, "it did work, on ours"
     assert runs["other"].error == SAID
     assert runs["bad-form"].error == f"{SAID} (and 1 more failure)"
     tab = asked["answers"][f"admin /runs/?dag_id={PREPARE}&run_id=bad-form"][1]

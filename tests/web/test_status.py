@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,10 +21,15 @@ from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import AlertRecord
 from puavo_repository.mirror.under_way import UnderWay
+from puavo_repository.publish.publisher import Publisher
+from puavo_repository.publish.run import publish_all
+from puavo_repository.remote.target import Target
+from puavo_repository.rollback import rollback
 from puavo_repository.web import model, page, view
 from puavo_repository.web.disk import Place, Reader
 from puavo_repository.web.model import Dag, Progress, Repository, Run, Space, State
 from puavo_repository.web.status import PATIENCE
+from support import mirrors
 from web.mirrors import audited, fail, image_names, make_mirror
 from web.test_page import Elements
 from web.test_view import NIGHT, run
@@ -105,6 +112,85 @@ def test_publishing_that_is_paused_with_files_pending_is_not_green(
         text = "paused: 1 file (4.00 GB) to be published"
         assert shown(found) == (State.PAUSED, text, False)
         assert "Unpause" in found.summary.problems[0].remedy
+
+
+def test_metadata_alone_that_is_not_published_yet_is_not_green(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    (document,) = Reader(tmp_path).read().documents
+    size = (tmp_path / document).stat().st_size
+    left(tmp_path, files=files, documents=Reader(tmp_path).read().documents)
+    assert shown(look(tmp_path, now=TOMORROW))[0] is State.UP_TO_DATE
+    left(tmp_path, files=files, documents={document: "what it was before"})
+    text = f"1 file ({size / 1000:.2f} kB)"
+    os.utime(tmp_path / "CKSUMS", (0, 0))  # it says the same as before
+    assert shown(look(tmp_path)) == (State.BEHIND, f"behind: {text} to be published", True)
+    found = look(tmp_path, dags=[PAUSED], now=TOMORROW)
+    assert shown(found) == (State.PAUSED, f"paused: {text} to be published", False)
+    assert found.summary.remotes[0].pending == [document]
+    gone = {**Reader(tmp_path).read().documents, "meta/gone.json": "aa"}
+    left(tmp_path, files=files, documents=gone)
+    assert look(tmp_path, now=TOMORROW).summary.remotes[0].pending == ["meta/gone.json"]
+    left(tmp_path, files=files)
+    assert shown(look(tmp_path, now=TOMORROW))[0] is State.UP_TO_DATE, "noted by an older version"
+    left(tmp_path, files=files, documents=Reader(tmp_path).read().documents)
+    (tmp_path / document).write_text("{")
+    assert look(tmp_path, now=TOMORROW).summary.remotes[0].state is State.UP_TO_DATE, "damaged here"
+
+
+def test_a_withdrawal_is_pending_until_clients_are_told(tmp_path: Path) -> None:
+    """With grace: the files themselves stay there. Then a rollback of it, and publishing again."""
+    mirror, remote = tmp_path / "mirror", Target(path=str(tmp_path / "remote"))
+    (tmp_path / "remote").mkdir()
+    names = mirrors.make_mirror(mirror)
+
+    def state() -> State:
+        disk = Reader(mirror).read()
+        (one,) = view.repository(
+            disk, place=Place(mirror, [remote.url]), now=TOMORROW
+        ).summary.remotes
+        return one.state
+
+    def publish() -> None:
+        (done,) = publish_all(mirror, [remote], mirrors.KEEP)
+        assert done.ok, done.failed
+
+    publish()
+    assert state() is State.UP_TO_DATE
+    mirrors.prepare(mirror, names[:-1])
+    assert state() is State.BEHIND
+    publish()
+    assert (tmp_path / "remote" / names[-1]).exists()
+    assert state() is State.UP_TO_DATE
+    mirrors.prepare(mirror, names[:-1], urlbase="https://elsewhere")
+    assert state() is State.BEHIND
+    publish()
+    assert state() is State.UP_TO_DATE
+    with Publisher(mirror, remote, mirrors.KEEP) as publisher:
+        rollback.remember(mirror, remote.url, rollback.roll_back(publisher, None))
+    assert state() is State.ROLLED_BACK
+    assert published.known(mirror, remote.url).documents == told(tmp_path / "remote")
+    publish_all(mirror, [remote], mirrors.KEEP.model_copy(update={"allow_rolled_back": True}))
+    assert state() is State.UP_TO_DATE
+    assert published.known(mirror, remote.url).documents == told(mirror)
+
+
+def test_metadata_of_others_on_a_mirror_is_no_business_of_ours(tmp_path: Path) -> None:
+    """Also where somebody else copied ours there: it does not lie there as what we wrote."""
+    mirror, remote = tmp_path / "mirror", tmp_path / "remote"
+    mirrors.make_mirror(mirror)
+    shutil.copytree(mirror, remote)
+    (remote / "meta" / "theirs.json").write_text('{"theirs": {"images": []}}')
+    target = Target(path=str(remote))
+    (done,) = publish_all(mirror, [target], mirrors.KEEP)
+    assert done.ok, done.failed
+    assert published.known(mirror, target.url).documents == told(mirror)
+
+
+def told(root: Path) -> dict[str, str]:
+    """Return the sha256 of a mirror's metadata, by path."""
+    found = (path for path in (root / "meta").glob("*.json"))
+    return {f"meta/{path.name}": sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def test_what_failed_is_one_problem_for_its_record_and_its_run(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from puavo_repository.audit.report import Finding, Severity
+from puavo_repository.formats import metadata
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.mirror import under_way
 from puavo_repository.mirror.files import Identity
@@ -81,6 +82,31 @@ def test_a_good_mirror_is_right(tmp_path: Path) -> None:
         "20200301120000",
     ]
     assert found.series[0].images[0].built == datetime(2020, 1, 1, 12, tzinfo=UTC)
+
+
+def test_an_image_of_two_series_is_one_image(tmp_path: Path) -> None:
+    mirror = make_mirror(tmp_path, images=3)
+    (path,) = mirror.meta.glob("*.json")
+    (entries,) = metadata.parse(path.read_bytes()).values()
+    (mirror.meta / "again.json").write_bytes(metadata.render({"again": entries}))
+    found = look(tmp_path).summary
+    assert (found.series, found.images, found.rdiffs) == (2, 3, 6)
+    assert found.image_bytes == 3 * IMAGE_SIZE
+
+
+def test_what_is_described_goes_with_its_series_whatever_other_threads_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_mirror(tmp_path, images=2)
+    reader, names = Reader(tmp_path), Records.names
+
+    def meanwhile(records: Records[Any]) -> list[str]:
+        reader._described = {}, ()  # as another thread, that looked before anything was there
+        return names(records)
+
+    monkeypatch.setattr(Records, "names", meanwhile)
+    found = reader.read()
+    assert [*found.described] == [*metadata.described_files(found.series)] != []
 
 
 def test_a_client_without_an_rdiff_saves_nothing(tmp_path: Path) -> None:

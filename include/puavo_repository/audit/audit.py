@@ -11,14 +11,14 @@ which one is right. What was repaired is looked at again before it is reported a
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from puavo_repository.audit import report
 from puavo_repository.audit.clients import clients
 from puavo_repository.audit.local import LocalCheck, local
 from puavo_repository.audit.remote import RemoteCheck, remote
-from puavo_repository.audit.report import LOCAL, AuditReport, Checked, Counts, Finding
+from puavo_repository.audit.report import LOCAL, AuditReport, Checked, Finding
 from puavo_repository.errors import RepositoryError, as_storage_error
 from puavo_repository.mirror import files
 from puavo_repository.mirror.description import take
@@ -27,9 +27,9 @@ from puavo_repository.progress import NO_WATCHER, Watcher
 from puavo_repository.publish.plan import CKSUMS, sha256
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
-from puavo_repository.remote.target import Target
+from puavo_repository.remote.target import Target, canonical
 from puavo_repository.retry import with_retries
-from puavo_repository.settings import Settings
+from puavo_repository.settings import Settings, usable
 
 
 def audit(
@@ -44,36 +44,68 @@ def audit(
 
     ``holder`` is who takes the mirror's lock for a repair.
     """
-    begun, turns = time.time(), report.last(settings.mirror_dir).turns
-    found = local(settings, turns.get(LOCAL, 0), watcher)
+    begun, before = time.time(), report.last(settings.mirror_dir)
+    turns = before.turns
+    found = local(settings, turns.get(LOCAL, 0), watcher, before.wrong(LOCAL))
     checks = [repair_local(settings, found, holder) if repair else found]
     for target in targets:
-        found = remote(settings, target, turns.get(target.name, 0), watcher)
+        turn, again = turns.get(target.name, 0), before.wrong(target.name)
+        found = remote(settings, target, turn, watcher, again)
         if repair:
             found = repair_remote(settings, target, found, watcher)
         checks.append(found)
     if settings.audit_https:
-        checks.append(clients(settings, turns.get(settings.repository, 0), watcher))
+        turn, again = turns.get(settings.repository, 0), before.wrong(settings.repository)
+        checks.append(clients(settings, turn, watcher, again))
     return conclude(settings, begun, checks)
 
 
 def conclude(settings: Settings, begun: float, checks: Sequence[Checked]) -> AuditReport:
-    """Put the checks of an audit together, and keep the report beside the mirror."""
+    """Put the checks of an audit together, and keep the report beside the mirror.
+
+    What earlier audits found is kept with it, of places and files that this one did not look at:
+    it is not mended by that.
+    """
     root, before = settings.mirror_dir, report.last(settings.mirror_dir)
     turns, at = dict(before.turns), dict(before.at)
     for check in checks:
-        if check.counts != Counts():  # one that could not be made leaves its turn to the next
+        if check.whole:  # one that could not be made leaves its turn to the next
             turns[check.where], at[check.where] = turns.get(check.where, 0) + 1, begun
     seconds = time.time() - begun
     done = AuditReport(report.NAME, begun, seconds, before.turn + 1, tuple(checks), turns, at)
     try:
         with as_storage_error(root):
             if Mirror(root).meta.is_dir():
-                report.records(root).put(done)
+                known = _still_known(settings, before.checks, checks)
+                report.records(root).put(replace(done, checks=(*checks, *known)))
     except RepositoryError as error:
         unkept = Checked(LOCAL, findings=(Finding.of(LOCAL, error),))
         return replace(done, checks=(*done.checks, unkept))
     return done
+
+
+def _still_known(
+    settings: Settings, before: Sequence[Checked], now: Sequence[Checked]
+) -> Iterator[Checked]:
+    """Yield what was found ``before`` of places that are not looked at ``now``, or not whole."""
+    looked_at = {canonical(one.where): one for one in now}
+    for old in before:
+        here, found = looked_at.get(canonical(old.where)), old.findings
+        if here is not None and not here.whole:  # what keeps it from being made, it says itself
+            found = tuple(one for one in found if one.file and one not in here.findings)
+        elif here is not None or not _is_looked_at_again(settings, old.where):
+            found = ()
+        if found:
+            yield Checked(old.where, findings=found, whole=False)
+
+
+def _is_looked_at_again(settings: Settings, where: str) -> bool:
+    """Tell whether a place is one that is still set up; what was found elsewhere would never go."""
+    if where in {LOCAL, settings.repository, usable().repository}:
+        return True
+    if settings.remote:
+        return canonical(where) in set(map(canonical, settings.remote))
+    return where != report.NAME and not where.startswith(("http://", "https://"))
 
 
 def repair_local(settings: Settings, found: Checked, holder: str) -> Checked:

@@ -10,7 +10,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -37,6 +37,7 @@ _MOST = 20_000  # addresses that are asked for; no repository has as many files
 _PATIENCE = 3  # addresses without an answer after which no more are asked
 _RANGE = 4 << 10  # bytes of a range
 _RANGES = 3  # of each file
+_STRETCH = 1 << 20  # bytes of a range where a file is compared whole
 _MOST_FILES = 200  # whose ranges are compared
 _PUBLISH = "Publish; if that is done, see"
 _AGAIN = f"{_PUBLISH} what the web server serves instead"
@@ -45,12 +46,17 @@ _PLAIN = re.compile(r"/[A-Za-z0-9._+~%/-]*")
 _ABSENT = object()
 
 
-def clients(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
-    """Audit what clients see at ``settings.repository``; ``turn`` counts the audits."""
+def clients(
+    settings: Settings, turn: int, watcher: Watcher = NO_WATCHER, again: Collection[str] = ()
+) -> Checked:
+    """Audit what clients see at ``settings.repository``; ``turn`` counts the audits.
+
+    The files of ``again``, that something was wrong with, are compared whole and updated with.
+    """
 
     def check() -> Checked:
         with Https(settings.repository, settings.ca_file) as https:
-            return _Clients(settings, https, watcher).check(turn)
+            return _Clients(settings, https, watcher, again).check(turn)
 
     return steps.attempted(settings.repository, check)
 
@@ -62,21 +68,23 @@ class _Clients:
     settings: Settings
     https: Https
     watcher: Watcher
+    again: Collection[str] = ()
     counts: list[Counts] = field(default_factory=list)  # from several threads
     lost: int = 0  # addresses without an answer, in one look
     ranges_ignored: bool = False
 
     def check(self, turn: int) -> Checked:
-        first, notes = list(self._certificate()), []
+        first, whole = list(self._certificate()), False
+        notes: list[str] = []
         try:
-            found, line = self._look_until_settled(turn)
-            findings, notes = [*first, *self._hidden(), *found], [line]
+            found, notes = self._look_until_settled(turn)
+            findings, whole = [*first, *self._hidden(), *found], self.lost < _PATIENCE
         except CertificateError as why:
             refused = error("", why.problem, "", why.found, why.remedy)
             other = warning("", "what clients see could not be checked any further")
             findings = [refused, other, *first]
         counts = sum(self.counts, Counts())
-        return Checked(self.https.urlbase, counts, tuple(findings), notes=tuple(notes))
+        return Checked(self.https.urlbase, counts, tuple(findings), (), tuple(notes), whole)
 
     def _certificate(self) -> Iterator[Finding]:
         if self.https.urlbase.startswith("http://"):
@@ -99,12 +107,12 @@ class _Clients:
                     remedy = "Have the web server deny hidden names, as deploy/nginx/mirror does"
                     yield warning(path, problem, "status 403 or 404", "status 200", remedy)
 
-    def _look_until_settled(self, turn: int) -> tuple[list[Finding], str]:
+    def _look_until_settled(self, turn: int) -> tuple[list[Finding], list[str]]:
         local = take(self.settings.mirror_dir, "auditing")
         served, findings = self._documents(local)
         for _ in range(_LOOKS):
-            line, failed = canary(self.https, served, local, turn)
-            found = [*findings, *self._files(served, local), *([failed] if failed else [])]
+            lines, failed = canary(self.https, served, local, turn, self.again)
+            found = [*findings, *self._files(served, local), *failed]
             if not found:
                 break
             before, local = served, take(self.settings.mirror_dir, "auditing")
@@ -112,7 +120,7 @@ class _Clients:
                 served, findings = self._documents(local)
             if served.documents == before.documents:
                 break
-        return found, line
+        return found, lines
 
     def _documents(self, local: Description) -> tuple[Description, list[Finding]]:
         """Fetch the metadata of every series that the local mirror has."""
@@ -154,6 +162,7 @@ class _Clients:
         self.watcher.begin("clients", 0, len(urls))
         ours = [f for f in served.files.values() if f.size and steps.is_local(f, local)]
         some = random.SystemRandom().sample(ours, min(len(ours), _MOST_FILES))
+        some += [file for file in ours if file.path in self.again]
         compared = {f"{base}/{file.path}" for file in some}
 
         def check(url: str) -> Finding | None:
@@ -189,12 +198,16 @@ class _Clients:
         return error(file.path, problem, str(file.size), found, remedy)
 
     def _compare(self, url: str, file: DescribedFile) -> Finding | None:
-        """Compare a few ranges with the local file."""
+        """Compare a few ranges with the local file; all of one that something was wrong with."""
         path, length = self.settings.mirror_dir / file.path, min(_RANGE, file.size)
-        for _ in range(_RANGES):
+        last = file.size - length + 1
+        offsets: Iterable[int] = (random.SystemRandom().randrange(last) for _ in range(_RANGES))
+        if file.path in self.again:
+            length = min(_STRETCH, file.size)
+            offsets = range(0, file.size, length)
+        for offset in offsets:
             if self.ranges_ignored:
                 return None
-            offset = random.SystemRandom().randrange(file.size - length + 1)
             answer = self.https.ask(url, length, offset=offset)
             if answer.status == 200:
                 self.ranges_ignored = True

@@ -9,7 +9,7 @@ import io
 import ssl
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -53,6 +53,7 @@ _UNTRUSTED = (
     "Serve the whole chain; an authority of your own belongs into PUAVO_REPOSITORY_CA_FILE",
 )
 Entry = dict[str, Any]  # of an image or rdiff in metadata
+_Update = tuple[str, Entry, Entry, Entry]  # series, images that are there and wanted, rdiff
 _LARGEST = 2  # sizes of its image; no rdiff that is worth a fetch is larger
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "puavo-repository-audit"}
 
@@ -169,22 +170,32 @@ def _read(response: httpx.Response, limit: int, into: IO[bytes] | None) -> Answe
 
 
 def canary(
-    https: Https, served: Description, local: Description, turn: int
-) -> tuple[str, Finding | None]:
+    https: Https, served: Description, local: Description, turn: int, again: Collection[str] = ()
+) -> tuple[list[str], list[Finding]]:
     """Make one update of the series whose turn it is: of each of them, as audits are counted.
 
-    It is made as a laptop does: metadata, the rdiff by its name, applied, and compared.
+    It is made as a laptop does: metadata, the rdiff by its name, applied, and compared. Those with
+    the rdiffs of ``again``, that something was wrong with, are made as well.
 
     Returns:
-        How it went, as a line for people, and what is wrong if something is.
+        How each went, as a line for people, and what is wrong if something is.
     """
     offered = sorted(_updates(served), key=itemgetter(0))
     if not offered:
-        return "canary: no series has an rdiff to its newest image from the one before", None
+        return ["canary: no series has an rdiff to its newest image from the one before"], []
     possible = [update for update in offered if _is_here(local, update[1])]
     if not possible:
-        return "canary: the local mirror has none of the images that an update starts from", None
-    _, before, after, diff = possible[turn % len(possible)]
+        text = "canary: the local mirror has none of the images that an update starts from"
+        return [text], []
+    this = possible[turn % len(possible)]
+    known = [one for one in possible if f"rdiffs/{one[3]['filename']}" in again and one is not this]
+    done = [_update(https, local, one) for one in (this, *known)]
+    return [line for line, _ in done], [found for _, found in done if found]
+
+
+def _update(https: Https, local: Description, update: _Update) -> tuple[str, Finding | None]:
+    """Make one update; return how it went, and what is wrong if something is."""
+    _, before, after, diff = update
     old, new, path = before["filename"], after["filename"], f"rdiffs/{diff['filename']}"
     basis = local.root / old
     try:
@@ -210,8 +221,8 @@ def canary(
     )
 
 
-def _updates(served: Description) -> Iterator[tuple[str, Entry, Entry, Entry]]:
-    """Yield what laptops do after the last night: series, images that they have and want, rdiff."""
+def _updates(served: Description) -> Iterator[_Update]:
+    """Yield what laptops do after the last night."""
     for document in served.parsed.values():
         for series, content in document.items():
             last = content["images"][-2:]

@@ -31,9 +31,14 @@ _ANEW = "Let the audit repair it: it is removed, and the next run makes it anew"
 _STATE = {FOLDER, ".checksums", ".signatures"}  # our folder, and the old system's
 
 
-def local(settings: Settings, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
-    """Audit the local tree; ``turn`` counts the audits. Nothing is changed, no run is held up."""
-    check = LocalCheck(settings, watcher, turn).check
+def local(
+    settings: Settings, turn: int, watcher: Watcher = NO_WATCHER, again: Collection[str] = ()
+) -> Checked:
+    """Audit the local tree; ``turn`` counts the audits. Nothing is changed, no run is held up.
+
+    The rdiffs of ``again``, that something was wrong with, are applied whosever turn it is.
+    """
+    check = LocalCheck(settings, watcher, turn, again).check
     return steps.attempted(LOCAL, lambda: with_retries(check))
 
 
@@ -44,6 +49,7 @@ class LocalCheck:
     settings: Settings
     watcher: Watcher = NO_WATCHER
     turn: int = 0  # counts the audits: it says what is read in full
+    again: Collection[str] = ()  # what else is
     counts: list[Counts] = field(default_factory=list)  # from several threads
 
     def __post_init__(self) -> None:
@@ -75,7 +81,8 @@ class LocalCheck:
         if prove:
             rdiffs = [file for path, file in wanted.items() if path.startswith("rdiffs/")]
             share = self.settings.audit_share if only is None else 1
-            wrong |= self._proven(described, steps.due(rdiffs, self.turn, share), wrong.keys())
+            due = steps.due(rdiffs, self.turn, share, self.again)
+            wrong |= self._proven(described, due, wrong.keys())
         if not damaged:  # what is not described could not be told from what was
             if not described.cksums_agree():
                 problems.append(("CKSUMS", "does not say what the metadata says"))

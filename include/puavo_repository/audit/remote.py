@@ -35,13 +35,20 @@ _OR_REPAIR = f"{_SEE} or let the audit repair it"
 _NOT_OURS = "It is not ours: see who wrote it there, and remove it or have it mended"
 
 
-def remote(settings: Settings, target: Target, turn: int, watcher: Watcher = NO_WATCHER) -> Checked:
+def remote(
+    settings: Settings,
+    target: Target,
+    turn: int,
+    watcher: Watcher = NO_WATCHER,
+    again: Collection[str] = (),
+) -> Checked:
     """Audit a remote tree; ``turn`` counts the audits. Nothing is changed there.
 
     The local mirror may lack files that the remote has, or be missing. ``audit_share`` says how
-    many of the files there are read in full, of which the watcher is told.
+    many of the files there are read in full, of which the watcher is told; those of ``again``, that
+    something was wrong with, always are.
     """
-    check = RemoteCheck(settings, target, watcher, turn).check
+    check = RemoteCheck(settings, target, watcher, turn, again).check
     return steps.attempted(target.name, lambda: with_retries(check))
 
 
@@ -53,6 +60,7 @@ class RemoteCheck:
     target: Target
     watcher: Watcher = NO_WATCHER
     turn: int = 0  # counts the audits: it says what is read in full
+    again: Collection[str] = ()  # what else is
     counts: list[Counts] = field(default_factory=list)  # from several threads
 
     def check(self, only: Collection[str] | None = None) -> Checked:
@@ -97,7 +105,8 @@ class RemoteCheck:
                 touched.add(file.path)
         full = set(there)
         if only is None:
-            full = touched | steps.due(there.values(), self.turn, self.settings.audit_share)
+            share = self.settings.audit_share
+            full = touched | steps.due(there.values(), self.turn, share, self.again)
         total = sum(there[path].size for path in full)
         self.progress = self.watcher.begin("remote", total, len(full))
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from puavo_repository.errors import RepositoryError, printable
 from puavo_repository.mirror.store import FOLDER, Record, Records
 from puavo_repository.progress import count, format_bytes
+from puavo_repository.remote.target import canonical
 
 LOCAL = "local"
 NAME = "audit"  # of the report's record
@@ -92,6 +93,7 @@ class Checked:
     findings: tuple[Finding, ...] = ()
     repaired: tuple[Finding, ...] = ()  # what was not as it should be, and is now
     notes: tuple[str, ...] = ()  # for the operator, such as how the canary update went
+    whole: bool = True  # whether it was made to its end
 
     def __post_init__(self) -> None:
         for name in ("findings", "repaired"):
@@ -109,7 +111,9 @@ class AuditReport(Record):
     begun: float = 0.0  # seconds since the epoch
     seconds: float = 0.0
     turn: int = 0  # counts the audits
-    checks: tuple[Checked, ...] = ()  # the local tree, each remote, clients
+    # The local tree, each remote, clients. In the one that is kept: also what is still known of
+    # places that it did not look at.
+    checks: tuple[Checked, ...] = ()
     turns: Mapping[str, int] = field(default_factory=dict)  # how often each place was checked
     at: Mapping[str, float] = field(default_factory=dict)  # when each of them last was
 
@@ -143,6 +147,11 @@ class AuditReport(Record):
     def notes(self) -> tuple[str, ...]:
         """What the operator should know."""
         return tuple(note for check in self.checks for note in check.notes)
+
+    def wrong(self, where: str) -> frozenset[str]:
+        """Return the files of a place that something is wrong with, as far as is known."""
+        here = (one for one in self.findings if canonical(one.where) == canonical(where))
+        return frozenset(one.file for one in here)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

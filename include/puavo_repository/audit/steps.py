@@ -44,7 +44,7 @@ def attempted(where: str, check: Callable[[], Checked]) -> Checked:
         with as_storage_error(where):
             return check()
     except RepositoryError as error:
-        return Checked(where, findings=(Finding.of(where, error),))
+        return Checked(where, findings=(Finding.of(where, error),), whole=False)
 
 
 def broken_rules(described: Description) -> Iterator[tuple[str, str]]:
@@ -127,18 +127,23 @@ def strays(
         yield warning(path, what, "", f"{found.size} bytes", "Remove it if nobody needs it")
 
 
-def due(files: Collection[DescribedFile], turn: int, share: float) -> set[str]:
+def due(
+    files: Collection[DescribedFile], turn: int, share: float, again: Collection[str] = ()
+) -> set[str]:
     """Return the paths of the files whose turn it is to be read in full; of a small mirror, all.
+
+    Those of ``again`` always are: something was wrong with them.
 
     ``share`` is how much of all an audit reads. With ``rounds`` = 1/share, rounded up, any so many
     audits in a row read every file, whatever was added or removed between them: a file's turn
     depends on its own name alone.
     """
+    known = {file.path for file in files}.intersection(again)
     if share <= 0:
-        return set()
+        return known
     rounds = 1 if sum(file.size for file in files) <= FEW else math.ceil(1 / share)
     names = {f.path: hashlib.sha256(f.path.encode("utf-8", "replace")).digest() for f in files}
-    return {
+    return known | {
         p for p, name in names.items() if (int.from_bytes(name[:8], "big") - turn) % rounds == 0
     }
 

@@ -21,6 +21,7 @@ class Published(Record):
     changed: float | None = None  # when a run last found another generation there
     verified: float | None = None  # when a run last found everything there
     files: Mapping[str, str] = field(default_factory=dict)  # that clients see: sha256 by path
+    documents: Mapping[str, str] | None = None  # metadata that tells them, the same; None: unknown
     problems: Mapping[str, str] = field(default_factory=dict)  # of the last run, by file or step
     restored: int | None = None  # generation that a rollback put back, while clients see it
     series: int = 0  # so many series alone were put back; 0 for all
@@ -57,16 +58,17 @@ def remember(
     *,
     files: Mapping[str, str] | None,
     problems: Mapping[str, str],
+    documents: Mapping[str, str] | None = None,
     restored: int | None = None,
     series: int = 0,
     free: int | None = None,
 ) -> Published:
     """Keep what a run left on a remote, whose ``address`` holds no password.
 
-    Its clients see ``generation``, 0 where there is none, and ``files``; where these are None it
-    could not be reached, and what was known stays. ``restored``, of so many ``series`` alone,
-    counts until they see another, and ``free`` is the bytes that its disk has left, if the server
-    tells.
+    Its clients see ``generation``, 0 where there is none, and ``files``, named by ``documents``;
+    where the files are None it could not be reached, and what was known stays. ``restored``, of so
+    many ``series`` alone, counts until they see another, and ``free`` is the bytes that its disk
+    has left, if the server tells.
     """
     found = replace(known(mirror, address), problems=dict(problems), reached=files is not None)
     if files is not None:
@@ -79,6 +81,7 @@ def remember(
             changed=found.changed if same else now,
             verified=found.verified if problems else now,
             files=dict(files),
+            documents=documents,
             restored=found.restored if kept else restored,
             series=found.series if kept else series,
             checked=now,

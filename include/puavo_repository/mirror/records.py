@@ -159,11 +159,11 @@ class SpaceRecord(Record):
 
 @dataclass(frozen=True)
 class AlertRecord(Record):
-    """The last message about a run that failed; it holds no address and no secret."""
+    """The last try to send a message about a run that failed; it holds no address and no secret."""
 
     at: float  # when somebody tried to send it, in seconds since the epoch
-    subject: str
-    sent: float | None  # when one was last sent
+    subject: str  # of the one that was last sent
+    sent: float | None  # when that was
     problem: str = ""  # why this one could not be; empty where it was
 
 

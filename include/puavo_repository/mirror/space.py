@@ -19,15 +19,22 @@ def noted(history: History, free: int, at: float) -> dict[str, int]:
     return dict(sorted({**history, day: free}.items())[-KEPT:])
 
 
-def days_left(history: History, free: int) -> float | None:
-    """Return how many days the ``free`` bytes last at the rate of the last weeks.
-
-    None where the disk does not fill, or that is not known yet.
-    """
+def change(history: History) -> float | None:
+    """Return how many bytes a day more are free, by the last weeks; None where not known yet."""
     last = dict(sorted(history.items())[-_LOOKED_AT:])
     days = [date.fromisoformat(day).toordinal() for day in last]
     if not days or days[-1] - days[0] < _LEAST:
         return None
-    a_day = linear_regression(days, list(last.values())).slope
-    left = free / -a_day if a_day < 0 else _FOREVER
+    return linear_regression(days, list(last.values())).slope
+
+
+def days_left(history: History, free: int) -> float | None:
+    """Return how many days the ``free`` bytes last at the rate of the last weeks.
+
+    None where the disk does not fill, or for ever so slowly, or that is not known yet.
+    """
+    a_day = change(history)
+    if a_day is None or a_day >= 0:
+        return None
+    left = free / -a_day
     return left if left < _FOREVER else None

@@ -18,7 +18,7 @@ from puavo_repository.errors import PermanentError, PublishError, RepositoryErro
 from puavo_repository.mirror.description import publishable
 from puavo_repository.mirror.store import FOLDER as STATE
 from puavo_repository.progress import NO_WATCHER, Watcher, format_bytes
-from puavo_repository.publish.plan import Plan, RemoteState, make_plan
+from puavo_repository.publish.plan import Plan, RemoteState, make_plan, sha256
 from puavo_repository.publish.survey import survey
 from puavo_repository.remote import journal
 from puavo_repository.remote import lock as publisher_lock
@@ -53,6 +53,8 @@ class PublishReport:
     foreign: int = 0  # files there that are not ours
     failed: dict[str, str] = field(default_factory=dict)  # why, by file or step
     files: Mapping[str, str] | None = None  # sha256 of what clients see; None: nobody could look
+    # The metadata that tells clients of them, the same; without that of others.
+    documents: Mapping[str, str] | None = None
     free: int | None = None  # bytes that its disk has left; None where the server does not tell
     bytes_sent: int = 0  # given to the connections
     seconds: float = 0.0
@@ -62,6 +64,8 @@ class PublishReport:
     def saw(self, state: RemoteState, plan: Plan | None = None) -> None:
         """Take note of what clients are told, as it was found just now, and what is to be done."""
         self.generation, self.files = state.journal.generation, state.published()
+        ours = (r for r in state.documents() if r.is_ours or r.path in state.local.documents)
+        self.documents = {row.path: sha256(row.content or b"") for row in ours}
         self.free = state.free
         if plan:
             self.plan, self.present, self.foreign = plan.lines(), plan.present, plan.foreign
@@ -90,22 +94,28 @@ class PublishReport:
         """Whether everything asked for is done."""
         return not (self.failed or self.waiting_for)
 
+    @property
+    def seen(self) -> bool:
+        """Whether somebody could look at what clients see now."""
+        return self.files is not None
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what clients are told of: that is in the metadata."""
-        hidden = {"files", "transient", "lost"}
+        hidden = {"files", "documents", "transient", "lost"}
         return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def lines(self) -> list[str]:
         """Return the report as lines for people."""
         up, made = sum(self.uploaded.values()), sum(self.assembled.values())
+        stands = f"generation {self.generation}" if self.seen else "how it stands is not known"
         done = (
-            f"generation {self.generation}, {len(self.uploaded)} uploaded ({format_bytes(up)}), "
+            f"{stands}, {len(self.uploaded)} uploaded ({format_bytes(up)}), "
             f"{len(self.assembled)} assembled there ({format_bytes(made)}), {self.present} present"
             f", {len(self.pruned)} removed; {format_bytes(self.bytes_sent)} sent in "
             f"{self.seconds:.0f} s"
         )
         return [
-            f"{self.target}: {'nothing could be published' if self.files is None else done}",
+            f"{self.target}: {done}",
             *(f"{subject}: {problem}" for subject, problem in self.failed.items()),
             *(f"{path} {waits}" for path, waits in self.waits().items()),
         ]

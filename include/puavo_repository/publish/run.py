@@ -85,6 +85,7 @@ def publish(publisher: Publisher) -> None:
             with_retries(lambda: clean(publisher))
         except MassDeleteError as error:
             report.failed["removing"] = str(error)
+        report.files = None  # what was seen before is not so any more
         report.saw(with_retries(publisher.look)[0])
     finally:
         report.bytes_sent, report.seconds = publisher.pool.sent, time.monotonic() - begun
@@ -97,6 +98,7 @@ def remember(mirror_dir: Path, report: PublishReport) -> None:
         without_password(report.target),
         report.generation,
         files=report.files,
+        documents=report.documents,
         problems={**report.failed, **report.waits()},
         free=report.free,
     )

@@ -63,6 +63,7 @@ class RolledBack:
     documents: tuple[str, ...]  # metadata files that were put back or removed
     rejected: tuple[str, ...]  # files that clients are not told of any more
     files: Mapping[str, str]  # sha256 of those they are told of
+    metadata: Mapping[str, str]  # sha256 of what tells them, by path
     series: int  # so many alone were asked for; 0 for all
 
     @property
@@ -79,7 +80,8 @@ class RolledBack:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what its clients are told of: that is in the metadata."""
-        return {name: value for name, value in asdict(self).items() if name != "files"}
+        hidden = {"files", "metadata"}
+        return {name: value for name, value in asdict(self).items() if name not in hidden}
 
 
 def steps(publisher: Publisher, series: Collection[str] = ()) -> list[Step]:
@@ -136,6 +138,7 @@ def remember(mirror_dir: Path, address: str, done: RolledBack) -> None:
         address,
         done.generation,
         files=done.files,
+        documents=done.metadata,
         problems={},
         restored=done.restored,
         series=done.series,
@@ -181,8 +184,17 @@ def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) ->
     finally:
         remote.save()
     gone = tuple(path for path in sorted(rejected) if not is_meta(path))
-    switched, files = tuple(report.switched), past.digests()
-    return RolledBack(tree.name, record.generation, number, switched, gone, files, len(asked))
+    metadata = {path: sha256(content) for path, content in past.documents.items()}
+    return RolledBack(
+        target=tree.name,
+        generation=record.generation,
+        restored=number,
+        documents=tuple(report.switched),
+        rejected=gone,
+        files=past.digests(),
+        metadata=metadata,
+        series=len(asked),
+    )
 
 
 def _history(tree: RemoteTree, record: journal.Journal) -> Iterator[Past]:

@@ -235,7 +235,10 @@ def create_app(
             error.headers = {**(error.headers or {}), "WWW-Authenticate": "Bearer"}
         if "text/html" in request.headers.get("accept", ""):
             with language.spoken(language_of(request)):
-                text = page.rendered("refused.html", code=error.status_code, detail=error.detail)
+                # Airflow's own pages lie where this application is mounted.
+                home = f"{request.scope['root_path'].rpartition('/')[0]}/"
+                why = {"code": error.status_code, "detail": error.detail}
+                text = page.rendered("refused.html", home=home, **why)
             return HTMLResponse(text, error.status_code, error.headers)
         return await http_exception_handler(request, error)
 

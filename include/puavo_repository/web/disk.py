@@ -1,5 +1,6 @@
 """What the mirror's files say right now, read again only where a file has changed."""
 
+import hashlib
 import os
 import shutil
 import stat
@@ -44,6 +45,7 @@ class Disk:
     exists: bool = False
     series: Document = field(default_factory=dict)  # all metadata as one document
     described: Sequence[DescribedFile] = field(default=(), compare=False)  # what these name
+    documents: Mapping[str, str] = field(default_factory=dict)  # metadata: sha256 by path
     damaged: Mapping[str, str] = field(default_factory=dict)  # metadata files, and why
     sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of every file, by path
     changed: float | None = None  # when clients last got something new, seconds since the epoch
@@ -65,7 +67,7 @@ class Reader:
 
     def __init__(self, root: Path, images: Path | None = None) -> None:
         self._mirror, self._images = Mirror(root), images
-        self._metadata: dict[tuple[str | int, ...], Document | str] = {}
+        self._metadata: dict[tuple[str | int, ...], tuple[Document | str, str]] = {}
         self._described: tuple[Document, tuple[DescribedFile, ...]] = {}, ()
 
     def read(self) -> Disk:
@@ -77,27 +79,35 @@ class Reader:
         mirror, root = self._mirror, self._mirror.root
         if not root.is_dir():
             return Disk(root)
-        documents = self._read_metadata()
+        there = listing(mirror.meta)
+        documents = self._read_metadata(there)
+        damaged = {name: one for name, (one, _) in documents.items() if isinstance(one, str)}
         series: Document = {}
-        for document in documents.values():
+        for document, _ in documents.values():
             series |= {} if isinstance(document, str) else document
         sizes = {name: one.st_size for name, one in listing(root).items()}
         sizes |= {f"rdiffs/{name}": one.st_size for name, one in listing(mirror.rdiffs).items()}
-        if self._described[0] != series:
-            self._described = series, tuple(metadata.described_files(series))
-        described = {file.name for file in self._described[1]}
+        sizes |= {f"meta/{name}": there[name].st_size for name in documents}
+        known, files = self._described  # other threads replace both
+        if known != series:
+            files = tuple(metadata.described_files(series))
+            self._described = series, files
+        described = {file.name for file in files}
         others = set(mirror.state.rdiffs.names()) - described  # a few of thousands, unless damaged
         others &= _pairs(series) if others else set()
         rdiffs = (mirror.state.rdiffs.get(name) for name in others)
-        written = Identity.at(mirror.cksums)
+        cksums = Identity.at(mirror.cksums)
+        written = [there[name].st_mtime for name in documents if cksums]
+        written += [cksums.mtime / 1e9] if cksums else []
         return Disk(
             root,
             exists=True,
             series=series,
-            described=self._described[1],
-            damaged={name: why for name, why in documents.items() if isinstance(why, str)},
+            described=files,
+            documents={f"meta/{n}": one for n, (_, one) in documents.items() if n not in damaged},
+            damaged=damaged,
             sizes=sizes,
-            changed=written.mtime / 1e9 if written else None,
+            changed=max(written, default=None),
             failures={one.name: one for one in mirror.state.failures},
             too_large={one.name: one for one in rdiffs if one and one.identity is None},
             remotes=tuple(mirror.state.remotes),
@@ -110,21 +120,23 @@ class Reader:
             free=shutil.disk_usage(root).free,
         )
 
-    def _read_metadata(self) -> dict[str, Document | str]:
-        """Return each metadata file by its name, or what is wrong with it.
+    def _read_metadata(
+        self, there: Mapping[str, os.stat_result]
+    ) -> dict[str, tuple[Document | str, str]]:
+        """Return each metadata file by its name, or what is wrong with it, and its sha256.
 
         They are replaced by rename: inode, size and time tell whether one is still that which was
         parsed before.
         """
-        known: dict[tuple[str | int, ...], Document | str] = {}
-        for name, one in sorted(listing(self._mirror.meta).items()):
+        known: dict[tuple[str | int, ...], tuple[Document | str, str]] = {}
+        for name, one in sorted(there.items()):
             if name.startswith(".") or not name.endswith(".json"):
                 continue
             key = (name, one.st_ino, one.st_size, one.st_mtime_ns)
             with suppress(FileNotFoundError):  # replaced or removed a moment ago
                 known[key] = self._metadata.get(key) or parsed(self._mirror.meta / name)
         self._metadata = known
-        return {str(name): document for (name, *_), document in known.items()}
+        return {str(name): found for (name, *_), found in known.items()}
 
 
 def _pairs(series: Document) -> set[str]:
@@ -134,12 +146,14 @@ def _pairs(series: Document) -> set[str]:
     return {rdiff_name(*pair) for some in images for pair in permutations(some, 2)}
 
 
-def parsed(path: Path) -> Document | str:
-    """Return the metadata in a file, or what is wrong with it."""
+def parsed(path: Path) -> tuple[Document | str, str]:
+    """Return the metadata in a file, or what is wrong with it, and its sha256."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
     try:
-        return metadata.parse(path.read_bytes())
+        return metadata.parse(content), digest
     except ValueError as error:
-        return str(error)
+        return str(error), digest
 
 
 def listing(folder: Path) -> dict[str, os.stat_result]:

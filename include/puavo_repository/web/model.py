@@ -64,14 +64,21 @@ class Space(Shown):
     """What a disk has left."""
 
     free: int = Field(description="Bytes, as of the last look")
-    days: float | None = Field(description="How long it lasts as it fills now; None: it does not")
+    days: float | None = Field(
+        description="How long it lasts as it fills now; None: not known, or for ten years and more"
+    )
+    fills: bool | None = Field(default=None, description="Whether it gets less; None: not known")
 
     @classmethod
     def left(cls, history: space.History, free: int | None = None) -> Self | None:
         """Return what a disk has left, by default at the last look; None where nobody knows."""
         if free is None:
             free = next(reversed(list(history.values())), None)
-        return None if free is None else cls(free=free, days=space.days_left(history, free))
+        if free is None:
+            return None
+        change = space.change(history)
+        fills = None if change is None else change < 0
+        return cls(free=free, days=space.days_left(history, free), fills=fills)
 
 
 class State(StrEnum):
@@ -99,7 +106,9 @@ class Remote(Shown):
     published: datetime | None = Field(description="When its metadata last changed")
     verified: datetime | None = Field(description="When it was last found complete")
     checked: datetime | None = Field(description="When a run last looked at it")
-    pending: list[str] = Field(description="Files of the local mirror that are not there yet")
+    pending: list[str] = Field(
+        description="Files of the local mirror that are not there yet; else metadata that differs"
+    )
     pending_bytes: int = Field(description="Their bytes")
     address: str = Field(default="", description="URL that clients use; empty where not configured")
     audited: datetime | None = Field(default=None, description="When an audit last looked at it")
@@ -124,7 +133,7 @@ class Audit(Shown):
 
     at: datetime = Field(validation_alias="begun", description="When it began")
     ok: bool = Field(description="Whether it found no error")
-    findings: list[Finding] = Field(description="Errors first; the next audit clears them")
+    findings: list[Finding] = Field(description="Errors first; until that place is audited again")
     notes: list[str] = Field(description="What else it has to say")
     looked_at: list[str] = Field(description="What it looked at, in words")
     repaired: list[Finding] = Field(description="What it found and repaired itself")
@@ -192,8 +201,8 @@ class Alerts(Shown):
 
     ways: list[str] = Field(description="In words, without addresses; empty: nobody is told")
     last: datetime | None = Field(description="When the last one went out")
-    subject: str = Field(description="What it said")
-    problem: str = Field(description="Why it could not be sent; empty where it was")
+    subject: str = Field(description="What that one said")
+    problem: str = Field(description="Why the last try failed; empty where it did not")
 
 
 class Ignored(Shown):
@@ -211,7 +220,7 @@ class Dag(NamedTuple):
     paused: bool = False  # whether no run starts
     due: datetime | None = None  # when its next run is to start by its schedule
     succeeded: datetime | None = None  # when its last good run ended
-    schedule: str = ""  # as cron has it, UTC; empty where it has none
+    schedule: str | None = None  # as cron has it, UTC; empty where it has none, None: not known
 
 
 class Summary(Shown):
@@ -235,7 +244,10 @@ class Summary(Shown):
     remotes: list[Remote]
     audit: Audit | None = Field(description="The last audit; None before the first")
     address: str = Field(default="", description="URL that clients use for all of it")
-    schedule: str = Field(default="", description="When prepare runs, as cron has it; UTC")
+    schedule: str | None = Field(
+        default=None,
+        description="When prepare runs, as cron has it; UTC. Empty: by hand alone; None: not known",
+    )
     paused: list[str] = Field(default=[], description="DAGs of ours that are paused")
     active: dict[str, str] = Field(default={}, description="Run that waits or goes on, by its DAG")
     space: Space | None = Field(default=None, description="Of the disk of the local mirror")

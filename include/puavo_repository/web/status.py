@@ -73,7 +73,7 @@ def mirrors(
         known[key] = Published(quote(without_password(chosen[key]), safe=""))
     found = []
     for key, record in known.items():
-        pending = sorted({path for path, _ in described - record.files.items()})
+        pending = _pending(disk, described, record)
         total = sum(disk.sizes.get(path, 0) for path in pending)
         state, said, remedy = _judged(
             record,
@@ -102,6 +102,17 @@ def mirrors(
         )
         found.append(one)
     return sorted(found, key=lambda one: (not one.configured, one.name))
+
+
+def _pending(disk: Disk, described: set[tuple[str, str]], record: Published) -> list[str]:
+    """Return the files that clients of a mirror are not told of yet.
+
+    Where they are told of all, the metadata that tells them otherwise: of what is gone here, say.
+    """
+    files = {path for path, _ in described - record.files.items()}
+    there = disk.documents if record.documents is None else record.documents
+    told = {path for path, _ in disk.documents.items() ^ there.items()}
+    return sorted(files or told - {f"meta/{name}" for name in disk.damaged})
 
 
 def _serves(remote: str, address: str) -> bool:

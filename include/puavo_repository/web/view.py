@@ -34,8 +34,10 @@ def repository(
     alerts = _alerts(place, disk.alert)
     found = status.find_problems(disk, series, mirrors, runs, dags, now, alerts)
     problems = list(causes.linked(found, runs))
-    images = [image for one in series for image in one.images]
-    rdiffs = [r for image in images for r in image.rdiffs if r.state is RdiffState.OFFERED]
+    # One may be in several series.
+    images = {image.filename: image for one in series for image in one.images}
+    every = (rdiff for one in series for image in one.images for rdiff in image.rdiffs)
+    rdiffs = {rdiff.filename: rdiff for rdiff in every if rdiff.state is RdiffState.OFFERED}
     # What one client of each series fetches to get to its newest image, without and with rdiffs.
     updated = [(one.images[-1].size, one.update) for one in series if len(one.images) > 1]
     whole = sum(size for size, _ in updated)
@@ -51,8 +53,8 @@ def repository(
         series=len(series),
         images=len(images),
         rdiffs=len(rdiffs),
-        image_bytes=sum({image.filename: image.size for image in images}.values()),
-        rdiff_bytes=sum({rdiff.filename: rdiff.size for rdiff in rdiffs}.values()),
+        image_bytes=sum(image.size for image in images.values()),
+        rdiff_bytes=sum(rdiff.size for rdiff in rdiffs.values()),
         update_bytes=fetched,
         update_whole=whole,
         saving=1 - fetched / whole if whole else 0.0,
