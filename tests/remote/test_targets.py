@@ -179,7 +179,9 @@ def test_a_connection_becomes_a_target() -> None:
         password="p",
         host_key="ssh-ed25519 AAAA",
         key_file="k",
+        connection="mirror",
     )
+    assert (target.name, target.url) == ("mirror", "sftp://me@h/srv/m%2520%23%3F")
     assert connection(host="[::1]").host == connection(host="::1").host == "::1"
 
 
