@@ -105,6 +105,11 @@ def test_a_file_of_certificates_that_is_none_is_a_setting(puavo: PuavoRest, tmp_
             from_puavo(puavo.url, "service", "secret", str(path))
 
 
+def test_an_address_that_is_none_is_a_setting() -> None:
+    with pytest.raises(SettingsError, match="is no address"):
+        from_puavo("https://host:port", "service", "secret")
+
+
 def test_demand_is_what_counts_for_the_shares(repository: Repository) -> None:
     offer(repository.mirror, {OLD: 1000, NEW: 1000})
     path = repository.root / "demand.csv"

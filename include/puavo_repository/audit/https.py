@@ -26,7 +26,6 @@ from puavo_repository.errors import (
     CertificateError,
     ConnectionLostError,
     DeltaError,
-    SettingsError,
     StorageError,
     StorageRefusedError,
 )
@@ -36,6 +35,7 @@ from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.store import FOLDER
 from puavo_repository.progress import format_bytes, no_progress
 from puavo_repository.retry import with_retries
+from puavo_repository.settings import trusting
 
 TIMEOUT = 30.0  # seconds for each wait
 SLOWEST = 20_000  # bytes a second; what is slower is given up
@@ -80,12 +80,8 @@ class Https(httpx.Client):
 
     def __init__(self, urlbase: str, ca_file: str) -> None:
         self.urlbase = urlbase
-        try:
-            context = ssl.create_default_context(cafile=ca_file or None)
-        except (OSError, ssl.SSLError) as why:
-            problem = f"{ca_file} cannot be used"
-            raise SettingsError("ca_file", problem, expected="certificates in PEM form") from why
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+        context = trusting(ca_file)
         super().__init__(verify=context, timeout=TIMEOUT, limits=limits, headers=_HEADERS)
 
     def certificate_ends(self) -> float:

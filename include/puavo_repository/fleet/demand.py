@@ -7,7 +7,6 @@ A file has two image names and a number of clients, as JSON or CSV.
 
 import csv
 import json
-import ssl
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from puavo_repository.errors import (
     as_storage_error,
 )
 from puavo_repository.formats.names import ImageName
+from puavo_repository.settings import trusting
 
 Demand = Counter[tuple[str, str]]
 """Number of clients by the image that they have and the one that they want, maybe the same."""
@@ -79,15 +79,14 @@ def from_puavo(url: str, login: str, password: str, ca_file: str = "") -> Demand
     """Ask puavo-rest for the images of all devices."""
     import httpx  # slow to load, and a DAG is read again and again
 
-    try:
-        context = ssl.create_default_context(cafile=ca_file or None)
-    except OSError as why:  # of which SSLError is one
-        problem = f"{ca_file} cannot be used"
-        raise SettingsError("ca_file", problem, expected="certificates in PEM form") from why
+    context = trusting(ca_file)
     try:
         with httpx.Client(verify=context, timeout=_TIMEOUT, auth=(login, password)) as client:
             answer = client.get(f"{url}/v3/devices", params={"attributes": _ATTRIBUTES})
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except httpx.InvalidURL as error:
+        remedy = "Correct the host of the connection"
+        raise SettingsError(url, f"is no address: {error}", remedy=remedy) from error
+    except (httpx.HTTPError, OSError) as error:
         raise ConnectionLostError(url, str(error) or type(error).__name__) from error
     if answer.status_code in (401, 403):
         remedy = "Correct login and password of the connection"

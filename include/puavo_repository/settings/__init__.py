@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -24,7 +24,12 @@ from puavo_repository.formats import defaults_mk
 from puavo_repository.language import _, gettext
 from puavo_repository.settings.model import Folder, Model, about
 
-__all__ = ["ENVIRONMENT", "FOLDERS", "Model", "Settings", "load", "read", "usable", "variable"]
+if TYPE_CHECKING:
+    import ssl  # slow to load
+
+__all__ = [
+    "ENVIRONMENT", "FOLDERS", "Model", "Settings", "load", "read", "trusting", "usable", "variable",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -215,3 +220,14 @@ def _checked(kind: type[_M], values: Mapping[str, Any], called: Mapping[str, str
         also = f"Also {'; '.join(map(str, others))}" if others else ""
         first.remedy = ". ".join(filter(None, (first.remedy, also)))
         raise first from None
+
+
+def trusting(ca_file: str) -> "ssl.SSLContext":
+    """Return what trusts the certificates in a file, or the system's where none is named."""
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as why:  # of which SSLError is one
+        problem = f"{ca_file} cannot be used"
+        raise SettingsError("ca_file", problem, expected="certificates in PEM form") from why
