@@ -298,6 +298,7 @@ def test_one_failing_mirror_does_not_hold_back_another(
     )
     assert [report.ok for report in found] == [False, True]
     assert "no such folder" in found[0].failed["publishing"]
+    assert found[0].lines()[0] == f"{found[0].target}: nothing was sent"
     assert tree_of(remote) == tree_of(mirror)
 
 

@@ -114,6 +114,8 @@ class PublishReport:
             f", {len(self.pruned)} removed; {format_bytes(self.bytes_sent)} sent in "
             f"{self.seconds:.0f} s"
         )
+        if not self.seen and not self.bytes_sent:
+            done = "nothing was sent"
         return [
             f"{self.target}: {done}",
             *(f"{subject}: {problem}" for subject, problem in self.failed.items()),
