@@ -139,13 +139,37 @@ def test_who_watches_may_stop_it_and_it_is_gone_then(tmp_path: Path) -> None:
     pids: list[int] = []
 
     def stop(done: int) -> None:
-        pids.append(done)
-        raise KeyboardInterrupt
+        if done:
+            pids.append(done)
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         contained.call(tmp_path, "so", tell_pid_for_ever, progress=stop)
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+def test_who_waits_for_one_that_is_silent_may_stop_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contained.call(tmp_path, "so", double, 2)
+    monkeypatch.setattr(contained, "_PATIENCE", 0.2)
+    pids: list[int] = []
+
+    def stop(done: int) -> None:
+        if done:
+            os.kill(done, signal.SIGSTOP)
+            pids.append(done)
+            killer.start()
+        elif pids:
+            raise KeyboardInterrupt
+
+    killer = threading.Timer(10, lambda: os.kill(pids[0], signal.SIGKILL))
+    with pytest.raises(KeyboardInterrupt):
+        contained.call(tmp_path, "so", tell_pid_for_ever, progress=stop)
+    killer.cancel()
+    os.kill(pids[0], signal.SIGCONT)
+    until(lambda: not Path(f"/proc/{pids[0]}").exists())
 
 
 def begun(tmp_path: Path, work: Callable[..., None], until: threading.Event) -> threading.Thread:

@@ -102,9 +102,12 @@ def get_ready() -> None:
 
 
 def _answer(child: Connection) -> Any:
-    """Return what a child tells next: of which kind, and what."""
+    """Return what a child tells next: of which kind, and what; of silence, that it did nothing.
+
+    One that waits for a dead disk, or was stopped, says nothing; who watches may end it even so.
+    """
     try:
-        return child.recv()
+        return child.recv() if child.poll(_INTERVAL) else ("progress", 0)
     except (EOFError, OSError):  # the latter amid an answer, or where it has not read its order
         return "died", (None, _last_line(_helper.said))
 
