@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -222,6 +223,18 @@ def test_a_helper_that_somebody_killed_is_replaced(tmp_path: Path) -> None:
     os.kill(parent, signal.SIGKILL)
     until(lambda: ") Z " in Path(f"/proc/{parent}/stat").read_text())
     assert contained.call(tmp_path, "so", double, 2) == 4
+
+
+def test_a_helper_that_could_not_be_started_is_started_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = contained._Helper()
+    monkeypatch.setattr(contained, "_helper", helper)
+    full = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    with mock.patch.object(subprocess, "Popen", side_effect=full), pytest.raises(BlockingIOError):
+        contained.call(tmp_path, "so", double, 2)
+    assert contained.call(tmp_path, "so", double, 2) == 4
+    helper._close()
 
 
 def test_a_helper_that_is_killed_with_an_order_is_an_error_that_may_pass(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ class _Helper:
         path = os.pathsep.join(str(folder) for folder in sys.path)
         if self.said < 0:  # not before: it might get the number of a stream that was closed
             self.said = os.memfd_create("puavo-repository")
-        self._control, theirs = socket.socketpair()
+        control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
@@ -186,7 +186,8 @@ class _Helper:
                 # What forks has one thread.
                 env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
             )
-        return self._control
+        self._control = control  # only now: where none could be started, the next call tries again
+        return control
 
 
 _helper = _Helper()
