@@ -96,6 +96,15 @@ def test_each_target_starts_every_part_of_its_own() -> None:
     assert "http://${AIRFLOW__API__HOST}:${AIRFLOW__API__PORT}/" in api_server
 
 
+def test_what_runs_tasks_waits_for_the_folders_and_outlives_a_task() -> None:
+    common = read(UNITS / "puavo-repository-.service.d/common.conf")
+    assert "\nOOMPolicy=continue\n" in common
+    folders = [as_systemd(FILE.read_text())[f"{ENVIRONMENT}{n}_DIR"] for n in ("IMAGE", "MIRROR")]
+    for part in ("scheduler", "compute", "transfer"):
+        unit = read(UNITS / f"puavo-repository-{part}.service")
+        assert f"\nRequiresMountsFor={' '.join(folders)}\n" in unit
+
+
 @pytest.fixture
 def wrapper(tmp_path: Path) -> Path:
     """Return the wrapper, installed for the user of the tests; its commands show what they get."""
