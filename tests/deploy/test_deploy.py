@@ -157,6 +157,14 @@ def test_nothing_in_the_file_is_run_or_expanded(wrapper: Path) -> None:
     assert not (wrapper.parent / "ran").exists()
 
 
+def test_blanks_around_a_line_are_not_of_its_value(wrapper: Path) -> None:
+    with (wrapper.parent / "env.env").open("a") as file:
+        file.write('  PUAVO_REPOSITORY_JOBS=2\t\nPUAVO_REPOSITORY_SCHEDULE="0 2 * * *" \n')
+    _, environment = run(wrapper)
+    assert environment["PUAVO_REPOSITORY_JOBS"] == "2"
+    assert environment["PUAVO_REPOSITORY_SCHEDULE"] == "0 2 * * *"
+
+
 def test_what_several_machines_share_wins_over_the_file_of_each(wrapper: Path) -> None:
     shared = {"AIRFLOW__CORE__EXECUTOR": "CeleryExecutor", "PUAVO_REPOSITORY_PUAVO_OS": "/srv/os"}
     lines = [f"{name}={value}" for name, value in shared.items()]
