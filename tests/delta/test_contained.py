@@ -27,6 +27,7 @@ from delta.crashing import (
     double,
     fail,
     helper_of_this,
+    likely_to_be_killed,
     raise_what_cannot_be_made_again,
     raise_what_cannot_be_told,
     run_out_of_space,
@@ -246,6 +247,14 @@ def test_a_helper_that_is_killed_with_an_order_is_an_error_that_may_pass(tmp_pat
         contained.call(tmp_path, "so", double, 2)
     killer.join()
     assert contained.call(tmp_path, "so", double, 2) == 4
+
+
+def test_where_memory_runs_out_the_work_goes_and_nothing_else(tmp_path: Path) -> None:
+    here = Path("/proc/self/oom_score_adj")
+    before = here.read_text()
+    helper = contained.call(tmp_path, "so", helper_of_this)
+    assert contained.call(tmp_path, "so", likely_to_be_killed) > int(before)
+    assert Path(f"/proc/{helper}/oom_score_adj").read_text() == here.read_text() == before
 
 
 def groups_of(processes: list[int]) -> list[int]:
