@@ -15,8 +15,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
@@ -35,7 +37,7 @@ def main() -> int:
     home.mkdir(parents=True, exist_ok=True)
     log = home / "standalone.log"
     _say(f"Starting Airflow; its output is in {log}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    _on_ends(signal.default_int_handler)  # a terminal that is closed, too, is as Ctrl-C
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])  # free
     tasks_url = f"http://127.0.0.1:{port}/execution/"
@@ -68,6 +70,7 @@ def main() -> int:
         _say("Stopping Airflow")
         return 0
     finally:
+        _on_ends(signal.SIG_IGN)  # who presses Ctrl-C again would leave the rest running
         for process in started:
             _end(process)
 
@@ -75,6 +78,13 @@ def main() -> int:
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def _on_ends(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """Have every signal that ends this process handled so; what ``nohup`` ignores stays ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _listens(url: str) -> bool:

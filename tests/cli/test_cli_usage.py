@@ -52,3 +52,12 @@ def test_usage_says_what_is_missing(repository: Repository, log: str) -> None:
     assert "--log" in done.stderr
     done = repository.command("usage", "--log", "my-server:/var/log/nginx/access.log*")
     assert "only the DAGs can use" in done.stderr
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "9999999999"])
+def test_usage_refuses_days_that_no_calendar_has(
+    repository: Repository, log: str, days: str
+) -> None:
+    done = repository.command("usage", "--policies", "--days", days, "--log", log)
+    assert done.returncode == 2
+    assert "--days: not a number of days (expected 1 to 36500)" in done.stderr

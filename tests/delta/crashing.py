@@ -141,6 +141,11 @@ def helper_of_this(_progress: Progress) -> int:
     return os.getppid()
 
 
+def likely_to_be_killed(_progress: Progress) -> int:
+    """Return how the kernel weighs this process where memory runs out."""
+    return int(Path("/proc/self/oom_score_adj").read_text())
+
+
 def main(how: str, arguments: list[str]) -> int:
     """Run the command with such an engine.
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -26,6 +27,7 @@ from delta.crashing import (
     double,
     fail,
     helper_of_this,
+    likely_to_be_killed,
     raise_what_cannot_be_made_again,
     raise_what_cannot_be_told,
     run_out_of_space,
@@ -139,13 +141,37 @@ def test_who_watches_may_stop_it_and_it_is_gone_then(tmp_path: Path) -> None:
     pids: list[int] = []
 
     def stop(done: int) -> None:
-        pids.append(done)
-        raise KeyboardInterrupt
+        if done:
+            pids.append(done)
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         contained.call(tmp_path, "so", tell_pid_for_ever, progress=stop)
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+def test_who_waits_for_one_that_is_silent_may_stop_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contained.call(tmp_path, "so", double, 2)
+    monkeypatch.setattr(contained, "_PATIENCE", 0.2)
+    pids: list[int] = []
+
+    def stop(done: int) -> None:
+        if done:
+            os.kill(done, signal.SIGSTOP)
+            pids.append(done)
+            killer.start()
+        elif pids:
+            raise KeyboardInterrupt
+
+    killer = threading.Timer(10, lambda: os.kill(pids[0], signal.SIGKILL))
+    with pytest.raises(KeyboardInterrupt):
+        contained.call(tmp_path, "so", tell_pid_for_ever, progress=stop)
+    killer.cancel()
+    os.kill(pids[0], signal.SIGCONT)
+    until(lambda: not Path(f"/proc/{pids[0]}").exists())
 
 
 def begun(tmp_path: Path, work: Callable[..., None], until: threading.Event) -> threading.Thread:
@@ -200,6 +226,18 @@ def test_a_helper_that_somebody_killed_is_replaced(tmp_path: Path) -> None:
     assert contained.call(tmp_path, "so", double, 2) == 4
 
 
+def test_a_helper_that_could_not_be_started_is_started_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = contained._Helper()
+    monkeypatch.setattr(contained, "_helper", helper)
+    full = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    with mock.patch.object(subprocess, "Popen", side_effect=full), pytest.raises(BlockingIOError):
+        contained.call(tmp_path, "so", double, 2)
+    assert contained.call(tmp_path, "so", double, 2) == 4
+    helper._close()
+
+
 def test_a_helper_that_is_killed_with_an_order_is_an_error_that_may_pass(tmp_path: Path) -> None:
     helper = contained.call(tmp_path, "so", helper_of_this)
     os.kill(helper, signal.SIGSTOP)
@@ -209,6 +247,14 @@ def test_a_helper_that_is_killed_with_an_order_is_an_error_that_may_pass(tmp_pat
         contained.call(tmp_path, "so", double, 2)
     killer.join()
     assert contained.call(tmp_path, "so", double, 2) == 4
+
+
+def test_where_memory_runs_out_the_work_goes_and_nothing_else(tmp_path: Path) -> None:
+    here = Path("/proc/self/oom_score_adj")
+    before = here.read_text()
+    helper = contained.call(tmp_path, "so", helper_of_this)
+    assert contained.call(tmp_path, "so", likely_to_be_killed) > int(before)
+    assert Path(f"/proc/{helper}/oom_score_adj").read_text() == here.read_text() == before
 
 
 def groups_of(processes: list[int]) -> list[int]:

@@ -99,6 +99,13 @@ def test_damaged_anchors_are_none(kept: Path, damage: Callable[[bytes], bytes]) 
     assert load(kept) is None
 
 
+def test_a_damaged_number_asks_for_no_memory_that_nobody_has(kept: Path) -> None:
+    size, most = 1 << 40, (1 << 32) - 1
+    fields = index._MAGIC, 0, 0, SPACING, size, most, most, len("an image")
+    kept.write_bytes(index._HEADER.pack(*fields) + kept.read_bytes())
+    assert load(kept, "an image", size) is None
+
+
 def test_anchors_of_another_image_are_none(kept: Path) -> None:
     assert load(kept, "image 2") is None
     assert load(kept, size=len(DATA) + 1) is None

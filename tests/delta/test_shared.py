@@ -11,7 +11,8 @@ from delta.fuzz import kept, make
 from delta.pairs import noise
 from puavo_repository.delta import AnchorEngine, anchor_engine, engine_named
 from puavo_repository.delta.engine import Between
-from puavo_repository.errors import RepositoryError
+from puavo_repository.errors import DeltaError, RepositoryError
+from puavo_repository.formats.rdiff import END, MAGIC
 
 ENGINE = AnchorEngine(threads=2)
 OLD, NEWS = noise(1, 6_000_000), noise(2, 3_000_000)
@@ -66,4 +67,14 @@ def test_a_damaged_rdiff_between_is_an_error(images: tuple[Path, Path, Path]) ->
     over = between(images)
     over.second.write_bytes(over.second.read_bytes()[:-100])
     with pytest.raises(RepositoryError, match="truncated"):
+        make(ENGINE, old, last, over)
+
+
+def test_a_rdiff_between_that_gives_less_than_it_should_is_an_error_of_that(
+    images: tuple[Path, Path, Path],
+) -> None:
+    old, _, last = images
+    over = between(images)
+    over.first.write_bytes(MAGIC + bytes.fromhex("45 00 10") + END)  # a copy of 16 bytes
+    with pytest.raises(DeltaError, match="too short"):
         make(ENGINE, old, last, over)

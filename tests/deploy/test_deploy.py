@@ -96,6 +96,15 @@ def test_each_target_starts_every_part_of_its_own() -> None:
     assert "http://${AIRFLOW__API__HOST}:${AIRFLOW__API__PORT}/" in api_server
 
 
+def test_what_runs_tasks_waits_for_the_folders_and_outlives_a_task() -> None:
+    common = read(UNITS / "puavo-repository-.service.d/common.conf")
+    assert "\nOOMPolicy=continue\n" in common
+    folders = [as_systemd(FILE.read_text())[f"{ENVIRONMENT}{n}_DIR"] for n in ("IMAGE", "MIRROR")]
+    for part in ("scheduler", "compute", "transfer"):
+        unit = read(UNITS / f"puavo-repository-{part}.service")
+        assert f"\nRequiresMountsFor={' '.join(folders)}\n" in unit
+
+
 @pytest.fixture
 def wrapper(tmp_path: Path) -> Path:
     """Return the wrapper, installed for the user of the tests; its commands show what they get."""
@@ -146,6 +155,14 @@ def test_nothing_in_the_file_is_run_or_expanded(wrapper: Path) -> None:
     _, environment = run(wrapper)
     assert environment["PUAVO_REPOSITORY_KNOWN_HOSTS"].startswith("$(touch ran) `touch")
     assert not (wrapper.parent / "ran").exists()
+
+
+def test_blanks_around_a_line_are_not_of_its_value(wrapper: Path) -> None:
+    with (wrapper.parent / "env.env").open("a") as file:
+        file.write('  PUAVO_REPOSITORY_JOBS=2\t\nPUAVO_REPOSITORY_SCHEDULE="0 2 * * *" \n')
+    _, environment = run(wrapper)
+    assert environment["PUAVO_REPOSITORY_JOBS"] == "2"
+    assert environment["PUAVO_REPOSITORY_SCHEDULE"] == "0 2 * * *"
 
 
 def test_what_several_machines_share_wins_over_the_file_of_each(wrapper: Path) -> None:

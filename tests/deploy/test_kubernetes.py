@@ -64,6 +64,10 @@ def test_the_volumes_are_shared_by_several_machines(values: Any) -> None:
     assert values["volumes"][0]["persistentVolumeClaim"]["claimName"] in claims
     assert values["logs"]["persistence"]["existingClaim"] in claims
     assert {tuple(one["spec"]["accessModes"]) for one in made} == {("ReadWriteMany",)}
+    document = (ROOT / "docs" / "distributed.md").read_text()
+    (wanted,) = re.findall(r"/srv nfs4 (\S+) ", document)
+    mounted = next(one["spec"]["mountOptions"] for one in made if "mountOptions" in one["spec"])
+    assert {*wanted.split(",")} - {"_netdev"} == {*mounted}
 
 
 def test_the_image_has_what_the_project_needs(values: Any) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -355,3 +356,17 @@ def test_a_disk_that_fails_below_unsquashfs_is_not_called_a_damaged_image(
     done = subprocess.CompletedProcess("", 1, b"", b"read_bytes: read failed: Input/output error")
     instead(monkeypatch, stage, subprocess, run=lambda *_, **__: done)
     assert "Input/output error" in refused(repository, StorageError)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_image_is_not_called_damaged_where_unsquashfs_was_killed(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    repository.add(IMAGE)
+    program = tmp_path / "unsquashfs"
+    program.write_text(f"#!/bin/sh\nkill -{number} $$\n")
+    program.chmod(0o755)
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        assert "unsquashfs was ended on it" in refused(repository, StorageError)
+    assert fingerprint(repository.settings(), IMAGE).puavo_conf

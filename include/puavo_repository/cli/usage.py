@@ -10,9 +10,13 @@ from puavo_repository.fleet import fold
 from puavo_repository.fleet.policies import lines
 from puavo_repository.remote.target import Target
 
+_MOST_DAYS = 36_500
+
 
 def usage(asked: argparse.Namespace) -> int:
     """Read what is new in the logs, and show the figures."""
+    if not 0 < asked.days <= _MOST_DAYS:
+        raise SettingsError("--days", "not a number of days", expected=f"1 to {_MOST_DAYS}")
     chosen = settings.load(vars(asked), images=False, command=True)
     fold.check_set_up(chosen)
 

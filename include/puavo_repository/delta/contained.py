@@ -102,9 +102,12 @@ def get_ready() -> None:
 
 
 def _answer(child: Connection) -> Any:
-    """Return what a child tells next: of which kind, and what."""
+    """Return what a child tells next: of which kind, and what; of silence, that it did nothing.
+
+    One that waits for a dead disk, or was stopped, says nothing; who watches may end it even so.
+    """
     try:
-        return child.recv()
+        return child.recv() if child.poll(_INTERVAL) else ("progress", 0)
     except (EOFError, OSError):  # the latter amid an answer, or where it has not read its order
         return "died", (None, _last_line(_helper.said))
 
@@ -173,7 +176,7 @@ class _Helper:
         path = os.pathsep.join(str(folder) for folder in sys.path)
         if self.said < 0:  # not before: it might get the number of a stream that was closed
             self.said = os.memfd_create("puavo-repository")
-        self._control, theirs = socket.socketpair()
+        control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
@@ -183,7 +186,8 @@ class _Helper:
                 # What forks has one thread.
                 env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
             )
-        return self._control
+        self._control = control  # only now: where none could be started, the next call tries again
+        return control
 
 
 _helper = _Helper()
@@ -213,6 +217,7 @@ def main() -> None:
                             if other.data:
                                 other.data[1].close()
                         os.dup2(said, 2)
+                        _be_first_to_go()
                         _work(caller)
                         os._exit(0)
                     ready.register(
@@ -232,6 +237,13 @@ def _load() -> None:
         side = engine.Side(image)
         work.write_rdiff(AnchorEngine(threads=1), side, side, rdiff, None, no_progress)
         work.prove(image, image, rdiff)
+
+
+def _be_first_to_go() -> None:
+    """Have the kernel end this process, and none that many wait for, where memory runs out."""
+    weight = Path("/proc/self/oom_score_adj")
+    with suppress(OSError):  # 1000 is all of the memory
+        weight.write_text(str(min(1000, int(weight.read_text()) + 500)))
 
 
 def _tell_death(child: int, caller: Connection, said: int) -> None:

@@ -21,6 +21,7 @@ little-endian. At the usual spacing of 512 bytes it is 1/48 to 1/24 of an image.
 from __future__ import annotations
 
 import logging
+import os
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -102,9 +103,12 @@ def _read_head(
     magic, crc, crc_of_table, *kind, count, chunks, length = head
     if magic != _MAGIC:
         raise ValueError("it is of another version")
-    if kind != [spacing, size] or length != len(name) or max(count, chunks) > size + 1:
+    if kind != [spacing, size] or length != len(name):
         raise ValueError("it is of another image, or its anchors were chosen otherwise")
-    body = stream.read(length + 12 * count + 16 * chunks)
+    rest = length + 12 * count + 16 * chunks
+    if rest > os.fstat(stream.fileno()).st_size:  # else memory is asked for that nobody has
+        raise ValueError("it is damaged")
+    body = stream.read(rest)
     fields = crc_of_table, *kind, count, chunks, length
     if crc != isal_zlib.crc32(_HEADER.pack(magic, 0, *fields) + body) or body[:length] != name:
         raise ValueError("it is damaged, or of another image")

@@ -17,6 +17,7 @@ import numpy as np
 from puavo_repository.compiled import Numbers
 from puavo_repository.delta.anchors import BLOCK
 from puavo_repository.delta.engine import Between
+from puavo_repository.errors import DeltaError
 from puavo_repository.formats.rdiff import (
     BEGIN,
     COLUMNS,
@@ -53,7 +54,10 @@ def runs(between: Between, other: Numbers, borders: Numbers) -> list[Run]:
     starts = np.concatenate([[0], other[:-1]])
     ends = [(int(starts[same[first]]), int(other[same[stop - 1]])) for first, stop in kept]
     positions = np.unique(np.array([(start, end - 1) for start, end in ends], np.int64))
-    commands = dict(zip(positions.tolist(), _commands_at(between.first, positions), strict=True))
+    found = _commands_at(between.first, positions)
+    if len(found) < len(positions):
+        raise DeltaError(between.first, "this rdiff is too short for the image that it gives")
+    commands = dict(zip(positions.tolist(), found, strict=True))
     return [
         Run(first, stop, end - start, _parts(commands[start], commands[end - 1], start, end))
         for (first, stop), (start, end) in zip(kept, ends, strict=True)

@@ -44,6 +44,8 @@ _LONGEST_LIST = _MOST_FILES * 512  # bytes
 _LISTED = re.compile(r"(.)\S{9} \S+/\S+ +(?:\d+, *)?(\d+) \S+ \S+ squashfs-root/(.*?)(?: -> .*)?")
 # Where a file system has no such thing, or none for a file that is only read.
 _NO_SYNC = {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS}
+# What ends a process from outside: it says nothing of what that was at.
+_ENDED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 _REPLACE = "Replace it by a whole image, or move it out of the image directory"
 
 
@@ -178,6 +180,10 @@ def _unsquash(image: Path, most: int, too_much: str, option: str, *paths: str) -
             raise StorageError(image, problem, remedy=remedy) from None
         if done.returncode == -signal.SIGXFSZ:
             raise _unusable(image, too_much)
+        if done.returncode in _ENDED:
+            problem = f"unsquashfs was ended on it (signal {signal.Signals(-done.returncode).name})"
+            remedy = "Run again; if nobody ended it, give the machine more memory"
+            raise StorageError(image, problem, remedy=remedy)
         said, broken = done.stderr.decode(errors="replace"), os.strerror(errno.EIO)
         if done.returncode != 0 and broken in said:  # the disk, not the image
             raise storage_error(image, OSError(errno.EIO, broken))

@@ -1,0 +1,77 @@
+"""Airflow for one person leaves nothing behind, however it is ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from support.repository import environment
+from support.servers import free_port
+
+# It says who it is, and takes a second to end.
+AIRFLOW = """#!/bin/sh
+echo $$ >> pids
+trap 'touch told; sleep 1; exit' TERM
+while :; do sleep 0.1; done
+"""
+
+
+@contextmanager
+def standalone(home: Path, *before: str) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """Start it with programs in place of Airflow's parts; give it, and their processes."""
+    program = home / "airflow"
+    program.write_text(AIRFLOW)
+    program.chmod(0o755)
+    (home / "airflow.cfg").touch()
+    url = f"http://127.0.0.1:{free_port()}"
+    path = f"{home}:{os.environ['PATH']}"
+    here = environment(AIRFLOW_HOME=str(home), AIRFLOW__API__BASE_URL=url, PATH=path)
+    command = [*before, sys.executable, "-m", "puavo_repository_airflow.standalone"]
+    with subprocess.Popen(command, env=here, cwd=home, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 30
+        while len(parts := started(home)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        try:
+            yield process, parts
+        finally:
+            process.kill()
+            for pid in parts:
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+
+
+def started(home: Path) -> list[int]:
+    """Return the processes of its parts."""
+    pids = home / "pids"
+    return [int(pid) for pid in pids.read_text().split()] if pids.exists() else []
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT] * 3],
+    ids=["ended", "terminal closed", "Ctrl-C again and again"],
+)
+def test_every_part_ends_with_it(tmp_path: Path, numbers: list[signal.Signals]) -> None:
+    with standalone(tmp_path) as (process, parts):
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.3)
+        process.wait(30)
+        assert [pid for pid in parts if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_it_outlives_its_terminal_where_that_was_asked_for(tmp_path: Path) -> None:
+    with standalone(tmp_path, "nohup") as (process, _):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        assert process.poll() is None
+        assert not (tmp_path / "told").exists(), "its parts were told to end"
