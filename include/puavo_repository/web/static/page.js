@@ -133,10 +133,9 @@ function replaced(fresh) {
 }
 
 function show(fresh) {
-  if (Date.now() - pressed < HELD) {
-    waiting = fresh; // or the button that is pressed may be another one when it is let go
-    return;
-  }
+  const held = Date.now() - pressed < HELD;
+  waiting = held ? fresh : null;
+  if (held) return; // or the button that is pressed may be another one when it is let go
   if (replaced(fresh)) return location.reload();
   etag = fresh.etag;
   title = fresh.title;
@@ -230,9 +229,7 @@ function returned() {
 
 function released() {
   pressed = 0;
-  const fresh = waiting;
-  waiting = null;
-  if (fresh) setTimeout(() => show(fresh)); // after the click that this makes
+  setTimeout(() => waiting && show(waiting)); // after the click that this makes
 }
 
 function start() {

@@ -1,0 +1,38 @@
+"""The page in a real browser: answers that come late, out of order, elsewhere, or not at all."""
+
+from __future__ import annotations
+
+from selenium.webdriver import ActionChains
+
+from support.browser import Browser
+from web import samples
+from web.site import Site
+
+HEADLINES = """
+    window.headlines = [];
+    const right = document.querySelector("#right");
+    new MutationObserver(() => headlines.push(right.querySelector(".headline").textContent))
+        .observe(right, { childList: true, characterData: true, subtree: true });
+"""
+
+
+def wait(chromium: Browser, seconds: float) -> None:
+    """Let the page ask a few times."""
+    chromium.driver.execute_async_script(f"setTimeout(arguments[0], {1000 * seconds})")
+
+
+def test_what_the_mouse_held_up_is_not_shown_over_what_came_later(
+    chromium: Browser, site: Site
+) -> None:
+    site.show(samples.good(site.root))
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        chromium.driver.execute_script(HEADLINES)
+        ActionChains(chromium.driver).click_and_hold(chromium.find("h1")).perform()
+        for text in ("first", "second"):  # the first after some seconds
+            site.show(samples.good(site.root, status=text))
+            chromium.find("#right", text)
+        ActionChains(chromium.driver).release().perform()
+        wait(chromium, 1)
+        assert chromium.driver.execute_script("return headlines") == ["first", "second"]
