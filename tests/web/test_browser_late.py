@@ -8,6 +8,14 @@ from support.browser import Browser
 from web import samples
 from web.site import Site
 
+# What is asked for goes out when it is let go.
+HELD = """
+    const real = window.fetch;
+    window.fetch = async (url, more) => {
+        if (more?.method === "POST") await new Promise((resolve) => { window.letGo = resolve; });
+        return real(url, more);
+    };
+"""
 HEADLINES = """
     window.headlines = [];
     const right = document.querySelector("#right");
@@ -36,3 +44,17 @@ def test_what_the_mouse_held_up_is_not_shown_over_what_came_later(
         ActionChains(chromium.driver).release().perform()
         wait(chromium, 1)
         assert chromium.driver.execute_script("return headlines") == ["first", "second"]
+
+
+def test_a_button_whose_answer_came_late_is_as_the_page_says(chromium: Browser, site: Site) -> None:
+    site.show(samples.good(site.root))
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        chromium.driver.execute_script(HELD)
+        chromium.find("#prepare", "Prepare now").click()
+        site.show(samples.busy(site.root))
+        chromium.find("#night", "Preparing now")
+        chromium.driver.execute_script("letGo()")
+        chromium.find(".answer", "Started.")
+        chromium.find("#prepare[aria-disabled]", "Preparing…")

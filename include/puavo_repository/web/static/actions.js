@@ -81,6 +81,7 @@ async function act(button) {
   }
   delete button.dataset.busy;
   button.removeAttribute("aria-disabled");
+  etag = null; // what came meanwhile left the button out
   await refresh();
 }
 
