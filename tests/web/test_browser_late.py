@@ -58,3 +58,19 @@ def test_a_button_whose_answer_came_late_is_as_the_page_says(chromium: Browser, 
         chromium.driver.execute_script("letGo()")
         chromium.find(".answer", "Started.")
         chromium.find("#prepare[aria-disabled]", "Preparing…")
+
+
+def test_an_answer_is_told_where_the_button_is_gone_meanwhile(
+    chromium: Browser, site: Site
+) -> None:
+    site.show(samples.bad(site.root))
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.find("#problems")
+        chromium.driver.execute_script(HELD)
+        chromium.find("#problems button", "Retry").click()
+        problems = [one.model_copy(update={"retry": None}) for one in samples.PROBLEMS]
+        site.show(samples.good(site.root, ok=False, status="again", problems=problems))
+        chromium.find("#right", "again")
+        chromium.driver.execute_script("letGo()")
+        chromium.find("#problems .answer", "It is tried again")

@@ -32,9 +32,11 @@ function leave(link) {
 
 const SAID = 120000; // ms for which an answer stays
 
-// Airflow's answer in a sentence beside the button; it stays while the page goes on.
-function tellBeside(button, text, bad = false, link = null) {
-  const place = button.closest(".actions").querySelector(".answer");
+// Where a button is answered; it stays when the button is gone.
+const beside = (button) => button.closest(".actions").querySelector(".answer");
+
+// Airflow's answer in a sentence; it stays while the page goes on.
+function tellAt(place, text, bad = false, link = null) {
   const words = document.createTextNode(text);
   place.replaceChildren(words);
   place.classList.toggle("bad", bad);
@@ -60,24 +62,24 @@ async function refusal(answer) {
   });
 }
 
-async function act(button) {
+async function act(button, place) {
   const { method, path, done, opens, options, result, link } = button.dataset;
   const body = JSON.parse(button.dataset.body);
   button.dataset.busy = "";
   button.setAttribute("aria-disabled", "true");
   try {
     if (options) body.conf = await checkedOptions(document.getElementById(options));
-    const place = new URL(`${document.body.dataset.up}../api/v2/${path}`, location);
-    const answer = await send(method, place, body);
+    const url = new URL(`${document.body.dataset.up}../api/v2/${path}`, location);
+    const answer = await send(method, url, body);
     const run = encodeURIComponent(body.dag_run_id);
     if (!answer.ok) {
-      tellBeside(button, await refusal(answer), answer.status !== 409);
+      tellAt(place, await refusal(answer), answer.status !== 409);
     } else {
-      tellBeside(button, done, false, result && [result + run, link]);
+      tellAt(place, done, false, result && [result + run, link]);
       if (opens) location.assign(opens + run);
     }
   } catch (why) {
-    tellBeside(button, typeof why === "string" ? why : say("not_sent"), true);
+    tellAt(place, typeof why === "string" ? why : say("not_sent"), true);
   }
   delete button.dataset.busy;
   button.removeAttribute("aria-disabled");
@@ -88,7 +90,8 @@ async function act(button) {
 // Asks first where clients will see something else.
 function confirmed(button) {
   const { confirm, yes } = button.dataset;
-  if (!confirm) return act(button);
+  const place = beside(button);
+  if (!confirm) return act(button, place);
   const dialog = document.getElementById("confirm");
   const agree = document.getElementById("yes");
   document.getElementById("question").textContent = confirm;
@@ -96,7 +99,7 @@ function confirmed(button) {
   dialog.onclick = (event) => {
     if (!event.target.closest("button")) return;
     dialog.close();
-    if (event.target === agree) act(button);
+    if (event.target === agree) act(button, place);
   };
   dialog.showModal();
 }

@@ -20,7 +20,7 @@ function goOn(button) {
   const root = button.closest("[data-choose]");
   const [number] = checked(root, "generation");
   const series = checked(root, "series");
-  if (number === undefined || !series.length) return tellBeside(button, root.dataset.missing, true);
+  if (number === undefined || !series.length) return tellAt(beside(button), root.dataset.missing, true);
   const query = new URLSearchParams({ generation: number });
   for (const one of series) query.append("series", one);
   location.assign(`${root.dataset.choose}&${query}`);
