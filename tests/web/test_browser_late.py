@@ -74,3 +74,12 @@ def test_an_answer_is_told_where_the_button_is_gone_meanwhile(
         chromium.find("#right", "again")
         chromium.driver.execute_script("letGo()")
         chromium.find("#problems .answer", "It is tried again")
+
+
+def test_a_login_that_answers_instead_has_started_nothing(chromium: Browser, site: Site) -> None:
+    site.show(samples.good(site.root))
+    site.login = "/puavo-repository/"
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.find("#prepare").click()
+        assert "logged out" in chromium.find(".answer").text

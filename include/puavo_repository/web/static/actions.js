@@ -50,11 +50,14 @@ function tellAt(place, text, bad = false, link = null) {
 
 function send(method, url, body) {
   const headers = { "Content-Type": "application/json" };
-  return fetch(url, { method, headers, body: JSON.stringify(body) });
+  return fetch(url, { method, headers, body: JSON.stringify(body), redirect: "manual" });
 }
 
 async function refusal(answer) {
-  const known = { 401: "logged_out", 403: "may_not", 404: "absent", 409: "taken" }[answer.status];
+  const known = {
+    0: "logged_out", // led to a login
+    401: "logged_out", 403: "may_not", 404: "absent", 409: "taken",
+  }[answer.status];
   if (known) return say(known);
   const detail = await answer.json().then((found) => found.detail, () => "");
   return say("refused", {
