@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from selenium.webdriver import ActionChains
 
+from puavo_repository.web.app import COOKIES
 from support.browser import Browser
 from web import samples
 from web.site import Site
@@ -83,3 +84,17 @@ def test_a_login_that_answers_instead_has_started_nothing(chromium: Browser, sit
         chromium.driver.get(site.url)
         chromium.find("#prepare").click()
         assert "logged out" in chromium.find(".answer").text
+
+
+def test_a_language_that_was_chosen_in_another_tab_is_that_of_all_of_the_page(
+    chromium: Browser, site: Site
+) -> None:
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        try:
+            chromium.driver.add_cookie({"name": COOKIES[0], "value": "de"})
+            chromium.wait("Alles ist aktuell")
+            chromium.find("html[lang=de] footer", "Sprache")
+        finally:
+            chromium.driver.delete_all_cookies()

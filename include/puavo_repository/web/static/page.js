@@ -125,8 +125,10 @@ async function refresh() {
   if (again) await refresh();
 }
 
-// Another version of the program has another script: then all of it is loaded anew.
+// Another version of the program has another script, another language other words: then all of it
+// is loaded anew.
 function replaced(fresh) {
+  if (fresh.documentElement.lang !== LANGUAGE) return true;
   const scripts = (page) => [...page.querySelectorAll("script[src], link[rel=stylesheet]")]
     .map((one) => one.getAttribute("src") ?? one.getAttribute("href")).join();
   return scripts(fresh) !== scripts(document);
