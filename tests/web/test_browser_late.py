@@ -98,3 +98,18 @@ def test_a_language_that_was_chosen_in_another_tab_is_that_of_all_of_the_page(
             chromium.find("html[lang=de] footer", "Sprache")
         finally:
             chromium.driver.delete_all_cookies()
+
+
+def test_who_goes_back_from_a_rollback_is_not_led_forward_again(
+    chromium: Browser, site: Site
+) -> None:
+    site.remotes = ("www",)
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.find("a", "Roll back…").click()
+        chromium.find("#looking")
+        chromium.driver.back()
+        chromium.find("#mirrors")
+        wait(chromium, 1)
+        assert chromium.driver.current_url == site.url
+    assert len(site.asked) == 1

@@ -66,7 +66,7 @@ async function refusal(answer) {
 }
 
 async function act(button, place) {
-  const { method, path, done, opens, options, result, link } = button.dataset;
+  const { method, path, done, opens, options, result, link, auto } = button.dataset;
   const body = JSON.parse(button.dataset.body);
   button.dataset.busy = "";
   button.setAttribute("aria-disabled", "true");
@@ -79,7 +79,8 @@ async function act(button, place) {
       tellAt(place, await refusal(answer), answer.status !== 409);
     } else {
       tellAt(place, done, false, result && [result + run, link]);
-      if (opens) location.assign(opens + run);
+      // Who goes back does not come to what is pressed by itself.
+      if (opens) location[auto === undefined ? "assign" : "replace"](opens + run);
     }
   } catch (why) {
     tellAt(place, typeof why === "string" ? why : say("not_sent"), true);
