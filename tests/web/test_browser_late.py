@@ -113,3 +113,14 @@ def test_who_goes_back_from_a_rollback_is_not_led_forward_again(
         wait(chromium, 1)
         assert chromium.driver.current_url == site.url
     assert len(site.asked) == 1
+
+
+def test_the_first_images_come_with_the_tools_to_find_them(chromium: Browser, site: Site) -> None:
+    site.show(samples.nothing(site.root))
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.find("#series", "offers no image yet")
+        wait(chromium, 1)
+        site.show(samples.good(site.root))
+        chromium.find("details.series")
+        chromium.find("#search")

@@ -31,6 +31,8 @@ function count() {
   const found = every.filter((row) => !row.hidden).length;
   const place = document.getElementById("found");
   const text = found < every.length ? say("found", { found, all: every.length }) : "";
+  const tools = document.getElementById("tools");
+  if (tools) tools.hidden = false; // of no use without this script
   if (place && place.textContent !== text) place.textContent = text;
 }
 
@@ -70,8 +72,4 @@ document.addEventListener("toggle", (event) => {
   if (event.target.matches?.("details.series")) load(event.target);
 }, true);
 document.addEventListener("merged", loadAll);
-document.addEventListener("DOMContentLoaded", () => {
-  const tools = document.getElementById("tools");
-  if (tools) tools.hidden = false; // of no use without this script
-  choose();
-});
+document.addEventListener("DOMContentLoaded", choose);
