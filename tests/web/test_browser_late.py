@@ -7,6 +7,7 @@ from selenium.webdriver import ActionChains
 from puavo_repository.web.app import COOKIES
 from support.browser import Browser
 from web import samples
+from web.mirrors import make_mirror
 from web.site import Site
 
 # What is asked for goes out when it is let go.
@@ -124,3 +125,49 @@ def test_the_first_images_come_with_the_tools_to_find_them(chromium: Browser, si
         site.show(samples.good(site.root))
         chromium.find("details.series")
         chromium.find("#search")
+
+
+def test_images_that_could_not_be_loaded_are_asked_for_again(chromium: Browser, site: Site) -> None:
+    make_mirror(site.root, series=4)
+    site.show(samples.good(site.root))
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        chromium.driver.execute_script("""
+            const real = window.fetch;
+            window.fetch = (url, more) => String(url).includes("series/") && !window.back
+                ? Promise.reject(new TypeError()) : real(url, more);
+        """)
+        chromium.find("details.series summary").click()
+        chromium.find(".part", "All images and rdiffs of")
+        chromium.driver.execute_script("window.back = true")
+        chromium.find(".part table")
+
+
+def test_the_images_of_a_series_are_those_of_the_last_question(
+    chromium: Browser, site: Site
+) -> None:
+    """The answer to the first comes last."""
+    make_mirror(site.root, series=4)
+    site.show(samples.good(site.root))
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        wait(chromium, 1)
+        chromium.driver.execute_script("""
+            const real = window.fetch;
+            window.fetch = async (url, more) => {
+                const answer = await real(url, more);
+                if (String(url).includes("series/") && !window.letGo)
+                    await new Promise((resolve) => { window.letGo = resolve; });
+                return answer;
+            };
+        """)
+        chromium.find("details.series summary").click()
+        chromium.until(lambda: chromium.driver.execute_script("return !!window.letGo"))
+        min(site.root.glob("*.img")).unlink()
+        site.show(samples.good(site.root, status="changed"))
+        chromium.find(".part .chip", "missing")
+        chromium.driver.execute_script("letGo()")
+        wait(chromium, 1)
+        chromium.find(".part .chip", "missing")
