@@ -171,3 +171,14 @@ def test_the_images_of_a_series_are_those_of_the_last_question(
         chromium.driver.execute_script("letGo()")
         wait(chromium, 1)
         chromium.find(".part .chip", "missing")
+
+
+def test_a_day_ago_is_not_yesterday(chromium: Browser, site: Site) -> None:
+    """At one in the morning, what was 26 hours ago was the day before yesterday."""
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.wait("Everything is up to date")
+        said = chromium.driver.execute_script(
+            "return [0, 20, 26, 50, -26].map((hours) => ago(Date.now() - hours * 3600000 - 100))"
+        )
+    assert said == ["now", "20 hours ago", "1 day ago", "2 days ago", "in 1 day"]

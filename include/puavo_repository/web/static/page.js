@@ -41,7 +41,8 @@ function ago(moment) {
   const seconds = (new Date(moment) - Date.now()) / 1000;
   const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
   const [unit, length] = units.find(([, one]) => Math.abs(seconds) >= one) ?? units[3];
-  return new Intl.RelativeTimeFormat(LANGUAGE, { numeric: "auto" })
+  const numeric = unit === "second" ? "auto" : "always"; // a day is 24 hours, and not yesterday
+  return new Intl.RelativeTimeFormat(LANGUAGE, { numeric })
     .format(Math.trunc(seconds / length), unit);
 }
 
