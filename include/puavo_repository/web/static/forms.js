@@ -6,12 +6,13 @@ const checked = (root, name) =>
 
 // Only series that the chosen generation has otherwise can be chosen; all of them is all.
 function offer(root) {
-  const [number] = checked(root, "generation");
-  const listed = root.querySelector(`[value="${number}"]`)?.closest(".choice")?.textContent ?? "";
+  const chosen = root.querySelector("[name=generation]:checked")?.closest(".choice");
+  // Of no generation yet, any can.
+  const differs = (name) => chosen?.querySelector(`[data-series="${CSS.escape(name)}"]`) !== null;
   const all = root.querySelector('[name=series][value="*"]');
   for (const one of root.querySelectorAll("[name=series]")) {
     if (one === all) continue;
-    one.disabled = all.checked || (number !== undefined && !listed.includes(`${one.value}:`));
+    one.disabled = all.checked || !differs(one.value);
     if (one.disabled) one.checked = false;
   }
 }
