@@ -122,6 +122,18 @@ def test_all_of_it_can_be_done_with_the_keyboard(chromium: Browser, site: Site) 
         chromium.gone(".part table")
 
 
+def test_an_answer_has_its_place_before_it_comes(chromium: Browser, site: Site) -> None:
+    """A screen reader tells what changes in a place that it knows, and not what is new there."""
+    site.show(samples.good(site.root))
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.find("#prepare")
+        nodes = chromium.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        known = [one for one in nodes if one.get("role", {}).get("value") == "status"]
+        places = chromium.driver.find_elements(By.CSS_SELECTOR, "[role=status]")
+    assert len(known) == len(places)
+
+
 def test_moments_are_the_readers_own(chromium: Browser, site: Site) -> None:
     chromium.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Tokyo"})
     try:
