@@ -249,6 +249,19 @@ def test_who_is_not_logged_in_is_led_to_airflow_wherever_it_is_served(good: Test
     assert 'href="/"' in asked.get("/puavo-repository/").text
 
 
+def test_who_may_see_the_page_but_not_do_it_is_not_told_to_see_it(good: TestClient) -> None:
+    def refuse() -> Schemas:
+        raise HTTPException(403, "Forbidden")
+
+    app = create_app(lambda: Place(Path("/")), [guard], known, document, choices, refuse)
+    path, person = f"/options/?dag_id={PREPARE}", {"accept": "text/html", "token": "good"}
+    said = TestClient(app).get(path, headers=person)
+    assert said.status_code == 403
+    assert "You may not do this: ask who manages Airflow" in said.text
+    assert "permission to see" not in said.text
+    assert "permission to see" in good.get(path, headers={**person, "token": "other"}).text
+
+
 @pytest.mark.parametrize("path", ["/health", "/api/v1/health"])
 def test_health_is_503_with_reasons_until_all_is_well(
     good: TestClient, tmp_path: Path, path: str
