@@ -262,6 +262,11 @@ def test_another_schedule_is_told_as_it_is() -> None:
     assert page.rhythm("", NIGHT) is None
 
 
+def test_what_looks_like_a_moment_and_is_none_stays_as_it_is() -> None:
+    assert page.told("not read: 2026-13-01 10:00 UTC") == "not read: 2026-13-01 10:00 UTC"
+    assert "<time" in page.told("last seen 2026-12-01 10:00 UTC")
+
+
 def test_a_series_has_a_problem_where_one_of_its_files_has(tmp_path: Path) -> None:
     mirror = make_mirror(tmp_path, series=2)
     (mirror.rdiffs / rdiff_name(*image_names(1, 2))).unlink()
