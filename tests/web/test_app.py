@@ -177,7 +177,12 @@ def test_a_set_up_that_cannot_be_used_is_shown_as_what_it_is() -> None:
     (problem,) = found.get("/api/v1/summary").json()["problems"]
     assert problem["name"] == "IMAGE_DIR"
     assert problem["remedy"] == "Give the folder with the images"
-    assert "is not set" in found.get("/").text
+    page = found.get("/").text
+    assert "is not set" in page
+    assert page.count("Not known: the settings cannot be read.") == 3
+    assert "<dt>Last published</dt><dd><strong>unknown</strong>" in page
+    for made_up in ("No mirror is configured", "The mirror offers no image yet", "0 images"):
+        assert made_up not in page
 
 
 def test_the_description_names_every_field_of_the_summary(good: TestClient) -> None:
