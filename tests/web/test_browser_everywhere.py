@@ -62,7 +62,10 @@ def test_nor_on_the_other_pages(chromium: Browser, site: Site) -> None:
 
 def test_it_fits_on_a_phone_and_on_a_wall(chromium: Browser, tmp_path: Path) -> None:
     site = Site(tmp_path)
-    site.show(samples.bad(tmp_path))
+    found = samples.bad(tmp_path)
+    long = found.summary.problems[0].model_copy(update={"message": f"(expected {64 * '4f'})"})
+    summary = found.summary.model_copy(update={"problems": [long, *found.summary.problems]})
+    site.show(found.model_copy(update={"summary": summary}))
     script = chromium.driver.execute_script
     try:
         with site.up():
