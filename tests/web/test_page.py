@@ -213,6 +213,16 @@ def test_of_a_disk_is_said_what_is_known(tmp_path: Path, free: list[int], said: 
     assert said is None or said in text
 
 
+@pytest.mark.parametrize("more", [{"progress": [samples.sending()]}, {"active": {PREPARE: "r"}}])
+def test_it_asks_more_often_while_something_goes_on(tmp_path: Path, more: Any) -> None:
+    def often(html: str) -> float:
+        (main,) = (attrs for tag, attrs in Elements(html).found if tag == "main")
+        return float(main["data-refresh"] or 0)
+
+    assert often(page.render(samples.good(tmp_path))) == page.REFRESH
+    assert often(page.render(samples.good(tmp_path, **more))) == page.SOON
+
+
 def test_what_is_not_known_of_settings_and_schedule_is_not_made_up(tmp_path: Path) -> None:
     found = samples.good(tmp_path)
 
