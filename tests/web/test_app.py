@@ -19,7 +19,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web.app import COOKIES, Looker, create_app
 from puavo_repository.web.disk import Place
 from puavo_repository.web.generations import Choices
-from puavo_repository.web.model import PREPARE, Dag, Repository, Run, Summary
+from puavo_repository.web.model import PREPARE, ROLLBACK, Dag, Repository, Run, Summary
 from puavo_repository.web.options import Schemas
 from puavo_repository.web.page import static
 from puavo_repository.web.status import PATIENCE
@@ -265,6 +265,15 @@ def test_who_may_see_the_page_but_not_do_it_is_not_told_to_see_it(good: TestClie
     assert "You may not do this: ask who manages Airflow" in said.text
     assert "permission to see" not in said.text
     assert "permission to see" in good.get(path, headers={**person, "token": "other"}).text
+
+
+def test_who_sets_up_a_run_is_told_that_none_starts(tmp_path: Path) -> None:
+    make_mirror(tmp_path)
+    paused = [Dag(dag_id=dag_id, paused=True) for dag_id in (PREPARE, ROLLBACK)]
+    place = Place(tmp_path, remotes=("www",))
+    app = create_app(lambda: place, [], lambda: ([], paused), document, choices, schemas)
+    for path in (f"/options/?dag_id={PREPARE}", "/rollback/?mirror=www"):
+        assert "is paused: none of its runs starts." in TestClient(app).get(path).text
 
 
 @pytest.mark.parametrize("path", ["/health", "/api/v1/health"])
