@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from puavo_repository import settings
 from puavo_repository.errors import SettingsError
 from puavo_repository.progress import count
-from puavo_repository.remote.target import canonical
+from puavo_repository.remote.target import canonical, without_password
 from puavo_repository.settings import Settings
 from puavo_repository.web.model import FAILURE, REPORT, SUMMARY, FailedTask, Run, Stage
 
@@ -156,6 +156,7 @@ def _run(row: Any, tasks: dict[str, list[Any]], said: dict[str, Any], here: Sett
         started=row.start_date,
         ended=row.end_date,
         counts=counts(row.conf, here),
+        mirrors=[without_password(str(one)) for one in _given(row.conf).get("mirrors", ())],
         error=first + more if row.state == "failed" else "",
         did="" if active else said.get(SUMMARY, {}).get("did", ""),
         stages=stages,

@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
 
 from puavo_repository.web import page
 from puavo_repository.web.app import answered, create_app
@@ -28,6 +29,7 @@ class Site:
     root: Path
     asked: list[tuple[str, str, Any]] = field(default_factory=list)  # method, path, body
     refuse: int = 0  # the status that Airflow answers with
+    login: str = ""  # to where something leads who asks Airflow
     answer: Response | None = None  # in the place of the page
     shown: str = ""  # the same, as a page
     port: int = 0
@@ -47,6 +49,8 @@ class Site:
 
         @outer.api_route("/api/v2/{path:path}", methods=["POST", "PATCH"])
         async def airflow(path: str, request: Request) -> Response:
+            if self.login:
+                return RedirectResponse(self.login, 302)
             body = await request.json()
             run = body.get("dag_run_id")
             again = (

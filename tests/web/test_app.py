@@ -19,7 +19,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web.app import COOKIES, Looker, create_app
 from puavo_repository.web.disk import Place
 from puavo_repository.web.generations import Choices
-from puavo_repository.web.model import PREPARE, Dag, Repository, Run, Summary
+from puavo_repository.web.model import PREPARE, ROLLBACK, Dag, Repository, Run, Summary
 from puavo_repository.web.options import Schemas
 from puavo_repository.web.page import static
 from puavo_repository.web.status import PATIENCE
@@ -177,7 +177,12 @@ def test_a_set_up_that_cannot_be_used_is_shown_as_what_it_is() -> None:
     (problem,) = found.get("/api/v1/summary").json()["problems"]
     assert problem["name"] == "IMAGE_DIR"
     assert problem["remedy"] == "Give the folder with the images"
-    assert "is not set" in found.get("/").text
+    page = found.get("/").text
+    assert "is not set" in page
+    assert page.count("Not known: the settings cannot be read.") == 3
+    assert "<dt>Last published</dt><dd><strong>unknown</strong>" in page
+    for made_up in ("No mirror is configured", "The mirror offers no image yet", "0 images"):
+        assert made_up not in page
 
 
 def test_the_description_names_every_field_of_the_summary(good: TestClient) -> None:
@@ -247,6 +252,28 @@ def test_who_is_not_logged_in_is_led_to_airflow_wherever_it_is_served(good: Test
         assert 'href="/airflow/"' in asked.get(f"/airflow/puavo-repository{path}").text
     asked = TestClient(outer, headers={"accept": "text/html"})
     assert 'href="/"' in asked.get("/puavo-repository/").text
+
+
+def test_who_may_see_the_page_but_not_do_it_is_not_told_to_see_it(good: TestClient) -> None:
+    def refuse() -> Schemas:
+        raise HTTPException(403, "Forbidden")
+
+    app = create_app(lambda: Place(Path("/")), [guard], known, document, choices, refuse)
+    path, person = f"/options/?dag_id={PREPARE}", {"accept": "text/html", "token": "good"}
+    said = TestClient(app).get(path, headers=person)
+    assert said.status_code == 403
+    assert "You may not do this: ask who manages Airflow" in said.text
+    assert "permission to see" not in said.text
+    assert "permission to see" in good.get(path, headers={**person, "token": "other"}).text
+
+
+def test_who_sets_up_a_run_is_told_that_none_starts(tmp_path: Path) -> None:
+    make_mirror(tmp_path)
+    paused = [Dag(dag_id=dag_id, paused=True) for dag_id in (PREPARE, ROLLBACK)]
+    place = Place(tmp_path, remotes=("www",))
+    app = create_app(lambda: place, [], lambda: ([], paused), document, choices, schemas)
+    for path in (f"/options/?dag_id={PREPARE}", "/rollback/?mirror=www"):
+        assert "is paused: none of its runs starts." in TestClient(app).get(path).text
 
 
 @pytest.mark.parametrize("path", ["/health", "/api/v1/health"])

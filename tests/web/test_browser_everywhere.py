@@ -62,7 +62,10 @@ def test_nor_on_the_other_pages(chromium: Browser, site: Site) -> None:
 
 def test_it_fits_on_a_phone_and_on_a_wall(chromium: Browser, tmp_path: Path) -> None:
     site = Site(tmp_path)
-    site.show(samples.bad(tmp_path))
+    found = samples.bad(tmp_path)
+    long = found.summary.problems[0].model_copy(update={"message": f"(expected {64 * '4f'})"})
+    summary = found.summary.model_copy(update={"problems": [long, *found.summary.problems]})
+    site.show(found.model_copy(update={"summary": summary}))
     script = chromium.driver.execute_script
     try:
         with site.up():
@@ -120,6 +123,18 @@ def test_all_of_it_can_be_done_with_the_keyboard(chromium: Browser, site: Site) 
         chromium.driver.execute_script("document.querySelector('details.series summary').focus()")
         press(Keys.ENTER)
         chromium.gone(".part table")
+
+
+def test_an_answer_has_its_place_before_it_comes(chromium: Browser, site: Site) -> None:
+    """A screen reader tells what changes in a place that it knows, and not what is new there."""
+    site.show(samples.good(site.root))
+    with site.up():
+        chromium.driver.get(site.url)
+        chromium.find("#prepare")
+        nodes = chromium.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        known = [one for one in nodes if one.get("role", {}).get("value") == "status"]
+        places = chromium.driver.find_elements(By.CSS_SELECTOR, "[role=status]")
+    assert len(known) == len(places)
 
 
 def test_moments_are_the_readers_own(chromium: Browser, site: Site) -> None:

@@ -156,3 +156,18 @@ def test_options_are_checked_where_they_are_typed(
     ((_, path, body),) = site.asked
     assert path == f"dags/{PREPARE}/dagRuns"
     assert body["conf"] == {"dry_run": True, "image_dir": str(images), "targets": 2}
+
+
+def test_a_series_is_told_from_one_whose_name_ends_like_it(chromium: Browser, site: Site) -> None:
+    other = ONE.model_copy(update={"series": "someone"})
+    kept = [generation(9, current=True), generation(8, other), generation(7, ONE, other)]
+    site.choices = Choices(mirrors=[Generations(mirror="www", generations=kept)], failures=[])
+    with site.up():
+        chromium.driver.get(f"{site.url}rollback/?mirror=www&run_id=r")
+        pick(chromium, "generation", "8")
+        assert chromium.find("[value=someone]").is_enabled()
+        assert not chromium.find("[value=one]").is_enabled()
+        pick(chromium, "generation", "7")
+        assert chromium.find("[value=one]").is_enabled()
+        pick(chromium, "series", "*")
+        assert not chromium.find("[value=one]").is_enabled()

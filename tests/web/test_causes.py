@@ -97,5 +97,13 @@ def test_a_report_fails_of_what_others_said_or_of_itself() -> None:
     assert not told(alone, [])
 
 
+def test_a_mirror_leads_to_no_task_of_another() -> None:
+    south = FailedTask(task_id="publish.upload", map_index=1, label="south", log="log of south")
+    last = ended(dag_id=PUBLISH, failed=[south, FAILED[3]])
+    assert link("south", "publish", last).log == "log of south"
+    found = link("school", "publish", last)
+    assert (found.log, found.retry) == ("log of report", None)
+
+
 def test_what_no_task_found_leads_to_none() -> None:
     assert link("x.rdiff", "mirror", ended()).log == ""

@@ -65,6 +65,19 @@ def test_what_may_pass_is_tried_again_and_what_stays_is_not(
     assert "no squashfs" in answers[2][1]
 
 
+def test_images_that_are_back_are_looked_at(
+    tmp_path: Path, rdiffs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "explain", lambda *_: FOUND)
+    (image,) = tmp_path.glob(f"{rdiffs[0].partition('--')[0]}*.img")
+    kept = image.rename(tmp_path / "away")
+    explainer = Explainer(lambda: tmp_path)
+    status, text = explainer.answer(rdiffs[0])
+    assert (status, image.name in text) == (409, True)
+    kept.rename(image)
+    assert explainer.answer(rdiffs[0])[0] == 200
+
+
 @pytest.mark.parametrize("name", ["../meta/x", "x.rdiff", "%2e%2e", "a" * 300, "CKSUMS"])
 def test_only_rdiffs_of_the_mirror_are_looked_at(tmp_path: Path, name: str) -> None:
     make_mirror(tmp_path)

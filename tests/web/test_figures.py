@@ -36,6 +36,13 @@ def test_a_column_is_as_high_as_its_run_was_long(tmp_path: Path) -> None:
     assert figures.durations([run("running")], STAGES) is None
 
 
+def test_the_lines_of_a_figure_are_named_as_they_are(tmp_path: Path) -> None:
+    make_mirror(tmp_path, images=2, share=0.04)
+    figure = figures.sizes_over_time(view.repository(Reader(tmp_path).read()).series)
+    assert figure is not None
+    assert [label for _, label in figure.up] == ["0.0%", "2.5%", "5.0%"]
+
+
 def test_saving_is_coloured_by_steps() -> None:
     assert [figures.heat(share) for share in (0, 0.05, 0.1, 0.55, 0.9, 1, 7)] == [
         0,

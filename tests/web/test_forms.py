@@ -54,6 +54,8 @@ def test_what_was_typed_becomes_params_of_the_types_that_the_dag_takes(here: Pat
         {},
     )
     assert options.check(FORM, {"dry_run": False}, images=True).conf == {}
+    blank = dict.fromkeys(("image_dir", "targets", "mirrors"), " \n")
+    assert options.check(FORM, blank, images=True) == Checked({}, {}), "as it is set up"
 
 
 def test_a_value_is_refused_at_its_field_as_the_command_refuses_it(here: Path) -> None:

@@ -213,6 +213,16 @@ def test_of_a_disk_is_said_what_is_known(tmp_path: Path, free: list[int], said: 
     assert said is None or said in text
 
 
+@pytest.mark.parametrize("more", [{"progress": [samples.sending()]}, {"active": {PREPARE: "r"}}])
+def test_it_asks_more_often_while_something_goes_on(tmp_path: Path, more: Any) -> None:
+    def often(html: str) -> float:
+        (main,) = (attrs for tag, attrs in Elements(html).found if tag == "main")
+        return float(main["data-refresh"] or 0)
+
+    assert often(page.render(samples.good(tmp_path))) == page.REFRESH
+    assert often(page.render(samples.good(tmp_path, **more))) == page.SOON
+
+
 def test_what_is_not_known_of_settings_and_schedule_is_not_made_up(tmp_path: Path) -> None:
     found = samples.good(tmp_path)
 
@@ -260,6 +270,11 @@ def test_a_usual_schedule_is_told_in_words(cron: str, kind: str, at: str) -> Non
 def test_another_schedule_is_told_as_it_is() -> None:
     assert page.rhythm("*/5 1-3 * * *", NIGHT) is None
     assert page.rhythm("", NIGHT) is None
+
+
+def test_what_looks_like_a_moment_and_is_none_stays_as_it_is() -> None:
+    assert page.told("not read: 2026-13-01 10:00 UTC") == "not read: 2026-13-01 10:00 UTC"
+    assert "<time" in page.told("last seen 2026-12-01 10:00 UTC")
 
 
 def test_a_series_has_a_problem_where_one_of_its_files_has(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
+from puavo_repository.remote.target import canonical
 from puavo_repository.web.model import Repository, Retry
 from support.airflow_server import ALERT, AUDIT, PREPARE, PUBLISH, ROLLBACK, USAGE, beside, migrated
 from web.mirrors import make_mirror
@@ -297,6 +298,8 @@ def test_runs_for_their_own_sake_do_not_count(asked: dict[str, Any]) -> None:
         "published",
     ], "the last one that tells something is there, however many came after it"
     assert found.summary.last_success == runs["same"].ended is not None
+    assert [*map(canonical, runs["half+1"].mirrors)] == [canonical(BACKUP)]
+    assert runs["same"].mirrors == []
     assert AUDIT in {problem.name for problem in found.summary.problems}, "it did work, on ours"
     assert runs["other"].error == SAID
     assert runs["bad-form"].error == f"{SAID} (and 1 more failure)"

@@ -101,6 +101,9 @@ def test_files_that_are_not_published_are_behind_and_a_problem_when_they_stay_so
     assert shown(ended) == (State.BEHIND, text, False)
     other = publishing("running").model_copy(update={"counts": False})
     assert shown(look(tmp_path, other, now=TOMORROW))[0] is State.BEHIND
+    for named, state in ((OTHER, State.BEHIND), (f"{WWW}/", State.PUBLISHING)):
+        of_one = publishing("running").model_copy(update={"mirrors": [named]})
+        assert shown(look(tmp_path, of_one, now=TOMORROW))[0] is state
 
 
 def test_publishing_that_is_paused_with_files_pending_is_not_green(

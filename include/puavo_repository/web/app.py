@@ -107,6 +107,11 @@ async def speak(request: Request) -> None:
     language.speak(language_of(request))
 
 
+async def let_in(request: Request) -> None:
+    """Note that the guard has let somebody in: a dependency after those of the guard."""
+    request.state.let_in = True
+
+
 def create_app(
     place: Callable[[], Place],
     guard: Sequence[Callable[..., Any]],
@@ -128,7 +133,7 @@ def create_app(
         description="What a Puavo image repository offers, and what is wrong with it. Sizes are "
         "bytes, moments UTC. Send `Authorization: Bearer` with a token from `/auth/token`.",
         version="1",
-        dependencies=[Depends(check) for check in guard],
+        dependencies=[*(Depends(check) for check in guard), Depends(let_in)],
         responses={401: REFUSED, 403: REFUSED},
         # Airflow mounts this without any authentication: the description is a route of its
         # own, behind the guard.
@@ -238,7 +243,8 @@ def create_app(
                 # Airflow's own pages lie where this application is mounted.
                 home = f"{request.scope['root_path'].rpartition('/')[0]}/"
                 why = {"code": error.status_code, "detail": error.detail}
-                text = page.rendered("refused.html", home=home, **why)
+                inside = getattr(request.state, "let_in", False)
+                text = page.rendered("refused.html", home=home, inside=inside, **why)
             return HTMLResponse(text, error.status_code, error.headers)
         return await http_exception_handler(request, error)
 

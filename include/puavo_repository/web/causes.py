@@ -49,7 +49,11 @@ def _named(task: FailedTask, problem: Problem) -> bool:
 
 
 def _about(problem: Problem, run: Run) -> list[FailedTask]:
-    """Return the tasks that failed of just this, else those of its stage, else all that failed."""
+    """Return the tasks that failed of just this, else those of its stage, else all that failed.
+
+    Where a mirror is published to, a label names the mirror: other mirrors' tasks are not of these.
+    """
     named = [task for task in run.failed if _named(task, problem)]
     of_stage = [task for task in run.failed if task.task_id == problem.stage]
-    return named or of_stage or sorted(run.failed, key=lambda task: task.task_id == model.REPORT)
+    rest = [task for task in run.failed if not (problem.stage == "publish" and task.label)]
+    return named or of_stage or sorted(rest, key=lambda task: task.task_id == model.REPORT)

@@ -5,7 +5,12 @@ from pathlib import Path
 from threading import Lock
 
 from puavo_repository import language
-from puavo_repository.errors import PermanentError, RepositoryError
+from puavo_repository.errors import (
+    PermanentError,
+    RepositoryError,
+    SettingsError,
+    StorageRefusedError,
+)
 from puavo_repository.formats.names import is_rdiff_name
 from puavo_repository.language import gettext, gettext_noop
 from puavo_repository.mirror.files import Identity
@@ -50,6 +55,8 @@ class Explainer:
                 return 503, page.render_explanation(name, gettext(_BUSY))
             try:
                 found = 200, page.render_explanation(name, explain(rdiff, *images_of(rdiff)))
+            except (SettingsError, StorageRefusedError) as error:  # no image there, or no right
+                return 409, page.render_explanation(name, str(error))
             except PermanentError as error:
                 found = 409, page.render_explanation(name, str(error))
             finally:

@@ -69,7 +69,8 @@ def sizes_over_time(series: Sequence[Series]) -> Figure | None:
         return None
     x, ticks = _time([at for at, _, _ in updates], LEFT, RIGHT)
     top = _round_up(max(share for _, share, _ in updates))
-    up = [(_height(part), percent(top * part, 0)) for part in (0, 0.5, 1)]
+    digits = 0 if top >= 0.1 else 1  # half of 5% is 2.5%
+    up = [(_height(part), percent(top * part, digits)) for part in (0, 0.5, 1)]
     placed = [
         [Mark(x(at), round(_height(share / top), 1), label) for at, share, label in line]
         for line in lines

@@ -176,6 +176,7 @@ class Run(Shown):
         default=True,
         description="Whether it tells of this repository: not a dry run, of others, or refused",
     )
+    mirrors: list[str] = Field(default=[], description="That it was asked for; empty: all of them")
     error: str = Field(default="", description="What it failed of")
     did: str = Field(default="", description="What it did, in a few words")
     stages: list[Stage] = Field(default=[], description="In the order in which they began")

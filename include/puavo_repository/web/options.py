@@ -99,6 +99,7 @@ def check(schemas: Schemas, typed: Mapping[str, Any], *, images: bool) -> Checke
     refused: dict[str, str] = {}
     for name, schema in schemas.items():
         value = typed.get(name)
+        value = value.strip() if isinstance(value, str) else value
         if value in (None, "", False):
             continue
         try:
@@ -117,7 +118,7 @@ def check(schemas: Schemas, typed: Mapping[str, Any], *, images: bool) -> Checke
 def _value(name: str, schema: Mapping[str, Any], value: Any) -> Any:
     if isinstance(value, bool):
         return value
-    text = str(value).strip()
+    text = str(value)
     kinds = _types(schema)
     as_setting = name if name in Model.model_fields else "remote"
     if "array" in kinds:

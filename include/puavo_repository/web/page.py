@@ -9,6 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,9 @@ def told(sentence: str) -> Markup:
     """Render a sentence; the page's script shows its moments in the reader's own time."""
     parts = _WHEN.split(sentence)
     for index in range(1, len(parts), 2):
-        at = datetime.strptime(parts[index], "%Y-%m-%d %H:%M UTC").replace(tzinfo=UTC)
-        parts[index] = moment(at, "moment")
+        with suppress(ValueError):  # it is somebody's text that looks like one
+            at = datetime.strptime(parts[index], "%Y-%m-%d %H:%M UTC").replace(tzinfo=UTC)
+            parts[index] = moment(at, "moment")
     return Markup("").join(parts)
 
 

@@ -63,7 +63,8 @@ def mirrors(
     at_work = {one.subject: Progress.model_validate(one) for one in disk.under_way}
     errors = Counter(canonical(one.where) for one in (disk.audit.errors if disk.audit else ()))
     paused = any(dag.paused for dag in dags if dag.dag_id == model.PUBLISH)
-    active = any(run.dag_id == model.PUBLISH and run.counts and run.active for run in runs)
+    active = [run for run in runs if run.dag_id == model.PUBLISH and run.counts and run.active]
+    asked = [{*map(canonical, run.mirrors)} for run in active]  # none: for all
     # What was prepared a moment ago is published by a run that is about to start.
     soon = disk.changed is not None and now.timestamp() - disk.changed < PATIENCE.total_seconds()
     known = {canonical(record.address): record for record in disk.remotes}
@@ -81,7 +82,7 @@ def mirrors(
             errors[key],
             soon=soon,
             paused=paused,
-            publishing=active and not paused,
+            publishing=not paused and any(key in named or not named for named in asked),
         )
         one = Remote(
             name=record.address,

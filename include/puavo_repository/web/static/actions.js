@@ -32,9 +32,11 @@ function leave(link) {
 
 const SAID = 120000; // ms for which an answer stays
 
-// Airflow's answer in a sentence beside the button; it stays while the page goes on.
-function tellBeside(button, text, bad = false, link = null) {
-  const place = button.closest(".actions").querySelector(".answer");
+// Where a button is answered; it stays when the button is gone.
+const beside = (button) => button.closest(".actions").querySelector(".answer");
+
+// Airflow's answer in a sentence; it stays while the page goes on.
+function tellAt(place, text, bad = false, link = null) {
   const words = document.createTextNode(text);
   place.replaceChildren(words);
   place.classList.toggle("bad", bad);
@@ -48,11 +50,14 @@ function tellBeside(button, text, bad = false, link = null) {
 
 function send(method, url, body) {
   const headers = { "Content-Type": "application/json" };
-  return fetch(url, { method, headers, body: JSON.stringify(body) });
+  return fetch(url, { method, headers, body: JSON.stringify(body), redirect: "manual" });
 }
 
 async function refusal(answer) {
-  const known = { 401: "logged_out", 403: "may_not", 404: "absent", 409: "taken" }[answer.status];
+  const known = {
+    0: "logged_out", // led to a login
+    401: "logged_out", 403: "may_not", 404: "absent", 409: "taken",
+  }[answer.status];
   if (known) return say(known);
   const detail = await answer.json().then((found) => found.detail, () => "");
   return say("refused", {
@@ -60,34 +65,37 @@ async function refusal(answer) {
   });
 }
 
-async function act(button) {
-  const { method, path, done, opens, options, result, link } = button.dataset;
+async function act(button, place) {
+  const { method, path, done, opens, options, result, link, auto } = button.dataset;
   const body = JSON.parse(button.dataset.body);
   button.dataset.busy = "";
   button.setAttribute("aria-disabled", "true");
   try {
     if (options) body.conf = await checkedOptions(document.getElementById(options));
-    const place = new URL(`${document.body.dataset.up}../api/v2/${path}`, location);
-    const answer = await send(method, place, body);
+    const url = new URL(`${document.body.dataset.up}../api/v2/${path}`, location);
+    const answer = await send(method, url, body);
     const run = encodeURIComponent(body.dag_run_id);
     if (!answer.ok) {
-      tellBeside(button, await refusal(answer), answer.status !== 409);
+      tellAt(place, await refusal(answer), answer.status !== 409);
     } else {
-      tellBeside(button, done, false, result && [result + run, link]);
-      if (opens) location.assign(opens + run);
+      tellAt(place, done, false, result && [result + run, link]);
+      // Who goes back does not come to what is pressed by itself.
+      if (opens) location[auto === undefined ? "assign" : "replace"](opens + run);
     }
   } catch (why) {
-    tellBeside(button, typeof why === "string" ? why : say("not_sent"), true);
+    tellAt(place, typeof why === "string" ? why : say("not_sent"), true);
   }
   delete button.dataset.busy;
   button.removeAttribute("aria-disabled");
+  etag = null; // what came meanwhile left the button out
   await refresh();
 }
 
 // Asks first where clients will see something else.
 function confirmed(button) {
   const { confirm, yes } = button.dataset;
-  if (!confirm) return act(button);
+  const place = beside(button);
+  if (!confirm) return act(button, place);
   const dialog = document.getElementById("confirm");
   const agree = document.getElementById("yes");
   document.getElementById("question").textContent = confirm;
@@ -95,7 +103,7 @@ function confirmed(button) {
   dialog.onclick = (event) => {
     if (!event.target.closest("button")) return;
     dialog.close();
-    if (event.target === agree) act(button);
+    if (event.target === agree) act(button, place);
   };
   dialog.showModal();
 }

@@ -6,12 +6,13 @@ const checked = (root, name) =>
 
 // Only series that the chosen generation has otherwise can be chosen; all of them is all.
 function offer(root) {
-  const [number] = checked(root, "generation");
-  const listed = root.querySelector(`[value="${number}"]`)?.closest(".choice")?.textContent ?? "";
+  const chosen = root.querySelector("[name=generation]:checked")?.closest(".choice");
+  // Of no generation yet, any can.
+  const differs = (name) => chosen?.querySelector(`[data-series="${CSS.escape(name)}"]`) !== null;
   const all = root.querySelector('[name=series][value="*"]');
   for (const one of root.querySelectorAll("[name=series]")) {
     if (one === all) continue;
-    one.disabled = all.checked || (number !== undefined && !listed.includes(`${one.value}:`));
+    one.disabled = all.checked || !differs(one.value);
     if (one.disabled) one.checked = false;
   }
 }
@@ -20,7 +21,7 @@ function goOn(button) {
   const root = button.closest("[data-choose]");
   const [number] = checked(root, "generation");
   const series = checked(root, "series");
-  if (number === undefined || !series.length) return tellBeside(button, root.dataset.missing, true);
+  if (number === undefined || !series.length) return tellAt(beside(button), root.dataset.missing, true);
   const query = new URLSearchParams({ generation: number });
   for (const one of series) query.append("series", one);
   location.assign(`${root.dataset.choose}&${query}`);

@@ -41,7 +41,8 @@ function ago(moment) {
   const seconds = (new Date(moment) - Date.now()) / 1000;
   const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
   const [unit, length] = units.find(([, one]) => Math.abs(seconds) >= one) ?? units[3];
-  return new Intl.RelativeTimeFormat(LANGUAGE, { numeric: "auto" })
+  const numeric = unit === "second" ? "auto" : "always"; // a day is 24 hours, and not yesterday
+  return new Intl.RelativeTimeFormat(LANGUAGE, { numeric })
     .format(Math.trunc(seconds / length), unit);
 }
 
@@ -125,18 +126,19 @@ async function refresh() {
   if (again) await refresh();
 }
 
-// Another version of the program has another script: then all of it is loaded anew.
+// Another version of the program has another script, another language other words: then all of it
+// is loaded anew.
 function replaced(fresh) {
+  if (fresh.documentElement.lang !== LANGUAGE) return true;
   const scripts = (page) => [...page.querySelectorAll("script[src], link[rel=stylesheet]")]
     .map((one) => one.getAttribute("src") ?? one.getAttribute("href")).join();
   return scripts(fresh) !== scripts(document);
 }
 
 function show(fresh) {
-  if (Date.now() - pressed < HELD) {
-    waiting = fresh; // or the button that is pressed may be another one when it is let go
-    return;
-  }
+  const held = Date.now() - pressed < HELD;
+  waiting = held ? fresh : null;
+  if (held) return; // or the button that is pressed may be another one when it is let go
   if (replaced(fresh)) return location.reload();
   etag = fresh.etag;
   title = fresh.title;
@@ -230,9 +232,7 @@ function returned() {
 
 function released() {
   pressed = 0;
-  const fresh = waiting;
-  waiting = null;
-  if (fresh) setTimeout(() => show(fresh)); // after the click that this makes
+  setTimeout(() => waiting && show(waiting)); // after the click that this makes
 }
 
 function start() {

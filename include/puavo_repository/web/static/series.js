@@ -31,6 +31,8 @@ function count() {
   const found = every.filter((row) => !row.hidden).length;
   const place = document.getElementById("found");
   const text = found < every.length ? say("found", { found, all: every.length }) : "";
+  const tools = document.getElementById("tools");
+  if (tools) tools.hidden = false; // of no use without this script
   if (place && place.textContent !== text) place.textContent = text;
 }
 
@@ -39,9 +41,10 @@ async function load(details) {
   const part = details.querySelector(".part[data-src]");
   if (!part || !details.open) return;
   const url = new URL(part.dataset.src, location);
+  const turn = part.turn = (part.turn ?? 0) + 1; // answers overtake each other
   try {
     const fresh = await ask(url, part.etag);
-    if (!fresh) return;
+    if (!fresh || turn !== part.turn) return;
     const found = fresh.querySelector("[data-part]");
     for (const link of found.querySelectorAll("a[href]")) {
       link.href = new URL(link.getAttribute("href"), url);
@@ -50,7 +53,9 @@ async function load(details) {
     Idiomorph.morph(part, found.childNodes, { morphStyle: "innerHTML" });
     part.dataset.loaded = "";
     part.etag = fresh.etag;
-  } catch { /* the page itself says that the server does not answer */ }
+  } catch { // the page itself says that the server does not answer
+    etag = null; // when it does, it comes again, and this with it
+  }
 }
 
 function loadAll() {
@@ -70,8 +75,4 @@ document.addEventListener("toggle", (event) => {
   if (event.target.matches?.("details.series")) load(event.target);
 }, true);
 document.addEventListener("merged", loadAll);
-document.addEventListener("DOMContentLoaded", () => {
-  const tools = document.getElementById("tools");
-  if (tools) tools.hidden = false; // of no use without this script
-  choose();
-});
+document.addEventListener("DOMContentLoaded", choose);
