@@ -7,6 +7,9 @@ machine: several may share one file system.
 
 Where two processes compile at once, Numba may mix up code that one of them compiled for some kinds
 of arguments and the other for others. So each kernel is called with one kind only.
+
+Numba does not wait for the disk. Code of which a power cut or a full disk left a part is compiled
+anew.
 """
 
 import hashlib
@@ -21,6 +24,8 @@ import numba
 import numpy as np
 from llvmlite import binding as llvm
 from numba.core import codegen
+from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -64,9 +69,33 @@ _CACHE = _cache_folder()
 numba.config.CACHE_DIR = _CACHE  # type: ignore[attr-defined]
 
 
+class _Kept:
+    """Kept code of a function, which is compiled anew where it cannot be read or written."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._files: Any = FunctionCache(function)  # type: ignore[no-untyped-call]
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """Return what is kept, or None."""
+        try:
+            return self._files.load_overload(signature, context)
+        except Exception:  # noqa: BLE001 - a damaged file raises all kinds
+            with suppress(OSError):
+                self._files.flush()
+            return None
+
+    def save_overload(self, signature: Any, made: Any) -> None:
+        """Keep what was compiled, if that can be."""
+        with suppress(Exception):
+            self._files.save_overload(signature, made)
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function; where no folder is writable, anew in each process."""
-    return numba.njit(nogil=True, cache=bool(_CACHE))(function)
+    made: Any = numba.njit(nogil=True)(function)
+    if _CACHE:
+        made._cache = _Kept(function)
+    return made
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -76,7 +105,15 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 def callback(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function that a C library calls; it has the ``address``, and must not raise."""
-    return numba.cfunc(signature, cache=bool(_CACHE))
+
+    def make(function: Callable[..., Any]) -> Any:
+        made: Any = CFunc(function, (signature.args, signature.return_type), {}, {})
+        if _CACHE:
+            made._cache = _Kept(function)
+        made.compile()
+        return made
+
+    return make
 
 
 def llvm_intrinsic(signature: Any) -> Callable[[Callable[..., Any]], Any]:

@@ -92,6 +92,37 @@ def test_without_a_writable_cache_folder_it_still_works(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
+def commands_of(rdiff: Path, kept: Path, *before: str) -> dict[str, int]:
+    """Read an rdiff with compiled code; return what of that is kept, and its size."""
+    code = "import pathlib; from puavo_repository.formats.rdiff import commands; "
+    code += f"assert len(list(commands(pathlib.Path({str(rdiff)!r})))) == 1"
+    include = str(Path(puavo_repository.__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": include, "NUMBA_CACHE_DIR": str(kept)}
+    command = [*before, sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return {path.name: path.stat().st_size for path in kept.rglob("*.nb?")}
+
+
+def test_kept_code_that_a_power_cut_left_half_is_compiled_anew(tmp_path: Path) -> None:
+    rdiff, kept = tmp_path / "rdiff", tmp_path / "kept"
+    rdiff.write_bytes(bytes.fromhex("72730236 45 00 10 00"))
+    whole = commands_of(rdiff, kept)
+    assert {Path(name).suffix for name in whole} == {".nbi", ".nbc"}
+    for name, size in whole.items():
+        for left in (0, size // 2):
+            (path,) = kept.rglob(name)
+            os.truncate(path, left)
+            assert commands_of(rdiff, kept) == whole
+
+
+def test_code_that_cannot_be_kept_is_used_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "rdiff").write_bytes(bytes.fromhex("72730236 45 00 10 00"))
+    (tmp_path / "kept").mkdir()
+    full = "prlimit", "--fsize=100"  # bytes of a file, in the place of a full disk
+    assert commands_of(tmp_path / "rdiff", tmp_path / "kept", *full) == {}
+
+
 @pytest.mark.parametrize(("mode", "kept"), [(0o700, True), (0o777, False), (0o775, False)])
 def test_code_is_kept_only_where_nobody_else_could_change_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, kept: bool
