@@ -36,6 +36,7 @@ from delta.crashing import (
 )
 from puavo_repository.delta import contained
 from puavo_repository.errors import DeltaError, ImageError, PermanentError, TransientError
+from support.instead import instead
 from support.repository import AMXA, FREE, ROOT, V1, V2, Repository, environment, name
 
 
@@ -231,9 +232,11 @@ def test_a_helper_that_could_not_be_started_is_started_by_the_next_call(
 ) -> None:
     helper = contained._Helper()
     monkeypatch.setattr(contained, "_helper", helper)
-    full = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    with mock.patch.object(subprocess, "Popen", side_effect=full), pytest.raises(BlockingIOError):
-        contained.call(tmp_path, "so", double, 2)
+    full = mock.Mock(side_effect=BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
+    with monkeypatch.context() as patched:
+        instead(patched, contained, subprocess, Popen=full)
+        with pytest.raises(BlockingIOError):
+            contained.call(tmp_path, "so", double, 2)
     assert contained.call(tmp_path, "so", double, 2) == 4
     helper._close()
 
