@@ -22,13 +22,16 @@ from support.mirrors import (
     KEEP,
     SERIES,
     add_image,
+    content,
     documents,
     image,
     journal_of,
+    prepare,
     publish,
 )
 
 OTHER = "puavo-os-other-bookworm-amd64"
+OTHER_IMAGE = "puavo-os-other-bookworm-2026-01-01-120000-amd64.img"
 Check = Callable[[], object]
 
 
@@ -83,6 +86,45 @@ def test_a_killed_step_is_ended_by_the_next_one_and_goes_no_further(
     assert documents(remote) == seen[1], "and asked for once more, it goes no further"
 
 
+def test_metadata_that_a_killed_rollback_removed_is_not_missed_after_the_next_one(
+    mirror: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal did not say so, and the audit would miss it until something is published."""
+    target = Target(path=str(remote))
+    seen = nights(mirror, target, remote, 1)
+    (mirror / OTHER_IMAGE).write_bytes(content(9, 1000))
+    prepare(mirror, [OTHER_IMAGE], series=OTHER)
+    assert publish(mirror, target, KEEP).ok
+
+    class KilledError(Exception):
+        pass
+
+    def until_killed(tree: RemoteTree, path: str, text: bytes, *more: Check) -> None:
+        if not (remote / "meta" / f"{OTHER}.json").exists():
+            raise KilledError
+        write_whole(tree, path, text, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lock, "write_whole", until_killed)
+        with pytest.raises(KilledError):
+            roll_back(mirror, target)
+    roll_back(mirror, target)
+    assert documents(remote) == seen[0]
+    assert not journal_of(target).files.keys() & {f"meta/{OTHER}.json"}
+
+
+def test_metadata_that_others_removed_is_missed_after_a_rollback_of_another_series(
+    mirror: Path, remote: Path
+) -> None:
+    target = Target(path=str(remote))
+    (mirror / OTHER_IMAGE).write_bytes(content(9, 1000))
+    prepare(mirror, [OTHER_IMAGE], series=OTHER)
+    nights(mirror, target, remote, 2)
+    (remote / "meta" / f"{OTHER}.json").unlink()
+    roll_back(mirror, target, None, SERIES)
+    assert f"meta/{OTHER}.json" in journal_of(target).files
+
+
 def test_a_night_that_could_not_be_recorded_leaves_no_gap_in_the_way_back(
     mirror: Path, remote: Path, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,8 +163,8 @@ def test_a_step_that_was_killed_before_the_journal_knew_is_no_change_by_others(
     roll_back(mirror, target)
     assert documents(remote) == seen[0], "it was ended, and no other one begun"
     record = journal_of(target)
-    for path, content in seen[0].items():
-        assert record.files[path].sha256 == sha256(content), path
+    for path, text in seen[0].items():
+        assert record.files[path].sha256 == sha256(text), path
     for path in seen[0]:
         os.utime(remote / path, (when, when))
     after_all = KEEP.model_copy(update={"allow_rolled_back": True})

@@ -168,6 +168,9 @@ def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) ->
             # A rollback that was killed may have written it, and not said so.
             mtime = row.found.mtime if row.found else 0
             record.placed(path, row.size, row.sha256, mtime)
+    for path in record.files.keys() - there.keys() - past.documents.keys():
+        if is_meta(path) and (path in asked or not asked):
+            del record.files[path]  # or have removed it
     _check_in_place(tree, state, changing, number)
     kept, rejected = _contents(past).items(), {}
     if not last or number <= last.restores:  # else a step forward: what it leaves behind was good
@@ -184,7 +187,6 @@ def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) ->
     finally:
         remote.save()
     gone = tuple(path for path in sorted(rejected) if not is_meta(path))
-    metadata = {path: sha256(content) for path, content in past.documents.items()}
     return RolledBack(
         target=tree.name,
         generation=record.generation,
@@ -192,7 +194,7 @@ def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) ->
         documents=tuple(report.switched),
         rejected=gone,
         files=past.digests(),
-        metadata=metadata,
+        metadata={path: sha256(content) for path, content in past.documents.items()},
         series=len(asked),
     )
 
