@@ -14,6 +14,7 @@ from pathlib import Path
 from campaign.disturbed import PATIENCE, STEPS, Kill, Run, before, run
 from campaign.faults.fault import GRACE, OfPublish
 from campaign.nights import (
+    KEPT,
     one_step,
     one_task,
     prepare,
@@ -50,7 +51,9 @@ class Between(OfPublish):
         self._next()
 
     def _next(self) -> None:
-        self.nights.turn()
+        self.nights.add()
+        for old in self.nights.series()[:-KEPT]:
+            old.unlink()
 
     def strike(self) -> Run:
         done, struck = [], False
@@ -143,7 +146,9 @@ class LockStolen(OfPublish):
 
     def fall(self) -> None:
         """Nothing comes under another's name: what was replaced cannot be put back."""
-        self.nights.turn()
+        self.nights.add()
+        for old in self.nights.series()[:-KEPT]:
+            old.unlink()
         before(prepare, self.nights.repository)
 
     def strike(self) -> Run:
