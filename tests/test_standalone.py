@@ -34,7 +34,9 @@ def standalone(home: Path, *before: str) -> Iterator[tuple[subprocess.Popen[byte
     url = f"http://127.0.0.1:{free_port()}"
     path = f"{home}:{os.environ['PATH']}"
     here = environment(AIRFLOW_HOME=str(home), AIRFLOW__API__BASE_URL=url, PATH=path)
-    command = [*before, sys.executable, "-m", "puavo_repository_airflow.standalone"]
+    # Who runs the tests may ignore some: a shell does for what is in the background.
+    program_itself = [sys.executable, "-m", "puavo_repository_airflow.standalone"]
+    command = ["env", "--default-signal=INT,HUP,TERM", *before, *program_itself]
     with subprocess.Popen(command, env=here, cwd=home, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 30
         while len(parts := started(home)) < 2:
