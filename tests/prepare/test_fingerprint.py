@@ -364,7 +364,9 @@ def test_an_image_is_not_called_damaged_where_unsquashfs_was_killed(
 ) -> None:
     repository.add(IMAGE)
     program = tmp_path / "unsquashfs"
-    program.write_text(f"#!/bin/sh\nkill -{number} $$\n")
+    # Who runs the tests may ignore Ctrl-C, as a shell does for what is in the background.
+    kill = f"env --default-signal sh -c 'kill -{number} $$'"
+    program.write_text(f"#!/bin/sh\nexec {kill}\n")
     program.chmod(0o755)
     with monkeypatch.context() as patched:
         patched.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
