@@ -76,7 +76,7 @@ def every_check(mirrors: list[str] | None) -> Iterator[Checked]:
     if missing := parts.count(None) + unknown - (not chosen().audit_https):
         problem = f"checks that did not come to their end: {missing}"
         finding = error("", problem, remedy="See the log of their tasks")
-        yield Checked("audit", findings=(finding,))
+        yield Checked("audit", findings=(finding,), whole=False)
 
 
 def _schedule() -> CronTriggerTimetable | None:

@@ -116,7 +116,7 @@ def puavo_repository_publish() -> None:
                 logger.info("%s:\n%s", report.target, "\n".join(remote.look()[1].lines()))
                 return
             upload_files(remote)
-            if report.lost:
+            if report.server_lost:
                 sent(report)
 
         # Files that cannot be sent are named, and hold back only what names them.

@@ -114,3 +114,4 @@ def test_an_audit_that_does_not_know_its_mirrors_is_not_a_good_one(
     report = audit_report.last(repository.mirror)
     assert report is not None
     assert report.findings[-1].problem == "checks that did not come to their end: 1"
+    assert "audit" not in report.turns, "what did not begin has no turn"

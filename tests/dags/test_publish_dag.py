@@ -87,7 +87,7 @@ ti.try_number = 5
 dag.asked = lambda _: False
 def unsent(lost):
     def upload(remote):
-        remote.report.failed, remote.report.lost = {"a file": "could not be read"}, lost
+        remote.report.failed, remote.report.server_lost = {"a file": "could not be read"}, lost
         remote.report.transient = True
     dag.upload_files = upload
     try:

@@ -320,7 +320,7 @@ def test_a_file_that_cannot_be_read_here_holds_back_no_other(
     assert found.failed[bad].startswith(f"{mirror / bad}: Input/output error")
     assert set(images_of(remote)) == set(images_of(mirror)) - {bad}
     assert found.transient
-    assert not found.lost
+    assert not found.server_lost
 
 
 def test_a_mirror_that_is_lost_right_after_the_switch_was_published_to(

@@ -59,7 +59,7 @@ class PublishReport:
     bytes_sent: int = 0  # given to the connections
     seconds: float = 0.0
     transient: bool = False  # whether trying again later may help some file that failed
-    lost: bool = False  # whether the server was, while files were sent
+    server_lost: bool = False  # while files were sent
 
     def saw(self, state: RemoteState, plan: Plan | None = None) -> None:
         """Take note of what clients are told, as it was found just now, and what is to be done."""
@@ -101,7 +101,7 @@ class PublishReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what clients are told of: that is in the metadata."""
-        hidden = {"files", "documents", "transient", "lost"}
+        hidden = {"files", "documents", "transient", "server_lost"}
         return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def lines(self) -> list[str]:

@@ -41,7 +41,7 @@ def upload(publisher: Publisher) -> None:
                 remote.journal.intend(item.path, item.size, item.sha256)
         if plan.transfers or state.journal_changed:
             remote.save()
-        publisher.report.transient = publisher.report.lost = False
+        publisher.report.transient = publisher.report.server_lost = False
         publisher.report.failed = dict(plan.problems)
         if plan.transfers:
             usual, subject = publisher.watcher, publisher.report.target
@@ -148,7 +148,7 @@ class _Upload:
             local = errors.printable(self._publisher.mirror_dir / item.path)
             if not isinstance(error, errors.PublishError) and error.subject != local:
                 self._stopped_by = error  # the server, not the file: the others would fail too
-                report.lost |= isinstance(error, errors.TransientError)
+                report.server_lost |= isinstance(error, errors.TransientError)
             return
         if mtime is not None:
             self._remote.journal.placed(item.path, item.size, item.sha256, mtime)
