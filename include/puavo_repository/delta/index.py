@@ -24,8 +24,9 @@ import logging
 import os
 import struct
 from collections.abc import Callable, Iterable
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -96,7 +97,7 @@ def load(path: Path, identity: str, size: int, spacing: int, *, table: bool) -> 
 
 
 def _read_head(
-    stream: BinaryIO, name: bytes, size: int, spacing: int
+    stream: FileIO, name: bytes, size: int, spacing: int
 ) -> tuple[tuple[Numbers, Numbers, Numbers, Numbers], int]:
     """Return all that a kept index has before its table, and the CRC of that."""
     head = _HEADER.unpack(stream.read(_HEADER.size))
@@ -108,18 +109,19 @@ def _read_head(
     rest = length + 12 * count + 16 * chunks
     if rest > os.fstat(stream.fileno()).st_size:  # else memory is asked for that nobody has
         raise ValueError("it is damaged")
-    body = stream.read(rest)
+    body = bytearray(rest)  # the numbers stay where they are read to
+    stream.readinto(body)
     fields = crc_of_table, *kind, count, chunks, length
     if crc != isal_zlib.crc32(_HEADER.pack(magic, 0, *fields) + body) or body[:length] != name:
         raise ValueError("it is damaged, or of another image")
     borders = np.frombuffer(body, "<i8", count, length)
-    ends = np.frombuffer(body, "<i8", chunks, length + 8 * count).copy()
-    digests = np.frombuffer(body, "<u8", chunks, length + 8 * (count + chunks)).copy()
+    ends = np.frombuffer(body, "<i8", chunks, length + 8 * count)
+    digests = np.frombuffer(body, "<u8", chunks, length + 8 * (count + chunks))
     keys = np.frombuffer(body, "<u4", count, length + 8 * count + 16 * chunks)
     return (borders, keys, ends, digests), crc_of_table
 
 
-def _read_table(stream: BinaryIO, crc: int) -> Numbers:
+def _read_table(stream: FileIO, crc: int) -> Numbers:
     """Return the table at the end of a kept index."""
     table = np.fromfile(stream, "<u8")
     if stream.read(1) or len(table).bit_count() != 1 or crc != isal_zlib.crc32(table.data):
