@@ -69,8 +69,7 @@ def publish(publisher: Publisher) -> None:
         report.failed = dict(plan.problems)
         if report.dry_run:
             return
-        for line in report.plan:
-            logger.info("%s", line)
+        logger.info("%s: %s", report.target, report.plan[-1])  # of each file it is told when done
         finished = state.journal.verified and not state.journal_changed
         if plan.is_empty and finished and not any(map(is_part, state.rows)):
             # Nothing else is to be done; what somebody who died left of a lock goes all the same.
