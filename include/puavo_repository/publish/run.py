@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from puavo_repository.errors import MassDeleteError, RepositoryError
@@ -78,13 +79,17 @@ def publish(publisher: Publisher) -> None:
                     with lock.PublisherLock(tree).held():
                         pass
             return
-        with_retries(lambda: upload(publisher))
         try:
-            with_retries(lambda: switch(publisher))
-            with_retries(lambda: clean(publisher))
+            for step in (upload, switch, clean):
+                with_retries(partial(step, publisher))
         except MassDeleteError as error:
             report.failed["removing"] = str(error)
-        report.files = None  # what was seen before is not so any more
+        except RepositoryError:
+            report.files = None  # what was seen before is not so any more
+            with suppress(RepositoryError):
+                report.saw(publisher.look()[0])
+            raise
+        report.files = None
         report.saw(with_retries(publisher.look)[0])
     finally:
         report.bytes_sent, report.seconds = publisher.pool.sent, time.monotonic() - begun
