@@ -11,7 +11,7 @@ and found, and what to do.
 import logging
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -21,10 +21,10 @@ from puavo_repository.audit.audit import conclude, repair_local, repair_remote
 from puavo_repository.audit.clients import clients as audit_clients
 from puavo_repository.audit.local import local as audit_local
 from puavo_repository.audit.remote import remote as audit_remote
-from puavo_repository.audit.report import CHECKED, LOCAL, Checked, error, last
+from puavo_repository.audit.report import CHECKED, Checked, error
 from puavo_repository.errors import PermanentError
 from puavo_repository.language import gettext_noop
-from puavo_repository.progress import LoggedWatcher, Watcher, count
+from puavo_repository.progress import LoggedWatcher, count
 from puavo_repository.remote.target import without_password
 from puavo_repository.settings import usable
 from puavo_repository_airflow import summary, tasks
@@ -53,17 +53,11 @@ def logged(found: Checked) -> dict[str, Any]:
     return values
 
 
-def known(where: str) -> tuple[int, Watcher, Collection[str]]:
-    """Return a place's turn, whom its check tells how far it is, and which files were wrong."""
-    before = last(chosen().mirror_dir)
-    return before.turns.get(where, 0), LoggedWatcher(), before.wrong(where)
-
-
 def checked(mirror: str) -> Checked:
     """Check one remote, and repair it where that is asked for."""
     here = chosen()
     target = tasks.target(mirror, here)
-    found = audit_remote(here, target, *known(target.name))
+    found = audit_remote(here, target, LoggedWatcher())
     return repair_remote(here, target, found) if asked("repair") else found
 
 
@@ -96,7 +90,7 @@ def puavo_repository_audit() -> None:
     def local() -> dict[str, Any]:
         os.nice(10)
         here = chosen()
-        found = audit_local(here, *known(LOCAL))
+        found = audit_local(here, LoggedWatcher())
         if asked("repair"):
             found = repair_local(here, found, f"DAG run {get_current_context()['run_id']}")
         return logged(found)
@@ -111,7 +105,7 @@ def puavo_repository_audit() -> None:
         here = chosen()
         if not here.audit_https:
             return None
-        return logged(audit_clients(here, *known(here.repository)))
+        return logged(audit_clients(here, LoggedWatcher()))
 
     @task(trigger_rule="all_done")
     def report(mirrors: list[str] | None) -> None:

@@ -108,7 +108,7 @@ def document(
     """Return what a run left for people to read; who may not see its results is refused."""
     if dag_id not in DAGS:
         raise HTTPException(404, "not one of the repository's DAGs")
-    return runs.left(session, dag_id, [run_id])[run_id]
+    return runs.result(session, dag_id, run_id)
 
 
 def choices(
@@ -119,7 +119,7 @@ def choices(
     """Return what the dry run of a rollback found; nothing where none is named."""
     if not run_id:
         return Choices(mirrors=[], failures=[])
-    found = runs.left(session, ROLLBACK, [run_id], GENERATIONS)[run_id]
+    found = runs.result(session, ROLLBACK, run_id, GENERATIONS)
     mirrors = [Generations.model_validate(one) for one in found[GENERATIONS]]
     return Choices(mirrors=mirrors, failures=found[FAILURE])
 

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from puavo_repository import settings
 from puavo_repository.errors import SettingsError
+from puavo_repository.language import gettext
 from puavo_repository.progress import count
 from puavo_repository.remote.target import canonical, without_password
 from puavo_repository.settings import Settings
@@ -29,6 +30,7 @@ SHOWN = 15  # of each DAG
 READ = 300  # of each DAG, in search of the last good one
 _FAILED = 200  # tasks of a run that are named
 _ENDED = frozenset(map(str, State.finished))
+_ACTIVE = {"queued", "running"}
 _WAITING = {None, "scheduled", "queued"}  # what is done again keeps the time of its last try
 _RUN = (DagRun.id, DagRun.run_id, DagRun.dag_id, DagRun.state, DagRun.run_type, DagRun.conf)
 _RUN_TIMES = (DagRun.queued_at, DagRun.run_after, DagRun.start_date, DagRun.end_date)
@@ -88,6 +90,19 @@ def left(
     return found
 
 
+def result(session: Session, dag_id: str, run_id: str, *more: str) -> dict[str, Any]:
+    """Return what one run left; where that is nothing and will stay so, a failure says it."""
+    one = DagRun.dag_id == dag_id, DagRun.run_id == run_id
+    active = session.scalar(select(DagRun.state).where(*one)) in _ACTIVE  # before what it leaves
+    found = left(session, dag_id, [run_id], *more)[run_id]
+    if not (active or any(found.values())):
+        said = gettext(
+            "This run left nothing to show, or it was deleted. Its tasks in Airflow may say more."
+        )
+        found[FAILURE] = [said]
+    return found
+
+
 def counts(conf: Any, here: Settings | None) -> bool:
     """Tell whether a run works on this installation's folders and mirrors, and may change them."""
     given = _given(conf)
@@ -141,7 +156,7 @@ def _runs(
 
 
 def _run(row: Any, tasks: dict[str, list[Any]], said: dict[str, Any], here: Settings | None) -> Run:
-    active = row.state in {"queued", "running"}
+    active = row.state in _ACTIVE
     begun = {name: at for name, of in tasks.items() if (at := _begun(of)) is not None}
     order = sorted(begun, key=begun.__getitem__)
     stages = [_stage(name, begun[name], tasks[name], active) for name in order]

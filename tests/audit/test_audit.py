@@ -143,10 +143,10 @@ def test_any_few_audits_in_a_row_cover_everything() -> None:
     files = [DescribedFile(steps.FEW, "", "", "", name) for name in names]
     for share, rounds in ((0.1, 10), (0.3, 4), (0.5, 2), (1, 1)):
         for begin in (0, 7, 123):
-            seen = [p for turn in range(begin, begin + rounds) for p in due(files, turn, share)]
+            seen = [p for turn in range(begin, begin + rounds) for p in due(files, turn, (), share)]
             assert sorted(seen) == sorted(names), "each just once"
-        assert len(due(files, 3, share)) < 500 * 1.5 / rounds
-    assert not any(due(files, turn, 0) for turn in range(20))
+        assert len(due(files, 3, (), share)) < 500 * 1.5 / rounds
+    assert not any(due(files, turn, (), 0) for turn in range(20))
 
 
 def test_one_check_that_cannot_be_made_does_not_stop_the_others(audited: Audited) -> None:

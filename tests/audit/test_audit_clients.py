@@ -28,8 +28,8 @@ from support.audits import (
 from support.repository import FREE, V2, V4, name
 
 
-def audit(audited: Audited, turn: int = 0, **options: Any) -> Checked:
-    return clients(audited.settings(**options), turn)
+def audit(audited: Audited, **options: Any) -> Checked:
+    return clients(audited.settings(**options))
 
 
 def test_what_is_served_rightly_has_no_finding(audited: Audited) -> None:
@@ -147,11 +147,14 @@ def test_an_update_that_failed_is_made_again_whosever_turn_it_is(audited: Audite
         document[SERIES]["images"][-1]["sha512"] = "0" * 128
         path.write_text(json.dumps(document))
     with audited.served():
-        found = [audit(audited, turn) for turn in range(2)]
+        found = []
+        for times in range(2):
+            audited.was_checked(audited.url, times)
+            found.append(audit(audited))
         assert sorted(len(one.findings) for one in found) == [0, 1], "each has its turn"
-        for turn in range(2):
-            finding = only(clients(audited.settings(), turn, again={RDIFF}))
-            assert "what its rdiff gives is not the image" in finding.problem
+        for times in range(2):
+            audited.was_checked(audited.url, times, RDIFF)
+            assert "what its rdiff gives is not the image" in only(audit(audited)).problem
 
 
 def test_a_file_that_was_served_wrongly_is_compared_whole(
@@ -162,10 +165,10 @@ def test_a_file_that_was_served_wrongly_is_compared_whole(
     flip(audited.remote / OLDEST)
     with audited.served():
         assert said(audit(audited)) == [], "three bytes of it"
-        found = clients(audited.settings(), 0, again={OLDEST})
-        assert only(found).file == OLDEST
-        right = clients(audited.settings(), 0, again={NEW})
-        assert said(right) == []
+        audited.was_checked(audited.url, 0, OLDEST)
+        assert only(audit(audited)).file == OLDEST
+        audited.was_checked(audited.url, 0, NEW)
+        assert said(audit(audited)) == []
 
 
 def test_an_old_image_that_is_wrong_here_is_not_blamed_on_the_server(audited: Audited) -> None:
@@ -270,4 +273,4 @@ def test_somebody_who_publishes_meanwhile_is_no_finding(audited: Audited) -> Non
         audited.publish()
 
     with audited.served():
-        assert said(clients(audited.settings(), 0, Meanwhile(night))) == []
+        assert said(clients(audited.settings(), Meanwhile(night))) == []

@@ -14,6 +14,7 @@ import pytest
 
 from puavo_repository.audit import steps
 from puavo_repository.audit.local import local
+from puavo_repository.audit.report import LOCAL
 from puavo_repository.formats.metadata import Document
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.mirror import Mirror
@@ -51,7 +52,7 @@ def test_a_sound_mirror_is_read_once_and_has_no_finding(audited: Audited) -> Non
     (audited.mirror / ".checksums").mkdir()
     (audited.mirror / ".signatures").mkdir()
     (audited.mirror / "rdiffs" / ".new.rdiff.part").touch()
-    found = local(audited.settings(audit_share=1), 0)
+    found = local(audited.settings(audit_share=1))
     assert said(found) == []
     assert (found.counts.local_files, found.counts.rdiffs) == (10, 6)
 
@@ -59,7 +60,7 @@ def test_a_sound_mirror_is_read_once_and_has_no_finding(audited: Audited) -> Non
 @pytest.mark.parametrize("path", [NEW, OLDEST, RDIFF])
 def test_a_flipped_bit_is_found_and_named(audited: Audited, path: str) -> None:
     flip(audited.mirror / path)
-    finding = only(local(audited.settings(audit_share=1), 0))
+    finding = only(local(audited.settings(audit_share=1)))
     assert (finding.severity.value, finding.where, finding.file) == ("error", "local", path)
     assert "is not the file that the metadata describes" in finding.problem
     assert finding.expected != finding.found
@@ -98,7 +99,7 @@ def test_what_is_wrong_is_found_and_named(
     audited: Audited, file: str, harm: Callable[[Path], object], severity: str, problem: str
 ) -> None:
     harm(audited.mirror / file)
-    found = local(audited.settings(audit_share=1), 0)
+    found = local(audited.settings(audit_share=1))
     mine = [one for one in found.findings if one.file == file]
     assert [(one.severity.value, problem in one.problem) for one in mine] == [(severity, True)]
     assert [one.file for one in found.findings if one.file != file] in ([], [".x"])
@@ -108,7 +109,7 @@ def test_an_old_part_file_is_a_stray(audited: Audited) -> None:
     part = audited.mirror / ".left.img.part"
     part.touch()
     os.utime(part, (1, 1))
-    assert [one.file for one in local(audited.settings(), 0).findings] == [part.name]
+    assert [one.file for one in local(audited.settings()).findings] == [part.name]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_metadata_that_breaks_what_clients_rely_on_is_found(
         images[0][key] = value
 
     describe(audited.mirror, f"{FREE}-amd64", change)
-    found = local(audited.settings(), 0)
+    found = local(audited.settings())
     problems = [one.problem for one in found.findings if one.file == f"meta/{FREE}-amd64.json"]
     assert len(problems) == 1
     assert problem in problems[0]
@@ -139,7 +140,7 @@ def test_metadata_that_breaks_what_clients_rely_on_is_found(
 
 def test_one_more_key_beside_images_breaks_every_client(audited: Audited) -> None:
     describe(audited.mirror, SERIES, lambda document: document[SERIES].update(note=[]))
-    assert "has keys beside images" in only(local(audited.settings(), 0)).problem
+    assert "has keys beside images" in only(local(audited.settings())).problem
 
 
 def test_an_rdiff_that_is_described_rightly_but_gives_another_image_is_found(
@@ -158,12 +159,16 @@ def test_an_rdiff_that_is_described_rightly_but_gives_another_image_is_found(
 
     monkeypatch.setattr(steps, "FEW", 0)
     describe(audited.mirror, SERIES, change)
-    assert said(local(audited.settings(audit_share=0), 0)) == []
-    found = [local(audited.settings(audit_share=0.5), turn) for turn in range(2)]
+    assert said(local(audited.settings(audit_share=0))) == []
+    found = []
+    for times in range(2):
+        audited.was_checked(LOCAL, times)
+        found.append(local(audited.settings(audit_share=0.5)))
     finding = only(next(one for one in found if one.findings))
     assert (finding.file, finding.repairable) == (RDIFF, True)
     assert sum(one.counts.rdiffs for one in found) == 5, "each rdiff had its turn"
-    assert only(local(audited.settings(audit_share=0), 0, again={RDIFF})).file == RDIFF
+    audited.was_checked(LOCAL, 0, RDIFF)
+    assert only(local(audited.settings(audit_share=0))).file == RDIFF
 
 
 def test_an_rdiff_whose_extra_source_is_gone_is_a_warning(audited: Audited) -> None:
@@ -174,9 +179,9 @@ def test_an_rdiff_whose_extra_source_is_gone_is_a_warning(audited: Audited) -> N
     repository.write_config("buster", config)
     assert repository.prepare(repository=audited.url, no_config=True, max_delete=1).ok
     settings = audited.settings(audit_share=1)
-    assert said(local(settings, 0)) == []
+    assert said(local(settings)) == []
     (repository.images / extra).unlink()
-    finding = only(local(settings, 0))
+    finding = only(local(settings))
     assert finding.severity.value == "warning"
     assert extra in finding.problem
 
@@ -185,7 +190,7 @@ def test_a_file_of_two_series_is_read_once(audited: Audited) -> None:
     config = {SERIES: [OLDEST, OLD, NEW], "devel-amd64": [OLD, NEW]}
     audited.repository.write_config("buster", config)
     assert audited.repository.prepare(repository=audited.url, no_config=True).ok
-    found = local(audited.settings(), 0)
+    found = local(audited.settings())
     assert said(found) == []
     assert found.counts.local_files == 9
 
@@ -202,7 +207,7 @@ def test_a_night_that_prepares_meanwhile_is_no_finding(audited: Audited) -> None
         repository.add(name(V4))
         assert repository.prepare(repository=audited.url).ok
 
-    assert said(local(audited.settings(audit_share=1), 0, Meanwhile(night))) == []
+    assert said(local(audited.settings(audit_share=1), Meanwhile(night))) == []
     assert not (audited.mirror / OLDEST).exists()
 
 
@@ -218,7 +223,7 @@ def test_a_night_in_the_middle_of_its_work_is_neither_held_up_nor_waited_for(
         assert record is not None
         mirror.state.images.put(replace(record, name=name(V4)))
         mirror.remove_from_metadata({RDIFF})
-        found = local(audited.settings(audit_share=1), 0)
+        found = local(audited.settings(audit_share=1))
     assert said(found) == []
     assert time.monotonic() - begun < 5
 
@@ -228,12 +233,12 @@ def test_a_file_that_is_withdrawn_while_it_is_read_is_no_finding(audited: Audite
         Mirror(audited.mirror).remove_from_metadata({RDIFF})
         (audited.mirror / RDIFF).write_bytes(b"anew")
 
-    assert said(local(audited.settings(audit_share=1), 0, Meanwhile(happens))) == []
+    assert said(local(audited.settings(audit_share=1), Meanwhile(happens))) == []
 
 
 def test_a_wrong_address_that_breaks_no_rule_is_found(audited: Audited) -> None:
     rewrite(audited.mirror / DOCUMENT, "https://", "https:/x")
-    (found,) = local(audited.settings(), 0).findings
+    (found,) = local(audited.settings()).findings
     assert (found.file, found.problem) == (DOCUMENT, "is not as it was written")
 
 
@@ -246,7 +251,7 @@ def test_every_digest_counts(audited: Audited, key: str) -> None:
         assert image["filename"] == NEW
 
     describe(audited.mirror, SERIES, change)
-    found = [one for one in local(audited.settings(), 0).findings if one.file == NEW]
+    found = [one for one in local(audited.settings()).findings if one.file == NEW]
     assert [one.problem for one in found] == [
         f"is not the file that the metadata describes: its {key} differs"
     ]
@@ -257,7 +262,7 @@ def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(audited: Audited, path: 
     good = (audited.mirror / path).read_bytes()
     (audited.mirror / path).unlink()
     os.mkfifo(audited.mirror / path)
-    assert path in {one.file for one in local(audited.settings(), 0).findings}
+    assert path in {one.file for one in local(audited.settings()).findings}
     assert audited.repository.prepare(repository=audited.url).ok
     assert (audited.mirror / path).read_bytes() == good
-    assert said(local(audited.settings(), 0)) == []
+    assert said(local(audited.settings())) == []

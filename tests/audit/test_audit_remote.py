@@ -44,7 +44,7 @@ from support.servers import Proxy, Sshd
 
 
 def audit(audited: Audited, target: Target | None = None, share: float = 1) -> Checked:
-    return remote(audited.settings(audit_share=share), target or audited.target, 0)
+    return remote(audited.settings(audit_share=share), target or audited.target)
 
 
 def test_without_journal_and_metadata_nothing_is_called_a_stranger(audited: Audited) -> None:
@@ -91,16 +91,19 @@ def test_each_file_is_read_in_full_in_its_turn(
     monkeypatch.setattr(steps, "FEW", 0)
     flip(audited.remote / NEW)
     (audited.mirror / NEW).unlink()
-    found = [remote(audited.settings(audit_share=0.25), audited.target, turn) for turn in range(4)]
+    found = []
+    for times in range(4):
+        audited.was_checked(audited.target.name, times)
+        found.append(audit(audited, share=0.25))
     assert sum(len(one.findings) for one in found) == 1
     assert sum(one.counts.remote_read for one in found) == 10 + 1, "the wrong one twice"
 
 
 def test_a_small_mirror_is_read_in_full_each_time(audited: Audited) -> None:
     flip(audited.remote / NEW)
-    for turn in range(3):
-        found = remote(audited.settings(audit_share=0.01), audited.target, turn)
-        assert only(found).file == NEW
+    for times in range(3):
+        audited.was_checked(audited.target.name, times)
+        assert only(audit(audited, share=0.01)).file == NEW
 
 
 def test_a_file_that_somebody_wrote_is_read_whoever_s_turn_it_is(
@@ -127,7 +130,7 @@ def test_samples_find_what_they_hit(audited: Audited, monkeypatch: pytest.Monkey
 def test_a_local_file_that_is_wrong_is_not_blamed_on_the_remote(audited: Audited) -> None:
     flip(audited.mirror / NEW)
     assert said(audit(audited, share=0)) == []
-    assert only(local(audited.settings(), 0)).file == NEW
+    assert only(local(audited.settings())).file == NEW
 
 
 def to_link(path: Path) -> None:
@@ -291,7 +294,7 @@ def test_somebody_who_publishes_meanwhile_is_no_finding(audited: Audited, target
     (repository.images / OLDEST).unlink()
     assert repository.prepare(repository=audited.url).ok
     watcher = Meanwhile(audited.publish)
-    assert said(remote(audited.settings(audit_share=1), target, 0, watcher)) == []
+    assert said(remote(audited.settings(audit_share=1), target, watcher)) == []
 
 
 def test_the_middle_of_a_publishing_run_is_no_finding(audited: Audited) -> None:

@@ -125,7 +125,7 @@ def test_what_is_described_anew_while_it_is_read_is_not_sent(
 ) -> None:
     (audited.remote / NEW).unlink()
     settings, target = audited.settings(), audited.target
-    found = remote(settings, target, 0)
+    found = remote(settings, target)
     harm(audited.mirror / NEW)
     mirror, read = Mirror(audited.mirror), digest_file
 
@@ -223,7 +223,7 @@ def test_what_a_night_made_anew_before_the_repair_stays(audited: Audited) -> Non
     good = (audited.mirror / RDIFF).read_bytes()
     flip(audited.mirror / RDIFF)
     settings = audited.settings(audit_share=1)
-    found = local(settings, 0)
+    found = local(settings)
     os.utime(audited.mirror / RDIFF)  # only by its time a night sees it
     assert audited.repository.prepare(repository=audited.url).ok
     repaired = repair_local(settings, found, "a test")
@@ -238,7 +238,7 @@ def test_an_rdiff_that_cannot_be_looked_at_again_stays(
     good = (audited.mirror / RDIFF).read_bytes()
     flip(audited.mirror / RDIFF)
     settings = audited.settings(audit_share=1)
-    found = local(settings, 0)
+    found = local(settings)
     (audited.mirror / RDIFF).write_bytes(good)
 
     def killed(*_given: object, **_more: object) -> None:

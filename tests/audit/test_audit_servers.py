@@ -107,7 +107,7 @@ def local_http(audited: Audited) -> Iterator[Callable[[Callable[[Handler], bool]
 
         def check(behave: Callable[[Handler], bool]) -> Checked:
             server.behave = behave
-            return clients(audited.settings(repository=server.url, ca_file=""), 0)
+            return clients(audited.settings(repository=server.url, ca_file=""))
 
         yield check
 
@@ -142,7 +142,7 @@ def test_a_server_that_ignores_ranges_is_told_once_and_not_fetched_from(
     with Unruly(audited.remote) as server:
         assert audited.repository.prepare(repository=server.url, targets=0).ok
         audited.publish()
-        found = clients(audited.settings(repository=server.url, ca_file=""), 0)
+        found = clients(audited.settings(repository=server.url, ca_file=""))
         assert said(found) == [
             HTTP,
             ("warning", "", "the server ignores ranges: a download that broke off starts again"),
@@ -298,5 +298,5 @@ def test_a_document_without_end_is_cut_off(
 
 def test_a_server_that_is_not_there_is_one_finding(audited: Audited) -> None:
     settings: Settings = audited.settings(repository="http://localhost:1", ca_file="")
-    finding = only(clients(settings, 0))
+    finding = only(clients(settings))
     assert "could not be checked" in finding.problem

@@ -296,7 +296,7 @@ class Repositories(RuleBasedStateMachine):
             how = AT_ONCE.model_copy(update={"allow_rolled_back": True})
             assert self._publish(how), "nothing was in its way"
         self.harmed.clear()
-        found = local(self.nights.repository.settings(), 1)
+        found = local(self.nights.repository.settings())
         assert not [one for one in found.findings if one.severity is Severity.ERROR], found
         wanted = self.nights.wanted()
         lines = differences(self.nights.mirror, wanted) + differences(self.remote, wanted)

@@ -153,6 +153,7 @@ def test_a_mirror_is_published_where_it_is_asked_for(repository: Repository) -> 
     assert list(remote.iterdir()) == []
     done = repository.command("--upload", url, "--json")
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("rdiffs/") == 9, "each file is told once"
     (published,) = json.loads(done.stdout)["published"]
     assert published["generation"] == 1
     assert public(remote) == public(repository.mirror)

@@ -323,6 +323,16 @@ def test_a_file_that_cannot_be_read_here_holds_back_no_other(
     assert not found.server_lost
 
 
+def test_a_record_that_cannot_be_read_here_holds_back_no_other_file(
+    mirror: Path, folder: Target
+) -> None:
+    for image in images_of(mirror):
+        (mirror / ".puavo-repository" / "images" / f"{image}.json").mkdir(parents=True)
+    found = publish(mirror, folder, GUARDED).failed
+    assert len(found) > 1, "images that the server would have made of another one"
+    assert [why for why in found.values() if "not tried" in why] == []
+
+
 def test_a_mirror_that_is_lost_right_after_the_switch_was_published_to(
     mirror: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +352,21 @@ def test_a_mirror_that_is_lost_right_after_the_switch_was_published_to(
     assert f", {len(report.uploaded)} uploaded (" in first
     assert report.uploaded
     assert not published.known(mirror, folder.url).reached
+
+
+def test_a_run_that_failed_after_the_switch_says_what_clients_see_now(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Publisher) -> None:
+        raise PublishError(folder.url, "nothing may be removed")
+
+    monkeypatch.setattr(publishing, "clean", refused)
+    (report,) = publishing.publish_all(mirror, [folder], GUARDED)
+    assert report.failed == {"publishing": "nothing may be removed"}
+    assert tree_of(remote) == tree_of(mirror)
+    kept = published.known(mirror, folder.url)
+    assert (kept.generation, kept.reached) == (1, True)
+    assert set(images_of(mirror)) <= kept.files.keys()
 
 
 def test_an_error_of_the_system_is_one_of_ours_wherever_it_comes_from(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puavo_repository.audit.report import Checked, Finding
+from puavo_repository.audit.report import NAME, AuditReport, Checked, Finding, error, records
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.progress import Progress, Watcher
 from puavo_repository.remote.target import Target
@@ -59,6 +59,11 @@ class Audited:
         home = self.repository.root / "nginx"
         with HttpsServer(home, root or self.remote, port=self.port, **options) as server:
             yield server
+
+    def was_checked(self, where: str, times: int, wrong: str = "") -> None:
+        """Leave the report of so many audits of a place, the last of which found a wrong file."""
+        found = Checked(where, findings=(error(wrong, "is wrong"),) if wrong else ())
+        records(self.mirror).put(AuditReport(NAME, checks=(found,), turns={where: times}))
 
     def publish(self) -> None:
         done = publish(self.mirror, self.target, KEEP)

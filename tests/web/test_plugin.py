@@ -124,6 +124,9 @@ PATHS = [
     f"/runs/?dag_id={PREPARE}&run_id=other",
     f"/runs/?dag_id={PREPARE}&run_id=bad-form",
     f"/rollback/?mirror={quote(BACKUP)}&run_id=back",
+    f"/rollback/?mirror={quote(BACKUP)}&run_id=none",
+    f"/runs/?dag_id={ROLLBACK}&run_id=of-which",
+    f"/runs/?dag_id={PREPARE}&run_id=waiting",
     *STARTING,
     "/docs",
     "/openapi.json",
@@ -144,6 +147,7 @@ BACK = {
 }
 KEPT = {"mirror": "file:///srv/published", "generations": [], "more": 3}
 SAID = "/elsewhere: there is no such folder"
+NOTHING = "This run left nothing to show, or it was deleted."
 # Of files side by side: two are done, two under way, three wait.
 HALF_DONE = [("success", "a"), ("failed", "b"), *[("running", None)] * 2, *[(None, None)] * 3]
 CLEARED = {"report": [("scheduled", "again")]}  # it keeps the time of its last try
@@ -346,6 +350,24 @@ def test_a_run_s_summary_is_shown_as_its_last_task_wrote_it(asked: dict[str, Any
     assert "<li>put back: meta/one.json</li><li>put back: meta/two.json</li>" in text
     runs = {run.run_id: run for run in repository_of(asked, "admin").runs}
     assert runs["back"].did == "1 mirror rolled back"
+
+
+def test_nobody_waits_for_what_a_run_will_never_leave(asked: dict[str, Any]) -> None:
+    def page(path: str) -> str:
+        text: str = asked["answers"][f"admin {path}"][1]
+        return text
+
+    for path in (
+        "dag_id=puavo_repository_prepare&run_id=none",
+        f"dag_id={ROLLBACK}&run_id=of-which",
+    ):
+        assert NOTHING in page(f"/runs/?{path}")
+        assert "Nothing to show yet" not in page(f"/runs/?{path}")
+    assert "Nothing to show yet" in page(f"/runs/?dag_id={PREPARE}&run_id=waiting")
+    deleted = page(f"/rollback/?mirror={quote(BACKUP)}&run_id=none")
+    assert NOTHING in deleted
+    assert 'id="looking"' not in deleted
+    assert "Look again" in deleted
 
 
 def test_what_can_be_rolled_back_to_is_served_as_the_dry_run_left_it(asked: dict[str, Any]) -> None:

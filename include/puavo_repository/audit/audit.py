@@ -44,19 +44,15 @@ def audit(
 
     ``holder`` is who takes the mirror's lock for a repair.
     """
-    begun, before = time.time(), report.last(settings.mirror_dir)
-    turns = before.turns
-    found = local(settings, turns.get(LOCAL, 0), watcher, before.wrong(LOCAL))
+    begun, found = time.time(), local(settings, watcher)
     checks = [repair_local(settings, found, holder) if repair else found]
     for target in targets:
-        turn, again = turns.get(target.name, 0), before.wrong(target.name)
-        found = remote(settings, target, turn, watcher, again)
+        found = remote(settings, target, watcher)
         if repair:
             found = repair_remote(settings, target, found, watcher)
         checks.append(found)
     if settings.audit_https:
-        turn, again = turns.get(settings.repository, 0), before.wrong(settings.repository)
-        checks.append(clients(settings, turn, watcher, again))
+        checks.append(clients(settings, watcher))
     return conclude(settings, begun, checks)
 
 

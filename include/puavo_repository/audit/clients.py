@@ -10,7 +10,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -18,7 +18,7 @@ from typing import Any
 
 from puavo_repository.audit import steps
 from puavo_repository.audit.https import CONNECTIONS, Answer, Https, canary
-from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
+from puavo_repository.audit.report import Checked, Counts, Finding, error, turn, warning
 from puavo_repository.errors import CertificateError, ConnectionLostError
 from puavo_repository.formats.metadata import DescribedFile, entries
 from puavo_repository.mirror.description import Description, take
@@ -46,17 +46,15 @@ _PLAIN = re.compile(r"/[A-Za-z0-9._+~%/-]*")
 _ABSENT = object()
 
 
-def clients(
-    settings: Settings, turn: int, watcher: Watcher = NO_WATCHER, again: Collection[str] = ()
-) -> Checked:
-    """Audit what clients see at ``settings.repository``; ``turn`` counts the audits.
+def clients(settings: Settings, watcher: Watcher = NO_WATCHER) -> Checked:
+    """Audit what clients see at ``settings.repository``.
 
-    The files of ``again``, that something was wrong with, are compared whole and updated with.
+    The files that something was wrong with are compared whole and updated with.
     """
 
     def check() -> Checked:
         with Https(settings.repository, settings.ca_file) as https:
-            return _Clients(settings, https, watcher, again).check(turn)
+            return _Clients(settings, https, watcher).check()
 
     return steps.attempted(settings.repository, check)
 
@@ -68,16 +66,18 @@ class _Clients:
     settings: Settings
     https: Https
     watcher: Watcher
-    again: Collection[str] = ()
     counts: list[Counts] = field(default_factory=list)  # from several threads
     lost: int = 0  # addresses without an answer, in one look
     ranges_ignored: bool = False
 
-    def check(self, turn: int) -> Checked:
+    def __post_init__(self) -> None:
+        self.turn, self.again = turn(self.settings.mirror_dir, self.settings.repository)
+
+    def check(self) -> Checked:
         first, whole = list(self._certificate()), False
         notes: list[str] = []
         try:
-            found, notes = self._look_until_settled(turn)
+            found, notes = self._look_until_settled()
             findings, whole = [*first, *self._hidden(), *found], self.lost < _PATIENCE
         except CertificateError as why:
             refused = error("", why.problem, "", why.found, why.remedy)
@@ -107,11 +107,11 @@ class _Clients:
                     remedy = "Have the web server deny hidden names, as deploy/nginx/mirror does"
                     yield warning(path, problem, "status 403 or 404", "status 200", remedy)
 
-    def _look_until_settled(self, turn: int) -> tuple[list[Finding], list[str]]:
+    def _look_until_settled(self) -> tuple[list[Finding], list[str]]:
         local = take(self.settings.mirror_dir, "auditing")
         served, findings = self._documents(local)
         for _ in range(_LOOKS):
-            lines, failed = canary(self.https, served, local, turn, self.again)
+            lines, failed = canary(self.https, served, local, self.turn, self.again)
             found = [*findings, *self._files(served, local), *failed]
             if not found:
                 break

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from puavo_repository.audit import steps
-from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, error, warning
+from puavo_repository.audit.report import LOCAL, Checked, Counts, Finding, error, turn, warning
 from puavo_repository.delta import contained, work
 from puavo_repository.errors import DeltaError, RepositoryError
 from puavo_repository.formats.metadata import DescribedFile
@@ -31,14 +31,12 @@ _ANEW = "Let the audit repair it: it is removed, and the next run makes it anew"
 _STATE = {FOLDER, ".checksums", ".signatures"}  # our folder, and the old system's
 
 
-def local(
-    settings: Settings, turn: int, watcher: Watcher = NO_WATCHER, again: Collection[str] = ()
-) -> Checked:
-    """Audit the local tree; ``turn`` counts the audits. Nothing is changed, no run is held up.
+def local(settings: Settings, watcher: Watcher = NO_WATCHER) -> Checked:
+    """Audit the local tree. Nothing is changed, no run is held up.
 
-    The rdiffs of ``again``, that something was wrong with, are applied whosever turn it is.
+    The rdiffs that something was wrong with are applied whosever turn it is.
     """
-    check = LocalCheck(settings, watcher, turn, again).check
+    check = LocalCheck(settings, watcher).check
     return steps.attempted(LOCAL, lambda: with_retries(check))
 
 
@@ -48,8 +46,6 @@ class LocalCheck:
 
     settings: Settings
     watcher: Watcher = NO_WATCHER
-    turn: int = 0  # counts the audits: it says what is read in full
-    again: Collection[str] = ()  # what else is
     counts: list[Counts] = field(default_factory=list)  # from several threads
 
     def __post_init__(self) -> None:
@@ -81,7 +77,7 @@ class LocalCheck:
         if prove:
             rdiffs = [file for path, file in wanted.items() if path.startswith("rdiffs/")]
             share = self.settings.audit_share if only is None else 1
-            due = steps.due(rdiffs, self.turn, share, self.again)
+            due = steps.due(rdiffs, *turn(self.root, LOCAL), share)
             wrong |= self._proven(described, due, wrong.keys())
         if not damaged:  # what is not described could not be told from what was
             if not described.cksums_agree():

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from puavo_repository.audit import steps
-from puavo_repository.audit.report import Checked, Counts, Finding, error, warning
+from puavo_repository.audit.report import Checked, Counts, Finding, error, turn, warning
 from puavo_repository.errors import PermanentError, PublishError, RepositoryError
 from puavo_repository.formats.metadata import DescribedFile
 from puavo_repository.mirror.description import Description, take
@@ -35,20 +35,14 @@ _OR_REPAIR = f"{_SEE} or let the audit repair it"
 _NOT_OURS = "It is not ours: see who wrote it there, and remove it or have it mended"
 
 
-def remote(
-    settings: Settings,
-    target: Target,
-    turn: int,
-    watcher: Watcher = NO_WATCHER,
-    again: Collection[str] = (),
-) -> Checked:
-    """Audit a remote tree; ``turn`` counts the audits. Nothing is changed there.
+def remote(settings: Settings, target: Target, watcher: Watcher = NO_WATCHER) -> Checked:
+    """Audit a remote tree. Nothing is changed there.
 
     The local mirror may lack files that the remote has, or be missing. ``audit_share`` says how
-    many of the files there are read in full, of which the watcher is told; those of ``again``, that
-    something was wrong with, always are.
+    many of the files there are read in full, of which the watcher is told; those that something
+    was wrong with always are.
     """
-    check = RemoteCheck(settings, target, watcher, turn, again).check
+    check = RemoteCheck(settings, target, watcher).check
     return steps.attempted(target.name, lambda: with_retries(check))
 
 
@@ -59,8 +53,6 @@ class RemoteCheck:
     settings: Settings
     target: Target
     watcher: Watcher = NO_WATCHER
-    turn: int = 0  # counts the audits: it says what is read in full
-    again: Collection[str] = ()  # what else is
     counts: list[Counts] = field(default_factory=list)  # from several threads
 
     def check(self, only: Collection[str] | None = None) -> Checked:
@@ -105,8 +97,8 @@ class RemoteCheck:
                 touched.add(file.path)
         full = set(there)
         if only is None:
-            share = self.settings.audit_share
-            full = touched | steps.due(there.values(), self.turn, share, self.again)
+            now = turn(self.settings.mirror_dir, self.target.name)
+            full = touched | steps.due(there.values(), *now, self.settings.audit_share)
         total = sum(there[path].size for path in full)
         self.progress = self.watcher.begin("remote", total, len(full))
 

@@ -148,11 +148,6 @@ class AuditReport(Record):
         """What the operator should know."""
         return tuple(note for check in self.checks for note in check.notes)
 
-    def wrong(self, where: str) -> frozenset[str]:
-        """Return the files of a place that something is wrong with, as far as is known."""
-        here = (one for one in self.findings if canonical(one.where) == canonical(where))
-        return frozenset(one.file for one in here)
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         more = {"seconds": round(self.seconds, 3), "ok": self.ok, "counts": asdict(self.counts)}
@@ -197,3 +192,13 @@ def last(mirror: Path) -> AuditReport:
     with suppress(RepositoryError):  # keeping the next one will say why
         return records(mirror).get(NAME) or AuditReport(NAME)
     return AuditReport(NAME)
+
+
+def turn(mirror: Path, where: str) -> tuple[int, frozenset[str]]:
+    """Return how often a place was checked, and its files that are known to be wrong.
+
+    The number says what the next check reads in full; those files are looked at again.
+    """
+    before = last(mirror)
+    here = (one for one in before.findings if canonical(one.where) == canonical(where))
+    return before.turns.get(where, 0), frozenset(one.file for one in here)

@@ -128,7 +128,7 @@ def strays(
 
 
 def due(
-    files: Collection[DescribedFile], turn: int, share: float, again: Collection[str] = ()
+    files: Collection[DescribedFile], turn: int, again: Collection[str], share: float
 ) -> set[str]:
     """Return the paths of the files whose turn it is to be read in full; of a small mirror, all.
 

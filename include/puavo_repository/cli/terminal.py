@@ -18,6 +18,7 @@ from puavo_repository.errors import printable
 from puavo_repository.progress import LoggedWatcher, Progress, Watcher
 
 PROGRAM = "puavo-update-repository"
+_FILE = "publish"  # a file's bar
 
 
 def say(text: str) -> None:
@@ -38,8 +39,8 @@ def print_json(values: dict[str, Any]) -> None:
 class TerminalWatcher(LoggedWatcher):
     """Tells each error once, when it happens: a report that names it again may come, or not.
 
-    With bars, one a stage and one a file that is published, they say how far the work is; else
-    lines in the log do.
+    With bars, one a stage and one a file that is being published, they say how far the work is;
+    else lines in the log do.
     """
 
     def __init__(self, bars: progress.Progress | None = None) -> None:
@@ -64,9 +65,12 @@ class TerminalWatcher(LoggedWatcher):
         with self._lock:
             if name in self._shown:
                 bar, _ = self._shown[name]
-                self._bars.reset(bar, total=total, count=count)
+                self._bars.reset(bar, total=total, count=count, visible=True)
             else:
-                kind = "publish" if files is None else name
+                kind = _FILE if files is None else name
+                for task in self._bars.tasks:  # a terminal has few lines
+                    if task.finished and task.description == _FILE:
+                        self._bars.update(task.id, visible=False)
                 bar = self._bars.add_task(kind, total=total, count=count)
             counts = (f"{done} of {files}" for done in itertools.count(1))
             self._shown[name] = bar, counts

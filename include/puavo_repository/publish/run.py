@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from puavo_repository.errors import MassDeleteError, RepositoryError
@@ -69,8 +70,7 @@ def publish(publisher: Publisher) -> None:
         report.failed = dict(plan.problems)
         if report.dry_run:
             return
-        for line in report.plan:
-            logger.info("%s", line)
+        logger.info("%s: %s", report.target, report.plan[-1])  # of each file it is told when done
         finished = state.journal.verified and not state.journal_changed
         if plan.is_empty and finished and not any(map(is_part, state.rows)):
             # Nothing else is to be done; what somebody who died left of a lock goes all the same.
@@ -79,13 +79,17 @@ def publish(publisher: Publisher) -> None:
                     with lock.PublisherLock(tree).held():
                         pass
             return
-        with_retries(lambda: upload(publisher))
         try:
-            with_retries(lambda: switch(publisher))
-            with_retries(lambda: clean(publisher))
+            for step in (upload, switch, clean):
+                with_retries(partial(step, publisher))
         except MassDeleteError as error:
             report.failed["removing"] = str(error)
-        report.files = None  # what was seen before is not so any more
+        except RepositoryError:
+            report.files = None  # what was seen before is not so any more
+            with suppress(RepositoryError):
+                report.saw(publisher.look()[0])
+            raise
+        report.files = None
         report.saw(with_retries(publisher.look)[0])
     finally:
         report.bytes_sent, report.seconds = publisher.pool.sent, time.monotonic() - begun

@@ -145,8 +145,8 @@ class _Upload:
             why = report.failed[item.path] = str(error).removeprefix(f"{item.path}: ")
             self._publisher.watcher.fail(f"{report.target}: {item.path}: {why}")
             report.transient |= isinstance(error, errors.TransientError)
-            local = errors.printable(self._publisher.mirror_dir / item.path)
-            if not isinstance(error, errors.PublishError) and error.subject != local:
+            here = error.subject.startswith(errors.printable(self._publisher.mirror_dir))
+            if not (here or isinstance(error, errors.PublishError)):
                 self._stopped_by = error  # the server, not the file: the others would fail too
                 report.server_lost |= isinstance(error, errors.TransientError)
             return
