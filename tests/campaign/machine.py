@@ -347,7 +347,8 @@ class Repositories(RuleBasedStateMachine):
         def then_look(real: Callable[..., Any]) -> Callable[..., Any]:
             def change(tree: FolderTree, *paths: str) -> Any:
                 done = real(tree, *paths)
-                if not paths[-1].rpartition("/")[2].startswith(".") and JOURNAL not in paths[-1]:
+                hidden = paths[-1].rpartition("/")[2].startswith(".") or JOURNAL in paths[-1]
+                if not hidden and self.metadata_is_whole():
                     self.clients_find_what_they_are_told_of()
                 return done
 
