@@ -299,8 +299,11 @@ class Repositories(RuleBasedStateMachine):
         found = local(self.nights.repository.settings(), 1)
         assert not [one for one in found.findings if one.severity is Severity.ERROR], found
         wanted = self.nights.wanted()
-        lines = differences(self.nights.mirror, wanted) + differences(self.remote, wanted)
-        assert not [line for line in lines if not self._is_known(line)]
+        lines = differences(self.nights.mirror, wanted) + differences(
+            self.remote, wanted, self.others
+        )
+        wrong = [line for line in lines if not self._is_known(line)]
+        assert not wrong, wrong
 
     # How it is done
 

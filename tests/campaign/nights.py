@@ -8,7 +8,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -222,8 +222,11 @@ def remembered(root: Path) -> dict[str, object]:
     return known | {f"anchors/{path.name}": "" for path in state.anchors.glob("[!.]*")}
 
 
-def differences(tree: Path, wanted: dict[str, bytes]) -> list[str]:
-    """Return in what a tree differs, and what a run left lying about in it."""
+def differences(tree: Path, wanted: dict[str, bytes], others: Collection[str] = ()) -> list[str]:
+    """Return in what a tree differs, and what a run left lying about in it.
+
+    ``others`` is what somebody else put there: it stays theirs, also where it is wanted.
+    """
     found = tree_of(tree)
     different = [p for p in sorted(found.keys() | wanted) if found.get(p) != wanted.get(p)]
     states = {p: "missing" if p not in found else "too much" for p in found.keys() ^ wanted.keys()}
@@ -234,7 +237,10 @@ def differences(tree: Path, wanted: dict[str, bytes]) -> list[str]:
     left = [p for p in left if p.parent.name != "remotes" and not p.name.startswith(".id.")]
     if (record := tree / journal.PATH).exists():
         entries = journal.Journal.parse(record.read_bytes()).files
-        right = {path: _entry(tree / path, wanted[path]) for path in found.keys() & wanted}
+        right = {
+            path: _entry(tree / path, wanted[path])._replace(ours=path not in others)
+            for path in found.keys() & wanted
+        }
         strange = [p for p in sorted({*entries, *right}) if entries.get(p) != right.get(p)]
         lines += [
             f"{tree.name}: {path} is entered as {entries.get(path)}, not {right.get(path)}"
