@@ -299,8 +299,11 @@ class Repositories(RuleBasedStateMachine):
         found = local(self.nights.repository.settings())
         assert not [one for one in found.findings if one.severity is Severity.ERROR], found
         wanted = self.nights.wanted()
-        lines = differences(self.nights.mirror, wanted) + differences(self.remote, wanted)
-        assert not [line for line in lines if not self._is_known(line)]
+        lines = differences(self.nights.mirror, wanted) + differences(
+            self.remote, wanted, self.others
+        )
+        wrong = [line for line in lines if not self._is_known(line)]
+        assert not wrong, wrong
 
     # How it is done
 
@@ -347,7 +350,8 @@ class Repositories(RuleBasedStateMachine):
         def then_look(real: Callable[..., Any]) -> Callable[..., Any]:
             def change(tree: FolderTree, *paths: str) -> Any:
                 done = real(tree, *paths)
-                if not paths[-1].rpartition("/")[2].startswith(".") and JOURNAL not in paths[-1]:
+                hidden = paths[-1].rpartition("/")[2].startswith(".") or JOURNAL in paths[-1]
+                if not hidden and self.metadata_is_whole():
                     self.clients_find_what_they_are_told_of()
                 return done
 

@@ -8,11 +8,14 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from puavo_repository import retry
+from puavo_repository.audit.local import local
+from puavo_repository.audit.remote import remote
+from puavo_repository.audit.report import Finding
 from puavo_repository.formats import metadata
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare.describe import describe
@@ -20,6 +23,7 @@ from puavo_repository.prepare.diff import diff
 from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.policy import Pair
 from puavo_repository.publish import clean, send, switch, upload
+from puavo_repository.publish.plan import sha256
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.publish.run import publish_all
 from puavo_repository.remote import journal
@@ -32,6 +36,7 @@ from support.repository import AMXA, FREE, V1, Repository, name
 logger = logging.getLogger(__name__)
 
 KEPT = 4  # images of the series that grows
+OTHERS = (FREE, "puavo-os-other-buster")  # series that begin and end
 STEPS = {"upload": upload.upload, "switch": switch.switch, "clean": clean.clean}
 AT_ONCE = Model(grace_days=0.0, max_delete=1.0, replace_pause=0.0, connections=2)
 
@@ -115,6 +120,7 @@ class Nights:
 
     def __init__(self, home: Path, chance: random.Random) -> None:
         self.chance = chance
+        self.beyond_repair: set[str] = set()  # what a fault damaged and no run mends: audits say so
         self.repository = Repository(home / "disturbed")
         self.remote = home / "remote"
         self.remote.mkdir()
@@ -137,6 +143,22 @@ class Nights:
         self._date += dt.timedelta(days=1)
         return self.repository.add(name(f"{self._date}-120000"))
 
+    def grow(self) -> None:
+        """Let a next image come, and the oldest one go."""
+        self.add()
+        for old in self.series()[:-KEPT]:
+            old.unlink()
+
+    def turn(self) -> None:
+        """Let a series end where another begins, beside the one that grows."""
+        self.grow()
+        images = self.repository.images
+        old = [image for series in OTHERS for image in images.glob(f"{series}-*")]
+        begins = OTHERS[any(image.name.startswith(OTHERS[0]) for image in old)]
+        self.repository.add(name(f"{self._date}-130000", begins))
+        for image in old:
+            image.unlink()
+
     def replace(self, image: str) -> Path:
         """Give another content to an image's name, by rename."""
         self._replaced += 1
@@ -144,9 +166,7 @@ class Nights:
 
     def fall(self) -> None:
         """Let a night fall: an image is new, one is gone, perhaps one replaced or a series."""
-        self.add()
-        for old in self.series()[:-KEPT]:
-            old.unlink()
+        self.grow()
         if self.chance.random() < 0.5:
             self.replace(self.chance.choice(self.series()[:-1]).name)
         if self.chance.random() < 0.4:
@@ -170,27 +190,69 @@ class Nights:
         self._twin.prepare(allow_mass_delete=True)
         return tree_of(self._twin.mirror)
 
+    def found(self, *trees: Path) -> list[Finding]:
+        """Return what an audit finds that reads everything."""
+        settings = self.repository.settings(audit_share=1)
+        checks = [local(settings, 0)] if self.mirror in trees else []
+        if self.remote in trees:
+            checks.append(remote(settings, Target(path=str(self.remote)), 0))
+        return [one for check in checks for one in check.findings]
+
     def lost(self, *trees: Path) -> list[str]:
-        """Return what is not as it would be if nothing had happened."""
+        """Return what is not as it would be if nothing had happened, and what an audit finds."""
         wanted = self.wanted()
-        return [line for tree in trees for line in differences(tree, wanted)]
+        lines = [line for tree in trees for line in differences(tree, wanted)]
+        found = [one for one in self.found(*trees) if one.file not in self.beyond_repair]
+        lines += [f"an audit found: {one}" for one in found]
+        known, right = (remembered(one.mirror) for one in (self.repository, self._twin))
+        strange = sorted({path for path, _ in known.items() ^ right.items()})
+        return lines + [
+            f"on record: {path}: {known.get(path)} instead of {right.get(path)}" for path in strange
+        ]
 
 
-def differences(tree: Path, wanted: dict[str, bytes]) -> list[str]:
-    """Return in what a tree differs, and what a run left lying about in it."""
+def remembered(root: Path) -> dict[str, object]:
+    """Return what the records of a mirror say, but for when something was done; by its path."""
+    mirror = Mirror(root)
+    state = mirror.state
+    known: dict[str, object] = {
+        one.path: (one.digests, mirror.has(one)) for one in (*state.images, *state.rdiffs)
+    }
+    known |= {f"failures/{one.name}": one.message for one in state.failures}
+    return known | {f"anchors/{path.name}": "" for path in state.anchors.glob("[!.]*")}
+
+
+def differences(tree: Path, wanted: dict[str, bytes], others: Collection[str] = ()) -> list[str]:
+    """Return in what a tree differs, and what a run left lying about in it.
+
+    ``others`` is what somebody else put there: it stays theirs, also where it is wanted.
+    """
     found = tree_of(tree)
     different = [p for p in sorted(found.keys() | wanted) if found.get(p) != wanted.get(p)]
     states = {p: "missing" if p not in found else "too much" for p in found.keys() ^ wanted.keys()}
     lines = [f"{tree.name}: {path} is {states.get(path, 'different')}" for path in different]
-    patterns = (".*.part", ".now.*", "publisher.lock*", "scratch/*")
+    patterns = (".*.part", ".now.*", "publisher.lock*", "parts.json", "scratch/*")
     left = [path for pattern in patterns for path in tree.rglob(pattern)]
     # What may be written without the mirror's lock goes an hour later.
     left = [p for p in left if p.parent.name != "remotes" and not p.name.startswith(".id.")]
     if (record := tree / journal.PATH).exists():
         entries = journal.Journal.parse(record.read_bytes()).files
-        strange = [p for p in wanted if p not in entries or not entries[p].ours]
-        lines += [f"{tree.name}: {path} counts as somebody else's" for path in strange]
+        right = {
+            path: _entry(tree / path, wanted[path])._replace(ours=path not in others)
+            for path in found.keys() & wanted
+        }
+        strange = [p for p in sorted({*entries, *right}) if entries.get(p) != right.get(p)]
+        lines += [
+            f"{tree.name}: {path} is entered as {entries.get(path)}, not {right.get(path)}"
+            for path in strange
+        ]
     return lines + [f"{tree.name}: {path.name} was left behind" for path in left]
+
+
+def _entry(path: Path, content: bytes) -> journal.Entry:
+    """Return how a file of ours is entered that metadata names."""
+    mtime = int(path.stat().st_mtime)
+    return journal.Entry(len(content), sha256(content), mtime, None)
 
 
 class Watch:

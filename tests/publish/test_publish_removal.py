@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,25 @@ import pytest
 from puavo_repository import retry
 from puavo_repository.errors import StorageError
 from puavo_repository.formats import jsonfile
+from puavo_repository.publish import clean, run, switch, upload
+from puavo_repository.publish.plan import sha256
+from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
 from puavo_repository.remote.target import Target
 from puavo_repository.settings.model import Model
 from support.instead import have_time
-from support.mirrors import NOW, content, image, images_of, prepare, publish, walk
+from support.mirrors import (
+    NOW,
+    content,
+    image,
+    images_of,
+    journal_of,
+    prepare,
+    publish,
+    tree_of,
+    walk,
+)
 
 IMAGES = 3
 GUARDED = Model(replace_pause=0.0)
@@ -58,6 +72,40 @@ def test_what_could_not_be_removed_goes_the_next_time(
         assert (remote / every[0]).exists()
     assert every[0] in publish(mirror, folder, NOW).pruned
     assert not (remote / every[0]).exists()
+
+
+@pytest.mark.parametrize("again", [run.publish, clean.clean])
+def test_what_was_removed_right_before_a_kill_is_forgotten_though_nothing_is_new(
+    mirror: Path, remote: Path, folder: Target, again: Callable[[Publisher], object]
+) -> None:
+    publish(mirror, folder, NOW)
+    every = images_of(mirror)
+    prepare(mirror, every[1:])
+    with Publisher(mirror, folder, NOW) as publisher:
+        upload.upload(publisher)
+        switch.switch(publisher)
+        journal_then = (remote / journal.PATH).read_bytes()
+        clean.clean(publisher)
+        (remote / journal.PATH).write_bytes(journal_then)  # killed before it was saved
+        assert every[0] in journal_of(folder).files
+        again(publisher)
+    assert journal_of(folder).files.keys() == tree_of(remote).keys()
+
+
+def test_a_file_that_was_only_meant_to_be_sent_is_ours_also_where_it_comes_late(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    """Whoever was to send it may have slept, and one write was left to them."""
+    publish(mirror, folder, GUARDED)
+    late = content(9, 1000)
+    with Publisher(mirror, folder).hold() as other:
+        other.journal.intend(image(9), len(late), sha256(late))
+        other.save()
+    for _ in range(2):
+        publish(mirror, folder, GUARDED)
+        prepare(mirror, images_of(mirror)[1:])
+    (remote / image(9)).write_bytes(late)
+    assert image(9) in publish(mirror, folder, NOW).pruned
 
 
 def test_the_grace_counts_by_both_clocks(

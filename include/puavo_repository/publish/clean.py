@@ -41,7 +41,7 @@ def remove_unnamed(remote: LockedRemote, state: RemoteState) -> None:
             _remove(remote, state.row(path))
         _remove_parts(remote, state)
     finally:
-        if state.journal.render() != before:
+        if state.journal_changed or state.journal.render() != before:
             remote.save()
 
 
@@ -56,8 +56,8 @@ def _due(remote: LockedRemote, state: RemoteState) -> set[str]:
             continue
         if path in named:
             journal.set_unnamed(path, None)
-        elif not entry.ours or (state.row(path).found is None and entry.mtime is not None):
-            del journal.files[path]  # it is nobody's business of ours any more, or gone
+        elif not entry.ours:
+            del journal.files[path]  # it is no business of ours any more
         else:
             since = entry.unnamed
             if since is None or since.age(now) < 0:

@@ -17,7 +17,15 @@ from puavo_repository.formats import metadata
 from puavo_repository.mirror.description import Description
 from puavo_repository.mirror.records import mirror_id
 from puavo_repository.progress import Progress, no_progress
-from puavo_repository.publish.plan import CKSUMS, FileState, RemoteState, Row, is_document, sha256
+from puavo_repository.publish.plan import (
+    CKSUMS,
+    FileState,
+    RemoteState,
+    Row,
+    is_document,
+    is_meta,
+    sha256,
+)
 from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.journal import Journal, load_generation
 from puavo_repository.remote.tree import Kind, Range, RemoteStat, RemoteTree
@@ -52,11 +60,7 @@ def survey(
             if row.path != CKSUMS:
                 _read_document(tree, state, row)
     _know_as_ours(tree, state)
-    for row in list(state.rows.values()):
-        if row.entry and not (row.found or row.sha256) and is_document(row.path):
-            # Whoever removed it ended before the journal said so.
-            del journal.files[row.path]
-            state.journal_changed = True
+    forget_gone(state, journal.files)
     for path in state.published():  # by name, what the metadata names and no listing showed
         row = state.row(path)
         row.found = row.found or tree.stat(path)
@@ -130,6 +134,21 @@ def _know_as_ours(tree: RemoteTree, state: RemoteState) -> None:
         content = row.content or b""
         if row.found and row.path in written and written[row.path] == sha256(content):
             state.journal.placed(row.path, len(content), sha256(content), row.found.mtime)
+            state.journal_changed = True
+
+
+def forget_gone(state: RemoteState, paths: Iterable[str]) -> None:
+    """Take out of the journal what is not there, not wanted and not named by the metadata there.
+
+    Whoever removed it ended before the journal said so. A file that was only meant to be sent
+    stays: who was to send it may still sleep, so it is given up when its grace is over (``clean``).
+    """
+    named, files = {CKSUMS, *state.published()}, state.journal.files
+    for path in list(paths):
+        row = state.row(path)
+        was_there = row.entry is not None and (row.entry.mtime is not None or is_meta(path))
+        if was_there and not (row.found or row.sha256 or path in named):
+            del files[path]
             state.journal_changed = True
 
 

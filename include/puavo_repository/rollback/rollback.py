@@ -21,7 +21,7 @@ from puavo_repository.mirror.description import Description
 from puavo_repository.progress import count
 from puavo_repository.publish.plan import FileState, RemoteState, Row, is_meta, sha256
 from puavo_repository.publish.publisher import LockedRemote, Publisher, PublishReport
-from puavo_repository.publish.survey import listed, sha256_of
+from puavo_repository.publish.survey import forget_gone, listed, sha256_of
 from puavo_repository.publish.switch import Switch
 from puavo_repository.remote import journal
 from puavo_repository.remote.documents import read_whole
@@ -168,9 +168,7 @@ def _roll_back(remote: LockedRemote, to: int | None, series: Collection[str]) ->
             # A rollback that was killed may have written it, and not said so.
             mtime = row.found.mtime if row.found else 0
             record.placed(path, row.size, row.sha256, mtime)
-    for path in record.files.keys() - there.keys() - past.documents.keys():
-        if is_meta(path) and (path in asked or not asked):
-            del record.files[path]  # or have removed it
+    forget_gone(state, asked or record.files)  # or have removed it
     _check_in_place(tree, state, changing, number)
     kept, rejected = _contents(past).items(), {}
     if not last or number <= last.restores:  # else a step forward: what it leaves behind was good

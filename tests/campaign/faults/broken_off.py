@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 
 from campaign.disturbed import Kill, Run, before, run
 from campaign.faults.fault import GRACE, Fault, OfPrepare, OfPublish, OverSftp
-from campaign.nights import KEPT, prepare, publish, publish_after_all, step_back
+from campaign.nights import prepare, publish, publish_after_all, step_back
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.remote.journal import FOLDER as JOURNAL
 from puavo_repository.remote.target import Target
@@ -57,9 +57,7 @@ class KillRollback(Killed, OfPublish):
         """Nothing comes under another's name: what was replaced cannot be put back."""
         for _ in range(1 if self.nights.remote.joinpath("CKSUMS").exists() else 2):
             self._before = Mirror(self.nights.remote).contents()
-            self.nights.add()
-            for old in self.nights.series()[:-KEPT]:
-                old.unlink()
+            self.nights.turn()
             before(prepare, self.nights.repository)
             before(publish, self.nights.mirror, self.target, GRACE)
 
@@ -72,6 +70,9 @@ class KillRollback(Killed, OfPublish):
         done = self.step()
         if Mirror(self.nights.remote).contents() != self._before:
             return Run(1, said="not what clients saw before")
+        wrong = [one for one in self.nights.found(self.nights.remote) if one.severity == "error"]
+        if wrong:  # that the mirror has more is none
+            return Run(1, said=f"after the rollback an audit found: {wrong}")
         with self.watch.closed():
             last = run(publish_after_all, self.nights.mirror, self.target)
         return done if done.status else last

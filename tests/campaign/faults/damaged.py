@@ -45,8 +45,11 @@ class Damaged(Fault):
     def strike(self) -> Run:
         found = self.candidates()
         if found:
-            damage(self.chance.choice(found), self.chance)
+            self.hit(self.chance.choice(found))
         return Run(0, struck=bool(found))
+
+    def hit(self, path: Path) -> None:
+        damage(path, self.chance)
 
 
 class DamagedImages(Damaged, OfPrepare):
@@ -128,7 +131,13 @@ class DamagedJournal(OfRemote):
 
 
 class DamagedGenerations(OfRemote):
+    """What they tell is lost: no rollback leads beyond it, and the audit says which."""
+
     patterns = (f"{JOURNAL}/generations/*.json",)
+
+    def hit(self, path: Path) -> None:
+        super().hit(path)
+        self.nights.beyond_repair.add(str(path.relative_to(self.nights.remote)))
 
 
 class DamagedRemoteMetadata(OfRemote):

@@ -9,7 +9,7 @@ from typing import ClassVar
 from campaign.disturbed import Kill, Run, before
 from campaign.faults.broken_off import KillRollback
 from campaign.faults.fault import Fault, OfPrepare, OfPublish
-from campaign.nights import KEPT, prepare
+from campaign.nights import prepare
 
 
 class EachStep(Fault):
@@ -30,10 +30,8 @@ class EachStep(Fault):
         return done
 
     def one_night(self) -> None:
-        """Let an image come, one go and one be replaced."""
-        self.nights.add()
-        for old in self.nights.series()[:-KEPT]:
-            old.unlink()
+        """Let an image come, one go and one be replaced; a series ends and another begins."""
+        self.nights.turn()
         self.nights.replace(self.nights.series()[1].name)
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from campaign.disturbed import PATIENCE, STEPS, Kill, Run, before, run
 from campaign.faults.fault import GRACE, OfPublish
 from campaign.nights import (
-    KEPT,
     one_step,
     one_task,
     prepare,
@@ -51,9 +50,7 @@ class Between(OfPublish):
         self._next()
 
     def _next(self) -> None:
-        self.nights.add()
-        for old in self.nights.series()[:-KEPT]:
-            old.unlink()
+        self.nights.turn()
 
     def strike(self) -> Run:
         done, struck = [], False
@@ -146,9 +143,7 @@ class LockStolen(OfPublish):
 
     def fall(self) -> None:
         """Nothing comes under another's name: what was replaced cannot be put back."""
-        self.nights.add()
-        for old in self.nights.series()[:-KEPT]:
-            old.unlink()
+        self.nights.turn()
         before(prepare, self.nights.repository)
 
     def strike(self) -> Run:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from campaign.disturbed import Run, before, run
 from campaign.faults.fault import OfPrepare, OfPublish
-from campaign.nights import KEPT, prepare, told
+from campaign.nights import prepare, told
 from puavo_repository.mirror.store import FOLDER as STATE
 from puavo_repository.remote.journal import FOLDER as JOURNAL
 from support.mirrors import tree_of
@@ -109,9 +109,7 @@ class StateCleared(OfPublish):
         Without its id, a mirror has to describe all that is there; and images that nothing says
         are ours stay where they are.
         """
-        self.nights.add()
-        for old in self.nights.series()[:-KEPT]:
-            old.unlink()
+        self.nights.grow()
         before(prepare, self.nights.repository)
 
     def strike(self) -> Run:
