@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
+from collections import deque
 from pathlib import Path
 
 import pytest
 
 from delta.pairs import Copy, Pair, noise
 from puavo_repository.delta import AnchorEngine, work
-from puavo_repository.delta.librsync import LibrsyncEngine
+from puavo_repository.delta.librsync import LibrsyncEngine, patch
 from puavo_repository.errors import ImageChangingError, ProofError, StorageError
 from puavo_repository.formats.rdiff import END, MAGIC
+from puavo_repository.mirror.digests import IN_USE
 
 A, B = noise(1, 9_000_000), noise(2, 70_000)
 
@@ -49,6 +53,30 @@ def test_any_wrong_byte_is_found(pair: Pair) -> None:
         pair.rdiff.write_bytes(damaged)
         with pytest.raises(ProofError, match=where):
             prove(pair)
+
+
+def test_an_rdiff_that_is_slowly_digested_does_not_stay_in_memory(tmp_path: Path) -> None:
+    size = 128 << 20
+    source, rdiff = tmp_path / "source", tmp_path / "large.rdiff"
+    source.touch()
+    with rdiff.open("wb") as stream:
+        stream.write(MAGIC + b"\x44" + size.to_bytes(8, "big"))  # all of it is one literal
+        stream.truncate(stream.seek(size, os.SEEK_CUR))
+        stream.write(END)
+    waiting: deque[memoryview] = deque()
+    resident = 0
+
+    def digested(block: memoryview) -> None:
+        nonlocal resident
+        if len(waiting) == IN_USE:
+            waiting.popleft()[:: mmap.PAGESIZE].tobytes()
+        waiting.append(block)
+        if not block:
+            maps = Path("/proc/self/smaps").read_text().partition(rdiff.name)[2]
+            resident = int(re.search(r"Rss: +(\d+) kB", maps)[1]) << 10  # type: ignore[index]
+
+    patch(source, rdiff, lambda _block: None, digested)
+    assert 0 < resident < 24 << 20
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from puavo_repository.errors import as_storage_error, storage_error
 from puavo_repository.mirror.files import Identity
 
 _PAGE = mmap.PAGESIZE
+_LARGE = 2 << 20  # bytes; the system may map as many at once, where they begin at a multiple
 _KEPT = 8 << 20  # bytes of an image that were looked at and count as memory
 _NORESERVE, _FIXED = 0x4000, 0x10  # MAP_NORESERVE, MAP_FIXED
 _SIGINFO = 4  # SA_SIGINFO
@@ -65,10 +66,11 @@ class Image:
         self._seen = 0  # bytes, anywhere, since it was mapped
         self._past = 0  # up to where it was looked at and given back
         self._is_lost = False  # whether a part of it was not there
-        self._length = -(-self.size // _PAGE) * _PAGE + 2 * _PAGE
+        room = -(-self.size // _PAGE) * _PAGE + _PAGE
+        self._length = room + _LARGE
         self._start = _empty(None, self._length)
-        self.address = self._start + _PAGE  # of the first byte
-        memory = (ctypes.c_uint8 * (self._length - _PAGE)).from_address(self.address)
+        self.address = self._start + _LARGE - self._start % _LARGE  # of the first byte
+        memory = (ctypes.c_uint8 * room).from_address(self.address)
         self.data: Bytes = np.ctypeslib.as_array(memory)
         # Both, and the system reads as far ahead as for one that reads by copying.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -116,7 +118,7 @@ class Image:
 
     def past(self, position: int) -> None:
         """Take what lies before a position for looked at: it is no memory of ours any more."""
-        position -= position % _PAGE
+        position -= position % _LARGE  # else a look at what is behind maps that before it again
         if position - self._past >= _KEPT:
             length = position - self._past
             _libc.madvise(self.address + self._past, length, mmap.MADV_DONTNEED)

@@ -174,8 +174,8 @@ def _run(
                 buffers.next_in, buffers.avail_in = source.address + position, len(block)
                 buffers.eof_in = not block
                 position += len(block)
-                source.past(position - IN_USE * _GIVEN)  # a digester may still read it
                 given(block)
+                source.past(position - IN_USE * _GIVEN)  # the rest may still be read by a digester
                 progress(len(block))
             result = library().rs_job_iter(job, ctypes.byref(buffers))
             written = len(out) - buffers.avail_out
