@@ -17,7 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from puavo_repository.remote.target import Target
 from support import audits
-from support.airflow_server import migrated
+from support.airflow_server import airflow_environment
 from support.audits import Audited
 from support.mirrors import make_mirror
 from support.puavo import PuavoRest
@@ -152,7 +152,7 @@ def folder(remote: Path) -> Target:
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the environment of an Airflow with an embedded database of its own."""
     home = tmp_path_factory.mktemp("airflow")
-    return migrated(home, AIRFLOW__API__BASE_URL="https://airflow.example")
+    return airflow_environment(home, AIRFLOW__API__BASE_URL="https://airflow.example")
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,11 @@ from importlib import import_module
 from pathlib import Path
 
 from airflow import settings
+from airflow.configuration import write_default_airflow_configuration_if_needed
 from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 from airflow.sdk.execution_time.supervisor import in_process_api_server
+from airflow.utils.db import initdb
 
 for used in (
     "airflow.dag_processing.collection",
@@ -52,12 +54,14 @@ small()
 
 
 def warm_up() -> None:
-    """Run a small DAG: what is made at its first use is there for all that are forked then.
+    """Make a database, and run a small DAG: what its first use makes is there for all forks.
 
     That is the API that a DAG's tasks ask, and what SQLAlchemy makes of models and statements;
     half of what a run of few tasks takes. Only the connections and the thread of that API are
     not for a fork, and the database shall know nothing of it.
     """
+    write_default_airflow_configuration_if_needed()
+    initdb()
     database = Path(os.environ["AIRFLOW_HOME"], "airflow.db")
     before = database.read_bytes()
     with tempfile.TemporaryDirectory() as folder:

@@ -8,14 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +38,6 @@ def airflow_environment(home: Path, **more: str) -> dict[str, str]:
         PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         **more,
     )
-
-
-@cache
-def _migrated() -> tuple[str, str, bytes]:
-    """Return a home of Airflow, its configuration and its database: made once, in seconds."""
-    with tempfile.TemporaryDirectory() as home:
-        found = airflow_environment(Path(home))
-        subprocess.run(["airflow", "db", "migrate"], env=found, capture_output=True, check=True)
-        return home, Path(home, "airflow.cfg").read_text(), Path(home, "airflow.db").read_bytes()
-
-
-def migrated(home: Path, **more: str) -> dict[str, str]:
-    """Return the environment of an Airflow whose embedded database is ready."""
-    first, configuration, database = _migrated()
-    home.mkdir(exist_ok=True)
-    (home / "airflow.cfg").write_text(configuration.replace(first, str(home)))
-    (home / "airflow.db").write_bytes(database)
-    return airflow_environment(home, **more)
 
 
 _forks: dict[str, Forks] = {}

@@ -10,7 +10,7 @@ import pytest
 
 from puavo_repository.remote.target import canonical
 from puavo_repository.web.model import Repository, Retry
-from support.airflow_server import ALERT, AUDIT, PREPARE, PUBLISH, ROLLBACK, USAGE, beside, migrated
+from support.airflow_server import ALERT, AUDIT, PREPARE, PUBLISH, ROLLBACK, USAGE, beside
 from web.mirrors import make_mirror
 
 # Runs in a process of its own.
@@ -26,9 +26,11 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.sdk.serde import serialize
+from airflow.utils.db import initdb
 from airflow.utils.session import create_session
 from sqlalchemy import insert, text
 
+initdb()
 at = datetime.now(UTC) - timedelta(hours=len(json.loads(sys.argv[3])))
 with create_session() as session:
     session.execute(text("PRAGMA foreign_keys=OFF"))
@@ -222,7 +224,6 @@ RUNS: list[dict[str, Any]] = [
 def asked(airflow: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what everybody got, with a database that has these runs only."""
     home = tmp_path_factory.mktemp("airflow")
-    migrated(home)
     images = tmp_path_factory.mktemp("images")
     make_mirror(images / "mirror", images=2)
     return beside(
