@@ -30,11 +30,20 @@ SERIES = f"{AMXA}-amd64"
 OLDER = (V1, V2, V3, V4)
 
 
-@pytest.fixture
-def seeded(repository: Repository) -> Repository:
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """Return a repository of four images that nobody may change."""
+    found = Repository(tmp_path_factory.mktemp("prepared"))
     for version in OLDER:
-        repository.add(name(version))
-    assert repository.prepare().ok
+        found.add(name(version))
+    assert found.prepare().ok
+    return found
+
+
+@pytest.fixture
+def seeded(prepared: Repository, repository: Repository) -> Repository:
+    """Return a copy of it: links, times and all, so that there is nothing to be done."""
+    subprocess.run(["cp", "-a", f"{prepared.root}/.", repository.root], check=True)
     return repository
 
 
