@@ -8,7 +8,9 @@ import hashlib
 import json
 import random
 import subprocess
+import tempfile
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from puavo_repository.formats import metadata
@@ -23,6 +25,7 @@ from puavo_repository.remote import journal
 from puavo_repository.remote.pool import open_tree
 from puavo_repository.remote.target import Target
 from puavo_repository.settings.model import Model
+from support.repository import snapshot
 from support.servers import tool
 
 NOW = Model(grace_days=0.0, max_delete=1.0, replace_pause=0.0)
@@ -110,14 +113,25 @@ def sum_up(mirror: Path) -> None:
 
 def make_mirror(mirror: Path, count: int = 3, size: int = 300_000, targets: int = 3) -> list[str]:
     """Make a mirror with one series; return its images' names, oldest first."""
-    mirror.mkdir(parents=True, exist_ok=True)
+    for path, data in _mirror(count, size, targets).items():
+        (mirror / path).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / path).write_bytes(data)
+    sum_up(mirror)
+    return [image(day) for day in range(1, count + 1)]
+
+
+@cache
+def _mirror(count: int, size: int, targets: int) -> dict[str, bytes]:
+    """Return its files; a hundred tests begin with the same ones."""
     names = [image(day) for day in range(1, count + 1)]
     data = content(1, size)
-    for number, name in enumerate(names):
-        (mirror / name).write_bytes(data)
-        data = changed(data, number)
-    prepare(mirror, names, targets=targets)
-    return names
+    with tempfile.TemporaryDirectory() as folder:
+        mirror = Path(folder)
+        for number, name in enumerate(names):
+            (mirror / name).write_bytes(data)
+            data = changed(data, number)
+        prepare(mirror, names, targets=targets)
+        return snapshot(mirror)
 
 
 def add_image(mirror: Path, names: list[str], *, keep: int = 99, seed: int = 77) -> list[str]:
