@@ -193,9 +193,9 @@ class Nights:
     def found(self, *trees: Path) -> list[Finding]:
         """Return what an audit finds that reads everything."""
         settings = self.repository.settings(audit_share=1)
-        checks = [local(settings, 0)] if self.mirror in trees else []
+        checks = [local(settings)] if self.mirror in trees else []
         if self.remote in trees:
-            checks.append(remote(settings, Target(path=str(self.remote)), 0))
+            checks.append(remote(settings, Target(path=str(self.remote))))
         return [one for check in checks for one in check.findings]
 
     def lost(self, *trees: Path) -> list[str]:
