@@ -157,7 +157,7 @@ def running_airflow(home: Path, **more: str) -> Iterator[Airflow]:
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "puavo_repository_airflow.standalone"],
-        env=migrated(home, **settings),
+        env=airflow_environment(home, **settings),
         stdout=subprocess.PIPE,
         text=True,
     )
