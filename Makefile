@@ -44,7 +44,8 @@ run airflow distributed: export PUAVO_REPOSITORY_REPOSITORY := $(REPOSITORY)
 # database is made for it alone.
 run: export PUAVO_REPOSITORY_RETRIES := 0
 run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
-run: export AIRFLOW__LOGGING__LOGGING_LEVEL := ERROR
+# What a task failed of is told without Airflow.
+run: export AIRFLOW__LOGGING__LOGGING_LEVEL := CRITICAL
 
 .PHONY: setup run test test-newest campaign campaign-distributed fuzz benchmark benchmark-distributed \
     airflow distributed screenshots dependencies lock catalogs demo packages distributed-packages test-packages test-setup \
@@ -99,7 +100,7 @@ demo: setup
 run: setup $(DEMO)
 	@rm -rf $(AIRFLOW_HOME) && airflow db migrate >/dev/null 2>&1 || airflow db migrate
 	@python dags/puavo_repository_prepare.py; status=$$?; \
-	if [ -n "$$PUAVO_REPOSITORY_REMOTE" ]; then \
+	if [ -n "$$PUAVO_REPOSITORY_REMOTE" ] && [ $$status != 2 ]; then \
 	    python dags/puavo_repository_publish.py || status=$$?; \
 	fi; exit $$status
 

@@ -157,7 +157,4 @@ def puavo_repository_prepare() -> None:
 prepare = puavo_repository_prepare()
 
 if __name__ == "__main__":
-    went_well = tasks.run_here(prepare)
-    for failure in Mirror(settings.load({}).mirror_dir).state.failures:
-        sys.stderr.write(f"error: {failure.message}\n")
-    sys.exit(0 if went_well else 1)
+    sys.exit(0 if tasks.run_here(prepare) else 1)

@@ -1,6 +1,8 @@
 """What the DAGs have in common: how they are declared, their forms, remotes and mapped tasks."""
 
 import logging
+import sys
+import traceback
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow import sdk
+from airflow.listeners import hookimpl
 from airflow.sdk import Param, get_current_context
+from airflow.sdk.listener import get_listener_manager
 
 from puavo_repository import errors, settings
-from puavo_repository.errors import PermanentError
+from puavo_repository.errors import PermanentError, RepositoryError
 from puavo_repository.language import gettext_noop
 from puavo_repository.mirror.under_way import Recorder
 from puavo_repository.progress import LoggedWatcher
@@ -253,9 +257,30 @@ def label(*names: str) -> None:
 
 
 def run_here(dag: sdk.DAG) -> bool:
-    """Run a DAG in this process, for a person who looks on; return whether it went well."""
+    """Run a DAG in this process, for a person who looks on; return whether it went well.
+
+    Raises:
+        SystemExit: The settings cannot be used; that was told, and the status is as the command's.
+    """
     # Airflow's own log lines are for its log files; ours are what a person wants to follow.
     milestones = logging.getLogger("puavo_repository")
     milestones.addHandler(logging.StreamHandler())
     milestones.setLevel(logging.INFO)
+    try:
+        settings.load({})
+    except RepositoryError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_status)
+    get_listener_manager().add_listener(_Failures())  # type: ignore[no-untyped-call]
     return bool(dag.test().state == sdk.DagRunState.SUCCESS)
+
+
+class _Failures:
+    """Tells what a task failed of; where in the code only of what nobody expected."""
+
+    @hookimpl
+    def on_task_instance_failed(self, error: BaseException | str | None) -> None:
+        """Airflow calls it when the task has ended."""
+        if isinstance(error, BaseException) and not isinstance(error, RepositoryError):
+            error = "".join(traceback.format_exception(error)).rstrip()
+        sys.stderr.write(f"error: {error}\n")

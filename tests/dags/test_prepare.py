@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -129,6 +130,25 @@ for stage.fingerprint in (comes, killed):
 print("RESULT " + json.dumps({"states": states}))
 """
 
+# Runs the DAG as `make run` does: without images, then so that two tasks fail, one of them of what
+# nobody expected.
+LOOKED_ON = """
+import json, os, sys
+from airflow.dag_processing.dagbag import DagBag
+from puavo_repository.prepare import report as stage
+from puavo_repository_airflow import tasks
+def fails(*_args, **_more):
+    raise ZeroDivisionError("a fault of the program")
+stage.report = fails
+dag, images = DagBag(sys.argv[1]).dags["puavo_repository_prepare"], "PUAVO_REPOSITORY_IMAGE_DIR"
+try:
+    there, os.environ[images] = os.environ[images], "/not/there"
+    tasks.run_here(dag)
+except SystemExit as ended:
+    status, os.environ[images] = ended.code, there
+print("RESULT " + json.dumps({"status": status, "went_well": tasks.run_here(dag)}))
+"""
+
 # Runs the DAG: no rdiff can be made.
 NO_RDIFF = """
 import json, sys
@@ -223,6 +243,20 @@ def test_command_and_dag_leave_the_same_mirror(airflow: dict[str, str], tmp_path
     # A skipped task would take what follows with it: nothing would be described or published.
     assert {state for _, _, state in again["tasks"]} == {"success"}
     assert public(by_dag.mirror) == public(by_command.mirror)
+
+
+def test_who_looks_on_reads_what_failed_and_where_only_if_nobody_expected_it(
+    airflow: dict[str, str], repository: Repository
+) -> None:
+    repository.add(name(V1))
+    os.truncate(repository.add(name(V2)), 5000)
+    found = beside(airflow, LOOKED_ON, dag_file(PREPARE), **places(repository))
+    assert (found["status"], found["went_well"]) == (2, False)
+    told = [line for line in found["log"].splitlines() if line.startswith("error: ")]
+    assert told[0].startswith("error: /not/there: there is no such folder")
+    assert told[1].startswith(f"error: {repository.images / name(V2)}: this image is truncated")
+    assert told[2:] == ["error: Traceback (most recent call last):"]
+    assert "ZeroDivisionError: a fault of the program\n" in found["log"]
 
 
 def test_a_first_run_of_2000_images_leaves_little_in_the_database(
