@@ -4,8 +4,9 @@ import logging
 
 import pytest
 import rich.progress
+from rich.console import Console
 
-from puavo_repository.cli.terminal import TerminalWatcher
+from puavo_repository.cli.terminal import TerminalWatcher, _columns
 from puavo_repository.progress import LoggedWatcher
 
 
@@ -40,3 +41,16 @@ def test_a_stage_that_has_nothing_to_do_is_logged(caplog: pytest.LogCaptureFixtu
         LoggedWatcher().begin("rdiffs", 0, 0)
         LoggedWatcher().begin("rdiffs/x.rdiff", 5)
     assert caplog.messages == ["rdiffs: 0 files, 0 B"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_bar_of_a_long_name_has_one_line(width: int) -> None:
+    console = Console(width=width)
+    shown = rich.progress.Progress(*_columns(), console=console, expand=True, disable=True)
+    name = "puavo-os-amxa-buster-2021-04-13-193910--2022-01-20-173248-amd64.rdiff"
+    shown.add_task("publish", total=894_100, count=name)
+    with console.capture() as text:
+        console.print(shown.get_renderable())
+    (line,) = text.get().splitlines()
+    assert "0.0/894.1 kB" in line
+    assert "puavo-os-amxa-buster-2021-04-13" in line

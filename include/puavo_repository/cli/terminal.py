@@ -13,6 +13,7 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.table import Column
 
 from puavo_repository.errors import printable
 from puavo_repository.progress import LoggedWatcher, Progress, Watcher
@@ -95,13 +96,17 @@ def shown() -> Iterator[Watcher]:
         return
     handler = RichHandler(console=console, show_time=False, show_path=False)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
-    columns = (
-        progress.TextColumn("{task.description:<12}"),
-        progress.BarColumn(bar_width=None),
-        progress.TextColumn("{task.fields[count]}"),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=console, expand=True) as bars:
+    with progress.Progress(*_columns(), console=console, expand=True) as bars:
         yield TerminalWatcher(bars)
+
+
+def _columns() -> tuple[progress.ProgressColumn, ...]:
+    """Return what a bar's one line has; where it is short, the bar gives way, then the name."""
+    return (
+        progress.TextColumn("{task.description:<12}"),
+        progress.BarColumn(bar_width=None, table_column=Column(width=10, ratio=1)),
+        progress.TextColumn("{task.fields[count]}", table_column=Column(overflow="ellipsis")),
+        progress.DownloadColumn(table_column=Column(no_wrap=True)),
+        progress.TransferSpeedColumn(table_column=Column(no_wrap=True)),
+        progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
+    )
