@@ -148,7 +148,7 @@ def test_a_mirror_is_published_where_it_is_asked_for(repository: Repository) -> 
     remote.mkdir()
     done = repository.command("--upload", url, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert f"would publish to {url}:\n  rdiffs/" in done.stdout
+    assert f"would publish to {url}, of the mirror as it is now:\n  rdiffs/" in done.stdout
     assert "rdiffs/" not in done.stderr, "the plan is told once"
     assert list(remote.iterdir()) == []
     done = repository.command("--upload", url, "--json")

@@ -160,6 +160,8 @@ def test_the_command_explains_an_rdiff_by_its_mirror(
     shown = capsys.readouterr().out
     assert f"{by_mirror['size']:,} bytes" in shown
     assert "/usr/lib/own.bin" in shown
+    assert main(["explain", str(repository.images), str(repository.mirror)]) == 2
+    assert f"{repository.images}: this is a folder" in capsys.readouterr().err
     (repository.mirror / name(V1)).unlink()
     with pytest.raises(SettingsError, match=rf"no .*{V1}.*explain RDIFF OLD NEW"):
         images_of(rdiff)

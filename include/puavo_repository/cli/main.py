@@ -102,7 +102,8 @@ def _prepare(asked: argparse.Namespace) -> int:
     else:
         terminal.print_lines(done.lines())
         for one in published:
-            planned = [f"would publish to {one.target}:", *(f"  {line}" for line in one.plan)]
+            would = f"would publish to {one.target}, of the mirror as it is now:"
+            planned = [would, *(f"  {line}" for line in one.plan)]
             terminal.print_lines(planned if one.dry_run and one.plan else one.lines()[:1])
     return 0 if not done.failures and all(one.ok for one in published) else 1
 
