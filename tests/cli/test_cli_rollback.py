@@ -58,7 +58,7 @@ def test_bad_usage_is_told(repository: Repository, remote: Path, tmp_path: Path)
     assert "counts its own generations" in two.stderr
     fresh = rollback(repository, "-u", url, "-u", f"file://{tmp_path}/missing")
     assert fresh.returncode == 1
-    assert "there is no way back" in fresh.stderr
+    assert "there is no earlier generation" in fresh.stderr
     assert "there is no such folder" in fresh.stderr
 
 

@@ -184,7 +184,7 @@ def test_a_mass_deletion_stops_and_asks(mirror: Path, remote: Path, folder: Targ
     careful = Model(grace_days=0.0, replace_pause=0.0)
     found = publish(mirror, folder, careful)
     assert not found.ok
-    assert "allow_mass_delete" in found.failed["removing"]
+    assert "ALLOW_MASS_DELETE=true" in found.failed["removing"]
     assert len(list(remote.glob("*.img"))) == 3
     agreed = Model(grace_days=0.0, replace_pause=0.0, allow_mass_delete=True)
     assert publish(mirror, folder, agreed).ok
@@ -201,7 +201,7 @@ def test_a_vanished_series_is_a_mass_deletion_too(
     (mirror / "meta" / "puavo-os-other-bookworm-amd64.json").unlink()
     prepare(mirror, images_of(mirror)[:0] or [image(1), image(2), image(3)])
     found = publish(mirror, folder, GUARDED)
-    assert "allow_mass_delete" in found.failed["removing"]
+    assert "ALLOW_MASS_DELETE=true" in found.failed["removing"]
     assert (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()
     assert publish(mirror, folder, GUARDED.model_copy(update={"max_delete": 1.0})).ok
     assert not (remote / "meta" / "puavo-os-other-bookworm-amd64.json").exists()

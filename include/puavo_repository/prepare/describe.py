@@ -132,7 +132,10 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
             identity = files.Identity.at(mirror.root / name)
             if identity is not None:
                 there[name] = identity.size
-    remedy = "If that is meant, prepare once with allow_mass_delete"
+    remedy = (
+        "If that is meant, prepare once with PUAVO_REPOSITORY_ALLOW_MASS_DELETE=true, "
+        "or check that in the form"
+    )
     if not plan.inventory.names and (there or plan.catalogue.named):
         raise MassDeleteError(
             settings.image_dir,

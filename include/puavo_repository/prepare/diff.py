@@ -112,7 +112,7 @@ class _Job:
             self._check_images()
             self._give_name(part, before, digests)
         share = 100 * digests.size / max(1, self._target.digests.size)
-        took = f"{share:.2f} % of the image, made and proven in {time.monotonic() - started:.1f} s"
+        took = f"{share:.2f}% of the image, made and proven in {time.monotonic() - started:.1f} s"
         logger.info("%s: %s, %s", path.name, format_bytes(digests.size), took)
         return self._record(digests, engine.mark, Identity.at(path))
 

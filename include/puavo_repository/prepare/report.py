@@ -59,7 +59,7 @@ class Report:
         if not self.ok:
             raise PermanentError(
                 self.mirror,
-                f"{len(self.failures)} images or rdiffs failed, everything else is done",
+                f"failed: {len(self.failures)} of the images and rdiffs; everything else is done",
                 found="; ".join(failure.message for failure in self.failures[:20]),
             )
 

@@ -114,5 +114,6 @@ def guard(remote: LockedRemote, state: RemoteState, paths: Set[str]) -> None:
             f"{count(len(going), 'file')} would go, "
             f"{format_bytes(lost)} of {format_bytes(every)} there",
             expected=f"at most {most:.0%} at once",
-            remedy="If that is meant, publish once with allow_mass_delete",
+            remedy="If that is meant, publish once with "
+            "PUAVO_REPOSITORY_ALLOW_MASS_DELETE=true, or check that in the form",
         )

@@ -92,7 +92,7 @@ def _mark_rejected(state: RemoteState) -> None:
             row.problem = (
                 f"{what} (found what a rollback took from clients). Take the bad image out of its "
                 "folder or configuration and prepare again; or, if it is good after all, publish "
-                "once with allow_rolled_back"
+                "once with PUAVO_REPOSITORY_ALLOW_ROLLED_BACK=true, or check that in the form"
             )
 
 
@@ -189,7 +189,7 @@ def _check_owner(tree: RemoteTree, state: RemoteState) -> None:
             expected=f"a mirror that describes {names}{more} too",
             found=f"{state.local.root}, which does not",
             remedy="Publish to another folder; or, if this mirror is to take its place, publish "
-            "once with allow_other_mirror",
+            "once with PUAVO_REPOSITORY_ALLOW_OTHER_MIRROR=true, or check that in the form",
         )
 
 

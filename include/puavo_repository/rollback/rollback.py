@@ -238,11 +238,12 @@ def _chosen(
         is_good = not mixed.digests().items() & rejected
         if not lost and (number == to or (to is None and is_other and is_good)):
             return number, mixed
-    numbers = ", ".join(str(number) for number, *_ in before) or "none"
+    numbers = ", ".join(str(number) for number, *_ in before)
+    wanted = "such generation" if to is not None else "earlier generation with other metadata"
     raise SettingsError(
         name,
-        "there is no such generation to go back to" if to is not None else "there is no way back",
-        expected=f"one of those that are kept: {numbers}",
+        f"there is no {wanted} to go back to",
+        expected=f"one of those that are kept: {numbers}" if before else "",
         found="" if to is None else str(to),
         remedy="Choose one of them by its number" if before else "",
     )
