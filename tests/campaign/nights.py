@@ -124,6 +124,7 @@ class Nights:
         self.repository = Repository(home / "disturbed")
         self.remote = home / "remote"
         self.remote.mkdir()
+        self.audited = Target(path=str(self.remote))  # how an audit comes to the remote
         self._twin = Repository(home / "undisturbed")
         self._date = dt.date(2022, 1, 1)
         self._replaced = 0
@@ -195,7 +196,7 @@ class Nights:
         settings = self.repository.settings(audit_share=1)
         checks = [local(settings)] if self.mirror in trees else []
         if self.remote in trees:
-            checks.append(remote(settings, Target(path=str(self.remote))))
+            checks.append(remote(settings, self.audited))
         return [one for check in checks for one in check.findings]
 
     def lost(self, *trees: Path) -> list[str]:

@@ -181,6 +181,7 @@ class FullRemote(OverSftp):
             self.nights.remote.rmdir()
             self.nights.remote.symlink_to(self.disk / "remote")
             (self.disk / "remote").mkdir()
+            self.nights.audited = self.target
             yield
             with self.watch.closed():
                 self.nights.remote.unlink()
