@@ -120,7 +120,7 @@ class Nights:
 
     def __init__(self, home: Path, chance: random.Random) -> None:
         self.chance = chance
-        self.beyond_repair: set[str] = set()  # what a fault damaged and no run mends: audits say so
+        self.beyond_repair: set[str] = set()  # what a fault took and no run mends; audits say so
         self.repository = Repository(home / "disturbed")
         self.remote = home / "remote"
         self.remote.mkdir()
@@ -206,9 +206,10 @@ class Nights:
         found = [one for one in self.found(*trees) if one.file not in self.beyond_repair]
         lines += [f"an audit found: {one}" for one in found]
         known, right = (remembered(one.mirror) for one in (self.repository, self._twin))
-        strange = sorted({path for path, _ in known.items() ^ right.items()})
+        strange = {path for path, _ in known.items() ^ right.items()} - self.beyond_repair
         return lines + [
-            f"on record: {path}: {known.get(path)} instead of {right.get(path)}" for path in strange
+            f"on record: {path}: {known.get(path)} instead of {right.get(path)}"
+            for path in sorted(strange)
         ]
 
 
