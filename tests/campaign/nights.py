@@ -120,10 +120,11 @@ class Nights:
 
     def __init__(self, home: Path, chance: random.Random) -> None:
         self.chance = chance
-        self.beyond_repair: set[str] = set()  # what a fault damaged and no run mends: audits say so
+        self.beyond_repair: set[str] = set()  # what a fault took and no run mends; audits say so
         self.repository = Repository(home / "disturbed")
         self.remote = home / "remote"
         self.remote.mkdir()
+        self.audited = Target(path=str(self.remote))  # how an audit comes to the remote
         self._twin = Repository(home / "undisturbed")
         self._date = dt.date(2022, 1, 1)
         self._replaced = 0
@@ -195,7 +196,7 @@ class Nights:
         settings = self.repository.settings(audit_share=1)
         checks = [local(settings)] if self.mirror in trees else []
         if self.remote in trees:
-            checks.append(remote(settings, Target(path=str(self.remote))))
+            checks.append(remote(settings, self.audited))
         return [one for check in checks for one in check.findings]
 
     def lost(self, *trees: Path) -> list[str]:
@@ -205,9 +206,10 @@ class Nights:
         found = [one for one in self.found(*trees) if one.file not in self.beyond_repair]
         lines += [f"an audit found: {one}" for one in found]
         known, right = (remembered(one.mirror) for one in (self.repository, self._twin))
-        strange = sorted({path for path, _ in known.items() ^ right.items()})
+        strange = {path for path, _ in known.items() ^ right.items()} - self.beyond_repair
         return lines + [
-            f"on record: {path}: {known.get(path)} instead of {right.get(path)}" for path in strange
+            f"on record: {path}: {known.get(path)} instead of {right.get(path)}"
+            for path in sorted(strange)
         ]
 
 

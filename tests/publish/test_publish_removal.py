@@ -17,6 +17,7 @@ from puavo_repository.publish.plan import sha256
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote import journal
 from puavo_repository.remote.folder import FolderTree
+from puavo_repository.remote.lock import PublisherLock
 from puavo_repository.remote.target import Target
 from puavo_repository.settings.model import Model
 from support.instead import have_time
@@ -106,6 +107,29 @@ def test_a_file_that_was_only_meant_to_be_sent_is_ours_also_where_it_comes_late(
         prepare(mirror, images_of(mirror)[1:])
     (remote / image(9)).write_bytes(late)
     assert image(9) in publish(mirror, folder, NOW).pruned
+
+
+def test_what_was_only_meant_to_be_sent_is_forgotten_where_a_kill_follows_its_removal(
+    mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(mirror, folder, NOW)
+    late = content(9, 1000)
+    with Publisher(mirror, folder).hold() as other:
+        other.journal.intend(image(9), len(late), sha256(late))
+        other.save()
+    (remote / image(9)).write_bytes(late)
+    real, then = PublisherLock.remove, list[bytes]()
+
+    def noted(lock: PublisherLock, path: str) -> None:
+        real(lock, path)
+        then.extend([(remote / journal.PATH).read_bytes()] if path == image(9) else [])
+
+    with monkeypatch.context() as kill, Publisher(mirror, folder, NOW) as publisher:
+        kill.setattr(PublisherLock, "remove", noted)
+        clean.clean(publisher)
+    (remote / journal.PATH).write_bytes(then[0])  # killed before it was saved
+    publish(mirror, folder, NOW)  # where there is nothing to do
+    assert journal_of(folder).files.keys() == tree_of(remote).keys()
 
 
 def test_the_grace_counts_by_both_clocks(

@@ -72,11 +72,13 @@ def _due(remote: LockedRemote, state: RemoteState) -> set[str]:
 def _remove(remote: LockedRemote, row: Row) -> None:
     tree, path, entry = remote.tree, row.path, remote.journal.files[row.path]
     found = row.found = tree.stat(path)
-    as_left = row.is_as_left
     if entry.mtime is None and found is not None and found.is_file(entry.size):
         # We meant to send it, and do not know whether we did.
-        as_left = sha256_of(tree, path, entry.size) == entry.sha256
-    if as_left:
+        came = sha256_of(tree, path, entry.size) == entry.sha256
+        if came:  # noted before it is removed: a kill in between would leave it as one to come
+            remote.journal.placed(path, entry.size, entry.sha256, found.mtime)
+            remote.save()
+    if row.is_as_left:
         remote.lock.remove(path)
         row.found = None
         remote.publisher.report.pruned[path] = entry.size

@@ -51,7 +51,16 @@ class Injected(Fault):
 
 
 class FullPrepare(Injected, OfPrepare):
+    """Indexes make room where nothing else does; then they are made at each use, and not kept."""
+
     error, calls = "ENOSPC", WRITES
+
+    def strike(self) -> Run:
+        done = super().strike()
+        if "the indexes make room" in done.said:
+            images = self.nights.repository.images.iterdir()
+            self.nights.beyond_repair.update(f"anchors/{image.name}" for image in images)
+        return done
 
 
 class FullPublishFolder(Injected, OfPublish):
@@ -181,6 +190,7 @@ class FullRemote(OverSftp):
             self.nights.remote.rmdir()
             self.nights.remote.symlink_to(self.disk / "remote")
             (self.disk / "remote").mkdir()
+            self.nights.audited = self.target
             yield
             with self.watch.closed():
                 self.nights.remote.unlink()
