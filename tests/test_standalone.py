@@ -24,19 +24,43 @@ while :; do sleep 0.1; done
 """
 
 
+# Is told to end right after it has started a part, when it has not noted that yet.
+INTERRUPTED = """
+import os, signal, sys, time
+from pathlib import Path
+from puavo_repository_airflow import standalone
+
+start = standalone._start
+
+def start_and_end(*given):
+    part, pids = start(*given), Path("pids")
+    while not (pids.exists() and str(part.pid) in pids.read_text().split()):
+        time.sleep(0.05)
+    if "api-server" in given:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return part
+
+standalone._start = start_and_end
+sys.exit(standalone.main())
+"""
+
+
 @contextmanager
-def standalone(home: Path, *before: str) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+def standalone(
+    home: Path,
+    *before: str,
+    program: tuple[str, str] = ("-m", "puavo_repository_airflow.standalone"),
+) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
     """Start it with programs in place of Airflow's parts; give it, and their processes."""
-    program = home / "airflow"
-    program.write_text(AIRFLOW)
-    program.chmod(0o755)
+    airflow = home / "airflow"
+    airflow.write_text(AIRFLOW)
+    airflow.chmod(0o755)
     (home / "airflow.cfg").touch()
     url = f"http://127.0.0.1:{free_port()}"
     path = f"{home}:{os.environ['PATH']}"
     here = environment(AIRFLOW_HOME=str(home), AIRFLOW__API__BASE_URL=url, PATH=path)
     # Who runs the tests may ignore some: a shell does for what is in the background.
-    program_itself = [sys.executable, "-m", "puavo_repository_airflow.standalone"]
-    command = ["env", "--default-signal=INT,HUP,TERM", *before, *program_itself]
+    command = ["env", "--default-signal=INT,HUP,TERM", *before, sys.executable, *program]
     with subprocess.Popen(command, env=here, cwd=home, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 30
         while len(parts := started(home)) < 2:
@@ -68,6 +92,12 @@ def test_every_part_ends_with_it(tmp_path: Path, numbers: list[signal.Signals]) 
             process.send_signal(number)
             time.sleep(0.3)
         process.wait(30)
+        assert [pid for pid in parts if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_a_part_that_has_just_been_started_ends_as_well(tmp_path: Path) -> None:
+    with standalone(tmp_path, program=("-c", INTERRUPTED)) as (process, parts):
+        assert process.wait(30) == 0
         assert [pid for pid in parts if Path(f"/proc/{pid}").exists()] == []
 
 

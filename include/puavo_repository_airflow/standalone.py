@@ -37,12 +37,13 @@ def main() -> int:
     home.mkdir(parents=True, exist_ok=True)
     log = home / "standalone.log"
     _say(f"Starting Airflow; its output is in {log}")
-    _on_ends(signal.default_int_handler)  # a terminal that is closed, too, is as Ctrl-C
+    _on_ends(_interrupted)  # a terminal that is closed, too, is as Ctrl-C
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])  # free
     tasks_url = f"http://127.0.0.1:{port}/execution/"
     os.environ["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = tasks_url
     started: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []  # to end
     try:
         with log.open("wb") as output:
             if not (home / "airflow.cfg").exists():
@@ -50,9 +51,13 @@ def main() -> int:
                 # whatever comes later, such as another Airflow, `standalone` sees to itself.
                 migrate = ["airflow", "db", "migrate"]
                 subprocess.run(migrate, stdout=output, stderr=output, check=False)
-            # Each in a session of its own, which ends as a whole.
+            # Each in a session of its own, which ends as a whole; none is started and not noted.
+            _on_ends(lambda number, _frame: asked.append(number))
             started.append(_start(output, "standalone"))
             started.append(_start(output, "api-server", "--apps", "execution", "--port", port))
+        _on_ends(_interrupted)
+        if asked:
+            _interrupted(asked[0], None)
         if not _comes_up(started, url, tasks_url):
             end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
             _say(f"Airflow did not come up; the end of {log}:\n{end}")
@@ -70,7 +75,7 @@ def main() -> int:
         _say("Stopping Airflow")
         return 0
     finally:
-        _on_ends(signal.SIG_IGN)  # who presses Ctrl-C again would leave the rest running
+        _on_ends(signal.SIG_IGN)
         for process in started:
             _end(process)
 
@@ -85,6 +90,11 @@ def _on_ends(handler: Callable[[int, FrameType | None], None] | signal.Handlers)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    _on_ends(signal.SIG_IGN)  # who presses Ctrl-C again would leave the rest running
+    raise KeyboardInterrupt
 
 
 def _listens(url: str) -> bool:
