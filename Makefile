@@ -46,6 +46,7 @@ run: export PUAVO_REPOSITORY_RETRIES := 0
 run: export AIRFLOW_HOME := $(CURDIR)/.airflow/run
 # What a task failed of is told without Airflow.
 run: export AIRFLOW__LOGGING__LOGGING_LEVEL := CRITICAL
+# Status 2 is for settings that cannot be used: they were told, and are the same for publishing.
 
 .PHONY: setup run test test-newest campaign campaign-distributed fuzz benchmark benchmark-distributed \
     airflow distributed screenshots dependencies lock catalogs demo packages distributed-packages test-packages test-setup \

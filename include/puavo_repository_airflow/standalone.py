@@ -43,7 +43,7 @@ def main() -> int:
     tasks_url = f"http://127.0.0.1:{port}/execution/"
     os.environ["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = tasks_url
     started: list[subprocess.Popen[bytes]] = []
-    asked: list[int] = []  # to end
+    told_to_end: list[int] = []
     try:
         with log.open("wb") as output:
             if not (home / "airflow.cfg").exists():
@@ -52,12 +52,12 @@ def main() -> int:
                 migrate = ["airflow", "db", "migrate"]
                 subprocess.run(migrate, stdout=output, stderr=output, check=False)
             # Each in a session of its own, which ends as a whole; none is started and not noted.
-            _on_ends(lambda number, _frame: asked.append(number))
+            _on_ends(lambda number, _frame: told_to_end.append(number))
             started.append(_start(output, "standalone"))
             started.append(_start(output, "api-server", "--apps", "execution", "--port", port))
         _on_ends(_interrupted)
-        if asked:
-            _interrupted(asked[0], None)
+        if told_to_end:
+            _interrupted(told_to_end[0], None)
         if not _comes_up(started, url, tasks_url):
             end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
             _say(f"Airflow did not come up; the end of {log}:\n{end}")

@@ -24,16 +24,18 @@ def test_the_bars_of_files_that_are_done_make_room_for_the_next() -> None:
     watcher = TerminalWatcher(shown)
 
     def seen() -> list[str]:
-        return [task.fields["count"] for task in shown.tasks if task.visible]
+        return [task.fields["count"] for task in shown.tasks]
 
     watcher.begin("upload", 20, 4)(10)
-    watcher.begin("a", 5)(5)
+    first = watcher.begin("a", 5)
+    first(5)
     watcher.begin("b", 5)(4)
     watcher.begin("c", 5)
     assert seen() == ["0 of 4", "b", "c"]
+    first(0)  # nobody minds that its bar is gone
     watcher.begin("a", 5)(1)
     watcher.begin("d", 5)
-    assert seen() == ["0 of 4", "a", "b", "c", "d"], "one that is begun again is shown again"
+    assert seen() == ["0 of 4", "b", "c", "a", "d"], "one that is begun again is shown again"
 
 
 def test_a_stage_that_has_nothing_to_do_is_logged(caplog: pytest.LogCaptureFixture) -> None:

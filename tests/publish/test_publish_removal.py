@@ -93,15 +93,21 @@ def test_what_was_removed_right_before_a_kill_is_forgotten_though_nothing_is_new
     assert journal_of(folder).files.keys() == tree_of(remote).keys()
 
 
+def meant_to_be_sent(mirror: Path, folder: Target) -> bytes:
+    """Have somebody about to send an image, and return its content."""
+    late = content(9, 1000)
+    with Publisher(mirror, folder).hold() as other:
+        other.journal.intend(image(9), len(late), sha256(late))
+        other.save()
+    return late
+
+
 def test_a_file_that_was_only_meant_to_be_sent_is_ours_also_where_it_comes_late(
     mirror: Path, remote: Path, folder: Target
 ) -> None:
     """Whoever was to send it may have slept, and one write was left to them."""
     publish(mirror, folder, GUARDED)
-    late = content(9, 1000)
-    with Publisher(mirror, folder).hold() as other:
-        other.journal.intend(image(9), len(late), sha256(late))
-        other.save()
+    late = meant_to_be_sent(mirror, folder)
     for _ in range(2):
         publish(mirror, folder, GUARDED)
         prepare(mirror, images_of(mirror)[1:])
@@ -113,10 +119,7 @@ def test_what_was_only_meant_to_be_sent_is_forgotten_where_a_kill_follows_its_re
     mirror: Path, remote: Path, folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(mirror, folder, NOW)
-    late = content(9, 1000)
-    with Publisher(mirror, folder).hold() as other:
-        other.journal.intend(image(9), len(late), sha256(late))
-        other.save()
+    late = meant_to_be_sent(mirror, folder)
     (remote / image(9)).write_bytes(late)
     real, then = PublisherLock.remove, list[bytes]()
 

@@ -56,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
 @contextmanager
 def _subjects(paths: list[Path]) -> Iterator[tuple[Path, Path, Path]]:
     """Give the rdiff, its source and its target; the rdiff is made where two images are given."""
-    for path in filter(Path.is_dir, paths):
-        raise SettingsError(path, "this is a folder", expected="an rdiff or an image")
+    if folders := [path for path in paths if path.is_dir()]:
+        raise SettingsError(folders[0], "this is a folder", expected="an rdiff or an image")
     if len(paths) == 3:
         yield paths[0], paths[1], paths[2]
     elif len(paths) == 1:

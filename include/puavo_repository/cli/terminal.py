@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
@@ -66,16 +66,25 @@ class TerminalWatcher(LoggedWatcher):
         with self._lock:
             if name in self._shown:
                 bar, _ = self._shown[name]
-                self._bars.reset(bar, total=total, count=count, visible=True)
+                self._bars.reset(bar, total=total, count=count)
             else:
+                self._make_room(self._bars)
                 kind = _FILE if files is None else name
-                for task in self._bars.tasks:  # a terminal has few lines
-                    if task.finished and task.description == _FILE:
-                        self._bars.update(task.id, visible=False)
                 bar = self._bars.add_task(kind, total=total, count=count)
             counts = (f"{done} of {files}" for done in itertools.count(1))
             self._shown[name] = bar, counts
-            return functools.partial(self._bars.advance, bar)
+            return functools.partial(self._advance, self._bars, bar)
+
+    def _make_room(self, bars: progress.Progress) -> None:
+        """Take away the bars of files that are done: a terminal has few lines."""
+        done = {bar.id for bar in bars.tasks if bar.finished and bar.description == _FILE}
+        for bar in done:
+            bars.remove_task(bar)
+        self._shown = {name: one for name, one in self._shown.items() if one[0] not in done}
+
+    def _advance(self, bars: progress.Progress, bar: progress.TaskID, done: int) -> None:
+        with suppress(KeyError):  # it may be gone
+            bars.advance(bar, done)
 
     def finish(self, stage: str) -> None:
         """Count a file."""

@@ -22,7 +22,7 @@ from puavo_repository.mirror.mirror import Mirror, place
 from puavo_repository.mirror.records import Failure
 from puavo_repository.prepare.plan import DiffState, Plan, look
 from puavo_repository.progress import count, format_bytes
-from puavo_repository.settings import Settings
+from puavo_repository.settings import Settings, once
 
 logger = logging.getLogger(__name__)
 
@@ -132,10 +132,7 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
             identity = files.Identity.at(mirror.root / name)
             if identity is not None:
                 there[name] = identity.size
-    remedy = (
-        "If that is meant, prepare once with PUAVO_REPOSITORY_ALLOW_MASS_DELETE=true, "
-        "or check that in the form"
-    )
+    remedy = f"If that is meant, prepare {once('allow_mass_delete')}"
     if not plan.inventory.names and (there or plan.catalogue.named):
         raise MassDeleteError(
             settings.image_dir,

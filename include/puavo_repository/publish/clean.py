@@ -11,6 +11,7 @@ from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.publish.survey import sha256_of
 from puavo_repository.remote.journal import Moment
 from puavo_repository.remote.tree import Kind
+from puavo_repository.settings import once
 
 logger = logging.getLogger(__name__)
 DAY = 24 * 3600.0  # seconds
@@ -116,6 +117,5 @@ def guard(remote: LockedRemote, state: RemoteState, paths: Set[str]) -> None:
             f"{count(len(going), 'file')} would go, "
             f"{format_bytes(lost)} of {format_bytes(every)} there",
             expected=f"at most {most:.0%} at once",
-            remedy="If that is meant, publish once with "
-            "PUAVO_REPOSITORY_ALLOW_MASS_DELETE=true, or check that in the form",
+            remedy=f"If that is meant, publish {once('allow_mass_delete')}",
         )

@@ -79,17 +79,16 @@ def publish(publisher: Publisher) -> None:
                     with lock.PublisherLock(tree).held():
                         pass
             return
+        report.files = None  # what was seen before is not so any more
         try:
             for step in (upload, switch, clean):
                 with_retries(partial(step, publisher))
         except MassDeleteError as error:
             report.failed["removing"] = str(error)
         except RepositoryError:
-            report.files = None  # what was seen before is not so any more
             with suppress(RepositoryError):
                 report.saw(publisher.look()[0])
             raise
-        report.files = None
         report.saw(with_retries(publisher.look)[0])
     finally:
         report.bytes_sent, report.seconds = publisher.pool.sent, time.monotonic() - begun

@@ -29,6 +29,7 @@ from puavo_repository.publish.plan import (
 from puavo_repository.remote.documents import read_whole
 from puavo_repository.remote.journal import Journal, load_generation
 from puavo_repository.remote.tree import Kind, Range, RemoteStat, RemoteTree
+from puavo_repository.settings import once
 from puavo_repository.settings.model import Model
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def _mark_rejected(state: RemoteState) -> None:
             row.problem = (
                 f"{what} (found what a rollback took from clients). Take the bad image out of its "
                 "folder or configuration and prepare again; or, if it is good after all, publish "
-                "once with PUAVO_REPOSITORY_ALLOW_ROLLED_BACK=true, or check that in the form"
+                f"{once('allow_rolled_back')}"
             )
 
 
@@ -189,7 +190,7 @@ def _check_owner(tree: RemoteTree, state: RemoteState) -> None:
             expected=f"a mirror that describes {names}{more} too",
             found=f"{state.local.root}, which does not",
             remedy="Publish to another folder; or, if this mirror is to take its place, publish "
-            "once with PUAVO_REPOSITORY_ALLOW_OTHER_MIRROR=true, or check that in the form",
+            f"{once('allow_other_mirror')}",
         )
 
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import ssl  # slow to load
 
 __all__ = [
-    "ENVIRONMENT", "FOLDERS", "Model", "Settings", "load", "read", "trusting", "usable", "variable",
+    "ENVIRONMENT", "FOLDERS", "Model", "Settings", "load", "once", "read", "trusting", "usable",
+    "variable",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -183,6 +184,11 @@ def usable() -> Model:
 def variable(name: str) -> str:
     """Return the name of a setting in the environment."""
     return ENVIRONMENT + name.upper()
+
+
+def once(name: str) -> str:
+    """Return how one run is allowed what it refuses: the end of a sentence of a remedy."""
+    return f"once with {variable(name)}=true, or check that in the form"
 
 
 def _variables(environment: Mapping[str, str] | None) -> dict[str, Any]:
