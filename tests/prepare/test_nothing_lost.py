@@ -21,6 +21,7 @@ from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import Failure
 from puavo_repository.mirror.store import Records
 from puavo_repository.prepare.describe import clean, describe
+from puavo_repository.prepare.fingerprint import fingerprint
 from puavo_repository.prepare.plan import DiffState
 from puavo_repository.prepare.run import dry_run
 from support.repository import AMXA, FREE, V1, V2, V3, V4, Repository, name, public, snapshot
@@ -89,6 +90,48 @@ def test_a_configuration_that_names_less_is_refused_as_well(seeded: Repository) 
     with pytest.raises(MassDeleteError, match="ALLOW_MASS_DELETE=true"):
         seeded.prepare(no_config=True)
     assert public(seeded.mirror) == before
+
+
+def test_a_series_that_a_killed_night_took_away_is_agreed_on_once(
+    seeded: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few are described when it goes on: one was replaced, and a new one is not in place yet."""
+    seeded.add(name(V1, FREE))
+    assert seeded.prepare().ok
+    for gone in (name(V1, FREE), name(V1)):
+        (seeded.images / gone).unlink()
+    seeded.add(name(V2), size=70_000)
+    seeded.add(name(V5))
+    for read in (name(V2), name(V5)):
+        fingerprint(seeded.settings(), read)
+    remove = files.remove
+
+    def killed(path: Path) -> bool:
+        if path.parent == seeded.mirror:
+            raise KeyboardInterrupt
+        return remove(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            seeded.prepare()
+    assert (seeded.mirror / name(V1, FREE)).exists()
+    assert seeded.prepare().ok
+    assert not (seeded.mirror / name(V1, FREE)).exists()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_series_whose_metadata_was_lost_is_still_there(
+    seeded: Repository, *, known: bool
+) -> None:
+    seeded.add(name(V1, FREE))
+    assert seeded.prepare().ok
+    (seeded.images / name(V1, FREE)).unlink()
+    (seeded.mirror / "meta" / f"{FREE}-amd64.json").unlink()
+    if not known:  # as where another system made it
+        (seeded.mirror / ".puavo-repository/description.json").unlink()
+    with pytest.raises(MassDeleteError, match="1 image would go"):
+        seeded.prepare(max_delete=0.1)
 
 
 def test_a_newer_image_takes_the_place_of_an_older_one(repository: Repository) -> None:

@@ -32,7 +32,7 @@ from puavo_repository.mirror.records import ImageRecord, RdiffRecord, State, Wri
 
 logger = logging.getLogger(__name__)
 
-_WRITTEN = "description"  # name of the record of what was written
+WRITTEN = "description"  # name of the record of what was written
 _ABSENT = ""
 _DOCUMENTS = "[!.]*.json"
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
@@ -60,7 +60,7 @@ class Mirror:
                 ours = (self.state.anchors, *(one.folder for one in kept))
                 for folder in (self.root, self.meta, self.rdiffs, *ours):
                     files.sweep(folder)
-                files.sweep(self.state.folder, of=f"{_WRITTEN}.json.")
+                files.sweep(self.state.folder, of=f"{WRITTEN}.json.")
                 # Runs of publish and audit write here without the mirror's lock, in less than an
                 # hour, whatever the clocks of two machines say.
                 for folder in (self.state.folder, self.state.remotes.folder):
@@ -158,7 +158,7 @@ class Mirror:
 
         What a run wrote is ours however damaged it is now, what reads like a mirror's as well.
         """
-        written = self.state.written.get(_WRITTEN)
+        written = self.state.written.get(WRITTEN)
         for path, content in self.each_content():
             if written and path in written.digests:
                 continue
@@ -196,7 +196,7 @@ class Mirror:
 
     def changed_since_written(self, contents: Mapping[str, bytes]) -> list[str]:
         """Return the paths of metadata and CKSUMS that are not as it is on record that they are."""
-        record = self.state.written.get(_WRITTEN)
+        record = self.state.written.get(WRITTEN)
         written = record.digests if record else {}
         paths = sorted({*contents, *written}) if record else []
         return [p for p in paths if _digest(contents.get(p)) not in written.get(p, (_ABSENT,))]
@@ -237,7 +237,7 @@ class Mirror:
         self.check()  # of who took over, the record would say what is wrong
         paths = sorted({path for version in versions for path in version})
         contents = {path: sorted({one.get(path, _ABSENT) for one in versions}) for path in paths}
-        self.state.written.put(WrittenRecord(_WRITTEN, contents))
+        self.state.written.put(WrittenRecord(WRITTEN, contents))
 
 
 def place(mirror: Mirror, image: Path, record: ImageRecord) -> None:

@@ -18,7 +18,7 @@ from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import Document
 from puavo_repository.formats.names import ImageName
 from puavo_repository.mirror import files
-from puavo_repository.mirror.mirror import Mirror, place
+from puavo_repository.mirror.mirror import WRITTEN, Mirror, place
 from puavo_repository.mirror.records import Failure
 from puavo_repository.prepare.plan import DiffState, Plan, look
 from puavo_repository.progress import count, format_bytes
@@ -124,14 +124,15 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     there = mirror.described_images()
     # One that clients are not told of yet is new, whether it lies in the mirror already or not.
     new = set(plan.images) - there.keys()
-    # Others of ours count where their series is not described at all. Where it is, what it does
-    # not name was taken from clients before, by a night that was killed.
+    # Others of ours count where metadata was lost, and their series has none. Else a run took them
+    # from clients, such as a night that was killed.
     series = {_parts(name)[1] for name in there}
-    for name in plan.known.owned:
-        if "/" not in name and _parts(name)[1] not in series:
-            identity = files.Identity.at(mirror.root / name)
-            if identity is not None:
-                there[name] = identity.size
+    others = [name for name in plan.known.owned if "/" not in name]
+    others = [name for name in others if _parts(name)[1] not in series]
+    known = mirror.state.written.get(WRITTEN)
+    if others and (known is None or mirror.changed_since_written(mirror.contents())):
+        found = {name: files.Identity.at(mirror.root / name) for name in others}
+        there |= {name: identity.size for name, identity in found.items() if identity}
     remedy = f"If that is meant, prepare {once('allow_mass_delete')}"
     if not plan.inventory.names and (there or plan.catalogue.named):
         raise MassDeleteError(
