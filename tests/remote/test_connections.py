@@ -262,15 +262,21 @@ def _write_a_megabyte(target: Target) -> None:
         tree.close()
 
 
-def slow_disk(server: Sshd) -> int:
-    """Halt the process that serves SFTP, and not the one that serves SSH; return its number."""
+def children(server: Sshd) -> list[int]:
+    """Return the numbers of the processes that serve connections; the last one serves SFTP."""
     assert server.process
     found = [server.process.pid]
     for process in found:
         for path in Path(f"/proc/{process}/task").glob("*/children"):
             found += map(int, path.read_text().split())
-    os.kill(found[-1], signal.SIGSTOP)
-    return found[-1]
+    return found[1:]
+
+
+def slow_disk(server: Sshd) -> int:
+    """Halt the process that serves SFTP, and not the one that serves SSH; return its number."""
+    halted = children(server)[-1]
+    os.kill(halted, signal.SIGSTOP)
+    return halted
 
 
 def test_a_slow_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,19 +327,24 @@ def test_a_write_that_stands_still_before_a_sync_has_no_more_time_than_others(
         os.kill(halted, signal.SIGKILL)
 
 
-def test_a_line_that_dies_during_a_sync_is_noticed_at_once(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_write_that_the_network_does_not_take_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
-    with Proxy(sshd.port) as proxy:
-        tree = SftpTree(sshd.target(tmp_path, proxy.port))
-        file = tree.open("file", OpenMode.WRITE)
+    """As when the other end is halted: its kernel answers, and takes nothing more."""
+    monkeypatch.setattr(ssh, "DEAD", 2)
+    monkeypatch.setattr(sftp_session, "UNDER_WAY", 1 << 30)  # more than the kernels hold
+    with running(Sshd(tmp_path / "sshd")) as server:
+        tree = SftpTree(server.target(tmp_path))
+        file = tree.open("file", OpenMode.CREATE)
         file.flush()
-        proxy.stall_after = proxy.sent
-        begun = time.monotonic()
-        with pytest.raises(ConnectionLostError, match="did not answer"):
-            file.sync()
-        assert time.monotonic() - begun < 60 < sftp_tree.SYNC_PATIENCE
+        tree._session._channel.out_window_size = 1 << 30
+        halted = children(server)
+        for process in halted:
+            os.kill(process, signal.SIGSTOP)
+        with pytest.raises(ConnectionLostError):
+            file.write(0, bytes(64 << 20))
+        for process in halted:
+            os.kill(process, signal.SIGKILL)
 
 
 def test_a_connection_with_a_round_trip_reports_it(sshd: Sshd, tmp_path: Path) -> None:

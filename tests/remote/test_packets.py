@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import paramiko
@@ -88,20 +87,3 @@ def test_no_packet_is_larger_than_the_server_takes(
     tree.close()
     assert max(sizes) <= announced[0] < sftp_session.LARGEST_PACKET
     assert sum(sizes) > SIZE
-
-
-def test_a_closed_file_is_no_answer_that_is_owed(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection that nobody uses for a while, as that of the lock, is not lost for it."""
-    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", 1.0)
-    tree = SftpTree(sshd.target(tmp_path))
-    with tree.open("file", OpenMode.WRITE):
-        pass
-    time.sleep(1.5)
-    assert tree.is_alive
-    tree.make_folder("folder")
-    assert set(tree.list("")) == {"file", "folder"}
-    time.sleep(1.5)
-    assert tree.stat("file") is not None
-    tree.close()

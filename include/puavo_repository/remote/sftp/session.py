@@ -10,8 +10,6 @@ and what is under way is bounded, whatever the file's size.
 
 import contextlib
 import struct
-import threading
-import time
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -93,13 +91,9 @@ Handler = Callable[[Reply], None]
 class SftpSession:
     """One SFTP channel, and the connection it goes over. Used by one thread at a time.
 
-    A connection that owes an answer for too long is closed, by a thread of its own: paramiko's
-    time-outs do not cover a write that the network does not take. An answer that is known to
-    take longer may, as long as the server's SSH side answers: then its disk is slow, and the line
-    is alive.
+    A connection on which nothing comes for too long, though something is owed, is closed. An
+    answer that is known to take longer may: where the line is dead, the kernel says so (``ssh``).
     """
-
-    _expected: tuple[float, float] | None  # since when an answer is, and for how many seconds
 
     def __init__(self, name: str, transport: paramiko.Transport) -> None:
         self._name = name
@@ -112,13 +106,10 @@ class SftpSession:
         self.sent = 0  # bytes of SFTP packets
         self.packet = SAFE_PACKET  # bytes of data that the server takes or gives in one request
         self._limit = SILENCE_TIMEOUT
-        self._silent = False  # whether it was closed because it was
-        self._ended = threading.Event()
-        self._expected = time.monotonic(), self._limit
-        threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True).start()
         try:
             with self._connection():
                 self._channel = ssh.open_sftp(name, transport, self._limit)
+                self._channel.settimeout(self._limit)
                 self.extensions = self._greet()
         except BaseException:
             self.close()
@@ -135,14 +126,13 @@ class SftpSession:
             if text and all(c.isprintable() or c.isspace() for c in text[:3]):
                 problem = f"the server does not speak SFTP, but prints {text!r}"
                 remedy = "Have the login scripts of that user (such as ~/.bashrc) print nothing"
-            elif self._inbox or self._silent or not self.is_alive:
+            elif self._inbox or not self.is_alive:
                 raise
             else:
                 problem, remedy = "the server's SFTP ended at once", ssh.NO_SFTP
             raise StorageRefusedError(self._name, problem, remedy=remedy) from error
         if reply.kind != sftp.CMD_VERSION or reply.get_int() < 3:
             raise ConnectionLostError(self._name, "is no SFTP server of version 3")
-        self._expected = None
         found = set()
         while reply.more():
             found.add(reply.get_binary().decode("utf-8", "replace"))
@@ -186,8 +176,6 @@ class SftpSession:
         if len(self._pending) >= REQUESTS_UNDER_WAY:
             while len(self._pending) > REQUESTS_UNDER_WAY // 2:  # so that they go in batches
                 self._take_answer()
-        if not self._pending:
-            self._expected = time.monotonic(), self._limit
         self._pending[self._put(kind, body, data)] = (handler, len(data))
         self._owed += len(data)
         if len(self._outbox) >= BATCH:
@@ -207,10 +195,13 @@ class SftpSession:
         with self._connection():
             if not self.is_alive:
                 raise EOFError
-        while self._pending:
-            if patience and len(self._pending) == 1:
-                self._expected = time.monotonic(), patience
-            self._take_answer()
+        try:
+            while self._pending:
+                if patience and len(self._pending) == 1:
+                    self._channel.settimeout(patience)
+                self._take_answer()
+        finally:
+            self._channel.settimeout(self._limit)
 
     def forget(self) -> None:
         """Take the answers that are under way without a look: their work was given up."""
@@ -219,7 +210,6 @@ class SftpSession:
 
     def close(self) -> None:
         """Close the session and its connection."""
-        self._ended.set()
         self._transport.close()
 
     def _put(self, kind: int, body: bytes, data: Data = b"") -> int:
@@ -239,7 +229,6 @@ class SftpSession:
             return
         handler, size = self._pending.pop(number, (None, 0))
         self._owed -= size
-        self._expected = (time.monotonic(), self._limit) if self._pending else None
         if handler is None:
             raise ConnectionLostError(self._name, "the server answered what nobody asked")
         handler(reply)
@@ -277,21 +266,10 @@ class SftpSession:
             yield
         except (OSError, EOFError, paramiko.SSHException) as error:
             problem = str(error) or "the connection was lost"
-            if self._silent:
+            if isinstance(error, TimeoutError):
+                self.close()  # or every further wait on it would take as long
                 problem = f"the server did not answer for {self._limit:.0f} seconds"
             raise ConnectionLostError(self._name, problem) from error
-
-    def _watch(self) -> None:
-        while not self._ended.wait(min(1.0, self._limit / 4)):
-            if expected := self._expected:
-                waited, patience = time.monotonic() - expected[0], expected[1]
-                late = waited > patience or (
-                    waited > self._limit and not ssh.answers(self._transport, self._limit)
-                )
-                if late and expected is self._expected:
-                    self._silent = True
-                    self._transport.close()
-                    return
 
 
 def string(text: bytes | str) -> bytes:
