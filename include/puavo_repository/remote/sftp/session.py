@@ -73,16 +73,8 @@ class Reply(paramiko.Message):
 
     def attributes(self) -> RemoteStat:
         """Take an ATTRS structure (section 5 of the draft)."""
-        flags = self.get_int()
-        size = self.get_int64() if flags & 0x1 else 0
-        if flags & 0x2:
-            self.get_int64()  # user and group
-        mode = self.get_int() if flags & 0x4 else 0
-        mtime = self.get_int64() & 0xFFFFFFFF if flags & 0x8 else 0  # behind the time of access
-        if flags & 0x80000000:
-            for _ in range(2 * self.get_int()):
-                self.get_binary()
-        return RemoteStat.of(mode, size, mtime)
+        found = paramiko.SFTPAttributes._from_msg(self)  # type: ignore[attr-defined]  # protected
+        return RemoteStat.of(found.st_mode or 0, found.st_size or 0, found.st_mtime or 0)
 
 
 Handler = Callable[[Reply], None]
@@ -100,7 +92,6 @@ class SftpSession:
         self._transport = transport
         self._pending: dict[int, tuple[Handler, int]] = {}  # with the bytes of data of each
         self._owed = 0  # bytes of data among the pending
-        self._unheard: set[int] = set()  # requests whose answers nobody waits for
         self._next = 0
         self._outbox, self._inbox = bytearray(), bytearray()
         self.sent = 0  # bytes of SFTP packets
@@ -176,7 +167,10 @@ class SftpSession:
         if len(self._pending) >= REQUESTS_UNDER_WAY:
             while len(self._pending) > REQUESTS_UNDER_WAY // 2:  # so that they go in batches
                 self._take_answer()
-        self._pending[self._put(kind, body, data)] = (handler, len(data))
+        number = self._next = (self._next + 1) & 0xFFFFFFFF
+        self._outbox += struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body
+        self._outbox += data
+        self._pending[number] = (handler, len(data))
         self._owed += len(data)
         if len(self._outbox) >= BATCH:
             self._send()
@@ -187,7 +181,7 @@ class SftpSession:
 
     def tell(self, kind: int, body: bytes) -> None:
         """Send a request whose answer changes nothing: nobody waits for it."""
-        self._unheard.add(self._put(kind, body))
+        self.submit(kind, body, lambda _reply: None)
         self._send()
 
     def drain(self, patience: float | None = None) -> None:
@@ -212,21 +206,11 @@ class SftpSession:
         """Close the session and its connection."""
         self._transport.close()
 
-    def _put(self, kind: int, body: bytes, data: Data = b"") -> int:
-        """Put a request among those to be sent; return its number."""
-        number = self._next = (self._next + 1) & 0xFFFFFFFF
-        self._outbox += struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body
-        self._outbox += data
-        return number
-
     def _take_answer(self) -> None:
         if self._outbox:
             self._send()
         reply = self._packet()
         number = reply.get_int()
-        if number in self._unheard:
-            self._unheard.remove(number)
-            return
         handler, size = self._pending.pop(number, (None, 0))
         self._owed -= size
         if handler is None:
