@@ -255,7 +255,7 @@ def test_a_corrupted_byte_never_arrives(sshd: Sshd, tmp_path: Path, at: int) -> 
 def _write_a_megabyte(target: Target) -> None:
     tree = SftpTree(target)
     try:
-        with tree.open("file", OpenMode.WRITE) as file:
+        with tree.open("file", OpenMode.CREATE) as file:
             file.write(0, bytes([7]) * (1 << 20))
             file.sync()
     finally:
@@ -283,7 +283,7 @@ def test_a_slow_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
     with running(Sshd(tmp_path / "sshd")) as server:
         tree = SftpTree(server.target(tmp_path))
-        with tree.open("file", OpenMode.WRITE) as file:
+        with tree.open("file", OpenMode.CREATE) as file:
             file.write(0, b"x")
             file.flush()
             halted = slow_disk(server)
@@ -302,7 +302,7 @@ def test_a_disk_that_stands_still_is_given_up(
     monkeypatch.setattr(sftp_tree, "SYNC_PATIENCE", 2 * SILENCE)
     with running(Sshd(tmp_path / "sshd")) as server:
         tree = SftpTree(server.target(tmp_path))
-        file = tree.open("file", OpenMode.WRITE)
+        file = tree.open("file", OpenMode.CREATE)
         file.flush()
         halted = slow_disk(server)
         with pytest.raises(ConnectionLostError, match="did not answer"):
@@ -316,7 +316,7 @@ def test_a_write_that_stands_still_before_a_sync_has_no_more_time_than_others(
     monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
     with running(Sshd(tmp_path / "sshd")) as server:
         tree = SftpTree(server.target(tmp_path))
-        file = tree.open("file", OpenMode.WRITE)
+        file = tree.open("file", OpenMode.CREATE)
         file.flush()
         halted = slow_disk(server)
         file.write(0, b"x")

@@ -20,7 +20,7 @@ SIZE = (9 << 20) + 1  # bytes, more than the server's window
 def written(tree: SftpTree, folder: Path) -> bool:
     """Say whether a large file arrives as it is, and what comes back too."""
     content = os.urandom(SIZE)
-    with tree.open("large", OpenMode.WRITE) as file:
+    with tree.open("large", OpenMode.CREATE) as file:
         file.write(0, content)
         file.flush()
         back = b"".join(file.read([Range(0, SIZE)]))
@@ -58,7 +58,7 @@ def test_keys_are_not_used_for_ever(
 
     monkeypatch.setattr(BatchPacketizer, "set_outbound_cipher", note)
     tree, content = SftpTree(sshd.target(tmp_path)), os.urandom(SIZE)
-    with tree.open("large", OpenMode.WRITE) as file:  # what is received counts too
+    with tree.open("large", OpenMode.CREATE) as file:  # what is received counts too
         file.write(0, content)
     tree.close()
     assert (tmp_path / "large").read_bytes() == content
