@@ -321,7 +321,7 @@ def test_parts_that_nobody_goes_on_with_are_removed_and_others_stay(
         path.write_bytes(b"x")
     with Publisher(mirror, folder).hold() as other:
         digest = sha256((mirror / image(3)).read_bytes())
-        other.parts.put(image(3), Part(wanted, 10, digest, synced=1))
+        other.parts.put(image(3), Part(wanted, digest, synced=1))
     with Publisher(mirror, folder, KEEP) as publisher:
         clean.clean(publisher)
     assert [path.exists() for path in (remote / wanted, debris, foreign)] == [True, False, True]
@@ -339,7 +339,7 @@ def test_a_part_that_is_not_proven_or_of_another_content_gets_no_name(
     prepare(mirror, [image(1), image(2)])
     size, digest = rdiff.stat().st_size, sha256(rdiff.read_bytes())
     part = f"rdiffs/.{rdiff.name}.{digest[:16]}.{'1' * 8}.part"
-    for known in (Part(part, size, digest, size), Part(part, size, "0" * 64, size, proven=True)):
+    for known in (Part(part, digest, size), Part(part, "0" * 64, size, proven=True)):
         (remote / part).write_bytes(bytes(size))
         with Publisher(mirror, folder).hold() as other:
             other.parts.forget([path])

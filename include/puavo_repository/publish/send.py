@@ -133,7 +133,7 @@ class _Sending:
         whole = self._whole()  # before: what is acknowledged meanwhile may not be on it
         file.sync()
         if self._notes:
-            known = Part(self._part, self._item.size, self._item.sha256, synced=whole)
+            known = Part(self._part, self._item.sha256, synced=whole)
             self._remote.parts.put(self._item.path, known)
         with self._change:
             self._synced, self._syncing = whole, False

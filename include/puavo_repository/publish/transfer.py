@@ -97,7 +97,7 @@ class _Attempt:
         if not made:
             self._send()
         if item.replaces:
-            whole = Part(self._part, item.size, item.sha256, item.size, proven=True)
+            whole = Part(self._part, item.sha256, item.size, proven=True)
             self._parts.put(item.path, whole)
             return made, None
         if item.wrong:

@@ -165,7 +165,6 @@ class Part:
     """A file that has not got its name yet."""
 
     name: PartPath  # where it lies, hidden
-    size: Count  # of the whole file in bytes
     sha256: str  # of the whole file
     synced: Count = 0  # so many bytes from its begin are on the server's disk
     proven: bool = False  # whether it is whole and proven, and waits until it may have its name
