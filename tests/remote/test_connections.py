@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from puavo_repository.cli import terminal
@@ -232,6 +233,21 @@ def test_a_silent_server_is_given_up(
         with pytest.raises(ConnectionLostError, match="did not answer" if after == 500 else None):
             _write_a_megabyte(sshd.target(tmp_path, proxy.port))
         proxy.heal()
+
+
+def test_a_server_that_falls_silent_when_it_is_asked_for_sftp_is_given_up(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = paramiko.Channel.invoke_subsystem
+
+    def unanswered(channel: paramiko.Channel, name: str) -> None:
+        proxy.stall_after = proxy.sent
+        ask(channel, name)
+
+    monkeypatch.setattr(paramiko.Channel, "invoke_subsystem", unanswered)
+    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", 0.5)
+    with Proxy(sshd.port) as proxy, pytest.raises(ConnectionLostError):
+        SftpTree(sshd.target(tmp_path, proxy.port))
 
 
 @pytest.mark.parametrize("after", [0, 500, 3_000, 4_500, 200_000, 900_000])
