@@ -88,7 +88,7 @@ def test_a_part_with_other_content_is_not_gone_on_with(
     item = _large_file(tmp_path / "mirror", 60 << 20)
     target = sshd.target(remote)
     with Publisher(tmp_path / "mirror", folder).hold() as before:
-        left = Part(item.part("0" * 16), item.size, item.sha256, synced=50 << 20)
+        left = Part(item.part("0" * 16), item.sha256, synced=50 << 20)
         (remote / left.name).write_bytes(bytes(50 << 20))
         before.parts.put(item.path, left)
     send_one(item, tmp_path / "mirror", target)
@@ -102,7 +102,7 @@ def test_a_part_that_is_longer_than_its_file_is_begun_anew(
     item = _large_file(tmp_path / "mirror", 1 << 20)
     whole = (tmp_path / "mirror" / item.path).read_bytes()
     with Publisher(tmp_path / "mirror", folder).hold() as before:
-        left = Part(item.part("0" * 16), item.size, item.sha256, synced=item.size)
+        left = Part(item.part("0" * 16), item.sha256, synced=item.size)
         (remote / left.name).write_bytes(whole + b"more")
         before.parts.put(item.path, left)
     send_one(item, tmp_path / "mirror", folder)
@@ -116,7 +116,7 @@ def test_a_part_that_is_a_link_is_not_written_through(
     target = sshd.target(remote)
     (tmp_path / "outside").write_bytes(b"precious")
     with Publisher(tmp_path / "mirror", folder).hold() as before:
-        left = Part(item.part("0" * 16), item.size, item.sha256, synced=5)
+        left = Part(item.part("0" * 16), item.sha256, synced=5)
         (remote / left.name).symlink_to(tmp_path / "outside")
         before.parts.put(item.path, left)
     send_one(item, tmp_path / "mirror", target)

@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +26,7 @@ from puavo_repository.publish.publisher import LockedRemote, Publisher
 from puavo_repository.remote import lock as publisher_lock
 from puavo_repository.remote.documents import write_whole
 from puavo_repository.remote.folder import FolderTree, _FolderFile
-from puavo_repository.remote.journal import Part, Parts
+from puavo_repository.remote.journal import Part
 from puavo_repository.remote.target import Target
 from puavo_repository.remote.tree import Range, RemoteTree
 from support.mirrors import (
@@ -322,7 +321,7 @@ def test_parts_that_nobody_goes_on_with_are_removed_and_others_stay(
         path.write_bytes(b"x")
     with Publisher(mirror, folder).hold() as other:
         digest = sha256((mirror / image(3)).read_bytes())
-        other.parts.put(image(3), Part(wanted, 10, digest, synced=1))
+        other.parts.put(image(3), Part(wanted, digest, synced=1))
     with Publisher(mirror, folder, KEEP) as publisher:
         clean.clean(publisher)
     assert [path.exists() for path in (remote / wanted, debris, foreign)] == [True, False, True]
@@ -340,7 +339,7 @@ def test_a_part_that_is_not_proven_or_of_another_content_gets_no_name(
     prepare(mirror, [image(1), image(2)])
     size, digest = rdiff.stat().st_size, sha256(rdiff.read_bytes())
     part = f"rdiffs/.{rdiff.name}.{digest[:16]}.{'1' * 8}.part"
-    for known in (Part(part, size, digest, size), Part(part, size, "0" * 64, size, proven=True)):
+    for known in (Part(part, digest, size), Part(part, "0" * 64, size, proven=True)):
         (remote / part).write_bytes(bytes(size))
         with Publisher(mirror, folder).hold() as other:
             other.parts.forget([path])
@@ -415,18 +414,6 @@ def test_what_is_acknowledged_during_a_sync_is_not_noted_as_synced() -> None:
     sending._sync(file)
     sending._sync(SimpleNamespace(sync=lambda: None))  # type: ignore[arg-type]
     assert [part.synced for part in noted] == [0, 2 * send.PIECE]
-
-
-def test_a_part_that_others_synced_further_stays_as_far(mirror: Path, folder: Target) -> None:
-    """Several connections send a file; which of them notes first how far it is, is chance."""
-    with Publisher(mirror, folder, KEEP) as publisher, publisher.hold() as remote:
-        part = Part(f".{image(1)}.part", 30, "a" * 64, synced=20)
-        for synced in (20, 10):
-            remote.parts.put(image(1), replace(part, synced=synced))
-            assert Parts(remote.tree, remote.lock).known == {image(1): part}
-        other = replace(part, sha256="b" * 64, synced=5)
-        remote.parts.put(image(1), other)
-        assert Parts(remote.tree, remote.lock).known == {image(1): other}
 
 
 def test_one_connection_waits_for_the_disk_while_the_others_send(

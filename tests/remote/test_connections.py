@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from puavo_repository.cli import terminal
@@ -234,6 +235,21 @@ def test_a_silent_server_is_given_up(
         proxy.heal()
 
 
+def test_a_server_that_falls_silent_when_it_is_asked_for_sftp_is_given_up(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = paramiko.Channel.invoke_subsystem
+
+    def unanswered(channel: paramiko.Channel, name: str) -> None:
+        proxy.stall_after = proxy.sent
+        ask(channel, name)
+
+    monkeypatch.setattr(paramiko.Channel, "invoke_subsystem", unanswered)
+    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", 0.5)
+    with Proxy(sshd.port) as proxy, pytest.raises(ConnectionLostError):
+        SftpTree(sshd.target(tmp_path, proxy.port))
+
+
 @pytest.mark.parametrize("after", [0, 500, 3_000, 4_500, 200_000, 900_000])
 def test_a_cut_connection_is_told(sshd: Sshd, tmp_path: Path, after: int) -> None:
     with Proxy(sshd.port) as proxy:
@@ -255,29 +271,35 @@ def test_a_corrupted_byte_never_arrives(sshd: Sshd, tmp_path: Path, at: int) -> 
 def _write_a_megabyte(target: Target) -> None:
     tree = SftpTree(target)
     try:
-        with tree.open("file", OpenMode.WRITE) as file:
+        with tree.open("file", OpenMode.CREATE) as file:
             file.write(0, bytes([7]) * (1 << 20))
             file.sync()
     finally:
         tree.close()
 
 
-def slow_disk(server: Sshd) -> int:
-    """Halt the process that serves SFTP, and not the one that serves SSH; return its number."""
+def children(server: Sshd) -> list[int]:
+    """Return the numbers of the processes that serve connections; the last one serves SFTP."""
     assert server.process
     found = [server.process.pid]
     for process in found:
         for path in Path(f"/proc/{process}/task").glob("*/children"):
             found += map(int, path.read_text().split())
-    os.kill(found[-1], signal.SIGSTOP)
-    return found[-1]
+    return found[1:]
+
+
+def slow_disk(server: Sshd) -> int:
+    """Halt the process that serves SFTP, and not the one that serves SSH; return its number."""
+    halted = children(server)[-1]
+    os.kill(halted, signal.SIGSTOP)
+    return halted
 
 
 def test_a_slow_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
     with running(Sshd(tmp_path / "sshd")) as server:
         tree = SftpTree(server.target(tmp_path))
-        with tree.open("file", OpenMode.WRITE) as file:
+        with tree.open("file", OpenMode.CREATE) as file:
             file.write(0, b"x")
             file.flush()
             halted = slow_disk(server)
@@ -296,7 +318,7 @@ def test_a_disk_that_stands_still_is_given_up(
     monkeypatch.setattr(sftp_tree, "SYNC_PATIENCE", 2 * SILENCE)
     with running(Sshd(tmp_path / "sshd")) as server:
         tree = SftpTree(server.target(tmp_path))
-        file = tree.open("file", OpenMode.WRITE)
+        file = tree.open("file", OpenMode.CREATE)
         file.flush()
         halted = slow_disk(server)
         with pytest.raises(ConnectionLostError, match="did not answer"):
@@ -310,7 +332,7 @@ def test_a_write_that_stands_still_before_a_sync_has_no_more_time_than_others(
     monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
     with running(Sshd(tmp_path / "sshd")) as server:
         tree = SftpTree(server.target(tmp_path))
-        file = tree.open("file", OpenMode.WRITE)
+        file = tree.open("file", OpenMode.CREATE)
         file.flush()
         halted = slow_disk(server)
         file.write(0, b"x")
@@ -321,19 +343,24 @@ def test_a_write_that_stands_still_before_a_sync_has_no_more_time_than_others(
         os.kill(halted, signal.SIGKILL)
 
 
-def test_a_line_that_dies_during_a_sync_is_noticed_at_once(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_write_that_the_network_does_not_take_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", SILENCE)
-    with Proxy(sshd.port) as proxy:
-        tree = SftpTree(sshd.target(tmp_path, proxy.port))
-        file = tree.open("file", OpenMode.WRITE)
+    """As when the other end is halted: its kernel answers, and takes nothing more."""
+    monkeypatch.setattr(ssh, "DEAD", 2)
+    monkeypatch.setattr(sftp_session, "UNDER_WAY", 1 << 30)  # more than the kernels hold
+    with running(Sshd(tmp_path / "sshd")) as server:
+        tree = SftpTree(server.target(tmp_path))
+        file = tree.open("file", OpenMode.CREATE)
         file.flush()
-        proxy.stall_after = proxy.sent
-        begun = time.monotonic()
-        with pytest.raises(ConnectionLostError, match="did not answer"):
-            file.sync()
-        assert time.monotonic() - begun < 60 < sftp_tree.SYNC_PATIENCE
+        tree._session._channel.out_window_size = 1 << 30
+        halted = children(server)
+        for process in halted:
+            os.kill(process, signal.SIGSTOP)
+        with pytest.raises(ConnectionLostError):
+            file.write(0, bytes(64 << 20))
+        for process in halted:
+            os.kill(process, signal.SIGKILL)
 
 
 def test_a_connection_with_a_round_trip_reports_it(sshd: Sshd, tmp_path: Path) -> None:

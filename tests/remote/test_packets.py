@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import paramiko
@@ -21,7 +20,7 @@ SIZE = (9 << 20) + 1  # bytes, more than the server's window
 def written(tree: SftpTree, folder: Path) -> bool:
     """Say whether a large file arrives as it is, and what comes back too."""
     content = os.urandom(SIZE)
-    with tree.open("large", OpenMode.WRITE) as file:
+    with tree.open("large", OpenMode.CREATE) as file:
         file.write(0, content)
         file.flush()
         back = b"".join(file.read([Range(0, SIZE)]))
@@ -59,7 +58,7 @@ def test_keys_are_not_used_for_ever(
 
     monkeypatch.setattr(BatchPacketizer, "set_outbound_cipher", note)
     tree, content = SftpTree(sshd.target(tmp_path)), os.urandom(SIZE)
-    with tree.open("large", OpenMode.WRITE) as file:  # what is received counts too
+    with tree.open("large", OpenMode.CREATE) as file:  # what is received counts too
         file.write(0, content)
     tree.close()
     assert (tmp_path / "large").read_bytes() == content
@@ -88,20 +87,3 @@ def test_no_packet_is_larger_than_the_server_takes(
     tree.close()
     assert max(sizes) <= announced[0] < sftp_session.LARGEST_PACKET
     assert sum(sizes) > SIZE
-
-
-def test_a_closed_file_is_no_answer_that_is_owed(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection that nobody uses for a while, as that of the lock, is not lost for it."""
-    monkeypatch.setattr(sftp_session, "SILENCE_TIMEOUT", 1.0)
-    tree = SftpTree(sshd.target(tmp_path))
-    with tree.open("file", OpenMode.WRITE):
-        pass
-    time.sleep(1.5)
-    assert tree.is_alive
-    tree.make_folder("folder")
-    assert set(tree.list("")) == {"file", "folder"}
-    time.sleep(1.5)
-    assert tree.stat("file") is not None
-    tree.close()

@@ -204,7 +204,7 @@ def test_a_connection_that_is_made_meanwhile_is_not_lent(tmp_path: Path) -> None
 def test_a_closed_connection_does_nothing_more(sshd: Sshd, tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     for tree in (FolderTree(Target(path=str(tmp_path))), SftpTree(sshd.target(tmp_path))):
-        file = tree.open("there", OpenMode.WRITE)
+        file = tree.open("there", OpenMode.CHANGE)
         assert tree.is_alive
         tree.close()
         assert not tree.is_alive

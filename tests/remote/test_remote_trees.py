@@ -221,8 +221,8 @@ def test_links_are_never_followed(tree: RemoteTree, root: Path, tmp_path: Path) 
     assert found is not None
     assert found.kind is Kind.LINK
     for refused in (
-        lambda: tree.open("file", OpenMode.WRITE),
-        lambda: tree.open("folder/precious", OpenMode.WRITE),
+        lambda: tree.open("file", OpenMode.CHANGE),
+        lambda: tree.open("folder/precious", OpenMode.CHANGE),
         lambda: tree.remove("folder/precious"),
         lambda: tree.list("folder"),
         lambda: tree.make_folder("folder"),
@@ -250,7 +250,7 @@ def test_a_link_that_is_put_there_meanwhile_is_not_followed(
     (tmp_path / "tree/file").symlink_to(tmp_path / "precious")
     tree = FolderTree(Target(path=str(tmp_path / "tree")))
     monkeypatch.setattr(tree, "_stat", lambda _path: RemoteStat(Kind.FILE, 8, 0))
-    for mode in (OpenMode.READ, OpenMode.WRITE):
+    for mode in (OpenMode.READ, OpenMode.CHANGE):
         with pytest.raises(StorageRefusedError, match="link"):
             tree.open("file", mode)
 
@@ -335,7 +335,7 @@ def test_everybody_may_read_what_is_made_and_nobody_else_write_it(
             tree = FolderTree(folder) if kind == "folder" else SftpTree(server.target(folder.path))
             tree.make_folder("meta")
             write_whole(tree, "meta/f", b"new")
-            with tree.open(".left.part", OpenMode.WRITE) as file:
+            with tree.open(".left.part", OpenMode.CHANGE) as file:
                 file.write(0, b"more")
             tree.close()
     finally:

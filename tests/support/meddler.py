@@ -81,6 +81,7 @@ class _Channel:
         self._came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._asked = bytearray()
         self.closed = False
+        self._limit: float | None = None
         threading.Thread(target=self._pump, daemon=True).start()
 
     def invoke_subsystem(self, name: str) -> None:
@@ -103,8 +104,16 @@ class _Channel:
     def recv_ready(self) -> bool:
         return not self._came.empty()
 
+    def settimeout(self, limit: float) -> None:
+        self._limit = limit
+
     def recv(self, _size: int) -> bytes:
-        return b"" if self.closed and self._came.empty() else self._came.get()
+        if self.closed and self._came.empty():
+            return b""
+        try:
+            return self._came.get(timeout=self._limit)
+        except queue.Empty:
+            raise TimeoutError from None
 
     def close(self) -> None:
         if not self.closed:

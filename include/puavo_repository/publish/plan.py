@@ -6,7 +6,7 @@ The table has a row a path. A survey fills it, and each step brings it up to dat
 import enum
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
@@ -254,8 +254,8 @@ def plan_transfers(
     An image is assembled from the cheapest pair of an rdiff and an image that the remote has
     or will have by then; one that must itself be assembled first is the last choice. Rdiffs are
     published for the clients anyway, so they cost nothing here, and the smallest makes the
-    cheapest assembly. Where no image can be assembled, the one from which most others can be
-    made that are still missing travels; of several the smallest, then the newest.
+    cheapest assembly. Where no image can be assembled, one travels: first those that nothing
+    makes, so that they can serve, then the smallest, then the newest.
     ``named`` are the paths that the remote's metadata names now.
     """
     sizes = {row.path: row.size for row in wanted}
@@ -264,8 +264,6 @@ def plan_transfers(
     plan = [_transfer(row, named) for path, row in missing.items() if path not in recipes]
     # An rdiff or image that waits under its part name is no help to others yet.
     usable = (sizes.keys() - missing.keys()) | {item.path for item in plan if not item.replaces}
-    bases = {path: {base for _, base in recipes[path]} for path in images}  # of those to plan yet
-    helps = Counter(base for some in bases.values() for base in some)
     from_base: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
     for path in images:
         for rdiff, base in recipes[path]:
@@ -273,21 +271,17 @@ def plan_transfers(
                 from_base[base].append((sizes[rdiff], path, rdiff))
     there = from_base.keys() & usable
     assemblies = [(False, *way, base) for base in there for way in from_base[base]]
-    uploads = [(-helps[path], sizes[path], place, path) for place, path in enumerate(images)]
-    # Both keep entries that are out of date until they are met.
+    made = {path for ways in from_base.values() for _, path, _ in ways}
+    uploads = iter(sorted(images, key=lambda path: (path in made, sizes[path])))
     heapify(assemblies)
-    heapify(uploads)
-    while bases:
+    left = set(images)  # both keep those that are planned already until they are met
+    while left:
         if assemblies:
             *_, path, rdiff, base = heappop(assemblies)
         else:
-            helped, size, place, path = heappop(uploads)
-            rdiff = base = ""
-            if path in bases and helps[path] != -helped:  # it helps fewer by now
-                heappush(uploads, (-helps[path], size, place, path))
-                continue
-        if path in bases:
-            helps.subtract(bases.pop(path))
+            path, rdiff, base = next(uploads), "", ""
+        if path in left:
+            left.remove(path)
             plan.append(_transfer(missing[path], named, rdiff, base))
             for way in () if plan[-1].replaces else from_base[path]:
                 heappush(assemblies, (bool(rdiff), *way, path))

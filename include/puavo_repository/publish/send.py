@@ -29,7 +29,8 @@ SEVERAL = 16 << 20  # bytes from which a file is worth several connections
 def send(tree: RemoteTree, item: Transfer, begin: int, remote: LockedRemote) -> None:
     """Send a file's bytes from ``begin`` to its part and have the server put them on its disk."""
     local, part = remote.publisher.mirror_dir / item.path, item.part(remote.lock.token)
-    with local.open("rb", buffering=0) as source, tree.open(part, OpenMode.WRITE) as file:
+    mode = OpenMode.CHANGE if begin else OpenMode.CREATE
+    with local.open("rb", buffering=0) as source, tree.open(part, mode) as file:
         sending = _Sending(item, begin, source.fileno(), remote, notes=tree.can_sync)
         # OpenSSH lets 2 MiB a connection be on their way, so a long round trip needs several. On a
         # short one others send while one waits for the server's disk.
@@ -80,7 +81,7 @@ class _Sending:
             logger.info("one connection fewer: %s", error)
             return
         try:
-            with tree.open(self._part, OpenMode.WRITE) as file:
+            with tree.open(self._part, OpenMode.CHANGE) as file:
                 self.send(file)
         except BaseException as error:  # noqa: BLE001 - raised again where the others are awaited
             self.stop(error)
@@ -132,7 +133,7 @@ class _Sending:
         whole = self._whole()  # before: what is acknowledged meanwhile may not be on it
         file.sync()
         if self._notes:
-            known = Part(self._part, self._item.size, self._item.sha256, synced=whole)
+            known = Part(self._part, self._item.sha256, synced=whole)
             self._remote.parts.put(self._item.path, known)
         with self._change:
             self._synced, self._syncing = whole, False

@@ -25,7 +25,6 @@ from pathlib import Path
 
 from puavo_repository import errors
 from puavo_repository.mirror.files import Identity
-from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import format_bytes
 from puavo_repository.publish.plan import Transfer
 from puavo_repository.publish.publisher import LockedRemote
@@ -94,10 +93,43 @@ class _Attempt:
         if there and there.is_file(item.size) and same_bytes(tree, item.path, self._local, every):
             # An attempt before this one got as far, and could not say so any more.
             return bool(item.rdiff), there.mtime
-        ended, identity = threading.Event(), Identity.at(self._local)
-        digest = self._digest(identity, ended)
+        made = self._assembled()
+        if not made:
+            self._send()
+        if item.replaces:
+            whole = Part(self._part, item.sha256, item.size, proven=True)
+            self._parts.put(item.path, whole)
+            return made, None
+        if item.wrong:
+            self._remote.lock.check()  # no metadata names what lies there, or it would wait
+        mtime = rename_into_place(tree, item, self._part)
+        self._parts.forget([item.path])
+        return made, mtime
+
+    def _assembled(self) -> bool:
+        """Have the server make the part, and prove it; else say that its bytes must travel."""
+        if not self._item.rdiff:
+            return False
         try:
-            made = self._fill()
+            self._begin_anew()
+            self._prove(self._assemble())
+        except (errors.StorageError, errors.StorageRefusedError, errors.DeltaError) as error:
+            logger.warning("%s: not assembled, uploaded instead: %s", self._item.path, error)
+            return False
+        return True
+
+    def _send(self) -> None:
+        """Complete the part with the local file's bytes, and prove them and it."""
+        item, ended, identity = self._item, threading.Event(), Identity.at(self._local)
+        digest = self._digest(ended)
+        try:
+            begin = self._resume_point()
+            send(self._tree, item, begin, self._remote)
+            try:
+                self._prove([begin] if begin else [])
+            except errors.StorageError:
+                self._begin_anew()
+                raise
             if digest.result() != item.sha256 or Identity.at(self._local) != identity:
                 self._begin_anew()
                 remedy = (
@@ -107,28 +139,10 @@ class _Attempt:
                 raise errors.PublishError(self._local, problem, remedy=remedy)
         finally:
             ended.set()
-        if item.replaces:
-            whole = Part(self._part, item.size, item.sha256, item.size, proven=True)
-            self._parts.put(item.path, whole)
-            return made, None
-        if item.wrong:
-            self._remote.lock.check()  # no metadata names what lies there, or it would wait
-        mtime = rename_into_place(tree, item, self._part)
-        self._parts.forget([item.path])
-        return made, mtime
 
-    def _digest(self, identity: Identity | None, ended: threading.Event) -> Future[str]:
-        """Compute the local file's sha256 beside the transfer: a disk may forget some of it.
-
-        Where the server makes the file, what the mirror's records say of its identity is enough.
-        """
-        item, digest = self._item, Future[str]()
-        images = Mirror(self._remote.publisher.mirror_dir).state.images
-        image = images.get(item.path) if item.rdiff else None
-        same = image and image.digests.sha256 == item.sha256 and {image.identity, image.copy}
-        if same and identity and identity in same:
-            digest.set_result(item.sha256)
-            return digest
+    def _digest(self, ended: threading.Event) -> Future[str]:
+        """Compute the local file's sha256 beside the transfer: a disk may forget some of it."""
+        digest = Future[str]()
 
         def work() -> None:
             try:
@@ -139,24 +153,6 @@ class _Attempt:
         # Nobody waits for it: a dead disk may never answer a read.
         threading.Thread(target=work, name="digest", daemon=True).start()
         return digest
-
-    def _fill(self) -> bool:
-        """Complete the part and prove it; say whether it was assembled, which may give way."""
-        if self._item.rdiff:
-            try:
-                self._begin_anew()
-                self._prove(self._assemble())
-                return True
-            except (errors.StorageError, errors.StorageRefusedError, errors.DeltaError) as error:
-                logger.warning("%s: not assembled, uploaded instead: %s", self._item.path, error)
-        begin = self._resume_point()
-        send(self._tree, self._item, begin, self._remote)
-        try:
-            self._prove([begin] if begin else [])
-        except errors.StorageError:
-            self._begin_anew()
-            raise
-        return False
 
     def _assemble(self) -> list[int]:
         """Have the server write the part from its base and its rdiff, onto its disk.
@@ -174,9 +170,6 @@ class _Attempt:
             for is_copy, position, length in rdiff.commands(local_rdiff):
                 seams.append(seams[-1] + length)
                 yield Piece(item.base if is_copy else item.rdiff, position, length)
-            if seams[-1] != item.size:
-                problem = f"makes another image, of {seams[-1]} bytes instead of {item.size}"
-                raise errors.DeltaError(local_rdiff, problem)
 
         progress = self._remote.publisher.watcher.begin(item.path, item.size)
         self._tree.assemble(self._part, pieces(), progress)

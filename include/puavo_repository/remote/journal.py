@@ -19,7 +19,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
 from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
@@ -165,7 +165,6 @@ class Part:
     """A file that has not got its name yet."""
 
     name: PartPath  # where it lies, hidden
-    size: Count  # of the whole file in bytes
     sha256: str  # of the whole file
     synced: Count = 0  # so many bytes from its begin are on the server's disk
     proven: bool = False  # whether it is whole and proven, and waits until it may have its name
@@ -267,12 +266,9 @@ class Parts:
             self.known = _PARTS.validate_python(found["parts"])
 
     def put(self, path: str, part: Part) -> None:
-        """Note how far a part is; a position that lies before the known one changes nothing."""
+        """Note how far a part is."""
         with self._lock.using:
-            known = self.known.get(path)
-            if known is not None and replace(known, synced=part.synced) == part:
-                part = replace(part, synced=max(known.synced, part.synced))
-            if part != known:
+            if part != self.known.get(path):
                 self.known[path] = part
                 self._save()
 

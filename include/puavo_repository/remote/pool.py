@@ -172,9 +172,8 @@ class Bandwidth:
     def admit(self, count: int, before_wait: Callable[[], None]) -> None:
         """Return when ``count`` bytes may be sent.
 
-        ``before_wait`` is called before a wait and during a long one, to take the answers that
-        are due: a connection whose answers nobody takes would count as stalled. What it raises,
-        for one that was closed or lost, ends the wait.
+        ``before_wait`` is called before a wait and during a long one. What it raises, for a
+        connection that was closed or lost, ends the wait.
         """
         rate = self.at(time.localtime().tm_hour)
         if not rate:

@@ -67,7 +67,6 @@ class OpenMode(enum.Enum):
 
     READ = "read"
     CHANGE = "change"  # what is there stays; fails where there is nothing
-    WRITE = "write"  # what is there stays; made if missing
     CREATE = "create"  # fails where the name exists
 
 
@@ -191,7 +190,7 @@ class RemoteTree(ABC):
             if found is not None and found.kind is not Kind.FILE:
                 problem = f"is a {found.kind.value}; it is not opened"
                 raise StorageRefusedError(f"{self.name}/{path}", problem)
-            create = mode is OpenMode.CREATE or (mode is OpenMode.WRITE and found is None)
+            create = mode is OpenMode.CREATE
             return self._open(path, writing=mode is not OpenMode.READ, create=create)
 
     def rename(self, path: str, new: str) -> None:

@@ -10,8 +10,6 @@ and what is under way is bounded, whatever the file's size.
 
 import contextlib
 import struct
-import threading
-import time
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -75,16 +73,8 @@ class Reply(paramiko.Message):
 
     def attributes(self) -> RemoteStat:
         """Take an ATTRS structure (section 5 of the draft)."""
-        flags = self.get_int()
-        size = self.get_int64() if flags & 0x1 else 0
-        if flags & 0x2:
-            self.get_int64()  # user and group
-        mode = self.get_int() if flags & 0x4 else 0
-        mtime = self.get_int64() & 0xFFFFFFFF if flags & 0x8 else 0  # behind the time of access
-        if flags & 0x80000000:
-            for _ in range(2 * self.get_int()):
-                self.get_binary()
-        return RemoteStat.of(mode, size, mtime)
+        found = paramiko.SFTPAttributes._from_msg(self)  # type: ignore[attr-defined]  # protected
+        return RemoteStat.of(found.st_mode or 0, found.st_size or 0, found.st_mtime or 0)
 
 
 Handler = Callable[[Reply], None]
@@ -93,32 +83,24 @@ Handler = Callable[[Reply], None]
 class SftpSession:
     """One SFTP channel, and the connection it goes over. Used by one thread at a time.
 
-    A connection that owes an answer for too long is closed, by a thread of its own: paramiko's
-    time-outs do not cover a write that the network does not take. An answer that is known to
-    take longer may, as long as the server's SSH side answers: then its disk is slow, and the line
-    is alive.
+    A connection on which nothing comes for too long, though something is owed, is closed. An
+    answer that is known to take longer may: where the line is dead, the kernel says so (``ssh``).
     """
-
-    _expected: tuple[float, float] | None  # since when an answer is, and for how many seconds
 
     def __init__(self, name: str, transport: paramiko.Transport) -> None:
         self._name = name
         self._transport = transport
         self._pending: dict[int, tuple[Handler, int]] = {}  # with the bytes of data of each
         self._owed = 0  # bytes of data among the pending
-        self._unheard: set[int] = set()  # requests whose answers nobody waits for
         self._next = 0
         self._outbox, self._inbox = bytearray(), bytearray()
         self.sent = 0  # bytes of SFTP packets
         self.packet = SAFE_PACKET  # bytes of data that the server takes or gives in one request
         self._limit = SILENCE_TIMEOUT
-        self._silent = False  # whether it was closed because it was
-        self._ended = threading.Event()
-        self._expected = time.monotonic(), self._limit
-        threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True).start()
         try:
             with self._connection():
                 self._channel = ssh.open_sftp(name, transport, self._limit)
+                self._channel.settimeout(self._limit)
                 self.extensions = self._greet()
         except BaseException:
             self.close()
@@ -135,14 +117,13 @@ class SftpSession:
             if text and all(c.isprintable() or c.isspace() for c in text[:3]):
                 problem = f"the server does not speak SFTP, but prints {text!r}"
                 remedy = "Have the login scripts of that user (such as ~/.bashrc) print nothing"
-            elif self._inbox or self._silent or not self.is_alive:
+            elif self._inbox or not self.is_alive:
                 raise
             else:
                 problem, remedy = "the server's SFTP ended at once", ssh.NO_SFTP
             raise StorageRefusedError(self._name, problem, remedy=remedy) from error
         if reply.kind != sftp.CMD_VERSION or reply.get_int() < 3:
             raise ConnectionLostError(self._name, "is no SFTP server of version 3")
-        self._expected = None
         found = set()
         while reply.more():
             found.add(reply.get_binary().decode("utf-8", "replace"))
@@ -186,9 +167,10 @@ class SftpSession:
         if len(self._pending) >= REQUESTS_UNDER_WAY:
             while len(self._pending) > REQUESTS_UNDER_WAY // 2:  # so that they go in batches
                 self._take_answer()
-        if not self._pending:
-            self._expected = time.monotonic(), self._limit
-        self._pending[self._put(kind, body, data)] = (handler, len(data))
+        number = self._next = (self._next + 1) & 0xFFFFFFFF
+        self._outbox += struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body
+        self._outbox += data
+        self._pending[number] = (handler, len(data))
         self._owed += len(data)
         if len(self._outbox) >= BATCH:
             self._send()
@@ -199,7 +181,7 @@ class SftpSession:
 
     def tell(self, kind: int, body: bytes) -> None:
         """Send a request whose answer changes nothing: nobody waits for it."""
-        self._unheard.add(self._put(kind, body))
+        self.submit(kind, body, lambda _reply: None)
         self._send()
 
     def drain(self, patience: float | None = None) -> None:
@@ -207,10 +189,13 @@ class SftpSession:
         with self._connection():
             if not self.is_alive:
                 raise EOFError
-        while self._pending:
-            if patience and len(self._pending) == 1:
-                self._expected = time.monotonic(), patience
-            self._take_answer()
+        try:
+            while self._pending:
+                if patience and len(self._pending) == 1:
+                    self._channel.settimeout(patience)
+                self._take_answer()
+        finally:
+            self._channel.settimeout(self._limit)
 
     def forget(self) -> None:
         """Take the answers that are under way without a look: their work was given up."""
@@ -219,27 +204,15 @@ class SftpSession:
 
     def close(self) -> None:
         """Close the session and its connection."""
-        self._ended.set()
         self._transport.close()
-
-    def _put(self, kind: int, body: bytes, data: Data = b"") -> int:
-        """Put a request among those to be sent; return its number."""
-        number = self._next = (self._next + 1) & 0xFFFFFFFF
-        self._outbox += struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body
-        self._outbox += data
-        return number
 
     def _take_answer(self) -> None:
         if self._outbox:
             self._send()
         reply = self._packet()
         number = reply.get_int()
-        if number in self._unheard:
-            self._unheard.remove(number)
-            return
         handler, size = self._pending.pop(number, (None, 0))
         self._owed -= size
-        self._expected = (time.monotonic(), self._limit) if self._pending else None
         if handler is None:
             raise ConnectionLostError(self._name, "the server answered what nobody asked")
         handler(reply)
@@ -277,21 +250,10 @@ class SftpSession:
             yield
         except (OSError, EOFError, paramiko.SSHException) as error:
             problem = str(error) or "the connection was lost"
-            if self._silent:
+            if isinstance(error, TimeoutError):
+                self.close()  # or every further wait on it would take as long
                 problem = f"the server did not answer for {self._limit:.0f} seconds"
             raise ConnectionLostError(self._name, problem) from error
-
-    def _watch(self) -> None:
-        while not self._ended.wait(min(1.0, self._limit / 4)):
-            if expected := self._expected:
-                waited, patience = time.monotonic() - expected[0], expected[1]
-                late = waited > patience or (
-                    waited > self._limit and not ssh.answers(self._transport, self._limit)
-                )
-                if late and expected is self._expected:
-                    self._silent = True
-                    self._transport.close()
-                    return
 
 
 def string(text: bytes | str) -> bytes:

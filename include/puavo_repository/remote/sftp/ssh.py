@@ -38,6 +38,9 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 CONNECT_TIMEOUT = 30.0  # seconds for each step until the login is done
 KEEPALIVE = 15  # seconds; keeps routers on the way from forgetting an idle connection
+# Seconds in which nothing that was sent, such as that, arrives there: then the line is dead.
+# Paramiko's own time-outs do not cover a write that the network does not take.
+DEAD = 60
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 NO_SFTP = "Have 'Subsystem sftp internal-sftp' in its sshd_config, and a login that may use it"
 _NO_ROOM = 4  # SSH_OPEN_RESOURCE_SHORTAGE: may pass
@@ -56,6 +59,7 @@ def connect(target: Target, *, compressed: bool = False) -> paramiko.Transport:
         with contextlib.ExitStack() as failed:
             sock = socket.create_connection((target.host, target.port), CONNECT_TIMEOUT)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * DEAD)
             kind = None if compressed else BatchPacketizer  # then messages are small
             transport = paramiko.Transport(sock, packetizer_class=kind)
             failed.callback(transport.close)
@@ -89,29 +93,19 @@ def open_sftp(name: str, transport: paramiko.Transport, timeout: float) -> param
         problem = "the server refuses to open a session"
         remedy = "See MaxSessions in its sshd_config, and what is said in its log"
         raise refusal(name, problem, found=error.text, remedy=remedy) from error
+    limit = threading.Timer(timeout, transport.close)  # the next call has none of its own
+    limit.start()
     try:
         channel.invoke_subsystem("sftp")
     except paramiko.SSHException as error:
         if not transport.is_active():
             raise
         raise StorageRefusedError(name, "the server has no SFTP", remedy=NO_SFTP) from error
+    finally:
+        limit.cancel()
     if isinstance(transport.packetizer, BatchPacketizer):
         transport.packetizer.batch(channel)
     return channel
-
-
-def answers(transport: paramiko.Transport, timeout: float) -> bool:
-    """Say whether the server's SSH answers; a request that nobody knows is refused."""
-    answered = threading.Event()
-
-    def ask() -> None:  # it waits for ever
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            transport.global_request("keepalive@openssh.com", wait=True)
-            if transport.is_active():
-                answered.set()
-
-    threading.Thread(target=ask, name="sftp-keepalive", daemon=True).start()
-    return answered.wait(timeout)
 
 
 class KnownKey(NamedTuple):
