@@ -19,7 +19,7 @@ from typing import Any
 from puavo_repository.audit import steps
 from puavo_repository.audit.https import CONNECTIONS, Answer, Https, canary
 from puavo_repository.audit.report import Checked, Counts, Finding, error, turn, warning
-from puavo_repository.errors import CertificateError, ConnectionLostError
+from puavo_repository.errors import ConnectionLostError
 from puavo_repository.formats.metadata import DescribedFile, entries
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.digests import digest_file
@@ -74,17 +74,11 @@ class _Clients:
         self.turn, self.again = turn(self.settings.mirror_dir, self.settings.repository)
 
     def check(self) -> Checked:
-        first, whole = list(self._certificate()), False
-        notes: list[str] = []
-        try:
-            found, notes = self._look_until_settled()
-            findings, whole = [*first, *self._hidden(), *found], self.lost < _PATIENCE
-        except CertificateError as why:
-            refused = error("", why.problem, "", why.found, why.remedy)
-            other = warning("", "what clients see could not be checked any further")
-            findings = [refused, other, *first]
-        counts = sum(self.counts, Counts())
-        return Checked(self.https.urlbase, counts, tuple(findings), (), tuple(notes), whole)
+        certificate = list(self._certificate())
+        found, notes = self._look_until_settled()
+        findings = (*certificate, *self._hidden(), *found)
+        counts, whole = sum(self.counts, Counts()), self.lost < _PATIENCE
+        return Checked(self.https.urlbase, counts, findings, (), tuple(notes), whole)
 
     def _certificate(self) -> Iterator[Finding]:
         if self.https.urlbase.startswith("http://"):

@@ -23,9 +23,9 @@ from cryptography import x509
 from puavo_repository.audit.report import Finding, error, warning
 from puavo_repository.delta.librsync import patch
 from puavo_repository.errors import (
-    CertificateError,
     ConnectionLostError,
     DeltaError,
+    PermanentError,
     StorageError,
     StorageRefusedError,
 )
@@ -41,16 +41,9 @@ TIMEOUT = 30.0  # seconds for each wait
 SLOWEST = 20_000  # bytes a second; what is slower is given up
 CONNECTIONS = 4
 REDIRECTS = 5  # on the same host
-_OTHER_HOST = "the certificate is another host's", "Have one issued for this host"
-_REFUSALS = {  # by OpenSSL's X509_V_ERR_*
-    9: ("the certificate is not valid yet", "Check the clocks on both sides"),
-    10: ("the certificate has expired", "Renew it at once"),
-    62: _OTHER_HOST,
-    64: _OTHER_HOST,
-}
-_UNTRUSTED = (
-    "the certificate is not trusted",
-    "Serve the whole chain; an authority of your own belongs into PUAVO_REPOSITORY_CA_FILE",
+_REFUSED = (
+    "Renew it, have it issued for this host, and serve the whole chain; an authority of your own "
+    "belongs into PUAVO_REPOSITORY_CA_FILE"
 )
 Entry = dict[str, Any]  # of an image or rdiff in metadata
 _Update = tuple[str, Entry, Entry, Entry]  # series, images that are there and wanted, rdiff
@@ -136,9 +129,10 @@ class Https(httpx.Client):
             cause: BaseException | None = why
             while cause is not None:
                 if isinstance(cause, ssl.SSLCertVerificationError):
-                    problem, remedy = _REFUSALS.get(cause.verify_code, _UNTRUSTED)
-                    said = {"found": cause.verify_message, "remedy": remedy}
-                    raise CertificateError(self.urlbase, problem, **said) from why
+                    problem, words = "its certificate is refused", cause.verify_message
+                    raise PermanentError(
+                        self.urlbase, problem, found=words, remedy=_REFUSED
+                    ) from why
                 cause = cause.__cause__ or cause.__context__
             late = isinstance(why, TimeoutError | httpx.TimeoutException)
             problem = "the connection could not be made, or broke"
