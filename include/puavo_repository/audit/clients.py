@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
 
 from puavo_repository.audit import steps
 from puavo_repository.audit.https import CONNECTIONS, Answer, Https, canary
@@ -40,10 +39,9 @@ _RANGES = 3  # of each file
 _STRETCH = 1 << 20  # bytes of a range where a file is compared whole
 _MOST_FILES = 200  # whose ranges are compared
 _PUBLISH = "Publish; if that is done, see"
-_AGAIN = f"{_PUBLISH} what the web server serves instead"
+_AGAIN = f"{_PUBLISH} what the web server keeps or serves instead"
 _ELSEWHERE = "Prepare with PUAVO_REPOSITORY_REPOSITORY set to where it is served, and publish"
 _PLAIN = re.compile(r"/[A-Za-z0-9._+~%/-]*")
-_ABSENT = object()
 
 
 def clients(settings: Settings, watcher: Watcher = NO_WATCHER) -> Checked:
@@ -119,7 +117,7 @@ class _Clients:
     def _documents(self, local: Description) -> tuple[Description, list[Finding]]:
         """Fetch the metadata of every series that the local mirror has."""
         contents, findings = {}, []
-        for path, ours in local.documents.items():
+        for path in local.documents:
             answer = self.https.ask(f"{self.https.urlbase}/{path}", _LARGEST)
             self.counts.append(Counts(urls=1))
             if answer.more:
@@ -128,9 +126,10 @@ class _Clients:
                 findings.append(wrong)
             else:
                 contents[path] = answer.body
-                if answer.body != ours and path in local.named:
-                    findings += _differences(path, answer.body, local)
         served = Description.of(contents)
+        for path, named in served.named.items():
+            if contents[path] != local.documents[path] and path in local.named:
+                findings += _differences(path, named, local)
         for path, why in served.damaged.items():
             findings.append(error(path, "is no metadata that clients can read", "", why, _AGAIN))
         broken = steps.broken_rules(served)
@@ -245,42 +244,14 @@ def _is_below(url: str, urlbase: str) -> bool:
     return url.startswith(urlbase) and bool(_PLAIN.fullmatch(rest)) and ".." not in rest
 
 
-def _differences(path: str, content: bytes, local: Description) -> Iterator[Finding]:
-    """Yield how a document differs from the one that the local mirror has."""
-    served = Description.of({path: content})
-    for name, file in served.files.items():
-        ours = local.files.get(name)
+def _differences(
+    path: str, named: Iterable[DescribedFile], local: Description
+) -> Iterator[Finding]:
+    """Yield how a document, which names these files, differs from the one of the local mirror."""
+    for file in named:
+        ours = local.files.get(file.path)
         if ours is not None and ours != file:
-            problem = f"describes {name} otherwise than the local mirror does"
+            problem = f"describes {file.path} otherwise than the local mirror does"
             expected, found = (f.sha512 or f"{f.size} bytes" for f in (ours, file))
             yield error(path, problem, expected, found, f"{_PUBLISH} who else writes there")
-    if path in served.named:
-        where, expected, found = _first_difference(local.parsed[path], served.parsed[path])
-        problem = f"is not what the local mirror describes: {where or 'its bytes'} differs first"
-        remedy = f"{_PUBLISH} what the web server keeps or serves instead"
-        yield warning(path, problem, expected, found, remedy)
-
-
-def _first_difference(ours: Any, theirs: Any, where: str = "") -> tuple[str, str, str]:
-    """Return where two documents differ first (as jq names it), what ours has there, and theirs."""
-    pairs: list[tuple[str, Any, Any]] = []
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = ours | theirs
-        pairs = [(f".{key}", ours.get(key, _ABSENT), theirs.get(key, _ABSENT)) for key in keys]
-    elif isinstance(ours, list) and isinstance(theirs, list):
-        both = enumerate(zip(ours, theirs, strict=False))
-        pairs = [(f"[{index}]", *pair) for index, pair in both]
-        pairs.append((" (how many)", len(ours), len(theirs)))
-    for step, one, other in pairs:
-        if one != other:
-            return _first_difference(one, other, where + step)
-    return where, _brief(ours), _brief(theirs)
-
-
-def _brief(value: Any) -> str:
-    """Return a value of somebody else's in a few words; it may be large, and nested deeply."""
-    if isinstance(value, dict):
-        return f"an object of {len(value)} keys"
-    if value is _ABSENT:
-        return ""
-    return f"a list of {len(value)}" if isinstance(value, list) else str(value)[:100]
+    yield warning(path, "is not what the local mirror describes", remedy=_AGAIN)
