@@ -12,7 +12,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -46,7 +45,7 @@ _REFUSED = (
     "belongs into PUAVO_REPOSITORY_CA_FILE"
 )
 Entry = dict[str, Any]  # of an image or rdiff in metadata
-_Update = tuple[str, Entry, Entry, Entry]  # series, images that are there and wanted, rdiff
+_Update = tuple[Entry, Entry, Entry]  # images that are there and wanted, rdiff
 _LARGEST = 2  # sizes of its image; no rdiff that is worth a fetch is larger
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "puavo-repository-audit"}
 
@@ -170,22 +169,19 @@ def canary(
     Returns:
         How each went, as a line for people, and what is wrong if something is.
     """
-    offered = sorted(_updates(served), key=itemgetter(0))
-    if not offered:
-        return ["canary: no series has an rdiff to its newest image from the one before"], []
-    possible = [update for update in offered if _is_here(local, update[1])]
+    possible = [update for update in _updates(served) if _is_here(local, update[0])]
     if not possible:
-        text = "canary: the local mirror has none of the images that an update starts from"
-        return [text], []
+        problem = "no series has an rdiff to its newest image from one that is in the local mirror"
+        return [f"canary: no update was made: {problem}"], []
     this = possible[turn % len(possible)]
-    known = [one for one in possible if f"rdiffs/{one[3]['filename']}" in again and one is not this]
+    known = [one for one in possible if f"rdiffs/{one[2]['filename']}" in again and one is not this]
     done = [_update(https, local, one) for one in (this, *known)]
     return [line for line, _ in done], [found for _, found in done if found]
 
 
 def _update(https: Https, local: Description, update: _Update) -> tuple[str, Finding | None]:
     """Make one update; return how it went, and what is wrong if something is."""
-    _, before, after, diff = update
+    before, after, diff = update
     old, new, path = before["filename"], after["filename"], f"rdiffs/{diff['filename']}"
     basis = local.root / old
     try:
@@ -214,13 +210,13 @@ def _update(https: Https, local: Description, update: _Update) -> tuple[str, Fin
 def _updates(served: Description) -> Iterator[_Update]:
     """Yield what laptops do after the last night."""
     for document in served.parsed.values():
-        for series, content in document.items():
+        for content in document.values():
             last = content["images"][-2:]
             if len(last) == 2 and all(ImageName.parse(image["filename"]) for image in last):
                 old, new = last
                 name = rdiff_name(old["filename"], new["filename"])
                 diffs = (diff for diff in new.get("diffs", []) if diff["filename"] == name)
-                yield from ((series, old, new, diff) for diff in diffs)
+                yield from ((old, new, diff) for diff in diffs)
 
 
 def _is_here(local: Description, image: Entry) -> bool:
