@@ -191,7 +191,7 @@ def _update(https: Https, local: Description, update: _Update) -> tuple[str, Fin
             return f"canary: {old} was taken away by a night, so no update could be made", None
         failed = "the update of a client could not be tried"
         return f"canary: {failed}", warning(path, failed, found=str(why))
-    except DeltaError as why:
+    except (DeltaError, ConnectionLostError) as why:
         with suppress(OSError):
             if digest_file(basis, no_progress).sha512 == before["sha512"]:
                 problem = f"the update from {old} to {new} fails: {why.problem}"
@@ -226,7 +226,7 @@ def _is_here(local: Description, image: Entry) -> bool:
 
 
 def _make(https: Https, basis: Path, path: str, diff: Entry, image: Entry) -> None:
-    """Make an image from another by an rdiff; a ``DeltaError`` says what is wrong with it."""
+    """Make an image from another by an rdiff; an error says what is wrong with it."""
 
     def same(problem: str, expected: object, found: object) -> None:
         if expected != found:
@@ -238,11 +238,7 @@ def _make(https: Https, basis: Path, path: str, diff: Entry, image: Entry) -> No
         raise DeltaError(path, problem, expected=limit, found=str(size))
     # A file without a name: nothing is left behind, whatever happens.
     with tempfile.TemporaryFile(dir=basis.parent / FOLDER) as file:
-        try:
-            answer = https.ask(f"{https.urlbase}/{path}", size, into=file)
-        except ConnectionLostError as why:
-            problem = f"its rdiff cannot be fetched: {why.problem}"
-            raise DeltaError(path, problem, found=why.found) from why
+        answer = https.ask(f"{https.urlbase}/{path}", size, into=file)
         same("its rdiff is not served", "status 200", str(answer))
         found = f"more than {size}" if answer.more else file.tell()
         same("its rdiff has the wrong size", size, found)
@@ -258,10 +254,6 @@ def _make(https: Https, basis: Path, path: str, diff: Entry, image: Entry) -> No
                 raise DeltaError(path, "it gives more than the image has")
             made.update(block)
 
-        try:
-            patch(basis, Path(f"/proc/self/fd/{file.fileno()}"), take)
-        except DeltaError as why:
-            problem = f"its rdiff cannot be applied: {why.problem}"
-            raise DeltaError(path, problem, found=why.found) from why
+        patch(basis, Path(f"/proc/self/fd/{file.fileno()}"), take)
     problem = "what its rdiff gives is not the image: the sha512 differs"
     same(problem, image.get("sha512"), made.hexdigest())
