@@ -12,6 +12,7 @@ import pytest
 
 from puavo_repository.audit.clients import clients
 from puavo_repository.audit.report import Checked
+from puavo_repository.publish import survey
 from support.audits import (
     DOCUMENT,
     NEW,
@@ -37,7 +38,7 @@ def test_what_is_served_rightly_has_no_finding(audited: Audited) -> None:
         found = audit(audited)
     assert said(found) == []
     assert found.where == audited.url
-    assert (found.counts.urls, found.counts.ranges) == (12, 30)
+    assert (found.counts.urls, found.counts.ranges) == (12, 10)
     (line,) = found.notes
     assert line.startswith(f"canary: {OLD} became {NEW}")
     assert not list((audited.mirror / ".puavo-repository").glob("tmp*"))
@@ -153,8 +154,8 @@ def test_an_update_that_failed_is_made_again_whosever_turn_it_is(audited: Audite
 def test_a_file_that_was_served_wrongly_is_compared_whole(
     audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("puavo_repository.audit.clients._RANGE", 1)
-    monkeypatch.setattr("puavo_repository.audit.clients._STRETCH", 1000)
+    for constant, size in {"WHOLE": 1, "EDGE": 1, "SAMPLE": 1, "BLOCK": 1000}.items():
+        monkeypatch.setattr(survey, constant, size)
     flip(audited.remote / OLDEST)
     with audited.served():
         assert said(audit(audited)) == [], "three bytes of it"

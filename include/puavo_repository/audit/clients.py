@@ -24,6 +24,7 @@ from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.store import FOLDER
 from puavo_repository.progress import NO_WATCHER, Watcher, no_progress
+from puavo_repository.publish.survey import every_range, samples
 from puavo_repository.remote import journal
 from puavo_repository.settings import Settings
 
@@ -34,9 +35,7 @@ _LARGEST = 64 << 20  # bytes of a document
 _LOOKS = 3  # times that the same is looked at while it is published anew
 _MOST = 20_000  # addresses that are asked for; no repository has as many files
 _PATIENCE = 3  # addresses without an answer after which no more are asked
-_RANGE = 4 << 10  # bytes of a range
 _RANGES = 3  # of each file
-_STRETCH = 1 << 20  # bytes of a range where a file is compared whole
 _MOST_FILES = 200  # whose ranges are compared
 _PUBLISH = "Publish; if that is done, see"
 _AGAIN = f"{_PUBLISH} what the web server keeps or serves instead"
@@ -192,13 +191,9 @@ class _Clients:
 
     def _compare(self, url: str, file: DescribedFile) -> Finding | None:
         """Compare a few ranges with the local file; all of one that something was wrong with."""
-        path, length = self.settings.mirror_dir / file.path, min(_RANGE, file.size)
-        last = file.size - length + 1
-        offsets: Iterable[int] = (random.SystemRandom().randrange(last) for _ in range(_RANGES))
-        if file.path in self.again:
-            length = min(_STRETCH, file.size)
-            offsets = range(0, file.size, length)
-        for offset in offsets:
+        path, ranges = self.settings.mirror_dir / file.path, samples(file.size)
+        ranges = random.SystemRandom().sample(ranges, min(_RANGES, len(ranges)))
+        for offset, length in every_range(file.size) if file.path in self.again else ranges:
             if self.ranges_ignored:
                 return None
             answer = self.https.ask(url, length, offset=offset)
