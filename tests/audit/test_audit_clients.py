@@ -173,7 +173,7 @@ def test_an_old_image_that_is_wrong_here_is_not_blamed_on_the_server(audited: Au
     assert f"{OLD} is wrong in the local mirror" in found.notes[0]
 
 
-def test_no_update_starts_from_an_image_that_nobody_gives_a_digest(audited: Audited) -> None:
+def test_an_update_starts_from_an_image_of_which_clients_need_no_sha512(audited: Audited) -> None:
     for root in (audited.mirror, audited.remote):
         path = root / DOCUMENT
         document = json.loads(path.read_bytes())
@@ -183,7 +183,8 @@ def test_no_update_starts_from_an_image_that_nobody_gives_a_digest(audited: Audi
     with audited.served():
         found = audit(audited)
     assert any(f"{OLD} has no usable sha512" in one.problem for one in found.findings)
-    assert "no series has an rdiff to its newest image" in found.notes[0]
+    assert any("its rdiff is not served" in one.problem for one in found.findings)
+    assert found.notes == (f"canary: the update from {OLD} to {NEW} FAILED",)
 
 
 def test_older_metadata_is_a_warning(audited: Audited) -> None:

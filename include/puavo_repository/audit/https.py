@@ -20,6 +20,7 @@ import httpx
 from cryptography import x509
 
 from puavo_repository.audit.report import Finding, error, warning
+from puavo_repository.audit.steps import is_local
 from puavo_repository.delta.librsync import patch
 from puavo_repository.errors import (
     ConnectionLostError,
@@ -169,7 +170,9 @@ def canary(
     Returns:
         How each went, as a line for people, and what is wrong if something is.
     """
-    possible = [update for update in _updates(served) if _is_here(local, update[0])]
+    possible = [
+        one for one in _updates(served) if is_local(served.files[one[0]["filename"]], local)
+    ]
     if not possible:
         problem = "no series has an rdiff to its newest image from one that is in the local mirror"
         return [f"canary: no update was made: {problem}"], []
@@ -193,7 +196,7 @@ def _update(https: Https, local: Description, update: _Update) -> tuple[str, Fin
         return f"canary: {failed}", warning(path, failed, found=str(why))
     except (DeltaError, ConnectionLostError) as why:
         with suppress(OSError):
-            if digest_file(basis, no_progress).sha512 == before["sha512"]:
+            if digest_file(basis, no_progress).sha256 == local.files[old].sha256:
                 problem = f"the update from {old} to {new} fails: {why.problem}"
                 remedy = (
                     "Audit the remote that is served here; see what lies between it and the clients"
@@ -217,12 +220,6 @@ def _updates(served: Description) -> Iterator[_Update]:
                 name = rdiff_name(old["filename"], new["filename"])
                 diffs = (diff for diff in new.get("diffs", []) if diff["filename"] == name)
                 yield from ((old, new, diff) for diff in diffs)
-
-
-def _is_here(local: Description, image: Entry) -> bool:
-    file = local.files.get(image["filename"])
-    same = file is not None and file.sha512 == image.get("sha512")
-    return same and (local.root / image["filename"]).is_file()
 
 
 def _make(https: Https, basis: Path, path: str, diff: Entry, image: Entry) -> None:
