@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,17 @@ def test_an_old_image_that_is_wrong_here_is_not_blamed_on_the_server(audited: Au
         found = audit(audited)
     assert said(found) == []
     assert f"{OLD} is wrong in the local mirror" in found.notes[0]
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: os.truncate(path, 5)])
+def test_no_update_starts_from_an_image_that_is_not_here(
+    audited: Audited, harm: Callable[[Path], object]
+) -> None:
+    harm(audited.mirror / OLD)
+    with audited.served():
+        found = audit(audited)
+    assert said(found) == []
+    assert "no series has an rdiff to its newest image" in found.notes[0]
 
 
 def test_an_update_starts_from_an_image_of_which_clients_need_no_sha512(audited: Audited) -> None:
