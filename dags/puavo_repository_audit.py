@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import CronTriggerTimetable, dag, get_current_context, task
+from airflow.sdk import dag, get_current_context, task
 
 from puavo_repository.audit.audit import conclude, repair_local, repair_remote
 from puavo_repository.audit.clients import clients as audit_clients
@@ -53,14 +53,6 @@ def logged(found: Checked) -> dict[str, Any]:
     return values
 
 
-def checked(mirror: str) -> Checked:
-    """Check one remote, and repair it where that is asked for."""
-    here = chosen()
-    target = tasks.target(mirror, here)
-    found = audit_remote(here, target, LoggedWatcher())
-    return repair_remote(here, target, found) if asked("repair") else found
-
-
 def every_check(mirrors: list[str] | None) -> Iterator[Checked]:
     """Yield what each check found, and that some did not end."""
     remote = [tasks.returned("remote", index) for index in range(len(mirrors or ()))]
@@ -73,14 +65,8 @@ def every_check(mirrors: list[str] | None) -> Iterator[Checked]:
         yield Checked("audit", findings=(finding,), whole=False)
 
 
-def _schedule() -> CronTriggerTimetable | None:
-    """Return when it runs; the first one waits for its hour, also where that came just now."""
-    cron = usable().audit_schedule
-    return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta()) if cron else None
-
-
 @dag(
-    schedule=_schedule(),
+    schedule=tasks.schedule(usable().audit_schedule),
     **tasks.common(__doc__, PARAMS, 3, timedelta(seconds=30), timedelta(hours=24)),
 )
 def puavo_repository_audit() -> None:
@@ -98,7 +84,10 @@ def puavo_repository_audit() -> None:
     @task(map_index_template="{{ label }}", queue=tasks.TRANSFER)
     def remote(mirror: str) -> dict[str, Any]:
         tasks.label(without_password(mirror))
-        return logged(checked(mirror))
+        here = chosen()
+        target = tasks.target(mirror, here)
+        found = audit_remote(here, target, LoggedWatcher())
+        return logged(repair_remote(here, target, found) if asked("repair") else found)
 
     @task(trigger_rule="all_done")
     def clients() -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import sys
 from datetime import timedelta
 
 from airflow import sdk
-from airflow.sdk import CronTriggerTimetable, dag, task
+from airflow.sdk import dag, task
 
 from puavo_repository.errors import PermanentError, SettingsError
 from puavo_repository.fleet import fold
@@ -43,15 +43,12 @@ def asked_of_puavo(name: str) -> Demand:
     return from_puavo(f"{url.rstrip('/')}{port}", *secret, chosen(images=False).ca_file)
 
 
-def _schedule() -> CronTriggerTimetable | None:
-    """Return when it runs: not by itself where there is nothing to read."""
-    here = usable()
-    cron = here.usage_schedule if here.usage_logs or here.usage_demand else ""
-    return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta()) if cron else None
+INSTALLED = usable()
+IS_SET_UP = INSTALLED.usage_logs or INSTALLED.usage_demand  # else there is nothing to read
 
 
 @dag(
-    schedule=_schedule(),
+    schedule=tasks.schedule(INSTALLED.usage_schedule if IS_SET_UP else ""),
     **tasks.common(__doc__, PARAMS, 3, timedelta(minutes=5), timedelta(hours=12)),
 )
 def puavo_repository_usage() -> None:

@@ -97,10 +97,6 @@ class HostKeyError(PermanentError):
     """A server's host key is unknown or not the one that it should be."""
 
 
-class CertificateError(PermanentError):
-    """A web server's certificate cannot be trusted, has expired, or is another host's."""
-
-
 class LoginError(PermanentError):
     """A server does not accept the key or password."""
 

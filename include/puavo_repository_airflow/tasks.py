@@ -73,6 +73,13 @@ def common(
     }
 
 
+def schedule(cron: str) -> sdk.CronTriggerTimetable | None:
+    """Return when a DAG runs; the first run waits for its hour, also where that came just now."""
+    if not cron:
+        return None
+    return sdk.CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta())
+
+
 def fields(*names: str) -> dict[str, Param]:
     """Return fields of the form for settings, as the settings' model describes them.
 

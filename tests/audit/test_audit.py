@@ -39,7 +39,7 @@ def test_a_sound_repository_has_no_finding_and_an_update_was_made(audited: Audit
     assert (done.local_files, done.rdiffs, done.remote_files, done.remote_read) == (10, 6, 10, 10)
     assert done.local_bytes == done.remote_bytes > size > 0
     assert done.urls == 12
-    assert done.ranges == 30
+    assert done.ranges == 10
     (line,) = report.notes
     assert line.startswith(f"canary: {OLD} became {NEW} by an rdiff of ")
     assert report.lines()[-1] == "everything is as it should be"

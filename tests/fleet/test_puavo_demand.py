@@ -33,13 +33,7 @@ OLD, NEW = built(0), built(1)
     [
         f"{OLD},{NEW},12\n{NEW},{NEW},3\n",
         f"\ufeffsource,target,clients\r\n{ID},{NEW},10\r\n\r\n{OLD}, {NEW} ,2\r\n{NEW},{NEW},3",
-        json.dumps([[OLD, NEW, 12], [NEW, NEW, 3]]),
-        json.dumps(
-            [
-                {"source": OLD, "target": NEW, "clients": 12},
-                {"source": NEW, "target": NEW, "clients": "3"},
-            ]
-        ),
+        json.dumps([[OLD, NEW, 12], [NEW, NEW, "3"]]),
     ],
 )
 def test_a_file_is_csv_or_json(text: str, tmp_path: Path) -> None:
@@ -60,6 +54,7 @@ def test_a_file_is_csv_or_json(text: str, tmp_path: Path) -> None:
         "[1]",
         "[" * 100_000,
         '[{"source": 3}]',
+        json.dumps([{"source": OLD, "target": NEW, "clients": 12}]),
         f"{OLD},{NEW},99999999999999999999",
     ],
 )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from puavo_repository.fleet import fold, store, usage
-from puavo_repository.fleet.usage import Share, Unused, Usage, Wanted
+from puavo_repository.fleet.history import Share
+from puavo_repository.fleet.usage import Unused, Usage, Wanted
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.settings import Settings
 from support.fleet import DAY, SERIES, built, line, offer

@@ -10,7 +10,8 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from puavo_repository.fleet import usage
-from puavo_repository.fleet.usage import Day, SeriesUsage, Share, Unused, Usage, Wanted
+from puavo_repository.fleet.history import Share
+from puavo_repository.fleet.usage import Day, SeriesUsage, Unused, Usage, Wanted
 from puavo_repository.formats.names import rdiff_name
 from puavo_repository.web.app import create_app
 from puavo_repository.web.disk import Place

@@ -37,15 +37,11 @@ def audit(
     targets: Sequence[Target],
     *,
     repair: bool = False,
-    holder: str = "an audit",
     watcher: Watcher = NO_WATCHER,
 ) -> AuditReport:
-    """Audit everything, repair where that is asked for, and keep the report beside the mirror.
-
-    ``holder`` is who takes the mirror's lock for a repair.
-    """
+    """Audit everything, repair where that is asked for, and keep the report beside the mirror."""
     begun, found = time.time(), local(settings, watcher)
-    checks = [repair_local(settings, found, holder) if repair else found]
+    checks = [repair_local(settings, found, "an audit") if repair else found]
     for target in targets:
         found = remote(settings, target, watcher)
         if repair:

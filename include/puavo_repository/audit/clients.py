@@ -14,17 +14,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
 
 from puavo_repository.audit import steps
 from puavo_repository.audit.https import CONNECTIONS, Answer, Https, canary
 from puavo_repository.audit.report import Checked, Counts, Finding, error, turn, warning
-from puavo_repository.errors import CertificateError, ConnectionLostError
+from puavo_repository.errors import ConnectionLostError
 from puavo_repository.formats.metadata import DescribedFile, entries
 from puavo_repository.mirror.description import Description, take
 from puavo_repository.mirror.digests import digest_file
 from puavo_repository.mirror.store import FOLDER
 from puavo_repository.progress import NO_WATCHER, Watcher, no_progress
+from puavo_repository.publish.survey import every_range, samples
 from puavo_repository.remote import journal
 from puavo_repository.settings import Settings
 
@@ -35,15 +35,12 @@ _LARGEST = 64 << 20  # bytes of a document
 _LOOKS = 3  # times that the same is looked at while it is published anew
 _MOST = 20_000  # addresses that are asked for; no repository has as many files
 _PATIENCE = 3  # addresses without an answer after which no more are asked
-_RANGE = 4 << 10  # bytes of a range
 _RANGES = 3  # of each file
-_STRETCH = 1 << 20  # bytes of a range where a file is compared whole
 _MOST_FILES = 200  # whose ranges are compared
 _PUBLISH = "Publish; if that is done, see"
-_AGAIN = f"{_PUBLISH} what the web server serves instead"
+_AGAIN = f"{_PUBLISH} what the web server keeps or serves instead"
 _ELSEWHERE = "Prepare with PUAVO_REPOSITORY_REPOSITORY set to where it is served, and publish"
 _PLAIN = re.compile(r"/[A-Za-z0-9._+~%/-]*")
-_ABSENT = object()
 
 
 def clients(settings: Settings, watcher: Watcher = NO_WATCHER) -> Checked:
@@ -74,17 +71,11 @@ class _Clients:
         self.turn, self.again = turn(self.settings.mirror_dir, self.settings.repository)
 
     def check(self) -> Checked:
-        first, whole = list(self._certificate()), False
-        notes: list[str] = []
-        try:
-            found, notes = self._look_until_settled()
-            findings, whole = [*first, *self._hidden(), *found], self.lost < _PATIENCE
-        except CertificateError as why:
-            refused = error("", why.problem, "", why.found, why.remedy)
-            other = warning("", "what clients see could not be checked any further")
-            findings = [refused, other, *first]
-        counts = sum(self.counts, Counts())
-        return Checked(self.https.urlbase, counts, tuple(findings), (), tuple(notes), whole)
+        certificate = list(self._certificate())
+        found, notes = self._look_until_settled()
+        findings = (*certificate, *self._hidden(), *found)
+        counts, whole = sum(self.counts, Counts()), self.lost < _PATIENCE
+        return Checked(self.https.urlbase, counts, findings, (), tuple(notes), whole)
 
     def _certificate(self) -> Iterator[Finding]:
         if self.https.urlbase.startswith("http://"):
@@ -125,7 +116,7 @@ class _Clients:
     def _documents(self, local: Description) -> tuple[Description, list[Finding]]:
         """Fetch the metadata of every series that the local mirror has."""
         contents, findings = {}, []
-        for path, ours in local.documents.items():
+        for path in local.documents:
             answer = self.https.ask(f"{self.https.urlbase}/{path}", _LARGEST)
             self.counts.append(Counts(urls=1))
             if answer.more:
@@ -134,9 +125,10 @@ class _Clients:
                 findings.append(wrong)
             else:
                 contents[path] = answer.body
-                if answer.body != ours and path in local.named:
-                    findings += _differences(path, answer.body, local)
         served = Description.of(contents)
+        for path, named in served.named.items():
+            if contents[path] != local.documents[path] and path in local.named:
+                findings += _differences(path, named, local)
         for path, why in served.damaged.items():
             findings.append(error(path, "is no metadata that clients can read", "", why, _AGAIN))
         broken = steps.broken_rules(served)
@@ -199,13 +191,9 @@ class _Clients:
 
     def _compare(self, url: str, file: DescribedFile) -> Finding | None:
         """Compare a few ranges with the local file; all of one that something was wrong with."""
-        path, length = self.settings.mirror_dir / file.path, min(_RANGE, file.size)
-        last = file.size - length + 1
-        offsets: Iterable[int] = (random.SystemRandom().randrange(last) for _ in range(_RANGES))
-        if file.path in self.again:
-            length = min(_STRETCH, file.size)
-            offsets = range(0, file.size, length)
-        for offset in offsets:
+        path, ranges = self.settings.mirror_dir / file.path, samples(file.size)
+        ranges = random.SystemRandom().sample(ranges, min(_RANGES, len(ranges)))
+        for offset, length in every_range(file.size) if file.path in self.again else ranges:
             if self.ranges_ignored:
                 return None
             answer = self.https.ask(url, length, offset=offset)
@@ -251,42 +239,14 @@ def _is_below(url: str, urlbase: str) -> bool:
     return url.startswith(urlbase) and bool(_PLAIN.fullmatch(rest)) and ".." not in rest
 
 
-def _differences(path: str, content: bytes, local: Description) -> Iterator[Finding]:
-    """Yield how a document differs from the one that the local mirror has."""
-    served = Description.of({path: content})
-    for name, file in served.files.items():
-        ours = local.files.get(name)
+def _differences(
+    path: str, named: Iterable[DescribedFile], local: Description
+) -> Iterator[Finding]:
+    """Yield how a document, which names these files, differs from the one of the local mirror."""
+    for file in named:
+        ours = local.files.get(file.path)
         if ours is not None and ours != file:
-            problem = f"describes {name} otherwise than the local mirror does"
+            problem = f"describes {file.path} otherwise than the local mirror does"
             expected, found = (f.sha512 or f"{f.size} bytes" for f in (ours, file))
             yield error(path, problem, expected, found, f"{_PUBLISH} who else writes there")
-    if path in served.named:
-        where, expected, found = _first_difference(local.parsed[path], served.parsed[path])
-        problem = f"is not what the local mirror describes: {where or 'its bytes'} differs first"
-        remedy = f"{_PUBLISH} what the web server keeps or serves instead"
-        yield warning(path, problem, expected, found, remedy)
-
-
-def _first_difference(ours: Any, theirs: Any, where: str = "") -> tuple[str, str, str]:
-    """Return where two documents differ first (as jq names it), what ours has there, and theirs."""
-    pairs: list[tuple[str, Any, Any]] = []
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = ours | theirs
-        pairs = [(f".{key}", ours.get(key, _ABSENT), theirs.get(key, _ABSENT)) for key in keys]
-    elif isinstance(ours, list) and isinstance(theirs, list):
-        both = enumerate(zip(ours, theirs, strict=False))
-        pairs = [(f"[{index}]", *pair) for index, pair in both]
-        pairs.append((" (how many)", len(ours), len(theirs)))
-    for step, one, other in pairs:
-        if one != other:
-            return _first_difference(one, other, where + step)
-    return where, _brief(ours), _brief(theirs)
-
-
-def _brief(value: Any) -> str:
-    """Return a value of somebody else's in a few words; it may be large, and nested deeply."""
-    if isinstance(value, dict):
-        return f"an object of {len(value)} keys"
-    if value is _ABSENT:
-        return ""
-    return f"a list of {len(value)}" if isinstance(value, list) else str(value)[:100]
+    yield warning(path, "is not what the local mirror describes", remedy=_AGAIN)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -21,11 +20,12 @@ import httpx
 from cryptography import x509
 
 from puavo_repository.audit.report import Finding, error, warning
+from puavo_repository.audit.steps import is_local
 from puavo_repository.delta.librsync import patch
 from puavo_repository.errors import (
-    CertificateError,
     ConnectionLostError,
     DeltaError,
+    PermanentError,
     StorageError,
     StorageRefusedError,
 )
@@ -41,19 +41,12 @@ TIMEOUT = 30.0  # seconds for each wait
 SLOWEST = 20_000  # bytes a second; what is slower is given up
 CONNECTIONS = 4
 REDIRECTS = 5  # on the same host
-_OTHER_HOST = "the certificate is another host's", "Have one issued for this host"
-_REFUSALS = {  # by OpenSSL's X509_V_ERR_*
-    9: ("the certificate is not valid yet", "Check the clocks on both sides"),
-    10: ("the certificate has expired", "Renew it at once"),
-    62: _OTHER_HOST,
-    64: _OTHER_HOST,
-}
-_UNTRUSTED = (
-    "the certificate is not trusted",
-    "Serve the whole chain; an authority of your own belongs into PUAVO_REPOSITORY_CA_FILE",
+_REFUSED = (
+    "Renew it, have it issued for this host, and serve the whole chain; an authority of your own "
+    "belongs into PUAVO_REPOSITORY_CA_FILE"
 )
 Entry = dict[str, Any]  # of an image or rdiff in metadata
-_Update = tuple[str, Entry, Entry, Entry]  # series, images that are there and wanted, rdiff
+_Update = tuple[Entry, Entry, Entry]  # images that are there and wanted, rdiff
 _LARGEST = 2  # sizes of its image; no rdiff that is worth a fetch is larger
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "puavo-repository-audit"}
 
@@ -136,9 +129,10 @@ class Https(httpx.Client):
             cause: BaseException | None = why
             while cause is not None:
                 if isinstance(cause, ssl.SSLCertVerificationError):
-                    problem, remedy = _REFUSALS.get(cause.verify_code, _UNTRUSTED)
-                    said = {"found": cause.verify_message, "remedy": remedy}
-                    raise CertificateError(self.urlbase, problem, **said) from why
+                    problem, words = "its certificate is refused", cause.verify_message
+                    raise PermanentError(
+                        self.urlbase, problem, found=words, remedy=_REFUSED
+                    ) from why
                 cause = cause.__cause__ or cause.__context__
             late = isinstance(why, TimeoutError | httpx.TimeoutException)
             problem = "the connection could not be made, or broke"
@@ -176,22 +170,21 @@ def canary(
     Returns:
         How each went, as a line for people, and what is wrong if something is.
     """
-    offered = sorted(_updates(served), key=itemgetter(0))
-    if not offered:
-        return ["canary: no series has an rdiff to its newest image from the one before"], []
-    possible = [update for update in offered if _is_here(local, update[1])]
+    possible = [
+        one for one in _updates(served) if is_local(served.files[one[0]["filename"]], local)
+    ]
     if not possible:
-        text = "canary: the local mirror has none of the images that an update starts from"
-        return [text], []
+        problem = "no series has an rdiff to its newest image from one that is in the local mirror"
+        return [f"canary: no update was made: {problem}"], []
     this = possible[turn % len(possible)]
-    known = [one for one in possible if f"rdiffs/{one[3]['filename']}" in again and one is not this]
+    known = [one for one in possible if f"rdiffs/{one[2]['filename']}" in again and one is not this]
     done = [_update(https, local, one) for one in (this, *known)]
     return [line for line, _ in done], [found for _, found in done if found]
 
 
 def _update(https: Https, local: Description, update: _Update) -> tuple[str, Finding | None]:
     """Make one update; return how it went, and what is wrong if something is."""
-    _, before, after, diff = update
+    before, after, diff = update
     old, new, path = before["filename"], after["filename"], f"rdiffs/{diff['filename']}"
     basis = local.root / old
     try:
@@ -201,9 +194,9 @@ def _update(https: Https, local: Description, update: _Update) -> tuple[str, Fin
             return f"canary: {old} was taken away by a night, so no update could be made", None
         failed = "the update of a client could not be tried"
         return f"canary: {failed}", warning(path, failed, found=str(why))
-    except DeltaError as why:
+    except (DeltaError, ConnectionLostError) as why:
         with suppress(OSError):
-            if digest_file(basis, no_progress).sha512 == before["sha512"]:
+            if digest_file(basis, no_progress).sha256 == local.files[old].sha256:
                 problem = f"the update from {old} to {new} fails: {why.problem}"
                 remedy = (
                     "Audit the remote that is served here; see what lies between it and the clients"
@@ -220,23 +213,17 @@ def _update(https: Https, local: Description, update: _Update) -> tuple[str, Fin
 def _updates(served: Description) -> Iterator[_Update]:
     """Yield what laptops do after the last night."""
     for document in served.parsed.values():
-        for series, content in document.items():
+        for content in document.values():
             last = content["images"][-2:]
             if len(last) == 2 and all(ImageName.parse(image["filename"]) for image in last):
                 old, new = last
                 name = rdiff_name(old["filename"], new["filename"])
                 diffs = (diff for diff in new.get("diffs", []) if diff["filename"] == name)
-                yield from ((series, old, new, diff) for diff in diffs)
-
-
-def _is_here(local: Description, image: Entry) -> bool:
-    file = local.files.get(image["filename"])
-    same = file is not None and file.sha512 == image.get("sha512")
-    return same and (local.root / image["filename"]).is_file()
+                yield from ((old, new, diff) for diff in diffs)
 
 
 def _make(https: Https, basis: Path, path: str, diff: Entry, image: Entry) -> None:
-    """Make an image from another by an rdiff; a ``DeltaError`` says what is wrong with it."""
+    """Make an image from another by an rdiff; an error says what is wrong with it."""
 
     def same(problem: str, expected: object, found: object) -> None:
         if expected != found:
@@ -248,11 +235,7 @@ def _make(https: Https, basis: Path, path: str, diff: Entry, image: Entry) -> No
         raise DeltaError(path, problem, expected=limit, found=str(size))
     # A file without a name: nothing is left behind, whatever happens.
     with tempfile.TemporaryFile(dir=basis.parent / FOLDER) as file:
-        try:
-            answer = https.ask(f"{https.urlbase}/{path}", size, into=file)
-        except ConnectionLostError as why:
-            problem = f"its rdiff cannot be fetched: {why.problem}"
-            raise DeltaError(path, problem, found=why.found) from why
+        answer = https.ask(f"{https.urlbase}/{path}", size, into=file)
         same("its rdiff is not served", "status 200", str(answer))
         found = f"more than {size}" if answer.more else file.tell()
         same("its rdiff has the wrong size", size, found)
@@ -268,10 +251,6 @@ def _make(https: Https, basis: Path, path: str, diff: Entry, image: Entry) -> No
                 raise DeltaError(path, "it gives more than the image has")
             made.update(block)
 
-        try:
-            patch(basis, Path(f"/proc/self/fd/{file.fileno()}"), take)
-        except DeltaError as why:
-            problem = f"its rdiff cannot be applied: {why.problem}"
-            raise DeltaError(path, problem, found=why.found) from why
+        patch(basis, Path(f"/proc/self/fd/{file.fileno()}"), take)
     problem = "what its rdiff gives is not the image: the sha512 differs"
     same(problem, image.get("sha512"), made.hexdigest())

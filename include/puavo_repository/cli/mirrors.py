@@ -6,7 +6,7 @@ from typing import Any
 
 from puavo_repository import settings
 from puavo_repository.audit import audit as auditing
-from puavo_repository.cli.terminal import PROGRAM, print_json, print_lines, say, shown
+from puavo_repository.cli.terminal import print_json, print_lines, say, shown
 from puavo_repository.errors import RepositoryError, SettingsError
 from puavo_repository.publish.publisher import Publisher
 from puavo_repository.remote.target import Target
@@ -18,8 +18,7 @@ def audit(asked: argparse.Namespace) -> int:
     """Return 0 where there is no error, 1 where there is one; warnings do not count."""
     chosen, targets = _load(asked)
     with shown() as watcher:
-        who = f"{PROGRAM} audit"
-        report = auditing.audit(chosen, targets, repair=asked.repair, holder=who, watcher=watcher)
+        report = auditing.audit(chosen, targets, repair=asked.repair, watcher=watcher)
     if asked.json:
         print_json(report.to_dict())
     else:

@@ -64,9 +64,8 @@ def _rows(text: str) -> Iterable[Any]:
         found = [row for row in csv.reader(text.splitlines()) if any(row)]
         titled = found and not any(map(_image, found[0]))
         return found[1:] if titled else found
-    rows = json.loads(text)
-    keys = "source", "target", "clients"
-    return [[row.get(key) for key in keys] if isinstance(row, dict) else row for row in rows]
+    rows: list[Any] = json.loads(text)
+    return rows
 
 
 def _image(name: Any) -> str:

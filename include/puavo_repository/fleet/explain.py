@@ -37,7 +37,7 @@ from puavo_repository.progress import Progress
 
 Numbers = NDArray[np.int64]
 
-_OWNERS, _LARGEST_LIST = "/var/lib/dpkg/info/", 16 << 20
+_OWNERS = "/var/lib/dpkg/info/"
 _MEMORY, _SECONDS = 1 << 30, 120  # bytes of addresses, processor time: of the process that reads
 _REMEDY = "Report this with the names of the rdiff and both images"
 _GIVE = "Give all three: explain RDIFF OLD NEW"
@@ -224,8 +224,6 @@ def _packages(layout: _Layout, image: Squashfs, wanted: set[str]) -> dict[str, s
         if not (path.startswith(_OWNERS) and path.endswith(".list")):
             continue
         name, file = path[len(_OWNERS) :].removesuffix(".list").partition(":")[0], image.file(place)
-        if file.size > _LARGEST_LIST:
-            continue
         for line in os.fsdecode(b"".join(image.content(file))).split("\n"):
             for own in (line, f"/usr{line}"):  # where /bin is a link to /usr/bin
                 if own in wanted:

@@ -66,10 +66,19 @@ class History:
 
     def offered(self, source: str, target: str, day: str) -> bool:
         """Tell whether an rdiff between two images was on offer on a day."""
-        if image_name(source).arch != image_name(target).arch:
-            return False
         file = self.files.get(rdiff_name(source, target))
         return file is not None and file.size > 0 and file.first <= day <= file.last
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many clients of a series have an image."""
+
+    image: str
+    clients: int
+    share: float
+    off: float  # how far off that may be
+    nearly_all: int | None  # days until 90 % had it or a newer one; None where they do not yet
 
 
 @dataclass
@@ -85,13 +94,14 @@ class Population:
         """All of them."""
         return sum(self.clients.values())
 
-    def shares(self) -> Iterator[tuple[str, float, float]]:
-        """Yield image, share and how far off that may be, newest image first."""
-        total = self.total or 1.0
+    def shares(self) -> Iterator[Share]:
+        """Yield the shares of the images that somebody has, newest image first."""
+        total, days = self.total, self.nearly_all.get
         for image in sorted(self.clients, key=_version, reverse=True):
-            if self.clients[image] >= 0.5:
-                off = 2 * self.spread[image] ** 0.5
-                yield image, self.clients[image] / total, min(1.0, off / total)
+            if (clients := self.clients[image]) >= 0.5:
+                off = min(1.0, 2 * self.spread[image] ** 0.5 / total)
+                part = round(clients / total, 4)
+                yield Share(image, round(clients), part, round(off, 4), days(image))
 
 
 Arrivals = dict[tuple[str, str, bool], int]

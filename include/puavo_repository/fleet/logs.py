@@ -174,7 +174,7 @@ def _folder(where: str, connect: Connect) -> Target:
 
 
 class _LogStream(io.RawIOBase):
-    """A file of a tree, for those who read a stream."""
+    """A file of a tree, for those who read a stream; who seeks in it counts from its beginning."""
 
     def __init__(self, tree: RemoteTree, name: str) -> None:
         self._file, self._at = tree.open(name, OpenMode.READ), 0
@@ -185,14 +185,9 @@ class _LogStream(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence != io.SEEK_SET:
-            raise io.UnsupportedOperation("only from the beginning")
+    def seek(self, offset: int, _whence: int = io.SEEK_SET) -> int:
         self._at = offset
         return offset
-
-    def tell(self) -> int:
-        return self._at
 
     def readinto(self, buffer: Any) -> int:
         data = b"".join(self._file.read([Range(self._at, len(buffer))]))

@@ -9,9 +9,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
-from puavo_repository.fleet.history import Fleet
+from puavo_repository.fleet.history import Fleet, Step
 from puavo_repository.fleet.store import days_before
 from puavo_repository.formats.names import image_name
 from puavo_repository.prepare.demand import DEMAND, Ends, Expected, Sizes, possible
@@ -19,19 +18,12 @@ from puavo_repository.prepare.policy import wanted_by
 from puavo_repository.progress import format_bytes
 from puavo_repository.settings import Model
 
+Located = tuple[Step, int, int]
+"""A step, with how many images of that day were newer than its target, and how many on from its
+source that is."""
+
 LEARNT = 90  # days of which steps count for what is expected
 SIMULATED = ("all", "older", "nearest:1", "nearest:3", *(f"demand {n}" for n in (0.9, 0.95, 0.99)))
-
-
-class Located(NamedTuple):
-    """A step, and where its images stood among those on offer on that day."""
-
-    day: str
-    source: str
-    target: str
-    age: int  # images newer than the target
-    lag: int  # images from the source to the target
-    clients: float
 
 
 @dataclass(frozen=True)
@@ -65,11 +57,9 @@ class Replay:
             series = image_name(step.target).series
             there = self.on_offer(series, step.day)
             if step.source in there and step.target in there:
-                place, before = there.index(step.target), there.index(step.source)
-                age = len(there) - 1 - place
-                both = step.source, step.target
-                found = Located(step.day, *both, age, place - before, step.clients)
-                self.steps[series].append(found)
+                place = there.index(step.target)
+                age, lag = len(there) - 1 - place, place - there.index(step.source)
+                self.steps[series].append((step, age, lag))
 
     def _on_offer(self, series: str, day: str) -> tuple[str, ...]:
         """Return the images that a series offered on a day, oldest first."""
@@ -78,7 +68,7 @@ class Replay:
     def between(self, series: str, since: str, until: str) -> Sequence[Located]:
         """Return the steps of a series from a day on, before another."""
         steps = self.steps[series]
-        first, end = (bisect_left(steps, day, key=lambda one: one.day) for day in (since, until))
+        first, end = (bisect_left(steps, day, key=lambda one: one[0].day) for day in (since, until))
         return steps[first:end]
 
     def _expected(self, until: str) -> Expected:
@@ -86,8 +76,8 @@ class Replay:
         since, found = days_before(until, LEARNT), dict[tuple[str, int, int], float]()
         for series, images in self._images.items():
             new = sum(since <= first < until for _, first, _ in images) or 1
-            for step in self.between(series, since, until):
-                key = series, step.age, step.lag
+            for step, age, lag in self.between(series, since, until):
+                key = series, age, lag
                 found[key] = found.get(key, 0.0) + step.clients / new
         return Expected(DEMAND, tuple((*key, round(n, 3)) for key, n in sorted(found.items())))
 
@@ -113,7 +103,7 @@ class Replay:
                     chosen = self._chosen(series, day, there, policy, every, chosen)
                     made |= chosen
                 disk[day] += sum(chosen.values())
-                for step in self.between(series, day, days_before(day, -1)):
+                for step, *_ in self.between(series, day, days_before(day, -1)):
                     both, whole = (step.source, step.target), self.sizes.images[step.target]
                     spared = step.clients * max(0.0, whole - every.get(both, whole))
                     most += spared

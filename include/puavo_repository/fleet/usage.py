@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from puavo_repository.errors import RepositoryError
-from puavo_repository.fleet.history import Fleet, History
+from puavo_repository.fleet.history import Fleet, History, Share
 from puavo_repository.fleet.requests import BOT, HTTPS, RSYNC
 from puavo_repository.fleet.store import GIVEN_UP, MISSING, days_before
 from puavo_repository.formats.names import image_name
@@ -31,17 +31,6 @@ class Day:
     bots: int = 0
     saved: int = 0  # against whole images
     clients: int = 0
-
-
-@dataclass(frozen=True)
-class Share:
-    """How many clients of a series have an image."""
-
-    image: str
-    clients: int
-    share: float
-    off: float  # how far off that may be
-    nearly_all: int | None  # days until 90 % had it or a newer one; None where they do not yet
 
 
 @dataclass(frozen=True)
@@ -162,18 +151,8 @@ def _days(history: History) -> Iterator[Day]:
 
 def _series(fleet: Fleet) -> Iterator[SeriesUsage]:
     for name, population in sorted(fleet.series.items()):
-        shares = [
-            Share(
-                image,
-                round(population.clients[image]),
-                round(share, 4),
-                round(off, 4),
-                population.nearly_all.get(image),
-            )
-            for image, share, off in population.shares()
-        ]
-        if shares:
-            yield SeriesUsage(name, round(population.total), tuple(shares))
+        if shares := tuple(population.shares()):
+            yield SeriesUsage(name, round(population.total), shares)
 
 
 def _unused(history: History) -> Iterator[Unused]:
