@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -247,13 +246,6 @@ def test_records_that_belong_to_damaged_metadata_are_not_read_one_by_one(
     monkeypatch.setattr(Records, "get", get)
     assert len(Reader(tmp_path).read().damaged) == 1
     assert [name for name in read if name.endswith(".rdiff")] == []
-
-
-def test_a_disk_that_others_fill_makes_no_other_facts(tmp_path: Path) -> None:
-    make_mirror(tmp_path)
-    disk = Reader(tmp_path).read()
-    assert disk.free
-    assert replace(disk, free=1) == disk, "the page would be built anew at each look"
 
 
 def test_what_is_prepared_is_told_and_a_stage_lasts_as_its_tasks_say(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class Disk:
     root: Path  # the mirror's folder
     exists: bool = False
     series: Document = field(default_factory=dict)  # all metadata as one document
-    described: Sequence[DescribedFile] = field(default=(), compare=False)  # what these name
+    described: Sequence[DescribedFile] = ()  # what these name
     documents: Mapping[str, str] = field(default_factory=dict)  # metadata: sha256 by path
     damaged: Mapping[str, str] = field(default_factory=dict)  # metadata files, and why
     sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of every file, by path
@@ -58,8 +58,7 @@ class Disk:
     ignored: Sequence[tuple[str, str]] = ()  # files that look like images, and why they are none
     under_way: tuple[UnderWay, ...] = ()  # what goes on right now
     space: Mapping[str, int] = field(default_factory=dict)  # bytes that were free here, by day
-    # The same now. It changes at any moment, which makes no other facts of these.
-    free: int | None = field(default=None, compare=False)
+    free: int | None = None  # the same now
 
 
 class Reader:

@@ -22,14 +22,10 @@ def repository(
     dags: Sequence[Dag] = (),
     place: Place | None = None,
     now: datetime | None = None,
-    series: list[Series] | None = None,
 ) -> Repository:
-    """Bring everything together; the last runs come newest first.
-
-    ``series`` are those of a disk that is like this one in all that they are made of.
-    """
+    """Bring everything together; the last runs come newest first."""
     now, place = now or datetime.now(UTC), place or Place(disk.root)
-    series = offered(disk) if series is None else series
+    series = [_series(name, one["images"], disk) for name, one in sorted(disk.series.items())]
     mirrors = status.mirrors(disk, place, runs, dags, now)
     alerts = _alerts(place, disk.alert)
     found = status.find_problems(disk, series, mirrors, runs, dags, now, alerts)
@@ -104,18 +100,6 @@ def _timed(run: Run, prepared: Sequence[UnderWay]) -> Run:
         for s in run.stages
     ]
     return run.model_copy(update={"stages": stages})
-
-
-def offered(disk: Disk) -> list[Series]:
-    """Return what is on offer, by name."""
-    every = sorted(disk.series.items())
-    return [_series(name, content["images"], disk) for name, content in every]
-
-
-def offers_the_same(disk: Disk, other: Disk) -> bool:
-    """Tell whether what is on offer is the same on both, whatever else has changed."""
-    parts = "series", "sizes", "failures", "too_large"
-    return all(getattr(disk, part) == getattr(other, part) for part in parts)
 
 
 def _series(name: str, entries: list[dict[str, Any]], disk: Disk) -> Series:
