@@ -7,7 +7,6 @@ import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,6 @@ from puavo_repository.fleet import usage
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
-from puavo_repository.formats.names import ImageName, rdiff_name
 from puavo_repository.mirror import under_way
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
@@ -67,7 +65,6 @@ class Reader:
     def __init__(self, root: Path, images: Path | None = None) -> None:
         self._mirror, self._images = Mirror(root), images
         self._metadata: dict[tuple[str | int, ...], tuple[Document | str, str]] = {}
-        self._described: tuple[Document, tuple[DescribedFile, ...]] = {}, ()
 
     def read(self) -> Disk:
         """Return the facts as they are now.
@@ -87,13 +84,9 @@ class Reader:
         sizes = {name: one.st_size for name, one in listing(root).items()}
         sizes |= {f"rdiffs/{name}": one.st_size for name, one in listing(mirror.rdiffs).items()}
         sizes |= {f"meta/{name}": there[name].st_size for name in documents}
-        known, files = self._described  # other threads replace both
-        if known != series:
-            files = tuple(metadata.described_files(series))
-            self._described = series, files
+        files = tuple(metadata.described_files(series))
         described = {file.name for file in files}
         others = set(mirror.state.rdiffs.names()) - described  # a few of thousands, unless damaged
-        others &= _pairs(series) if others else set()
         rdiffs = (mirror.state.rdiffs.get(name) for name in others)
         cksums = Identity.at(mirror.cksums)
         written = [there[name].st_mtime for name in documents if cksums]
@@ -136,13 +129,6 @@ class Reader:
                 known[key] = self._metadata.get(key) or parsed(self._mirror.meta / name)
         self._metadata = known
         return {str(name): found for (name, *_), found in known.items()}
-
-
-def _pairs(series: Document) -> set[str]:
-    """Return the rdiffs that there might be between the images of each series."""
-    names = ([image["filename"] for image in one["images"]] for one in series.values())
-    images = ([name for name in some if ImageName.parse(name)] for some in names)
-    return {rdiff_name(*pair) for some in images for pair in permutations(some, 2)}
 
 
 def parsed(path: Path) -> tuple[Document | str, str]:
