@@ -6,7 +6,7 @@ from typing import Any
 
 from puavo_repository.formats.names import ImageName, rdiff_name
 from puavo_repository.mirror.records import AlertRecord
-from puavo_repository.mirror.under_way import UPLOAD, UnderWay
+from puavo_repository.mirror.under_way import UPLOAD
 from puavo_repository.web import causes, model, status
 from puavo_repository.web.disk import Disk, Place
 from puavo_repository.web.model import Alerts, Dag, Progress, Repository, Run, Space
@@ -69,8 +69,7 @@ def repository(
         # One that waits comes after the one that goes on.
         active={run.dag_id: run.run_id for run in runs if run.active},
     )
-    told = [_timed(run, prepared) if run.dag_id == model.PREPARE else run for run in runs]
-    return Repository(summary=summary, series=series, runs=told, usage=disk.usage)
+    return Repository(summary=summary, series=series, runs=list(runs), usage=disk.usage)
 
 
 def _alerts(place: Place, last: AlertRecord | None) -> Alerts | None:
@@ -83,23 +82,6 @@ def _alerts(place: Place, last: AlertRecord | None) -> Alerts | None:
         subject=last.subject if last else "",
         problem=last.problem if last else "",
     )
-
-
-def _timed(run: Run, prepared: Sequence[UnderWay]) -> Run:
-    """Return a run whose stages of which no task has ended yet last as their tasks say."""
-    left: dict[str, float] = {}
-    for one in (one for one in prepared if one.seconds_left is not None):
-        left[one.stage] = max(left.get(one.stage, 0.0), one.seconds_left or 0.0)
-    known = {s.name: left[s.name] for s in run.stages if s.name in left and s.state == "running"}
-    if not (run.active and known):
-        return run
-    stages = [
-        s.model_copy(update={"seconds_left": known[s.name]})
-        if s.name in known and s.seconds_left is None
-        else s
-        for s in run.stages
-    ]
-    return run.model_copy(update={"stages": stages})
 
 
 def _series(name: str, entries: list[dict[str, Any]], disk: Disk) -> Series:
