@@ -64,8 +64,8 @@ def create_app(
     guard: Sequence[Callable[..., Any]],
     known: Callable[..., tuple[list[Run], list[Dag]]],
     document: Callable[..., Mapping[str, Any]],
-    choices: Callable[..., Choices] = forms.absent,
-    schemas: Callable[..., Schemas] = forms.absent,
+    choices: Callable[..., Choices],
+    schemas: Callable[..., Schemas],
 ) -> FastAPI:
     """Make the application; every route of it is behind the guard.
 

@@ -14,11 +14,6 @@ from puavo_repository.web.model import PUBLISH, ROLLBACK, Repository
 from puavo_repository.web.options import Checked, Schemas
 
 
-def absent() -> Any:
-    """Stand for a dependency that there is none of."""
-    raise HTTPException(404)
-
-
 def routes(
     look: Callable[..., Any],
     choices: Callable[..., Choices],
