@@ -7,19 +7,8 @@ from datetime import datetime
 
 from pydantic import Field
 
+from puavo_repository.rollback.changes import Change
 from puavo_repository.web.offered import Shown
-
-
-class Difference(Shown):
-    """What a rollback of one series would mean for clients."""
-
-    series: str
-    now: str = Field(description="Version of the newest image on offer now; empty for none")
-    then: str = Field(description="The same after the rollback")
-    images: int = Field(description="How many are not offered any more")
-    rdiffs: int = Field(description="The same of rdiffs")
-    images_again: int = Field(description="How many are offered again that are not now")
-    rdiffs_again: int = Field(description="The same of rdiffs")
 
 
 class Generation(Shown):
@@ -29,7 +18,7 @@ class Generation(Shown):
     at: datetime | None = Field(description="When it was published; None where that is not kept")
     current: bool = Field(description="Whether clients see it now")
     problem: str = Field(description="Why it cannot be rolled back to; empty where it can")
-    differences: list[Difference] = Field(description="By series; those that stay are not there")
+    differences: list[Change] = Field(description="By series; those that stay are not there")
 
 
 class Generations(Shown):
