@@ -177,8 +177,9 @@ def keep(context: Mapping[str, Any]) -> None:
     error = context.get("exception")
     if error is None:  # the task was killed: this is another process, which knows nothing of it
         return
-    text = str(error)
-    if not isinstance(error, RepositoryError):  # what others say may hold a secret
+    text, ours = str(error), isinstance(error, RepositoryError)
+    logger.error("error: %s", text, exc_info=None if ours else error)  # for who looks on
+    if not ours:  # what others say may hold a secret
         text = f"{context['ti'].task_id}: {type(error).__name__}, see the task's log"
     context["ti"].xcom_push(FAILURE, text[:_LONGEST])
 
