@@ -16,7 +16,7 @@ from puavo_repository.fleet import usage
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
-from puavo_repository.mirror import under_way
+from puavo_repository.mirror import files, under_way
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.published import Published
@@ -75,18 +75,18 @@ class Reader:
         mirror, root = self._mirror, self._mirror.root
         if not root.is_dir():
             return Disk(root)
-        there = listing(mirror.meta)
+        there = dict(files.scan(mirror.meta, "[!.]*.json"))
         documents = self._read_metadata(there)
         damaged = {name: one for name, (one, _) in documents.items() if isinstance(one, str)}
         series: Document = {}
         for document, _ in documents.values():
             series |= {} if isinstance(document, str) else document
-        sizes = {name: one.st_size for name, one in listing(root).items()}
-        sizes |= {f"rdiffs/{name}": one.st_size for name, one in listing(mirror.rdiffs).items()}
+        sizes = {name: one.st_size for name, one in files.scan(root)}
+        sizes |= {f"rdiffs/{name}": one.st_size for name, one in files.scan(mirror.rdiffs)}
         sizes |= {f"meta/{name}": there[name].st_size for name in documents}
-        files = tuple(metadata.described_files(series))
-        described = {file.name for file in files}
-        others = set(mirror.state.rdiffs.names()) - described  # a few of thousands, unless damaged
+        described = tuple(metadata.described_files(series))
+        offered = {file.name for file in described}
+        others = set(mirror.state.rdiffs.names()) - offered  # a few of thousands, unless damaged
         rdiffs = (mirror.state.rdiffs.get(name) for name in others)
         cksums = Identity.at(mirror.cksums)
         written = [there[name].st_mtime for name in documents if cksums]
@@ -95,7 +95,7 @@ class Reader:
             root,
             exists=True,
             series=series,
-            described=files,
+            described=described,
             documents={f"meta/{n}": one for n, (_, one) in documents.items() if n not in damaged},
             damaged=damaged,
             sizes=sizes,
@@ -106,7 +106,7 @@ class Reader:
             audit=audit_report.records(root).get(audit_report.NAME),
             usage=usage.last(root),
             alert=mirror.state.alerts.get("alert"),
-            ignored=ignored(self._images, described) if self._images else (),
+            ignored=ignored(self._images, offered) if self._images else (),
             under_way=tuple(under_way.now(root)),
             space=space.free if (space := mirror.state.space.get("space")) else {},
             free=shutil.disk_usage(root).free,
@@ -121,8 +121,8 @@ class Reader:
         parsed before.
         """
         known: dict[tuple[str | int, ...], tuple[Document | str, str]] = {}
-        for name, one in sorted(there.items()):
-            if name.startswith(".") or not name.endswith(".json"):
+        for name, one in there.items():
+            if not stat.S_ISREG(one.st_mode):
                 continue
             key = (name, one.st_ino, one.st_size, one.st_mtime_ns)
             with suppress(FileNotFoundError):  # replaced or removed a moment ago
@@ -139,15 +139,3 @@ def parsed(path: Path) -> tuple[Document | str, str]:
         return metadata.parse(content), digest
     except ValueError as error:
         return str(error), digest
-
-
-def listing(folder: Path) -> dict[str, os.stat_result]:
-    """Return the plain files of a folder, none where there is no such folder."""
-    found: dict[str, os.stat_result] = {}
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):  # a run is at work
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    found[entry.name] = status
-    return found
