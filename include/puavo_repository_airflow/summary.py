@@ -13,8 +13,8 @@ from airflow.sdk import get_current_context
 
 from puavo_repository.prepare.plan import DiffState, Plan
 from puavo_repository.progress import count, format_bytes
-from puavo_repository.web.generations import Generation, Generations
 from puavo_repository.web.model import DRY_RUN, SUMMARY
+from puavo_repository.web.offered import Generation, Generations
 from puavo_repository.web.words import seconds
 
 if TYPE_CHECKING:  # the scheduler loads each DAG again and again

@@ -15,8 +15,8 @@ from puavo_repository.fleet import usage
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.web.app import COOKIES, create_app
 from puavo_repository.web.disk import Place
-from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import PREPARE, ROLLBACK, Dag, Repository, Run, Summary
+from puavo_repository.web.offered import Choices
 from puavo_repository.web.options import Schemas
 from puavo_repository.web.page import static
 from web.mirrors import fail, make_mirror

@@ -11,8 +11,8 @@ import pytest
 
 from puavo_repository.rollback.changes import Change
 from puavo_repository.web import page
-from puavo_repository.web.generations import Choices, Generation, Generations
 from puavo_repository.web.model import PREPARE, ROLLBACK
+from puavo_repository.web.offered import Choices, Generation, Generations
 from support.browser import Browser
 from web.mirrors import make_mirror
 from web.site import Site

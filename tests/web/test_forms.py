@@ -13,7 +13,7 @@ from puavo_repository.errors import SettingsError
 from puavo_repository.language import spoken
 from puavo_repository.rollback.changes import Change
 from puavo_repository.web import options, rolling
-from puavo_repository.web.generations import Generation, Generations
+from puavo_repository.web.offered import Generation, Generations
 from puavo_repository.web.options import Checked
 from web.test_app import FORM
 

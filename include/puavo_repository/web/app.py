@@ -19,9 +19,8 @@ from puavo_repository.mirror.records import Failure
 from puavo_repository.web import forms, metrics, page, view
 from puavo_repository.web.disk import Disk, Place, Reader
 from puavo_repository.web.explainer import Explainer
-from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import Dag, Health, Refused, Repository, Run, Summary
-from puavo_repository.web.offered import Series
+from puavo_repository.web.offered import Choices, Series
 from puavo_repository.web.options import Schemas
 
 # Nothing comes from another host, and no other site may frame this.

@@ -9,8 +9,8 @@ from fastapi.responses import HTMLResponse
 from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
 from puavo_repository.web import options, page, rolling
-from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import PUBLISH, ROLLBACK, Repository
+from puavo_repository.web.offered import Choices
 from puavo_repository.web.options import Checked, Schemas
 
 

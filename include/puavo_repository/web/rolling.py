@@ -8,8 +8,8 @@ from typing import NamedTuple
 from puavo_repository.language import _, counted
 from puavo_repository.rollback.changes import Change
 from puavo_repository.web import page
-from puavo_repository.web.generations import Choices, Generation, Generations
 from puavo_repository.web.model import ROLLBACK, Summary
+from puavo_repository.web.offered import Choices, Generation, Generations
 from puavo_repository.web.words import version
 
 ALL = "*"  # stands for every series
