@@ -104,7 +104,7 @@ def test_moments_in_sentences_can_be_shown_in_the_readers_own_time() -> None:
         shown = page.told(f"<b> {words.when(at)}; then")
     assert shown == (
         '&lt;b&gt; <time datetime="2026-11-30T01:30:00+00:00" data-show="moment">'
-        "30.11.2026, 1.30 UTC</time>; then"
+        "2026-11-30 01:30 UTC</time>; then"
     )
 
 

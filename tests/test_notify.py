@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
-from puavo_repository.audit.report import AuditReport, Checked, Finding, Severity, records
-from puavo_repository.mirror.published import Published
 from puavo_repository.mirror.records import AlertRecord, State
 from support.airflow_server import ALERT, beside, run_dag
-from support.repository import V1, V2, Repository, name
+from support.repository import V1, Repository, name
 from support.sinks import Mail, Webhook, serving
 
 # Runs beside: Airflow reads its settings when it is first imported.
@@ -25,12 +21,13 @@ from puavo_repository_airflow import notify
 class Log(SimpleNamespace):
     debug = info = exception = lambda self, *said, **more: logging.warning("%s %s", said, more)
 dag_id = sys.argv[1] if len(sys.argv) > 1 else "puavo_repository_prepare"
-conf = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
-run = SimpleNamespace(dag_id=dag_id, run_id="manual__1+1", conf=conf)
+run = SimpleNamespace(dag_id=dag_id, run_id="manual__1+1")
+dag = SimpleNamespace(dag_id=dag_id, task_ids=["discover"])
+notify.XCom = SimpleNamespace(get_all=lambda **_: sys.argv[2:])
 code = 0
 for notifier in notify.on_failure():
     try:
-        notifier({"dag_run": run})
+        notifier({"dag_run": run, "dag": dag})
     except Exception:
         traceback.print_exc()
         code = 1
@@ -58,14 +55,13 @@ for error in (ImageError("a.img", "is bad"), ValueError("secret-token"), None):
     notify.keep({"ti": ti, "exception": error})
 dag = SimpleNamespace(dag_id="puavo_repository_prepare", task_ids=["discover"])
 unread = notify.kept(dag, "manual__1")
-said = {"plan": ["why"], "report": ["why, once more"]}
+said = {"plan": ["why"], "report": ["why, and more"]}
 notify.XCom = SimpleNamespace(get_all=lambda task_id, **_: said.pop(task_id, []))
 dag.task_ids = ["report", "plan"]
-whys = [notify.kept(dag, "1"), notify.kept(dag, "2")]
-told = notify.causes("puavo_repository_rollback", [f"cause {number}" for number in range(12)], {})
-notify._recorded = lambda *_: ["why", "more"]
-once = notify.causes("puavo_repository_prepare", ["this task: why"], {})
-print("RESULT " + json.dumps({"kept": [kept, unread, told, once, whys]}))
+whys = notify.kept(dag, "1")
+notify.kept = lambda *_: [f"cause {number}" for number in range(12)]
+_, told = notify.message("failed", {"dag": dag, "run_id": "1"})
+print("RESULT " + json.dumps({"kept": [kept, unread, told.splitlines(), whys]}))
 """
 
 
@@ -86,9 +82,9 @@ def webhook() -> Iterator[Webhook]:
         yield found
 
 
-def notify(airflow: dict[str, str], *dag_id_and_conf: str, **more: str) -> tuple[int, str]:
+def notify(airflow: dict[str, str], *dag_id_and_whys: str, **more: str) -> tuple[int, str]:
     """Return whether a message could not be sent, and what was said."""
-    done = beside(airflow, NOTIFY, *dag_id_and_conf, **more)
+    done = beside(airflow, NOTIFY, *dag_id_and_whys, **more)
     return done["code"], done["log"]
 
 
@@ -108,10 +104,12 @@ def test_nothing_is_sent_until_something_is_configured(airflow: dict[str, str]) 
 def test_a_failure_says_what_is_wrong_and_where_to_look(
     airflow: dict[str, str], repository: Repository, webhook: Webhook
 ) -> None:
-    (repository.images / name(V1)).write_bytes(b"no image")
     repository.prepare()
+    why = f"{name(V1)}: this is not a squashfs image"
     code, said = notify(
         airflow,
+        "puavo_repository_prepare",
+        why,
         PUAVO_REPOSITORY_IMAGE_DIR=str(repository.images),
         PUAVO_REPOSITORY_MIRROR_DIR=str(repository.mirror),
         **configured(webhook),
@@ -125,32 +123,9 @@ def test_a_failure_says_what_is_wrong_and_where_to_look(
     assert path == "/hooks/secret-token"
     lines = sent["text"].splitlines()
     assert lines[0] == "puavo_repository_prepare: failed"
-    assert "this is not a squashfs image" in sent["text"]
+    assert why in lines
     assert "https://airflow.example/plugin/puavo-repository" in lines
     assert lines[-1].endswith("/dags/puavo_repository_prepare/runs/manual__1%2B1")
-
-
-def test_a_run_on_other_folders_says_what_is_wrong_there(
-    airflow: dict[str, str], repository: Repository, tmp_path: Path, webhook: Webhook
-) -> None:
-    other = Repository(tmp_path / "other")
-    for one, image in ((repository, name(V1)), (other, name(V2))):
-        (one.images / image).write_bytes(b"no image")
-        one.prepare()
-    conf = {"image_dir": str(other.images), "mirror_dir": str(other.mirror), "dry_run": False}
-    code, said = notify(
-        airflow,
-        "puavo_repository_prepare",
-        json.dumps(conf),
-        PUAVO_REPOSITORY_IMAGE_DIR=str(repository.images),
-        PUAVO_REPOSITORY_MIRROR_DIR=str(repository.mirror),
-        **configured(webhook),
-    )
-    assert code == 0, said
-    (text,) = webhook.texts()
-    assert name(V2) in text
-    assert name(V1) not in text
-    assert State(repository.mirror).alerts.get("alert") is not None, "where the page looks"
 
 
 def test_where_nobody_is_told_nothing_is_kept_of_it(
@@ -169,29 +144,6 @@ def test_where_nobody_is_told_nothing_is_kept_of_it(
     assert alerts.get("alert") == unsent
 
 
-def test_a_failed_audit_names_its_findings(
-    airflow: dict[str, str], repository: Repository, webhook: Webhook
-) -> None:
-    repository.prepare()
-    finding = Finding(
-        Severity.ERROR, "https://images.example", "", "the certificate ends in 5 days"
-    )
-    audit = AuditReport(
-        "audit", 0.0, 1.0, 0, (Checked("https://images.example", findings=(finding,)),)
-    )
-    records(repository.mirror).put(audit)
-    code, said = notify(
-        airflow,
-        "puavo_repository_audit",
-        PUAVO_REPOSITORY_IMAGE_DIR=str(repository.images),
-        PUAVO_REPOSITORY_MIRROR_DIR=str(repository.mirror),
-        **configured(webhook),
-    )
-    assert code == 0, said
-    ((_, sent),) = webhook.got
-    assert "https://images.example: the certificate ends in 5 days" in sent["text"]
-
-
 def test_a_late_run_is_reported(airflow: dict[str, str], webhook: Webhook) -> None:
     """Airflow keeps the name of what is called with the run: also one of a version before."""
     code, said = notify(airflow, PUAVO_REPOSITORY_DEADLINE="5.5", **configured(webhook))
@@ -206,33 +158,11 @@ def test_a_late_run_is_reported(airflow: dict[str, str], webhook: Webhook) -> No
 
 def test_why_tasks_failed_is_kept_and_told_within_bounds(airflow: dict[str, str]) -> None:
     """What others raise may hold a secret; what cannot be read holds no message back."""
-    kept, unread, told, once, whys = beside(airflow, KEPT)["kept"]
+    kept, unread, told, whys = beside(airflow, KEPT)["kept"]
     assert kept == ["a.img: is bad", "upload: ValueError, see the task's log"]
     assert unread == ["No task said why: one was killed, or ended by hand. See their logs"]
-    # One more is that no mirror is set up here whose records could be read.
-    assert told == [*(f"cause {number}" for number in range(10)), "and 3 more"]
-    assert once == ["this task: why", "more"]
-    assert whys == [["why"], ["why, once more"]], "a report says what others said before"
-
-
-def test_a_failed_publish_names_the_remote_and_what_it_could_not_do(
-    airflow: dict[str, str], repository: Repository, webhook: Webhook
-) -> None:
-    repository.add(name(V1))
-    repository.prepare()
-    problems = {f"{name(V1)}": f"{name(V1)}: the server's disk is full. Make room there"}
-    record = Published(quote("sftp://u@host/mirror", safe=""), problems=problems)
-    State(repository.mirror).remotes.put(record)
-    places = {
-        "PUAVO_REPOSITORY_IMAGE_DIR": str(repository.images),
-        "PUAVO_REPOSITORY_MIRROR_DIR": str(repository.mirror),
-    }
-    for dag_id in ("puavo_repository_publish", "puavo_repository_rollback"):
-        code, said = notify(airflow, dag_id, **places, **configured(webhook))
-        assert code == 0, said
-    publish, rollback = webhook.texts()
-    assert f"sftp://u@host/mirror: {problems[name(V1)]}" in publish
-    assert "disk is full" not in rollback
+    assert told[1:12] == [*(f"cause {number}" for number in range(10)), "and 2 more"]
+    assert whys == ["why", "why, and more"], "a report says what others said before, and more"
 
 
 def test_a_test_says_that_it_is_one(

@@ -21,7 +21,6 @@ from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
 from puavo_repository.language import gettext_noop
 from puavo_repository.web.disk import Place
-from puavo_repository.web.generations import Choices, Generations
 from puavo_repository.web.model import (
     ALERT,
     AUDIT,
@@ -34,6 +33,7 @@ from puavo_repository.web.model import (
     Dag,
     Run,
 )
+from puavo_repository.web.offered import Choices, Generations
 from puavo_repository.web.options import Schemas
 from puavo_repository_airflow import runs
 

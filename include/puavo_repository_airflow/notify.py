@@ -18,7 +18,7 @@ import logging
 import re
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -29,11 +29,10 @@ from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.execution_time.xcom import XCom
 
 from puavo_repository import settings
-from puavo_repository.audit import report
 from puavo_repository.errors import RepositoryError
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import AlertRecord
-from puavo_repository.web.model import ALERT, AUDIT, FAILURE, PREPARE, PUBLISH, REPORT
+from puavo_repository.web.model import ALERT, FAILURE, REPORT
 
 SMTP = "smtp_default"
 _TIMEOUT = 30  # seconds
@@ -157,13 +156,15 @@ def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
     """
     run, dag = context.get("dag_run"), context.get("dag")
     if isinstance(run, Mapping):
-        dag_id, run_id, given = str(run["dag_id"]), str(run["dag_run_id"]), run.get("conf")
+        dag_id, run_id = str(run["dag_id"]), str(run["dag_run_id"])
     elif run is not None:
-        dag_id, run_id, given = run.dag_id, run.run_id, getattr(run, "conf", None)
+        dag_id, run_id = run.dag_id, run.run_id
     else:  # Airflow knows no task of this run
-        dag_id, run_id, given = context["dag"].dag_id, context["run_id"], context.get("params")
+        dag_id, run_id = context["dag"].dag_id, context["run_id"]
     said = kept(dag, run_id) if dag else []
-    lines = [f"Run {run_id}", *causes(dag_id, said, given or {})]
+    lines = [f"Run {run_id}", *said[:_FAILURES_NAMED]]
+    if (more := len(said) - _FAILURES_NAMED) > 0:
+        lines.append(f"and {more} more")
     if base := (conf.get("api", "base_url", fallback="") or "").rstrip("/"):
         lines.append(f"{base}/plugin/puavo-repository")
         lines.append(f"{base}/dags/{quote(dag_id)}/runs/{quote(run_id)}")
@@ -171,51 +172,25 @@ def message(event: str, context: Mapping[str, Any]) -> tuple[str, str]:
     return f"{dag_id}: {event}", "\n".join(lines)
 
 
-def causes(dag_id: str, said: list[str], given: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong: what the tasks of the run said, then what the mirror's records say.
-
-    ``given`` are the params that the run was started with: they may name another mirror.
-    """
-    try:
-        recorded = list(_recorded(dag_id, given))
-    except RepositoryError as error:
-        recorded = [str(error)]
-    found = [*said, *(text for text in recorded if text not in "\n".join(said))]
-    more = len(found) - _FAILURES_NAMED
-    return found[:_FAILURES_NAMED] + ([f"and {more} more"] if more > 0 else [])
-
-
-def _recorded(dag_id: str, given: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the last night, the last publish of each remote or the last audit left wrong."""
-    mirror = Mirror(settings.load(given, images=False).mirror_dir)
-    if dag_id == AUDIT:
-        yield from map(str, report.last(mirror.root).findings)
-    elif dag_id == PUBLISH:
-        for one in mirror.state.remotes:
-            yield from (f"{one.address}: {why}" for why in one.problems.values())
-    elif dag_id == PREPARE:
-        yield from (failure.message for failure in mirror.state.failures)
-
-
 def keep(context: Mapping[str, Any]) -> None:
     """Keep why a task failed; called in the task's process after its last try."""
     error = context.get("exception")
     if error is None:  # the task was killed: this is another process, which knows nothing of it
         return
-    text = str(error)
-    if not isinstance(error, RepositoryError):  # what others say may hold a secret
+    text, ours = str(error), isinstance(error, RepositoryError)
+    logger.error("error: %s", text, exc_info=None if ours else error)  # for who looks on
+    if not ours:  # what others say may hold a secret
         text = f"{context['ti'].task_id}: {type(error).__name__}, see the task's log"
     context["ti"].xcom_push(FAILURE, text[:_LONGEST])
 
 
 def kept(dag: Any, run_id: str) -> list[str]:
-    """Return why the tasks of a failed run of a DAG failed, in the order of the tasks."""
+    """Return why the tasks of a failed run of a DAG failed; what the report adds comes last."""
     found: list[str] = []
     try:
         for task_id in sorted(dag.task_ids, key=lambda name: name == REPORT):
             where = {"dag_id": dag.dag_id, "task_id": task_id, "run_id": run_id}
-            if task_id != REPORT or not found:
-                found += XCom.get_all(key=FAILURE, **where) or []
+            found += XCom.get_all(key=FAILURE, **where) or []
     except Exception:  # the message has to go out, whatever Airflow's answer is
         logger.exception("what the tasks of %s said could not be read", run_id)
     return found or ["No task said why: one was killed, or ended by hand. See their logs"]

@@ -6,7 +6,7 @@ each state that they are in.
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain
 from statistics import fmean
 from typing import Any
 from urllib.parse import quote
@@ -45,23 +45,24 @@ def last_runs(
     among them, however many came after it.
     """
     query = select(*_RUN, *_RUN_TIMES).where(DagRun.dag_id == dag_id).order_by(DagRun.id.desc())
-    first = session.execute(query.limit(SHOWN)).all()
-    shown = list(_runs(session, first, here))
-    rest: Sequence[Any] = ()
-    good = _last_good(first, here)
-    ended = any(run.counts and run.ended for _, run in shown)
-    if len(first) == SHOWN and not (good and ended):
-        rest = session.execute(query.offset(SHOWN).limit(READ - SHOWN)).all()
-        good = good or _last_good(rest, here)
-    if not ended:
-        likely = (row for row in rest if row.end_date and counts(row.conf, here))
-        every = (next(_runs(session, [row], here)) for row in likely)
-        shown += islice((one for one in every if one[1].counts), 1)
-    last = next((run for _, run in shown if run.counts and run.ended and not run.active), None)
+    rows = session.execute(query.limit(READ))
+    shown = list(rows.fetchmany(SHOWN))
+    ended = (
+        row
+        for row in chain(shown, rows)
+        if row.end_date and row.state not in _ACTIVE and counts(row.conf, here)
+    )
+    last = good = next(ended, None)
+    while good is not None and good.state != "success":
+        good = next(ended, None)
+    rows.close()
+    if last is not None and last not in shown:
+        shown.append(last)
+    found = _runs(session, shown, here)
     if last is not None and last.state == "failed":
-        named = last.model_copy(update={"failed": list(_failed(session, last))})
-        shown = [(number, named if run is last else run) for number, run in shown]
-    return shown, good
+        failed = {"failed": list(_failed(session, dag_id, last.run_id))}
+        found = [(n, run.model_copy(update=failed) if n == last.id else run) for n, run in found]
+    return found, good.end_date if good else None
 
 
 def left(
@@ -125,17 +126,10 @@ def _given(conf: Any) -> dict[str, Any]:
     return {name: value for name, value in (conf or {}).items() if value not in (None, "", [])}
 
 
-def _last_good(rows: Sequence[Any], here: Settings | None) -> datetime | None:
-    good = (row.end_date for row in rows if row.state == "success" and counts(row.conf, here))
-    return next(good, None)
-
-
-def _runs(
-    session: Session, rows: Sequence[Any], here: Settings | None
-) -> Iterator[tuple[int, Run]]:
-    """Yield some runs of one DAG, each with its number."""
+def _runs(session: Session, rows: Sequence[Any], here: Settings | None) -> list[tuple[int, Run]]:
+    """Return some runs of one DAG, each with its number."""
     if not rows:
-        return
+        return []
     dag_id, run_ids = rows[0].dag_id, [row.run_id for row in rows]
     said = left(session, dag_id, run_ids)
     query = select(
@@ -151,8 +145,7 @@ def _runs(
     tasks: dict[str, dict[str, list[Any]]] = {name: {} for name in run_ids}
     for group in session.execute(query.group_by(Task.run_id, Task.task_id, Task.state)):
         tasks[group.run_id].setdefault(group.task_id, []).append(group)
-    for row in rows:
-        yield row.id, _run(row, tasks[row.run_id], said[row.run_id], here)
+    return [(row.id, _run(row, tasks[row.run_id], said[row.run_id], here)) for row in rows]
 
 
 def _run(row: Any, tasks: dict[str, list[Any]], said: dict[str, Any], here: Settings | None) -> Run:
@@ -221,14 +214,14 @@ def _seconds_left(groups: list[Any], waiting: int) -> float | None:
     return round(seconds / 5) * 5.0
 
 
-def _failed(session: Session, run: Run) -> Iterator[FailedTask]:
+def _failed(session: Session, dag_id: str, run_id: str) -> Iterator[FailedTask]:
     """Yield the tasks of a run that failed, in the order in which they began."""
     query = select(Task.task_id, Task.map_index, Task._rendered_map_index.label("label"))
-    query = query.where(Task.dag_id == run.dag_id, Task.run_id == run.run_id)
+    query = query.where(Task.dag_id == dag_id, Task.run_id == run_id)
     query = query.where(Task.state == "failed").order_by(Task.start_date, Task.map_index)
     for task in session.execute(query.limit(_FAILED)):
         mapped = f"/mapped/{task.map_index}" if task.map_index >= 0 else ""
-        where = f"dags/{run.dag_id}/runs/{quote(run.run_id, safe='')}/tasks/{task.task_id}{mapped}"
+        where = f"dags/{dag_id}/runs/{quote(run_id, safe='')}/tasks/{task.task_id}{mapped}"
         yield FailedTask(
             task_id=task.task_id, map_index=task.map_index, label=task.label or "", log=where
         )

@@ -13,8 +13,8 @@ from airflow.sdk import get_current_context
 
 from puavo_repository.prepare.plan import DiffState, Plan
 from puavo_repository.progress import count, format_bytes
-from puavo_repository.web.generations import Difference, Generation, Generations
 from puavo_repository.web.model import DRY_RUN, SUMMARY
+from puavo_repository.web.offered import Generation, Generations
 from puavo_repository.web.words import seconds
 
 if TYPE_CHECKING:  # the scheduler loads each DAG again and again
@@ -148,7 +148,7 @@ def generations(mirror: str, steps: "Sequence[Step]") -> dict[str, Any]:
             at=datetime.fromtimestamp(step.at, UTC) if step.at else None,
             current=step is steps[0],
             problem=_problem(step),
-            differences=[Difference.model_validate(one) for one in step.changes[:_SERIES]],
+            differences=[*step.changes[:_SERIES]],
         )
         for step in steps[:_GENERATIONS]
     ]

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import traceback
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow import sdk
-from airflow.listeners import hookimpl
 from airflow.sdk import Param, get_current_context
-from airflow.sdk.listener import get_listener_manager
 
 from puavo_repository import errors, settings
 from puavo_repository.errors import PermanentError, RepositoryError
@@ -269,25 +266,13 @@ def run_here(dag: sdk.DAG) -> bool:
     Raises:
         SystemExit: The settings cannot be used; that was told, and the status is as the command's.
     """
-    # Airflow's own log lines are for its log files; ours are what a person wants to follow.
-    milestones = logging.getLogger("puavo_repository")
-    milestones.addHandler(logging.StreamHandler())
-    milestones.setLevel(logging.INFO)
     try:
         settings.load({})
     except RepositoryError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_status)
-    get_listener_manager().add_listener(_Failures())  # type: ignore[no-untyped-call]
+    # Airflow's own log lines are for its log files; ours are what a person wants to follow.
+    milestones = logging.getLogger("puavo_repository")
+    milestones.addHandler(logging.StreamHandler())
+    milestones.setLevel(logging.INFO)
     return bool(dag.test().state == sdk.DagRunState.SUCCESS)
-
-
-class _Failures:
-    """Tells what a task failed of; where in the code only of what nobody expected."""
-
-    @hookimpl
-    def on_task_instance_failed(self, error: BaseException | str | None) -> None:
-        """Airflow calls it when the task has ended."""
-        if isinstance(error, BaseException) and not isinstance(error, RepositoryError):
-            error = "".join(traceback.format_exception(error)).rstrip()
-        sys.stderr.write(f"error: {error}\n")

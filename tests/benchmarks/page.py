@@ -22,7 +22,7 @@ from puavo_repository.web.app import create_app
 from puavo_repository.web.disk import Place, Reader
 from puavo_repository.web.model import Dag, Run
 from web.mirrors import make_mirror
-from web.test_app import document
+from web.test_app import choices, document, schemas
 from web.test_view import run
 
 MIRRORS = [f"sftp://mirror@host{number}/srv/mirror" for number in range(10)]
@@ -50,7 +50,7 @@ def main() -> None:
 
         publish()
         place = Place(mirror.root, MIRRORS, "https://images.example.org")
-        with TestClient(create_app(lambda: place, [], known, document)) as client:
+        with TestClient(create_app(lambda: place, [], known, document, choices, schemas)) as client:
             print("| the page | time |\n|---|---|")
             for what, change in {
                 "first look of a process": None,

@@ -255,7 +255,9 @@ def test_who_looks_on_reads_what_failed_and_where_only_if_nobody_expected_it(
     told = [line for line in found["log"].splitlines() if line.startswith("error: ")]
     assert told[0].startswith("error: /not/there: there is no such folder")
     assert told[1].startswith(f"error: {repository.images / name(V2)}: this image is truncated")
-    assert told[2:] == ["error: Traceback (most recent call last):"]
+    assert told[2:] == ["error: a fault of the program"]
+    traceback = "\nTraceback (most recent call last):\n"
+    assert [one + traceback in found["log"] for one in told] == [False, False, True]
     assert "ZeroDivisionError: a fault of the program\n" in found["log"]
 
 

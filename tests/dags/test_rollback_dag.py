@@ -12,7 +12,7 @@ from puavo_repository.mirror.records import State
 from puavo_repository.remote.target import Target
 from puavo_repository.settings.model import Model
 from puavo_repository.web import rolling
-from puavo_repository.web.generations import Generations
+from puavo_repository.web.offered import Generations
 from support.airflow_server import ROLLBACK, beside, dag_file, run_dag
 from support.mirrors import SERIES, add_image, make_mirror, publish, walk
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from puavo_repository.audit.report import Severity
+from puavo_repository.audit.report import Finding, Severity
 from puavo_repository.web import model, view
 from puavo_repository.web.disk import Reader
 from puavo_repository.web.model import (
@@ -148,7 +148,7 @@ PROBLEMS = [
 
 
 def findings() -> model.Audit:
-    found = model.Finding(
+    found = Finding(
         severity=Severity.ERROR,
         where="cellar",
         file="rdiffs/x.rdiff",

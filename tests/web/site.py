@@ -16,8 +16,8 @@ from fastapi.responses import RedirectResponse
 from puavo_repository.web import page
 from puavo_repository.web.app import answered, create_app
 from puavo_repository.web.disk import Place
-from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import Repository
+from puavo_repository.web.offered import Choices
 from puavo_repository.web.options import Schemas
 from web.test_app import FORM, document, known
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,15 @@ from fastapi.testclient import TestClient
 
 from puavo_repository.errors import SettingsError
 from puavo_repository.fleet import usage
-from puavo_repository.language import spoken
 from puavo_repository.mirror.mirror import Mirror
-from puavo_repository.web.app import COOKIES, Looker, create_app
+from puavo_repository.web.app import COOKIES, create_app
 from puavo_repository.web.disk import Place
-from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import PREPARE, ROLLBACK, Dag, Repository, Run, Summary
+from puavo_repository.web.offered import Choices
 from puavo_repository.web.options import Schemas
 from puavo_repository.web.page import static
-from puavo_repository.web.status import PATIENCE
 from web.mirrors import fail, make_mirror
-from web.test_view import NIGHT, run
+from web.test_view import run
 
 SERIES = "puavo-os-class00-bookworm-amd64"
 CHECK = f"/options/check?dag_id={PREPARE}"  # what was typed is posted there
@@ -308,46 +304,6 @@ def test_the_page_is_in_the_readers_language_and_the_api_in_english(good: TestCl
     refused = good.get("/", headers={"token": "", "accept": "text/html"})
     assert '<html lang="fi"' in refused.text
     assert good.get("/api/v1/summary").json()["status"] == "Everything is up to date"
-
-
-def test_what_is_kept_of_a_look_gets_old_by_the_clock_alone(tmp_path: Path) -> None:
-    make_mirror(tmp_path, images=1)
-    clock = [NIGHT.timestamp()]
-    looker = Looker(lambda: Place(tmp_path), lambda: clock[0])
-    due = [Dag(dag_id=PREPARE, due=NIGHT)]
-    first = looker.look([], due)
-    assert looker.look([], due) is first
-    assert first.found.summary.ok
-    clock[0] += PATIENCE.total_seconds() + 60
-    assert not looker.look([], due).found.summary.ok
-
-
-def test_nobody_is_shown_what_another_may_see(tmp_path: Path) -> None:
-    """Users with different rights to DAGs and of different languages, many times at once."""
-    make_mirror(tmp_path, images=1)
-    looker = Looker(lambda: Place(tmp_path))
-    users = {"vera": "de", "otto": "fi", "emma": "fi"}
-    seen = {who: [run("success").model_copy(update={"run_id": who})] for who in users}
-    wrong: list[str] = []
-
-    def ask(who: str) -> None:
-        for _ in range(200):
-            with spoken(users[who]):
-                look = looker.look(seen[who], [])
-                html = look.page
-            if look.found.runs != seen[who] or f"runs/{who}" not in html:
-                wrong.append(who)
-            if f'lang="{users[who]}"' not in html:
-                wrong.append(users[who])
-
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as threads:
-            list(threads.map(ask, ["vera", "otto", "emma", "vera"]))
-    finally:
-        sys.setswitchinterval(usual)
-    assert wrong == []
 
 
 def test_a_page_that_is_shown_already_is_not_sent_again(good: TestClient, tmp_path: Path) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from puavo_repository.rollback.changes import Change
 from puavo_repository.web import page
-from puavo_repository.web.generations import Choices, Difference, Generation, Generations
 from puavo_repository.web.model import PREPARE, ROLLBACK
+from puavo_repository.web.offered import Choices, Generation, Generations
 from support.browser import Browser
 from web.mirrors import make_mirror
 from web.site import Site
 
 FOUR: dict[str, Any] = {"images": 1, "rdiffs": 3, "images_again": 0, "rdiffs_again": 0}
-ONE = Difference(series="one", now="20261122120000", then="20261101120000", **FOUR)
-TWO = ONE.model_copy(update={"series": "two"})
+ONE = Change(series="one", now="20261122120000", then="20261101120000", **FOUR)
+TWO = replace(ONE, series="two")
 
 
 # The shorter what is asked for, the later its answer comes.
@@ -40,7 +42,7 @@ OVERTAKING = """
 """
 
 
-def generation(number: int, *differences: Difference, **more: Any) -> Generation:
+def generation(number: int, *differences: Change, **more: Any) -> Generation:
     there: dict[str, Any] = {
         "at": datetime(2026, 11, number, tzinfo=UTC),
         "current": False,
@@ -159,7 +161,7 @@ def test_options_are_checked_where_they_are_typed(
 
 
 def test_a_series_is_told_from_one_whose_name_ends_like_it(chromium: Browser, site: Site) -> None:
-    other = ONE.model_copy(update={"series": "someone"})
+    other = replace(ONE, series="someone")
     kept = [generation(9, current=True), generation(8, other), generation(7, ONE, other)]
     site.choices = Choices(mirrors=[Generations(mirror="www", generations=kept)], failures=[])
     with site.up():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from puavo_repository import settings
 from puavo_repository.errors import SettingsError
 from puavo_repository.language import spoken
+from puavo_repository.rollback.changes import Change
 from puavo_repository.web import options, rolling
-from puavo_repository.web.generations import Difference, Generation, Generations
+from puavo_repository.web.offered import Generation, Generations
 from puavo_repository.web.options import Checked
 from web.test_app import FORM
 
-CHANGED = Difference(
+CHANGED = Change(
     series="one",
     now="20261122120000",
     then="20261101120000",
@@ -24,7 +26,7 @@ CHANGED = Difference(
     images_again=0,
     rdiffs_again=0,
 )
-OTHER = CHANGED.model_copy(update={"series": "two", "now": "", "images": 0, "rdiffs": 0})
+OTHER = replace(CHANGED, series="two", now="", images=0, rdiffs=0)
 
 
 @pytest.fixture

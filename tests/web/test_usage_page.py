@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 from fastapi.testclient import TestClient
 
@@ -17,6 +16,7 @@ from puavo_repository.web.app import create_app
 from puavo_repository.web.disk import Place
 from puavo_repository.web.model import Dag, Run
 from web.mirrors import image_names, make_mirror
+from web.test_app import choices, document, schemas
 from web.test_page import Elements
 
 FIRST = date(2025, 6, 1)
@@ -26,10 +26,7 @@ def client(root: Path) -> TestClient:
     def nothing() -> tuple[list[Run], list[Dag]]:
         return [], []
 
-    def document() -> dict[str, Any]:
-        return {}
-
-    return TestClient(create_app(lambda: Place(root), [], nothing, document))
+    return TestClient(create_app(lambda: Place(root), [], nothing, document, choices, schemas))
 
 
 def known(series: int, images: int, days: int) -> Usage:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from puavo_repository.formats.names import rdiff_name
 from puavo_repository.mirror import under_way
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.records import Failure, WrittenRecord
-from puavo_repository.mirror.store import Records
 from puavo_repository.mirror.under_way import UnderWay
 from puavo_repository.web import model, view
 from puavo_repository.web.disk import Reader
@@ -92,21 +90,6 @@ def test_an_image_of_two_series_is_one_image(tmp_path: Path) -> None:
     found = look(tmp_path).summary
     assert (found.series, found.images, found.rdiffs) == (2, 3, 6)
     assert found.image_bytes == 3 * IMAGE_SIZE
-
-
-def test_what_is_described_goes_with_its_series_whatever_other_threads_see(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_mirror(tmp_path, images=2)
-    reader, names = Reader(tmp_path), Records.names
-
-    def meanwhile(records: Records[Any]) -> list[str]:
-        reader._described = {}, ()  # as another thread, that looked before anything was there
-        return names(records)
-
-    monkeypatch.setattr(Records, "names", meanwhile)
-    found = reader.read()
-    assert [*found.described] == [*metadata.described_files(found.series)] != []
 
 
 def test_a_client_without_an_rdiff_saves_nothing(tmp_path: Path) -> None:
@@ -231,48 +214,13 @@ def test_metadata_that_is_replaced_is_parsed_again_whatever_its_time_and_size(
     assert "class00" not in str(reader.read().series)
 
 
-def test_records_that_belong_to_damaged_metadata_are_not_read_one_by_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mirror = make_mirror(tmp_path, series=2, images=3)
-    for path in mirror.rdiffs.iterdir():
-        too_large(mirror, path.name, 5)
-    min(mirror.meta.iterdir()).write_bytes(b"{")
-    usual, read = Records.get, list[str]()
-
-    def get(records: Records[Any], name: str) -> Any:
-        read.append(name)
-        return usual(records, name)
-
-    monkeypatch.setattr(Records, "get", get)
-    assert len(Reader(tmp_path).read().damaged) == 1
-    assert [name for name in read if name.endswith(".rdiff")] == []
-
-
-def test_a_disk_that_others_fill_makes_no_other_facts(tmp_path: Path) -> None:
-    make_mirror(tmp_path)
-    disk = Reader(tmp_path).read()
-    assert disk.free
-    assert replace(disk, free=1) == disk, "the page would be built anew at each look"
-
-
-def test_what_is_prepared_is_told_and_a_stage_lasts_as_its_tasks_say(tmp_path: Path) -> None:
+def test_what_is_prepared_is_told_and_what_is_sent_is_not(tmp_path: Path) -> None:
     make_mirror(tmp_path)
     for name, stage, left in [("a", "diff", 40.0), ("b", "diff", 90.0), ("www", "upload", 5.0)]:
         record = UnderWay(name, stage, f"{name}.rdiff", 1, 9, time.time(), left)
         under_way.records(tmp_path).put(record)
-    stages = [
-        Stage(name=name, state="running", seconds=1.0, tasks=3, failed=0)
-        for name in ("diff", "describe")
-    ]
-    found = look(tmp_path, run("running", stages=stages))
-    assert [one.what for one in found.summary.progress] == ["a.rdiff", "b.rdiff"]
-    assert [one.seconds_left for one in found.runs[0].stages] == [90.0, None]
-    known = [stages[0].model_copy(update={"seconds_left": 7.0})]
-    again = look(tmp_path, run("running", stages=known))
-    assert again.runs[0].stages[0].seconds_left == 7.0, "those that have ended know better"
-    ended = look(tmp_path, run("success", stages=stages))
-    assert ended.runs[0].stages[0].seconds_left is None
+    found = look(tmp_path).summary.progress
+    assert [(one.what, one.seconds_left) for one in found] == [("a.rdiff", 40.0), ("b.rdiff", 90.0)]
 
 
 def test_the_last_finished_run_counts_and_dry_runs_do_not(tmp_path: Path) -> None:

@@ -1,11 +1,8 @@
 """The page and its JSON API as a FastAPI application; who may see them is the caller's to say."""
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +19,8 @@ from puavo_repository.mirror.records import Failure
 from puavo_repository.web import forms, metrics, page, view
 from puavo_repository.web.disk import Disk, Place, Reader
 from puavo_repository.web.explainer import Explainer
-from puavo_repository.web.generations import Choices
 from puavo_repository.web.model import Dag, Health, Refused, Repository, Run, Summary
-from puavo_repository.web.offered import Series
+from puavo_repository.web.offered import Choices, Series
 from puavo_repository.web.options import Schemas
 
 # Nothing comes from another host, and no other site may frame this.
@@ -44,56 +40,6 @@ REFUSED: dict[str, Any] = {
 COOKIES = "puavo_repository_language", "puavo_repository_airflow_language"
 """What was chosen on the page, and in Airflow; the page's script sets them."""
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-
-
-@dataclass
-class Look:
-    """What was seen at one time, and the page that shows it, rendered once."""
-
-    seen: tuple[object, ...]
-    found: Repository
-
-    @cached_property
-    def page(self) -> str:
-        """The page."""
-        return page.render(self.found)
-
-
-class Looker:
-    """Looks at the mirror; a set-up that cannot be used is shown like any other problem.
-
-    The last look in each language is kept, and counts only for who would see exactly the same:
-    users may see the runs of different DAGs. It is replaced as a whole, because requests are served
-    side by side.
-    """
-
-    def __init__(self, place: Callable[[], Place], clock: Callable[[], float] = time.time) -> None:
-        self._place, self._clock = place, clock
-        self._reader = lru_cache(maxsize=1)(Reader)
-        self._last: dict[str, Look] = {}
-        self._offered: tuple[Disk | None, list[Series]] = None, []
-
-    def look(self, runs: list[Run], dags: list[Dag]) -> Look:
-        """Return what is to be shown now; the same object while nothing has changed."""
-        now, last = self._clock(), self._last.get(language.current())
-        try:
-            place = self._place()
-            with as_storage_error(place.mirror):
-                disk = self._reader(place.mirror, place.images).read()
-        except RepositoryError as error:
-            failure = Failure.of(error.subject, "settings", error)
-            place = Place(Path("?"))
-            disk = Disk(place.mirror, exists=True, failures={failure.name: failure})
-        seen = (disk, place, runs, dags, int(now // 60))  # a minute is as exact as it has to be
-        if last is None or last.seen != seen:
-            at = datetime.fromtimestamp(now, UTC)
-            known, series = self._offered
-            if known is None or not view.offers_the_same(disk, known):
-                series = view.offered(disk)
-                self._offered = disk, series
-            last = Look(seen, view.repository(disk, runs, dags, place, at, series))
-            self._last[language.current()] = last
-        return last
 
 
 def language_of(request: Request) -> str:
@@ -117,8 +63,8 @@ def create_app(
     guard: Sequence[Callable[..., Any]],
     known: Callable[..., tuple[list[Run], list[Dag]]],
     document: Callable[..., Mapping[str, Any]],
-    choices: Callable[..., Choices] = forms.absent,
-    schemas: Callable[..., Schemas] = forms.absent,
+    choices: Callable[..., Choices],
+    schemas: Callable[..., Schemas],
 ) -> FastAPI:
     """Make the application; every route of it is behind the guard.
 
@@ -141,21 +87,30 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    looker, explainer = Looker(place), Explainer(lambda: place().mirror)
+    explainer, reader = Explainer(lambda: place().mirror), lru_cache(maxsize=1)(Reader)
 
-    def look(found: tuple[list[Run], list[Dag]] = Depends(known)) -> Look:
-        return looker.look(*found)
+    def look(found: tuple[list[Run], list[Dag]] = Depends(known)) -> Repository:
+        """Look at the mirror; a set-up that cannot be used is shown like any other problem."""
+        try:
+            here = place()
+            with as_storage_error(here.mirror):
+                disk = reader(here.mirror, here.images).read()
+        except RepositoryError as error:
+            failure = Failure.of(error.subject, "settings", error)
+            here = Place(Path("?"))
+            disk = Disk(here.mirror, exists=True, failures={failure.name: failure})
+        return view.repository(disk, *found, here)
 
     # The others are in English.
     pages = APIRouter(dependencies=[Depends(speak)], include_in_schema=False)
 
     @pages.get("/", response_class=HTMLResponse)
-    def show(request: Request, seen: Look = Depends(look)) -> Response:
-        return answered(request, seen.page)
+    def show(request: Request, seen: Repository = Depends(look)) -> Response:
+        return answered(request, page.render(seen))
 
     @pages.get("/series/{name}/", response_class=HTMLResponse)
-    def show_series(name: str, request: Request, seen: Look = Depends(look)) -> Response:
-        return answered(request, page.render_series(series(name, seen), seen.found))
+    def show_series(name: str, request: Request, seen: Repository = Depends(look)) -> Response:
+        return answered(request, page.render_series(series(name, seen), seen))
 
     @pages.get("/runs/", response_class=HTMLResponse)
     def show_run(dag_id: str, run_id: str, left: Any = Depends(document)) -> HTMLResponse:
@@ -176,33 +131,33 @@ def create_app(
         return Response(page.FILES[name], media_type=kind, headers=for_long)
 
     @app.get("/api/v1/summary", tags=["monitoring"])
-    def summary(seen: Look = Depends(look)) -> Summary:
+    def summary(seen: Repository = Depends(look)) -> Summary:
         """Tell whether all is right, what is wrong, how fresh it is: always with status 200."""
-        return seen.found.summary
+        return seen.summary
 
     @app.get("/health", tags=["monitoring"], responses={503: {"model": Health}})
     @app.get("/api/v1/health", tags=["monitoring"], responses={503: {"model": Health}})
-    def health(response: Response, seen: Look = Depends(look)) -> Health:
+    def health(response: Response, seen: Repository = Depends(look)) -> Health:
         """Answer 200 where all is well, 503 with the reasons where it is not."""
-        found = seen.found.summary
+        found = seen.summary
         response.status_code = 200 if found.ok else 503
         reasons = [f"{one.name}: {one.message}. {one.remedy}" for one in found.problems]
         return Health(ok=found.ok, status=found.status, reasons=reasons)
 
     @app.get("/api/v1/metrics", tags=["monitoring"], response_class=PlainTextResponse)
-    def prometheus(seen: Look = Depends(look)) -> Response:
+    def prometheus(seen: Repository = Depends(look)) -> Response:
         """Tell the same as metrics, in the format of Prometheus."""
-        return Response(metrics.render(seen.found), media_type=metrics.TYPE)
+        return Response(metrics.render(seen), media_type=metrics.TYPE)
 
     @app.get("/api/v1/repository", tags=["repository"])
-    def repository(seen: Look = Depends(look)) -> Repository:
+    def repository(seen: Repository = Depends(look)) -> Repository:
         """Tell everything that the page shows."""
-        return seen.found
+        return seen
 
     @app.get("/api/v1/series/{name}", tags=["repository"], responses={404: REFUSED})
-    def series(name: str, seen: Look = Depends(look)) -> Series:
+    def series(name: str, seen: Repository = Depends(look)) -> Series:
         """Tell of one series: its images and their rdiffs."""
-        for one in seen.found.series:
+        for one in seen.series:
             if one.name == name:
                 return one
         raise HTTPException(404, f"no series {name}")
@@ -216,11 +171,11 @@ def create_app(
         return found
 
     @app.get("/api/v1/usage", tags=["usage"], responses={404: REFUSED})
-    def usage(seen: Look = Depends(look)) -> Usage:
+    def usage(seen: Repository = Depends(look)) -> Usage:
         """Tell what clients fetch, by the logs of the servers: a year of days, and the fleet."""
-        if seen.found.usage is None:
+        if seen.usage is None:
             raise HTTPException(404, "no log was read yet")
-        return seen.found.usage
+        return seen.usage
 
     @app.get("/api/openapi.json", include_in_schema=False)
     def description(request: Request) -> dict[str, Any]:

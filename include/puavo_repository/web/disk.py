@@ -7,7 +7,6 @@ import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +16,7 @@ from puavo_repository.fleet import usage
 from puavo_repository.fleet.usage import Usage
 from puavo_repository.formats import metadata
 from puavo_repository.formats.metadata import DescribedFile, Document
-from puavo_repository.formats.names import ImageName, rdiff_name
-from puavo_repository.mirror import under_way
+from puavo_repository.mirror import files, under_way
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.published import Published
@@ -44,7 +42,7 @@ class Disk:
     root: Path  # the mirror's folder
     exists: bool = False
     series: Document = field(default_factory=dict)  # all metadata as one document
-    described: Sequence[DescribedFile] = field(default=(), compare=False)  # what these name
+    described: Sequence[DescribedFile] = ()  # what these name
     documents: Mapping[str, str] = field(default_factory=dict)  # metadata: sha256 by path
     damaged: Mapping[str, str] = field(default_factory=dict)  # metadata files, and why
     sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of every file, by path
@@ -58,8 +56,7 @@ class Disk:
     ignored: Sequence[tuple[str, str]] = ()  # files that look like images, and why they are none
     under_way: tuple[UnderWay, ...] = ()  # what goes on right now
     space: Mapping[str, int] = field(default_factory=dict)  # bytes that were free here, by day
-    # The same now. It changes at any moment, which makes no other facts of these.
-    free: int | None = field(default=None, compare=False)
+    free: int | None = None  # the same now
 
 
 class Reader:
@@ -68,7 +65,6 @@ class Reader:
     def __init__(self, root: Path, images: Path | None = None) -> None:
         self._mirror, self._images = Mirror(root), images
         self._metadata: dict[tuple[str | int, ...], tuple[Document | str, str]] = {}
-        self._described: tuple[Document, tuple[DescribedFile, ...]] = {}, ()
 
     def read(self) -> Disk:
         """Return the facts as they are now.
@@ -79,22 +75,18 @@ class Reader:
         mirror, root = self._mirror, self._mirror.root
         if not root.is_dir():
             return Disk(root)
-        there = listing(mirror.meta)
+        there = dict(files.scan(mirror.meta, "[!.]*.json"))
         documents = self._read_metadata(there)
         damaged = {name: one for name, (one, _) in documents.items() if isinstance(one, str)}
         series: Document = {}
         for document, _ in documents.values():
             series |= {} if isinstance(document, str) else document
-        sizes = {name: one.st_size for name, one in listing(root).items()}
-        sizes |= {f"rdiffs/{name}": one.st_size for name, one in listing(mirror.rdiffs).items()}
+        sizes = {name: one.st_size for name, one in files.scan(root)}
+        sizes |= {f"rdiffs/{name}": one.st_size for name, one in files.scan(mirror.rdiffs)}
         sizes |= {f"meta/{name}": there[name].st_size for name in documents}
-        known, files = self._described  # other threads replace both
-        if known != series:
-            files = tuple(metadata.described_files(series))
-            self._described = series, files
-        described = {file.name for file in files}
-        others = set(mirror.state.rdiffs.names()) - described  # a few of thousands, unless damaged
-        others &= _pairs(series) if others else set()
+        described = tuple(metadata.described_files(series))
+        offered = {file.name for file in described}
+        others = set(mirror.state.rdiffs.names()) - offered  # a few of thousands, unless damaged
         rdiffs = (mirror.state.rdiffs.get(name) for name in others)
         cksums = Identity.at(mirror.cksums)
         written = [there[name].st_mtime for name in documents if cksums]
@@ -103,7 +95,7 @@ class Reader:
             root,
             exists=True,
             series=series,
-            described=files,
+            described=described,
             documents={f"meta/{n}": one for n, (_, one) in documents.items() if n not in damaged},
             damaged=damaged,
             sizes=sizes,
@@ -114,7 +106,7 @@ class Reader:
             audit=audit_report.records(root).get(audit_report.NAME),
             usage=usage.last(root),
             alert=mirror.state.alerts.get("alert"),
-            ignored=ignored(self._images, described) if self._images else (),
+            ignored=ignored(self._images, offered) if self._images else (),
             under_way=tuple(under_way.now(root)),
             space=space.free if (space := mirror.state.space.get("space")) else {},
             free=shutil.disk_usage(root).free,
@@ -129,21 +121,14 @@ class Reader:
         parsed before.
         """
         known: dict[tuple[str | int, ...], tuple[Document | str, str]] = {}
-        for name, one in sorted(there.items()):
-            if name.startswith(".") or not name.endswith(".json"):
+        for name, one in there.items():
+            if not stat.S_ISREG(one.st_mode):
                 continue
             key = (name, one.st_ino, one.st_size, one.st_mtime_ns)
             with suppress(FileNotFoundError):  # replaced or removed a moment ago
                 known[key] = self._metadata.get(key) or parsed(self._mirror.meta / name)
         self._metadata = known
         return {str(name): found for (name, *_), found in known.items()}
-
-
-def _pairs(series: Document) -> set[str]:
-    """Return the rdiffs that there might be between the images of each series."""
-    names = ([image["filename"] for image in one["images"]] for one in series.values())
-    images = ([name for name in some if ImageName.parse(name)] for some in names)
-    return {rdiff_name(*pair) for some in images for pair in permutations(some, 2)}
 
 
 def parsed(path: Path) -> tuple[Document | str, str]:
@@ -154,15 +139,3 @@ def parsed(path: Path) -> tuple[Document | str, str]:
         return metadata.parse(content), digest
     except ValueError as error:
         return str(error), digest
-
-
-def listing(folder: Path) -> dict[str, os.stat_result]:
-    """Return the plain files of a folder, none where there is no such folder."""
-    found: dict[str, os.stat_result] = {}
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):  # a run is at work
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    found[entry.name] = status
-    return found

@@ -15,7 +15,7 @@ from puavo_repository.fleet.usage import Usage
 from puavo_repository.language import _, gettext_noop, percent, size
 from puavo_repository.web.model import Run
 from puavo_repository.web.offered import Series
-from puavo_repository.web.words import day, seconds
+from puavo_repository.web.words import seconds
 
 WIDTH, HEIGHT = 640, 220
 FETCHED = gettext_noop("rdiffs"), gettext_noop("whole images"), gettext_noop("by rsync")
@@ -102,7 +102,7 @@ def durations(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
             place, colour = round(x, 1), names.index(stage.name)
             marks.append(Mark(place, round(y, 1), label, colour, round(step * 0.7, 1), height))
         if run.started and (index in (0, len(chosen) - 1) or len(chosen) < 8):
-            across.append((x + step * 0.35, day(run.started)))
+            across.append((x + step * 0.35, f"{run.started:%Y-%m-%d}"))
     up = [(_height(part), seconds(top * part)) for part in (0, 0.5, 1)]
     return Figure(marks, across=across, up=up)
 
@@ -152,7 +152,7 @@ def _time(
         part = (moment - first).total_seconds() / span if span else 0.5
         return round(left + part * (right - left), 1)
 
-    return x, [(x(moment), day(moment)) for moment in dict.fromkeys((first, last))]
+    return x, [(x(moment), f"{moment:%Y-%m-%d}") for moment in dict.fromkeys((first, last))]
 
 
 def _round_up(value: float) -> float:

@@ -9,14 +9,9 @@ from fastapi.responses import HTMLResponse
 from puavo_repository import settings
 from puavo_repository.errors import RepositoryError
 from puavo_repository.web import options, page, rolling
-from puavo_repository.web.generations import Choices
-from puavo_repository.web.model import PUBLISH, ROLLBACK
+from puavo_repository.web.model import PUBLISH, ROLLBACK, Repository
+from puavo_repository.web.offered import Choices
 from puavo_repository.web.options import Checked, Schemas
-
-
-def absent() -> Any:
-    """Stand for a dependency that there is none of."""
-    raise HTTPException(404)
 
 
 def routes(
@@ -26,7 +21,7 @@ def routes(
 ) -> APIRouter:
     """Return the routes of these pages.
 
-    All are dependencies: ``look`` returns what the page shows (``app.Look``), ``choices`` what the
+    All are dependencies: ``look`` returns what the page shows, ``choices`` what the
     dry run of a rollback found (``run_id`` in the query, which may be empty), and ``schemas`` the
     fields of a DAG's form (``dag_id`` in the query), for who may start it.
     """
@@ -39,21 +34,21 @@ def routes(
         generation: int | None = None,
         series: Annotated[list[str], Query()] = [],  # noqa: B006 - FastAPI copies it
         found: Choices = Depends(choices),
-        seen: Any = Depends(look),
+        seen: Repository = Depends(look),
     ) -> HTMLResponse:
-        summary = seen.found.summary
+        summary = seen.summary
         if all(one.name != mirror for one in summary.remotes):
             raise HTTPException(404, "no such mirror")
-        next_id = page.next_run_id(seen.found.runs, ROLLBACK)
+        next_id = page.next_run_id(seen.runs, ROLLBACK)
         chosen = rolling.Chosen(mirror, run_id, generation, tuple(series))
         return HTMLResponse(rolling.render(summary, chosen, found, next_id))
 
     @router.get("/options/", response_class=HTMLResponse)
     def show_options(
-        dag_id: str, form: Schemas = Depends(schemas), seen: Any = Depends(look)
+        dag_id: str, form: Schemas = Depends(schemas), seen: Repository = Depends(look)
     ) -> HTMLResponse:
-        next_ids = {dag_id: page.next_run_id(seen.found.runs, dag_id)}
-        values = {"dag": dag_id, "summary": seen.found.summary, "next_ids": next_ids}
+        next_ids = {dag_id: page.next_run_id(seen.runs, dag_id)}
+        values = {"dag": dag_id, "summary": seen.summary, "next_ids": next_ids}
         return HTMLResponse(
             page.rendered("options.html", up="../", sections=options.sections(form), **values)
         )

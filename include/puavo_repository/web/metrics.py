@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -23,7 +23,7 @@ Value = float | datetime | None
 
 class _Families(Collector):
     def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = list(families)
+        self._families = families
 
     def collect(self) -> Iterable[Metric]:
         return self._families
@@ -32,9 +32,7 @@ class _Families(Collector):
 def render(found: Repository) -> bytes:
     """Return the metrics."""
     families = _repository(found), _mirrors(found), _runs(found), _alerts(found.summary.alerts)
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(chain.from_iterable(families)))
-    return generate_latest(registry)
+    return generate_latest(_Families(chain.from_iterable(families)))
 
 
 def _family(

@@ -5,12 +5,13 @@ The field descriptions are the API's documentation. All sizes are bytes, all mom
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from pydantic import Field
 
-from puavo_repository.audit.report import Severity
+from puavo_repository.audit.report import Finding
 from puavo_repository.fleet.usage import Usage
+from puavo_repository.language import gettext_noop
 from puavo_repository.mirror import space
 from puavo_repository.web.offered import Series, Shown
 
@@ -54,9 +55,8 @@ class Progress(Shown):
     """How far something is that goes on right now."""
 
     what: str = Field(description="The file or the stage that it is at")
-    done: int
-    total: int = Field(description="0 where that is not known")
-    unit: Literal["bytes"] = Field(default="bytes", description="Of what is done, and in all")
+    done: int = Field(description="Bytes")
+    total: int = Field(description="In all; 0 where that is not known")
     seconds_left: float | None = Field(description="About how long; None where that is not known")
 
 
@@ -85,13 +85,13 @@ class State(StrEnum):
     """How a mirror stands."""
 
     UP_TO_DATE = "up to date"
-    BEHIND = "behind"
-    PUBLISHING = "publishing"
-    PAUSED = "paused"
-    ROLLED_BACK = "rolled back"
-    DAMAGED = "damaged"
-    UNREACHABLE = "unreachable"
-    UNKNOWN = "unknown"
+    BEHIND = gettext_noop("behind")
+    PUBLISHING = gettext_noop("publishing")
+    PAUSED = gettext_noop("paused")
+    ROLLED_BACK = gettext_noop("rolled back")
+    DAMAGED = gettext_noop("damaged")
+    UNREACHABLE = gettext_noop("unreachable")
+    UNKNOWN = gettext_noop("unknown")
 
 
 class Remote(Shown):
@@ -114,18 +114,6 @@ class Remote(Shown):
     audited: datetime | None = Field(default=None, description="When an audit last looked at it")
     space: Space | None = Field(default=None, description="None where the server does not tell")
     progress: Progress | None = Field(default=None, description="Of what is sent right now")
-
-
-class Finding(Shown):
-    """Something that the last audit found."""
-
-    severity: Severity = Field(description="error: clients are misled or cut off, or will be")
-    where: str = Field(description="local, a mirror's address, or the URL that clients use")
-    file: str = Field(description="By its path there; empty where it is about the whole place")
-    problem: str
-    expected: str
-    found: str
-    remedy: str = Field(description="What to do")
 
 
 class Audit(Shown):

@@ -1,5 +1,8 @@
 """What is on offer, as the page shows it and the API serves it: series, images, rdiffs. Pure.
 
+And to which generations a mirror can be rolled back: the dry run of a rollback leaves a
+``Generations`` for each mirror as plain values, and the page reads them.
+
 The field descriptions are the API's documentation. All sizes are bytes, all moments are UTC.
 """
 
@@ -7,6 +10,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from puavo_repository.rollback.changes import Change
 
 
 class Shown(BaseModel):
@@ -70,3 +75,28 @@ class Series(Shown):
     images: list[Image]
     update: int | None = Field(description="Bytes from the last image but one; None for all of it")
     saving: float = Field(description="What that client saves, as a share of the newest image")
+
+
+class Generation(Shown):
+    """One generation that is kept."""
+
+    number: int
+    at: datetime | None = Field(description="When it was published; None where that is not kept")
+    current: bool = Field(description="Whether clients see it now")
+    problem: str = Field(description="Why it cannot be rolled back to; empty where it can")
+    differences: list[Change] = Field(description="By series; those that stay are not there")
+
+
+class Generations(Shown):
+    """What a mirror can be rolled back to, the current generation first."""
+
+    mirror: str = Field(description="Its address, as the summary has it")
+    generations: list[Generation]
+    more: int = Field(default=0, description="How many older ones are kept that are not shown")
+
+
+class Choices(Shown):
+    """What a dry run of the rollback found."""
+
+    mirrors: list[Generations] = Field(description="Empty until the run has come so far")
+    failures: list[str] = Field(description="Why a mirror could not be looked at")

@@ -49,7 +49,7 @@ def moment(at: datetime | None, show: str = "ago") -> Markup:
     """Render a moment; the page's script says how long ago that is, or the ``clock`` here."""
     if at is None:
         return Markup()
-    text = f"{at:%H:%M} UTC" if show == "clock" else words.written(at)
+    text = f"{at:%H:%M} UTC" if show == "clock" else words.when(at)
     return _TIME.format(at=at.isoformat(timespec="seconds"), show=show, text=text)
 
 

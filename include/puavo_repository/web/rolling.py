@@ -6,9 +6,10 @@ Nothing is chosen beforehand: neither the generation nor the series, all of whic
 from typing import NamedTuple
 
 from puavo_repository.language import _, counted
+from puavo_repository.rollback.changes import Change
 from puavo_repository.web import page
-from puavo_repository.web.generations import Choices, Difference, Generation, Generations
 from puavo_repository.web.model import ROLLBACK, Summary
+from puavo_repository.web.offered import Choices, Generation, Generations
 from puavo_repository.web.words import version
 
 ALL = "*"  # stands for every series
@@ -23,7 +24,7 @@ class Chosen(NamedTuple):
     series: tuple[str, ...] = ()  # or ``ALL``
 
 
-def difference(one: Difference) -> str:
+def difference(one: Change) -> str:
     """Return what a rollback of one series means for clients, as a sentence."""
     said = []
     if one.now and not one.then:

@@ -20,20 +20,8 @@ from puavo_repository.web.offered import RdiffState, Series
 from puavo_repository.web.words import moment, when
 
 UP_TO_DATE = gettext_noop("Everything is up to date")
-# What the page says of a mirror's state alone, and where a problem is that is of no stage.
-_NAMES = (
-    gettext_noop("behind"),
-    gettext_noop("publishing"),
-    gettext_noop("paused"),
-    gettext_noop("rolled back"),
-    gettext_noop("damaged"),
-    gettext_noop("unreachable"),
-    gettext_noop("unknown"),
-    gettext_noop("mirror"),
-    gettext_noop("schedule"),
-    gettext_noop("run"),
-    gettext_noop("settings"),
-)
+# Where a problem is that is of no stage, as the page says it.
+_PLACES = gettext_noop("mirror"), gettext_noop("schedule"), gettext_noop("settings")
 PATIENCE = timedelta(minutes=15)  # for Airflow to start what is due
 
 
@@ -262,7 +250,7 @@ def _failed(runs: Sequence[Run], named: Sequence[Problem]) -> Iterator[Problem]:
             message = where if stages else _("The last run failed")
             message += f": {last.error}" if last.error else ""
             remedy = _("Fix the problem, then run it again; what is done is kept")
-            yield _problem(dag_id, "run", message, remedy)
+            yield _problem(dag_id, gettext_noop("run"), message, remedy)
 
 
 def _late(dag: Dag, runs: Sequence[Run], now: datetime) -> tuple[str, str] | None:

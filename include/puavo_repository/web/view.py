@@ -6,7 +6,7 @@ from typing import Any
 
 from puavo_repository.formats.names import ImageName, rdiff_name
 from puavo_repository.mirror.records import AlertRecord
-from puavo_repository.mirror.under_way import UPLOAD, UnderWay
+from puavo_repository.mirror.under_way import UPLOAD
 from puavo_repository.web import causes, model, status
 from puavo_repository.web.disk import Disk, Place
 from puavo_repository.web.model import Alerts, Dag, Progress, Repository, Run, Space
@@ -22,14 +22,10 @@ def repository(
     dags: Sequence[Dag] = (),
     place: Place | None = None,
     now: datetime | None = None,
-    series: list[Series] | None = None,
 ) -> Repository:
-    """Bring everything together; the last runs come newest first.
-
-    ``series`` are those of a disk that is like this one in all that they are made of.
-    """
+    """Bring everything together; the last runs come newest first."""
     now, place = now or datetime.now(UTC), place or Place(disk.root)
-    series = offered(disk) if series is None else series
+    series = [_series(name, one["images"], disk) for name, one in sorted(disk.series.items())]
     mirrors = status.mirrors(disk, place, runs, dags, now)
     alerts = _alerts(place, disk.alert)
     found = status.find_problems(disk, series, mirrors, runs, dags, now, alerts)
@@ -73,8 +69,7 @@ def repository(
         # One that waits comes after the one that goes on.
         active={run.dag_id: run.run_id for run in runs if run.active},
     )
-    told = [_timed(run, prepared) if run.dag_id == model.PREPARE else run for run in runs]
-    return Repository(summary=summary, series=series, runs=told, usage=disk.usage)
+    return Repository(summary=summary, series=series, runs=list(runs), usage=disk.usage)
 
 
 def _alerts(place: Place, last: AlertRecord | None) -> Alerts | None:
@@ -87,35 +82,6 @@ def _alerts(place: Place, last: AlertRecord | None) -> Alerts | None:
         subject=last.subject if last else "",
         problem=last.problem if last else "",
     )
-
-
-def _timed(run: Run, prepared: Sequence[UnderWay]) -> Run:
-    """Return a run whose stages of which no task has ended yet last as their tasks say."""
-    left: dict[str, float] = {}
-    for one in (one for one in prepared if one.seconds_left is not None):
-        left[one.stage] = max(left.get(one.stage, 0.0), one.seconds_left or 0.0)
-    known = {s.name: left[s.name] for s in run.stages if s.name in left and s.state == "running"}
-    if not (run.active and known):
-        return run
-    stages = [
-        s.model_copy(update={"seconds_left": known[s.name]})
-        if s.name in known and s.seconds_left is None
-        else s
-        for s in run.stages
-    ]
-    return run.model_copy(update={"stages": stages})
-
-
-def offered(disk: Disk) -> list[Series]:
-    """Return what is on offer, by name."""
-    every = sorted(disk.series.items())
-    return [_series(name, content["images"], disk) for name, content in every]
-
-
-def offers_the_same(disk: Disk, other: Disk) -> bool:
-    """Tell whether what is on offer is the same on both, whatever else has changed."""
-    parts = "series", "sizes", "failures", "too_large"
-    return all(getattr(disk, part) == getattr(other, part) for part in parts)
 
 
 def _series(name: str, entries: list[dict[str, Any]], disk: Disk) -> Series:

@@ -2,32 +2,12 @@
 
 from datetime import UTC, datetime
 
-from puavo_repository import language
 from puavo_repository.language import _, gettext, number
 
 
 def when(moment: datetime | None) -> str:
-    """Render a moment as it stands in a sentence; ``page.told`` shows it as people write it."""
+    """Render a moment as it stands in a sentence; the page's script shows it as people write it."""
     return f"{moment:%Y-%m-%d %H:%M} UTC" if moment else gettext("never")
-
-
-def written(moment: datetime) -> str:
-    """Render a moment as people write it."""
-    if language.current() == language.SOURCE:  # that of no country
-        return when(moment)
-    from babel.dates import format_time
-
-    time = format_time(moment, "short", tzinfo=UTC, locale=language.current())
-    return f"{day(moment)}, {time} UTC"
-
-
-def day(moment: datetime) -> str:
-    """Render a day as people write it."""
-    if language.current() == language.SOURCE:
-        return f"{moment:%Y-%m-%d}"
-    from babel.dates import format_date
-
-    return format_date(moment, locale=language.current())
 
 
 def seconds(value: float) -> str:

@@ -65,7 +65,6 @@ function tell(root) {
 
 let etag = null; // of what is shown
 let title = document.title;
-let icon = document.querySelector("link[rel=icon]").getAttribute("href");
 let known = Date.now(); // when the server last said what is shown
 let asked = 0;
 let asking = false;
@@ -142,7 +141,6 @@ function show(fresh) {
   if (replaced(fresh)) return location.reload();
   etag = fresh.etag;
   title = fresh.title;
-  icon = fresh.querySelector("link[rel=icon]").getAttribute("href");
   merge(main(), fresh.querySelector("main"));
   document.dispatchEvent(new Event("merged"));
 }
@@ -185,7 +183,7 @@ function announce(before, now) {
   }
 }
 
-// Says whether what is shown is known to be so now: in the page, its title and its icon.
+// Says whether what is shown is known to be so now: in the page and its title.
 function mark() {
   const why = trouble || (Date.now() - known > OLD * period() ? say("silent") : "");
   const banner = document.getElementById("stale");
@@ -205,9 +203,6 @@ function mark() {
   }
   banner.dataset.why = why;
   name(why ? `${why} – ${title}` : title);
-  const wanted = why ? icon.replace(/icon(-\w+)?\.svg/, "icon-unknown.svg") : icon;
-  const link = document.querySelector("link[rel=icon]");
-  if (link.getAttribute("href") !== wanted) link.setAttribute("href", wanted);
 }
 
 // Inside Airflow's page, the tab has its title.
