@@ -13,7 +13,7 @@ from functools import partial
 from threading import Event
 from typing import TypeVar
 
-from puavo_repository.delta import contained
+from puavo_repository.delta import contained, librsync
 from puavo_repository.errors import MassDeleteError, RepositoryError, SettingsError
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
@@ -79,7 +79,7 @@ def _make(settings: Settings, plan: Plan, watcher: Watcher, errors: list[str]) -
     """Read the images and make the rdiffs that are missing; return which those were."""
     errors += [failure.message for failure in plan.failures]
     if plan.has_work:
-        fingerprint.check_tools()
+        librsync.library()  # that it is installed is seen before hours of work
     sizes = {name: image.size for name, image in plan.inventory.images.items()}
     images = {name: sizes[name] for name in plan.to_read}
     workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
