@@ -13,7 +13,7 @@ from functools import partial
 from threading import Event
 from typing import TypeVar
 
-from puavo_repository.delta import contained, librsync
+from puavo_repository.delta import librsync
 from puavo_repository.errors import MassDeleteError, RepositoryError, SettingsError
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
@@ -58,8 +58,6 @@ def prepare(settings: Settings, usual: Watcher, holder: str) -> Report:
     try:
         with mirror.locked(holder), Recorder(mirror.root, "prepare", "", usual) as watcher:
             plan = look(settings)
-            if plan.has_work:
-                contained.get_ready()
             removed = describe.clean(settings, plan)
             notes = configure.configure(settings, plan.inventory).notes
             undertaken = _make(settings, plan, watcher, errors)
