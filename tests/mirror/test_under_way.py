@@ -35,7 +35,7 @@ class Waiting(Watcher):
             return [one for one in under_way.now(self._mirror) if one.what != under_way.UPLOAD]
 
         def progress(_done: int) -> None:
-            wait_for(lambda: bool(at_a_file()))
+            wait_for(lambda: any(one.done for one in at_a_file()))
             self.seen += at_a_file()
 
         return progress
