@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from puavo_repository import prepare as stages
 from puavo_repository import settings
 from puavo_repository.cli.terminal import print_lines
+from puavo_repository.delta import librsync
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.prepare import run
 from puavo_repository.prepare.plan import DiffState, look
@@ -86,7 +87,7 @@ def puavo_repository_prepare() -> None:
         with locked() as found:
             made = look(found)
         if made.has_work:
-            stages.fingerprint.check_tools()
+            librsync.library()  # that it is installed is seen before hours of work
         return tasks.parts(made.to_read)
 
     @task(map_index_template="{{ label }}", queue=tasks.COMPUTE)

@@ -46,35 +46,30 @@ def test_the_limit_of_a_control_group_around_counts(
 
 
 @pytest.mark.parametrize(
-    ("group", "root", "limit", "expected"),
+    ("group", "folder", "limit", "expected"),
     [
-        ("/worker/task", "/", "150000 100000", 2),
-        ("/worker/task", "/", "50000 100000", 1),
-        ("/worker/task", "/", "max 100000", 8),
-        ("/worker/task", "/", "9900000 100000", 8),
-        ("/pods/a", "/pods/a", "300000 100000", 3),  # a container that sees its whole path
-        ("/", "/../..", "300000 100000", 3),  # one that sees its own group as the root
-        ("/worker/task", "/", "nonsense", 8),
+        ("/worker/task", "worker", "150000 100000", 2),
+        ("/worker/task", "worker/task", "50000 100000", 1),
+        ("/worker/task", "worker", "max 100000", 8),
+        ("/worker/task", "worker", "9900000 100000", 8),
+        ("/pods/a", ".", "300000 100000", 3),  # a container that sees its whole path
+        ("/", ".", "300000 100000", 3),  # one that sees its own group as the root
+        ("/worker/task", "worker", "nonsense", 8),
     ],
 )
 def test_the_limit_of_version_2_counts(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     group: str,
-    root: str,
+    folder: str,
     limit: str,
     expected: int,
 ) -> None:
-    process, top = tmp_path / "process", tmp_path / "top"
-    folder = top / (Path(group).relative_to(root) if group.startswith(root) else "")
-    for one in (process, folder):
-        one.mkdir(parents=True)
-    limits = folder.parent if root == "/" else folder
-    (limits / "cpu.max").write_text(f"{limit}\n")
-    (process / "cgroup").write_text(f"4:memory:/\n0::{group}\n")
-    mounts = f"31 23 0:28 / /sys rw - sysfs sysfs rw\n41 31 0:38 {root} {top} rw - cgroup2 c rw\n"
-    (process / "mountinfo").write_text(mounts)
-    monkeypatch.setattr(cores, "_PROCESS", process)
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    (tmp_path / folder / "cpu.max").write_text(f"{limit}\n")
+    (tmp_path / "own").write_text(f"4:memory:/\n0::{group}\n")
+    monkeypatch.setattr(cores, "_GROUP", tmp_path / "own")
+    monkeypatch.setattr(cores, "_TOP", tmp_path)
     instead(monkeypatch, cores, os, sched_getaffinity=lambda _: range(8))
     assert cores.cores() == expected
 
@@ -82,5 +77,5 @@ def test_the_limit_of_version_2_counts(
 def test_where_nothing_is_known_of_groups_the_affinity_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cores, "_PROCESS", tmp_path)
+    monkeypatch.setattr(cores, "_GROUP", tmp_path / "none")
     assert cores.cores() == len(os.sched_getaffinity(0))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from puavo_repository import settings
-from puavo_repository.delta import AnchorEngine
+from puavo_repository.delta import ENGINES, AnchorEngine
 from puavo_repository.errors import SettingsError
 from puavo_repository.settings import Model, table
 from puavo_repository.settings.model import about
@@ -141,6 +141,16 @@ def test_the_engine_keeps_to_the_cores_and_the_memory_that_are_set(images: Path)
     environment = {"PUAVO_REPOSITORY_JOBS": "1", "PUAVO_REPOSITORY_MEMORY": "64"}
     engine = load(images, environment, engine="anchors:fast").delta_engine()
     assert engine == AnchorEngine("anchors:fast", threads=1, memory=64 << 20)
+
+
+def test_every_engine_is_known_by_its_name_and_no_other(images: Path) -> None:
+    for name in ENGINES:
+        engine = load(images, {}, engine=name).delta_engine()
+        assert engine.name == name
+        assert isinstance(engine, AnchorEngine) == (name != "librsync")
+    for name in ("anchors:tiny", "other", "librsync:fast", "librsync\n"):
+        with pytest.raises(SettingsError, match="one of anchors, "):
+            load(images, {}, engine=name)
 
 
 def test_what_an_audit_looks_at_is_set_by_the_environment_too(images: Path) -> None:

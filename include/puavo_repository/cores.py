@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-_PROCESS = Path("/proc/self")
+_GROUP, _TOP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
@@ -19,38 +19,21 @@ def cores() -> int:
 
 
 def _limits() -> Iterator[float]:
-    """Yield the cores that this process' control group, and each one around it, allows."""
-    for folder, top in _groups():
-        while folder.is_relative_to(top):
-            with suppress(OSError, ValueError, ZeroDivisionError):
-                if (folder / "cpu.max").exists():  # version 2
-                    quota, period = (folder / "cpu.max").read_text().split()
-                else:
-                    names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
-                    quota, period = ((folder / name).read_text() for name in names)
-                if (limit := float(quota) / float(period)) > 0:  # "max" is none, and so is -1
-                    yield limit
-            folder = folder.parent
+    """Yield the cores that this process' control group, and each one around it, allows.
 
-
-def _groups() -> Iterator[tuple[Path, Path]]:
-    """Yield the folders of this process' control groups that limit cores, and their mount points.
-
-    See cgroups(7) and proc(5). A container may see its own group as the root of all.
+    See cgroups(7). A container may see its own group as the root of all, under whatever path.
     """
     with suppress(OSError):
-        named = [line.split(":", 2)[1:] for line in (_PROCESS / "cgroup").read_text().splitlines()]
-        own = dict(named)
-        for line in (_PROCESS / "mountinfo").read_text().splitlines():
-            mount, system = (half.split() for half in line.split(" - "))
-            options = system[-1].split(",")
-            if system[0] == "cgroup2":
-                group = own.get("")
-            elif system[0] == "cgroup" and "cpu" in options:
-                group = next((own[key] for key in own if "cpu" in key.split(",")), None)
+        for _, kinds, path in (line.split(":", 2) for line in _GROUP.read_text().splitlines()):
+            if not kinds:  # version 2
+                top, names = _TOP, ["cpu.max"]
+            elif "cpu" in kinds.split(","):
+                top, names = _TOP / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
             else:
                 continue
-            root, top = Path(mount[3]), Path(mount[4])
-            if group is not None:
-                inside = Path(group).is_relative_to(root)
-                yield (top / Path(group).relative_to(root) if inside else top), top
+            folder = top / path.lstrip("/")
+            for one in (folder, *folder.parents):
+                with suppress(OSError, ValueError, ZeroDivisionError):
+                    quota, period = " ".join((one / name).read_text() for name in names).split()
+                    if (limit := float(quota) / float(period)) > 0:  # "max" is none, and so is -1
+                        yield limit

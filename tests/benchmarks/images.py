@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.measuring import engine
-from puavo_repository.fleet.decompress import decompressor
-from puavo_repository.fleet.squashfs import RAW, opened
+from puavo_repository.formats.decompress import decompressor
+from puavo_repository.formats.squashfs_files import RAW, opened
 
 MB = 1e6
 BLOCKS, TRIES = 80, 12  # that are unpacked of an image, and how often each

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from delta.pairs import Copy, Pair, keep, noise
-from puavo_repository.delta import AnchorEngine, engine_named
+from puavo_repository.delta import AnchorEngine
 from puavo_repository.delta.anchor_engine import EFFORTS
 from puavo_repository.delta.anchors import BLOCK
 from puavo_repository.delta.engine import Side
-from puavo_repository.errors import ImageChangingError, SettingsError
+from puavo_repository.errors import ImageChangingError
 
 ENGINE = AnchorEngine(threads=2)
 A, B, C = noise(1, 300_000), noise(2, 300_000), noise(3, 70_000)
@@ -110,12 +110,3 @@ def test_progress_adds_up_and_may_stop_the_work(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         ENGINE.delta(*pair.sides, lambda _: None, stop)
-
-
-def test_engines_are_known_by_name() -> None:
-    assert engine_named("anchors").name == "anchors"
-    assert engine_named("anchors:small").name == "anchors:small"
-    assert engine_named("librsync").name == "librsync"
-    for name in ("anchors:tiny", "other", "librsync:fast"):
-        with pytest.raises(SettingsError):
-            engine_named(name)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from fleet.packing import PLAIN, pack, tree, whole
 from puavo_repository.errors import DeltaError, ImageError
 from puavo_repository.fleet import explain
-from puavo_repository.fleet.decompress import decompressor
 from puavo_repository.fleet.explain import examine
-from puavo_repository.fleet.squashfs import Squashfs
+from puavo_repository.formats.decompress import decompressor
+from puavo_repository.formats.squashfs_files import Squashfs
 from support.foreign import changed_bytes, examples
 
 FILES = {f"usr/lib/{n}": bytes([n]) * (n * 3_000) for n in range(12)} | {"loop/x": b"x"}

@@ -16,7 +16,6 @@ from puavo_repository.errors import ConfigError, DeltaError, StorageError
 from puavo_repository.formats import defaults_mk, image_config, jsonfile, metadata
 from puavo_repository.formats.names import ImageName, is_plain_name, is_rdiff_name
 from puavo_repository.formats.rdiff import MAGIC, command_blocks
-from puavo_repository.formats.squashfs import SUPERBLOCK_SIZE, bytes_used
 from support.foreign import changed_bytes, changed_json, examples
 
 V1, V2 = (f"puavo-os-test-bookworm-2026-01-0{day}-120000-amd64.img" for day in (1, 2))
@@ -104,15 +103,6 @@ def test_any_defaults_can_be_read_and_set(text: str) -> None:
     set_so = defaults_mk.update(text, values)
     assert values.items() <= defaults_mk.parse(set_so).items()
     assert defaults_mk.update(set_so, values) == set_so
-
-
-@given(st.binary(max_size=SUPERBLOCK_SIZE + 8) | changed_bytes(b"hsqs" + bytes(92)))
-def test_a_superblock_is_understood_or_refused(data: bytes) -> None:
-    try:
-        found = bytes_used(data)
-    except ValueError:
-        return
-    assert 0 <= found < 1 << 64
 
 
 @given(st.binary(max_size=300))

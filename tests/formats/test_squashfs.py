@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from puavo_repository.formats.squashfs import SUPERBLOCK_SIZE, bytes_used
+from puavo_repository.errors import ImageError, SettingsError, StorageError
+from puavo_repository.formats import decompress, puavo_conf, squashfs_files
+from puavo_repository.formats.squashfs_files import IS_FILE, opened
+from support.instead import instead
 from support.repository import V1, Repository, name
 
 
 def test_a_real_image_says_how_long_it_is(repository: Repository) -> None:
-    image = repository.add(name(V1))
-    found = bytes_used(image.read_bytes()[:SUPERBLOCK_SIZE])
-    assert 0 <= image.stat().st_size - found < 4096  # mksquashfs pads to 4 KB
+    path = repository.add(name(V1))
+    with opened(path) as image:
+        assert 0 <= path.stat().st_size - image.used < 4096  # mksquashfs pads to 4 KB
 
 
 @pytest.mark.parametrize(
@@ -22,6 +31,41 @@ def test_a_real_image_says_how_long_it_is(repository: Repository) -> None:
         (b"hsqs" + bytes(92), "version 0.0"),
     ],
 )
-def test_anything_else_is_named(data: bytes, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        bytes_used(data)
+def test_anything_else_is_named(tmp_path: Path, data: bytes, says: str) -> None:
+    (tmp_path / "image").write_bytes(data)
+    with pytest.raises(ImageError, match=says), opened(tmp_path / "image"):
+        pass
+
+
+def test_a_folder_is_found_by_its_path_alone(repository: Repository) -> None:
+    path = repository.add(name(V1), definitions={"a.json": "{}"})
+    with opened(path) as image:
+        inside = {name: kind for name, kind, _ in image.folder("usr/share/puavo-conf/definitions")}
+        assert inside == {"a.json": IS_FILE}
+        for nothing in ("usr/share/nothing/definitions", "usr/share/puavo-conf/definitions/a.json"):
+            assert list(image.folder(nothing)) == []
+
+
+def test_a_disk_that_fails_is_not_called_a_damaged_image(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = repository.add(name(V1))
+
+    def fail(*_: Any) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    instead(monkeypatch, squashfs_files, os, pread=fail)
+    with pytest.raises(StorageError, match="Input/output error"):
+        puavo_conf.read(path)
+
+
+def test_a_missing_library_names_the_package_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(library: str) -> None:
+        raise OSError(errno.ENOENT, library)
+
+    monkeypatch.setattr(decompress, "_function", decompress._function.__wrapped__)
+    instead(monkeypatch, decompress, ctypes, CDLL=missing)
+    with pytest.raises(SettingsError, match="squashfs-tools"):
+        decompress.decompressor(3)(b"", 9)

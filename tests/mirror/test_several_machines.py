@@ -6,7 +6,9 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -230,8 +232,9 @@ def test_a_name_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with files.part_of(path) as slow:
             before = files.seen(path)
             slow.write_bytes(b"too late")
-            with files.new_file(path, claimed=True) as fast:
-                fast.write(content)
+            with files.part_of(path) as fast:
+                fast.write_bytes(content)
+                files.claim(fast, path, before)
             with pytest.raises(StorageError, match="meanwhile"):
                 files.claim(slow, path, before)
         assert path.read_bytes() == content
@@ -241,25 +244,23 @@ def test_a_name_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError(1, "Operation not permitted")
 
     instead(monkeypatch, files, os, link=refused)  # on a disk without links
-    with files.new_file(tmp_path / "g", claimed=True) as stream:
-        stream.write(b"new")
+    with files.part_of(tmp_path / "g") as part:
+        part.write_bytes(b"new")
+        files.claim(part, tmp_path / "g", None)
     assert (tmp_path / "g").read_bytes() == b"new"
 
 
 def test_two_publishers_know_one_mirror_by_one_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[str] = []
-
     def token(size: int) -> str:
-        if size == 16 and not found:
-            found.append("")  # another one comes in between
-            found.append(mirror_id(tmp_path, make=True))
+        time.sleep(0.2)  # the others come in between
         return secrets.token_hex(size)
 
     instead(monkeypatch, records, secrets, token_hex=token)
-    found.append(mirror_id(tmp_path, make=True))
-    assert found[1] == found[2] == mirror_id(tmp_path, make=False) != ""
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: mirror_id(tmp_path, make=True), range(4)))
+    assert found == {mirror_id(tmp_path, make=False)} != {""}
 
 
 def test_a_record_that_is_written_without_the_lock_is_left_alone(repository: Repository) -> None:

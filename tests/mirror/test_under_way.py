@@ -34,8 +34,8 @@ class Waiting(Watcher):
         def at_a_file() -> list[UnderWay]:
             return [one for one in under_way.now(self._mirror) if one.what != under_way.UPLOAD]
 
-        def progress(_done: int) -> None:
-            wait_for(lambda: bool(at_a_file()))
+        def progress(done: int) -> None:
+            wait_for(lambda: any(one.done or not done for one in at_a_file()))
             self.seen += at_a_file()
 
         return progress

@@ -261,4 +261,3 @@ def test_the_old_system_s_mirror_is_adopted(repository: Repository) -> None:
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert report.removed == (gone,)
     assert (report.rdiffs_made, report.rdiffs_adopted) == (0, 2)
-    assert any(".signatures" in note for note in report.notes)

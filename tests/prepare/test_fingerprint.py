@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from puavo_repository.errors import (
     ImageChangingError,
     ImageError,
     RepositoryError,
-    SettingsError,
     StorageError,
     StorageRefusedError,
 )
@@ -172,7 +169,7 @@ def test_an_image_with_a_damaged_table_is_refused(repository: Repository) -> Non
     content = bytearray(path.read_bytes())
     content[-4096 - 400 :] = os.urandom(4096 + 400)
     path.write_bytes(content)
-    assert "unsquashfs cannot read it" in refused(repository)
+    assert "cannot be read as squashfs" in refused(repository)
 
 
 def test_an_image_that_grows_meanwhile_is_left_for_later(
@@ -260,14 +257,6 @@ def _refuse(code: int) -> None:
     raise OSError(code, os.strerror(code))
 
 
-def test_a_missing_unsquashfs_names_its_package(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repository.add(IMAGE)
-    instead(monkeypatch, stage, shutil, which=lambda *_, **__: None)
-    assert "squashfs-tools" in refused(repository, SettingsError)
-
-
 def test_a_known_image_is_not_read_again(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,44 +320,3 @@ def test_a_file_in_place_of_the_definitions_is_refused(
     image = repository.images / IMAGE
     subprocess.run(["mksquashfs", tmp_path / "tree", image, "-quiet", "-no-progress"], check=True)
     assert "not a plain folder" in refused(repository)
-
-
-def test_a_list_of_definitions_without_end_is_cut_off(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repository.add(IMAGE)
-    monkeypatch.setattr(stage, "_LONGEST_LIST", 100)
-    assert "more than 4096" in refused(repository)
-
-
-def test_unsquashfs_that_takes_too_long_is_tried_again(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repository.add(IMAGE)
-    monkeypatch.setattr(stage, "_TIMEOUT", 0)
-    assert "did not come to an end" in refused(repository, StorageError)
-
-
-def test_a_disk_that_fails_below_unsquashfs_is_not_called_a_damaged_image(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repository.add(IMAGE)
-    done = subprocess.CompletedProcess("", 1, b"", b"read_bytes: read failed: Input/output error")
-    instead(monkeypatch, stage, subprocess, run=lambda *_, **__: done)
-    assert "Input/output error" in refused(repository, StorageError)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_an_image_is_not_called_damaged_where_unsquashfs_was_killed(
-    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    repository.add(IMAGE)
-    program = tmp_path / "unsquashfs"
-    # Who runs the tests may ignore Ctrl-C, as a shell does for what is in the background.
-    kill = f"env --default-signal sh -c 'kill -{number} $$'"
-    program.write_text(f"#!/bin/sh\nexec {kill}\n")
-    program.chmod(0o755)
-    with monkeypatch.context() as patched:
-        patched.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        assert "unsquashfs was ended on it" in refused(repository, StorageError)
-    assert fingerprint(repository.settings(), IMAGE).puavo_conf

@@ -6,8 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from puavo_repository.delta.engine import Between, DeltaEngine, Side, Sink
-from puavo_repository.errors import SettingsError
+from puavo_repository.delta.engine import Between, Side, Sink
 from puavo_repository.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -53,19 +52,3 @@ class AnchorEngine:
 
         given = self.name, self.threads, self.memory, source, target, sink, progress, between
         anchor_engine.delta(*given)
-
-
-def engine_named(name: str, **limits: int) -> DeltaEngine:
-    """Return the engine with a name; ``limits`` are fields of the anchor engine.
-
-    Raises:
-        SettingsError: There is none.
-    """
-    if name not in ENGINES:
-        problem, expected = f"there is none called {name!r}", f"one of {', '.join(ENGINES)}"
-        raise SettingsError("delta engine", problem, expected=expected)
-    if name == "librsync":
-        from puavo_repository.delta.librsync import LibrsyncEngine
-
-        return LibrsyncEngine()
-    return AnchorEngine(name, **limits)

@@ -96,11 +96,6 @@ def call(
     raise _death(subject, doing, remedy, *value) if kind == "died" else value
 
 
-def get_ready() -> None:
-    """Have the helper load what it needs, which takes a second, before the first call."""
-    _helper.start()
-
-
 def _answer(child: Connection) -> Any:
     """Return what a child tells next: of which kind, and what; of silence, that it did nothing.
 
@@ -147,12 +142,6 @@ class _Helper:
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.said = -1  # what it writes to its standard error
-
-    def start(self) -> None:
-        """Start it, if it was not; it may be loading for a while."""
-        with self._lock:
-            if not self._control:
-                self._start()
 
     def fork(self, connection: Connection) -> None:
         """Have a child forked that gets a connection."""

@@ -56,7 +56,7 @@ class DeltaEngine(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name, as ``engine_named`` takes it."""
+        """Its name, as the settings have it."""
 
     @property
     def mark(self) -> str:

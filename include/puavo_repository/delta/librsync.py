@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puavo_repository.delta.engine import Between, Side, Sink, no_sink
-from puavo_repository.errors import DeltaError, SettingsError, StorageError
+from puavo_repository.errors import DeltaError, SettingsError
 from puavo_repository.mirror.digests import IN_USE
 from puavo_repository.progress import Progress, no_progress
 
@@ -67,16 +67,8 @@ def library() -> ctypes.CDLL:
     ):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
-        if result is pointer:
-            function.errcheck = _check_memory
     lib.rs_trace_set_level(0)  # what goes wrong is raised, not printed
     return lib
-
-
-def _check_memory(result: int | None, *_: object) -> int:
-    if not result:
-        raise StorageError(LIBRSYNC, "no memory for a job")
-    return result
 
 
 class LibrsyncEngine:

@@ -6,6 +6,7 @@ An image is read; an rdiff is written, and proven by applying it as clients do.
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 from puavo_repository.delta.engine import (
     Between,
@@ -17,6 +18,7 @@ from puavo_repository.delta.engine import (
 )
 from puavo_repository.delta.librsync import patch
 from puavo_repository.errors import DeltaError, ProofError
+from puavo_repository.formats import puavo_conf
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.mirror import files
 from puavo_repository.mirror.digests import IN_USE, Digester
@@ -29,10 +31,13 @@ _WRITE_BACK = 8 << 20  # bytes of an rdiff that go to the disk together
 
 def read_image(
     path: Path, identity: Identity, engine: DeltaEngine, anchors: Path, progress: Progress
-) -> Digests:
-    """Read an image once: its checksums, and its index for the delta engine, kept at ``anchors``.
+) -> tuple[Digests, dict[str, Any]]:
+    """Read an image once: its checksums and its ``puavo-conf`` definitions, which are returned.
+
+    Its index for the delta engine is kept at ``anchors``.
 
     Raises:
+        ImageError: It is damaged, or its definitions cannot be used.
         ImageChangingError: It is not the one with this ``identity``, or was written meanwhile.
         StorageError, StorageRefusedError: It cannot be read, or the index not written.
     """
@@ -42,6 +47,7 @@ def read_image(
     indexer = engine.indexer(identity.size)
     with Image.open(path) as image:
         check_at_rest(path, identity, image.identity, "while it was read")
+        definitions = puavo_conf.read(path)
 
         def index(_block: memoryview) -> None:
             if indexer is not None:
@@ -57,7 +63,7 @@ def read_image(
         image.check("while it was read")
     if indexer is not None:
         indexer.save(anchors, str(identity), identity.size)
-    return digests
+    return digests, definitions
 
 
 def write_rdiff(

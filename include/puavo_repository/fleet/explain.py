@@ -30,8 +30,8 @@ from puavo_repository.errors import DeltaError, SettingsError, as_storage_error
 from puavo_repository.fleet.advice import kernel_of
 from puavo_repository.fleet.explanation import Cause, Explanation, Item
 from puavo_repository.fleet.same import same_content
-from puavo_repository.fleet.squashfs import RAW, Squashfs, opened
 from puavo_repository.formats.names import source_image
+from puavo_repository.formats.squashfs_files import RAW, Squashfs, opened
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.progress import Progress
 

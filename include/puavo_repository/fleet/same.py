@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from puavo_repository.fleet.squashfs import File, Squashfs
+from puavo_repository.formats.squashfs_files import File, Squashfs
 
 _STEP = 1 << 20  # bytes that are compared at a time
 

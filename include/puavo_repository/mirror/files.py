@@ -139,18 +139,14 @@ def _link(part: Path, path: Path) -> bool:
 
 
 @contextmanager
-def new_file(path: Path, *, claimed: bool = False) -> Iterator[BinaryIO]:
-    """Open a part file for writing; durable under its name when, and only when, all went well.
-
-    Where it is ``claimed``, of two processes that do that at once only one can.
-    """
-    before = seen(path) if claimed else None
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a part file for writing; durable under its name when, and only when, all went well."""
     with part_of(path) as part:
         with create(part) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        claim(part, path, before) if claimed else rename_into_place(part, path)
+        rename_into_place(part, path)
 
 
 def write(path: Path, content: bytes) -> None:

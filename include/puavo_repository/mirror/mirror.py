@@ -9,9 +9,8 @@ import fcntl
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -53,9 +52,6 @@ class Mirror:
         """Hold the mirror's lock; shared by steps that only read, or add files of their own."""
         with as_storage_error(self.root), locks.locked(self.state.lock, holder, shared=shared):
             if not shared:  # what killed runs left behind goes
-                with suppress(OSError):  # it does not ignore all of them
-                    # Images were unpacked there by an earlier version.
-                    shutil.rmtree(self.state.folder / "scratch", ignore_errors=True)
                 kept = (self.state.images, self.state.rdiffs, self.state.failures)
                 ours = (self.state.anchors, *(one.folder for one in kept))
                 for folder in (self.root, self.meta, self.rdiffs, *ours):

@@ -42,12 +42,13 @@ from pydantic import AfterValidator, Field
 from puavo_repository.errors import PermanentError, RepositoryError, printable
 from puavo_repository.formats.metadata import Digests
 from puavo_repository.formats.names import LONGEST
-from puavo_repository.mirror import files, published, space
+from puavo_repository.mirror import files, locks, published, space
 from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.store import FOLDER, Record, Records, Stored
 
 logger = logging.getLogger(__name__)
 
+_ID = re.compile(rb"[0-9a-f]{32}\n")
 ADOPTED = "adopted"  # in place of the engine of an rdiff that another system made
 
 
@@ -207,16 +208,11 @@ class State:
 
 def mirror_id(mirror: Path, *, make: bool) -> str:
     """Return the random id by which a remote knows this mirror; empty where none is to be made."""
-    path = State(mirror).folder / "id"
+    state = State(mirror)
+    path = state.folder / "id"
+    if make and not _ID.fullmatch(files.read(path) or b""):
+        with locks.locked(state.metadata_lock, "naming the mirror", wait=True):
+            if not _ID.fullmatch(files.read(path) or b""):  # else another publisher was faster
+                files.write(path, f"{secrets.token_hex(16)}\n".encode())
     found = files.read(path) or b""
-    if not re.fullmatch(rb"[0-9a-f]{32}\n", found):
-        if not make:
-            return ""
-        try:
-            with files.new_file(path, claimed=True) as stream:
-                stream.write(f"{secrets.token_hex(16)}\n".encode())
-        except RepositoryError:
-            if files.read(path) == found:  # else another publisher was faster
-                raise
-        return mirror_id(mirror, make=False)
-    return found.decode().strip()
+    return found.decode().strip() if _ID.fullmatch(found) else ""

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from puavo_repository.errors import PermanentError
-from puavo_repository.mirror import files
-from puavo_repository.mirror.files import Identity
 from puavo_repository.mirror.mirror import Mirror
 from puavo_repository.mirror.records import ADOPTED, Failure
 from puavo_repository.prepare.configure import configure
@@ -178,11 +176,6 @@ def _notes(settings: Settings, copies: int, too_large: int) -> Iterator[str]:
     if unlisted:
         names = ", ".join(unlisted[:3]) + ("…" if len(unlisted) > 3 else "")
         yield f"{count(len(unlisted), 'image')} in no configured series: {names}"
-    signatures = mirror / ".signatures"
-    if signatures.is_dir():
-        found = [Identity.at(path) for path in files.listed(signatures, "*")]
-        size = format_bytes(sum(one.size for one in found if one is not None))
-        yield f"{signatures} of the old system ({size}) is not needed any more"
     if copies:
         links = f"hard links from {folder} to {mirror} are not possible"
         yield f"{count(copies, 'image')} copied: {links}"

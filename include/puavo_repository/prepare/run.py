@@ -13,7 +13,7 @@ from functools import partial
 from threading import Event
 from typing import TypeVar
 
-from puavo_repository.delta import contained
+from puavo_repository.delta import librsync
 from puavo_repository.errors import MassDeleteError, RepositoryError, SettingsError
 from puavo_repository.mirror import files
 from puavo_repository.mirror.mirror import Mirror
@@ -47,48 +47,37 @@ def dry_run(settings: Settings) -> Plan:
 def prepare(settings: Settings, usual: Watcher, holder: str) -> Report:
     """Bring the mirror up to date; ``holder`` is who takes its lock.
 
-    What fails for single images and rdiffs is in the report.
+    What fails for single images and rdiffs is told when it does, and is in the report.
     """
     begun = time.time()
     mirror = Mirror(settings.mirror_dir)
     if not files.exists(mirror.state.folder):
         describe.guard(settings, look(settings))  # before even a folder is made
-    errors: list[str] = []
-    told: set[str] = set()
-    try:
-        with mirror.locked(holder), Recorder(mirror.root, "prepare", "", usual) as watcher:
-            plan = look(settings)
-            if plan.has_work:
-                contained.get_ready()
-            removed = describe.clean(settings, plan)
-            notes = configure.configure(settings, plan.inventory).notes
-            undertaken = _make(settings, plan, watcher, errors)
-            plan = look(settings) if undertaken else plan
-            removed += describe.describe(settings, undertaken, plan)
-            done = report(settings, begun, removed=removed, notes=notes)
-            told.update(failure.message for failure in done.failures)
-            return done
-    finally:
-        # What no report tells: of a run that was ended, of a file that changed again.
-        for error in dict.fromkeys(errors):
-            if error not in told:
-                logger.error("%s", error)
+    with mirror.locked(holder), Recorder(mirror.root, "prepare", "", usual) as watcher:
+        plan = look(settings)
+        removed = describe.clean(settings, plan)
+        notes = configure.configure(settings, plan.inventory).notes
+        undertaken = _make(settings, plan, watcher)
+        plan = look(settings) if undertaken else plan
+        removed += describe.describe(settings, undertaken, plan)
+        return report(settings, begun, removed=removed, notes=notes)
 
 
-def _make(settings: Settings, plan: Plan, watcher: Watcher, errors: list[str]) -> set[str]:
+def _make(settings: Settings, plan: Plan, watcher: Watcher) -> set[str]:
     """Read the images and make the rdiffs that are missing; return which those were."""
-    errors += [failure.message for failure in plan.failures]
+    for failure in plan.failures:
+        watcher.fail(failure.message)
     if plan.has_work:
-        fingerprint.check_tools()
+        librsync.library()  # that it is installed is seen before hours of work
     sizes = {name: image.size for name, image in plan.inventory.images.items()}
     images = {name: sizes[name] for name in plan.to_read}
     workers = settings.cores // _FINGERPRINT_THREADS + _SPARE
     read = partial(fingerprint.fingerprint, settings)
-    _each("fingerprint", images, read, workers, watcher, errors)
+    _each("fingerprint", images, read, workers, watcher)
     pairs = (look(settings) if images else plan).to_make
     work = {pair: 2 * sizes.get(pair.target, 0) for pair in pairs}
     workers = settings.cores // settings.delta_engine().threads + _SPARE if pairs else 1
-    _each("diff", work, partial(diff.diff, settings), workers, watcher, errors)
+    _each("diff", work, partial(diff.diff, settings), workers, watcher)
     return {*images, *(pair.rdiff for pair in pairs)}
 
 
@@ -98,9 +87,8 @@ def _each(
     step: Callable[[T, Progress], object],
     workers: int,
     watcher: Watcher,
-    errors: list[str],
 ) -> None:
-    """Do a step for each item of so many bytes of work, and take note of what fails."""
+    """Do a step for each item of so many bytes of work, and tell what fails."""
     if not work:
         return
     tell = watcher.begin(stage, sum(work.values()), len(work))
@@ -121,7 +109,7 @@ def _each(
         except SettingsError:
             raise  # the same for every item: the run ends
         except RepositoryError as error:
-            errors.append(str(error))
+            watcher.fail(str(error))
         except Exception:
             logger.exception("%s failed for %s", stage, getattr(item, "rdiff", item))
         tell(left)

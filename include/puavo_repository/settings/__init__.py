@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from puavo_repository.cores import cores
-from puavo_repository.delta import engine_named
+from puavo_repository.delta import AnchorEngine
 from puavo_repository.delta.engine import DeltaEngine
+from puavo_repository.delta.librsync import LibrsyncEngine
 from puavo_repository.errors import SettingsError, as_storage_error
 from puavo_repository.formats import defaults_mk
 from puavo_repository.language import _, gettext
@@ -59,7 +60,9 @@ class Settings(Model):
 
     def delta_engine(self) -> DeltaEngine:
         """Return what makes the rdiffs."""
-        return engine_named(self.engine, threads=self.cores, memory=self.memory << 20)
+        if self.engine == "librsync":
+            return LibrsyncEngine()
+        return AnchorEngine(self.engine, threads=self.cores, memory=self.memory << 20)
 
 
 @as_storage_error("a folder of the settings")

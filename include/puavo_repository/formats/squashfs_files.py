@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from puavo_repository.errors import ImageError, as_storage_error
-from puavo_repository.fleet.decompress import decompressor
-from puavo_repository.formats import squashfs
+from puavo_repository.formats.decompress import decompressor
+from puavo_repository.formats.squashfs import REPLACE, SUPERBLOCK, check
 
-_SUPERBLOCK = struct.Struct("<5I6H8Q")
 _BASE = struct.Struct("<HHHHII")
 _DIRECTORY, _LONG_DIRECTORY = struct.Struct("<IIHHI"), struct.Struct("<IIIIHHI")
 _FILE, _LONG_FILE = struct.Struct("<IIII"), struct.Struct("<QQQIIII")
 _LISTING, _ENTRY = struct.Struct("<III"), struct.Struct("<HhHH")
 _FRAGMENT, _INDEX, _LENGTH = struct.Struct("<QII"), struct.Struct("<Q"), struct.Struct("<H")
-_IS_DIRECTORY, _IS_FILE, _LONG = 1, 2, 7  # types of inodes; with a long one so much more
+IS_DIRECTORY, IS_FILE, _LONG = 1, 2, 7  # types of inodes; with a long one so much more
 _INODES, _DIRECTORIES = "inode table", "directory table"
 _BLOCK = 8192  # bytes of a block of a table, unpacked
 _RAW_BLOCK, RAW = 1 << 15, 1 << 24  # this block of a table, of a file is not compressed
@@ -61,13 +60,10 @@ class Squashfs:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.size = os.fstat(descriptor).st_size
-        head = os.pread(descriptor, squashfs.SUPERBLOCK_SIZE, 0)
-        self.used = squashfs.bytes_used(head)
-        if self.used > self.size:
-            raise ValueError(f"it has {self.size} bytes of {self.used}")
+        head = os.pread(descriptor, SUPERBLOCK.size, 0)
         (_, _, _, self.block_size, self._fragment_count, self.compression, _, self._flags, ids,
-         _, _, self._root, _, self._ids, self._xattrs, self._inode_start, self._directory_start,
-         self._fragment_start, self._lookup) = _SUPERBLOCK.unpack(head)  # fmt: skip
+         _, _, root, self.used, self._ids, self._xattrs, self._inode_start, self._directory_start,
+         self._fragment_start, self._lookup) = SUPERBLOCK.unpack(head)  # fmt: skip
         if self.block_size not in {1 << power for power in range(12, 21)}:
             raise ValueError(f"its blocks have {self.block_size} bytes")
         self._decompress = decompressor(self.compression)
@@ -75,13 +71,14 @@ class Squashfs:
         tables = {one.name: one for one in self.segments}
         self._inodes, self._inode_blocks = self._table(tables[_INODES])
         self._listings, self._listing_blocks = self._table(tables[_DIRECTORIES])
+        self._root = self._inode_blocks[root >> 16] + (root & 0xFFFF)
         self.fragments = list(self._read_fragments())
         kept = max(2, _CACHED // self.block_size)
         self._fragment: Callable[[int], bytes] = lru_cache(kept)(self._unpacked_fragment)
 
     def _find_segments(self, ids: int) -> Iterator[Segment]:
         """Yield the superblock and the tables."""
-        head = squashfs.SUPERBLOCK_SIZE
+        head = SUPERBLOCK.size
         if self._flags & _OPTIONS:
             head += 2 + (_LENGTH.unpack(self.read(head, 2))[0] & ~_RAW_BLOCK)
         yield Segment(0, head, "superblock")
@@ -152,13 +149,24 @@ class Squashfs:
         data = self.read(start, word & ~RAW)
         return data if word & RAW else self._decompress(data, self.block_size)
 
+    def folder(self, path: str) -> Iterator[tuple[str, int, int]]:
+        """Yield of all in a folder its name, type and what ``file`` takes; of none, nothing.
+
+        No link on the way to it is followed.
+        """
+        kind, at = IS_DIRECTORY, self._root
+        for part in path.split("/"):
+            inside = self._entries(self._listing(at)) if kind == IS_DIRECTORY else ()
+            kind, at = next((one[1:] for one in inside if one[0] == part), (0, 0))
+        if kind == IS_DIRECTORY:
+            yield from self._entries(self._listing(at))
+
     def walk(self) -> Iterator[tuple[str, int]]:
         """Yield each plain file's path and what ``file`` takes; of several links, each."""
-        waiting = [("", self._root >> 16, self._root & 0xFFFF)]
+        waiting = [("", self._root)]
         seen, left = set(), len(self._listings)
         while waiting:
-            folder, block, offset = waiting.pop()
-            at = self._inode_blocks[block] + offset
+            folder, at = waiting.pop()
             if at in seen:
                 raise ValueError(f"the folder {folder} is in it twice")
             seen.add(at)
@@ -167,22 +175,22 @@ class Squashfs:
             if left < 0:  # else each of many folders might have all entries of a large one
                 raise ValueError("its folders share their lists")
             folders = []
-            for kind, block, offset, name in self._entries(listing):
-                path = f"{folder}/{os.fsdecode(name)}"
+            for name, kind, inside in self._entries(listing):
+                path = f"{folder}/{name}"
                 if len(path) > _LONGEST_PATH:
                     raise ValueError("a path in it is too long")
-                if kind == _IS_DIRECTORY:
-                    folders.append((path, block, offset))
-                elif kind == _IS_FILE:
-                    yield path, self._inode_blocks[block] + offset
+                if kind == IS_DIRECTORY:
+                    folders.append((path, inside))
+                elif kind == IS_FILE:
+                    yield path, inside
             waiting += reversed(folders)
 
     def _listing(self, at: int) -> memoryview:
         """Return the list of a folder by its inode."""
         kind = _BASE.unpack_from(self._inodes, at)[0]
-        if kind == _IS_DIRECTORY:
+        if kind == IS_DIRECTORY:
             block, _, size, offset, _ = _DIRECTORY.unpack_from(self._inodes, at + _BASE.size)
-        elif kind == _IS_DIRECTORY + _LONG:
+        elif kind == IS_DIRECTORY + _LONG:
             _, size, block, _, _, offset, _ = _LONG_DIRECTORY.unpack_from(
                 self._inodes, at + _BASE.size
             )
@@ -195,9 +203,8 @@ class Squashfs:
             raise ValueError("the list of a folder goes beyond its table")
         return memoryview(self._listings)[start : start + size - 3]
 
-    @staticmethod
-    def _entries(listing: memoryview) -> Iterator[tuple[int, int, int, bytes]]:
-        """Yield of each entry its type, its inode's block and offset there, and its name."""
+    def _entries(self, listing: memoryview) -> Iterator[tuple[str, int, int]]:
+        """Yield of each entry its name, its type, and where its inode lies in their table."""
         at = 0
         while at < len(listing):
             count, block, _ = _LISTING.unpack_from(listing, at)
@@ -205,16 +212,17 @@ class Squashfs:
             for _ in range(count + 1):
                 offset, _, kind, length = _ENTRY.unpack_from(listing, at)
                 at += _ENTRY.size + length + 1
-                yield kind, block, offset, bytes(listing[at - length - 1 : at])
+                name = os.fsdecode(bytes(listing[at - length - 1 : at]))
+                yield name, kind, self._inode_blocks[block] + offset
 
     def file(self, at: int) -> File:
         """Return a file by the place of its inode in their table."""
         kind = _BASE.unpack_from(self._inodes, at)[0]
         at += _BASE.size
-        if kind == _IS_FILE:
+        if kind == IS_FILE:
             start, fragment, offset, size = _FILE.unpack_from(self._inodes, at)
             at += _FILE.size
-        elif kind == _IS_FILE + _LONG:
+        elif kind == IS_FILE + _LONG:
             start, size, _, _, fragment, offset, _ = _LONG_FILE.unpack_from(self._inodes, at)
             at += _LONG_FILE.size
         else:
@@ -263,11 +271,12 @@ def opened(path: Path) -> Iterator[Squashfs]:
     """
     with as_storage_error(path), path.open("rb", buffering=0) as stream:
         try:
+            check(path, stream.fileno())
             yield Squashfs(stream.fileno())
         except (ValueError, LookupError, struct.error, OverflowError, MemoryError) as error:
             raise ImageError(
                 path,
-                "this image cannot be read as squashfs",
+                "this image is damaged: it cannot be read as squashfs",
                 found=str(error) or type(error).__name__,
-                remedy="Replace it by a whole image",
+                remedy=REPLACE,
             ) from error
