@@ -1,7 +1,7 @@
 """The compressions of squashfs, each with a limit of what comes out: a block is foreign bytes.
 
-lzo and zstd come from the C libraries that squashfs-tools itself needs, by the functions that check
-every length; zlib and xz from Python. lz4 is not read: Puavo packs by lzo.
+lzo, lz4 and zstd come from the C libraries that squashfs-tools itself needs, by the functions that
+check every length; zlib and xz from Python.
 """
 
 import ctypes
@@ -54,6 +54,14 @@ def _lzo(data: bytes, most: int) -> bytes:
     return ctypes.string_at(out, length.value)
 
 
+def _lz4(data: bytes, most: int) -> bytes:
+    out = ctypes.create_string_buffer(most)
+    function = _function("liblz4.so.1", "LZ4_decompress_safe", _INT, _BYTES, _POINTER, _INT, _INT)
+    if (length := function(data, out, len(data), most)) < 0:
+        raise ValueError(f"lz4 ends with {length}")
+    return ctypes.string_at(out, length)
+
+
 def _zstd(data: bytes, most: int) -> bytes:
     types = _SIZE, _POINTER, _SIZE, _BYTES, _SIZE
     out = ctypes.create_string_buffer(most)
@@ -81,4 +89,4 @@ def _ended(reader: Any, data: bytes, most: int) -> bytes:
     return out
 
 
-_KINDS: dict[int, Decompress] = {1: _zlib, 3: _lzo, 4: _xz, 6: _zstd}
+_KINDS: dict[int, Decompress] = {1: _zlib, 3: _lzo, 4: _xz, 5: _lz4, 6: _zstd}
