@@ -197,11 +197,12 @@ def engine(
 
 
 def _serve() -> None:
-    from puavo_repository.delta import engine_named, work
+    from puavo_repository.delta import AnchorEngine, work
     from puavo_repository.delta.engine import Side
+    from puavo_repository.delta.librsync import LibrsyncEngine
 
     name, *files, anchors, prove = json.load(sys.stdin)
-    made = engine_named(name)
+    made = LibrsyncEngine() if name == "librsync" else AnchorEngine(name)
     paths = [Path(file) for file in files]
     source, target = (
         _side(made, path, Path(anchors)) if anchors else Side(path) for path in paths[:2]

@@ -9,8 +9,9 @@ import pytest
 
 from delta.fuzz import kept, make
 from delta.pairs import noise
-from puavo_repository.delta import AnchorEngine, anchor_engine, engine_named
+from puavo_repository.delta import AnchorEngine, anchor_engine
 from puavo_repository.delta.engine import Between
+from puavo_repository.delta.librsync import LibrsyncEngine
 from puavo_repository.errors import DeltaError, RepositoryError
 from puavo_repository.formats.rdiff import END, MAGIC
 
@@ -31,7 +32,7 @@ def images(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 def between(images: tuple[Path, Path, Path]) -> Between:
     old, middle, last = images
-    rdiffs = make(ENGINE, old, middle), make(engine_named("librsync"), middle, last)
+    rdiffs = make(ENGINE, old, middle), make(LibrsyncEngine(), middle, last)
     return Between(kept(ENGINE, middle), len(MIDDLE), *rdiffs)
 
 
