@@ -88,6 +88,7 @@ def create_app(
         redoc_url=None,
     )
     explainer, reader = Explainer(lambda: place().mirror), lru_cache(maxsize=1)(Reader)
+    offered = view.Offered()
 
     def look(found: tuple[list[Run], list[Dag]] = Depends(known)) -> Repository:
         """Look at the mirror; a set-up that cannot be used is shown like any other problem."""
@@ -99,7 +100,7 @@ def create_app(
             failure = Failure.of(error.subject, "settings", error)
             here = Place(Path("?"))
             disk = Disk(here.mirror, exists=True, failures={failure.name: failure})
-        return view.repository(disk, *found, here)
+        return view.repository(disk, *found, here, offered=offered)
 
     # The others are in English.
     pages = APIRouter(dependencies=[Depends(speak)], include_in_schema=False)
