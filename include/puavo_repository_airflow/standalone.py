@@ -72,7 +72,7 @@ def main() -> int:
         )
         return started[0].wait()
     except KeyboardInterrupt:
-        _say("Stopping Airflow")
+        _say(f"Stopping Airflow; what it runs has {_GRACE} s to end")
         return 0
     finally:
         on_ends(signal.SIG_IGN)
