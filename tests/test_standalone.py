@@ -1,4 +1,4 @@
-"""Airflow for one person leaves nothing behind, however it is ended."""
+"""Airflow that a person starts leaves nothing behind, however it is ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.repository import environment
+from support.repository import ROOT, environment
 from support.servers import free_port
 
 # It says who it is, and takes a second to end.
@@ -42,6 +42,32 @@ def start_and_end(*given):
 
 standalone._start = start_and_end
 sys.exit(standalone.main())
+"""
+
+# Is at some point of its way when it is told to end, and takes a second to take all away again.
+DISTRIBUTED = """
+import sys, time
+from contextlib import contextmanager
+from pathlib import Path
+from support import distributed
+
+def here(*_given, **_more):
+    Path("here").touch()
+    time.sleep(60)
+
+@contextmanager
+def cluster(*_given, **_more):
+    try:
+        yield here()
+    finally:
+        time.sleep(1)
+        Path("ended").touch()
+
+sys.argv[1:], point = ["2", "namespaces"], sys.argv[1]
+distributed.cluster = cluster
+if point == "clearing":
+    distributed.shutil.rmtree = here
+sys.exit(distributed.main())
 """
 
 
@@ -99,6 +125,24 @@ def test_a_part_that_has_just_been_started_ends_as_well(tmp_path: Path) -> None:
     with standalone(tmp_path, program=("-c", INTERRUPTED)) as (process, parts):
         assert process.wait(30) == 0
         assert [pid for pid in parts if Path(f"/proc/{pid}").exists()] == []
+
+
+@pytest.mark.parametrize("point", ["clearing", "up"])
+def test_several_machines_end_in_peace(tmp_path: Path, point: str) -> None:
+    given = {"AIRFLOW_HOME": str(tmp_path / "home"), "PUAVO_REPOSITORY_IMAGE_DIR": str(tmp_path)}
+    here = environment(**given)
+    here["PYTHONPATH"] = f"{ROOT}/tests:{here['PYTHONPATH']}"
+    command = ["env", "--default-signal=INT,HUP,TERM", sys.executable, "-c", DISTRIBUTED, point]
+    with subprocess.Popen(command, env=here, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        while not (tmp_path / "here").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGHUP):
+            process.send_signal(number)
+            time.sleep(0.3)
+        assert process.communicate(timeout=30)[1] == b""
+    assert process.returncode == 0
+    assert (tmp_path / "ended").exists() == (point == "up")
 
 
 def test_it_outlives_its_terminal_where_that_was_asked_for(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def main() -> int:
     home.mkdir(parents=True, exist_ok=True)
     log = home / "standalone.log"
     _say(f"Starting Airflow; its output is in {log}")
-    _on_ends(_interrupted)  # a terminal that is closed, too, is as Ctrl-C
+    on_ends(interrupted)  # a terminal that is closed, too, is as Ctrl-C
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])  # free
     tasks_url = f"http://127.0.0.1:{port}/execution/"
@@ -52,12 +52,12 @@ def main() -> int:
                 migrate = ["airflow", "db", "migrate"]
                 subprocess.run(migrate, stdout=output, stderr=output, check=False)
             # Each in a session of its own, which ends as a whole; none is started and not noted.
-            _on_ends(lambda number, _frame: told_to_end.append(number))
+            on_ends(lambda number, _frame: told_to_end.append(number))
             started.append(_start(output, "standalone"))
             started.append(_start(output, "api-server", "--apps", "execution", "--port", port))
-        _on_ends(_interrupted)
+        on_ends(interrupted)
         if told_to_end:
-            _interrupted(told_to_end[0], None)
+            interrupted(told_to_end[0], None)
         if not _comes_up(started, url, tasks_url):
             end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
             _say(f"Airflow did not come up; the end of {log}:\n{end}")
@@ -72,10 +72,10 @@ def main() -> int:
         )
         return started[0].wait()
     except KeyboardInterrupt:
-        _say("Stopping Airflow")
+        _say(f"Stopping Airflow; what it runs has {_GRACE} s to end")
         return 0
     finally:
-        _on_ends(signal.SIG_IGN)
+        on_ends(signal.SIG_IGN)
         for process in started:
             _end(process)
 
@@ -85,15 +85,16 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _on_ends(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+def on_ends(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     """Have every signal that ends this process handled so; what ``nohup`` ignores stays ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
 
 
-def _interrupted(_number: int, _frame: FrameType | None) -> None:
-    _on_ends(signal.SIG_IGN)  # who presses Ctrl-C again would leave the rest running
+def interrupted(_number: int, _frame: FrameType | None) -> None:
+    """End the program as Ctrl-C does, once: while it ends, nothing interrupts it again."""
+    on_ends(signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

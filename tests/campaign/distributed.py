@@ -27,6 +27,7 @@ from pathlib import Path
 
 from campaign.nights import Watch
 from campaign.story import KINDS, TASKS, Story, machines
+from campaign.terminal import until_ended
 from support.airflow_server import AUDIT, PREPARE, PUBLISH
 
 SILENCE = 150  # seconds without a sign of life; Airflow gives a task up after 120
@@ -202,4 +203,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_ended(main))

@@ -284,6 +284,8 @@ def _live(
         os._exit(UNEXPECTED)
 
     signal.signal(signal.SIGTERM, told)
+    # Ctrl-C, by who ends the campaign: nobody listens any more.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(UNEXPECTED))
     contained.call = _called_here
     logging.getLogger().handlers = [Handler()]
     threading.excepthook = lambda found: tell(_trace(found.exc_value)) and None

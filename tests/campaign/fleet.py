@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from campaign.terminal import until_ended
 from puavo_repository.fleet import fold
 from puavo_repository.fleet.policies import lines
 from support.fleet import offer
@@ -96,4 +97,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_ended(main))

@@ -16,6 +16,7 @@ The oracle knows only what clients, operators and others rely on:
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import shutil
@@ -40,6 +41,7 @@ from hypothesis.stateful import (
 from campaign.disturbed import Kill, run
 from campaign.faults.fault import GRACE
 from campaign.nights import AT_ONCE, KEPT, Nights, differences, prepare, publish, step_back, told
+from campaign.terminal import show, until_ended
 from puavo_repository.audit.local import local
 from puavo_repository.audit.report import Severity
 from puavo_repository.errors import RepositoryError
@@ -391,8 +393,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
     options = parser.parse_args()
     print(f"state machine: seed {options.seed}, {options.examples} examples", flush=True)
-    hypothesis.seed(options.seed)(Repositories)
-    run_state_machine_as_test(Repositories, settings=settings(options.examples, options.steps))
+    begun = itertools.count(1)
+
+    class Shown(Repositories):
+        def __init__(self) -> None:
+            super().__init__()
+            show(f"example {next(begun)} of {options.examples}")
+
+    hypothesis.seed(options.seed)(Shown)
+    run_state_machine_as_test(Shown, settings=settings(options.examples, options.steps))
+    show("")
     return 0
 
 
@@ -409,4 +419,4 @@ def settings(examples: int, count: int) -> hypothesis.settings:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_ended(main))

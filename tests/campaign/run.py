@@ -23,6 +23,7 @@ from pathlib import Path
 from campaign.airflow_kills import AirflowKilled, SchedulerKilled
 from campaign.faults import EACH, FAULTS, Fault
 from campaign.nights import Nights, Watch
+from campaign.terminal import show, until_ended
 
 # Minutes each: not in the suite.
 AIRFLOW: dict[str, type[Fault]] = {
@@ -68,7 +69,7 @@ class Row:
         )
 
 
-def campaign(name: str, home: Path, tries: int, seed: int) -> Row:
+def campaign(name: str, home: Path, tries: int, seed: int, place: str = "") -> Row:
     """Try one fault.
 
     Args:
@@ -76,6 +77,7 @@ def campaign(name: str, home: Path, tries: int, seed: int) -> Row:
         home: An empty folder.
         tries: How often.
         seed: Decides all that chance decides.
+        place: Of the fault among others, to be shown.
     """
     kind, row, begun = EVERY[name], Row(name), time.monotonic()
     row.why_not = kind.why_not()
@@ -86,6 +88,7 @@ def campaign(name: str, home: Path, tries: int, seed: int) -> Row:
     fault = kind(nights, watch, home)
     with watch, fault.ready():
         for number in range(tries):
+            show(f"{place}{name}: night {number + 1} of at most {tries}")
             lost = _try(fault, row)
             row.tries += 1
             if lost:
@@ -121,10 +124,12 @@ def main() -> int:
     print("| fault | tries | struck | survived | lost | walks | time | what was lost |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     lost: dict[str, list[str]] = {}
-    for name in options.fault:
+    for number, name in enumerate(options.fault, 1):
         with tempfile.TemporaryDirectory(prefix="campaign-") as home:
             tries = options.tries or TRIES.get(name, FEWER)
-            row = campaign(name, Path(home), tries, options.seed)
+            place = f"{number} of {len(options.fault)}, "
+            row = campaign(name, Path(home), tries, options.seed, place)
+        show("")
         print(row, flush=True)
         lost |= {f"{name}, try {number}": lines for number, lines in row.lost.items()}
     for where, lines in lost.items():
@@ -133,4 +138,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_ended(main))

@@ -13,6 +13,7 @@ import pytest
 
 from campaign.faults import FAMILIES, FAULTS
 from campaign.run import campaign
+from campaign.terminal import until_ended
 
 SEED = 20261123
 DRAWN = random.Random(os.environ["SUITE_SEED"])  # conftest.py draws and prints it
@@ -34,3 +35,12 @@ def test_a_run_that_is_disturbed_loses_nothing(tmp_path: Path, fault: str) -> No
         if row.struck:
             return
     pytest.fail("this fault never strikes")
+
+
+def test_who_ends_the_campaign_reads_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        raise KeyboardInterrupt
+
+    assert until_ended(main) == 130
+    assert capsys.readouterr().err == "Ended\n"
+    assert until_ended(lambda: 1) == 1

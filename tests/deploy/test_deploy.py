@@ -22,6 +22,8 @@ DEPLOY = ROOT / "deploy"
 FILE = DEPLOY / "puavo-repository.env"
 MACHINES = DEPLOY / "puavo-repository-machines.env"
 UNITS = DEPLOY / "systemd"
+# What Debian's packages bring, and workers reach by the network.
+DAEMONS = ["postgresql@.service", "redis-server.service"]
 # What systemd itself brings, and the units refer to.
 SYSTEM = ["basic", "sysinit", "shutdown", "network-online", "multi-user"]
 
@@ -62,17 +64,27 @@ def test_systemd_reads_the_units(tmp_path: Path) -> None:
     shutil.copytree(UNITS, system)
     for name in SYSTEM:
         (system / f"{name}.target").write_text("[Unit]\nDescription=a stub\n")
+    for name in DAEMONS:
+        (system / name).write_text("[Service]\nExecStart=/bin/true\n")
     for program in re.findall(
-        r"^Exec\w+=(\S+)", "".join(map(read, UNITS.glob("*.service"))), re.MULTILINE
+        r"^Exec\w+=(\S+)", "".join(map(read, system.glob("*.service"))), re.MULTILINE
     ):
         (tmp_path / program[1:]).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / program[1:]).write_text("#!/bin/sh\n")
         (tmp_path / program[1:]).chmod(0o755)
     names = [path.name for path in UNITS.iterdir() if path.is_file()]
     assert len(names) == 9
+    names += [name.replace("@", "@15-main") for name in DAEMONS]
     verify = ["systemd-analyze", "verify", f"--root={tmp_path}", *names]
     done = subprocess.run(verify, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_what_listens_on_an_address_is_started_when_that_is_there() -> None:
+    for name in DAEMONS:
+        (more,) = (UNITS / f"{name}.d").iterdir()
+        assert "\nAfter=network-online.target\n" in read(more)
+        assert "\nWants=network-online.target\n" in read(more)
 
 
 def listed(target: str, word: str) -> set[str]:

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from puavo_repository_airflow.standalone import interrupted, on_ends
 from support.kernels import Kernel, ganesha
 from support.machines import Machine, Network, end, network, storage_address
 
@@ -257,12 +257,12 @@ def main() -> int:
         print(f"error: MACHINES={sys.argv[2]}: one of {', '.join(KINDS)}", file=sys.stderr)
         return 2
     folder = Path(os.environ["AIRFLOW_HOME"])
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    ours = _given()
-    print(f"Starting PostgreSQL, Redis and Airflow; their output is in {folder}", flush=True)
+    on_ends(interrupted)  # once: who presses Ctrl-C again would leave the network behind
     try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        ours = _given()
+        print(f"Starting PostgreSQL, Redis and Airflow; their output is in {folder}", flush=True)
         with cluster(folder, _shared(ours), KINDS[sys.argv[2]], **ours) as made:
             made.migrate()
             for _ in range(int(sys.argv[1])):
