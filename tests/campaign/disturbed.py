@@ -284,7 +284,7 @@ def _live(
         os._exit(UNEXPECTED)
 
     signal.signal(signal.SIGTERM, told)
-    contained.call = _called_here
+    contained.call, contained.get_ready = _called_here, _nothing
     logging.getLogger().handlers = [Handler()]
     threading.excepthook = lambda found: tell(_trace(found.exc_value)) and None
     gate.wait()
@@ -316,6 +316,10 @@ def _called_here(
     that forks its processes need not be started, which takes a second.
     """
     return work(*given, progress)
+
+
+def _nothing() -> None:
+    """Stand for ``contained.get_ready``."""
 
 
 def _trace(error: BaseException | None) -> str:
