@@ -265,6 +265,7 @@ def test_another_run_is_named(repository: Repository) -> None:
     assert repository.command().returncode == 0
 
 
+@pytest.mark.alike(1)
 @pytest.mark.parametrize(
     ("removal", "package"),
     [
