@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ TOGETHER = {
     "tests/end_to_end/test_ui.py": "ui",
     "tests/end_to_end/test_distributed.py": "distributed",
     "tests/dags/": "airflow",
+    "tests/deploy/test_deploy.py::test_every_option_of_airflow": "airflow",
     "tests/test_notify.py": "airflow",
+    "tests/test_summary.py": "airflow",
     "tests/test_tasks.py": "airflow",
     "tests/web/test_plugin.py": "airflow",
     "tests/web/test_browser": "browser",
@@ -64,36 +67,78 @@ def _group(nodeid: str) -> str:
     return next((group for place, group in TOGETHER.items() if nodeid.startswith(place)), nodeid)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    text = "alike(number): draw so many of this test's cases; the others another time"
+    config.addinivalue_line("markers", text)
+
+
+@pytest.hookimpl(trylast=True)  # of what was asked for by -k and -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("every_way"):
-        _draw_ways(config, items)
+        kept = _alike(_ways(items))
+        dropped = set(items).difference(kept)
+        config.hook.pytest_deselected(items=[item for item in items if item in dropped])
+        items[:] = kept
     order = list(TOGETHER.values())
     groups = {item: _group(item.nodeid) for item in items}
     items.sort(key=lambda item: order.index(groups[item]) if groups[item] in order else len(order))
 
 
+def pytest_collection_finish() -> None:
+    """Have what is loaded now left alone by the garbage collector: a tenth of the tests' time."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    text = "have each test for all ways to reach a remote, not for one that is drawn"
+    text = "have each test for all ways to reach a remote, and all of its cases that are alike"
     parser.addoption("--every-way", action="store_true", help=text)
 
 
-def _draw_ways(config: pytest.Config, items: list[pytest.Item]) -> None:
+def _ways(items: list[pytest.Item]) -> list[pytest.Item]:
     """Of a test that is for several ways to reach a remote, keep one; the others another time.
 
     What each way has to keep is in tests/remote, for all of them; ``make campaign`` has all.
     """
-    ways: dict[tuple[str, ...], list[pytest.Item]] = {}
+
+    def case(item: pytest.Item) -> Hashable:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if "target" not in params or item.nodeid.startswith("tests/remote/"):
+            return item
+        # Their indices would tell all cases apart: they count on from one way to the next.
+        others = ((name, id(value)) for name, value in params.items() if name != "target")
+        return (item.nodeid.split("[")[0], *others)
+
+    return _drawn(items, case, lambda _item: 1)
+
+
+def _alike(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Of the cases of a test that are alike, keep as many as it says; ``make campaign`` has all."""
+
+    def test(item: pytest.Item) -> Hashable:
+        return item.nodeid.split("[")[0] if item.get_closest_marker("alike") else item
+
+    def number(item: pytest.Item) -> int:
+        marker = item.get_closest_marker("alike")
+        return int(marker.args[0]) if marker else 1
+
+    return _drawn(items, test, number)
+
+
+def _drawn(
+    items: list[pytest.Item],
+    key: Callable[[pytest.Item], Hashable],
+    number: Callable[[pytest.Item], int],
+) -> list[pytest.Item]:
+    """Of the items that have the same key keep so many."""
+    alike: dict[Hashable, list[pytest.Item]] = {}
     for item in items:
-        params = getattr(getattr(item, "callspec", None), "indices", {})
-        if "target" in params and not item.nodeid.startswith("tests/remote/"):
-            others = (f"{name}={index}" for name, index in params.items() if name != "target")
-            ways.setdefault((item.nodeid.split("[")[0], *others), []).append(item)
-    dropped: set[pytest.Item] = set()
-    for name, alike in ways.items():
-        kept = random.Random(f"{os.environ['SUITE_SEED']} {name}").choice(alike)
-        dropped.update(item for item in alike if item is not kept)
-    config.hook.pytest_deselected(items=list(dropped))
-    items[:] = [item for item in items if item not in dropped]
+        alike.setdefault(key(item), []).append(item)
+    kept: set[pytest.Item] = set()
+    for found in alike.values():
+        chance = random.Random(f"{os.environ['SUITE_SEED']} {found[0].nodeid}")
+        kept.update(chance.sample(found, min(number(found[0]), len(found))))
+    return [item for item in items if item in kept]
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 INCLUDE = ROOT / "include"
@@ -88,6 +91,17 @@ def test_what_airflow_runs_is_imported_by_nothing_below_it() -> None:
     for module, path in modules().items():
         if room(module) != "airflow":
             assert not re.search(r"^\s*(from|import) airflow\b", path.read_text(), re.MULTILINE)
+
+
+def test_of_each_case_one_way_to_a_remote_is_drawn(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("every_way"):
+        pytest.skip("all of them are tried")
+    cases = Counter(
+        re.sub(r"\[(folder|sftp without copy-data|sftp)\b-?", "[", item.nodeid)
+        for item in request.session.items
+        if not item.nodeid.startswith("tests/remote/")
+    )
+    assert [case for case, ways in cases.items() if ways > 1] == []
 
 
 def test_no_test_replaces_what_the_whole_process_uses() -> None:

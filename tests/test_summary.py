@@ -1,4 +1,7 @@
-"""What a run leaves for people: nothing is said that is not so."""
+"""What a run leaves for people: nothing is said that is not so.
+
+Airflow is imported by the tests, and not by this module: see test_tasks.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import pytest
 
 from puavo_repository.prepare.run import dry_run
 from puavo_repository.publish.publisher import PublishReport
-from puavo_repository_airflow import summary
 from support.repository import V1, V2, Repository, name
 
 Kept = list[tuple[str, Mapping[str, Sequence[str]]]]
@@ -16,6 +18,8 @@ Kept = list[tuple[str, Mapping[str, Sequence[str]]]]
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
+    from puavo_repository_airflow import summary
+
     found: Kept = []
     monkeypatch.setattr(summary, "keep", lambda *said: found.append(said))
     return found
@@ -24,6 +28,8 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
 def test_a_dry_run_does_not_call_up_to_date_what_it_does_not_look_at(
     repository: Repository, kept: Kept
 ) -> None:
+    from puavo_repository_airflow import summary
+
     repository.add(name(V1))
     repository.add(name(V2))
     assert repository.prepare().ok
@@ -36,6 +42,8 @@ def test_a_dry_run_does_not_call_up_to_date_what_it_does_not_look_at(
 
 
 def test_a_mirror_that_cannot_be_looked_at_any_more_was_published_to(kept: Kept) -> None:
+    from puavo_repository_airflow import summary
+
     def of(report: PublishReport) -> dict[str, object]:
         return {"try": 1, **summary.step(report)}
 

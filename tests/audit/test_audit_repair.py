@@ -40,6 +40,7 @@ def problems(report: AuditReport) -> list[str]:
     return [str(finding) for finding in report.findings]
 
 
+@pytest.mark.alike(4)
 @pytest.mark.parametrize(
     ("file", "harm"),
     [

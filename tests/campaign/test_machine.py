@@ -20,7 +20,7 @@ SEED = 20261124
 def test_a_run_that_is_killed_at_any_step_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(EachStep, "stride", 149)
+    monkeypatch.setattr(EachStep, "stride", 211)
     row = campaign(fault, tmp_path, 100, SEED)
     assert row.lost == {}
     assert row.struck

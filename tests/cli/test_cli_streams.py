@@ -20,6 +20,7 @@ def shell(repository: Repository, redirection: str, *options: str) -> tuple[int,
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.alike(2)
 @pytest.mark.parametrize(
     ("redirection", "broken"),
     [

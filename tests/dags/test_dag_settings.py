@@ -79,6 +79,7 @@ def test_the_dags_are_there_whatever_a_setting_says(airflow: dict[str, str]) -> 
     assert good["RETRIES"]["dags"][PREPARE][1] == [0]
 
 
+@pytest.mark.alike(2)
 @pytest.mark.parametrize("dag_id", [PREPARE, PUBLISH, AUDIT, USAGE, ROLLBACK])
 def test_the_run_says_which_setting_cannot_be_used(
     airflow: dict[str, str], repository: Repository, dag_id: str

@@ -68,6 +68,7 @@ def two_series(repository: Repository) -> Repository:
     return repository
 
 
+@pytest.mark.alike(1)
 @pytest.mark.parametrize(
     ("how", "problem"),
     [

@@ -114,6 +114,7 @@ def test_every_segment_has_an_allowance_of_comparisons(
     assert len(found) <= 2 * most + segments
 
 
+@pytest.mark.alike(6)
 @pytest.mark.parametrize("victim", ["source", "target"])
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize(

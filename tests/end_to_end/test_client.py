@@ -76,6 +76,7 @@ class Laptop:
         assert [str(len(data)), hashlib.sha512(data).hexdigest()] == expected
 
 
+@pytest.mark.alike(1)
 @pytest.mark.parametrize("with_copy", [True, False])
 def test_a_laptop_updates_from_what_was_published(
     repository: Repository, tmp_path: Path, sshd: Sshd, sshd_without_copy: Sshd, with_copy: bool

@@ -14,6 +14,7 @@ from support.repository import V1, V2, V3, V4, Repository, environment, name, pu
 from support.servers import Sshd
 
 
+@pytest.mark.alike(1)
 @pytest.mark.parametrize(("kind", "number"), [("sftp", signal.SIGTERM), ("file", signal.SIGINT)])
 def test_a_signal_ends_small_uploads_at_once(
     repository: Repository, sshd: Sshd, tmp_path: Path, kind: str, number: signal.Signals

@@ -132,6 +132,7 @@ def pair(repository: Repository, request: pytest.FixtureRequest) -> Pair:
     return pair
 
 
+@pytest.mark.alike(1)
 def test_a_late_rdiff_that_is_the_same_is_done(repository: Repository, pair: Pair) -> None:
     with another_machine(repository, LATE_DIFF, ONE, TWO) as other:
         assert repository.prepare().ok
@@ -143,6 +144,7 @@ def test_a_late_rdiff_that_is_the_same_is_done(repository: Repository, pair: Pai
     assert repository.check() == 2
 
 
+@pytest.mark.alike(1)
 def test_a_late_rdiff_takes_no_other_place(repository: Repository, pair: Pair) -> None:
     # Another engine, so that its bytes differ.
     with another_machine(repository, LATE_DIFF, ONE, TWO, engine="librsync") as other:

@@ -316,6 +316,7 @@ def test_what_goes_over_the_image_before_uses_its_rdiffs_and_does_without_them_w
     assert (Mirror(settings.mirror_dir).rdiffs / over.rdiff).read_bytes() == whole
 
 
+@pytest.mark.alike(3)
 @pytest.mark.parametrize(
     "change",
     [

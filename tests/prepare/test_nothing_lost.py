@@ -187,6 +187,7 @@ def test_clients_are_led_to_nothing_that_cleaning_removes(
 # 5: only what can be used counts
 
 
+@pytest.mark.alike(1)
 @pytest.mark.parametrize(("targets", "rdiffs"), [(3, 9), (1, 3)])
 def test_a_broken_newcomer_pushes_out_no_rdiff(
     repository: Repository, targets: int, rdiffs: int

@@ -71,6 +71,7 @@ def test_a_file_is_described_again_although_its_series_waits(
     assert walk(remote) == []
 
 
+@pytest.mark.alike(2)
 @pytest.mark.parametrize("path", [image(1), "rdiff", f"meta/{SERIES}.json", "CKSUMS"])
 def test_a_folder_in_the_place_of_a_file_changes_nothing(
     mirror: Path, remote: Path, target: Target, path: str

@@ -64,6 +64,7 @@ def test_a_stalled_server_fails_in_time_and_the_retry_goes_on(
     assert tree_of(remote) == tree_of(tmp_path / "mirror")
 
 
+@pytest.mark.alike(1)
 @pytest.mark.parametrize("connections", [1, 5])
 def test_an_interrupted_upload_goes_on_where_it_was(
     tmp_path: Path, remote: Path, sshd: Sshd, connections: int, monkeypatch: pytest.MonkeyPatch

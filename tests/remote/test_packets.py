@@ -27,6 +27,7 @@ def written(tree: SftpTree, folder: Path) -> bool:
     return (folder / "large").read_bytes() == content == back
 
 
+@pytest.mark.alike(2)
 @pytest.mark.parametrize(
     "more",
     [

@@ -130,7 +130,7 @@ class Airflow:
             found = self.runs(dag_id)
             if sum(run["state"] in {"success", "failed"} for run in found) >= count:
                 return found
-            time.sleep(0.5)
+            time.sleep(1)
         raise AssertionError(f"{dag_id}: {[run['state'] for run in self.runs(dag_id)]}")
 
 

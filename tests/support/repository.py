@@ -8,15 +8,17 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from puavo_repository import settings as settings_module
 from puavo_repository.demo import make_image
 from puavo_repository.formats import metadata
+from puavo_repository.mirror import files
 from puavo_repository.prepare import run as prepare
 from puavo_repository.prepare.report import Report
 from puavo_repository.progress import NO_WATCHER
@@ -73,14 +75,11 @@ class Repository:
         """Make an image: much the same as every other, and a little of its own."""
         if definitions is None:
             definitions = {"demo.json": json.dumps({"puavo.demo.version": {"default": image}})}
-        contents = {
-            "usr/lib/common.bin": random.Random(1).randbytes(size),
-            "usr/lib/own.bin": random.Random(image).randbytes(2_000),
-        }
-        for file, text in definitions.items():
-            contents[f"usr/share/puavo-conf/definitions/{file}"] = text.encode()
-        make_image(self.images / image, contents, compression="gzip")
-        return self.images / image
+        path = self.images / image
+        with files.part_of(path) as part:
+            part.write_bytes(_image(image, tuple(definitions.items()), size))
+            files.rename_into_place(part, path)
+        return path
 
     def seed(self) -> None:
         """Make the images of the old README: four of one series, one of another."""
@@ -129,6 +128,21 @@ class Repository:
     def check(self, *, at_rest: bool = True) -> int:
         """Check the mirror as a client and an auditor would; return how many rdiffs applied."""
         return check_mirror(self.mirror, at_rest=at_rest)
+
+
+@lru_cache(maxsize=100)
+def _image(image: str, definitions: tuple[tuple[str, str], ...], size: int) -> bytes:
+    """Return an image's bytes; hundreds of tests begin with the same ones."""
+    contents = {
+        "usr/lib/common.bin": random.Random(1).randbytes(size),
+        "usr/lib/own.bin": random.Random(image).randbytes(2_000),
+    }
+    for file, text in definitions:
+        contents[f"usr/share/puavo-conf/definitions/{file}"] = text.encode()
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, image)
+        make_image(made, contents, compression="gzip")
+        return made.read_bytes()
 
 
 def environment(**more: str) -> dict[str, str]:

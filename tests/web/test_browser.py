@@ -39,6 +39,7 @@ def test_a_lost_connection_is_said_at_once_and_over_when_it_is_back(
         assert chromium.driver.title == "Puavo repository: Everything is up to date"
 
 
+@pytest.mark.alike(2)
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

@@ -21,6 +21,7 @@ def resized(chromium: Browser, width: int) -> None:
     chromium.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
+@pytest.mark.alike(2)
 @pytest.mark.parametrize("state", samples.STATES)
 def test_nothing_is_in_anybodys_way(chromium: Browser, tmp_path: Path, state: str) -> None:
     """By WCAG 2.2 AA, as far as axe-core can tell, with all that can be opened open."""

@@ -92,7 +92,7 @@ FAULTS: dict[str, type[Fault]] = {
     "operator-clears-state": StateCleared,
 }
 
-# Faults that are alike; the suite tries one of each family, `make campaign` every one.
+# Faults that are alike; the suite tries one of some families, `make campaign` every one.
 FAMILIES = (
     # EACH has the short form of the killed ones, too.
     ("kill-prepare", "kill-publish", "kill-publish-folder", "kill-rollback", "cut-publish"),
