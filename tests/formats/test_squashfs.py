@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
+import random
 from pathlib import Path
+from subprocess import run
 from typing import Any
 
 import pytest
@@ -44,6 +47,31 @@ def test_a_folder_is_found_by_its_path_alone(repository: Repository) -> None:
         assert inside == {"a.json": IS_FILE}
         for nothing in ("usr/share/nothing/definitions", "usr/share/puavo-conf/definitions/a.json"):
             assert list(image.folder(nothing)) == []
+
+
+@pytest.mark.parametrize("comp", ["gzip", "lzo", "lz4", "xz", "zstd"])
+@pytest.mark.parametrize("options", [["-b", "4096"], ["-b", "1M", "-always-use-fragments"]])
+def test_definitions_are_what_unsquashfs_finds(
+    tmp_path: Path, comp: str, options: list[str]
+) -> None:
+    folder = tmp_path / "root/usr/share/puavo-conf/definitions"
+    folder.mkdir(parents=True)
+    for number in range(300):  # so that its list is of the long form
+        values = {f"puavo.{number}": {"default": random.Random(number).randbytes(99).hex()}}
+        (folder / f"{number}.json").write_text(json.dumps(values))
+    (folder / "large.json").write_text(
+        json.dumps({"large": random.Random(0).randbytes(99_999).hex()})
+    )
+    image = tmp_path / "image"
+    quiet = ["-quiet", "-no-progress"]
+    run(["mksquashfs", tmp_path / "root", image, "-comp", comp, *options, *quiet], check=True)
+    run(["unsquashfs", *quiet, "-d", tmp_path / "found", image], check=True)
+    wanted: dict[str, Any] = {}
+    for path in sorted((tmp_path / "found/usr/share/puavo-conf/definitions").iterdir()):
+        wanted |= json.loads(path.read_text())
+    found = puavo_conf.read(image)
+    assert len(found) == 301
+    assert list(found.items()) == list(wanted.items())
 
 
 def test_a_disk_that_fails_is_not_called_a_damaged_image(
