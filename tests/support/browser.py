@@ -90,8 +90,15 @@ class Browser:
         self.find("body", text)
 
     def enter_frame(self) -> None:
-        self.driver.switch_to.default_content()
-        self.driver.switch_to.frame(self.find("iframe"))
+        """Look into the frame once its page is there: until then Airflow may draw another one."""
+
+        def entered() -> bool:
+            self.driver.switch_to.default_content()
+            self.driver.switch_to.frame(self.driver.find_element(By.TAG_NAME, "iframe"))
+            there = "return location.href !== 'about:blank' && document.readyState === 'complete'"
+            return bool(self.driver.execute_script(there))
+
+        self.until(entered)
 
     def leave_frame(self) -> None:
         self.driver.switch_to.default_content()
