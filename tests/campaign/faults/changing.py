@@ -6,6 +6,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from campaign.disturbed import Clock, Run
 from campaign.faults.damaged import OfRemote
 from campaign.faults.fault import GRACE, OfPrepare, OfPublish
+from campaign.nights import KEPT
 from puavo_repository.remote.journal import FOLDER as JOURNAL
 from support.mirrors import tree_of
 
@@ -26,8 +28,12 @@ class ChangedImage(OfPrepare):
         return self.watch.closed()  # what is written into an image, is so in the mirror
 
     def strike(self) -> Run:
-        image = self.chance.choice(self.nights.series())
-        changes = (self._renamed, self._overwritten, self._truncated, Path.unlink)
+        series = self.nights.series()
+        image = self.chance.choice(series)
+        changes: list[Callable[[Path], object]]
+        changes = [self._renamed, self._overwritten, self._truncated]
+        if len(series) == KEPT:  # the second one that goes in a night is refused, and rightly
+            changes.append(Path.unlink)
         change = self.chance.choice(changes)
 
         def meanwhile(process: BaseProcess) -> bool:
