@@ -184,6 +184,17 @@ def test_a_journal_that_was_worked_out_again_does_not_count_what_is_gone(
     assert publish(mirror, folder, now).ok
 
 
+def test_a_journal_that_is_worked_out_again_has_nothing_that_is_gone_by_now(
+    mirror: Path, remote: Path, folder: Target
+) -> None:
+    publish(mirror, folder, NOW)
+    prepare(mirror, images_of(mirror)[1:])
+    publish(mirror, folder, NOW)
+    (remote / journal.PATH).unlink()
+    publish(mirror, folder, GUARDED)
+    assert journal_of(folder).files.keys() == tree_of(remote).keys()
+
+
 def test_what_we_did_not_put_there_is_left_alone(
     mirror: Path, remote: Path, folder: Target, tmp_path: Path
 ) -> None:

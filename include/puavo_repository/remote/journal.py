@@ -215,6 +215,14 @@ def _worked_out(tree: RemoteTree, kept: list[int]) -> Journal:
                 journal.files[file.path] = Entry(file.size, file.sha256, None, None, is_ours)
         except ValueError as error:
             logger.warning("%s/%s is damaged: %s", tree.name, path, error)
+    # What is gone by now would stay in the journal until a night with news. A server may leave out
+    # of a list what is there all the same.
+    listed = {
+        f"{at}{name}" for at in ("", "meta/", "rdiffs/") for name in tree.list(at.rstrip("/"))
+    }
+    for path in journal.files.keys() - listed:
+        if tree.stat(path) is None:
+            del journal.files[path]
     return journal
 
 
