@@ -233,7 +233,7 @@ def differences(tree: Path, wanted: dict[str, bytes], others: Collection[str] = 
     different = [p for p in sorted(found.keys() | wanted) if found.get(p) != wanted.get(p)]
     states = {p: "missing" if p not in found else "too much" for p in found.keys() ^ wanted.keys()}
     lines = [f"{tree.name}: {path} is {states.get(path, 'different')}" for path in different]
-    patterns = (".*.part", ".now.*", "publisher.lock*", "parts.json", "scratch/*")
+    patterns = ".*.part", ".now.*", "publisher.lock*", "parts.json"
     left = [path for pattern in patterns for path in tree.rglob(pattern)]
     # What may be written without the mirror's lock goes an hour later.
     left = [p for p in left if p.parent.name != "remotes" and not p.name.startswith(".id.")]

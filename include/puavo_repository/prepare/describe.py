@@ -126,11 +126,10 @@ def guard(settings: Settings, plan: Plan, *, proven: bool = False) -> None:
     new = set(plan.images) - there.keys()
     # Others of ours count where metadata was lost, and their series has none. Else a run took them
     # from clients, such as a night that was killed.
-    series = {_parts(name)[1] for name in there}
-    others = [name for name in plan.known.owned if "/" not in name]
-    others = [name for name in others if _parts(name)[1] not in series]
-    known = mirror.state.written.get(WRITTEN)
-    if others and (known is None or mirror.changed_since_written(mirror.contents())):
+    series, written = {_parts(name)[1] for name in there}, mirror.state.written.get(WRITTEN)
+    images = (name for name in plan.known.owned if "/" not in name)
+    others = [name for name in images if _parts(name)[1] not in series]
+    if others and (written is None or mirror.changed_since_written(mirror.contents())):
         found = {name: files.Identity.at(mirror.root / name) for name in others}
         there |= {name: identity.size for name, identity in found.items() if identity}
     remedy = f"If that is meant, prepare {once('allow_mass_delete')}"

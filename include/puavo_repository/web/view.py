@@ -16,15 +16,35 @@ from puavo_repository.web.words import built, moment
 _SHOWN = 10  # files that are prepared right now
 
 
+class Offered:
+    """What was on offer at the last look: of 30,000 rdiffs it takes longer than all else."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Disk | None, list[Series]] = None, []
+
+    def series(self, disk: Disk) -> list[Series]:
+        """Return what is on offer, by name; made anew where something of it has changed."""
+        last, series = self._last  # other threads replace both
+        parts = "series", "sizes", "failures", "too_large"
+        if last is None or any(getattr(disk, part) != getattr(last, part) for part in parts):
+            every = sorted(disk.series.items())
+            series = [_series(name, one["images"], disk) for name, one in every]
+        self._last = disk, series  # its records stay in use, and are not read again
+        return series
+
+
 def repository(
     disk: Disk,
     runs: Sequence[Run] = (),
     dags: Sequence[Dag] = (),
     place: Place | None = None,
     now: datetime | None = None,
-    offered: "Offered | None" = None,
+    offered: Offered | None = None,
 ) -> Repository:
-    """Bring everything together; the last runs come newest first."""
+    """Bring everything together; the last runs come newest first.
+
+    ``offered`` is what was on offer at the last look.
+    """
     now, place = now or datetime.now(UTC), place or Place(disk.root)
     series = (offered or Offered()).series(disk)
     mirrors = status.mirrors(disk, place, runs, dags, now)
@@ -83,23 +103,6 @@ def _alerts(place: Place, last: AlertRecord | None) -> Alerts | None:
         subject=last.subject if last else "",
         problem=last.problem if last else "",
     )
-
-
-class Offered:
-    """What was on offer at the last look: of 30,000 rdiffs it takes longer than all else."""
-
-    def __init__(self) -> None:
-        self._last: tuple[Disk | None, list[Series]] = None, []
-
-    def series(self, disk: Disk) -> list[Series]:
-        """Return what is on offer, by name; made anew where something of it has changed."""
-        last, series = self._last  # other threads replace both
-        parts = "series", "sizes", "failures", "too_large"
-        if last is None or any(getattr(disk, part) != getattr(last, part) for part in parts):
-            every = sorted(disk.series.items())
-            series = [_series(name, one["images"], disk) for name, one in every]
-        self._last = disk, series  # its records stay in use, and are not read again
-        return series
 
 
 def _series(name: str, entries: list[dict[str, Any]], disk: Disk) -> Series:
