@@ -74,6 +74,15 @@ def test_definitions_are_what_unsquashfs_finds(
     assert list(found.items()) == list(wanted.items())
 
 
+def test_more_fragments_than_memory_holds_are_refused(repository: Repository) -> None:
+    path = repository.add(name(V1))
+    with path.open("r+b") as image:
+        image.seek(16)  # their number, in the superblock
+        image.write((2_000_000).to_bytes(4, "little"))
+    with pytest.raises(ImageError, match="2000000 blocks of fragments"):
+        puavo_conf.read(path)
+
+
 def test_a_disk_that_fails_is_not_called_a_damaged_image(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ _RAW_BLOCK, RAW = 1 << 15, 1 << 24  # this block of a table, of a file is not co
 _NONE, _ABSENT = 0xFFFFFFFF, (1 << 64) - 1  # no fragment; no such table
 _OPTIONS = 1 << 10  # a flag: how it was compressed is told after the superblock
 _LARGEST_TABLE = 256 << 20  # bytes of a table, unpacked; of a million files they are 50 MB
+_MOST_FRAGMENTS = 1 << 20  # of which each is a block of many small files
 _LONGEST_PATH = 4096  # bytes, as the system has it
 _CACHED = 16 << 20  # bytes of fragment blocks that are kept, of each image
 
@@ -67,6 +68,8 @@ class Squashfs:
         if self.block_size not in {1 << power for power in range(12, 21)}:
             raise ValueError(f"its blocks have {self.block_size} bytes")
         self._decompress = decompressor(self.compression)
+        if self._fragment_count > _MOST_FRAGMENTS:  # they may all be the same few bytes
+            raise ValueError(f"it has {self._fragment_count} blocks of fragments")
         self.segments = list(self._find_segments(ids))  # what is no file's, in order
         tables = {one.name: one for one in self.segments}
         self._inodes, self._inode_blocks = self._table(tables[_INODES])
